@@ -1,0 +1,156 @@
+"""Typed settings, merged from defaults.toml, a TOML file, the environment and the command line."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+DEFAULTS = Path(__file__).with_name("defaults.toml")
+PRESETS = Path(__file__).with_name("presets.toml")
+USER_FILE = Path("bgpipe.toml")
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(Section):
+    name: str
+    cache_dir: str
+    hub_timeout: Seconds
+
+
+class RefineSettings(Section):
+    preset: str
+
+
+class ImageSettings(Section):
+    max_pixels: PositiveInt
+    max_side: PositiveInt
+    max_bytes: PositiveInt
+
+
+class QueueSettings(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    high_water: PositiveInt
+    visibility_timeout: PositiveInt
+    max_attempts: PositiveInt
+    retry_delay: Seconds
+
+
+class WorkerSettings(Section):
+    lanes: Count
+    batch: Count
+    batch_wait: Annotated[float, Field(ge=0)]
+    cpu_threads: Count
+    drain_timeout: PositiveInt
+    restart_delay: Seconds
+
+
+class Settings(BaseSettings):
+    """What a process was told. Unknown names are errors."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BGPIPE_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    redis_url: str
+    state_dir: str
+    model: ModelSettings
+    refine: RefineSettings
+    images: ImageSettings
+    queue: QueueSettings
+    worker: WorkerSettings
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del dotenv_settings, file_secret_settings
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls, user_file()),
+            TomlConfigSettingsSource(settings_cls, DEFAULTS),
+        )
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this process brings its own Redis server and worker."""
+        return not self.redis_url
+
+    @property
+    def state_folder(self) -> Path:
+        return Path(self.state_dir) if self.state_dir else _xdg("XDG_STATE_HOME", ".local/state")
+
+    @property
+    def model_folder(self) -> Path:
+        if self.model.cache_dir:
+            return Path(self.model.cache_dir)
+        return _xdg("XDG_DATA_HOME", ".local/share") / "models"
+
+
+def user_file() -> Path:
+    """The user's TOML file: BGPIPE_CONFIG (which `--config` sets, for child processes too)."""
+    return Path(os.environ.get("BGPIPE_CONFIG", USER_FILE))
+
+
+def load_settings() -> Settings:
+    """Read every source.
+
+    Raises:
+        ValueError: a name is unknown, a value is out of range, or the user's file is no TOML
+            (pydantic.ValidationError and tomllib.TOMLDecodeError are ValueErrors).
+
+    """
+    unknown = sorted(_variables() - {name.upper() for name in Settings.model_fields} - {"CONFIG"})
+    if unknown:
+        raise ValueError(f"unknown environment variable: BGPIPE_{unknown[0]}")
+    return Settings()  # type: ignore[call-arg]  # every field comes from a source
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """The fields that the named preset sets.
+
+    Raises:
+        KeyError: presets.toml has no such name.
+
+    """
+    presets = tomllib.loads(PRESETS.read_text(encoding="utf-8"))
+    values: dict[str, Any] = presets[name]
+    return values
+
+
+def preset_names() -> list[str]:
+    return list(tomllib.loads(PRESETS.read_text(encoding="utf-8")))
+
+
+def _variables() -> set[str]:
+    """The first words of the BGPIPE_* variables that are set, which pydantic-settings overlooks."""
+    names = (name.removeprefix("BGPIPE_") for name in os.environ if name.startswith("BGPIPE_"))
+    return {name.split("__")[0] for name in names}
+
+
+def _xdg(variable: str, fallback: str) -> Path:
+    """Our folder below an XDG base directory."""
+    base = os.environ.get(variable)
+    return (Path(base) if base else Path.home() / fallback) / "bgpipe"

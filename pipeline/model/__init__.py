@@ -1,0 +1,18 @@
+"""BiRefNet in plain torch: build a network, or one of the released configurations by name."""
+
+from __future__ import annotations
+
+from bgpipe.pipeline.model.birefnet import BiRefNet, InvalidSize
+from bgpipe.pipeline.model.config import CONFIGS, ModelConfig
+
+__all__ = ["CONFIGS", "BiRefNet", "InvalidSize", "ModelConfig", "build", "create"]
+
+
+def build(config: ModelConfig) -> BiRefNet:
+    """Return a network with random weights, in eval mode."""
+    return BiRefNet(config).eval()
+
+
+def create(name: str) -> BiRefNet:
+    """Return the network called `name` in `CONFIGS` with random weights, in eval mode."""
+    return build(CONFIGS[name])

@@ -1,0 +1,50 @@
+"""Atrous spatial pyramid pooling with deformable kernels: BiRefNet's reconstruction module."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bgpipe.pipeline.model.config import ModelConfig
+from bgpipe.pipeline.model.deform import DeformableConv
+
+
+class DeformableBranch(nn.Module):
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__()
+        self.atrous_conv = DeformableConv(inputs, outputs, kernel)
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.atrous_conv(x)))
+
+
+class DeformableASPP(nn.Module):
+    """[B, inner, H, W] to the same shape: deformable branches of several reaches and a global one."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        inner, branch = config.inner, config.branch
+        self.aspp1 = DeformableBranch(inner, branch, 1)
+        self.aspp_deforms = nn.ModuleList(
+            DeformableBranch(inner, branch, kernel) for kernel in config.kernels
+        )
+        self.global_avg_pool = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(inner, branch, 1, bias=False),
+            nn.BatchNorm2d(branch),
+            nn.ReLU(),
+        )
+        self.conv1 = nn.Conv2d((2 + len(config.kernels)) * branch, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        local = torch.cat([self.aspp1(x), *(branch(x) for branch in self.aspp_deforms)], dim=1)
+        pooled = self.global_avg_pool(x)  # [B, branch, 1, 1]
+        # The pooled branch is the same everywhere, so its part of the 1x1 convolution is a bias.
+        local_weight, pooled_weight = self.conv1.weight.split(
+            [local.shape[1], pooled.shape[1]], dim=1
+        )
+        mixed = F.conv2d(local, local_weight) + F.conv2d(pooled, pooled_weight)
+        return F.relu(self.bn1(mixed))

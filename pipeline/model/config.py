@@ -1,0 +1,51 @@
+"""Every width of a BiRefNet, and the named configurations.
+
+The released networks differ only in their backbone; what they have in common are the defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Stages = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    embed: int  # channels of the first Swin stage; they double at each of the three next
+    depths: Stages
+    heads: Stages
+    window: int
+    inner: int = 64  # channels inside a decoder block
+    branch: int = 256  # channels of each of the five ASPP branches
+    kernels: tuple[int, ...] = (1, 3, 7)  # sides of the deformable kernels after the first 1x1
+    image_inner: int = 64  # channels between the two convolutions of an image branch
+    image_divisor: int = 8  # an image branch ends in 1 / image_divisor of its stage's channels
+    gate: int = 16  # channels of a gradient attention head
+
+    @property
+    def stages(self) -> Stages:
+        """Channels of the backbone's outputs, shallowest first."""
+        return (self.embed, 2 * self.embed, 4 * self.embed, 8 * self.embed)
+
+    @property
+    def features(self) -> Stages:
+        """Channels the decoder sees, shallowest first: both scales of the backbone together."""
+        return (2 * self.embed, 4 * self.embed, 8 * self.embed, 16 * self.embed)
+
+
+CONFIGS: dict[str, ModelConfig] = {
+    "swin_v1_l": ModelConfig(embed=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12),
+    "swin_v1_t": ModelConfig(embed=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24), window=7),
+    # Small enough to travel inside the package, for 256x256.
+    "birefnet_nano": ModelConfig(
+        embed=32,
+        depths=(2, 2, 4, 2),
+        heads=(2, 4, 8, 16),
+        window=8,
+        inner=32,
+        branch=64,
+        kernels=(1, 3, 5),
+        image_inner=16,
+    ),
+}

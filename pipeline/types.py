@@ -1,0 +1,186 @@
+"""The data that travels between the parts. Plain values; nothing here acts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, NewType
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from bgpipe.pipeline.errors import Code, ItemError
+
+    Pixels = npt.NDArray[np.uint8]
+    """uint8 [H, W, C], RGB or RGBA."""
+    Plane = npt.NDArray[np.float32]
+    """float32 [H, W] in [0, 1]."""
+
+JobId = NewType("JobId", str)
+
+RECIPE_VERSION = 1
+"""Raised whenever the code gives other pixels for the same recipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object of a store.
+
+    `key` is relative to the store's root, with `/` between its parts; `identity` changes whenever
+    the content does (a file's size and time of change, an object's ETag).
+    """
+
+    key: str
+    size: int
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """How a matte is refined. Lengths are pixels of the original image.
+
+    `contrast` 0.1..4, `dilate` and `erode` 0..64, `blur` 0..10 (a Gaussian's sigma).
+    """
+
+    contrast: float = 1.0
+    dilate: float = 0.0
+    erode: float = 0.0
+    blur: float = 0.0
+    smooth: bool = False
+    threshold: bool = False
+    fill_holes: bool = False
+    invert: bool = False
+    foreground: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that determines the pixels of a cutout, apart from the source itself."""
+
+    model: str
+    """Its name, or the path of its weights: what a worker resolves."""
+    weights: str
+    """The sha256 of the weights file: what the pixels depend on."""
+    size: tuple[int, int]
+    """Height and width of the model's input."""
+    preset: Preset
+    format: str = "png"
+    version: int = RECIPE_VERSION
+
+    @property
+    def hash(self) -> str:
+        """16 hexadecimal digits, equal for recipes that give equal pixels."""
+        values = asdict(self)
+        del values["model"]
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def text(self) -> str:
+        """The recipe as JSON, its hash first: what a cutout carries as `bgpipe:recipe`."""
+        return json.dumps({"hash": self.hash} | asdict(self), separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What was asked for. `source` and `out` are store locations; `created` is Unix time."""
+
+    id: JobId
+    source: str
+    out: str
+    recipe: Recipe
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image of a job. `identity` is the source's, as it was listed."""
+
+    index: int
+    source: str
+    target: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an item ended."""
+
+    index: int
+    code: Code | None = None
+    detail: str = ""
+
+    @classmethod
+    def done(cls, index: int) -> Outcome:
+        return cls(index)
+
+    @classmethod
+    def failed(cls, index: int, error: ItemError) -> Outcome:
+        return cls(index, error.code, error.detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A dead letter, as `bgpipe errors` prints it."""
+
+    index: int
+    source: str
+    target: str
+    code: str
+    detail: str
+    attempts: int
+
+
+class JobState(StrEnum):
+    LISTING = "listing"
+    RUNNING = "running"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """A job's accounts: once finished, total = done + skipped + failed."""
+
+    job: JobId
+    state: JobState
+    total: int
+    done: int
+    skipped: int
+    failed: int
+    flagged: int
+    queued: int
+    running: int
+    seconds: float
+    images_per_second: float
+    source: str
+    out: str
+    model: str
+    errors: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A decoded source, upright. `alpha` is the source's own, if it had one."""
+
+    rgb: Pixels
+    alpha: npt.NDArray[np.uint8] | None = None
+    icc: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matte:
+    """The network's soft output at model size, float32 [h, w] in [0, 1]."""
+
+    alpha: Plane
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cutout:
+    """uint8 [H, W, 4], straight alpha; colour is zero where alpha is."""
+
+    rgba: Pixels
