@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import (
@@ -14,6 +13,8 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from bgpipe.config.presets import Preset
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 PRESETS = Path(__file__).with_name("presets.toml")
@@ -75,6 +76,7 @@ class Settings(BaseSettings):
     images: ImageSettings
     queue: QueueSettings
     worker: WorkerSettings
+    presets: dict[str, Preset]
 
     @classmethod
     def settings_customise_sources(
@@ -90,6 +92,7 @@ class Settings(BaseSettings):
             init_settings,
             env_settings,
             TomlConfigSettingsSource(settings_cls, user_file()),
+            TomlConfigSettingsSource(settings_cls, PRESETS),
             TomlConfigSettingsSource(settings_cls, DEFAULTS),
         )
 
@@ -119,29 +122,13 @@ def load_settings() -> Settings:
 
     Raises:
         ValueError: a name is unknown, a value is out of range, or the user's file is no TOML
-            (pydantic.ValidationError and tomllib.TOMLDecodeError are ValueErrors).
+            (pydantic.ValidationError and tomllib.TOMLDecodeError are both).
 
     """
     unknown = sorted(_variables() - {name.upper() for name in Settings.model_fields} - {"CONFIG"})
     if unknown:
         raise ValueError(f"unknown environment variable: BGPIPE_{unknown[0]}")
     return Settings()  # type: ignore[call-arg]  # every field comes from a source
-
-
-def preset_values(name: str) -> dict[str, Any]:
-    """The fields that the named preset sets.
-
-    Raises:
-        KeyError: presets.toml has no such name.
-
-    """
-    presets = tomllib.loads(PRESETS.read_text(encoding="utf-8"))
-    values: dict[str, Any] = presets[name]
-    return values
-
-
-def preset_names() -> list[str]:
-    return list(tomllib.loads(PRESETS.read_text(encoding="utf-8")))
 
 
 def _variables() -> set[str]:

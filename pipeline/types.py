@@ -6,7 +6,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, NewType
+
+from bgpipe.config.presets import Preset as Preset  # part of every recipe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,22 +41,25 @@ class Entry:
     identity: str
 
 
+class PatchOrder(StrEnum):
+    """How a checkpoint stacks the tiles of the image as channels; its shapes do not tell."""
+
+    CURRENT = "current"  # (colour, row, column): trained since 2024-11-05
+    LEGACY = "legacy"  # (column, row, colour)
+
+
 @dataclass(frozen=True, slots=True)
-class Preset:
-    """How a matte is refined. Lengths are pixels of the original image.
+class ResolvedModel:
+    """Weights that lie on this machine and are what they should be."""
 
-    `contrast` 0.1..4, `dilate` and `erode` 0..64, `blur` 0..10 (a Gaussian's sigma).
-    """
-
-    contrast: float = 1.0
-    dilate: float = 0.0
-    erode: float = 0.0
-    blur: float = 0.0
-    smooth: bool = False
-    threshold: bool = False
-    fill_holes: bool = False
-    invert: bool = False
-    foreground: bool = True
+    name: str
+    """Of the registry, or the path of the weights."""
+    path: Path
+    sha256: str
+    size: tuple[int, int]
+    """Height and width of the model's input, multiples of 32."""
+    patch_order: PatchOrder
+    bundled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,8 @@ class Job:
     out: str
     recipe: Recipe
     created: float
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,6 @@ class DeformableASPP(nn.Module):
         local = torch.cat([self.aspp1(x), *(branch(x) for branch in self.aspp_deforms)], dim=1)
         pooled = self.global_avg_pool(x)  # [B, branch, 1, 1]
         # The pooled branch is the same everywhere, so its part of the 1x1 convolution is a bias.
-        local_weight, pooled_weight = self.conv1.weight.split(
-            [local.shape[1], pooled.shape[1]], dim=1
-        )
-        mixed = F.conv2d(local, local_weight) + F.conv2d(pooled, pooled_weight)
+        weight, width = self.conv1.weight, local.shape[1]
+        mixed = F.conv2d(local, weight[:, :width]) + F.conv2d(pooled, weight[:, width:])
         return F.relu(self.bn1(mixed))

@@ -23,6 +23,10 @@ class ModelConfig:
     image_divisor: int = 8  # an image branch ends in 1 / image_divisor of its stage's channels
     gate: int = 16  # channels of a gradient attention head
 
+    def __post_init__(self) -> None:
+        if any(dim % heads for dim, heads in zip(self.stages, self.heads, strict=True)):
+            raise ValueError(f"channels {self.stages} cannot be shared by heads {self.heads}")
+
     @property
     def stages(self) -> Stages:
         """Channels of the backbone's outputs, shallowest first."""
@@ -40,12 +44,12 @@ CONFIGS: dict[str, ModelConfig] = {
     # Small enough to travel inside the package, for 256x256.
     "birefnet_nano": ModelConfig(
         embed=32,
-        depths=(2, 2, 4, 2),
-        heads=(2, 4, 8, 16),
+        depths=(2, 2, 2, 1),
+        heads=(1, 2, 4, 8),
         window=8,
-        inner=32,
+        inner=48,
         branch=64,
-        kernels=(1, 3, 5),
+        kernels=(3,),
         image_inner=16,
     ),
 }

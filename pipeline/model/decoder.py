@@ -32,8 +32,8 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dec_att(F.relu(self.bn_in(self.conv_in(x))))
-        x = self.bn_out(self.conv_out(x))
-        return x
+        out: Tensor = self.bn_out(self.conv_out(x))
+        return out
 
 
 class Lateral(nn.Module):
@@ -42,8 +42,8 @@ class Lateral(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        return x
+        out: Tensor = self.conv(x)
+        return out
 
 
 class ImageBranch(nn.Module):
@@ -114,12 +114,14 @@ class Decoder(nn.Module):
         A 1x1 convolution commutes with a resize and folds into the convolution before it, so
         the wide maps never exist at full size; they were the largest of the network.
         """
-        last, branch = self.conv_out1[0], self.ipt_blk1
-        sides = [p1.shape[1], branch.conv_out.out_channels]
-        from_decoder, from_image = last.weight.split(sides, dim=1)
-        folded = torch.einsum("oc,cihw->oihw", from_image[:, :, 0, 0], branch.conv_out.weight)
-        bias = from_image[:, :, 0, 0] @ branch.conv_out.bias + last.bias
-        coarse = resize_like(F.conv2d(p1, from_decoder), image)
+        weight = self.get_parameter("conv_out1.0.weight")  # [1, decoder + image, 1, 1]
+        bias = self.get_parameter("conv_out1.0.bias")
+        from_image = weight[0, p1.shape[1] :, 0, 0]
+        branch = self.ipt_blk1
+        folded = torch.einsum("c,cihw->ihw", from_image, branch.conv_out.weight).unsqueeze(0)
+        assert branch.conv_out.bias is not None
+        bias = bias + from_image @ branch.conv_out.bias
+        coarse = resize_like(F.conv2d(p1, weight[:, : p1.shape[1]]), image)
         return coarse + F.conv2d(branch.conv1(image), folded, bias, padding=1)
 
 

@@ -37,9 +37,8 @@ class Swin(nn.Module):
         maps = []
         norms = (self.norm0, self.norm1, self.norm2, self.norm3)
         for layer, norm in zip(self.layers, norms, strict=True):
-            x = layer(x)
-            maps.append(norm(x).permute(0, 3, 1, 2))
-            x = layer.downsample(x)  # takes the map before its norm
+            out, x = layer(x)
+            maps.append(norm(out).permute(0, 3, 1, 2))
         return maps
 
 
@@ -55,7 +54,10 @@ class PatchEmbed(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution; every second one has its windows shifted by half a window."""
+    """Blocks at one resolution; every second one has its windows shifted by half a window.
+
+    Returns their output as it is and as the next stage wants it.
+    """
 
     def __init__(self, dim: int, depth: int, heads: int, window: int, *, last: bool) -> None:
         super().__init__()
@@ -65,11 +67,11 @@ class Stage(nn.Module):
         )
         self.downsample = nn.Identity() if last else PatchMerging(dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mask = shift_mask(x, self.window)
         for block in self.blocks:
             x = block(x, mask)
-        return x
+        return x, self.downsample(x)
 
 
 class Block(nn.Module):
@@ -84,8 +86,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = x + self._attend(self.norm1(x), mask)
-        x = x + self.mlp(self.norm2(x))
-        return x
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
 
     def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
         height, width = x.shape[1:3]
@@ -115,13 +117,13 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x [B * windows, N, C] with N = window^2; mask [windows, N, N] is added to the scores."""
+        """Windows [B * windows, N, C], N = window^2; mask [windows, N, N] adds to the scores."""
         count, tokens, dim = x.shape
         qkv = self.qkv(x).view(count, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B * windows, heads, N, C / heads]
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(count, mask))
-        x = self.proj(x.transpose(1, 2).reshape(count, tokens, dim))
-        return x
+        out: Tensor = self.proj(x.transpose(1, 2).reshape(count, tokens, dim))
+        return out
 
     def _bias(self, count: int, mask: Tensor | None) -> Tensor:
         bias = self.relative_position_bias_table[self.relative_position_index]
@@ -140,8 +142,8 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(MLP_RATIO * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc2(F.gelu(self.fc1(x)))
-        return x
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
 
 
 class PatchMerging(nn.Module):
@@ -155,8 +157,8 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = _pad_to(x, 2)
         quarters = (x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2])
-        x = self.reduction(self.norm(torch.cat(quarters, dim=-1)))
-        return x
+        out: Tensor = self.reduction(self.norm(torch.cat(quarters, dim=-1)))
+        return out
 
 
 def relative_position_index(window: int) -> Tensor:

@@ -1,0 +1,115 @@
+"""One training sample from a number: a square picture and its alpha.
+
+Sample i of a seed is always the same, whichever process makes it and however often training was
+interrupted before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from backgrounds import background
+from camera import jittered, photographed
+from library import Layer, Library, Pixels
+from subjects import a_subject, paste
+
+EMPTY = 0.04  # share of pictures with no subject at all
+WHOLE = 0.4  # share of photos shown (almost) whole
+CROWDED = 0.1  # share of compositions that start from a photo with its subject in it
+DISTRACTED = 0.15  # share of backgrounds with something out of focus in them
+
+
+@dataclass(frozen=True)
+class Composer:
+    library: Library
+    size: int
+    seed: int = 0
+    photo_share: float = 0.55  # of the samples that are real photos as they are
+
+    def __call__(self, index: int) -> Layer:
+        """Sample `index`: rgb uint8 [size,size,3] and alpha uint8 [size,size]."""
+        rng = np.random.default_rng((self.seed, index))
+        sample = self._scene(rng)
+        return Layer(photographed(sample.rgb, rng), sample.alpha)
+
+    def _scene(self, rng: np.random.Generator) -> Layer:
+        if rng.random() < EMPTY:
+            return _bare(background(self.library, self.size, rng))
+        photos, cutouts = self.library.photos, self.library.cutouts
+        if photos and (rng.random() < self.photo_share or not (cutouts or self.library.subjects)):
+            return self._photo(rng)
+        return self._composition(rng)
+
+    def _photo(self, rng: np.random.Generator) -> Layer:
+        shown = view(self.library.photos.draw(rng), self.size, rng)
+        return Layer(jittered(shown.rgb, rng, 0.8), shown.alpha)
+
+    def _composition(self, rng: np.random.Generator) -> Layer:
+        if self.library.photos and rng.random() < CROWDED:
+            canvas = self._photo(rng)
+        else:
+            canvas = self._ground(rng)
+        for _ in range(rng.choice((1, 2, 3), p=(0.74, 0.17, 0.09))):
+            canvas = paste(canvas, a_subject(self.library, rng), rng)
+        return canvas
+
+    def _ground(self, rng: np.random.Generator) -> Layer:
+        canvas = _bare(background(self.library, self.size, rng))
+        if rng.random() >= DISTRACTED:
+            return canvas
+        scene = paste(canvas, a_subject(self.library, rng), rng).rgb
+        blur = self.size * rng.uniform(0.02, 0.06)
+        return _bare(np.asarray(cv2.GaussianBlur(scene, (0, 0), blur), np.uint8))
+
+
+def view(photo: Layer, size: int, rng: np.random.Generator) -> Layer:
+    """A photo as square input: whole, or a part that has some of its subject in it."""
+    box = _whole(photo, rng) if rng.random() < WHOLE else _part(photo, rng)
+    rgb, alpha = photo.rgb[box], photo.alpha[box]
+    if rng.random() < 0.5:
+        rgb, alpha = rgb[:, ::-1], alpha[:, ::-1]
+    mode = cv2.INTER_AREA if alpha.size > size * size else cv2.INTER_LINEAR
+    square = (cv2.resize(x, (size, size), interpolation=mode) for x in (rgb, alpha))
+    return Layer(*(np.asarray(x, np.uint8) for x in square))
+
+
+Box = tuple[slice, slice]
+
+
+def _whole(photo: Layer, rng: np.random.Generator) -> Box:
+    height, width = photo.alpha.shape
+    top, bottom, left, right = rng.uniform(0, 0.07, 4)
+    return (
+        slice(int(top * height), height - int(bottom * height)),
+        slice(int(left * width), width - int(right * width)),
+    )
+
+
+def _part(photo: Layer, rng: np.random.Generator) -> Box:
+    """A box of moderate aspect around a point of the subject's box."""
+    height, width = photo.alpha.shape
+    aspect = np.exp(rng.uniform(-0.5, 0.5))
+    wide = min(width, height * aspect) * rng.uniform(0.45, 1)
+    tall = wide / aspect
+    y, x = _point_in_subject(photo, rng)
+    top = _start(y - tall * rng.normal(0.5, 0.15), tall, height)
+    left = _start(x - wide * rng.normal(0.5, 0.15), wide, width)
+    return slice(top, top + max(int(tall), 2)), slice(left, left + max(int(wide), 2))
+
+
+def _start(wanted: float, length: float, limit: int) -> int:
+    return int(np.clip(wanted, 0, limit - length))
+
+
+def _point_in_subject(photo: Layer, rng: np.random.Generator) -> tuple[float, float]:
+    rows = np.flatnonzero(photo.alpha.max(axis=1) > 127)
+    columns = np.flatnonzero(photo.alpha.max(axis=0) > 127)
+    if rows.size == 0:
+        return photo.alpha.shape[0] / 2, photo.alpha.shape[1] / 2
+    return float(rng.choice(rows)), float(rng.choice(columns))
+
+
+def _bare(rgb: Pixels) -> Layer:
+    return Layer(rgb, np.zeros(rgb.shape[:2], np.uint8))

@@ -1,0 +1,51 @@
+"""Where a command's words go: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """`json`: one object a line on stdout and no prose. `quiet`: warnings and errors only."""
+
+    json: bool = False
+    quiet: bool = False
+
+    def emit(self, record: Mapping[str, Any]) -> None:
+        """Print a machine's line; nothing without --json."""
+        if self.json:
+            _write(sys.stdout, json.dumps(record))
+
+    def say(self, text: str) -> None:
+        """Print a person's result; nothing with --json or --quiet."""
+        if not (self.json or self.quiet):
+            _write(sys.stdout, text)
+
+    def warn(self, text: str) -> None:
+        _write(sys.stderr, text)
+
+    def console(self) -> Console:
+        """Tables, on stdout; colour only where it is a terminal and NO_COLOR is unset."""
+        from rich.console import Console
+
+        return Console(quiet=self.json or self.quiet, soft_wrap=not sys.stdout.isatty())
+
+    @property
+    def live(self) -> bool:
+        """Whether somebody watches: a bar may be drawn on stderr."""
+        return sys.stderr.isatty() and not self.quiet and not self.json
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """File names may hold what the stream's encoding cannot."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()

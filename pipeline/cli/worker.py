@@ -1,0 +1,33 @@
+"""`bgpipe worker`: the supervisor of this machine's devices, as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from bgpipe.pipeline.cli.session import read_settings
+from bgpipe.pipeline.errors import UsageError
+
+
+def worker(
+    device: Annotated[
+        list[str] | None, typer.Option(help="cuda:0, cuda:1 ... or cpu; default: every GPU.")
+    ] = None,
+    lanes: Annotated[
+        int | None, typer.Option(min=1, help="Images in flight around one device.")
+    ] = None,
+) -> None:
+    """Work on the jobs of a cluster, one process per device."""
+    if read_settings().embedded:
+        raise UsageError(
+            "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit starts its own worker)"
+        )
+    command = [sys.executable, "-m", "bgpipe.workers"]
+    for name in device or []:
+        command += ["--device", name]
+    if lanes:
+        command += ["--lanes", str(lanes)]
+    os.execv(sys.executable, command)  # noqa: S606  # our own module, no shell

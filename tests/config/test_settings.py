@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bgpipe.config.celery import celery_config
+from bgpipe.config.settings import load_settings
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_without_any_file_the_defaults_hold() -> None:
+    settings = load_settings()
+    assert settings.embedded
+    assert settings.model.name == "auto"
+    assert sorted(settings.presets) == ["balanced", "portraits", "products", "raw"]
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "bgpipe.toml").write_text("[worker]\nlanes = 5\nbatch = 6\n")
+    monkeypatch.setenv("BGPIPE_WORKER__LANES", "7")
+    worker = load_settings().worker
+    assert (worker.lanes, worker.batch, worker.cpu_threads) == (7, 6, 0)
+
+
+def test_a_preset_of_the_users_own_joins_the_named_ones(tmp_path: Path) -> None:
+    (tmp_path / "bgpipe.toml").write_text("[presets.mine]\ncontrast = 1.2\n")
+    presets = load_settings().presets
+    assert presets["mine"].contrast == 1.2
+    assert presets["products"].contrast == 1.3
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[worker]\nlane = 5\n", "worker.lane"),
+        ("[queue]\nname = 'no spaces'\n", "queue.name"),
+        ("[presets.mine]\ncontrast = 9\n", "presets.mine.contrast"),
+        ("surprise = 1\n", "surprise"),
+        ("[worker\n", "line 1"),
+    ],
+)
+def test_what_the_file_gets_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
+    (tmp_path / "bgpipe.toml").write_text(text)
+    with pytest.raises(ValueError, match=named):
+        load_settings()
+
+
+@pytest.mark.parametrize("variable", ["BGPIPE_SURPRISE", "BGPIPE_WORKER__LANE"])
+def test_unknown_environment_variables_are_errors(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(ValueError, match=variable.removeprefix("BGPIPE_").split("__")[-1].lower()):
+        load_settings()
+
+
+def test_celery_takes_json_only_and_gives_messages_back_late() -> None:
+    config = celery_config(load_settings(), "redis://localhost")
+    assert config["accept_content"] == ["json"]
+    assert config["task_acks_late"]
+    assert config["broker_transport_options"]["visibility_timeout"] == 900

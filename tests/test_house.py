@@ -1,0 +1,79 @@
+"""The rules of the house that no linter knows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("config", "pipeline", "workers")
+
+
+def test_every_package_on_disk_is_listed_and_every_listed_one_is_on_disk() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    on_disk = {
+        ".".join(["bgpipe", *init.parent.relative_to(ROOT).parts])
+        for folder in FOLDERS
+        for init in (ROOT / folder).rglob("__init__.py")
+    }
+    assert set(project["tool"]["setuptools"]["packages"]) == on_disk
+
+
+def test_the_namespace_has_no_init_and_its_links_are_relative() -> None:
+    namespace = ROOT / "infra/typing/bgpipe"
+    assert not (namespace / "__init__.py").exists()
+    assert {link.name: str(link.readlink()) for link in namespace.iterdir()} == {
+        folder: f"../../../{folder}" for folder in FOLDERS
+    }
+
+
+def test_nothing_new_lies_at_the_top() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    top = {path.split("/")[0] for path in listed.stdout.splitlines()}
+    card = {"pyproject.toml", "README.md", "docker-compose.yml", "tests", "infra", *FOLDERS}
+    assert {name for name in top if not name.startswith(".")} <= card
+
+
+def imported(code: str) -> set[str]:
+    """The modules that a fresh interpreter holds after running `code`."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "cli",
+        "cli.run",
+        "embedded",
+        "feeder",
+        "ledger",
+        "producer",
+        "queue",
+        "registry",
+        "report.contact_sheet",
+    ],
+)
+def test_the_submitting_side_never_imports_torch(module: str) -> None:
+    modules = imported(f"import bgpipe.pipeline.{module}")
+    assert not {"torch", "transformers"} & modules
+
+
+def test_help_needs_none_of_the_heavy_libraries() -> None:
+    modules = imported("import bgpipe.pipeline.cli")
+    heavy = {"numpy", "cv2", "PIL", "celery", "redis", "boto3", "huggingface_hub", "pydantic"}
+    assert not heavy & modules
