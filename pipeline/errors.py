@@ -9,6 +9,7 @@
     |  `- ModelUnavailable
     `- ItemError            one image failed; the others go on                   exit 1
        |- TransientError    trying again may help
+       |  `- DeviceLost     ... in another process: this one's device is gone
        `- PermanentError    trying again cannot help: a dead letter at once
 
 An `ItemError` carries a `Code`, which scripts may rely on.
@@ -81,6 +82,10 @@ class ItemError(BgpipeError):
 
 
 class TransientError(ItemError):
+    pass
+
+
+class DeviceLost(TransientError):
     pass
 
 

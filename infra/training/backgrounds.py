@@ -37,8 +37,7 @@ def region(image: Pixels, size: int, rng: np.random.Generator, smallest: float) 
 
 
 def surroundings(library: Library, size: int, rng: np.random.Generator) -> Pixels:
-    chosen = library.surroundings[rng.integers(len(library.surroundings))]
-    return region(chosen, size, rng, 0.35)
+    return region(library.surroundings.draw(rng).rgb, size, rng, 0.35)
 
 
 def picture(library: Library, size: int, rng: np.random.Generator) -> Pixels:
@@ -76,7 +75,7 @@ def landscape(library: Library, size: int, rng: np.random.Generator) -> Pixels:
     above, below = (kinds[rng.integers(len(kinds))](library, size, rng) for _ in range(2))
     y = np.arange(size, dtype=np.float32)[:, None] - size * rng.uniform(0.25, 0.85)
     x = np.arange(size, dtype=np.float32)[None, :] * rng.normal(0, 0.05)
-    share = 1 / (1 + np.exp(-(y + x) / (size * rng.uniform(0.003, 0.06))))
+    share = 0.5 + 0.5 * np.tanh((y + x) / (size * rng.uniform(0.006, 0.12)))
     return (above + (below.astype(np.float32) - above) * share[..., None]).astype(np.uint8)
 
 

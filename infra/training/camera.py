@@ -63,8 +63,13 @@ def noisy(rgb: Pixels, rng: np.random.Generator) -> Pixels:
 
 def compressed(rgb: Pixels, quality: int) -> Pixels:
     _, data = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return _uint8(cv2.imdecode(data, cv2.IMREAD_COLOR))
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
 
 
-def _uint8(image: NDArray[np.generic] | cv2.typing.MatLike) -> Pixels:
-    return np.asarray(image).astype(np.uint8, copy=False)
+def in_unit(values: Pixels) -> Floats:
+    """0 to 255 as 0 to 1."""
+    return np.divide(values, 255, dtype=np.float32)
+
+
+def _uint8(image: cv2.typing.MatLike) -> Pixels:
+    return image.astype(np.uint8, copy=False)

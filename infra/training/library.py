@@ -44,8 +44,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Groups:
-    """Layers by group. A group is drawn with the square root of its size as weight, so that a
-    large group neither drowns the others nor counts the same as a handful."""
+    """Layers by group. A group is drawn with the cube root of its size as weight, so that a large
+    group does not drown the others, nor a handful of pictures come up all the time.
+    """
 
     members: tuple[tuple[Layer, ...], ...]
 
@@ -53,7 +54,7 @@ class Groups:
         return bool(self.members)
 
     def draw(self, rng: np.random.Generator) -> Layer:
-        weights = np.sqrt([len(group) for group in self.members])
+        weights = np.cbrt([len(group) for group in self.members])
         group = self.members[rng.choice(len(self.members), p=weights / weights.sum())]
         return group[rng.integers(len(group))]
 
@@ -64,21 +65,35 @@ class Library:
     photos: Groups
     subjects: Groups  # the photos' subjects, cut out by their masks
     backgrounds: tuple[Pixels, ...]
-    surroundings: tuple[Pixels, ...]  # the photos without the columns their subject stands in
+    surroundings: Groups  # the photos without the columns their subject stands in
 
 
 def load_library(folder: Path, side: int) -> Library:
     """Decode every picture below `folder`; the longer side becomes at most `side` pixels.
-    Raises ValueError where there is nothing that could be composed."""
+    Raises ValueError where there is nothing that could be composed.
+    """
     cutouts = _groups(folder / "foreground", _cutouts(folder / "foreground", side))
-    photos = _groups(folder / "photos", _photos(folder / "photos", side))
+    photos = _groups(folder / "photos", photos_below(folder / "photos", side))
     subjects = Groups(tuple(filter(None, (_cut_out(group) for group in photos.members))))
     backgrounds = tuple(image for _, image in _plain(folder / "background", side))
-    every_photo = [photo for group in photos.members for photo in group]
-    surroundings = tuple(s for s in map(surroundings_of, every_photo) if s is not None)
+    surroundings = Groups(tuple(filter(None, (_surroundings(group) for group in photos.members))))
     if not (photos or cutouts):
         raise ValueError(f"no cut-outs and no photos with masks: {folder}; see {__file__}")
     return Library(cutouts, photos, subjects, backgrounds, surroundings)
+
+
+def photos_below(folder: Path, side: int | None) -> Iterator[tuple[Path, Layer]]:
+    """Every photo with a mask; without `side` at its own size."""
+    for path in _pictures(folder):
+        mask = path.with_name(f"{path.stem}{MASK}.png")
+        if path.stem.endswith(MASK) or not mask.is_file():
+            continue
+        rgb = _shrunk(_rgb(_read(path, cv2.IMREAD_COLOR)), side)
+        height, width = rgb.shape[:2]
+        alpha = cv2.resize(
+            _read(mask, cv2.IMREAD_GRAYSCALE), (width, height), interpolation=cv2.INTER_AREA
+        )
+        yield path, Layer(rgb, np.asarray(alpha, np.uint8))
 
 
 def surroundings_of(photo: Layer) -> Pixels | None:
@@ -97,12 +112,18 @@ def surroundings_of(photo: Layer) -> Pixels | None:
 
 def _cut_out(photos: tuple[Layer, ...]) -> tuple[Layer, ...]:
     """The subjects, their masks drawn in by a pixel and softened: masks are rarely exact."""
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    cut = (
-        Layer(photo.rgb, cv2.GaussianBlur(cv2.erode(photo.alpha, cross), (3, 3), 0)).trimmed()
-        for photo in photos
-    )
+    cut = (Layer(photo.rgb, _drawn_in(photo.alpha)).trimmed() for photo in photos)
     return tuple(layer for layer in cut if layer is not None)
+
+
+def _surroundings(photos: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    around = (surroundings_of(photo) for photo in photos)
+    return tuple(Layer(rgb, np.zeros(rgb.shape[:2], np.uint8)) for rgb in around if rgb is not None)
+
+
+def _drawn_in(alpha: Pixels) -> Pixels:
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    return np.asarray(cv2.GaussianBlur(cv2.erode(alpha, cross), (3, 3), 0), np.uint8)
 
 
 def _groups(folder: Path, layers: Iterator[tuple[Path, Layer]]) -> Groups:
@@ -126,19 +147,6 @@ def _cutouts(folder: Path, side: int) -> Iterator[tuple[Path, Layer]]:
             yield path, layer
 
 
-def _photos(folder: Path, side: int) -> Iterator[tuple[Path, Layer]]:
-    for path in _pictures(folder):
-        mask = path.with_name(f"{path.stem}{MASK}.png")
-        if path.stem.endswith(MASK) or not mask.is_file():
-            continue
-        rgb = _shrunk(_rgb(_read(path, cv2.IMREAD_COLOR)), side)
-        height, width = rgb.shape[:2]
-        alpha = cv2.resize(
-            _read(mask, cv2.IMREAD_GRAYSCALE), (width, height), interpolation=cv2.INTER_AREA
-        )
-        yield path, Layer(rgb, np.asarray(alpha, np.uint8))
-
-
 def _plain(folder: Path, side: int) -> Iterator[tuple[Path, Pixels]]:
     for path in _pictures(folder):
         yield path, _shrunk(_rgb(_read(path, cv2.IMREAD_COLOR)), side)
@@ -155,8 +163,10 @@ def _rgb(bgr: Pixels) -> Pixels:
     return np.ascontiguousarray(bgr[..., ::-1])
 
 
-def _shrunk(image: Pixels, side: int) -> Pixels:
+def _shrunk(image: Pixels, side: int | None) -> Pixels:
     height, width = image.shape[:2]
+    if side is None:
+        return image
     scale = side / max(height, width)
     if scale >= 1:
         return image

@@ -1,12 +1,13 @@
 """Put a subject into a picture: its place, its light, its shadow. Matches how cut-outs are made:
-colours are mixed by alpha, so the alpha that was pasted is the exact answer."""
+colours are mixed by alpha, so the alpha that was pasted is the exact answer.
+"""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 from backgrounds import region
-from camera import Floats, jittered
+from camera import Floats, in_unit, jittered
 from library import Layer, Library, Pixels
 
 PORTRAIT = 0.25  # share of subjects that stand on the lower edge and may be cut by it
@@ -38,8 +39,8 @@ def paste(canvas: Layer, subject: Layer, rng: np.random.Generator) -> Layer:
     placed = cv2.warpAffine(_premultiplied(subject), matrix, (size, size))  # [S,S,4] in [0,1]
     if rng.random() < 0.3:
         placed = cv2.GaussianBlur(placed, (0, 0), rng.uniform(0.4, 1.1))
-    colour, alpha = placed[..., :3], placed[..., 3:]
-    ground = canvas.rgb.astype(np.float32) / 255
+    colour, alpha = np.split(np.asarray(placed, np.float32), [3], axis=2)
+    ground = in_unit(canvas.rgb)
     if rng.random() < 0.4:
         ground *= 1 - shadow(alpha[..., 0], rng)[..., None]
     colour = np.minimum(colour * _light_match(colour, alpha, ground, rng), alpha)
@@ -65,7 +66,8 @@ def placement(subject: Layer, size: int, rng: np.random.Generator) -> Floats:
 
 def shadow(alpha: Floats, rng: np.random.Generator) -> Floats:
     """How much light [S,S] in [0,1] a subject takes from the ground: its outline, flattened on
-    its lowest line, leaning and blurred."""
+    its lowest line, leaning and blurred.
+    """
     size = alpha.shape[0]
     rows = np.flatnonzero((alpha > 0.1).any(axis=1))
     if rows.size == 0:
@@ -87,8 +89,8 @@ def _light_match(
 
 
 def _premultiplied(layer: Layer) -> Floats:
-    alpha = layer.alpha[..., None].astype(np.float32) / 255
-    return np.concatenate([layer.rgb.astype(np.float32) / 255 * alpha, alpha], axis=2)
+    alpha = in_unit(layer.alpha)[..., None]
+    return np.concatenate([in_unit(layer.rgb) * alpha, alpha], axis=2)
 
 
 def _about_as_large(layer: Layer, side: float) -> Layer:

@@ -2,14 +2,97 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bgpipe.pipeline.cli.session import read_settings
 from bgpipe.pipeline.cli.terminal import Terminal
 
+if TYPE_CHECKING:
+    from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.hub import Hub
+    from bgpipe.pipeline.types import ResolvedModel
+
 models = typer.Typer(help="List, pull and check model weights.", no_args_is_help=True)
 
-ModelName = Annotated[str, typer.Argument(metavar="NAME", help="A name that models list shows.")]
+Name = Annotated[str, typer.Argument(help="A name that models list shows.")]
+
+
+@models.command("list")
+def list_(context: typer.Context) -> None:
+    """Show the models, their licences, and which are on this machine."""
+    from rich.table import Table
+
+    from bgpipe.pipeline import registry
+
+    terminal: Terminal = context.obj
+    cache = read_settings().model_folder
+    table = Table("model", "input", "here", "about", box=None, padding=(0, 2, 1, 0))
+    for column in table.columns[:3]:
+        column.no_wrap = True
+    for name, entry in registry.models().items():
+        path = registry.locate(name, cache=cache)
+        height, width = entry.size
+        terminal.emit(
+            {
+                "name": name,
+                "summary": entry.summary,
+                "size": [height, width],
+                "path": str(path) if path else None,
+                "repo": entry.repo,
+                "license": entry.license,
+                "commercial": entry.commercial,
+            }
+        )
+        here = "bundled" if entry.bundled else "yes" if path else "no"
+        about = f"{entry.summary}\nweights: {entry.license}; commercial use: {entry.commercial}"
+        table.add_row(name, f"{width}x{height}", here, about)
+    terminal.console().print(table)
+
+
+@models.command()
+def pull(context: typer.Context, name: Name) -> None:
+    """Fetch a model's weights and pin their commit and sha256."""
+    from bgpipe.pipeline import registry
+
+    settings = read_settings()
+    model = registry.pull(name, cache=settings.model_folder, hub=hub(settings))
+    _show(context.obj, model, "pulled")
+
+
+@models.command()
+def verify(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="Default: all on this machine.")] = None,
+) -> None:
+    """Read weights again and compare them with what was pinned."""
+    from bgpipe.pipeline import registry
+
+    cache = read_settings().model_folder
+    here = (known for known in registry.models() if registry.locate(known, cache=cache))
+    for each in [name] if name else here:
+        _show(context.obj, registry.verify(each, cache=cache), "verified")
+
+
+@models.command()
+def path(context: typer.Context, name: Name) -> None:
+    """Show where a model's weights lie."""
+    from bgpipe.pipeline import registry
+
+    model = registry.resolve(name, cache=read_settings().model_folder)
+    terminal: Terminal = context.obj
+    terminal.emit({"name": model.name, "path": str(model.path)})
+    terminal.say(str(model.path))
+
+
+def hub(settings: Settings) -> Hub:
+    """The model hub that HF_ENDPOINT names, or else the public one."""
+    from bgpipe.pipeline.hub import Hub
+
+    return Hub(timeout=settings.model.hub_timeout)
+
+
+def _show(terminal: Terminal, model: ResolvedModel, done: str) -> None:
+    terminal.emit({"name": model.name, "path": str(model.path), "sha256": model.sha256})
+    terminal.say(f"{done}: {model.name}: {model.path} (sha256 {model.sha256[:12]}...)")

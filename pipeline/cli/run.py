@@ -24,13 +24,15 @@ def run_job(session: Session, terminal: Terminal, job: JobId) -> Books:
     from bgpipe.pipeline.embedded import worker
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    feeder = session.feeder()
+    settings, feeder = session.settings, session.feeder()
     try:
         with ExitStack() as stack:
             watch = stack.enter_context(progress(terminal))
             ours = None
-            if session.settings.embedded and session.ledger.books(job).state == "running":
-                ours = stack.enter_context(worker(session.redis_url, session.settings))
+            if settings.embedded and session.ledger.books(job).state == "running":
+                ours = stack.enter_context(
+                    worker(session.redis_url, settings.state_folder, settings.worker.drain_timeout)
+                )
 
             def look(books: Books) -> None:
                 watch(books)

@@ -11,6 +11,7 @@ from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.connection import Connection
     from bgpipe.pipeline.feeder import Feeder
     from bgpipe.pipeline.ledger import Ledger
     from bgpipe.pipeline.types import JobId
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 class Session:
     settings: Settings
     redis_url: str
+    client: Connection
     ledger: Ledger
 
     def feeder(self) -> Feeder:
@@ -27,7 +29,7 @@ class Session:
         from bgpipe.pipeline.queue import make_app
 
         app = make_app(self.settings, self.redis_url)
-        return Feeder(self.ledger, app, self.ledger.client, self.settings)
+        return Feeder(self.ledger, app, self.client, self.settings.queue)
 
     def job(self, name: str | None) -> JobId:
         """The job named, or the latest one."""
@@ -51,10 +53,11 @@ def read_settings() -> Settings:
 @contextmanager
 def open_session(settings: Settings) -> Iterator[Session]:
     """Connect to the cluster's Redis, or to the embedded server for as long as this lasts."""
+    from bgpipe.pipeline.connection import connect
     from bgpipe.pipeline.embedded import redis_server
-    from bgpipe.pipeline.ledger import Ledger, connect
+    from bgpipe.pipeline.ledger import Ledger
 
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(redis_server(settings.state_folder))
         client = stack.enter_context(connect(url))
-        yield Session(settings, url, Ledger(client))
+        yield Session(settings, url, client, Ledger(client))

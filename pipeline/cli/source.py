@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.storage import Store, open_store
+from bgpipe.pipeline.storage import Store
 from bgpipe.pipeline.types import Entry
 
 
@@ -50,17 +50,6 @@ def find_source(text: str) -> Source:
     if path.is_file():
         return Source(path.parent, (path.name,))
     raise UsageError(f"no such file or folder: {text}")
-
-
-def check_apart(source: Path, out: Path) -> None:
-    """Refuse a DEST in which a cutout could replace a source.
-
-    Raises:
-        UsageError: `out` is `source` or one of the folders above it.
-    """
-    inside, outside = source.resolve(), out.resolve()
-    if inside == outside or outside in inside.parents:
-        raise UsageError(f"cutouts could replace sources in {out}: choose another --out")
 
 
 def _list_file(path: Path) -> Source:

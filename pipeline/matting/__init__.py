@@ -1,0 +1,7 @@
+"""From the network's matte to the cutout: array mathematics, no input or output."""
+
+from __future__ import annotations
+
+from bgpipe.pipeline.matting.compose import cut_out
+
+__all__ = ["cut_out"]

@@ -115,13 +115,12 @@ class Decoder(nn.Module):
         the wide maps never exist at full size; they were the largest of the network.
         """
         weight = self.get_parameter("conv_out1.0.weight")  # [1, decoder + image, 1, 1]
-        bias = self.get_parameter("conv_out1.0.bias")
+        coarse = resize_like(F.conv2d(p1, weight[:, : p1.shape[1]]), image)
         from_image = weight[0, p1.shape[1] :, 0, 0]
         branch = self.ipt_blk1
         folded = torch.einsum("c,cihw->ihw", from_image, branch.conv_out.weight).unsqueeze(0)
-        assert branch.conv_out.bias is not None
-        bias = bias + from_image @ branch.conv_out.bias
-        coarse = resize_like(F.conv2d(p1, weight[:, : p1.shape[1]]), image)
+        branch_bias = from_image @ self.get_parameter("ipt_blk1.conv_out.bias")
+        bias = self.get_parameter("conv_out1.0.bias") + branch_bias
         return coarse + F.conv2d(branch.conv1(image), folded, bias, padding=1)
 
 

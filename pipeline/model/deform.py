@@ -44,12 +44,13 @@ def deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Te
     taps = mask.shape[1]
     rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
     matrix = weight.permute(2, 3, 1, 0).reshape(taps * channels, -1)
-    lines = max(1, _values_at_a_time(x) // (batch * width * taps * channels))
-    out = [
-        _sample(rows, *_corners(offset, mask, first, lines)).view(-1, taps * channels) @ matrix
-        for first in range(0, height, lines)
-    ]
-    chunks = [chunk.view(batch, -1, width, chunk.shape[1]) for chunk in out]
+    values, sample = (CPU_VALUES, bag_sum) if x.device.type == "cpu" else (GPU_VALUES, gather_sum)
+    lines = max(1, values // (batch * width * taps * channels))
+    chunks = []
+    for first in range(0, height, lines):
+        pixel, share = _corners(offset, mask, first, lines)
+        columns = sample(rows, pixel, share.to(x.dtype)).view(-1, taps * channels)
+        chunks.append((columns @ matrix).view(batch, -1, width, matrix.shape[1]))
     return torch.cat(chunks, dim=1).permute(0, 3, 1, 2)
 
 
@@ -87,16 +88,14 @@ def _neighbours(position: Tensor, side: int) -> tuple[Tensor, Tensor]:
     return pixel.long().clamp(0, side - 1), weight * inside
 
 
-def _sample(rows: Tensor, pixel: Tensor, weight: Tensor) -> Tensor:
-    """Weighted sum of rows [N, C] over pixel [M, 4] with weight [M, 4]: [M, C]."""
-    weight = weight.to(rows.dtype)
-    if rows.device.type == "cpu":
-        return F.embedding_bag(pixel, rows, mode="sum", per_sample_weights=weight)
+def bag_sum(rows: Tensor, pixel: Tensor, weight: Tensor) -> Tensor:
+    """Sum of rows [N, C] over pixel [M, 4] with weight [M, 4]: [M, C]. The fastest on a CPU."""
+    return F.embedding_bag(pixel, rows, mode="sum", per_sample_weights=weight)
+
+
+def gather_sum(rows: Tensor, pixel: Tensor, weight: Tensor) -> Tensor:
+    """Do as `bag_sum`, in operations that a GPU does well and torch.compile fuses."""
     out = rows[pixel[:, 0]] * weight[:, :1]
     for corner in range(1, 4):
         out = torch.addcmul(out, rows[pixel[:, corner]], weight[:, corner : corner + 1])
     return out
-
-
-def _values_at_a_time(x: Tensor) -> int:
-    return CPU_VALUES if x.device.type == "cpu" else GPU_VALUES

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from bgpipe.config.celery import celery_config
 from bgpipe.config.settings import load_settings
 

@@ -1,0 +1,51 @@
+"""Weights in the form that ships: half precision, only what inference and its loader need.
+
+python infra/training/export.py RUN/checkpoint.safetensors pipeline/model/birefnet-nano.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+SIZE = "256x256"
+DERIVED = ("relative_position_index", "num_batches_tracked")  # rebuilt or unused by the loader
+
+
+def export(average: dict[str, Tensor], model: str, target: Path) -> None:
+    """Write `average` to `target`, whole or not at all."""
+    weights = {
+        name: tensor.detach().to("cpu", torch.float16).contiguous()
+        for name, tensor in average.items()
+        if not name.endswith(DERIVED)
+    }
+    metadata = {
+        "format": "pt",
+        "bgpipe.config": model,
+        "bgpipe.size": SIZE,
+        "bgpipe.patch_order": "current",
+    }
+    partial = target.with_suffix(".partial")
+    save_file(weights, partial, metadata=metadata)
+    partial.chmod(0o644)  # it is made for its owner alone, and is to be installed
+    partial.replace(target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="averaged weights of a checkpoint, to ship")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--model", default="birefnet_nano")
+    given = parser.parse_args()
+    prefix = "average."
+    tensors = load_file(given.checkpoint)
+    average = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    export(average, given.model, given.target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""A process that lives no longer than the one that started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from bgpipe.pipeline.errors import Unavailable
+
+TERM_GRACE = 5.0
+LINES = 8
+"""Lines of a log that are shown."""
+
+
+class Child:
+    """A command whose standard input is a pipe of ours, which tells it when we are gone.
+
+    It runs in a session of its own, so that Ctrl-C reaches us alone. It writes to the end of `log`.
+
+    Raises:
+        Unavailable: the command or its log cannot be opened.
+
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self._log = log
+        try:
+            with log.open("ab") as output:
+                self._log_start = output.tell()
+                self._process = subprocess.Popen(  # noqa: S603  # the caller's words, no shell
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **environment},
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise Unavailable(f"cannot be started: {command[0]}: {error}") from error
+
+    def check(self) -> None:
+        """Do nothing while it runs.
+
+        Raises:
+            Unavailable: it has ended; the message holds what it wrote last.
+
+        """
+        status = self._process.poll()
+        if status is not None:
+            said = last_lines(self._log, self._log_start)
+            raise Unavailable(f"the worker ended with status {status}: see {self._log}\n{said}")
+
+    def end(self, patience: float, grace: float = TERM_GRACE) -> None:
+        """Close its standard input and wait for it to end.
+
+        After `patience` seconds it gets TERM, after `grace` more KILL.
+        """
+        if self._process.stdin:
+            self._process.stdin.close()
+        if not self._ends_within(patience):
+            self._process.terminate()
+            self._ends_within(grace)
+        if self._process.poll() != 0:
+            self._kill_session()
+
+    def _ends_within(self, seconds: float) -> bool:
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def _kill_session(self) -> None:
+        """Also what it started itself and left behind."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def last_lines(log: Path, start: int = 0) -> str:
+    """The last lines of what `log` holds from byte `start` on."""
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    return "\n".join(lines[-LINES:])

@@ -1,0 +1,79 @@
+"""What the cutouts of a job will be made with: a model and a preset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bgpipe.pipeline.cli.models import hub
+from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.types import Preset, Recipe, ResolvedModel
+
+
+def choose_recipe(
+    settings: Settings,
+    terminal: Terminal,
+    *,
+    model: str | None,
+    preset: str | None,
+    assignments: Sequence[str],
+) -> Recipe:
+    """The settings' recipe with what the command line changes.
+
+    Raises:
+        UsageError: a name or a value is wrong.
+        ModelUnavailable: the weights are not here and cannot be pulled.
+    """
+    from bgpipe.pipeline.types import Recipe
+
+    refinement = choose_preset(settings, preset or settings.refine.preset, assignments)
+    weights = choose_model(settings, terminal, model or settings.model.name)
+    return Recipe(weights.name, weights.sha256, weights.size, refinement)
+
+
+def choose_preset(settings: Settings, name: str, assignments: Sequence[str]) -> Preset:
+    """The named preset with single values changed, each written `field=value`."""
+    from dataclasses import asdict
+
+    from bgpipe.pipeline.types import Preset
+
+    if name not in settings.presets:
+        raise UsageError(f"unknown preset: {name} (there are {', '.join(settings.presets)})")
+    values = asdict(settings.presets[name])
+    for assignment in assignments:
+        field, equals, value = assignment.partition("=")
+        if not equals or field not in values:
+            raise UsageError(f"--set {assignment}: write field=value; fields: {', '.join(values)}")
+        values[field] = value
+    try:
+        return Preset(**values)
+    except ValueError as error:
+        raise UsageError(f"--set: {error}") from error
+
+
+def choose_model(settings: Settings, terminal: Terminal, name: str) -> ResolvedModel:
+    """The weights of `name`; where `auto` has to make do with the bundled ones, it says so."""
+    from bgpipe.pipeline import registry
+
+    cache = settings.model_folder
+    if name != registry.AUTO:
+        return registry.resolve(name, cache=cache, hub=hub(settings))
+    model, degraded = registry.resolve_auto(
+        embedded=settings.embedded, cache=cache, hub=hub(settings)
+    )
+    if degraded:
+        rule = "!" * 78
+        terminal.warn(
+            f"{rule}\n"
+            f"{registry.DEFAULT} is not on this machine and no model hub was reached.\n"
+            f"Going on with {registry.TRIAL}, which is bundled to try things out:\n"
+            f"its mattes are far below those of the real model.\n"
+            f"For real work: bgpipe models pull {registry.DEFAULT}, then submit again;\n"
+            f"everything made with {registry.TRIAL} will be made anew.\n"
+            f"{rule}"
+        )
+    return model

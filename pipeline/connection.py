@@ -1,0 +1,112 @@
+"""The connection to Redis: patient while the server is away, clear once it stays away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from bgpipe.pipeline.errors import RedisUnavailable, UsageError
+
+PATIENCE = 30.0
+"""Seconds for which a command is tried again: a restarting server reads its append-only file."""
+PAUSE = 0.25
+"""Seconds between two tries."""
+SOCKET_TIMEOUT = 10.0
+"""Seconds without an answer after which a connection counts as broken."""
+CONNECT_TIMEOUT = 5.0
+HEALTH_CHECK = 25
+"""Seconds of idleness after which a connection is probed before it is used."""
+
+Result = TypeVar("Result")
+
+
+class Connection(redis.Redis):
+    """A client whose answers are bytes. Threads may share it.
+
+    While the server is away a command is tried again for `patience` seconds; so a command may reach
+    the server twice, and every change made through this client has to allow that.
+
+    Raises:
+        RedisUnavailable: from every command, once the patience is over.
+
+    """
+
+    def __init__(self, pool: redis.ConnectionPool, address: str, patience: float) -> None:
+        super().__init__(connection_pool=pool)
+        self.auto_close_connection_pool = True
+        self.address = address
+        self.patience = patience
+
+    def execute_command(self, *args: object, **options: object) -> object:
+        command: Callable[..., object] = super().execute_command
+        return patiently(
+            lambda: command(*args, **options),
+            away=(redis.ConnectionError, redis.TimeoutError),
+            address=self.address,
+            patience=self.patience,
+        )
+
+
+def connect(redis_url: str, patience: float = PATIENCE) -> Connection:
+    """A client of the server at `redis_url`, which has answered once.
+
+    Raises:
+        RedisUnavailable: it does not answer now.
+        UsageError: `redis_url` is no address of a Redis server.
+
+    """
+    address = public_address(redis_url)
+    try:
+        pool = redis.ConnectionPool.from_url(
+            redis_url,
+            socket_timeout=SOCKET_TIMEOUT,
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            health_check_interval=HEALTH_CHECK,
+            # redis-py's retries nest: n tries to connect within each of n tries to send.
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"not a Redis address: {address}: it begins with redis://, rediss:// or unix://"
+        ) from error
+    with Connection(pool, address, patience=0) as probe:
+        probe.ping()
+    return Connection(pool, address, patience)
+
+
+def patiently(
+    work: Callable[[], Result],
+    *,
+    away: tuple[type[Exception], ...],
+    address: str,
+    patience: float = PATIENCE,
+) -> Result:
+    """What `work` returns, called again for up to `patience` seconds while it raises `away`.
+
+    Raises:
+        RedisUnavailable: it still does.
+
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return work()
+        except away as error:
+            if time.monotonic() >= deadline or isinstance(error, redis.AuthenticationError):
+                raise RedisUnavailable(
+                    f"redis cannot be used: {address}: {error}: check that the server runs there "
+                    "and lets us in"
+                ) from error
+        time.sleep(PAUSE)
+
+
+def public_address(redis_url: str) -> str:
+    """`redis_url` without user, password and options, which must not be shown."""
+    parts = urlsplit(redis_url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

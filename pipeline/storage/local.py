@@ -1,0 +1,206 @@
+r"""A folder as a store.
+
+Hidden files and folders are left out of a listing, and so are our own unfinished files. Links to
+files are followed; links to folders are not, so that a listing ends. Keys are UTF-8: a byte of a
+file's name that is not appears as `\xNN` in the key, which names the same file again.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import stat
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bgpipe.pipeline.errors import (
+    Code,
+    ItemError,
+    PermanentError,
+    StorageUnavailable,
+    TransientError,
+)
+from bgpipe.pipeline.storage.base import is_image_name
+from bgpipe.pipeline.types import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_READ_CODES = {
+    errno.EISDIR: Code.NOT_IMAGE,
+    errno.ENXIO: Code.NOT_IMAGE,  # a socket
+    errno.ENOENT: Code.MISSING,
+    errno.ENOTDIR: Code.MISSING,
+    errno.ENAMETOOLONG: Code.MISSING,
+    errno.ELOOP: Code.MISSING,
+    errno.EACCES: Code.ACCESS,
+    errno.EPERM: Code.ACCESS,
+}
+_WRITE_CODES = {
+    errno.EISDIR: Code.TARGET,
+    errno.ENOTDIR: Code.TARGET,
+    errno.EEXIST: Code.TARGET,
+    errno.ENAMETOOLONG: Code.TARGET,
+    errno.ELOOP: Code.TARGET,
+    errno.EACCES: Code.ACCESS,
+    errno.EPERM: Code.ACCESS,
+    errno.EROFS: Code.ACCESS,
+}
+
+_ESCAPE = re.compile(rb"\\x([89a-f][0-9a-f]|5c)")
+_LOOKS_ESCAPED = re.compile(rb"\\(?=x(?:[89a-f][0-9a-f]|5c))")
+
+
+class LocalStore:
+    """The files below `root`, which need not exist before the first write."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.location = str(self.root)
+
+    def list(self) -> Iterator[Entry]:
+        """A folder with an image's name and no image in it is listed, so that `read` can say so."""
+        for key, item in _walk(str(self.root), ""):
+            yield _listed(key, item)
+
+    def head(self, key: str) -> Entry | None:
+        with _item_errors(key, _READ_CODES):
+            try:
+                found = self._path(key).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return _entry(key, found) if stat.S_ISREG(found.st_mode) else None
+
+    def read(self, key: str, limit: int) -> bytes:
+        with _item_errors(key, _READ_CODES), _opened(self._path(key), key) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise PermanentError(Code.TOO_LARGE, f"{size} bytes, more than {limit}: {key}")
+            return file.readall()
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        with _item_errors(key, _READ_CODES), _opened(self._path(key), key) as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(start if start >= 0 else max(size + start, 0))
+            return file.read(length)
+
+    def write(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        with _item_errors(key, _WRITE_CODES):
+            # A link among the folders may lead anywhere; nothing is written through it.
+            if not path.parent.resolve().is_relative_to(self.root.resolve()):
+                raise PermanentError(Code.TARGET, f"a link leads out of {self.root}: {key}")
+            _write_whole(path, data)
+
+    def _path(self, key: str) -> Path:
+        if _is_unsafe(key):
+            raise PermanentError(Code.TARGET, f"not a path below {self.root}: {key!r}")
+        raw = _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), key.encode())
+        return self.root / os.fsdecode(raw)
+
+
+def _is_unsafe(key: str) -> bool:
+    """Whether a key could lead out of a root, here or where a backslash separates folders too."""
+    parts = key.split("/")
+    steps_up = ".." in re.split(r"[/\\]", key)
+    broken = "\0" in key or any("\ud800" <= letter <= "\udfff" for letter in key)
+    return steps_up or broken or "" in parts or "." in parts
+
+
+def _key_part(name: str) -> str:
+    raw = _LOOKS_ESCAPED.sub(rb"\\x5c", os.fsencode(name))
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def _walk(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Key and item of all that has an image's name, in the order of the keys' bytes."""
+    for name, item in sorted(_items(folder), key=lambda pair: pair[0].encode()):
+        if name.endswith("/"):
+            yield from _walk(item.path, prefix + name)
+        else:
+            yield prefix + name, item
+
+
+def _items(folder: str) -> list[tuple[str, os.DirEntry[str]]]:
+    """What counts in one folder by its part of the key, with `/` behind folders to go into."""
+    try:
+        with os.scandir(folder) as found:
+            visible = [item for item in found if not item.name.startswith(".")]
+    except OSError as error:
+        detail = f"a folder cannot be listed, {_reason(error)}: {folder}"
+        raise StorageUnavailable(detail) from error
+    items = []
+    for item in visible:
+        if _is_folder(item):
+            items.append((_key_part(item.name) + "/", item))
+        elif is_image_name(item.name):
+            items.append((_key_part(item.name), item))
+    return items
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    """Whether to go into it; a folder with an image's name has to hold an image."""
+    if not item.is_dir(follow_symlinks=False):
+        return False
+    return not is_image_name(item.name) or any(True for _ in _walk(item.path, ""))
+
+
+def _listed(key: str, item: os.DirEntry[str]) -> Entry:
+    try:
+        return _entry(key, item.stat())
+    except OSError:
+        return Entry(key, 0, "unreadable")
+
+
+def _entry(key: str, found: os.stat_result) -> Entry:
+    size = found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return Entry(key, size, f"{size}-{found.st_mtime_ns}")
+
+
+@contextmanager
+def _item_errors(key: str, codes: dict[int, Code]) -> Iterator[None]:
+    """The one place where the system's errors become ours."""
+    try:
+        yield
+    except OSError as error:
+        code = codes.get(error.errno or errno.EIO)
+        raise _item_error(code, f"{_reason(error)}: {key}") from error
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno or errno.EIO).lower()
+
+
+def _item_error(code: Code | None, detail: str) -> ItemError:
+    return PermanentError(code, detail) if code else TransientError(Code.STORAGE, detail)
+
+
+@contextmanager
+def _opened(path: Path, key: str) -> Iterator[io.FileIO]:
+    with io.FileIO(path, opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise PermanentError(Code.NOT_IMAGE, f"neither file nor folder: {key}")
+        yield file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A named pipe must not hold a lane until someone writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.parent / f".bgpipe-{uuid.uuid4().hex}.tmp"
+    try:
+        with unfinished.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

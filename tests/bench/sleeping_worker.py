@@ -1,0 +1,68 @@
+"""A real worker process whose device, decoder and encoder only sleep.
+
+They are handed in through `work`, the seam that the worker itself uses; pool, batcher, lanes, task,
+ledger, queue and stores are the product's own. Settings come from the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bgpipe.pipeline.images import Limits
+from bgpipe.pipeline.types import Cutout, Matte, Picture
+from bgpipe.workers.devices import CPU
+from bgpipe.workers.entry import exit_code_of, worker_settings
+from bgpipe.workers.lane import Codec
+from bgpipe.workers.process import Parts, node, work
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.types import Pixels
+
+DECODE = 0.025
+STEP = 0.012
+ENCODE = 0.040
+"""Seconds."""
+SIDE = 32
+
+
+class SleepingEngine:
+    """Takes `STEP` for a batch, however full."""
+
+    def infer(self, images: Sequence[Pixels]) -> list[Matte]:
+        time.sleep(STEP)
+        return [Matte(np.zeros(image.shape[:2], np.float32)) for image in images]
+
+
+def decode(data: bytes, limits: Limits) -> Picture:
+    del data, limits
+    time.sleep(DECODE)
+    return Picture(rgb=np.zeros((SIDE, SIDE, 3), np.uint8))
+
+
+def encode(cutout: Cutout, picture: Picture, text: Mapping[str, str]) -> bytes:
+    del cutout, picture, text
+    time.sleep(ENCODE)
+    return b"a cutout"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", required=True)
+    name: str = parser.parse_args().name
+
+    def run() -> int:
+        settings = worker_settings()
+        parts = Parts(lambda recipe: SleepingEngine(), Codec(decode, encode))
+        return work(settings, node(name, CPU, settings.worker), parts)
+
+    return exit_code_of(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

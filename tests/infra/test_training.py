@@ -1,0 +1,191 @@
+"""The training of the bundled model: samples, steps, checkpoints, scores."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from bgpipe.pipeline.model import create
+from bgpipe.pipeline.model.weights import assemble, read
+from bgpipe.pipeline.types import PatchOrder
+
+# Training is run as scripts, not installed: its files import each other from their own folder.
+sys.path.insert(0, str(Path(__file__).parents[2] / "infra" / "training"))
+
+from compose import Composer
+from evaluate import evaluate
+from library import Library, load_library
+from train import Leg, Run, Trainer, as_input, sample_plainly, train
+
+TRAINING = Path(sys.path[0])
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Discs as cut-outs, discs in photos with their masks, and two plain backgrounds."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for part in ("foreground/drawn", "photos/drawn", "background"):
+        (folder / part).mkdir(parents=True)
+    for i in range(4):
+        disc = np.zeros((90, 70), np.uint8)
+        cv2.circle(disc, (35, 45), 15 + 4 * i, 255, -1)
+        colour = np.full((90, 70, 3), rng.integers(150, 255, 3), np.uint8)
+        ground = rng.integers(0, 90, (90, 70, 3), np.uint8)
+        photo = np.where(disc[..., None] > 0, colour, ground)
+        cv2.imwrite(f"{folder}/foreground/drawn/{i}.png", np.dstack([colour, disc]))
+        cv2.imwrite(f"{folder}/photos/drawn/{i}.webp", photo)
+        cv2.imwrite(f"{folder}/photos/drawn/{i}_alpha.png", disc)
+        cv2.imwrite(f"{folder}/background/{i}.png", ground)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def library(data: Path) -> Library:
+    return load_library(data, side=128)
+
+
+@pytest.fixture
+def run(data: Path, tmp_path: Path) -> Run:
+    leg = Leg(minutes=60, size=SIZE, batch=4, rate=2e-3, photo_share=0.5)
+    return Run(data=data, out=tmp_path, leg=leg, workers=0)
+
+
+@pytest.fixture
+def batch(library: Library) -> tuple[torch.Tensor, torch.Tensor]:
+    samples = [Composer(library, SIZE)(i) for i in range(4)]
+    images, alphas = ([getattr(s, part) for s in samples] for part in ("rgb", "alpha"))
+    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(alphas))
+
+
+def test_a_sample_depends_on_seed_and_index_alone(library: Library) -> None:
+    first, again = Composer(library, SIZE, seed=3), Composer(library, SIZE, seed=3)
+    forwards = [first(i) for i in range(12)]
+    backwards = [again(i) for i in reversed(range(12))][::-1]
+    assert all(
+        (a.rgb == b.rgb).all() and (a.alpha == b.alpha).all()
+        for a, b in zip(forwards, backwards, strict=True)
+    )
+    pictures = {sample.rgb.tobytes() for sample in forwards}
+    assert len(pictures) == 12
+    assert Composer(library, SIZE, seed=4)(0).rgb.tobytes() not in pictures
+
+
+def test_samples_are_squares_with_alphas_from_nothing_to_opaque(library: Library) -> None:
+    samples = [Composer(library, SIZE)(i) for i in range(150)]
+    assert {s.rgb.shape for s in samples} == {(SIZE, SIZE, 3)}
+    assert {s.alpha.shape for s in samples} == {(SIZE, SIZE)}
+    assert {s.alpha.dtype for s in samples} == {np.dtype(np.uint8)}
+    covered = [s.alpha.mean() / 255 for s in samples]
+    assert min(covered) == 0  # some have no subject
+    assert 0.1 < np.mean(covered) < 0.6
+    assert any(0 < value < 255 for s in samples for value in np.unique(s.alpha))
+
+
+@pytest.mark.parametrize("parts", [["foreground"], ["photos"]])
+def test_one_part_of_the_data_is_enough(data: Path, tmp_path: Path, parts: list[str]) -> None:
+    for part in parts:
+        (tmp_path / part).symlink_to(data / part)
+    composer = Composer(load_library(tmp_path, side=128), SIZE)
+    assert max(composer(i).alpha.max() for i in range(10)) > 200
+
+
+def test_a_folder_without_material_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        load_library(tmp_path, side=128)
+
+
+def test_a_few_steps_lower_the_loss(run: Run, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    trainer = Trainer(run)
+    trainer.advance_clock(200)  # past the warm-up
+    losses = [trainer.step(*batch) for _ in range(8)]
+    assert np.mean(losses[-2:]) < 0.8 * losses[0]
+
+
+def test_a_resumed_run_goes_on_as_if_never_stopped(
+    run: Run, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    unbroken = Trainer(run)
+    unbroken.advance_clock(200)
+    for _ in range(2):
+        unbroken.step(*batch)
+    unbroken.save()
+    resumed = Trainer(replace(run, resume=True))
+    assert resumed.progress == unbroken.progress
+    assert resumed.progress.step == 2
+    assert resumed.progress.samples == 8
+    assert [resumed.step(*batch) for _ in range(2)] == [unbroken.step(*batch) for _ in range(2)]
+
+
+def test_other_settings_begin_a_new_leg_from_the_same_weights(run: Run) -> None:
+    trainer = Trainer(run)
+    trainer.advance_clock(60)
+    trainer.save()
+    smaller = replace(run, resume=True, leg=replace(run.leg, rate=1e-4))
+    after = Trainer(smaller).progress
+    assert (after.leg_seconds, after.seconds, after.leg["rate"]) == (0, 60, 1e-4)
+
+
+def test_a_run_leaves_a_checkpoint_a_log_and_weights_that_load(run: Run) -> None:
+    done = train(replace(run, leg=replace(run.leg, minutes=0.02)))
+    assert done.progress.samples == 4 * done.progress.step > 0
+    last = json.loads((run.out / "log.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == done.progress.step
+    path = run.out / "weights.safetensors"
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["bgpipe.config"] == "birefnet_nano"
+    shipped = assemble(read(path), PatchOrder.CURRENT, torch.float32).state_dict()
+    assert all(
+        torch.equal(shipped[name], tensor.half().float())
+        for name, tensor in done.average.items()
+        if tensor.is_floating_point()
+    )
+
+
+def test_two_processes_train_one_network(data: Path, tmp_path: Path) -> None:
+    settings = f"--data {data} --out {tmp_path} --minutes 0.01 --size {SIZE} --batch 4 --workers 0"
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    subprocess.run(
+        [*launcher, "--nproc-per-node=2", TRAINING / "train.py", *settings.split(), "--threads=1"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=120,
+        check=True,
+    )
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    assert len(lines) == 1  # one of them writes
+    assert last["samples"] == 4 * last["step"]  # half of each batch is every one's
+
+
+def test_plain_sampling_is_the_same_function(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    network = create("birefnet_nano")
+    with torch.inference_mode():
+        deformable = network(as_input(batch[0]))
+        sample_plainly(network)
+        plain = network(as_input(batch[0]))
+    assert deformable.std() > 1e-3
+    torch.testing.assert_close(plain, deformable, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("answer", "iou", "mae"), [("right", 1.0, 0.0), ("inverse", 0.0, 1.0)])
+def test_scores_are_those_of_the_answer(data: Path, answer: str, iou: float, mae: float) -> None:
+    truths = iter(sorted((data / "photos").rglob("*_alpha.png")))
+
+    def predict(_rgb: np.ndarray) -> np.ndarray:
+        truth = cv2.imread(str(next(truths)), cv2.IMREAD_GRAYSCALE).astype(np.float32) / 255
+        return truth if answer == "right" else 1 - truth
+
+    scores = evaluate(predict, data / "photos")
+    assert list(scores) == ["drawn", "all"]
+    assert (scores["all"].images, scores["all"].iou, scores["all"].mae) == (4, iou, mae)

@@ -1,0 +1,69 @@
+"""Parity with the public reference implementation's logits, which lie beside the checkout."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bgpipe.pipeline.model import create
+from bgpipe.pipeline.model.weights import to_current_order
+
+TOLERANCE = 5e-5
+BACKBONES = ["swin_v1_t", "swin_v1_l"]
+CASES = {"swin_v1_t": ["256x256_s0", "320x224_s1", "512x512_s2"], "swin_v1_l": ["320x224_s1"]}
+
+
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> Path:
+    return shared / "golden" / "birefnet"
+
+
+@pytest.fixture(scope="module")
+def recipe(golden: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("recipe", golden / "recipe.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_keys_shapes_and_types_are_the_released_ones(backbone: str, golden: Path) -> None:
+    wanted = json.loads((golden / f"keys_{backbone}.json").read_text())
+    with torch.device("meta"):
+        state = create(backbone).state_dict()
+    assert {k: [list(v.shape), str(v.dtype)[6:]] for k, v in state.items()} == wanted
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_logits_match_in_both_patch_orders(backbone: str, golden: Path, recipe: ModuleType) -> None:
+    network = create(backbone)
+    with torch.inference_mode():
+        recipe.fill(network)
+    current = load_file(golden / f"golden_{backbone}.safetensors")
+    legacy = load_file(golden / f"golden_{backbone}_legacy_patch_order.safetensors")
+    for case in CASES[backbone]:
+        assert _distance(_run(network, recipe, case), current[f"{case}/logits"]) <= TOLERANCE
+    network.load_state_dict(to_current_order(network.state_dict()))
+    for case in CASES[backbone][:2]:
+        expected = legacy[f"{case}/logits_legacy_patch_order"]
+        assert _distance(_run(network, recipe, case), expected) <= TOLERANCE
+
+
+def _run(network: torch.nn.Module, recipe: ModuleType, case: str) -> Tensor:
+    image = torch.from_numpy(recipe.input_tensor(*recipe.CASES[case]))
+    with torch.inference_mode():
+        logits: Tensor = network(image)
+    return logits
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return (a - b).abs().max().item()

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bgpipe.pipeline.errors import ModelUnavailable
+from bgpipe.pipeline.model import CONFIGS, BiRefNet, ModelConfig, build, create
+from bgpipe.pipeline.model.weights import infer_config, load
+from bgpipe.pipeline.types import PatchOrder, ResolvedModel
+
+TINY = ModelConfig(
+    embed=8,
+    depths=(1, 2, 3, 1),
+    heads=(1, 2, 4, 8),
+    window=4,
+    inner=6,
+    branch=10,
+    kernels=(1, 5),
+    image_inner=5,
+    image_divisor=4,
+    gate=3,
+)
+State = dict[str, Tensor]
+
+
+@pytest.fixture
+def network() -> BiRefNet:
+    torch.manual_seed(0)
+    return build(TINY)
+
+
+def load_state(
+    folder: Path,
+    state: State,
+    dtype: torch.dtype = torch.float32,
+    order: PatchOrder = PatchOrder.CURRENT,
+) -> BiRefNet:
+    path = folder / "model.safetensors"
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, path)
+    return load(ResolvedModel("tiny", path, "", (64, 64), order, bundled=False), dtype)
+
+
+def logits(network: BiRefNet) -> Tensor:
+    random = torch.Generator().manual_seed(1)
+    with torch.inference_mode():
+        out: Tensor = network(torch.randn(1, 3, 64, 64, generator=random))
+    return out
+
+
+def test_a_loaded_network_gives_the_saved_ones_logits(network: BiRefNet, tmp_path: Path) -> None:
+    loaded = load_state(tmp_path, network.state_dict())
+    assert loaded.config == TINY
+    assert logits(loaded).equal(logits(network))
+    assert not any(module.training for module in loaded.modules())
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_configuration_is_read_from_the_shapes(name: str) -> None:
+    with torch.device("meta"):
+        state = create(name).state_dict()
+    assert infer_config({key: tuple(t.shape) for key, t in state.items()}) == CONFIGS[name]
+
+
+def test_what_only_training_needs_may_be_absent(network: BiRefNet, tmp_path: Path) -> None:
+    absent = ("conv_ms_spvn", "gdt_convs_pred", "num_batches_tracked", "position_index")
+    state = {k: v for k, v in network.state_dict().items() if not any(part in k for part in absent)}
+    loaded = load_state(tmp_path, state)
+    assert logits(loaded).equal(logits(network))
+    assert loaded.state_dict().keys() == network.state_dict().keys()
+    assert not any(tensor.is_meta for tensor in loaded.state_dict().values())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_wrappers_before_the_keys_are_taken_off(
+    prefix: str, network: BiRefNet, tmp_path: Path
+) -> None:
+    state = {prefix + key: tensor for key, tensor in network.state_dict().items()}
+    assert logits(load_state(tmp_path, state)).equal(logits(network))
+
+
+def test_half_precision_files_become_the_type_asked_for(network: BiRefNet, tmp_path: Path) -> None:
+    half = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    single = load_state(tmp_path, half)
+    assert {p.dtype for p in single.parameters()} == {torch.float32}
+    assert {p.dtype for p in load_state(tmp_path, half, torch.bfloat16).parameters()} == {
+        torch.bfloat16
+    }
+    torch.testing.assert_close(logits(single), logits(network), atol=0.05, rtol=0)
+
+
+def test_a_legacy_checkpoint_is_permuted(network: BiRefNet, tmp_path: Path) -> None:
+    state = network.state_dict()
+    legacy = {**state}
+    for level, tiles in ((5, 32), (4, 16), (3, 8), (2, 4)):
+        key = f"decoder.ipt_blk{level}.conv1.weight"
+        legacy[key] = torch.empty_like(state[key])
+        for colour in range(3):
+            for row in range(tiles):
+                for column in range(tiles):
+                    old = (column * tiles + row) * 3 + colour
+                    legacy[key][:, old] = state[key][:, (colour * tiles + row) * tiles + column]
+    assert logits(load_state(tmp_path, legacy, order=PatchOrder.LEGACY)).equal(logits(network))
+    assert not logits(load_state(tmp_path, legacy)).allclose(logits(network), atol=1e-3)
+
+
+def without(key: str) -> Callable[[State], State]:
+    return lambda state: {k: v for k, v in state.items() if not k.startswith(key)}
+
+
+def having(key: str, value: Tensor) -> Callable[[State], State]:
+    return lambda state: state | {key: value}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("bb.layers.1.blocks.0.attn.qkv.weight"), "missing: bb.layers.1.blocks.0.attn.qkv"),
+        (without("decoder.gdt_convs_4"), "no tensor decoder.gdt_convs_4.0.weight"),
+        (without("bb."), "no tensor bb.patch_embed.proj.weight"),
+        (without("decoder.decoder_block"), r"missing: .*, .*, .* and \d+ more"),
+        (having("decoder.cls_head.weight", torch.zeros(1)), "unknown tensors: decoder.cls_head"),
+        (
+            having("bb.norm0.weight", torch.zeros(9)),
+            r"shape of bb.norm0.weight: \(9,\), expected \(8,\)",
+        ),
+        (having("bb.norm0.weight", torch.full((8,), torch.nan)), "no numbers: bb.norm0.weight"),
+        (having("bb.norm0.bias", torch.full((8,), -torch.inf)), "infinite .*: bb.norm0.bias"),
+        (having("bb.patch_embed.proj.weight", torch.zeros(7, 3, 4, 4)), "shape of bb.layers.0"),
+        (having("bb.patch_embed.proj.weight", torch.zeros(())), "impossible shapes"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name(
+    change: Callable[[State], State], message: str, network: BiRefNet, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelUnavailable, match=message) as refusal:
+        load_state(tmp_path, change(network.state_dict()))
+    assert "model.safetensors" in str(refusal.value)
+
+
+def test_values_beyond_the_type_asked_for_are_refused(network: BiRefNet, tmp_path: Path) -> None:
+    state = network.state_dict() | {"bb.norm0.weight": torch.full((8,), 1e6)}
+    load_state(tmp_path, state)
+    with pytest.raises(ModelUnavailable, match="infinite"):
+        load_state(tmp_path, state, torch.float16)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return (pytest.fail, ("the pickle was opened",))
+
+
+@pytest.mark.parametrize("content", [pickle.dumps({"state": Bomb()}), b"", b"\xff" * 64])
+def test_nothing_but_safetensors_is_opened(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    with pytest.raises(ModelUnavailable, match="cannot be read as safetensors"):
+        load(ResolvedModel("model", path, "", (64, 64), PatchOrder.CURRENT, bundled=False))
+
+
+def test_a_loaded_network_does_not_see_its_file_change(network: BiRefNet, tmp_path: Path) -> None:
+    loaded = load_state(tmp_path, network.state_dict())
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(bytes(file.stat().st_size))
+    assert logits(loaded).equal(logits(network))

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bgpipe.pipeline.child import Child
+from bgpipe.pipeline.errors import Unavailable
+
+PATIENT = 20.0
+
+DRAINS = "import sys; print('ready', flush=True); sys.stdin.read(); print('drained')"
+DIES = "import sys; print('no weights'); sys.exit(4)"
+DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+PARENT = f"""
+import subprocess, sys, time
+grandchild = subprocess.Popen([sys.executable, "-c", {DEAF!r}])
+print(grandchild.pid, flush=True)
+sys.stdin.read()
+sys.exit(1)
+"""
+
+
+def start(program: str, log: Path) -> Child:
+    return Child([sys.executable, "-c", program], {"BGPIPE_REDIS_URL": "redis://x"}, log)
+
+
+def watch(child: Child) -> None:
+    while True:
+        child.check()
+
+
+def wait_for(log: Path, text: str) -> None:
+    deadline = time.monotonic() + PATIENT
+    while text not in log.read_text():
+        assert time.monotonic() < deadline, f"never said: {text}"
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that is dead and not yet collected does not."""
+    state = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True)
+    return state.stdout.strip() not in {"", "Z"}
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "worker.log"
+    path.write_text("of an earlier run\n")
+    return path
+
+
+def test_it_ends_by_itself_when_its_standard_input_does(log: Path) -> None:
+    child = start(DRAINS, log)
+    wait_for(log, "ready")
+    child.check()
+    child.end(PATIENT)
+    assert log.read_text().splitlines() == ["of an earlier run", "ready", "drained"]
+
+
+def test_its_end_is_told_with_what_it_said_last(log: Path) -> None:
+    child = start(DIES, log)
+    wait_for(log, "no weights")
+    with pytest.raises(Unavailable, match="status 4") as caught:
+        watch(child)
+    assert "no weights" in str(caught.value)
+    assert "earlier" not in str(caught.value)
+    child.end(PATIENT)
+
+
+def test_a_child_that_hears_nothing_is_killed(log: Path) -> None:
+    child = start(DEAF, log)
+    wait_for(log, "ready")
+    child.end(0.2, grace=0.2)
+    with pytest.raises(Unavailable, match="status -9"):
+        child.check()
+
+
+def test_nothing_that_it_started_outlives_its_failure(log: Path) -> None:
+    child = start(PARENT, log)
+    wait_for(log, "ready")
+    grandchild = int(log.read_text().splitlines()[1])
+    assert alive(grandchild)
+    child.end(PATIENT)
+    deadline = time.monotonic() + PATIENT
+    while alive(grandchild):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_it_ends_although_its_command_was_killed(log: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from bgpipe.pipeline.child import Child; "
+        f"Child([sys.executable, '-c', {DRAINS!r}], {{}}, Path({str(log)!r})); time.sleep(60)"
+    )
+    command = subprocess.Popen([sys.executable, "-c", program])
+    wait_for(log, "ready")
+    command.send_signal(signal.SIGKILL)
+    command.wait()
+    wait_for(log, "drained")
+
+
+def test_a_command_that_is_not_there_is_named(log: Path) -> None:
+    with pytest.raises(Unavailable, match="/no/such"):
+        Child(["/no/such"], {}, log)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+
+from bgpipe.pipeline.connection import connect, public_address
+from bgpipe.pipeline.errors import RedisUnavailable, UsageError
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://user:hunter2@h:1/2", "redis://h:1/2"),
+        ("rediss://:hunter2@h", "rediss://h"),
+        ("unix:///run/redis.sock?db=1&password=hunter2", "unix:///run/redis.sock"),
+    ],
+)
+def test_an_address_is_shown_without_its_secret(url: str, shown: str) -> None:
+    assert public_address(url) == shown
+
+
+def test_a_server_that_is_away_at_the_start_is_told_at_once_and_without_its_password() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # bound, not listening: refused
+        port = nobody.getsockname()[1]
+        with pytest.raises(RedisUnavailable, match=f"redis://127.0.0.1:{port}/0") as caught:
+            connect(f"redis://:{SECRET}@127.0.0.1:{port}/0")
+    assert SECRET not in str(caught.value)
+
+
+def test_what_is_no_address_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="not a Redis address: http://h"):
+        connect("http://h")
+
+
+def test_a_command_waits_for_a_server_that_restarts(redis_server_process) -> None:
+    with connect(redis_server_process.url) as client:
+        client.config_set("appendfsync", "always")
+        client.set("kept", 1)
+        redis_server_process.kill()
+        restart = threading.Timer(0.7, redis_server_process.start)
+        restart.start()
+        assert client.get("kept") == b"1"
+        restart.join()
+
+
+def test_a_server_that_stays_away_ends_the_patience(redis_server_process) -> None:
+    with connect(redis_server_process.url, patience=0.3) as client:
+        redis_server_process.kill()
+        with pytest.raises(RedisUnavailable):
+            client.get("key")
+
+
+@pytest.mark.slow
+def test_a_frozen_server_ends_the_patience_too(redis_server_process) -> None:
+    with connect(redis_server_process.url, patience=0.3) as client:
+        redis_server_process.freeze()
+        with pytest.raises(RedisUnavailable):
+            client.get("key")

@@ -1,0 +1,136 @@
+"""The engine: its mattes are the network's, whatever shares the batch and whatever runs out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bgpipe.pipeline.engine import DEVIATION, MEAN, Engine
+from bgpipe.pipeline.errors import Code, TransientError
+from bgpipe.pipeline.model import BiRefNet, ModelConfig, build
+from bgpipe.pipeline.types import PatchOrder, ResolvedModel
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.types import Pixels
+
+TINY = ModelConfig(
+    embed=8,
+    depths=(1, 1, 1, 1),
+    heads=(1, 2, 4, 8),
+    window=4,
+    inner=6,
+    branch=10,
+    kernels=(3,),
+    image_inner=4,
+    gate=2,
+)
+SIZE = (64, 96)
+
+
+@pytest.fixture
+def network() -> BiRefNet:
+    torch.manual_seed(0)
+    return build(TINY)
+
+
+@pytest.fixture
+def model(network: BiRefNet, tmp_path: Path) -> ResolvedModel:
+    path = tmp_path / "tiny.safetensors"
+    save_file(network.state_dict(), path)
+    return ResolvedModel("tiny", path, "", SIZE, PatchOrder.CURRENT, bundled=False)
+
+
+def image(seed: int) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
+
+
+def expected(network: nn.Module, pixels: Pixels) -> np.ndarray:
+    normalised = (pixels / 255 - MEAN) / DEVIATION
+    batch = torch.from_numpy(normalised.astype(np.float32)).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        return torch.sigmoid(network(batch))[0, 0].numpy()
+
+
+def test_a_matte_is_the_sigmoid_of_the_network_on_the_normalised_image(
+    network: BiRefNet, model: ResolvedModel
+) -> None:
+    engine = Engine(model, "cpu", batch=1, threads=1)
+    for seed in range(2):
+        matte = engine.infer([image(seed)])[0].alpha
+        assert (matte.shape, matte.dtype) == (SIZE, np.float32)
+        np.testing.assert_allclose(matte, expected(network, image(seed)), atol=1e-5)
+
+
+def test_a_matte_does_not_depend_on_its_neighbours(model: ResolvedModel) -> None:
+    engine = Engine(model, "cpu", batch=3, threads=1)
+    alone = engine.infer([image(0)])[0].alpha
+    crowd = [matte.alpha for matte in engine.infer([image(seed) for seed in (0, 1, 2, 3, 0)])]
+    assert len(crowd) == 5
+    assert (crowd[0] == alone).all()
+    assert not (crowd[1] == alone).all()
+    np.testing.assert_allclose(crowd[4], alone, atol=1e-5)
+
+
+def test_one_image_at_a_time_the_order_does_not_matter(model: ResolvedModel) -> None:
+    engine = Engine(model, "cpu", batch=1, threads=1)
+    forth = engine.infer([image(seed) for seed in range(3)])
+    back = engine.infer([image(seed) for seed in reversed(range(3))])
+    assert all((a.alpha == b.alpha).all() for a, b in zip(forth, reversed(back), strict=True))
+
+
+class Narrow(nn.Module):
+    """Runs out of memory above `room` images; its logit is the red channel."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("no room")
+        return x[:, :1] * self.scale
+
+
+def engine_of(network: nn.Module, model: ResolvedModel, batch: int) -> Engine:
+    return Engine(model, "cpu", batch=batch, threads=1, load=lambda model, dtype: network)
+
+
+def test_out_of_memory_halves_the_batch_and_loses_no_image(model: ResolvedModel) -> None:
+    engine = engine_of(Narrow(2), model, batch=8)
+    images = [image(seed) for seed in range(5)]
+    mattes = engine.infer(images)
+    assert engine.batch == 2
+    for pixels, matte in zip(images, mattes, strict=True):
+        red = (pixels[..., 0] / 255 - MEAN[0]) / DEVIATION[0]
+        np.testing.assert_allclose(matte.alpha, 1 / (1 + np.exp(-red)), atol=1e-5)
+
+
+def test_out_of_memory_at_a_single_image_is_a_transient_device_error(model: ResolvedModel) -> None:
+    with pytest.raises(TransientError) as caught:
+        engine_of(Narrow(0), model, batch=4).infer([image(0)])
+    assert caught.value.code == Code.DEVICE
+
+
+def test_an_answer_that_is_no_number_is_an_error_and_no_matte(model: ResolvedModel) -> None:
+    network = Narrow(1)
+    nn.init.constant_(network.scale, torch.nan)
+    with pytest.raises(TransientError, match="no numbers"):
+        engine_of(network, model, batch=1).infer([image(0)])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_half_precision_on_the_gpu_stays_near_float32_on_the_cpu(
+    network: BiRefNet, model: ResolvedModel
+) -> None:
+    engine = Engine(model, "cuda", batch=2, threads=1)
+    images = [image(seed) for seed in range(3)]
+    for pixels, matte in zip(images, engine.infer(images), strict=True):
+        np.testing.assert_allclose(matte.alpha, expected(network, pixels), atol=0.02)

@@ -1,0 +1,159 @@
+"""Real worker processes on a real Redis, and jobs for them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from celery import Celery
+from PIL import Image
+from safetensors.torch import save_file
+
+from bgpipe.config.settings import load_settings
+from bgpipe.pipeline.connection import Connection, connect
+from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.lockfile import hash_file
+from bgpipe.pipeline.model import ModelConfig, build
+from bgpipe.pipeline.queue import make_app, publish
+from bgpipe.pipeline.types import Books, Item, Job, JobId, JobState, Preset, Recipe
+
+SIZE = (64, 64)
+QUEUE = "bgpipe"
+SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A Redis, the folder of its jobs' images, and what starts workers for it."""
+
+    url: str
+    client: Connection
+    ledger: Ledger
+    app: Celery
+    model: Path
+    folder: Path
+
+    @property
+    def source(self) -> Path:
+        return self.folder / "source"
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    @contextmanager
+    def supervisor(self, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+        """`python -m bgpipe.workers`, ready for messages, until it has ended."""
+        with self.process(["-m", "bgpipe.workers", *arguments], environment) as process:
+            yield process
+
+    @contextmanager
+    def process(
+        self, arguments: Sequence[str | Path], environment: Mapping[str, str]
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        with (self.folder / "worker.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                env=self.environment(environment),
+                stdin=subprocess.PIPE,
+                stderr=log,
+            )
+        try:
+            until(lambda: self.workers() or process.poll() is not None)
+            yield process
+        finally:
+            process.terminate()
+            process.wait(SECONDS)
+            if process.stdin:
+                process.stdin.close()
+
+    def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("BGPIPE_")}
+        # One thread: several wait for each other at every step where the cores are shared.
+        ours = {
+            "BGPIPE_REDIS_URL": self.url,
+            "BGPIPE_QUEUE__RETRY_DELAY": "0.05",
+            "BGPIPE_WORKER__CPU_THREADS": "1",
+        }
+        return kept | ours | extra
+
+    def workers(self) -> list[str]:
+        """The one worker that answers first, if any does."""
+        return list(self.app.control.inspect(timeout=2, limit=1).ping() or {})
+
+    def log(self) -> str:
+        return (self.folder / "worker.log").read_text()
+
+    def photo(self, name: str) -> str:
+        path = self.source / name
+        noise = np.random.default_rng(len(name)).integers(0, 256, (60, 80, 3), np.uint8)
+        Image.fromarray(noise).resize((320, 240)).save(path)
+        return name
+
+    def file(self, name: str, data: bytes) -> str:
+        (self.source / name).write_bytes(data)
+        return name
+
+    def submit(self, names: Sequence[str], weights: str | None = None) -> JobId:
+        """A started job whose messages are published."""
+        recipe = Recipe(str(self.model), weights or hash_file(self.model), SIZE, Preset())
+        job = JobId(f"job-{next(_numbers)}")
+        items = [Item(i, name, f"{name}.png", f"id-{i}") for i, name in enumerate(names)]
+        self.ledger.open(Job(job, str(self.source), str(self.out), recipe, time.time()))
+        self.ledger.add(job, items)
+        self.ledger.start(job)
+        publish(self.app, job, items, QUEUE)
+        return job
+
+    def finished(self, job: JobId) -> Books:
+        until(lambda: self.ledger.books(job).state == JobState.FINISHED)
+        return self.ledger.books(job)
+
+
+_numbers = count()
+
+
+def until(done: Callable[[], object], seconds: float = SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a network so small that it takes no time; its mattes mean nothing."""
+    config = ModelConfig(
+        embed=8, depths=(1, 1, 1, 1), heads=(1, 2, 4, 8), window=4, inner=6, branch=10, kernels=(3,)
+    )
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_file(build(config).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def cluster(redis_url: str, model: Path, tmp_path: Path) -> Iterator[Cluster]:
+    for name in ("source", "out"):
+        (tmp_path / name).mkdir()
+    with connect(redis_url) as client, make_app(load_settings(), redis_url) as app:
+        yield Cluster(redis_url, client, Ledger(client), app, model, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _show_log(tmp_path: Path) -> Iterator[None]:
+    """What the workers said, beside a test that fails."""
+    yield
+    path = tmp_path / "worker.log"
+    if path.exists():
+        print(path.read_text())

@@ -1,0 +1,161 @@
+"""The device thread: who shares a batch, who fails with whom, and how it ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from bgpipe.config.presets import Preset
+from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
+from bgpipe.pipeline.types import Matte, Recipe
+from bgpipe.workers.batcher import Batcher, Engine
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.types import Pixels
+
+SIDE = 2
+POISON = 13
+FATAL = 99
+
+
+def recipe(weights: str = "a" * 64) -> Recipe:
+    return Recipe(model=weights[:4], weights=weights, size=(SIDE, SIDE), preset=Preset())
+
+
+def image(value: int) -> Pixels:
+    return np.full((SIDE, SIDE, 3), value, np.uint8)
+
+
+@dataclass
+class Arithmetic:
+    """A device whose matte is the image's value over 255; poison raises, fatal ends the device."""
+
+    open: threading.Event = field(default_factory=threading.Event)
+    batches: list[list[int]] = field(default_factory=list)
+
+    def infer(self, images: Sequence[Pixels]) -> list[Matte]:
+        assert self.open.wait(30)
+        values = [int(pixels[0, 0, 0]) for pixels in images]
+        self.batches.append(values)
+        if POISON in values:
+            raise ArithmeticError("poison")
+        if FATAL in values:
+            raise DeviceLost(Code.DEVICE, "gone")
+        return [Matte(np.full((SIDE, SIDE), value / 255, np.float32)) for value in values]
+
+
+@contextmanager
+def batcher(
+    make: Callable[[Recipe], Engine], *, batch: int = 4, wait: float = 0.2
+) -> Iterator[tuple[Batcher, threading.Event]]:
+    lost = threading.Event()
+    with Batcher(make, batch=batch, wait=wait, on_lost=lost.set) as served:
+        yield served, lost
+
+
+def value_of(matte: Matte) -> int:
+    return round(float(matte.alpha[0, 0]) * 255)
+
+
+def test_every_lane_gets_its_own_matte_and_full_batches_go_at_once() -> None:
+    engine = Arithmetic()
+    with batcher(lambda _: engine, wait=30) as (served, _), ThreadPoolExecutor(12) as lanes:
+        answers = [lanes.submit(served.infer, recipe(), image(v)) for v in range(12)]
+        engine.open.set()
+        assert [value_of(answer.result(30)) for answer in answers] == list(range(12))
+    assert [len(values) for values in engine.batches] == [4, 4, 4]
+
+
+def test_a_batch_that_stays_incomplete_goes_after_the_wait() -> None:
+    engine = Arithmetic()
+    engine.open.set()
+    with batcher(lambda _: engine, wait=0.01) as (served, _):
+        assert value_of(served.infer(recipe(), image(7))) == 7
+    assert engine.batches == [[7]]
+
+
+def test_a_poisonous_image_fails_alone() -> None:
+    engine = Arithmetic()
+    with batcher(lambda _: engine, wait=30) as (served, lost), ThreadPoolExecutor(4) as lanes:
+        answers = {v: lanes.submit(served.infer, recipe(), image(v)) for v in (1, POISON, 3, 4)}
+        engine.open.set()
+        with pytest.raises(ArithmeticError, match="poison"):
+            answers.pop(POISON).result(30)
+        assert {v: value_of(answer.result(30)) for v, answer in answers.items()} == {
+            1: 1,
+            3: 3,
+            4: 4,
+        }
+        assert not lost.is_set()
+
+
+def test_models_do_not_share_a_batch_and_the_slot_follows_the_requests() -> None:
+    made: list[str] = []
+    engine = Arithmetic()
+    engine.open.set()
+
+    def make(wanted: Recipe) -> Engine:
+        made.append(wanted.model)
+        return engine
+
+    with batcher(make, batch=2, wait=0.01) as (served, _):
+        for weights in ("a" * 64, "a" * 64, "b" * 64, "a" * 64):
+            served.infer(recipe(weights), image(1))
+            assert served.model == weights
+    assert made == ["aaaa", "bbbb", "aaaa"]
+
+
+def test_a_model_that_does_not_load_fails_its_images_and_is_tried_again() -> None:
+    engine = Arithmetic()
+    engine.open.set()
+    away = [TransientError(Code.INTERNAL, "not here yet")]
+
+    def make(_: Recipe) -> Engine:
+        if away:
+            raise away.pop()
+        return engine
+
+    with batcher(make, batch=1) as (served, lost):
+        with pytest.raises(TransientError, match="not here yet"):
+            served.infer(recipe(), image(1))
+        assert value_of(served.infer(recipe(), image(1))) == 1
+        assert not lost.is_set()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_when_the_device_is_lost_waiting_and_later_lanes_fail_instead_of_hanging() -> None:
+    engine = Arithmetic()
+    with (
+        batcher(lambda _: engine, batch=2, wait=30) as (served, lost),
+        ThreadPoolExecutor(6) as lanes,
+    ):
+        answers = [lanes.submit(served.infer, recipe(), image(FATAL)) for _ in range(6)]
+        engine.open.set()
+        for answer in answers:
+            with pytest.raises(TransientError) as caught:
+                answer.result(30)
+            assert caught.value.code == Code.DEVICE
+        assert lost.wait(30)
+        with pytest.raises(TransientError, match="device thread has ended"):
+            served.infer(recipe(), image(1))
+    assert len(engine.batches) == 1
+
+
+def test_closing_answers_every_lane() -> None:
+    engine = Arithmetic()
+    with ThreadPoolExecutor(8) as lanes:
+        with batcher(lambda _: engine, batch=1) as (served, lost):
+            answers = [lanes.submit(served.infer, recipe(), image(v)) for v in range(8)]
+            engine.open.set()
+            assert value_of(answers[0].result(30)) == 0
+        errors = [answer.exception(30) for answer in answers]
+    assert sum(error is None for error in errors) == len(engine.batches)
+    assert all(isinstance(error, TransientError) for error in errors if error)
+    assert not lost.is_set()

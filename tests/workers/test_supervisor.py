@@ -1,0 +1,212 @@
+"""The life of worker processes: started, restarted, drained, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bgpipe.config.settings import WorkerSettings, load_settings
+from bgpipe.pipeline import keys
+from bgpipe.workers.devices import Device
+from bgpipe.workers.supervisor import Supervisor, workers
+
+from .conftest import QUEUE, Cluster, until
+
+CPU = ("--device", "cpu")
+TROUBLED = Path(__file__).with_name("troubled_worker.py")
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(cluster: Cluster) -> None:
+    names = [cluster.photo(f"photo {i}.jpg") for i in range(100)]
+    # Redelivered soon, which may also happen to what a slow machine still works on.
+    quick = {"BGPIPE_QUEUE__VISIBILITY_TIMEOUT": "5", "BGPIPE_QUEUE__MAX_ATTEMPTS": "20"}
+    with cluster.supervisor(*CPU, **quick) as supervisor:
+        (first,) = children(supervisor.pid)
+        job = cluster.submit(names)
+        until(lambda: cluster.ledger.books(job).done >= 2)
+        os.kill(first, signal.SIGKILL)
+        books = cluster.finished(job)
+        (second,) = children(supervisor.pid)
+    assert second != first
+    assert (books.done, books.failed) == (100, 0)
+    assert len(list(cluster.out.iterdir())) == 100
+
+
+@pytest.mark.parametrize("end", ["signal", "stdin"])
+def test_a_drain_finishes_what_is_in_flight_and_gives_the_rest_back(
+    cluster: Cluster, end: str
+) -> None:
+    names = [cluster.photo(f"photo {i}.jpg") for i in range(200)]
+    with cluster.supervisor(*CPU, "--lanes", "2", "--stop-with-stdin") as supervisor:
+        (child,) = children(supervisor.pid)
+        job = cluster.submit(names)
+        until(lambda: cluster.ledger.books(job).done >= 1)
+        assert supervisor.stdin
+        if end == "signal":
+            supervisor.terminate()
+        else:
+            supervisor.stdin.close()
+        assert supervisor.wait(60) == 0
+    assert not alive(child)
+    books = cluster.ledger.books(job)
+    assert 1 <= books.done < 200
+    assert (books.running, books.failed) == (0, 0)
+    assert not cluster.client.exists(keys.UNACKED)
+    assert cluster.client.llen(QUEUE) == 200 - books.done
+
+
+def test_workers_do_not_outlive_a_supervisor_that_was_killed(cluster: Cluster) -> None:
+    with cluster.supervisor(*CPU) as supervisor:
+        (child,) = children(supervisor.pid)
+        supervisor.kill()
+        until(lambda: not alive(child), 30)
+
+
+def test_a_stuck_image_is_given_back_when_the_worker_drains(cluster: Cluster) -> None:
+    with cluster.process([TROUBLED], {"BGPIPE_WORKER__DRAIN_TIMEOUT": "1"}) as worker:
+        job = cluster.submit([cluster.file("stuck.jpg", b"stuck"), cluster.file("fine.jpg", b"")])
+        until(lambda: cluster.ledger.books(job).done == 1)
+        worker.terminate()
+        until(lambda: cluster.client.llen(QUEUE) == 1, 30)
+        assert not cluster.client.exists(keys.UNACKED)
+        worker.kill()
+
+
+def test_a_worker_whose_device_is_lost_leaves(cluster: Cluster) -> None:
+    with cluster.process([TROUBLED], {}) as worker:
+        job = cluster.submit([cluster.file("lost.jpg", b"lost")])
+        assert worker.wait(60) == 0
+    assert cluster.ledger.books(job).failed == 0
+    assert "E_DEVICE" in cluster.log()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "said"),
+    [
+        (["--device", "cuda:7"], {}, 2, "no such device: cuda:7"),
+        (CPU, {"BGPIPE_WORKER__LANES": "many"}, 2, "worker.lanes"),
+        (CPU, {"BGPIPE_REDIS_URL": ""}, 2, "set BGPIPE_REDIS_URL"),
+        (CPU, {"BGPIPE_REDIS_URL": "redis://127.0.0.1:9/0"}, 4, "127.0.0.1:9"),
+    ],
+)
+def test_a_wrong_start_says_why_and_ends(
+    cluster: Cluster, arguments: list[str], environment: dict[str, str], code: int, said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bgpipe.workers", *arguments],
+        env=cluster.environment(environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@dataclass
+class Script:
+    """Python code in the place of a worker; every start leaves a line in `starts`."""
+
+    name: str
+    code: str
+    starts: Path
+
+    def start(self) -> subprocess.Popen[bytes]:
+        with self.starts.open("a") as file:
+            file.write("started\n")
+        command = [sys.executable, "-c", self.code]
+        return subprocess.Popen(command, stdin=subprocess.PIPE)
+
+    def count(self) -> int:
+        return len(self.starts.read_text().splitlines()) if self.starts.exists() else 0
+
+
+@pytest.fixture
+def settings() -> WorkerSettings:
+    return load_settings().worker.model_copy(update={"restart_delay": 0.01, "drain_timeout": 60})
+
+
+@pytest.fixture
+def _own_signals() -> Iterator[None]:
+    """Gives back the handlers that a supervisor in this process takes."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_own_signals")
+def test_a_worker_that_keeps_dying_is_started_again_and_again(
+    tmp_path: Path, settings: WorkerSettings
+) -> None:
+    dying = Script("dying", "raise SystemExit(1)", tmp_path / "starts")
+    supervisor = Supervisor([dying], settings)
+    threading.Thread(target=lambda: (until(lambda: dying.count() >= 3), supervisor.stop())).start()
+    assert supervisor.run() == 0
+    assert dying.count() >= 3
+
+
+@pytest.mark.usefixtures("_own_signals")
+def test_a_worker_that_is_configured_wrongly_ends_all(
+    tmp_path: Path, settings: WorkerSettings
+) -> None:
+    wrong = Script("wrong", "raise SystemExit(2)", tmp_path / "wrong")
+    fine = Script("fine", "import time; time.sleep(600)", tmp_path / "fine")
+    assert Supervisor([fine, wrong], settings).run() == 2
+    assert (fine.count(), wrong.count()) == (1, 1)
+
+
+@pytest.mark.usefixtures("_own_signals")
+def test_a_second_signal_does_not_wait_for_the_drain(
+    tmp_path: Path, settings: WorkerSettings
+) -> None:
+    deaf = Script(
+        "deaf",
+        "import signal, time, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        f"open({str(tmp_path / 'ready')!r}, 'w').close(); time.sleep(600)",
+        tmp_path / "starts",
+    )
+
+    def signal_twice() -> None:
+        until((tmp_path / "ready").exists)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+
+    threading.Thread(target=signal_twice).start()
+    start = time.monotonic()
+    assert Supervisor([deaf], settings).run() == 0
+    assert time.monotonic() - start < settings.drain_timeout
+
+
+def test_names_tell_the_device_and_are_unique_where_supervisors_share_a_host() -> None:
+    devices = [Device("cuda:0", "GPU-a"), Device("cuda:3", "GPU-b"), Device("cpu"), Device("cpu")]
+    plain = [worker.name.split("@")[0] for worker in workers(devices, shared_host=False)]
+    assert plain == ["gpu0", "gpu3", "cpu0", "cpu0-2"]
+    ours, theirs = ([w.name for w in workers(devices, shared_host=True)] for _ in range(2))
+    assert not set(ours) & set(theirs)

@@ -1,0 +1,137 @@
+"""What a worker does with images, good and bad, and with messages that are none of ours."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+from PIL import Image
+
+from bgpipe.pipeline import keys
+from bgpipe.pipeline.queue import TASK
+from bgpipe.pipeline.types import JobState
+
+from .conftest import Cluster, until
+
+CPU = ("--device", "cpu")
+
+
+def failures(cluster: Cluster, job: Any) -> dict[str, tuple[str, int]]:
+    return {f.source: (f.code, f.attempts) for f in cluster.ledger.failures(job)}
+
+
+def test_good_images_become_cutouts_and_bad_ones_dead_letters(cluster: Cluster) -> None:
+    good = [cluster.photo(f"photo {i}.jpg") for i in range(5)]
+    bad = [cluster.file("empty.jpg", b""), cluster.file("text.jpg", b"no image"), "missing.jpg"]
+    with cluster.supervisor(*CPU):
+        job = cluster.submit([*good, *bad])
+        books = cluster.finished(job)
+    assert (books.done, books.failed) == (5, 3)
+    assert failures(cluster, job) == {
+        "empty.jpg": ("E_EMPTY", 1),
+        "text.jpg": ("E_NOT_IMAGE", 1),
+        "missing.jpg": ("E_MISSING", 1),
+    }
+    assert sorted(path.name for path in cluster.out.iterdir()) == [f"{name}.png" for name in good]
+    for index, name in enumerate(good):
+        with Image.open(cluster.out / f"{name}.png") as cutout:
+            assert (cutout.mode, cutout.size) == ("RGBA", (320, 240))
+            assert cutout.info["bgpipe:source"] == f"id-{index}"
+            recipe = json.loads(cutout.info["bgpipe:recipe"])
+            assert recipe["hash"] == cluster.ledger.job(job).recipe.hash
+    log = cluster.log()
+    assert log.count("image done") == 5
+    assert log.count("image failed") == 3
+    assert "Traceback" not in log
+
+
+def test_an_image_gives_the_same_bytes_again(cluster: Cluster) -> None:
+    name = cluster.photo("photo.jpg")
+    with cluster.supervisor(*CPU):
+        cluster.finished(cluster.submit([name]))
+        first = (cluster.out / "photo.jpg.png").read_bytes()
+        crowd = [cluster.photo(f"neighbour {i}.jpg") for i in range(3)]
+        cluster.finished(cluster.submit([name, *crowd]))
+    assert (cluster.out / "photo.jpg.png").read_bytes() == first
+
+
+def test_other_weights_than_the_jobs_are_refused_after_all_attempts(cluster: Cluster) -> None:
+    name = cluster.photo("photo.jpg")
+    with cluster.supervisor(*CPU):
+        job = cluster.submit([name], weights="0" * 64)
+        assert cluster.finished(job).failed == 1
+    (failure,) = cluster.ledger.failures(job)
+    assert (failure.code, failure.attempts) == ("E_INTERNAL", 3)
+    assert "differs: the job wants 0000" in failure.detail
+    assert not list(cluster.out.iterdir())
+
+
+def test_a_target_that_leaves_the_folder_is_a_dead_letter(cluster: Cluster) -> None:
+    (cluster.out / "photo.jpg.png").mkdir()
+    name = cluster.photo("photo.jpg")
+    with cluster.supervisor(*CPU):
+        job = cluster.submit([name])
+        assert cluster.finished(job).failed == 1
+    assert failures(cluster, job) == {"photo.jpg": ("E_TARGET", 1)}
+
+
+def test_messages_that_name_nothing_of_ours_harm_nobody(cluster: Cluster) -> None:
+    names = [cluster.photo("a.jpg"), cluster.photo("b.jpg")]
+    with cluster.supervisor(*CPU):
+        job = cluster.submit(names)
+        for arguments in (
+            ("unknown-job", 0, "a.jpg"),
+            (job, 99, "a.jpg"),
+            (job, 0, "b.jpg"),
+            (job, "0", "a.jpg"),
+            (job,),
+            ("../escape", 0, "a.jpg"),
+        ):
+            cluster.app.send_task(TASK, arguments, queue="bgpipe")
+        assert cluster.finished(job).done == 2
+        assert cluster.finished(cluster.submit(names)).done == 2
+        until(lambda: not cluster.client.exists(keys.UNACKED, "bgpipe"))
+
+
+def test_an_image_that_every_worker_died_of_is_given_up(cluster: Cluster) -> None:
+    job = cluster.submit([cluster.photo("deadly.jpg"), cluster.photo("fine.jpg")])
+    for _ in range(3):
+        assert cluster.ledger.claim(job, 0, "a worker that dies")
+    with cluster.supervisor(*CPU):
+        books = cluster.finished(job)
+    assert (books.done, books.failed) == (1, 1)
+    assert failures(cluster, job) == {"deadly.jpg": ("E_WORKER_LOST", 4)}
+
+
+def test_a_settled_image_and_a_cancelled_job_are_left_alone(cluster: Cluster) -> None:
+    name = cluster.photo("photo.jpg")
+    with cluster.supervisor(*CPU):
+        job = cluster.submit([name])
+        cluster.finished(job)
+        (cluster.out / "photo.jpg.png").unlink()
+        cluster.app.send_task(TASK, (job, 0, name), queue="bgpipe")
+        until(lambda: not cluster.client.exists(keys.UNACKED, "bgpipe"))
+    assert not list(cluster.out.iterdir())
+    assert cluster.ledger.books(job).state == JobState.FINISHED
+
+
+def test_celery_sees_one_slot_with_lanes_around_it(cluster: Cluster) -> None:
+    with cluster.supervisor(*CPU, "--lanes", "5"):
+        (stats,) = cluster.app.control.inspect().stats().values()
+    assert stats["pool"]["max-concurrency"] == 1
+    assert stats["pool"]["lanes"] == 5
+    assert stats["prefetch_count"] == 10
+
+
+def test_the_heartbeat_tells_of_progress_and_ends_with_the_worker(cluster: Cluster) -> None:
+    with cluster.supervisor(*CPU, "--lanes", "5"):
+        key = keys.of_worker(f"cpu0@{socket.gethostname()}")
+        cluster.finished(cluster.submit([cluster.photo("photo.jpg")]))
+        until(lambda: cluster.client.hget(key, "images") == b"1")
+        beat = cluster.client.hgetall(key)
+        assert 0 < cluster.client.ttl(key) <= 20
+    assert (beat[b"device"], beat[b"lanes"]) == (b"cpu", b"5")
+    assert len(beat[b"model"]) == 64
+    assert float(beat[b"beat"]) >= float(beat[b"progress"]) > 0
+    assert not cluster.client.exists(key)

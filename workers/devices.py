@@ -1,0 +1,88 @@
+"""Which devices this machine's workers run on, without importing torch."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bgpipe.pipeline.errors import UsageError
+
+CPU = "cpu"
+QUERY = ("--query-gpu=index,uuid,name", "--format=csv,noheader")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """`name` as users write it, cpu or cuda:N; `uuid` pins a GPU and is empty for the CPU."""
+
+    name: str
+    uuid: str = ""
+    product: str = ""
+
+    @property
+    def label(self) -> str:
+        """The device's part of a worker's name: gpu0 or cpu0."""
+        return f"gpu{self.name.removeprefix('cuda:')}" if self.uuid else "cpu0"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What lets a process see this device alone: with no UUID, no GPU at all.
+
+        On the CPU, lanes and the network's threads share the cores; threads that wait for each other
+        by spinning would slow both down many times.
+        """
+        waiting = {} if self.uuid else {"OMP_WAIT_POLICY": "PASSIVE"}
+        return {"CUDA_VISIBLE_DEVICES": self.uuid} | waiting
+
+
+def devices(requested: Sequence[str], *, cpu_allowed: bool) -> list[Device]:
+    """The devices asked for; if none is, every GPU, or else the CPU where that is allowed.
+
+    Raises:
+        UsageError: a device that is asked for does not exist, or only the CPU is there.
+
+    """
+    gpus = {gpu.name: gpu for gpu in find_gpus()}
+    if requested:
+        return [_pick(name, gpus) for name in requested]
+    if gpus:
+        return list(gpus.values())
+    if cpu_allowed:
+        return [Device(CPU)]
+    raise UsageError("no GPU found: ask for the CPU with --device cpu (slow), or check nvidia-smi")
+
+
+def find_gpus() -> list[Device]:
+    """The GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES does not hide."""
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return []
+    listing = subprocess.run(  # noqa: S603  # found on the PATH, fixed arguments
+        [program, *QUERY], capture_output=True, text=True, timeout=30, check=False
+    )
+    if listing.returncode:
+        raise UsageError(f"nvidia-smi fails: {(listing.stderr or listing.stdout).strip()}")
+    rows = csv.reader(listing.stdout.splitlines(), skipinitialspace=True)
+    found = [Device(f"cuda:{index}", uuid, product) for index, uuid, product in rows]
+    return [gpu for gpu in found if _visible(gpu)]
+
+
+def _visible(gpu: Device) -> bool:
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None:
+        return True
+    names = [name.strip() for name in allowed.split(",") if name.strip()]
+    return any(f"cuda:{name}" == gpu.name or gpu.uuid.startswith(name) for name in names)
+
+
+def _pick(name: str, gpus: dict[str, Device]) -> Device:
+    if name == CPU:
+        return Device(CPU)
+    if name not in gpus:
+        known = ", ".join([CPU, *gpus])
+        raise UsageError(f"no such device: {name}; this machine has {known}")
+    return gpus[name]

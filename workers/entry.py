@@ -1,0 +1,38 @@
+"""What both kinds of process begin and end with: settings, events, exit codes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from bgpipe.config.settings import Settings, load_settings
+from bgpipe.pipeline.errors import BgpipeError, UsageError
+from bgpipe.workers.log import log_to_stderr
+
+log = logging.getLogger(__name__)
+
+
+def exit_code_of(work: Callable[[], int]) -> int:
+    """What `work` returns; an error of ours becomes its event and its exit code."""
+    log_to_stderr()
+    try:
+        return work()
+    except BgpipeError as error:
+        log.critical("cannot work", extra={"fields": {"error": str(error)}})
+        return error.exit_code
+
+
+def worker_settings() -> Settings:
+    """The settings of a process that works for a Redis, which it does not bring along.
+
+    Raises:
+        UsageError: a value is wrong, or there is no address.
+
+    """
+    try:
+        settings = load_settings()
+    except ValueError as error:
+        raise UsageError(f"settings: {error}") from error
+    if settings.embedded:
+        raise UsageError("no Redis to work for: set BGPIPE_REDIS_URL")
+    return settings

@@ -1,0 +1,183 @@
+"""One worker process per device, kept alive until told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Protocol
+
+from bgpipe.config.settings import WorkerSettings
+from bgpipe.pipeline.errors import UsageError
+from bgpipe.workers.devices import Device
+from bgpipe.workers.tether import GRACE
+
+POLL = 0.2
+"""Seconds between two looks at the processes."""
+LONGEST_DELAY = 60.0
+"""Seconds before a restart at most; a process that lived this long starts from the first delay."""
+
+log = logging.getLogger(__name__)
+
+
+class Worker(Protocol):
+    """What can be started, and again."""
+
+    @property
+    def name(self) -> str: ...
+
+    def start(self) -> subprocess.Popen[bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceWorker:
+    """What one worker process is started with."""
+
+    name: str
+    device: Device
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the process, which ends itself when the pipe to its stdin ends with this one."""
+        return subprocess.Popen(  # noqa: S603  # our own module
+            [sys.executable, "-m", "bgpipe.workers.process", "--name", self.name],
+            env=os.environ | self.device.environment,
+            stdin=subprocess.PIPE,
+            stdout=sys.stderr,  # results go to stdout, and a worker has none
+            start_new_session=True,  # Ctrl-C is the supervisor's, which lets the worker drain
+        )
+
+
+def workers(devices: Sequence[Device], *, shared_host: bool) -> list[DeviceWorker]:
+    """A worker per device, named like gpu0@host.
+
+    `shared_host`: other supervisors of the same cluster may run on this machine, as every command
+    in the embedded mode has its own; a random part keeps the names apart.
+    """
+    host = socket.gethostname()
+    mark = f"-{secrets.token_hex(3)}" if shared_host else ""
+    seen: Counter[str] = Counter()
+    named = []
+    for device in devices:
+        seen[device.label] += 1
+        copy = f"-{seen[device.label]}" if seen[device.label] > 1 else ""
+        named.append(DeviceWorker(f"{device.label}{copy}{mark}@{host}", device))
+    return named
+
+
+class Post:
+    """One worker's place: the process in it, and when a lost one is replaced."""
+
+    def __init__(self, worker: Worker, first_delay: float) -> None:
+        self.worker = worker
+        self._first_delay = first_delay
+        self._delay = first_delay
+        self._process: subprocess.Popen[bytes] | None = None
+        self._due = time.monotonic()
+        self._started = self._due
+
+    def fill(self) -> None:
+        """Start a process if there is none and its time has come."""
+        if self._process is None and time.monotonic() >= self._due:
+            self._started = time.monotonic()
+            self._process = self.worker.start()
+
+    def look(self) -> int | None:
+        """The exit code of a process that has ended since the last look; plans its successor."""
+        if self._process is None or self._process.poll() is None:
+            return None
+        code = self._clear(self._process)
+        if time.monotonic() - self._started >= LONGEST_DELAY:
+            self._delay = self._first_delay
+        self._due = time.monotonic() + self._delay
+        fields = {"name": self.worker.name, "code": code, "restart_in": self._delay}
+        log.error("worker died", extra={"fields": fields})
+        self._delay = min(2 * self._delay, LONGEST_DELAY)
+        return code
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if there is one."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def has_ended(self, seconds: float) -> bool:
+        """Whether no process is left, after waiting for it."""
+        if self._process is None:
+            return True
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        self._clear(self._process)
+        return True
+
+    def _clear(self, ended: subprocess.Popen[bytes]) -> int:
+        """Leave the post empty, close the pipe to its process, and return the exit code."""
+        self._process = None
+        ended.communicate()
+        return ended.returncode
+
+
+class Supervisor:
+    """Runs in the main thread of its process."""
+
+    def __init__(self, workers: Sequence[Worker], settings: WorkerSettings) -> None:
+        self._posts = [Post(worker, settings.restart_delay) for worker in workers]
+        self._drain_limit = settings.drain_timeout + GRACE
+        # Plain flags: a signal handler must not take the lock of an Event.
+        self._stopping = False
+        self._signalled = False
+        self._hurried = False
+
+    def run(self) -> int:
+        """Keep every post filled until told to stop, then drain.
+
+        Returns the exit code: 0, or that of a worker which cannot start as it is configured.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        code = self._watch()
+        self._drain()
+        return code
+
+    def stop(self) -> None:
+        """Drain and leave. Any thread may call."""
+        self._stopping = True
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Drain at the first signal, leave at once at the second."""
+        del number, frame
+        self._hurried = self._signalled
+        self._signalled = self._stopping = True
+
+    def _watch(self) -> int:
+        while not self._stopping:
+            for post in self._posts:
+                code = post.look()
+                if code == UsageError.exit_code:  # another start would only repeat it
+                    log.critical("worker cannot start: see its message above")
+                    return code
+                post.fill()
+            time.sleep(POLL)
+        return 0
+
+    def _drain(self) -> None:
+        """Let the workers finish what is in flight, and end those that do not in time."""
+        log.info("draining", extra={"fields": {"limit": self._drain_limit}})
+        for post in self._posts:
+            post.tell(signal.SIGTERM)
+        deadline = time.monotonic() + self._drain_limit
+        while not self._hurried and time.monotonic() < deadline:
+            if all(post.has_ended(POLL) for post in self._posts):
+                return
+        for post in self._posts:
+            post.tell(signal.SIGKILL)
+            post.has_ended(GRACE)
