@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "infra" / "training"))
 from compose import Composer
 from evaluate import evaluate
 from library import Library, load_library
-from train import Leg, Run, Trainer, as_input, sample_plainly, train
+from train import train
+from trainer import Leg, Run, Trainer, as_input, sample_plainly
 
-TRAINING = Path(sys.path[0])
+TRAINING = Path(__file__).parents[2] / "infra" / "training"
 SIZE = 64
 
 

@@ -1,0 +1,173 @@
+"""Network, optimiser and averaged weights of a run, and how one batch takes them forward."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from checkpoint import Progress, restore, save
+from export import export
+from ranks import ALONE, Ranks
+from supervision import loss_of
+from torch import Tensor, nn
+
+from bgpipe.pipeline.engine import DEVIATION, MEAN
+from bgpipe.pipeline.model import BiRefNet, create
+from bgpipe.pipeline.model.deform import DeformableConv
+
+WARM_UP = 0.03  # of a leg
+LAST_RATE = 0.02  # of the highest learning rate
+WEIGHT_DECAY = 0.03
+LONGEST_GRADIENT = 2.0
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Leg:
+    """The settings of one leg; `minutes` is the length of its schedule."""
+
+    minutes: float
+    size: int
+    batch: int
+    rate: float
+    photo_share: float
+
+
+@dataclass(frozen=True)
+class Run:
+    data: Path
+    out: Path
+    leg: Leg
+    model: str = "birefnet_nano"
+    seed: int = 0
+    average_decay: float = 0.998  # of the averaged weights, per step
+    precision: str = "float32"
+    plain: bool = True  # deformable convolutions as plain ones
+    workers: int = 1
+    checkpoint_minutes: float = 3.0
+    stop_after: float = math.inf  # minutes of this process
+    resume: bool = False
+    ranks: Ranks = ALONE
+
+
+class Trainer:
+    def __init__(self, run: Run) -> None:
+        torch.manual_seed(run.seed)
+        self.run = run
+        self.device = run.ranks.device
+        self.network = create(run.model).train().to(self.device)
+        initialise(self.network)
+        if run.plain:
+            sample_plainly(self.network)
+        self.optimiser = torch.optim.AdamW(_by_decay(self.network), fused=True)
+        self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        self._dtype = PRECISIONS[run.precision]
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._dtype is torch.float16)
+        self.progress = Progress(leg=asdict(run.leg))
+        if run.resume:
+            self._resume()
+
+    @property
+    def done(self) -> float:
+        """Share of the leg that is behind, in [0, 1]."""
+        return min(self.progress.leg_seconds / (60 * self.run.leg.minutes), 1.0)
+
+    def step(self, images: Tensor, alphas: Tensor) -> float:
+        """One update from images uint8 [B,S,S,3] and alphas uint8 [B,S,S]; returns the loss."""
+        image, alpha = as_input(images.to(self.device)), alphas.to(self.device)[:, None] / 255
+        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
+            loss = loss_of(self.network, image, alpha)
+        torch.autograd.backward(self._scaler.scale(loss))
+        self._update()
+        self.progress.step += 1
+        self.progress.samples += len(images) * self.run.ranks.count
+        self._follow()
+        return loss.item()
+
+    def advance_clock(self, seconds: float) -> None:
+        self.progress.seconds += seconds
+        self.progress.leg_seconds += seconds
+
+    def save(self) -> None:
+        self.run.out.mkdir(parents=True, exist_ok=True)
+        save(self._checkpoint, self.network, self.average, self.optimiser, self.progress)
+        export(self.average, self.run.model, self.run.out / "weights.safetensors")
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.run.out / "checkpoint.safetensors"
+
+    def _resume(self) -> None:
+        progress = restore(self._checkpoint, self.network, self.average, self.optimiser)
+        if progress.leg != asdict(self.run.leg):
+            progress.leg, progress.leg_seconds = asdict(self.run.leg), 0.0
+        self.progress = progress
+
+    def _update(self) -> None:
+        """Descend along the mean gradient of all processes."""
+        self.run.ranks.average_(p.grad for p in self.network.parameters() if p.grad is not None)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate()
+        self._scaler.unscale_(self.optimiser)
+        nn.utils.clip_grad_norm_(self.network.parameters(), LONGEST_GRADIENT)
+        self._scaler.step(self.optimiser)
+        self._scaler.update()
+        self.optimiser.zero_grad()
+
+    def _rate(self) -> float:
+        rate = self.run.leg.rate
+        if self.done < WARM_UP:
+            return rate * (0.01 + self.done / WARM_UP)
+        falling = 0.5 + 0.5 * math.cos(math.pi * (self.done - WARM_UP) / (1 - WARM_UP))
+        return rate * (LAST_RATE + (1 - LAST_RATE) * falling)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the averaged weights towards the network's; fast at first, when these are bad."""
+        steps = self.progress.step
+        keep = min(self.run.average_decay, (1 + steps) / (10 + steps))
+        for name, tensor in self.network.state_dict().items():
+            if tensor.is_floating_point():
+                self.average[name].lerp_(tensor, 1 - keep)
+            else:
+                self.average[name].copy_(tensor)
+
+
+def initialise(network: BiRefNet) -> None:
+    """Kaiming weights for every convolution that does not start at zero."""
+    zeros = {
+        conv
+        for module in network.modules()
+        if isinstance(module, DeformableConv)
+        for conv in (module.offset_conv, module.modulator_conv)
+    }
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module not in zeros:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def sample_plainly(network: BiRefNet) -> None:
+    """Leave offsets at zero and modulators at one. A deformable convolution then is a plain one,
+    the same function several times as fast, and the weights still load anywhere.
+    """
+    for module in network.modules():
+        if isinstance(module, DeformableConv):
+            module.forward = module.regular_conv.forward  # type: ignore[method-assign,assignment]
+
+
+def as_input(images: Tensor) -> Tensor:
+    """uint8 [B,H,W,3] to normalised [B,3,H,W]."""
+    mean, deviation = (torch.tensor(x, device=images.device) for x in (MEAN, DEVIATION))
+    return ((images / 255 - mean) / deviation).permute(0, 3, 1, 2).contiguous()
+
+
+def _by_decay(network: nn.Module) -> list[dict[str, object]]:
+    """Weight decay for matrices and kernels, none for biases, norms and position tables."""
+    trained = list(network.named_parameters())
+    bare = [p for name, p in trained if p.ndim < 2 or "bias" in name]
+    rest = [p for name, p in trained if not (p.ndim < 2 or "bias" in name)]
+    return [{"params": rest, "weight_decay": WEIGHT_DECAY}, {"params": bare, "weight_decay": 0.0}]

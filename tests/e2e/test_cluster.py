@@ -1,0 +1,212 @@
+"""Cluster mode: Redis, `bgpipe worker`, `bgpipe submit --detach` and Flower as separate processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from bgpipe.pipeline.connection import connect
+from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.types import Books, JobId, JobState
+
+if TYPE_CHECKING:
+    from .conftest import Bgpipe
+
+NANO = ("--model", "birefnet-nano")
+COLUMNS = "name,state,args,received,runtime,worker"
+SECONDS = 180.0
+ROW = re.compile(r'<tr id="[0-9a-f-]{36}".*?</tr>', re.DOTALL)
+
+
+def until(done: Callable[[], Any]) -> Any:
+    """What `done` returns once that is true."""
+    deadline = time.monotonic() + SECONDS
+    while not (found := done()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+    return found
+
+
+@pytest.fixture
+def environment(redis_url: str) -> dict[str, str]:
+    # One thread: several wait for each other at every step where the cores are shared.
+    return {"BGPIPE_REDIS_URL": redis_url, "BGPIPE_WORKER__CPU_THREADS": "1"}
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=SECONDS)
+
+
+@contextmanager
+def flower(redis_url: str, log: Path) -> Iterator[str]:
+    """The address of a real Flower that hears the cluster's events."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [sys.executable, "-m", "celery", f"--broker={redis_url}", "flower"]
+    host, port = address.split(":")
+    options = [f"--address={host}", f"--port={port}", f"--tasks_columns={COLUMNS}"]
+    with (
+        log.open("w") as file,
+        ended(subprocess.Popen([*command, *options], stderr=file, text=True)),
+    ):
+        yield f"http://{address}"
+
+
+def workers(url: str) -> Any:
+    """The workers that Flower has heard of."""
+    try:
+        with urllib.request.urlopen(f"{url}/workers?json=1", timeout=5) as answer:
+            return json.load(answer)["data"]
+    except OSError:
+        return None
+
+
+class Chromium:
+    """A real browser without a window, its profile in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        program = shutil.which("chromium") or shutil.which("google-chrome")
+        if program is None and os.environ.get("CI") == "true":
+            pytest.fail("no chromium on the PATH")
+        if program is None:
+            pytest.skip("no chromium on the PATH")
+        self._folder = folder
+        self._command = [
+            program,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--window-size=1600,900",
+            f"--user-data-dir={folder / 'chromium'}",
+            "--virtual-time-budget=10000",
+        ]
+
+    def rows(self, url: str) -> dict[str, str]:
+        """The page's table of tasks, once its scripts have filled it: arguments and state."""
+        page = self._run("--dump-dom", url).stdout
+        found = {}
+        for row in ROW.findall(page):
+            cells = [re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<td.*?</td>", row)]
+            name, state, arguments = cells[:3]
+            assert name == "bgpipe.remove_background"
+            found[arguments] = state
+        return found
+
+    def screenshot(self, url: str) -> Path:
+        path = self._folder / "flower.png"
+        self._run(f"--screenshot={path}", url)
+        return path
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self._command, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=True,
+        )
+
+
+def submit(bgpipe: Bgpipe, photos: Path, environment: dict[str, str]) -> JobId:
+    done = bgpipe("submit", photos, *NANO, "--detach", **environment)
+    assert done.returncode == 0, done.stderr
+    return JobId(done.stdout.split()[-1])
+
+
+def closed_books(redis_url: str, job: JobId) -> Books:
+    with connect(redis_url) as client:
+        ledger = Ledger(client)
+        until(lambda: ledger.books(job).state == JobState.FINISHED)
+        return ledger.books(job)
+
+
+def test_flower_lists_every_image_by_its_key_with_how_it_ended(
+    bgpipe: Bgpipe, photos: Path, redis_url: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    browser = Chromium(tmp_path)
+    (photos / "empty.jpg").touch()
+    (photos / "letter.jpg").write_text("no photo")
+    with (
+        flower(redis_url, tmp_path / "flower.log") as url,
+        ended(bgpipe.start("worker", "--device", "cpu", **environment)),
+    ):
+        until(lambda: workers(url))
+        job = submit(bgpipe, photos, environment)
+        books = closed_books(redis_url, job)
+        rows = until(lambda: len(rows := browser.rows(f"{url}/tasks")) == 6 and rows)
+        picture = browser.screenshot(f"{url}/tasks")
+    assert (books.done, books.failed) == (4, 2)
+    states = {arguments.rsplit(", ", 1)[1]: state for arguments, state in rows.items()}
+    assert states == {
+        "'astronaut.png')": "SUCCESS",
+        "'chelsea.png')": "SUCCESS",
+        "'coffee.png')": "SUCCESS",
+        "'empty.jpg')": "FAILURE",
+        "'letter.jpg')": "FAILURE",
+        "'sub folder/rökét 1.jpg')": "SUCCESS",
+    }
+    assert all(arguments.startswith(f"('{job}', ") for arguments in rows)
+    with Image.open(picture) as shot:
+        assert shot.size == (1600, 900)
+
+
+def test_a_worker_killed_in_the_middle_loses_nothing(
+    bgpipe: Bgpipe, photos: Path, redis_url: str, environment: dict[str, str]
+) -> None:
+    for copy in range(4):
+        shutil.copytree(photos / "sub folder", photos / f"copy {copy}")
+        shutil.copy(photos / "coffee.png", photos / f"coffee {copy}.png")
+    # Redelivered soon, which may also happen to what a slow machine still works on.
+    quick = {"BGPIPE_QUEUE__VISIBILITY_TIMEOUT": "5", "BGPIPE_QUEUE__MAX_ATTEMPTS": "20"}
+    with (
+        connect(redis_url) as client,
+        ended(bgpipe.start("worker", "--device", "cpu", **environment, **quick)) as supervisor,
+    ):
+        job = submit(bgpipe, photos, environment)
+        until(lambda: Ledger(client).books(job).done >= 2)
+        (victim,) = children(supervisor.pid)
+        os.kill(victim, signal.SIGKILL)
+        assert Ledger(client).books(job).done < 12
+        books = closed_books(redis_url, job)
+        (successor,) = children(supervisor.pid)
+    assert successor != victim
+    assert (books.total, books.done, books.failed) == (12, 12, 0)
+    out = photos.with_name("photos-cutouts")
+    cutouts = sorted(path for path in out.rglob("*") if path.is_file())
+    assert len(cutouts) == 12
+    for path in cutouts:
+        with Image.open(path) as cutout:
+            cutout.load()
+            assert cutout.mode == "RGBA"
+    assert bgpipe("status", job, **environment).returncode == 0
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
