@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -40,6 +42,50 @@ def test_nothing_new_lies_at_the_top() -> None:
     top = {path.split("/")[0] for path in listed.stdout.splitlines()}
     card = {"pyproject.toml", "README.md", "docker-compose.yml", "tests", "infra", *FOLDERS}
     assert {name for name in top if not name.startswith(".")} <= card
+
+
+def test_the_wheel_built_from_the_sdist_works_from_anywhere(tmp_path: Path) -> None:
+    def run(*command: str | Path, **environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *map(str, command)],
+            cwd=tmp_path,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    # Without --wheel or --sdist, build makes the wheel out of the sdist.
+    run("-m", "build", "--no-isolation", "--outdir", tmp_path, copy_of_the_tree(tmp_path))
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    run("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel)
+    program = (
+        "import bgpipe.workers.process, bgpipe.pipeline.cli, bgpipe.config.settings as settings\n"
+        "from pathlib import Path\n"
+        "from bgpipe.pipeline.registry import resolve\n"
+        "settings.load_settings()\n"
+        "print(resolve('birefnet-nano', cache=Path('cache')).path)\n"
+    )
+    shown = run("-c", program, PYTHONPATH=str(site))
+    assert Path(shown.strip()).is_relative_to(site)
+
+
+def copy_of_the_tree(folder: Path) -> Path:
+    """What git tracks, so that the build leaves nothing behind in the checkout."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    copy = folder / "tree"
+    for name in listed.stdout.split("\0"):
+        if name and (ROOT / name).is_file() and not (ROOT / name).is_symlink():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
+    return copy
 
 
 def imported(code: str) -> set[str]:

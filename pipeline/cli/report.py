@@ -28,7 +28,7 @@ def report(
     with open_session(read_settings()) as session:
         name = session.job(job)
         if not session.ledger.books(name).done:
-            terminal.warn(f"{name} made no cutouts: nothing to show")
+            terminal.warn(f"no contact sheet written: {name} made no cutouts")
             return
         page = out or Path(f"{name}.html")
         page.write_text(_page(session, name, images), encoding="utf-8")
