@@ -17,7 +17,7 @@ def test_without_any_file_the_defaults_hold() -> None:
     settings = load_settings()
     assert settings.embedded
     assert settings.model.name == "auto"
-    assert sorted(settings.presets) == ["balanced", "portraits", "products", "raw"]
+    assert {"balanced", "portraits", "products", "raw"} <= set(settings.presets)
 
 
 def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
@@ -52,12 +52,15 @@ def test_what_the_file_gets_wrong_is_named(tmp_path: Path, text: str, named: str
         load_settings()
 
 
-@pytest.mark.parametrize("variable", ["BGPIPE_SURPRISE", "BGPIPE_WORKER__LANE"])
+@pytest.mark.parametrize(
+    ("variable", "named"),
+    [("BGPIPE_SURPRISE", "BGPIPE_SURPRISE"), ("BGPIPE_WORKER__LANE", "worker.lane")],
+)
 def test_unknown_environment_variables_are_errors(
-    monkeypatch: pytest.MonkeyPatch, variable: str
+    monkeypatch: pytest.MonkeyPatch, variable: str, named: str
 ) -> None:
     monkeypatch.setenv(variable, "1")
-    with pytest.raises(ValueError, match=variable.removeprefix("BGPIPE_").split("__")[-1].lower()):
+    with pytest.raises(ValueError, match=named):
         load_settings()
 
 

@@ -229,15 +229,22 @@ def test_the_contact_sheet_carries_its_pictures(
     assert page.count("data:image/webp;base64,") == 8
     assert "&lt;b&gt;.jpg" in page
     assert "<b>.jpg" not in page
-    assert "http" not in page.replace("https://schema.org", "")
+    assert "://" not in page
 
 
 def test_help_answers_at_once(bgpipe: Bgpipe) -> None:
+    """In processor time, which a busy machine does not stretch as it does the clock's."""
     seconds = []
     for _ in range(5):
-        start = time.monotonic()
+        before = os.times()
         assert bgpipe("--help").returncode == 0
-        seconds.append(time.monotonic() - start)
+        after = os.times()
+        seconds.append(
+            after.children_user
+            + after.children_system
+            - before.children_user
+            - before.children_system
+        )
     assert min(seconds) < 0.5
 
 
