@@ -21,6 +21,8 @@ def jittered(rgb: Pixels, rng: np.random.Generator, strength: float = 1.0) -> Pi
     # Exposure, contrast and saturation are linear in RGB, so they are one 3x3 matrix.
     mix = saturation * np.eye(3) + (1 - saturation) * np.tile(LUMA, (3, 1))
     matrix = contrast * np.diag(balance) @ mix
+    if rng.random() < 0.08 * strength:
+        matrix = matrix[rng.permutation(3)]  # other hues: a red apple becomes a blue one
     offset = np.full((3, 1), (1 - contrast) * 118.0)
     return np.asarray(cv2.transform(rgb, np.hstack([matrix, offset]).astype(np.float32)), np.uint8)
 

@@ -17,6 +17,10 @@ from subjects import a_subject, paste
 
 EMPTY = 0.04  # share of pictures with no subject at all
 WHOLE = 0.4  # share of photos shown (almost) whole
+CLOSEST = 0.35  # the smallest part of a photo, of what fits in it
+FULLEST = 0.8  # share of a picture that subjects may cover: more leaves nothing to tell them from
+ATTEMPTS = 5  # at a scene that is not too full
+TILTED = 0.25  # share of photos that are not held level
 CROWDED = 0.1  # share of compositions that start from a photo with its subject in it
 DISTRACTED = 0.15  # share of backgrounds with something out of focus in them
 
@@ -26,12 +30,15 @@ class Composer:
     library: Library
     size: int
     seed: int = 0
-    photo_share: float = 0.55  # of the samples that are real photos as they are
+    photo_share: float = 0.5  # of the samples that are real photos as they are
 
     def __call__(self, index: int) -> Layer:
         """Sample `index`: rgb uint8 [size,size,3] and alpha uint8 [size,size]."""
         rng = np.random.default_rng((self.seed, index))
-        sample = self._scene(rng)
+        for _ in range(ATTEMPTS):
+            sample = self._scene(rng)
+            if sample.alpha.mean() <= FULLEST * 255:
+                break
         return Layer(photographed(sample.rgb, rng), sample.alpha)
 
     def _scene(self, rng: np.random.Generator) -> Layer:
@@ -72,7 +79,18 @@ def view(photo: Layer, size: int, rng: np.random.Generator) -> Layer:
         rgb, alpha = rgb[:, ::-1], alpha[:, ::-1]
     mode = cv2.INTER_AREA if alpha.size > size * size else cv2.INTER_LINEAR
     square = (cv2.resize(x, (size, size), interpolation=mode) for x in (rgb, alpha))
-    return Layer(*(np.asarray(x, np.uint8) for x in square))
+    shown = Layer(*(np.asarray(x, np.uint8) for x in square))
+    return _tilted(shown, rng.normal(0, 8)) if rng.random() < TILTED else shown
+
+
+def _tilted(layer: Layer, degrees: float) -> Layer:
+    size = layer.alpha.shape[0]
+    matrix = cv2.getRotationMatrix2D((size / 2, size / 2), degrees, 1.05)
+    turned = (
+        cv2.warpAffine(x, matrix, (size, size), borderMode=cv2.BORDER_REFLECT_101)
+        for x in (layer.rgb, layer.alpha)
+    )
+    return Layer(*(np.asarray(x, np.uint8) for x in turned))
 
 
 Box = tuple[slice, slice]
@@ -91,7 +109,7 @@ def _part(photo: Layer, rng: np.random.Generator) -> Box:
     """A box of moderate aspect around a point of the subject's box."""
     height, width = photo.alpha.shape
     aspect = np.exp(rng.uniform(-0.5, 0.5))
-    wide = min(width, height * aspect) * rng.uniform(0.45, 1)
+    wide = min(width, height * aspect) * rng.uniform(CLOSEST, 1)
     tall = wide / aspect
     y, x = _point_in_subject(photo, rng)
     top = _start(y - tall * rng.normal(0.5, 0.15), tall, height)
@@ -104,11 +122,12 @@ def _start(wanted: float, length: float, limit: int) -> int:
 
 
 def _point_in_subject(photo: Layer, rng: np.random.Generator) -> tuple[float, float]:
+    """A point of the subject's box, more often high than low: heads matter more than feet."""
     rows = np.flatnonzero(photo.alpha.max(axis=1) > 127)
     columns = np.flatnonzero(photo.alpha.max(axis=0) > 127)
     if rows.size == 0:
         return photo.alpha.shape[0] / 2, photo.alpha.shape[1] / 2
-    return float(rng.choice(rows)), float(rng.choice(columns))
+    return float(rng.choice(rows, 2).min()), float(rng.choice(columns))
 
 
 def _bare(rgb: Pixels) -> Layer:

@@ -25,8 +25,8 @@ from library import Pixels, photos_below
 from safetensors import safe_open
 
 from bgpipe.pipeline.engine import Engine
-from bgpipe.pipeline.images import model_input
 from bgpipe.pipeline.matting.resize import resized
+from bgpipe.pipeline.model.resize import model_input
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
 
 Predictor = Callable[[Pixels], Floats]

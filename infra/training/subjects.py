@@ -10,6 +10,7 @@ from backgrounds import region
 from camera import Floats, in_unit, jittered
 from library import Layer, Library, Pixels
 
+EXTENT = (0.25, 1.05)  # longer side of a pasted subject, of the picture's
 PORTRAIT = 0.25  # share of subjects that stand on the lower edge and may be cut by it
 OWN_TEXTURE = 0.25  # share of drawn subjects that keep their shape and get a real surface
 
@@ -34,7 +35,7 @@ def textured(rgb: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
 def paste(canvas: Layer, subject: Layer, rng: np.random.Generator) -> Layer:
     """Return `canvas` with `subject` over it at a random place; the alphas unite."""
     size = canvas.alpha.shape[0]
-    subject = _about_as_large(subject, size * rng.uniform(0.3, 1.15))
+    subject = _about_as_large(subject, size * rng.uniform(*EXTENT))
     matrix = placement(subject, size, rng)
     placed = cv2.warpAffine(_premultiplied(subject), matrix, (size, size))  # [S,S,4] in [0,1]
     if rng.random() < 0.3:

@@ -127,6 +127,7 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(
     assert resumed.progress.step == 2
     assert resumed.progress.samples == 8
     assert [resumed.step(*batch) for _ in range(2)] == [unbroken.step(*batch) for _ in range(2)]
+    torch.testing.assert_close(resumed.average, unbroken.average, rtol=0, atol=0)
 
 
 def test_other_settings_begin_a_new_leg_from_the_same_weights(run: Run) -> None:
