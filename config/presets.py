@@ -1,13 +1,15 @@
-"""How a matte is refined: one set of named values, checked wherever it comes from."""
+"""How a matte is refined and a cutout finished: named values, checked wherever they come from."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 Radius = Annotated[float, Field(ge=0, le=64)]
+Place = Literal["middle", "top", "bottom", "left", "right"]
+_SIZE = r"[1-9]\d{0,3}"
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
@@ -18,6 +20,8 @@ class Preset:
         pydantic.ValidationError: a value is out of range.
     """
 
+    guided: bool = False
+    """Follow the picture's edges where it has more pixels than the network's matte."""
     contrast: Annotated[float, Field(ge=0.1, le=4)] = 1.0
     dilate: Radius = 0.0
     erode: Radius = 0.0
@@ -31,3 +35,15 @@ class Preset:
     invert: bool = False
     foreground: bool = True
     """Estimate the subject's own colour where it mixes with the background."""
+    crop: bool = False
+    """Cut to the subject; what is hardly opaque, and specks, do not count."""
+    margin: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """On every side, in percent of the longer side of what is left by `crop`."""
+    canvas: Annotated[str, Field(pattern=rf"^({_SIZE}[x:]{_SIZE})?$")] = ""
+    """`2000x2000`: scaled to fit into so many pixels; `4:5`: extended to this aspect."""
+    place: Place = "middle"
+    """Where on the canvas."""
+    background: Annotated[str, Field(pattern="^(#[0-9a-fA-F]{6}|white|black)?$")] = ""
+    """Colour behind the subject, in sRGB; empty: transparent."""
+    shadow: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Darkness of a soft shadow on the ground below the subject."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from pydantic_settings import (
 )
 
 from bgpipe.config.presets import Preset
+from bgpipe.config.sweeps import Sweep, SweepName
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 PRESETS = Path(__file__).with_name("presets.toml")
@@ -23,6 +25,7 @@ USER_FILE = Path("bgpipe.toml")
 PositiveInt = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -45,6 +48,20 @@ class ImageSettings(Section):
     max_bytes: PositiveInt
 
 
+class ReviewSettings(Section):
+    """Shares are of the picture's area, but for those of the border and of the subject."""
+
+    least_subject: Share
+    most_subject: Share
+    border: Share
+    confidence: Share
+    most_pieces: PositiveInt
+    least_piece: Share
+    filled: Share
+    soft: Share
+    out: str
+
+
 class QueueSettings(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
     high_water: PositiveInt
@@ -53,13 +70,67 @@ class QueueSettings(Section):
     retry_delay: Seconds
 
 
+class DispatchSettings(Section):
+    poll: Seconds
+    lease: Annotated[float, Field(ge=0.5)]
+    keep_days: Seconds
+    sweep_messages: PositiveInt
+
+
 class WorkerSettings(Section):
     lanes: Count
     batch: Count
     batch_wait: Annotated[float, Field(ge=0)]
     cpu_threads: Count
+    memory: Count
     drain_timeout: PositiveInt
     restart_delay: Seconds
+    start_attempts: PositiveInt
+    stuck_limit: PositiveInt
+
+
+class LimitSettings(Section):
+    """Seconds. The first two are the device's, the others are stages of an image."""
+
+    load: Seconds
+    step: Seconds
+    read: Seconds
+    measure: Seconds
+    room: Seconds
+    decode: Seconds
+    resize: Seconds
+    infer: Seconds
+    refine: Seconds
+    encode: Seconds
+    write: Seconds
+
+
+class Addressing(StrEnum):
+    """Where a bucket's name stands in the address of a request."""
+
+    AUTO = "auto"
+    PATH = "path"
+    VIRTUAL = "virtual"
+
+
+class Encryption(StrEnum):
+    """How S3 encrypts what is written; NONE leaves it to the bucket."""
+
+    NONE = ""
+    S3 = "AES256"
+    KMS = "aws:kms"
+
+
+class S3Settings(Section):
+    endpoint_url: str
+    region: str
+    profile: str
+    addressing: Addressing
+    timeout: Seconds
+    encryption: Encryption
+    kms_key: str
+    storage_class: str
+    requester_pays: bool
 
 
 class Settings(BaseSettings):
@@ -74,8 +145,13 @@ class Settings(BaseSettings):
     model: ModelSettings
     refine: RefineSettings
     images: ImageSettings
+    review: ReviewSettings
     queue: QueueSettings
+    dispatch: DispatchSettings
     worker: WorkerSettings
+    limits: LimitSettings
+    s3: S3Settings
+    sweeps: dict[SweepName, Sweep]
     presets: dict[str, Preset]
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from bgpipe.pipeline.errors import RedisUnavailable, UsageError
+from bgpipe.pipeline.errors import LedgerDamaged, RedisUnavailable, UsageError
 
 PATIENCE = 30.0
 """Seconds for which a command is tried again: a restarting server reads its append-only file."""
@@ -34,6 +34,7 @@ class Connection(redis.Redis):
 
     Raises:
         RedisUnavailable: from every command, once the patience is over.
+        LedgerDamaged: a key holds another type of value than the command is for.
 
     """
 
@@ -45,12 +46,17 @@ class Connection(redis.Redis):
 
     def execute_command(self, *args: object, **options: object) -> object:
         command: Callable[..., object] = super().execute_command
-        return patiently(
-            lambda: command(*args, **options),
-            away=(redis.ConnectionError, redis.TimeoutError),
-            address=self.address,
-            patience=self.patience,
-        )
+        try:
+            return patiently(
+                lambda: command(*args, **options),
+                away=(redis.ConnectionError, redis.TimeoutError),
+                address=self.address,
+                patience=self.patience,
+            )
+        except redis.ResponseError as error:
+            if "WRONGTYPE" in str(error):
+                raise _wrong_type(args) from error
+            raise
 
 
 def connect(redis_url: str, patience: float = PATIENCE) -> Connection:
@@ -104,6 +110,16 @@ def patiently(
                     "and lets us in"
                 ) from error
         time.sleep(PAUSE)
+
+
+def _wrong_type(command: Sequence[object]) -> LedgerDamaged:
+    """`command` begins with its name and a key, or is a script with a number of keys."""
+    name = str(command[0]).upper()
+    named = command[3] if name.startswith("EVAL") else command[1]
+    return LedgerDamaged(
+        f"a key of the ledger is of a wrong type: {named} or one below it: find out who wrote it; "
+        "bgpipe jobs --forget JOB removes all keys of a job"
+    )
 
 
 def public_address(redis_url: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -121,6 +122,8 @@ def _start(home: Path, socket: Path) -> None:
 
 def _spawn(home: Path, socket: Path, lock: BinaryIO) -> None:
     """Run the server as a daemon that holds `lock` and outlives us if others use it."""
+    binary = server_binary()
+    _check_version(home, binary)
     options = {
         "port": "0",
         "unixsocket": str(socket),
@@ -136,7 +139,7 @@ def _spawn(home: Path, socket: Path, lock: BinaryIO) -> None:
     }
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     started = subprocess.run(  # noqa: S603  # our own words, no shell
-        [server_binary(), *words],
+        [binary, *words],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -147,6 +150,34 @@ def _spawn(home: Path, socket: Path, lock: BinaryIO) -> None:
     if started.returncode != 0:
         said = started.stdout + started.stderr
         raise RedisUnavailable(f"the embedded Redis server does not start: {said.strip()}")
+
+
+def _check_version(home: Path, binary: str) -> None:
+    """Refuse an older server than the data's: Redis 6 would not see what 7 wrote, and start empty."""
+    record = home / "server.version"
+    found = _version(binary)
+    wrote = record.read_text().strip() if record.exists() else "0.0"
+    if _numbers(found) < _numbers(wrote):
+        raise RedisUnavailable(
+            f"the jobs in {home} were written by version {wrote} of the server, and {binary} is "
+            f"{found}: put {wrote} or later on the PATH, or move that folder away to begin anew"
+        )
+    record.write_text(found + "\n")
+
+
+def _version(binary: str) -> str:
+    """Its first two numbers: `7.0`."""
+    said = subprocess.run(  # noqa: S603  # a server that was found, no shell
+        [binary, "--version"], capture_output=True, text=True, check=False
+    ).stdout
+    number = re.search(r"\bv=(\d+\.\d+)", said)
+    if not number:
+        raise RedisUnavailable(f"not a Redis server: {binary}: it says {said.strip()!r}")
+    return number[1]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split(".") if number.isdecimal())
 
 
 def _stop(home: Path, socket: Path) -> None:

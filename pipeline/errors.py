@@ -5,6 +5,7 @@
     |- NoImages             the source holds nothing to do                       exit 3
     |- Unavailable          something the job cannot start without is away       exit 4
     |  |- RedisUnavailable
+    |  |- LedgerDamaged     ... or holds what is not the ledger's
     |  |- StorageUnavailable
     |  `- ModelUnavailable
     `- ItemError            one image failed; the others go on                   exit 1
@@ -59,6 +60,10 @@ class Unavailable(BgpipeError):
 
 class RedisUnavailable(Unavailable):
     pass
+
+
+class LedgerDamaged(Unavailable):
+    """The books of a job cannot be read; the other jobs go on."""
 
 
 class StorageUnavailable(Unavailable):

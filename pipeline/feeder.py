@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from itertools import islice, takewhile
 
 from celery import Celery
 
@@ -12,18 +11,11 @@ from bgpipe.config.settings import QueueSettings
 from bgpipe.pipeline import keys
 from bgpipe.pipeline.connection import Connection
 from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.queue import depth, publish
-from bgpipe.pipeline.types import Books, Item, JobId, JobState
+from bgpipe.pipeline.queue import depth, publish, waiting
+from bgpipe.pipeline.types import JobId
 
-POLL = 0.5
-"""Seconds between two looks at the books."""
-QUIET_POLLS = 2
-"""Polls in a row that see no message before any counts as lost: while a worker receives one, it is
-in no place that can be seen."""
 BATCH = 1000
 """Messages sent between two marks of the cursor."""
-
-CLOSED = (JobState.FINISHED, JobState.CANCELLED)
 
 
 class Feeder:
@@ -37,64 +29,65 @@ class Feeder:
         self._client = client
         self._settings = settings
 
-    def run(self, job: JobId, on_books: Callable[[Books], None], poll: float = POLL) -> Books:
-        """Feed `job` until its books are closed, and return them.
+    def depth(self) -> int:
+        """How many messages of all jobs are published and not acknowledged."""
+        return depth(self._client, self._settings.name)
 
-        `on_books` gets the accounts at every poll; what it raises ends the feeding.
+    def room(self) -> int:
+        """How many more may be published before the high-water mark is reached."""
+        return max(0, self._settings.high_water - self.depth())
+
+    def step(self, job: JobId, room: int, token: int) -> bool:
+        """Publish from the cursor on what is not settled, at most `room` messages.
+
+        Returns whether all is published.
 
         Raises:
-            RedisUnavailable: the server stays away. The job can be taken up again later.
+            Superseded: somebody leads the job with a newer token than `token`.
 
         """
-        quiet = 0
-        while True:
-            fed = self.step(job)
-            books = self._ledger.books(job)
-            on_books(books)
-            if books.state in CLOSED:
-                return books
-            quiet = 0 if not fed or depth(self._client, self._settings.name) else quiet + 1
-            if quiet >= QUIET_POLLS and quiet * poll >= self._holding_time(job):
-                self.reconcile(job)
-                quiet = 0
-            time.sleep(poll)
+        cursor, size = self._ledger.lead(job, token), self._ledger.size(job)
+        if cursor == size:
+            return True
+        missing = self._ledger.missing(job, cursor)
+        published = 0
+        for batch in _batches(islice(missing, room)):
+            self._publish(job, batch)
+            self._ledger.advance(job, batch[-1] + 1, token)
+            published += len(batch)
+        if published == room:
+            return False
+        self._ledger.advance(job, size, token)
+        return True
 
-    def feed(self, job: JobId, poll: float = POLL) -> None:
-        """Publish all of `job`, waiting wherever the high-water mark is reached."""
-        while not self.step(job):
-            time.sleep(poll)
+    def reconcile(self, job: JobId, *, claimed: bool = False) -> int:
+        """Publish again what is not settled although it was published, and is in no queue.
 
-    def step(self, job: JobId) -> bool:
-        """Publish from the cursor up to the high-water mark; returns whether all is published."""
-        cursor, size = self._ledger.cursor(job), self._ledger.size(job)
-        room = self._settings.high_water - depth(self._client, self._settings.name)
-        stop = min(size, cursor + max(room, 0))
-        for start in range(cursor, stop, BATCH):
-            end = min(start + BATCH, stop)
-            self._publish(job, list(self._ledger.items(job, start, end)))
-            self._ledger.advance(job, end)
-        return stop >= size
-
-    def reconcile(self, job: JobId) -> int:
-        """Publish what is not settled again, up to the high-water mark; returns how many."""
-        missing = islice(self._ledger.missing(job), self._settings.high_water)
+        What a worker that lives has claimed is left to it, unless `claimed`. Returns how many were
+        published; the high-water mark holds here too.
+        """
+        elsewhere = waiting(self._client, self._settings.name, job)
+        if not claimed:
+            elsewhere |= self._held(job)
+        cursor = self._ledger.cursor(job)
+        published = takewhile(lambda index: index < cursor, self._ledger.missing(job))
+        lost = (index for index in published if index not in elsewhere)
         count = 0
-        for batch in _batches(missing):
-            self._publish(job, [self._ledger.item(job, index) for index in batch])
+        for batch in _batches(islice(lost, self.room())):
+            self._publish(job, batch)
             count += len(batch)
         return count
 
-    def _publish(self, job: JobId, items: Sequence[Item]) -> None:
-        publish(self._app, job, items, self._settings.name)
+    def _publish(self, job: JobId, indices: Iterable[int]) -> None:
+        publish(self._app, job, self._ledger.pick(job, indices), self._settings.name)
 
-    def _holding_time(self, job: JobId) -> float:
-        """Seconds for which a worker may go on with an image whose message is gone.
-
-        None unless a worker that lives has claimed one: then as long as it may hold any.
-        """
-        heartbeats = {keys.of_worker(worker) for worker in self._ledger.claims(job).values()}
-        alive = bool(heartbeats) and bool(self._client.exists(*heartbeats))
-        return float(self._settings.visibility_timeout) if alive else 0.0
+    def _held(self, job: JobId) -> set[int]:
+        """The items that workers with a heartbeat have claimed."""
+        claims = self._ledger.claims(job)
+        alive = {
+            worker for worker in set(claims.values()) if self._client.exists(keys.of_worker(worker))
+        }
+        return {index for index, worker in claims.items() if worker in alive}
 
 
 def _batches(indices: Iterator[int]) -> Iterator[list[int]]:

@@ -7,7 +7,7 @@ The queue's own key is the queue's name (config/defaults.toml), and kombu keeps 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.types import JobId
@@ -18,6 +18,13 @@ JOBS = PREFIX + "jobs"
 UNACKED = PREFIX + "unacked"
 """Hash of kombu: messages delivered and not acknowledged."""
 
+HEAD = PREFIX + "job:"
+"""What the keys of every job begin with."""
+FENCE = PREFIX + "fence"
+"""Counter: the last fencing token that was given out."""
+DISPATCH = "dispatch"
+"""The lease of whoever leads a cluster's dispatchers."""
+
 JOB_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -26,7 +33,9 @@ class JobKeys:
     """The keys of one job. Bits and hash fields are indices of its manifest."""
 
     head: str
-    """Hash: what was asked for, state, times and counters."""
+    """Hash: what was asked for, state, times, counters and the fencing token that wrote last."""
+    named: str
+    """String: the packed keys that the submitter named, until they are listed."""
     manifest: str
     """Hash: block number -> packed items."""
     claimed: str
@@ -41,6 +50,14 @@ class JobKeys:
     """Hash: index -> claims after the first. Images that needed more than one only."""
     errors: str
     """Hash: index -> code and detail. Failed images only."""
+    flags: str
+    """Hash: index -> a bit for each flag of the cutout. Flagged images only."""
+    seals: str
+    """String: eight bytes for each cutout that was made, at the place of its index."""
+
+    def all(self) -> tuple[str, ...]:
+        """Every key, the head first."""
+        return astuple(self)
 
 
 def of_job(job: JobId) -> JobKeys:
@@ -54,9 +71,10 @@ def of_job(job: JobId) -> JobKeys:
         raise UsageError(
             f"not a job's name: {job!r}: use up to 64 letters, digits, dots, dashes and underscores"
         )
-    head = f"{PREFIX}job:{job}"
+    head = f"{HEAD}{job}"
     return JobKeys(
         head=head,
+        named=f"{head}:named",
         manifest=f"{head}:manifest",
         claimed=f"{head}:claimed",
         done=f"{head}:done",
@@ -64,7 +82,29 @@ def of_job(job: JobId) -> JobKeys:
         running=f"{head}:running",
         repeats=f"{head}:repeats",
         errors=f"{head}:errors",
+        flags=f"{head}:flags",
+        seals=f"{head}:seals",
     )
+
+
+def of_lease(name: str) -> str:
+    """Hash with a time to live: who holds the lease of this name, and its fencing token."""
+    return f"{PREFIX}lease:{name}"
+
+
+def lease_of_job(job: JobId) -> str:
+    """The name of the lease of whoever leads `job`."""
+    return f"job:{job}"
+
+
+def of_place(digest: str) -> str:
+    """String: the last job that read and wrote there."""
+    return f"{PREFIX}place:{digest}"
+
+
+def of_sweep(name: str) -> str:
+    """Hash: what was last done for the sweep of this name."""
+    return f"{PREFIX}sweep:{name}"
 
 
 def of_worker(name: str) -> str:

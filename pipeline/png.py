@@ -1,7 +1,8 @@
-"""RGBA pixels as a PNG, many times faster than zlib makes one, and the text that a PNG carries.
+"""Pixels as a PNG, many times faster than zlib makes one, and the text that a PNG carries.
 
-Every row gets the Sub filter, one subtraction in numpy, and ISA-L deflates at its fastest level.
-On cutouts that is within a few per cent of the size of a file whose filters were chosen row by row.
+All rows get one filter, a subtraction in numpy, and ISA-L deflates at its fastest level. On photos
+Up, which subtracts the row above, is mostly the better filter and now and then Sub, the pixel to
+the left: some rows are tried. Sizes against filters chosen row by row: infra/docs/performance.md.
 Format: Portable Network Graphics, third edition (W3C 2025), chapters 5, 9 and 11.
 """
 
@@ -17,31 +18,52 @@ from isal import isal_zlib
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from bgpipe.pipeline.types import Pixels
+    import numpy.typing as npt
+
+    Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    """Grey [H, W], RGB [H, W, 3] or RGBA [H, W, 4]."""
+    Rows = npt.NDArray[np.uint8]
+    """[H, bytes of a row]."""
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LONGEST_SIDE = 2**31 - 1
 
 _END = b"\0\0\0\0IEND\xaeB`\x82"
-_SUB = 1
+_SUB, _UP = 1, 2
+_COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
+_TRIAL_STRIPS = 8
+_TRIAL_SHARE = 32  # of the rows, one in this many
+_HEADER_BYTES = len(SIGNATURE) + 25
 _STRIP_BYTES = 1 << 20  # filtered and deflated while it is in the cache
 _INCH = 0.0254
 
 
 def encode(
-    rgba: Pixels,
+    samples: Samples,
     *,
     text: Mapping[str, str],
     icc: bytes | None = None,
     dpi: tuple[float, float] | None = None,
 ) -> bytes:
-    """The pixels [H, W, 4] as an 8-bit RGBA PNG, its text right behind the header.
+    """The samples as a PNG of their depth, its text right behind the header.
 
     Raises:
-        ValueError: a keyword or text cannot be written, or the pixels have another shape.
+        ValueError: a keyword or text cannot be written, or the samples have another shape.
 
     """
-    return b"".join(_parts(rgba, text, icc, dpi))
+    return b"".join(_parts(samples, text, icc, dpi))
+
+
+def annotated(
+    data: bytes,
+    *,
+    text: Mapping[str, str],
+    icc: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> bytes:
+    """A PNG that another encoder wrote, with the text right behind its header."""
+    head, rest = data[:_HEADER_BYTES], data[_HEADER_BYTES:]
+    return b"".join((head, *_annotations(text, icc, dpi), rest))
 
 
 def read_text(start: bytes) -> dict[str, str]:
@@ -65,26 +87,33 @@ def is_complete(end: bytes) -> bool:
 
 
 def _parts(
-    rgba: Pixels, text: Mapping[str, str], icc: bytes | None, dpi: tuple[float, float] | None
+    samples: Samples, text: Mapping[str, str], icc: bytes | None, dpi: tuple[float, float] | None
 ) -> Iterator[bytes]:
     yield SIGNATURE
-    yield _chunk(b"IHDR", _header(rgba))
+    yield _chunk(b"IHDR", _header(samples))
+    yield from _annotations(text, icc, dpi)
+    for data in _deflated(samples):
+        yield _chunk(b"IDAT", data)
+    yield _END
+
+
+def _annotations(
+    text: Mapping[str, str], icc: bytes | None, dpi: tuple[float, float] | None
+) -> Iterator[bytes]:
     for keyword, value in text.items():
         yield _text_chunk(keyword, value)
     if icc:
         yield _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
     if dpi:
         yield _chunk(b"pHYs", struct.pack(">IIB", *map(_per_metre, dpi), 1))
-    for data in _deflated(rgba):
-        yield _chunk(b"IDAT", data)
-    yield _END
 
 
-def _header(rgba: Pixels) -> bytes:
-    height, width, channels = rgba.shape
-    if channels != 4 or not 0 < height <= LONGEST_SIDE or not 0 < width <= LONGEST_SIDE:
-        raise ValueError(f"not the shape of an RGBA image: {rgba.shape}")
-    return struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+def _header(samples: Samples) -> bytes:
+    height, width, *channels = (*samples.shape, 1)[:3]
+    kind = _COLOUR_TYPES.get(channels[0]) if samples.ndim in (2, 3) else None
+    if kind is None or not 0 < height <= LONGEST_SIDE or not 0 < width <= LONGEST_SIDE:
+        raise ValueError(f"not the shape of an image: {samples.shape}")
+    return struct.pack(">IIBBBBB", width, height, 8 * samples.itemsize, kind, 0, 0, 0)
 
 
 def _text_chunk(keyword: str, value: str) -> bytes:
@@ -103,26 +132,52 @@ def _per_metre(dpi: float) -> int:
     return min(max(round(dpi / _INCH), 1), LONGEST_SIDE)
 
 
-def _deflated(rgba: Pixels) -> Iterator[bytes]:
+def _deflated(samples: Samples) -> Iterator[bytes]:
     """One zlib stream over the filtered rows, cut where strips end."""
-    height, width, _ = rgba.shape
-    rows = max(1, _STRIP_BYTES // (4 * width))
+    height, width = samples.shape[:2]
+    pixel = samples.itemsize * (samples.shape[2] if samples.ndim == 3 else 1)
+    count = max(1, _STRIP_BYTES // (pixel * width))
+    kind = _better_filter(samples, pixel)
     deflate = isal_zlib.compressobj(level=1)
-    for top in range(0, height, rows):
-        if data := deflate.compress(_filtered(rgba[top : top + rows])):
+    for top in range(0, height, count):
+        if data := deflate.compress(_strip(samples, top, count, pixel, kind)):
             yield data
     yield deflate.flush()
 
 
-def _filtered(strip: Pixels) -> Pixels:
-    """[h, 1 + 4W]: each row's filter type, then each byte less the one a pixel to its left."""
-    height, width, _ = strip.shape
-    rows = strip.reshape(height, 4 * width)
-    filtered = np.empty((height, 1 + 4 * width), np.uint8)
-    filtered[:, 0] = _SUB
-    filtered[:, 1:5] = rows[:, :4]
-    np.subtract(rows[:, 4:], rows[:, :-4], out=filtered[:, 5:])
+def _better_filter(samples: Samples, pixel: int) -> int:
+    """The filter that makes some strips of the image smaller."""
+    height = len(samples)
+    count = -(-height // (_TRIAL_SHARE * _TRIAL_STRIPS))
+    tops = np.linspace(0, height - count, min(_TRIAL_STRIPS, height), dtype=int)
+
+    def size(kind: int) -> int:
+        strips = (_strip(samples, top, count, pixel, kind).tobytes() for top in tops)
+        return len(isal_zlib.compress(b"".join(strips), 1))
+
+    return min((_UP, _SUB), key=size)
+
+
+def _strip(samples: Samples, top: int, count: int, pixel: int, kind: int) -> Rows:
+    """Rows [count, 1 + bytes] from `top` on, each behind its filter's number."""
+    rows = _bytes(samples[top : top + count])
+    height, length = rows.shape
+    filtered = np.empty((height, 1 + length), np.uint8)
+    filtered[:, 0] = kind
+    if kind == _SUB:
+        filtered[:, 1 : 1 + pixel] = rows[:, :pixel]
+        np.subtract(rows[:, pixel:], rows[:, :-pixel], out=filtered[:, 1 + pixel :])
+    else:
+        above = _bytes(samples[top - 1 : top]) if top else np.zeros((1, length), np.uint8)
+        np.subtract(rows[:1], above, out=filtered[:1, 1:])
+        np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
     return filtered
+
+
+def _bytes(rows: Samples) -> Rows:
+    """The rows as they are stored: 16-bit samples with their high byte first."""
+    stored = np.ascontiguousarray(rows, ">u2" if rows.itemsize == 2 else np.uint8)
+    return stored.view(np.uint8).reshape(len(rows), -1)
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:

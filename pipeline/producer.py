@@ -2,79 +2,109 @@
 
 from __future__ import annotations
 
-import json
 import os.path
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import count
 
-from bgpipe.pipeline import png
-from bgpipe.pipeline.errors import ItemError, NoImages, UsageError
+from bgpipe.pipeline.catalog import Catalog, CatalogWriter, Row
+from bgpipe.pipeline.docket import NO_TOKEN
+from bgpipe.pipeline.errors import NoImages
 from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.manifest import BLOCK
+from bgpipe.pipeline.naming import Collision, Template, plan_by_template
+from bgpipe.pipeline.plan import Misplaced, plan
+from bgpipe.pipeline.seals import Seals
 from bgpipe.pipeline.storage import Store
-from bgpipe.pipeline.types import Books, Entry, Item, Job, Recipe
-
-BATCH = 1000
-"""Cutouts looked at before the next ones are taken from the plan."""
-THREADS = 8
-"""Looks at once: a store answers slowly and willingly."""
-HEAD = 4096
-"""Bytes at a cutout's start that hold its text."""
-TAIL = 12
-"""Bytes at a PNG's end that say that it is whole."""
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """An image, its cutout's place, and whether the cutout there is up to date."""
-
-    entry: Entry
-    target: str
-    current: bool
+from bgpipe.pipeline.storage.base import is_image_name
+from bgpipe.pipeline.survey import Planned, compare, look_at_each
+from bgpipe.pipeline.types import Books, Entry, Item, Job
 
 
 def open_job(
-    ledger: Ledger, job: Job, entries: Iterable[Entry], source: Store, target: Store, *, force: bool
+    ledger: Ledger,
+    job: Job,
+    source: Store,
+    target: Store,
+    *,
+    named: Sequence[str] = (),
+    token: int = NO_TOKEN,
 ) -> Books:
-    """Write what there is to do for `job` into the ledger, and start it.
+    """Open `job`, write what there is to do into its books, and start it.
 
-    `entries` is what `source` lists, or some of it; `force` redoes what is up to date.
+    `named`: the keys behind `job.named`, in the order of their UTF-8 bytes. `token`: of the lease
+    of the job.
 
     Raises:
-        NoImages: nothing is left of `entries` once `job` has chosen.
-        UsageError: cutouts would be written among their sources, or the job exists.
+        UsageError: as of `Ledger.open`.
+        NoImages, Misplaced, Superseded: as of `list_job`.
 
     """
-    batches = survey(job, entries, source, target, force=force)
-    ledger.open(job)
-    index = count()
-    skipped = 0
-    for batch in batches:
-        items = [
-            Item(next(index), planned.entry.key, planned.target, planned.entry.identity)
-            for planned in batch
-            if not planned.current
-        ]
-        skipped += len(batch) - len(items)
-        ledger.add(job.id, items)
-        ledger.skip(job.id, skipped)
-    ledger.start(job.id)
+    ledger.open(job, named)
+    list_job(ledger, job, source, target, token)
     return ledger.books(job.id)
 
 
+def list_job(ledger: Ledger, job: Job, source: Store, target: Store, token: int) -> None:
+    """List an open job from the beginning, and start it; `token` is of the job's lease.
+
+    Raises:
+        NoImages: nothing is left of the source once `job` has chosen. The job is forgotten.
+        Misplaced: cutouts would be written among their sources. The job is forgotten.
+        Collision: two cutouts would have one name. The job is forgotten.
+        Superseded: another command has taken the job over.
+
+    """
+    try:
+        _list(ledger, job, source, target, token)
+    except (NoImages, Misplaced, Collision):
+        ledger.cancel(job.id)
+        ledger.forget(job.id)
+        raise
+
+
+def named_entries(source: Store, named: Iterable[str]) -> Iterator[Entry]:
+    """What is named and not there is an item that fails, not one that vanishes."""
+    return (source.head(key) or Entry(key, 0, "") for key in named)
+
+
+def open_catalog(job: Job, target: Store, seals: Seals) -> Catalog | None:
+    """The target's catalog, where one is kept: where a look at each cutout would cost a request.
+
+    Keys that were named are looked at one by one: they may be few, and have many others beside
+    them. So are targets whose order or whose names a listing does not follow.
+    """
+    listed = is_image_name(f"a{job.recipe.output.suffix}") and not job.naming
+    return (
+        Catalog(target, job.source, seals) if target.distant and listed and not job.named else None
+    )
+
+
 def survey(
-    job: Job, entries: Iterable[Entry], source: Store, target: Store, *, force: bool
-) -> Iterator[list[Planned]]:
-    """What `job` would do, in batches; nothing is written. Arguments and errors as in `open_job`."""
+    job: Job,
+    entries: Iterable[Entry],
+    source: Store,
+    target: Store,
+    catalog: Catalog | None = None,
+) -> Iterator[list[Planned | Row]]:
+    """What `job` would do, in batches; nothing is written, and little is held.
+
+    With a catalog there are rows too, of cutouts that no source asks for any more.
+
+    Raises:
+        NoImages: there is nothing in `entries`.
+        UsageError: a cutout would be written among the sources.
+
+    """
+    _refuse_target(source, target)
     chosen = select(_apart(entries, source, target), job.include, job.exclude)
-    planned = list(plan(chosen))
-    if not planned:
+    planned = _refuse_sources(source, target, _placed(chosen, job))
+    empty = True
+    for batch in _looked_at(planned, target, job, catalog):
+        empty = empty and all(isinstance(found, Row) for found in batch)
+        yield batch
+    if empty:
         raise NoImages(f"no images: {source.location}: check the path, --include and --exclude")
-    _refuse_sources(source, target, planned)
-    return _batches(planned, target, job.recipe, force=force)
 
 
 def select(
@@ -91,71 +121,99 @@ def select(
             yield entry
 
 
-def plan(entries: Iterable[Entry]) -> Iterator[tuple[Entry, str]]:
-    """Each entry with its target's key; no two have the same one.
+class Clerk:
+    """Writes what a survey finds into a job's books, and into the target's catalog if one is kept."""
 
-    `.png` takes the place of the suffix. Where that makes two sources meet, or one meet such a full
-    name, it is put after the suffix.
-    """
-    chosen = list(entries)
-    targets = {entry.key: _short(entry.key) for entry in chosen}
-    clashing = list(targets)
-    while clashing:
-        sharing = Counter(targets.values())
-        clashing = [
-            key for key, target in targets.items() if sharing[target] > 1 and target != _full(key)
-        ]
-        targets.update((key, _full(key)) for key in clashing)
-    return ((entry, targets[entry.key]) for entry in chosen)
+    def __init__(self, ledger: Ledger, job: Job, token: int, catalog: CatalogWriter | None) -> None:
+        self._ledger = ledger
+        self._job = job
+        self._token = token
+        self._catalog = catalog
+        self._index = count()
+        self._skipped = 0
+        self._items: list[Item] = []
+
+    def write(self, batch: Iterable[Planned | Row]) -> None:
+        for found in batch:
+            row = found if isinstance(found, Row) else self._enter(found)
+            if self._catalog:
+                self._catalog.add(row)
+        self._ledger.skip(self._job.id, self._skipped, self._token)
+        while len(self._items) >= BLOCK:
+            self._ledger.add(self._job.id, self._items[:BLOCK], self._token)
+            del self._items[:BLOCK]
+
+    def close(self) -> None:
+        self._ledger.add(self._job.id, self._items, self._token)
+        if self._catalog:
+            self._catalog.close()
+
+    def _enter(self, found: Planned) -> Row:
+        """Count what is up to date, note what is to do; returns the cutout's row."""
+        entry, index = found.entry, -1
+        if found.current:
+            self._skipped += 1
+        else:
+            index = next(self._index)
+            self._items.append(Item(index, entry.key, found.target, entry.identity))
+        recipe = self._job.recipe.hash
+        return Row(found.target, found.made, entry.key, entry.identity, recipe, index)
 
 
-def is_current(target: Store, key: str, recipe: Recipe, identity: str) -> bool:
-    """Whether a whole cutout by `recipe`, of the source with this `identity`, lies at `key`."""
-    try:
-        text = png.read_text(target.read_range(key, 0, HEAD))
-        return (
-            text.get("bgpipe:source") == identity
-            and _recipe_hash(text.get("bgpipe:recipe", "")) == recipe.hash
-            and png.is_complete(target.read_range(key, -TAIL, TAIL))
+def _list(ledger: Ledger, job: Job, source: Store, target: Store, token: int) -> None:
+    ledger.relist(job.id, token)
+    entries = named_entries(source, ledger.named(job.id)) if job.named else source.list()
+    catalog = open_catalog(job, target, ledger.seals)
+    successor = catalog.successor(job) if catalog else None
+    if successor:
+        successor.begin()
+    clerk = Clerk(ledger, job, token, successor)
+    for batch in survey(job, entries, source, target, catalog):
+        clerk.write(batch)
+    clerk.close()
+    ledger.start(job.id, token)
+
+
+def _placed(entries: Iterable[Entry], job: Job) -> Iterator[tuple[Entry, str]]:
+    recipe = job.recipe
+    if not job.naming:
+        return plan(entries, recipe.output.suffix)
+    template = Template(job.naming, recipe.output.suffix, recipe.model)
+    return plan_by_template(entries, template)
+
+
+def _looked_at(
+    planned: Iterator[tuple[Entry, str]], target: Store, job: Job, catalog: Catalog | None
+) -> Iterator[list[Planned | Row]]:
+    if catalog is None:
+        return (list(batch) for batch in look_at_each(planned, target, job))
+    return compare(planned, target, job, catalog)
+
+
+def _refuse_target(source: Store, target: Store) -> None:
+    if _place_below(source.location, target.location) == "":
+        raise Misplaced(
+            f"cutouts cannot be written among their sources: {target.location}: choose another --out"
         )
-    except ItemError:
-        # What cannot be read is done again; if it cannot be written either, that is reported.
-        return False
-
-
-def _batches(
-    planned: Sequence[tuple[Entry, str]], target: Store, recipe: Recipe, *, force: bool
-) -> Iterator[list[Planned]]:
-    def look(pair: tuple[Entry, str]) -> Planned:
-        entry, key = pair
-        current = not force and is_current(target, key, recipe, entry.identity)
-        return Planned(entry, key, current)
-
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:
-        for start in range(0, len(planned), BATCH):
-            yield list(pool.map(look, planned[start : start + BATCH]))
 
 
 def _apart(entries: Iterable[Entry], source: Store, target: Store) -> Iterator[Entry]:
     """The source's entries without those that lie in the target."""
     own = _place_below(source.location, target.location)
-    if own == "":
-        raise UsageError(
-            f"cutouts cannot be written among their sources: {target.location}: choose another --out"
-        )
     return (entry for entry in entries if own is None or not entry.key.startswith(own))
 
 
-def _refuse_sources(source: Store, target: Store, planned: Iterable[tuple[Entry, str]]) -> None:
+def _refuse_sources(
+    source: Store, target: Store, planned: Iterator[tuple[Entry, str]]
+) -> Iterator[tuple[Entry, str]]:
     """See that nothing is written into a source folder that lies in the target."""
     place = _place_below(target.location, source.location)
-    if place is None:
-        return
     for entry, key in planned:
-        if key.startswith(place):
-            raise UsageError(
+        if place is not None and key.startswith(place):
+            raise Misplaced(
                 f"the cutout would be written among the sources: {entry.key}: choose another --out"
             )
+        yield entry, key
 
 
 def _place_below(folder: str, location: str) -> str | None:
@@ -169,24 +227,6 @@ def _place_below(folder: str, location: str) -> str | None:
     return inner.removeprefix(prefix).rstrip("/") + "/" if inner.startswith(prefix) else None
 
 
-def _recipe_hash(text: str) -> str | None:
-    try:
-        recipe = json.loads(text)
-    except ValueError:
-        return None
-    return recipe.get("hash") if isinstance(recipe, dict) else None
-
-
 def _matches(key: str, patterns: Iterable[str]) -> bool:
     name = key.rpartition("/")[2]
     return any(fnmatchcase(key, pattern) or fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _short(key: str) -> str:
-    folder, slash, name = key.rpartition("/")
-    stem, _, suffix = name.rpartition(".")
-    return f"{folder}{slash}{stem or suffix}.png"
-
-
-def _full(key: str) -> str:
-    return f"{key}.png"

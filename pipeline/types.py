@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, NewType
 
-from bgpipe.config.presets import Preset as Preset  # part of every recipe
+from bgpipe.config.output import Output as Output  # part of every recipe
+from bgpipe.config.presets import Preset as Preset  # and this
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
 
     Pixels = npt.NDArray[np.uint8]
     """uint8 [H, W, C], RGB or RGBA."""
+    Deep = npt.NDArray[np.uint16]
+    """uint16 [H, W, 3], RGB."""
     Plane = npt.NDArray[np.float32]
     """float32 [H, W] in [0, 1]."""
 
 JobId = NewType("JobId", str)
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised whenever the code gives other pixels for the same recipe."""
 
 
@@ -73,14 +76,14 @@ class Recipe:
     size: tuple[int, int]
     """Height and width of the model's input."""
     preset: Preset
-    format: str = "png"
+    output: Output = field(default_factory=Output)
     version: int = RECIPE_VERSION
 
     @property
     def hash(self) -> str:
         """16 hexadecimal digits, equal for recipes that give equal pixels."""
         values = asdict(self)
-        del values["model"]
+        del values["model"], values["output"]["backdrop"]  # their content counts
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -101,6 +104,24 @@ class Job:
     created: float
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    force: bool = False
+    """Redo what is up to date."""
+    named: str = ""
+    """The digest of the keys that the submitter named; empty: all that the source lists."""
+    naming: str = ""
+    """The template of the targets' keys; empty: the sources' own names."""
+    sweep: str = ""
+    """The sweep that this is a run of; it waits for jobs that people submitted."""
+
+    @property
+    def place(self) -> str:
+        """64 hexadecimal digits, equal for jobs that read the same and write to the same place."""
+        parts = (self.source, self.out, self.include, self.exclude, self.named)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def same_as(self, other: Job) -> bool:
+        """Whether both ask for the same, by whatever name."""
+        return replace(self, id=other.id, created=other.created) == other
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +134,19 @@ class Item:
     identity: str
 
 
+class Flag(StrEnum):
+    """Why a person should look at a cutout that is done."""
+
+    NO_SUBJECT = "no-subject"
+    NEARLY_FULL = "nearly-full"
+    TOUCHES_BORDER = "touches-border"
+    LOW_CONFIDENCE = "low-confidence"
+    MANY_PIECES = "many-pieces"
+    FILLED_HOLE = "filled-hole"
+    SOFT_EVERYWHERE = "soft-everywhere"
+    MORE_FRAMES = "more-frames"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How an item ended."""
@@ -120,10 +154,11 @@ class Outcome:
     index: int
     code: Code | None = None
     detail: str = ""
+    flags: tuple[Flag, ...] = ()
 
     @classmethod
-    def done(cls, index: int) -> Outcome:
-        return cls(index)
+    def done(cls, index: int, flags: tuple[Flag, ...] = ()) -> Outcome:
+        return cls(index, flags=flags)
 
     @classmethod
     def failed(cls, index: int, error: ItemError) -> Outcome:
@@ -168,16 +203,23 @@ class Books:
     out: str
     model: str
     errors: dict[str, int] = field(default_factory=dict)
+    flags: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """A decoded source, upright. `alpha` is the source's own, if it had one."""
+    """A decoded source, upright.
+
+    `alpha` is the source's own, if it had one; `deep` is the RGB with all of its 16 bits, if it has
+    them and they were asked for; `frames` counts the pictures of the file, of which this is the first.
+    """
 
     rgb: Pixels
     alpha: npt.NDArray[np.uint8] | None = None
     icc: bytes | None = None
     dpi: tuple[float, float] | None = None
+    deep: Deep | None = None
+    frames: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

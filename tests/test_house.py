@@ -74,9 +74,13 @@ def test_the_wheel_built_from_the_sdist_works_from_anywhere(tmp_path: Path) -> N
 
 
 def copy_of_the_tree(folder: Path) -> Path:
-    """What git tracks, so that the build leaves nothing behind in the checkout."""
+    """What git does not ignore, so that the build leaves nothing behind in the checkout."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if listed.returncode:
         pytest.skip("not a git checkout")

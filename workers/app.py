@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from typing import Any
+
 from celery import Celery, signals
+from celery.apps.worker import Worker
+from celery.exceptions import CPendingDeprecationWarning
 
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.queue import make_app
-from bgpipe.workers.pool import LANES_SETTING, LanePool
+from bgpipe.workers.leaving import obey_signals
+from bgpipe.workers.pool import LANES_SETTING, LanePool, Lanes
 
 
-def worker_app(settings: Settings, lanes: int) -> Celery:
+class LaneWorker(Worker):  # type: ignore[misc]  # Celery has no types
+    """Celery's worker, but with our answers to signals. `on_ready` is called once it takes messages."""
+
+    def __init__(self, *, on_ready: Callable[[], None], **options: Any) -> None:  # noqa: ANN401
+        self._on_ready = on_ready
+        super().__init__(**options)
+
+    def install_platform_tweaks(self, worker: Worker) -> None:
+        """Celery would ignore a second TERM, and give up what is in flight at a QUIT."""
+        del worker
+        obey_signals()
+
+    def on_consumer_ready(self, consumer: object) -> None:
+        super().on_consumer_ready(consumer)
+        self._on_ready()
+
+
+def worker_app(settings: Settings, lanes: Lanes) -> Celery:
     """The queue's app, set up for a pool of `lanes`."""
     app = make_app(settings, settings.redis_url)
     app.conf[LANES_SETTING] = lanes
     # With a concurrency of 1 this is the number of messages held: one batch of lanes in flight,
     # another at hand.
-    app.conf.worker_prefetch_multiplier = 2 * lanes
+    app.conf.worker_prefetch_multiplier = 2 * lanes.count
     return app
 
 
-def serve(app: Celery, name: str) -> int:
-    """Take messages until told to stop by a signal; return the exit code."""
+def serve(app: Celery, name: str, on_ready: Callable[[], None]) -> int:
+    """Take messages until told to stop; return the exit code."""
     signals.setup_logging.connect(_keep_logging)
-    worker = app.Worker(
+    # At each loss of the connection Celery announces another default for what we have set.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+    worker = LaneWorker(
+        app=app,
+        on_ready=on_ready,
         hostname=name,
         pool_cls=LanePool,
         concurrency=1,

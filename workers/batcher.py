@@ -1,24 +1,35 @@
 """The one thread that owns the device.
 
 Lanes hand in a model input each and wait. The device thread takes up to a micro-batch of them that
-want the same model, runs it, and gives every lane its matte.
+want the same model, runs it, and gives every lane its matte. A second thread watches the first: a
+step that does not end means that the device is lost to this process.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
+from bgpipe.config.settings import LimitSettings
+from bgpipe.pipeline.errors import Code, DeviceLost
 from bgpipe.pipeline.types import Matte, Recipe
+from bgpipe.workers.leaving import Leaving
+from bgpipe.workers.watchdog import place_of
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
+
+LOOK = 0.5
+"""Seconds between two looks at the device thread."""
+CLOSING = 2.0
+"""Seconds for which a step that nobody waits for any more may go on."""
 
 log = logging.getLogger(__name__)
 
@@ -44,31 +55,57 @@ class Request:
         return self.recipe.weights, self.recipe.size
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the device thread is at until `deadline` (of time.monotonic) at most.
+
+    `suspects` are the requests that may be to blame if it does not come to its end.
+    """
+
+    name: str
+    limit: float
+    deadline: float
+    suspects: Sequence[Request]
+
+
 class Batcher:
     """Serves lanes from one device thread, which lives from `__enter__` to `__exit__`.
 
     `batch` images at most go through the engine at once; a batch that is not full waits `wait`
-    seconds for company. `on_lost` is called, in the device thread, when that thread ends by itself:
+    seconds for company. `on_lost` is called when the device thread ends by itself or gets stuck:
     the device is lost to this process.
     """
 
     def __init__(
-        self, make_engine: EngineMaker, *, batch: int, wait: float, on_lost: Callable[[], None]
+        self,
+        make_engine: EngineMaker,
+        limits: LimitSettings,
+        *,
+        batch: int,
+        wait: float,
+        on_lost: Callable[[], None],
     ) -> None:
         self._make_engine = make_engine
+        self._limits = limits
         self._batch = batch
         self._wait = wait
         self._on_lost = on_lost
         self._changed = threading.Condition()
         self._waiting: list[Request] = []
+        self._serving: list[Request] = []
+        self._step: Step | None = None
         self._closed = False
         self._ended = False
         self._engine: Engine | None = None
         self._model: tuple[str, tuple[int, int]] | None = None
+        self.steps = 0
+        """Forward passes that came to their end."""
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="device-watch", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
+        self._watcher.start()
         return self
 
     def __exit__(
@@ -79,8 +116,9 @@ class Batcher:
     ) -> None:
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        self._thread.join(CLOSING)
+        self._end(DeviceLost(Code.DEVICE, "the worker leaves in the middle of a step"))
 
     @property
     def model(self) -> str:
@@ -91,7 +129,8 @@ class Batcher:
         """Wait for the matte of `pixels`, an image of the size that the recipe's model takes.
 
         Raises:
-            TransientError: the device thread has ended.
+            DeviceLost: the device was lost while it worked on this image.
+            Leaving: it was lost before it began with this image.
 
         Whatever the engine raises for this image is raised here.
 
@@ -99,29 +138,38 @@ class Batcher:
         request = Request(recipe, pixels)
         with self._changed:
             if self._ended:
-                raise _ended()
+                raise _not_begun()
             self._waiting.append(request)
-            self._changed.notify()
+            self._changed.notify_all()
         return request.matte.result()
 
     def _run(self) -> None:
-        batch: list[Request] = []
+        lost = DeviceLost(Code.DEVICE, "the device thread has ended")
         try:
-            while batch := self._next_batch():
-                self._serve(batch)
+            while self._next_batch():
+                self._serve(self._serving)
+        except DeviceLost as error:
+            lost = error
         finally:
-            self._end(batch)
+            self._end(lost)
 
-    def _next_batch(self) -> list[Request]:
-        """Wait for requests, and a little for company; empty once closed."""
+    def _watch(self) -> None:
+        while self._thread.is_alive() and not self._ended:
+            self._thread.join(LOOK)
+            step = self._step
+            if step and time.monotonic() > step.deadline:
+                self._end(_overdue(step, place_of(self._thread)))
+
+    def _next_batch(self) -> bool:
+        """Wait for requests, and a little for company; False once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
-            if self._closed:
-                return []
+            if self._closed or self._ended:
+                return False
             self._changed.wait_for(self._is_full, timeout=self._wait)
-            batch = self._first_of_a_kind()
-            self._waiting = [request for request in self._waiting if request not in batch]
-            return batch
+            self._serving = self._first_of_a_kind()
+            self._waiting = [one for one in self._waiting if one not in self._serving]
+            return True
 
     def _is_full(self) -> bool:
         return self._closed or len(self._first_of_a_kind()) == self._batch
@@ -134,7 +182,8 @@ class Batcher:
         """Answer every request, with a matte or with what went wrong."""
         try:
             engine = self._engine_for(batch[0])
-            mattes = engine.infer([request.pixels for request in batch])
+            with self._stepping("step", self._limits.step, batch):
+                mattes = engine.infer([request.pixels for request in batch])
         except DeviceLost:
             raise
         except Exception as error:  # raised again in the lanes
@@ -143,8 +192,10 @@ class Batcher:
             else:
                 self._serve_one_by_one(batch, error)
         else:
+            self.steps += 1
             for request, matte in zip(batch, mattes, strict=True):
-                request.matte.set_result(matte)
+                with suppress(InvalidStateError):  # the device came back after it was given up
+                    request.matte.set_result(matte)
 
     def _serve_one_by_one(self, batch: list[Request], error: Exception) -> None:
         """Run a batch that failed image by image, so that a poisonous one fails alone."""
@@ -159,25 +210,54 @@ class Batcher:
             self._engine = None  # frees its memory before the next one takes as much
             fields = {"model": request.recipe.model, "weights": request.recipe.weights[:12]}
             log.info("loading model", extra={"fields": fields})
-            self._engine = self._make_engine(request.recipe)
+            with self._stepping("load", self._limits.load, ()):
+                self._engine = self._make_engine(request.recipe)
             self._model = request.model
         return self._engine
 
-    def _end(self, unserved: list[Request]) -> None:
-        """Refuse what waits and whatever comes later, so that no lane hangs."""
+    @contextmanager
+    def _stepping(self, name: str, limit: float, suspects: Sequence[Request]) -> Iterator[None]:
+        """Be watched. After DeviceLost the step stays, for those who ask who is to blame."""
+        self._step = Step(name, limit, time.monotonic() + limit, suspects)
+        try:
+            yield
+        except DeviceLost:
+            raise
+        except Exception:
+            self._step = None
+            raise
+        self._step = None
+
+    def _end(self, lost: DeviceLost) -> None:
+        """Answer everybody, also who comes later, so that no lane hangs."""
         with self._changed:
+            if self._ended:
+                return
             self._ended = True
             left, self._waiting = self._waiting, []
-        _fail([*unserved, *left], _ended())
+            suspects = self._step.suspects if self._step else ()
         if not self._closed:
+            fields = {"error": str(lost), "in_step": len(suspects), "waiting": len(left)}
+            log.critical("device lost, the worker leaves", extra={"fields": fields})
             self._on_lost()
+        _fail(suspects, lost)
+        _fail([*self._serving, *left], _not_begun())
 
 
-def _fail(batch: Sequence[Request], error: Exception) -> None:
-    for request in batch:
-        if not request.matte.done():
+def _fail(requests: Sequence[Request], error: Exception) -> None:
+    """Answer those of `requests` that have no answer yet."""
+    for request in requests:
+        with suppress(InvalidStateError):
             request.matte.set_exception(error)
 
 
-def _ended() -> TransientError:
-    return TransientError(Code.DEVICE, "the device thread has ended; its worker is leaving")
+def _not_begun() -> Leaving:
+    return Leaving("the device is gone before it began with the image; the worker leaves")
+
+
+def _overdue(step: Step, place: str) -> DeviceLost:
+    return DeviceLost(
+        Code.TIMEOUT,
+        f"the device's {step.name} did not end within {step.limit:g} s: it is at {place}; check the "
+        f"device, or raise limits.{step.name}",
+    )

@@ -7,14 +7,17 @@ from collections.abc import Callable
 
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.errors import BgpipeError, UsageError
-from bgpipe.workers.log import log_to_stderr
+from bgpipe.pipeline.log import log_to_stderr
 
 log = logging.getLogger(__name__)
 
 
-def exit_code_of(work: Callable[[], int]) -> int:
-    """What `work` returns; an error of ours becomes its event and its exit code."""
-    log_to_stderr()
+def exit_code_of(work: Callable[[], int], worker: str = "") -> int:
+    """What `work` returns; an error of ours becomes its event and its exit code.
+
+    `worker` is on every line of the log: those of a machine share one.
+    """
+    log_to_stderr({"worker": worker} if worker else {})
     try:
         return work()
     except BgpipeError as error:

@@ -1,13 +1,13 @@
-"""The heartbeat: what a worker is and when it last finished an image, for `bgpipe doctor`."""
+"""The heartbeat of a worker, which proves progress and not only life."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from bgpipe.pipeline import keys
 from bgpipe.pipeline.connection import Connection
@@ -18,24 +18,27 @@ PERIOD = 5.0
 LIFE = 20
 """Seconds after the last beat for which a worker counts as alive."""
 
+Vitals = Mapping[str, str | int | float]
+
 log = logging.getLogger(__name__)
+
+
+def is_alive(client: Connection, worker: str) -> bool:
+    """Whether the worker that claims under this name lives, or died less than `LIFE` seconds ago."""
+    return bool(client.exists(keys.of_worker(worker)))
 
 
 class Heartbeat:
     """Writes a hash with a time to live from a thread, from `__enter__` to `__exit__`.
 
-    Its fields: device, lanes, model (what the engine slot holds), images (done since the start),
-    progress (Unix time of the last one, 0 before it) and beat (Unix time).
+    Its fields: images (done since the start), progress (Unix time of the last one, 0 before it),
+    beat (Unix time), and what `vitals` returns.
     """
 
-    def __init__(
-        self, client: Connection, name: str, device: str, lanes: int, model: Callable[[], str]
-    ) -> None:
+    def __init__(self, client: Connection, worker: str, vitals: Callable[[], Vitals]) -> None:
         self._client = client
-        self._key = keys.of_worker(name)
-        self._device = device
-        self._lanes = lanes
-        self._model = model
+        self._key = keys.of_worker(worker)
+        self._vitals = vitals
         self._lock = threading.Lock()
         self._images = 0
         self._progress = 0.0
@@ -43,6 +46,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
+        self._try(self._beat)  # whoever claims is known to live
         self._thread.start()
         return self
 
@@ -62,10 +66,8 @@ class Heartbeat:
             self._progress = time.time()
 
     def _run(self) -> None:
-        waiting = False
-        while not waiting:
+        while not self._stopped.wait(PERIOD):
             self._try(self._beat)
-            waiting = self._stopped.wait(PERIOD)
         self._try(self._forget)
 
     def _try(self, write: Callable[[], None]) -> None:
@@ -77,18 +79,9 @@ class Heartbeat:
 
     def _beat(self) -> None:
         with self._lock:
-            images, progress = self._images, self._progress
-        self._client.hset(
-            self._key,
-            mapping={
-                "device": self._device,
-                "lanes": self._lanes,
-                "model": self._model(),
-                "images": images,
-                "progress": progress,
-                "beat": time.time(),
-            },
-        )
+            done = {"images": self._images, "progress": self._progress}
+        fields: dict[Any, Any] = {**self._vitals(), **done, "beat": time.time()}
+        self._client.hset(self._key, mapping=fields)
         self._client.expire(self._key, LIFE)
 
     def _forget(self) -> None:

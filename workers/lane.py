@@ -2,59 +2,61 @@
 
 The order of effects is the argument for correctness. The attempt is counted before any work, so
 that an image which kills its worker is found out. The target is written before the ledger is told,
-and atomically: whatever dies in between only makes the image be done again, to the same bytes.
+and atomically: whatever dies in between only makes the image be done again, to the same bytes. The
+lane alone talks to the ledger; the stages are another thread's, which may get stuck (watchdog.py).
 """
 
 from __future__ import annotations
 
 import logging
 import random
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import (
+    BgpipeError,
     Code,
+    DeviceLost,
     ItemError,
     PermanentError,
-    RedisUnavailable,
     TransientError,
     UsageError,
 )
-from bgpipe.pipeline.images import Limits, decode, encode_png, model_input
 from bgpipe.pipeline.ledger import Claim, Ledger
-from bgpipe.pipeline.matting import cut_out
-from bgpipe.pipeline.storage import Store, open_store
-from bgpipe.pipeline.types import Cutout, Item, Job, JobId, Matte, Outcome, Picture, Recipe
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.types import Pixels
+from bgpipe.pipeline.storage import Store, Stores
+from bgpipe.pipeline.types import Flag, Item, Job, JobId, Outcome
+from bgpipe.workers.custody import Custody, Elsewhere, Hold
+from bgpipe.workers.leaving import Leaving
+from bgpipe.workers.stopwatch import Stopwatch
+from bgpipe.workers.studio import Studio
+from bgpipe.workers.watchdog import Watchdog
 
 # A worker meets few jobs at a time, each with a source and a target.
-JOBS_KEPT = 16
 STORES_KEPT = 32
+ELSEWHERE = 2
+"""An image that is in other hands is looked after as late as one that failed so often."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Codec:
-    """How files become pictures and cutouts files; a benchmark hands in others."""
-
-    decode: Callable[[bytes, Limits], Picture] = decode
-    encode: Callable[[Cutout, Picture, Mapping[str, str]], bytes] = encode_png
 
 
 @dataclass(frozen=True, slots=True)
 class Again:
     """The item is to be tried again in `delay` seconds."""
 
-    error: TransientError
+    error: BgpipeError
     delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """The item is another worker's now: this one leaves."""
+
+    error: BgpipeError
+
+
+End = Outcome | Again | Back | None
 
 
 class Lane:
@@ -63,92 +65,112 @@ class Lane:
     def __init__(
         self,
         ledger: Ledger,
-        infer: Callable[[Recipe, Pixels], Matte],
+        custody: Custody,
+        watchdog: Watchdog,
+        studio: Studio,
         settings: Settings,
-        worker: str,
-        codec: Codec,
+        stores: Stores,
         image_done: Callable[[], None],
     ) -> None:
-        """`infer` waits for the device; `worker` is the name that claims are made under.
-
-        `image_done` hears of every image that has ended.
-        """
+        """`image_done` hears of every image that has ended."""
         self._ledger = ledger
-        self._infer = infer
+        self._custody = custody
+        self._watchdog = watchdog
+        self._studio = studio
         self._queue = settings.queue
-        self._limits = Limits(**settings.images.model_dump())
-        self._worker = worker
-        self._codec = codec
+        self._limits = settings.limits.model_dump()
+        self._max_bytes = settings.images.max_bytes
+        self._review_out = settings.review.out
         self._image_done = image_done
-        self._job: Callable[[JobId], Job] = lru_cache(JOBS_KEPT)(ledger.job)
-        self._store: Callable[[str], Store] = lru_cache(STORES_KEPT)(open_store)
+        self._store: Callable[[str], Store] = lru_cache(STORES_KEPT)(stores.open)
 
-    def run(self, job_id: JobId, index: int, source: str) -> Outcome | Again | None:
+    def run(self, job: JobId, index: int, source: str) -> End:
         """Do one image, or return None where there is nothing to do any more.
 
         Raises:
             UsageError: the ledger knows no such job, or another source at `index`.
+            LedgerDamaged: it cannot be read.
             RedisUnavailable: the ledger cannot be told; the image may be done again.
 
         """
-        job = self._job(job_id)
-        claim = self._ledger.claim(job_id, index, self._worker)
-        if claim is None:
-            return None
-        if claim.item.source != source:
-            self._ledger.release(job_id, index)
-            raise UsageError(f"image {index} of job {job_id} is another one: {claim.item.source}")
-        if claim.attempt > self._queue.max_attempts:
-            lost = PermanentError(Code.WORKER_LOST, "its worker died each time it was in flight")
-            return self._after(lost, job, claim)
-        return self._attempt(job, claim)
-
-    def _attempt(self, job: Job, claim: Claim) -> Outcome | Again:
-        watch = Stopwatch()
         try:
-            self._make(job, claim.item, watch)
+            with self._custody.take(job, index) as hold:
+                return self._do(hold, source) if hold else None
+        except Elsewhere as error:
+            return Again(error, self._delay(ELSEWHERE))
+
+    def _do(self, hold: Hold, source: str) -> End:
+        claim = hold.claim
+        if claim.item.source != source:
+            self._ledger.give_back(claim.job.id, claim.item.index)
+            raise UsageError(
+                f"image {claim.item.index} of job {claim.job.id} is another one: "
+                f"{claim.item.source}"
+            )
+        if hold.killer and claim.attempt > self._queue.max_attempts:
+            return self._after(_lost(claim), claim)
+        if hold.alone:
+            log.warning("image runs alone: its worker died", extra={"fields": _names(claim)})
+        return self._attempt(hold)
+
+    def _attempt(self, hold: Hold) -> End:
+        claim, watch = hold.claim, Stopwatch(self._limits)
+        try:
+            made = self._watchdog.run(
+                claim.item.source, watch, lambda: self._make(claim.job, claim.item, watch)
+            )
+        except Leaving as error:
+            self._ledger.give_back(claim.job.id, claim.item.index)
+            return _back(error, claim)
+        except DeviceLost as error:
+            return self._after_loss(error, hold)
         except ItemError as error:
-            return self._after(error, job, claim)
-        except RedisUnavailable:
-            raise
+            return self._after(error, claim)
+        except BgpipeError as error:  # a store that this worker cannot open, say
+            return self._after(TransientError(Code.INTERNAL, str(error)), claim)
         except Exception as error:
-            log.exception("unexpected error", extra={"fields": _names(job, claim.item)})
-            return self._after(TransientError(Code.INTERNAL, repr(error)), job, claim)
-        outcome = self._settle(job, Outcome.done(claim.item.index))
-        log.info("image done", extra={"fields": _names(job, claim.item) | watch.fields()})
+            log.exception("unexpected error", extra={"fields": _names(claim)})
+            return self._after(TransientError(Code.INTERNAL, repr(error)), claim)
+        identity, flags = made
+        self._ledger.seals.leave(claim.job.id, claim.item.index, identity)
+        outcome = self._settle(claim, Outcome.done(claim.item.index, flags))
+        log.info("image done", extra={"fields": _names(claim) | watch.fields()})
         return outcome
 
-    def _make(self, job: Job, item: Item, watch: Stopwatch) -> None:
-        """Write the item's cutout."""
+    def _make(self, job: Job, item: Item, watch: Stopwatch) -> tuple[str, tuple[Flag, ...]]:
+        """Write the item's cutout; returns its identity and its flags."""
         recipe = job.recipe
         with watch("read"):
-            data = self._store(job.source).read(item.source, self._limits.max_bytes)
-        with watch("decode"):
-            picture = self._codec.decode(data, self._limits)
-        with watch("resize"):
-            pixels = model_input(picture.rgb, recipe.size)
-        with watch("infer"):
-            matte = self._infer(recipe, pixels)
-        with watch("refine"):
-            cutout = cut_out(picture, matte, recipe.preset)
-        with watch("encode"):
-            text = {"bgpipe:recipe": recipe.text, "bgpipe:source": item.identity}
-            png = self._codec.encode(cutout, picture, text)
+            data = self._store(job.source).read(item.source, self._max_bytes)
+        text = {"bgpipe:recipe": recipe.text, "bgpipe:source": item.identity}
+        made = self._studio.make(data, recipe, text, watch)
         with watch("write"):
-            self._store(job.out).write(item.target, png)
+            notes = {"bgpipe-recipe": recipe.hash, "bgpipe-source": item.identity}
+            identity = self._store(job.out).write(item.target, made.file, notes)
+            if made.flags and self._review_out:
+                self._store(self._review_out).write(f"{job.id}/{item.target}", made.file, notes)
+        return identity, made.flags
 
-    def _after(self, error: ItemError, job: Job, claim: Claim) -> Outcome | Again:
+    def _after(self, error: ItemError, claim: Claim) -> Outcome | Again:
         """Give the item back for another attempt, or up."""
-        fields = _names(job, claim.item) | {"attempt": claim.attempt, "error": str(error)}
+        fields = _names(claim) | {"attempt": claim.attempt, "error": str(error)}
         if isinstance(error, TransientError) and claim.attempt < self._queue.max_attempts:
             log.warning("image will be tried again", extra={"fields": fields})
-            self._ledger.release(job.id, claim.item.index)
+            self._ledger.release(claim.job.id, claim.item.index)
             return Again(error, self._delay(claim.attempt))
         log.warning("image failed", extra={"fields": fields})
-        return self._settle(job, Outcome.failed(claim.item.index, error))
+        return self._settle(claim, Outcome.failed(claim.item.index, error))
 
-    def _settle(self, job: Job, outcome: Outcome) -> Outcome:
-        self._ledger.settle(job.id, outcome)
+    def _after_loss(self, error: DeviceLost, hold: Hold) -> Outcome | Back:
+        """Leave the claim as it is, so that the next one runs alone; or give a culprit up."""
+        claim = hold.claim
+        if hold.alone and claim.attempt >= self._queue.max_attempts:
+            log.warning("image failed", extra={"fields": _names(claim) | {"error": str(error)}})
+            return self._settle(claim, Outcome.failed(claim.item.index, error))
+        return _back(error, claim)
+
+    def _settle(self, claim: Claim, outcome: Outcome) -> Outcome:
+        self._ledger.settle(claim.job.id, outcome)
         self._image_done()
         return outcome
 
@@ -161,24 +183,18 @@ class Lane:
         return min(delay, self._queue.visibility_timeout / 2)
 
 
-class Stopwatch:
-    """Seconds since it was made, and those of each stage."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._stages: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._stages[stage] = time.perf_counter() - start
-
-    def fields(self) -> dict[str, float]:
-        return {"seconds": time.perf_counter() - self._start} | self._stages
+def _lost(claim: Claim) -> PermanentError:
+    return PermanentError(
+        Code.WORKER_LOST,
+        f"its worker died each time it was in flight, in the end alone: {claim.attempt - 1} attempts",
+    )
 
 
-def _names(job: Job, item: Item) -> dict[str, object]:
-    return {"job": job.id, "index": item.index, "source": item.source}
+def _back(error: BgpipeError, claim: Claim) -> Back:
+    fields = _names(claim) | {"reason": str(error)}
+    log.warning("image given back", extra={"fields": fields})
+    return Back(error)
+
+
+def _names(claim: Claim) -> dict[str, object]:
+    return {"job": claim.job.id, "index": claim.item.index, "source": claim.item.source}

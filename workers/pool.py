@@ -8,15 +8,28 @@ device's work: these steps release the interpreter's lock.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any
 
 from celery.concurrency.thread import ApplyResult, TaskPool
 
 LANES_SETTING = "bgpipe_lanes"
-"""Key of the worker app's configuration: how many lanes its pool has."""
+"""Key of the worker app's configuration: the Lanes of its pool."""
+GIVING_BACK = 2.0
+"""Seconds for telling the ledger of what is given back."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """How many there are, the seconds they may take to drain, and what makes them stop then."""
+
+    count: int
+    drain: float
+    give_up: Callable[[], None]
 
 
 class LanePool(TaskPool):  # type: ignore[misc]  # Celery has no types
@@ -28,8 +41,8 @@ class LanePool(TaskPool):  # type: ignore[misc]  # Celery has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # Celery's own signature
         super().__init__(*args, **kwargs)
-        self.lanes: int = self.app.conf[LANES_SETTING]
-        self.executor = ThreadPoolExecutor(self.lanes, thread_name_prefix="lane")
+        self._lanes: Lanes = self.app.conf[LANES_SETTING]
+        self.executor = ThreadPoolExecutor(self._lanes.count, thread_name_prefix="lane")
         self._in_flight: set[Future[Any]] = set()
 
     def on_apply(self, *args: Any, **kwargs: Any) -> ApplyResult:  # noqa: ANN401
@@ -39,17 +52,18 @@ class LanePool(TaskPool):  # type: ignore[misc]  # Celery has no types
         return result
 
     def on_stop(self) -> None:
-        """Let the lanes finish, for as long as a worker may drain.
+        """Let the lanes finish, for as long as a worker may drain; then they give back.
 
-        What has not begun, or does not finish in time, is given back to the queue when the worker
-        closes its channel: none of it has been acknowledged.
+        What has not begun goes back to the queue when the worker closes its channel: it has not
+        been acknowledged.
         """
         self.executor.shutdown(wait=False, cancel_futures=True)
-        limit: float = self.app.conf.worker_soft_shutdown_timeout
-        left = wait(set(self._in_flight), timeout=limit).not_done
-        if left:
-            log.warning("images given back", extra={"fields": {"images": len(left)}})
+        fields = {"images": len(self._in_flight), "limit": self._lanes.drain}
+        log.info("draining", extra={"fields": fields})
+        if wait(set(self._in_flight), self._lanes.drain).not_done:
+            self._lanes.give_up()
+            wait(set(self._in_flight), GIVING_BACK)
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = super()._get_info()
-        return info | {"lanes": self.lanes, "in-flight": len(self._in_flight)}
+        return info | {"lanes": self._lanes.count, "in-flight": len(self._in_flight)}

@@ -9,25 +9,36 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
+import secrets
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 import cv2
 
 from bgpipe.config.settings import Settings, WorkerSettings
 from bgpipe.pipeline.connection import connect
+from bgpipe.pipeline.holders import Holders
+from bgpipe.pipeline.images import Limits
 from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.storage import Stores
 from bgpipe.workers.app import serve, worker_app
 from bgpipe.workers.batcher import Batcher, EngineMaker
+from bgpipe.workers.custody import Custody
 from bgpipe.workers.devices import CPU
 from bgpipe.workers.engines import cores, engine_maker
 from bgpipe.workers.entry import exit_code_of, worker_settings
-from bgpipe.workers.health import Heartbeat
-from bgpipe.workers.lane import Codec, Lane
+from bgpipe.workers.grounds import Grounds
+from bgpipe.workers.health import Heartbeat, Vitals, is_alive
+from bgpipe.workers.lane import Lane
+from bgpipe.workers.leaving import RESTART, end, leave
+from bgpipe.workers.memory import Memory, half_of_the_machine
+from bgpipe.workers.pool import Lanes
+from bgpipe.workers.studio import Codec, Studio
 from bgpipe.workers.tasks import add_task
-from bgpipe.workers.tether import GRACE, at_end_of
+from bgpipe.workers.tether import GRACE, READY, at_end_of
+from bgpipe.workers.watchdog import Watchdog
 
 GPU_LANES = 24
 SPARE_LANES = 2
@@ -60,7 +71,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bgpipe.workers.process", description=__doc__)
     parser.add_argument("--name", required=True, help="unique in the cluster, like gpu0@host")
     name: str = parser.parse_args().name
-    return exit_code_of(lambda: _start(name))
+    return exit_code_of(lambda: _start(name), name)
 
 
 def work(settings: Settings, node: Node, parts: Parts) -> int:
@@ -71,24 +82,47 @@ def work(settings: Settings, node: Node, parts: Parts) -> int:
 
     """
     cv2.setNumThreads(1)  # the lanes are the parallelism
-    app = worker_app(settings, node.lanes)
     with (
         connect(settings.redis_url) as client,
         Batcher(
             parts.make_engine,
+            settings.limits,
             batch=node.batch,
             wait=settings.worker.batch_wait,
-            on_lost=_leave,
+            on_lost=_be_replaced,
         ) as batcher,
-        Heartbeat(client, node.name, node.device, node.lanes, lambda: batcher.model) as heart,
     ):
-        lane = Lane(
-            Ledger(client), batcher.infer, settings, node.name, parts.codec, heart.image_done
-        )
-        add_task(app, lane, settings.queue.retry_delay)
-        at_end_of(sys.stdin.fileno(), lambda: _leave_soon(settings.worker.drain_timeout + GRACE))
-        log.info("worker starts", extra={"fields": {"name": node.name, "lanes": node.lanes}})
-        return serve(app, node.name)
+        # A process of its own name: what its predecessor had in hand is not in its hands.
+        worker = f"{node.name}/{secrets.token_hex(3)}"
+        ledger = Ledger(client)
+        custody = Custody(ledger, Holders(client), worker, partial(is_alive, client))
+        watchdog = Watchdog(settings.worker.stuck_limit, _be_replaced)
+        with Heartbeat(client, worker, partial(_vitals, node, batcher, custody)) as heart:
+            stores = Stores(settings.s3, connections=node.lanes)
+            lane = Lane(
+                ledger,
+                custody,
+                watchdog,
+                _studio(settings, parts, batcher, stores),
+                settings,
+                stores,
+                heart.image_done,
+            )
+            drain = settings.worker.drain_timeout
+            app = worker_app(settings, Lanes(node.lanes, drain, watchdog.give_up))
+            add_task(app, lane, settings.queue.retry_delay)
+            at_end_of(sys.stdin.fileno(), lambda: _leave_soon(drain + GRACE))
+            log.info("worker starts", extra={"fields": {"claims_as": worker, "lanes": node.lanes}})
+            code = serve(app, node.name, announce)
+            log.info("worker ends", extra={"fields": {"code": code}})
+            return code
+
+
+def announce() -> None:
+    """Tell the supervisor, which reads our stdout, that we take messages."""
+    log.info("worker is ready")
+    os.write(sys.stdout.fileno(), READY)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads on
 
 
 def node(name: str, device: str, settings: WorkerSettings) -> Node:
@@ -106,17 +140,38 @@ def _start(name: str) -> int:
     return work(settings, this, Parts(engine_maker(settings, device, this.batch)))
 
 
-def _leave() -> None:
+def _studio(settings: Settings, parts: Parts, batcher: Batcher, stores: Stores) -> Studio:
+    limits = Limits(**settings.images.model_dump())
+    memory = Memory(settings.worker.memory or half_of_the_machine())
+    return Studio(
+        batcher.infer, limits, settings.review, parts.codec, Grounds(stores.open, limits), memory
+    )
+
+
+def _vitals(node: Node, batcher: Batcher, custody: Custody) -> Vitals:
+    """What the heartbeat tells: `oldest` is the age in seconds of the oldest image in flight."""
+    ages = custody.ages()
+    return {
+        "device": node.device,
+        "lanes": node.lanes,
+        "model": batcher.model,
+        "steps": batcher.steps,
+        "in_flight": len(ages),
+        "oldest": max(ages, default=0.0),
+    }
+
+
+def _be_replaced() -> None:
     """Shut down warmly: the supervisor starts another process."""
-    os.kill(os.getpid(), signal.SIGTERM)
+    leave(RESTART)
 
 
 def _leave_soon(limit: float) -> None:
     """Shut down warmly, or after `limit` seconds at once: nobody is left to end this process."""
-    _leave()
+    leave()
     time.sleep(limit)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import select
 import signal
 import socket
 import subprocess
@@ -17,12 +18,13 @@ from types import FrameType
 from typing import Protocol
 
 from bgpipe.config.settings import WorkerSettings
-from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.errors import RedisUnavailable, Unavailable, UsageError
 from bgpipe.workers.devices import Device
-from bgpipe.workers.tether import GRACE
+from bgpipe.workers.tether import GRACE, READY
 
 POLL = 0.2
 """Seconds between two looks at the processes."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 LONGEST_DELAY = 60.0
 """Seconds before a restart at most; a process that lived this long starts from the first delay."""
 
@@ -51,7 +53,7 @@ class DeviceWorker:
             [sys.executable, "-m", "bgpipe.workers.process", "--name", self.name],
             env=os.environ | self.device.environment,
             stdin=subprocess.PIPE,
-            stdout=sys.stderr,  # results go to stdout, and a worker has none
+            stdout=subprocess.PIPE,  # for READY
             start_new_session=True,  # Ctrl-C is the supervisor's, which lets the worker drain
         )
 
@@ -83,25 +85,41 @@ class Post:
         self._process: subprocess.Popen[bytes] | None = None
         self._due = time.monotonic()
         self._started = self._due
+        self._ready = False
+        self.failed_starts = 0
+        """Processes in a row that ended before they were ready."""
 
     def fill(self) -> None:
         """Start a process if there is none and its time has come."""
         if self._process is None and time.monotonic() >= self._due:
             self._started = time.monotonic()
+            self._ready = False
             self._process = self.worker.start()
 
     def look(self) -> int | None:
         """The exit code of a process that has ended since the last look; plans its successor."""
-        if self._process is None or self._process.poll() is None:
+        if self._process is None:
+            return None
+        ended = self._process.poll() is not None
+        self._ready = self._ready or _says_ready(self._process)
+        if not ended:
             return None
         code = self._clear(self._process)
+        self._count(code)
         if time.monotonic() - self._started >= LONGEST_DELAY:
             self._delay = self._first_delay
         self._due = time.monotonic() + self._delay
-        fields = {"name": self.worker.name, "code": code, "restart_in": self._delay}
-        log.error("worker died", extra={"fields": fields})
+        fields = {"name": self.worker.name, "end": _told(code), "restart_in": self._delay}
+        log.error("worker ended", extra={"fields": fields})
         self._delay = min(2 * self._delay, LONGEST_DELAY)
         return code
+
+    def _count(self, code: int) -> None:
+        """Redis away is no reason to give up: it was there when the supervisor started."""
+        if self._ready:
+            self.failed_starts = 0
+        elif code != RedisUnavailable.exit_code:
+            self.failed_starts += 1
 
     def tell(self, number: signal.Signals) -> None:
         """Send a signal to the process, if there is one."""
@@ -131,6 +149,7 @@ class Supervisor:
 
     def __init__(self, workers: Sequence[Worker], settings: WorkerSettings) -> None:
         self._posts = [Post(worker, settings.restart_delay) for worker in workers]
+        self._start_attempts = settings.start_attempts
         self._drain_limit = settings.drain_timeout + GRACE
         # Plain flags: a signal handler must not take the lock of an Event.
         self._stopping = False
@@ -140,9 +159,10 @@ class Supervisor:
     def run(self) -> int:
         """Keep every post filled until told to stop, then drain.
 
-        Returns the exit code: 0, or that of a worker which cannot start as it is configured.
+        Returns the exit code: 0, that of a worker which cannot start as it is configured, or
+        Unavailable's if one ends again and again before it is ready.
         """
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in SIGNALS:
             signal.signal(number, self._on_signal)
         code = self._watch()
         self._drain()
@@ -165,6 +185,13 @@ class Supervisor:
                 if code == UsageError.exit_code:  # another start would only repeat it
                     log.critical("worker cannot start: see its message above")
                     return code
+                if post.failed_starts >= self._start_attempts:
+                    fields = {"name": post.worker.name, "attempts": post.failed_starts}
+                    log.critical(
+                        "worker ends before it is ready, giving up: see its messages above",
+                        extra={"fields": fields},
+                    )
+                    return Unavailable.exit_code
                 post.fill()
             time.sleep(POLL)
         return 0
@@ -181,3 +208,15 @@ class Supervisor:
         for post in self._posts:
             post.tell(signal.SIGKILL)
             post.has_ended(GRACE)
+
+
+def _says_ready(process: subprocess.Popen[bytes]) -> bool:
+    if process.stdout is None:
+        return False
+    said, _, _ = select.select([process.stdout], [], [], 0)
+    return bool(said) and READY in os.read(process.stdout.fileno(), 4096)
+
+
+def _told(code: int) -> str:
+    """How a process ended, for people."""
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

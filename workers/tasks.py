@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from celery import Celery, Task
+import logging
 
-from bgpipe.pipeline.errors import BgpipeError, PermanentError, RedisUnavailable, UsageError
+from celery import Celery, Task
+from celery.exceptions import Reject
+
+from bgpipe.pipeline.errors import (
+    BgpipeError,
+    LedgerDamaged,
+    PermanentError,
+    RedisUnavailable,
+    UsageError,
+)
 from bgpipe.pipeline.queue import TASK
 from bgpipe.pipeline.types import JobId
-from bgpipe.workers.lane import Again, Lane
+from bgpipe.workers.lane import Again, Back, End, Lane
+
+log = logging.getLogger(__name__)
 
 
 def add_task(app: Celery, lane: Lane, retry_delay: float) -> None:
@@ -16,17 +27,30 @@ def add_task(app: Celery, lane: Lane, retry_delay: float) -> None:
     `retry_delay`: seconds before a message is tried again whose image the ledger was not there for.
     """
 
-    def remove_background(task: Task, job: object, index: object, source_key: object) -> None:
-        if not (isinstance(job, str) and isinstance(index, int) and isinstance(source_key, str)):
-            raise UsageError(f"malformed message: {job!r}, {index!r}, {source_key!r}")
+    def remove_background(task: Task, *message: object, **options: object) -> None:
         try:
-            end = lane.run(JobId(job), index, source_key)
+            end = _run(lane, *message, **options)
         except RedisUnavailable as error:
             raise task.retry(exc=error, countdown=retry_delay) from error
+        except (LedgerDamaged, UsageError) as error:
+            # Not tried again: the books know what is missing, and it is published anew.
+            log.error("message dropped", extra={"fields": {"error": str(error)}})  # noqa: TRY400
+            raise
         if isinstance(end, Again):
             raise task.retry(exc=end.error, countdown=end.delay)
+        if isinstance(end, Back):
+            raise Reject(end.error, requeue=True)
         if end is not None and end.code is not None:
             raise PermanentError(end.code, end.detail)  # settled: Flower is to show a failure
 
     # The ledger counts attempts, not Celery; our own errors are told without a traceback.
     app.task(name=TASK, bind=True, max_retries=None, throws=(BgpipeError,))(remove_background)
+
+
+def _run(lane: Lane, *message: object, **options: object) -> End:
+    match message:
+        case (str(job), int(index), str(source)) if not options:
+            return lane.run(JobId(job), index, source)
+    raise UsageError(
+        f"not a message of this version: {message!r} {options or ''}: it wants job, index and source"
+    )

@@ -10,6 +10,8 @@ import os
 import threading
 from collections.abc import Callable
 
+READY = b"ready\n"
+"""What a worker writes to its stdout once it takes messages."""
 GRACE = 5.0
 """Seconds beyond the drain timeout after which a process that should have left is ended."""
 

@@ -11,11 +11,14 @@ from typing import Annotated
 
 import typer
 
+from bgpipe.pipeline.cli.dispatch import dispatch
 from bgpipe.pipeline.cli.doctor import doctor
-from bgpipe.pipeline.cli.jobs import errors, jobs, resume, status
+from bgpipe.pipeline.cli.evaluate import evaluate
+from bgpipe.pipeline.cli.jobs import cancel, errors, jobs, resume, retry, status
 from bgpipe.pipeline.cli.models import models
 from bgpipe.pipeline.cli.report import report
 from bgpipe.pipeline.cli.submit import submit
+from bgpipe.pipeline.cli.sweep import sweeps
 from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.cli.worker import worker
 from bgpipe.pipeline.errors import BgpipeError
@@ -28,9 +31,23 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-for command in (submit, status, jobs, errors, resume, report, worker, doctor):
+for command in (
+    submit,
+    status,
+    jobs,
+    errors,
+    retry,
+    cancel,
+    resume,
+    report,
+    worker,
+    dispatch,
+    doctor,
+):
     app.command()(command)
+app.command("eval")(evaluate)
 app.add_typer(models, name="models")
+app.add_typer(sweeps, name="sweep")
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.types import Preset, Recipe, ResolvedModel
+    from bgpipe.pipeline.types import Output, Preset, Recipe, ResolvedModel
 
 
 def choose_recipe(
@@ -21,6 +21,7 @@ def choose_recipe(
     model: str | None,
     preset: str | None,
     assignments: Sequence[str],
+    output: Output | None = None,
 ) -> Recipe:
     """The settings' recipe with what the command line changes.
 
@@ -28,11 +29,11 @@ def choose_recipe(
         UsageError: a name or a value is wrong.
         ModelUnavailable: the weights are not here and cannot be pulled.
     """
-    from bgpipe.pipeline.types import Recipe
+    from bgpipe.pipeline.types import Output, Recipe
 
     refinement = choose_preset(settings, preset or settings.refine.preset, assignments)
     weights = choose_model(settings, terminal, model or settings.model.name)
-    return Recipe(weights.name, weights.sha256, weights.size, refinement)
+    return Recipe(weights.name, weights.sha256, weights.size, refinement, output or Output())
 
 
 def choose_preset(settings: Settings, name: str, assignments: Sequence[str]) -> Preset:
@@ -52,7 +53,16 @@ def choose_preset(settings: Settings, name: str, assignments: Sequence[str]) -> 
     try:
         return Preset(**values)
     except ValueError as error:
-        raise UsageError(f"--set: {error}") from error
+        raise UsageError(f"--set {explained(error)}") from error
+
+
+def explained(error: ValueError) -> str:
+    """What is wrong with a value, in one line, if pydantic found it."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(f"{item['loc'][0]}: {item['msg'].lower()}" for item in error.errors())
 
 
 def choose_model(settings: Settings, terminal: Terminal, name: str) -> ResolvedModel:

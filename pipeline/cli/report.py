@@ -1,7 +1,8 @@
-"""`bgpipe report`: a job's pictures on one page."""
+"""`bgpipe report`: a job's pictures on a page, or on several."""
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,8 @@ from bgpipe.pipeline.cli.terminal import Terminal
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import JobId
 
-DEFAULT_IMAGES = 200
+DEFAULT_IMAGES = 1000
+PER_PAGE = 1000
 
 
 def report(
@@ -22,24 +24,36 @@ def report(
     job: JobName = None,
     out: Annotated[Path | None, typer.Option(help="The page; default: <job>.html.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Show so many at most.")] = DEFAULT_IMAGES,
+    per_page: Annotated[int, typer.Option(min=1, help="More get further pages.")] = PER_PAGE,
 ) -> None:
-    """Write a contact sheet of a job: one HTML page that carries its pictures in itself."""
+    """Write a contact sheet of a job: HTML that carries its pictures in itself."""
     terminal: Terminal = context.obj
     with open_session(read_settings()) as session:
         name = session.job(job)
-        if not session.ledger.books(name).done:
+        books = session.ledger.books(name)
+        if not books.done + books.failed:
             terminal.warn(f"no contact sheet written: {name} made no cutouts")
             return
-        page = out or Path(f"{name}.html")
-        page.write_text(_page(session, name, images), encoding="utf-8")
-    terminal.emit({"job": name, "report": str(page)})
-    terminal.say(f"contact sheet: {page}")
+        first = out or Path(f"{name}.html")
+        pages = _write(session, name, first, images, per_page)
+    terminal.emit({"job": name, "report": str(first), "pages": pages})
+    further = f" and {pages - 1} more beside it" if pages > 1 else ""
+    terminal.say(f"contact sheet: {first}{further}")
 
 
-def _page(session: Session, job: JobId, images: int) -> str:
-    from bgpipe.pipeline.report.contact_sheet import contact_sheet
+def _write(session: Session, job: JobId, first: Path, images: int, per_page: int) -> int:
+    """Write the pages and return their number."""
+    from bgpipe.pipeline.report.contact_sheet import Page, contact_sheet
     from bgpipe.pipeline.report.exhibits import exhibits
 
     ledger = session.ledger
-    shown = exhibits(ledger, job, session.settings.images, images)
-    return contact_sheet(ledger.books(job), shown, ledger.failures(job))
+    books, recipe = ledger.books(job), ledger.job(job).recipe
+    shown = exhibits(ledger, session.stores, job, session.settings.images, images)
+    count = -(-min(images, max(books.done, 1)) // per_page)
+    paths = [first.with_stem(f"{first.stem}-{n}") if n > 1 else first for n in range(1, count + 1)]
+    for number, path in enumerate(paths, 1):
+        page = Page(number, [each.name for each in paths])
+        with path.open("w", encoding="utf-8") as file:
+            batch = list(islice(shown, per_page))
+            file.writelines(contact_sheet(books, recipe, batch, ledger.failures(job), page))
+    return count

@@ -3,43 +3,166 @@
 from __future__ import annotations
 
 import signal
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from bgpipe.pipeline.cli.progress import progress
 from bgpipe.pipeline.cli.session import Session
+from bgpipe.pipeline.cli.summary import exit_code, show_books
 from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
+    from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.child import Child
+    from bgpipe.pipeline.lease import Lease
     from bgpipe.pipeline.types import Books, JobId
 
+CLOSED = frozenset(("finished", "cancelled"))
 
-def run_job(session: Session, terminal: Terminal, job: JobId) -> Books:
-    """Feed and watch `job` until its books close, with a worker of our own where no cluster is.
+Wait = Annotated[bool | None, typer.Option("--wait/--detach", help="Stay until the job has ended.")]
+
+
+def check_wait(settings: Settings, wait: bool | None) -> None:
+    if settings.embedded and wait is False:
+        raise UsageError("nobody would do a detached job without a cluster: set BGPIPE_REDIS_URL")
+
+
+def see_through(
+    session: Session, terminal: Terminal, job: JobId, lease: Lease, *, wait: bool | None
+) -> int:
+    """Stay with `job` to its end, or only see that it is published; returns the exit code.
+
+    `lease` is the job's; it is renewed meanwhile and free at the end.
 
     Raises:
         KeyboardInterrupt: INT or TERM; the worker has drained, and the job can be resumed.
-        Unavailable: Redis or the embedded worker went away for good.
+        Unavailable: Redis, a store or the embedded worker is away for good.
     """
-    from bgpipe.pipeline.embedded import worker
+    stay = sys.stdout.isatty() if wait is None else wait
+    with _resumable(terminal, job), Run(session, job, lease) as run:
+        if session.settings.embedded or stay:
+            books = _to_the_end(session, terminal, job, run)
+            show_books(terminal, books, session.ledger.failures(job))
+        else:
+            books = _published(session, terminal, job, run)
+            terminal.emit(asdict(books))
+            terminal.say(job)
+    return exit_code(books)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings, feeder = session.settings, session.feeder()
-    try:
-        with ExitStack() as stack:
-            watch = stack.enter_context(progress(terminal))
-            ours = None
-            if settings.embedded and session.ledger.books(job).state == "running":
-                ours = stack.enter_context(
-                    worker(session.redis_url, settings.state_folder, settings.worker.drain_timeout)
+
+class Run:
+    """What a command does for its job, turn by turn, as far as nobody else does."""
+
+    def __init__(self, session: Session, job: JobId, lease: Lease) -> None:
+        self._session = session
+        self._job = job
+        self._lease = lease
+        self._leader = session.leader(job, lease)
+        self._stack = ExitStack()
+        self._worker: Child | None = None
+
+    def __enter__(self) -> Run:
+        from bgpipe.pipeline.dispatcher import forget_old
+
+        if self._session.settings.embedded:
+            forget_old(self._session.ledger, self._session.settings.dispatch.keep_days)
+        self._stack.enter_context(self._lease.renewed())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    def turn(self, books: Books) -> None:
+        """Do what there is to do by `books`, and wait until there may be more."""
+        more = False
+        if books.state == "listing":
+            more = self._list()
+        elif self._session.is_dispatched():
+            self._leader.leave()
+        else:
+            more = self._leader.turn(self._session.feeder.room())
+            self._work()
+        if not more:
+            time.sleep(self._session.settings.dispatch.poll)
+
+    def _list(self) -> bool:
+        """List the job unless another command does; returns whether it is listed now."""
+        from bgpipe.pipeline.ledger import Superseded
+        from bgpipe.pipeline.producer import list_job
+
+        token = self._lease.take()
+        if not token:
+            return False
+        ledger, stores = self._session.ledger, self._session.stores
+        order = ledger.job(self._job)
+        try:
+            list_job(ledger, order, stores.open(order.source), stores.open(order.out), token)
+        except Superseded:
+            return False
+        return True
+
+    def _work(self) -> None:
+        """Without a cluster, whoever leads the job brings its worker."""
+        from bgpipe.pipeline.embedded import worker
+
+        settings = self._session.settings
+        if settings.embedded and self._leader.leads and self._worker is None:
+            self._worker = self._stack.enter_context(
+                worker(
+                    self._session.redis_url, settings.state_folder, settings.worker.drain_timeout
                 )
+            )
+        if self._worker:
+            self._worker.check()
 
-            def look(books: Books) -> None:
-                watch(books)
-                if ours:
-                    ours.check()
 
-            return feeder.run(job, look)
+def _to_the_end(session: Session, terminal: Terminal, job: JobId, run: Run) -> Books:
+    with progress(terminal) as watch:
+        while (books := session.ledger.books(job)).state not in CLOSED:
+            watch(books)
+            run.turn(books)
+        watch(books)
+    return books
+
+
+def _published(session: Session, terminal: Terminal, job: JobId, run: Run) -> Books:
+    """List the job, and publish all of it unless a dispatcher does."""
+    while (books := session.ledger.books(job)).state == "listing":
+        run.turn(books)
+    if not session.is_dispatched():
+        terminal.warn(
+            "no dispatcher runs: publishing the job from here; what Redis may lose is sent again by "
+            f"bgpipe dispatch, or by bgpipe resume {job}"
+        )
+        while books.state == "running" and session.ledger.cursor(job) < session.ledger.size(job):
+            run.turn(books)
+            books = session.ledger.books(job)
+    return books
+
+
+@contextmanager
+def _resumable(terminal: Terminal, job: JobId) -> Iterator[None]:
+    """Say how to go on with a job that this command does not see to its end."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
     except KeyboardInterrupt:
         terminal.warn(f"interrupted: go on with bgpipe resume {job}, or submit again")
+        raise
+    except Unavailable:
+        terminal.warn(f"job {job} is kept: once this is mended, go on with bgpipe resume {job}")
         raise

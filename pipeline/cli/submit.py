@@ -3,112 +3,188 @@
 from __future__ import annotations
 
 import secrets
-import sys
 import time
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bgpipe.pipeline.cli.output import Finish, check_output, choose_output
 from bgpipe.pipeline.cli.recipe import choose_recipe
-from bgpipe.pipeline.cli.run import run_job
+from bgpipe.pipeline.cli.run import Wait, check_wait, see_through
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
-from bgpipe.pipeline.cli.summary import exit_code, show_books
 from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
     from bgpipe.pipeline.cli.source import Source
-    from bgpipe.pipeline.types import Books, Job
+    from bgpipe.pipeline.lease import Lease
+    from bgpipe.pipeline.types import Job, JobId
 
 Globs = list[str] | None
 
 
 def submit(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(help="A folder, a file, @list.txt, or - for a list.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A folder, a file, s3://bucket/prefix, @list.txt, or - for a list."),
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the cutouts; default: <folder>-cutouts.")
+        str | None,
+        typer.Option(help="Folder or s3:// prefix of the cutouts; default: <source>-cutouts."),
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="balanced, products, portraits, raw.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="balanced, products, portraits, catalogue, raw.")
+    ] = None,
     set_: Annotated[Globs, typer.Option("--set", metavar="K=V", help="Change one value.")] = None,
     model: Annotated[str | None, typer.Option(help="A name, or a path to safetensors.")] = None,
     include: Annotated[Globs, typer.Option(metavar="GLOB", help="Only keys like this.")] = None,
     exclude: Annotated[Globs, typer.Option(metavar="GLOB", help="No keys like this.")] = None,
-    format_: Annotated[str, typer.Option("--format", help="png")] = "png",
+    format_: Annotated[
+        str, typer.Option("--format", help="png, webp, avif, jpeg, mask, zip.")
+    ] = "png",
+    png: Annotated[str, typer.Option(help="fast, or small: many times slower.")] = "fast",
+    depth: Annotated[int, typer.Option(help="16: keep 16-bit colours in the PNG.")] = 8,
+    quality: Annotated[int, typer.Option(help="Of JPEG, AVIF, WebP (100: lossless).")] = 90,
+    input_alpha: Annotated[
+        str, typer.Option(help="A source's own alpha: multiply, keep or ignore.")
+    ] = "multiply",
+    name: Annotated[
+        str, typer.Option(metavar="TEMPLATE", help="Like {folder}/{stem}-cutout.")
+    ] = "",
+    crop: Annotated[bool | None, typer.Option("--crop", help="Cut to the subject.")] = None,
+    margin: Annotated[float | None, typer.Option(help="Percent of the longer side.")] = None,
+    canvas: Annotated[str | None, typer.Option(help="2000x2000 pixels, or 4:5.")] = None,
+    place: Annotated[
+        str | None, typer.Option(help="On the canvas: middle, top, bottom, left, right.")
+    ] = None,
+    background: Annotated[
+        str | None, typer.Option(help="white, #rrggbb, or the path of an image.")
+    ] = None,
+    shadow: Annotated[float | None, typer.Option(help="On the ground: 0 to 1.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Redo what is up to date.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and do nothing.")] = False,
-    wait: Annotated[
-        bool | None, typer.Option("--wait/--detach", help="Stay until the job has ended.")
-    ] = None,
+    wait: Wait = None,
     job: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the job.")] = None,
 ) -> None:
     """Make cutouts of every image in SOURCE; what is up to date is skipped."""
-    from bgpipe.pipeline.cli.source import find_source
+    from bgpipe.pipeline.cli.source import find_source, find_target
+    from bgpipe.pipeline.manifest import digest
     from bgpipe.pipeline.types import Job, JobId
 
     terminal: Terminal = context.obj
     settings = read_settings()
-    _check_options(settings, format_, wait)
+    check_wait(settings, wait)
     chosen = find_source(source)
-    recipe = choose_recipe(settings, terminal, model=model, preset=preset, assignments=set_ or [])
+    finish = Finish(crop, margin, canvas, place, background, shadow)
+    output = choose_output(
+        settings,
+        file_format=format_,
+        compression=png,
+        depth=depth,
+        quality=quality,
+        input_alpha=input_alpha,
+        backdrop=finish.backdrop,
+    )
+    recipe = choose_recipe(
+        settings,
+        terminal,
+        model=model,
+        preset=preset,
+        assignments=[*(set_ or ()), *finish.assignments()],
+        output=output,
+    )
+    check_output(recipe, name)
     order = Job(
         id=JobId(job or _new_name()),
-        source=str(chosen.root),
-        out=str(Path(out or chosen.default_out).absolute()),
+        source=chosen.root,
+        out=find_target(out) if out else chosen.default_out,
         recipe=recipe,
         created=time.time(),
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
+        force=force,
+        named=digest(chosen.keys) if chosen.keys else "",
+        naming=name,
     )
-    if dry_run:
-        _count(terminal, order, chosen, force=force)
-        return
     with open_session(settings) as session:
-        books = _open(session, order, chosen, force=force)
-        stay = sys.stdout.isatty() if wait is None else wait
-        if settings.embedded or stay:
-            books = run_job(session, terminal, order.id)
-            show_books(terminal, books, session.ledger.failures(order.id))
-        else:
-            session.feeder().feed(order.id)
-            terminal.emit(asdict(session.ledger.books(order.id)))
-            terminal.say(order.id)
-    raise typer.Exit(exit_code(books))
+        if dry_run:
+            _count(session, terminal, order, chosen)
+            return
+        opened, lease = open_order(session, terminal, order, chosen.keys or ())
+        code = see_through(session, terminal, opened, lease, wait=wait)
+    raise typer.Exit(code)
 
 
-def _check_options(settings: Settings, format_: str, wait: bool | None) -> None:
-    if format_ != "png":
-        raise UsageError(f"unknown format: {format_} (this version writes png)")
-    if settings.embedded and wait is False:
-        raise UsageError("nobody would do a detached job without a cluster: set BGPIPE_REDIS_URL")
+def open_order(
+    session: Session, terminal: Terminal, order: Job, named: Sequence[str] = ()
+) -> tuple[JobId, Lease]:
+    """Open the job, or find the one that does the same already; with the lease of either."""
+    from bgpipe.pipeline import keys
+    from bgpipe.pipeline.ledger import Occupied
+
+    lease = session.lease(keys.lease_of_job(order.id))
+    lease.take()  # before others can see the job and miss its leader
+    try:
+        session.ledger.open(order, named)
+    except Occupied as error:
+        if session.is_attended(error.job):
+            lease.free()
+            _check_same(session.ledger.job(error.job), order)
+            terminal.warn(f"following job {error.job}, which does this already")
+            return error.job, session.lease(keys.lease_of_job(error.job))
+        terminal.warn(f"job {error.job} was left: {order.id} takes its place")
+        session.ledger.cancel(error.job)
+        session.ledger.open(order, named)
+    return order.id, lease
 
 
-def _open(session: Session, order: Job, chosen: Source, *, force: bool) -> Books:
-    """List the source and write the job's books."""
-    from bgpipe.pipeline.producer import open_job
-    from bgpipe.pipeline.storage import open_store
+def _check_same(other: Job, order: Job) -> None:
+    if not order.same_as(other):
+        raise UsageError(
+            f"job {other.id} is writing cutouts of another kind to {other.out}: "
+            f"wait for its end, or bgpipe cancel {other.id}"
+        )
 
-    source, target = open_store(order.source), open_store(order.out)
-    return open_job(session.ledger, order, chosen.entries(source), source, target, force=force)
 
-
-def _count(terminal: Terminal, order: Job, chosen: Source, *, force: bool) -> None:
+def _count(session: Session, terminal: Terminal, order: Job, chosen: Source) -> None:
     """Say what the job would do."""
-    from bgpipe.pipeline.producer import survey
-    from bgpipe.pipeline.storage import open_store
+    from collections import Counter
 
-    source, target = open_store(order.source), open_store(order.out)
-    batches = survey(order, chosen.entries(source), source, target, force=force)
-    planned = [image for batch in batches for image in batch]
-    current = sum(image.current for image in planned)
-    terminal.emit({"total": len(planned), "skipped": current, "model": order.recipe.model})
-    terminal.say(
-        f"{len(planned)} images: {len(planned) - current} to do with {order.recipe.model}, "
-        f"{current} up to date; cutouts would go to {order.out}"
+    from bgpipe.pipeline.producer import named_entries, open_catalog, survey
+    from bgpipe.pipeline.survey import Planned, Standing
+
+    source, target = session.stores.open(order.source), session.stores.open(order.out)
+    entries = named_entries(source, chosen.keys) if chosen.keys else source.list()
+    catalog = open_catalog(order, target, session.ledger.seals)
+    images: Counter[Standing] = Counter()
+    deleted = size = 0
+    for batch in survey(order, entries, source, target, catalog):
+        planned = [found for found in batch if isinstance(found, Planned)]
+        images.update(found.standing for found in planned)
+        size += sum(found.entry.size for found in planned if not found.current)
+        deleted += len(batch) - len(planned)
+    new, changed = images[Standing.NEW], images[Standing.CHANGED]
+    current = images[Standing.CURRENT]
+    terminal.emit(
+        {
+            "total": images.total(),
+            "skipped": current,
+            "new": new,
+            "changed": changed,
+            "deleted": deleted,
+            "bytes": size,
+            "model": order.recipe.model,
+        }
     )
+    terminal.say(
+        f"{images.total()} images: {new + changed} to do with {order.recipe.model} ({new} new, "
+        f"{changed} changed, {size / 1e6:.1f} MB), {current} up to date; cutouts would go to "
+        f"{order.out}"
+    )
+    if deleted:
+        terminal.say(f"{deleted} cutouts there have lost their source")
 
 
 def _new_name() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from bgpipe.pipeline.matting.compose import cut_out
+from bgpipe.pipeline.matting.compose import cut_out, keep_own_alpha
+from bgpipe.pipeline.matting.finish import finish
 
-__all__ = ["cut_out"]
+__all__ = ["cut_out", "finish", "keep_own_alpha"]

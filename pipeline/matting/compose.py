@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from bgpipe.pipeline.matting.foreground import estimate_foreground
+from bgpipe.pipeline.matting.guided import follow_edges
 from bgpipe.pipeline.matting.refine import refine
 from bgpipe.pipeline.matting.resize import resized
 from bgpipe.pipeline.types import Cutout
@@ -30,6 +31,8 @@ def cut_out(picture: Picture, matte: Matte, preset: Preset) -> Cutout:
     """
     height, width, _ = picture.rgb.shape
     full = resized(matte.alpha, height, width)
+    if preset.guided:
+        full = follow_edges(matte.alpha, full, picture.rgb)
     refined = refine(full, preset)
     own = picture.alpha
     alpha = _quantised(refined if own is None else _scaled(refined, own))
@@ -41,6 +44,16 @@ def cut_out(picture: Picture, matte: Matte, preset: Preset) -> Cutout:
             mixture = refine(full, replace(preset, contrast=1.0, blur=0.0, threshold=False))
             rgba.reshape(-1, 4)[soft, :3] = estimate_foreground(picture.rgb, mixture, soft)
     return Cutout(rgba)
+
+
+def keep_own_alpha(picture: Picture) -> Cutout:
+    """The picture as the cutout that its own alpha makes of it; opaque if it has none."""
+    own = picture.alpha
+    return Cutout(
+        _composed(
+            picture.rgb, np.full(picture.rgb.shape[:2], 255, np.uint8) if own is None else own
+        )
+    )
 
 
 def _scaled(alpha: Plane, own: Alpha) -> Plane:

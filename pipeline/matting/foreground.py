@@ -15,38 +15,43 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from bgpipe.pipeline.matting.sampling import sampled
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from bgpipe.pipeline.matting.sampling import Positions
     from bgpipe.pipeline.types import Pixels, Plane
 
     Colours = npt.NDArray[np.float32]
     """float32 [..., 3] in [0, 255]."""
     Means = tuple[Colours, Colours]
     """Of the foreground and of the background."""
-    Positions = npt.NDArray[np.intp]
-    """[N]: row * width + column."""
 
 REDUCED_SIDE = 1024
 """The longer side of the copy that the means are taken on."""
 KERNELS = (90, 6)
 """Sides of the neighbourhoods of the two passes, in pixels of the full-size image."""
+BLOCK = 1 << 20
+"""Pixels solved at once: in float they take thirty times their room."""
 
 _EPSILON = 1e-5
-_REMAP_COLUMNS = 4096  # cv2.remap takes no side above 32767
 
 
 def estimate_foreground(rgb: Pixels, alpha: Plane, pixels: Positions) -> Pixels:
     """The colours [N, 3] of the given pixels; `alpha` is how the picture itself was mixed."""
     foreground, background = _means(rgb, alpha)
-    grid = _grid(pixels, alpha.shape, foreground.shape)
-    colours = _corrected(
-        _sampled(foreground, grid, pixels.size),
-        _sampled(background, grid, pixels.size),
-        alpha.reshape(-1, 1)[pixels],
-        rgb.reshape(-1, 3)[pixels].astype(np.float32),
-    )
-    return np.asarray(np.rint(colours), np.uint8)
+    estimated = np.empty((pixels.size, 3), np.uint8)
+    for start in range(0, pixels.size, BLOCK):
+        block = pixels[start : start + BLOCK]
+        colours = _corrected(
+            sampled(foreground, block, alpha.shape),
+            sampled(background, block, alpha.shape),
+            alpha.reshape(-1, 1)[block],
+            rgb.reshape(-1, 3)[block].astype(np.float32),
+        )
+        estimated[start : start + BLOCK] = np.rint(colours)
+    return estimated
 
 
 def _means(rgb: Pixels, alpha: Plane) -> Means:
@@ -89,23 +94,3 @@ def _corrected(foreground: Colours, background: Colours, a: Plane, image: Colour
 
 def _box(values: Colours, kernel: int) -> Colours:
     return np.asarray(cv2.blur(values, (kernel, kernel)), np.float32)
-
-
-def _grid(
-    pixels: Positions, shape: tuple[int, ...], reduced: tuple[int, ...]
-) -> tuple[Plane, Plane]:
-    """Column and row of the pixels' centres on the reduced copy, in a block that cv2.remap can take."""
-    rows = -(-pixels.size // _REMAP_COLUMNS)
-    y, x = np.divmod(np.resize(pixels, (rows, _REMAP_COLUMNS)), shape[1])
-    return _reduced(x, reduced[1] / shape[1]), _reduced(y, reduced[0] / shape[0])
-
-
-def _reduced(at: Positions, scale: float) -> Plane:
-    return ((at + 0.5) * scale - 0.5).astype(np.float32)
-
-
-def _sampled(means: Colours, grid: tuple[Plane, Plane], count: int) -> Colours:
-    """[count, 3], bilinear."""
-    x, y = grid
-    sampled = cv2.remap(means, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(sampled, np.float32).reshape(-1, 3)[:count]

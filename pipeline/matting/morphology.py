@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LARGEST_HOLE = 0.01
 """Share of the subject's area: more is a part of its shape, such as the inside of a handle."""
+LARGEST_DIRECT = 8
+"""Radius up to which OpenCV takes the disc whole."""
 
 
 def disc(radius: int) -> Element:
@@ -61,11 +63,28 @@ def fill_holes(matte: Plane) -> Plane:
 
 def _extreme(plane: Plane, radius: float, of: Callable[[Plane, Element], MatLike]) -> Plane:
     whole = math.floor(radius)
-    inner = np.asarray(of(plane, disc(whole)), np.float32) if whole else plane
+    inner = _within_disc(plane, whole, of)
     if radius == whole:
         return inner
-    outer = np.asarray(of(plane, disc(whole + 1)), np.float32)
+    outer = _within_disc(plane, whole + 1, of)
     return inner + np.float32(radius - whole) * (outer - inner)
+
+
+def _within_disc(plane: Plane, radius: int, of: Callable[[Plane, Element], MatLike]) -> Plane:
+    """The extreme over a whole disc; a large one is taken row by row, each from the shorter one."""
+    if radius == 0:
+        return plane
+    if radius <= LARGEST_DIRECT:
+        return np.asarray(of(plane, disc(radius)), np.float32)
+    best = np.maximum if of is cv2.dilate else np.minimum
+    row, reach, extreme = plane, 0, plane.copy()
+    for down in range(min(radius, len(plane) - 1), -1, -1):
+        wider = math.isqrt(radius * radius - down * down)
+        row = np.asarray(of(row, np.ones((1, 2 * (wider - reach) + 1), np.uint8)), np.float32)
+        reach = wider
+        best(extreme[down:], row[: len(row) - down], out=extreme[down:])
+        best(extreme[: len(row) - down], row[down:], out=extreme[: len(row) - down])
+    return extreme
 
 
 def _touches_border(stats: MatLike, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:

@@ -1,34 +1,40 @@
-"""A job at a glance: one HTML page that carries its pictures in itself."""
+"""A job at a glance: an HTML page that carries its pictures, styles and script in itself.
+
+It asks nobody for anything: its Content-Security-Policy names the two inline parts by their hash
+and allows no other source than the page. Every text in it is escaped.
+"""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
+from itertools import islice
+from urllib.parse import quote
 
-from bgpipe.pipeline.types import Books, Failure
+from bgpipe.pipeline.types import Books, Failure, Flag, Recipe
 
-THUMBNAIL = 240
+THUMBNAIL = 320
 """Pixels of a thumbnail's longer side."""
+FAILURES = 2000
+"""Failures that a page names; `bgpipe errors` names all."""
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #222; background: #fafafa; }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); gap: 1rem; }
-figure { margin: 0; padding: .6rem; background: #fff; border: 1px solid #ddd; border-radius: 6px; }
-figure div { display: flex; gap: .4rem; }
-img { width: 50%; height: 180px; object-fit: contain; }
-figcaption { overflow-wrap: anywhere; font-size: 13px; color: #555; }
-label { margin-right: 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; }
-td, th { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid #ddd; }
-.cutout { background: repeating-conic-gradient(#ccc 0 25%, #fff 0 50%) 0 0 / 16px 16px; }
-#white:checked ~ main .cutout { background: #fff; }
-#black:checked ~ main .cutout { background: #000; }
-#green:checked ~ main .cutout { background: #0a0; }
-"""
-
-GROUNDS = ("checks", "white", "black", "green")
+VIEWS = {"cutout": "cutout", "split": "before / after", "mask": "mask", "source": "source"}
+GROUNDS = ("checks", "white", "grey", "black", "green")
+KEYS = {
+    "← → ↑ ↓": "walk through the images",
+    "Enter": "look at one, Esc to go back",
+    "v": "next view",
+    "b": "before / after",
+    "m": "mask",
+    "g": "next ground",
+    "f": "next flag",
+    "/": "search for a name",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,62 +44,174 @@ class Exhibit:
     source: str
     before: bytes
     after: bytes
+    flags: tuple[Flag, ...] = ()
 
 
-def contact_sheet(books: Books, exhibits: Iterable[Exhibit], failures: Iterable[Failure]) -> str:
-    """The page as HTML: cutouts over a ground that the reader chooses, then what failed."""
-    return "\n".join(
-        [
-            "<!doctype html>",
-            f'<html lang="en"><head><meta charset="utf-8"><title>{escape(books.job)}</title>',
-            f"<style>{STYLE}</style></head><body>",
-            f"<h1>{escape(books.job)}</h1>",
-            f"<p>{_sentence(books)}</p>",
-            *(_choice(ground) for ground in GROUNDS),
-            "<main>",
-            *(_figure(exhibit) for exhibit in exhibits),
-            "</main>",
-            *_failures(failures),
-            "</body></html>",
-        ]
-    )
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One of the sheet's pages; `names` are the files of all of them, side by side in a folder."""
+
+    number: int
+    names: Sequence[str]
 
 
-def _sentence(books: Books) -> str:
+def contact_sheet(
+    books: Books,
+    recipe: Recipe,
+    exhibits: Sequence[Exhibit],
+    failures: Iterable[Failure],
+    page: Page,
+) -> Iterator[str]:
+    """The page as lines of HTML: the books, the cutouts, and what failed."""
+    style, script = _asset("sheet.css"), _asset("sheet.js")
+    yield "<!doctype html>"
+    yield f'<html lang="en"><head><meta charset="utf-8"><title>{escape(books.job)}</title>'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{_policy(style, script)}">'
+    yield '<meta name="viewport" content="width=device-width">'
+    yield f'<link rel="icon" href="data:,"><style>{style}</style></head>'
+    yield '<body data-view="cutout" data-ground="checks" data-flag="all" data-code="all">'
+    yield from _books(books, recipe)
+    yield from _bar(exhibits)
+    yield "<main>"
+    yield from map(_figure, exhibits)
+    yield "</main>"
+    yield from _pages(page)
+    yield from _failures(books, list(islice(failures, FAILURES)))
+    yield from _dialogs()
+    yield f"<script>{script}</script></body></html>"
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
     return (
-        f"{books.total} images: {books.done} done, {books.skipped} up to date, "
-        f"{books.failed} failed. Model: {escape(books.model)}. Cutouts: {escape(books.out)}"
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+        f"style-src {_hash(style)}; script-src {_hash(script)}"
     )
 
 
-def _choice(ground: str) -> str:
-    checked = " checked" if ground == GROUNDS[0] else ""
-    return (
-        f'<input type="radio" name="ground" id="{ground}"{checked}>'
-        f'<label for="{ground}">{ground}</label>'
+def _hash(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def _books(books: Books, recipe: Recipe) -> Iterator[str]:
+    yield f'<header><h1>{escape(books.job)}</h1><dl class="tiles">'
+    yield from (
+        f"<div><dt>{name}</dt><dd>{value}</dd></div>"
+        for name, value in {
+            "state": books.state,
+            "images": f"{books.total:,}",
+            "done": f"{books.done:,}",
+            "up to date": f"{books.skipped:,}",
+            "failed": f"{books.failed:,}",
+            "flagged": f"{books.flagged:,}",
+            "time": _duration(books.seconds),
+            "images a second": f"{books.images_per_second:.2f}",
+        }.items()
     )
+    facts = {
+        "from": books.source,
+        "to": books.out,
+        "model": f"{books.model} ({recipe.weights[:12]})",
+        "recipe": recipe.hash,
+    }
+    text = " · ".join(f"{name}: {escape(value)}" for name, value in facts.items())
+    yield f'</dl><p class="facts">{text}</p></header>'
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"
+
+
+def _bar(exhibits: Sequence[Exhibit]) -> Iterator[str]:
+    counts = Counter(flag for exhibit in exhibits for flag in exhibit.flags)
+    flagged = sum(bool(exhibit.flags) for exhibit in exhibits)
+    flags = {"all": "all", "any": f"flagged {flagged}"}
+    flags |= {flag: f"{flag} {counts[flag]}" for flag in Flag if counts[flag]}
+    yield '<div class="bar">'
+    yield _choices("view", VIEWS)
+    yield _choices("ground", {name: name for name in GROUNDS}, _COLOUR)
+    yield _choices("flag", flags)
+    yield '<input type="search" id="search" placeholder="name ( / )" aria-label="search for a name">'
+    yield '<output id="count"></output><button type="button" data-opens="help">keys ( ? )</button>'
+    yield "</div>"
+
+
+_COLOUR = '<input type="color" id="colour" value="#ff00aa" aria-label="a colour of your own">'
+
+
+def _choices(group: str, values: dict[str, str], more: str = "") -> str:
+    buttons = "".join(
+        f'<button type="button" data-{group}-choice="{escape(value)}">{escape(name)}</button>'
+        for value, name in values.items()
+    )
+    return f"<fieldset><legend>{group}</legend>{buttons}{more}</fieldset>"
 
 
 def _figure(exhibit: Exhibit) -> str:
     name = escape(exhibit.source)
+    flags = "".join(f'<span class="flag">{flag}</span>' for flag in exhibit.flags)
     return (
-        f'<figure><div><img src="{_inline(exhibit.before)}" alt="{name}">'
-        f'<img class="cutout" src="{_inline(exhibit.after)}" alt="cutout of {name}"></div>'
-        f"<figcaption>{name}</figcaption></figure>"
+        f'<figure tabindex="0" data-name="{name}" data-flags="{" ".join(exhibit.flags)}">'
+        f"{_stage(exhibit)}<figcaption>{name} {flags}</figcaption></figure>"
     )
 
 
-def _failures(failures: Iterable[Failure]) -> Iterable[str]:
-    rows = [
-        f"<tr><td>{escape(failure.code)}</td><td>{escape(failure.source)}</td>"
-        f"<td>{escape(failure.detail)}</td></tr>"
-        for failure in failures
-    ]
-    if rows:
-        yield "<h2>Failed</h2><table><tr><th>code</th><th>image</th><th>reason</th></tr>"
-        yield from rows
-        yield "</table>"
+def _stage(exhibit: Exhibit | None) -> str:
+    after, before = (_inline(exhibit.after), _inline(exhibit.before)) if exhibit else ("", "")
+    return (
+        f'<div class="stage"><img class="cutout" alt="" decoding="async"{after}>'
+        f'<img class="source" alt="" decoding="async"{before}>'
+        '<input type="range" aria-label="before and after" min="0" max="100" value="50"></div>'
+    )
 
 
 def _inline(webp: bytes) -> str:
-    return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
+    return f' src="data:image/webp;base64,{base64.b64encode(webp).decode()}"'
+
+
+def _pages(page: Page) -> Iterator[str]:
+    if len(page.names) > 1:
+        yield '<footer class="pages">'
+        for number, name in enumerate(page.names, 1):
+            current = ' aria-current="page"' if number == page.number else ""
+            yield f'<a href="{escape(_reference(name))}"{current}>{number}</a>'
+        yield "</footer>"
+
+
+def _reference(name: str) -> str:
+    """A file's name as a relative address; `./` keeps one with a colon from being a scheme."""
+    return f"./{quote(name)}"
+
+
+def _failures(books: Books, failures: Sequence[Failure]) -> Iterator[str]:
+    if not failures:
+        return
+    codes = {"all": "all"} | {code: f"{code} {count}" for code, count in books.errors.items()}
+    yield f'<section id="failures"><h2>Failed</h2><div class="bar">{_choices("code", codes)}</div>'
+    yield "<table><tr><th>code</th><th>image</th><th>reason</th></tr>"
+    for failure in failures:
+        cells = (failure.code, failure.source, failure.detail)
+        row = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        yield f'<tr data-code="{escape(failure.code)}">{row}</tr>'
+    yield "</table>"
+    if books.failed > len(failures):
+        yield f"<p>All {books.failed:,}: bgpipe errors {escape(books.job)}</p>"
+    yield "</section>"
+
+
+def _dialogs() -> Iterator[str]:
+    yield f'<dialog id="viewer" aria-label="one image">{_stage(None)}<footer>'
+    yield '<button type="button" data-step="-1">←</button><p></p>'
+    yield '<button type="button" data-step="1">→</button>'
+    yield '<button type="button" data-close>close</button></footer></dialog>'
+    yield '<dialog id="help" aria-label="keys"><table>'
+    yield from (f"<tr><td><kbd>{key}</kbd></td><td>{what}</td></tr>" for key, what in KEYS.items())
+    yield '</table><p><button type="button" data-close>close</button></p></dialog>'

@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.images import Limits, thumbnail
 from bgpipe.pipeline.report.contact_sheet import THUMBNAIL, Exhibit
-from bgpipe.pipeline.storage import open_store
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import ImageSettings
     from bgpipe.pipeline.ledger import Ledger
+    from bgpipe.pipeline.storage import Stores
     from bgpipe.pipeline.types import Item, JobId
+
+AT_ONCE = 4
+"""Images in work; the codecs release the GIL, and each holds a decoded picture."""
+CHUNK = 64
 
 
 def exhibits(
-    ledger: Ledger, job_id: JobId, settings: ImageSettings, most: int
+    ledger: Ledger, stores: Stores, job_id: JobId, settings: ImageSettings, most: int
 ) -> Iterator[Exhibit]:
-    """Up to `most` images of the job, source beside cutout, as far as both can still be read."""
-    job = ledger.job(job_id)
-    source, target = open_store(job.source), open_store(job.out)
+    """Up to `most` images of the job, source beside cutout, as far as both can still be read.
+
+    The flagged ones come first.
+    """
+    job, flags = ledger.job(job_id), ledger.flags(job_id)
+    source, target = stores.open(job.source), stores.open(job.out)
     limits = Limits(**settings.model_dump())
 
     def show(item: Item) -> Exhibit | None:
         try:
             before = source.read(item.source, limits.max_bytes)
             after = target.read(item.target, limits.max_bytes)
-            pictures = (thumbnail(data, limits, THUMBNAIL) for data in (before, after))
-            return Exhibit(item.source, *pictures)
+            pictures = (
+                thumbnail(before, limits, THUMBNAIL),
+                thumbnail(after, limits, THUMBNAIL),
+            )
+            return Exhibit(item.source, *pictures, flags=flags.get(item.index, ()))
         except ItemError:
             return None  # failed, or gone since: the page names the failures anyway
 
-    items = ledger.items(job_id, 0, ledger.books(job_id).total)
-    return islice((exhibit for exhibit in map(show, items) if exhibit), most)
+    others = (
+        item for item in ledger.items(job_id, 0, ledger.size(job_id)) if item.index not in flags
+    )
+    items = chain(ledger.pick(job_id, flags), others)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        shown = (exhibit for chunk in _chunks(items) for exhibit in pool.map(show, chunk))
+        yield from islice((exhibit for exhibit in shown if exhibit), most)
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """A bounded number of pictures waits for the page."""
+    remaining = iter(items)
+    while chunk := list(islice(remaining, CHUNK)):
+        yield chunk

@@ -3,22 +3,55 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.storage.local import LocalStore
 
-__all__ = ["LocalStore", "Store", "open_store"]
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+
+    from bgpipe.config.settings import S3Settings
+
+__all__ = ["LocalStore", "Store", "Stores"]
+
+CONNECTIONS = 16
+"""To a bucket at once, where nobody knows better."""
 
 
-def open_store(location: str) -> Store:
-    """The store at a folder's path; nothing is touched yet.
+class Stores:
+    """Opens stores by their locations; all in buckets share one client. Threads may share it."""
 
-    Raises:
-        UsageError: the location is an address that this version does not read.
+    def __init__(self, s3: S3Settings, connections: int = CONNECTIONS) -> None:
+        self._settings = s3
+        self._connections = connections
+        self._lock = Lock()
+        self._client: BaseClient | None = None
 
-    """
-    scheme, separator, _ = location.partition("://")
-    if separator:
-        raise UsageError(f"this version reads folders only, not {scheme}://: {location}")
-    return LocalStore(Path(location))
+    def open(self, location: str) -> Store:
+        """The store at a folder's path or at `s3://bucket/prefix`; nothing is touched yet.
+
+        Raises:
+            UsageError: it is neither.
+            StorageUnavailable: nothing can be asked of S3 with these settings.
+
+        """
+        scheme, separator, _ = location.partition("://")
+        if not separator:
+            return LocalStore(Path(location))
+        if scheme != "s3":
+            raise UsageError(f"neither a folder nor s3://bucket/prefix: {location}")
+        # Imported here: boto3 takes a while that work on folders does not need.
+        from bgpipe.pipeline.storage.s3 import S3Store
+
+        return S3Store(location, self._settings, self._shared_client())
+
+    def _shared_client(self) -> BaseClient:
+        from bgpipe.pipeline.storage.s3 import make_client
+
+        with self._lock:
+            if self._client is None:
+                self._client = make_client(self._settings, self._connections)
+            return self._client

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from bgpipe.pipeline.types import Entry
 
@@ -27,10 +28,14 @@ class Store(Protocol):
     """
 
     location: str
-    """What `open_store` opens again."""
+    """What `Stores.open` opens again."""
+    distant: bool
+    """Whether a look at one object costs a request."""
 
-    def list(self) -> Iterator[Entry]:
+    def list(self, *, missing_ok: bool = False) -> Iterator[Entry]:
         """Every image by its name, in the order of its key's UTF-8 bytes.
+
+        `missing_ok`: a folder that is not there yet has none.
 
         Raises:
             StorageUnavailable: a part of the store cannot be listed.
@@ -50,14 +55,32 @@ class Store(Protocol):
         """At most `length` bytes from `start`, which counts from the end if it is negative."""
         ...
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes, notes: Mapping[str, str] | None = None) -> str:
         """Put the object there whole: a reader sees the old one or the new one, never a part.
 
-        TARGET if the key leaves the store or cannot be an object's name.
+        `notes`, in ASCII, stay with the object where the store has a place for them. Returns the
+        object's identity. TARGET if the key leaves the store or cannot be an object's name.
         """
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the object, if it is there."""
         ...
 
 
 def is_image_name(name: str) -> bool:
     """Whether a file's name ends like an image's and is not hidden."""
     return not name.startswith(".") and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_hidden(key: str) -> bool:
+    """Whether a part of the key is a hidden name; `.` and `..` are no names."""
+    return any(part.startswith(".") and part not in {".", ".."} for part in key.split("/"))
+
+
+def is_safe_key(key: str) -> bool:
+    """Whether a key stays below any root, also where a backslash separates folders."""
+    parts = key.split("/")
+    steps_up = ".." in re.split(r"[/\\]", key)
+    broken = "\0" in key or any("\ud800" <= letter <= "\udfff" for letter in key)
+    return not (steps_up or broken or "" in parts or "." in parts)

@@ -13,9 +13,9 @@ import os
 import re
 import stat
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from bgpipe.pipeline.errors import (
     Code,
@@ -24,11 +24,11 @@ from bgpipe.pipeline.errors import (
     StorageUnavailable,
     TransientError,
 )
-from bgpipe.pipeline.storage.base import is_image_name
+from bgpipe.pipeline.storage.base import is_image_name, is_safe_key
 from bgpipe.pipeline.types import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _READ_CODES = {
     errno.EISDIR: Code.NOT_IMAGE,
@@ -58,12 +58,16 @@ _LOOKS_ESCAPED = re.compile(rb"\\(?=x(?:[89a-f][0-9a-f]|5c))")
 class LocalStore:
     """The files below `root`, which need not exist before the first write."""
 
+    distant = False
+
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.location = str(self.root)
 
-    def list(self) -> Iterator[Entry]:
+    def list(self, *, missing_ok: bool = False) -> Iterator[Entry]:
         """A folder with an image's name and no image in it is listed, so that `read` can say so."""
+        if missing_ok and not self.root.exists():
+            return
         for key, item in _walk(str(self.root), ""):
             yield _listed(key, item)
 
@@ -88,27 +92,25 @@ class LocalStore:
             file.seek(start if start >= 0 else max(size + start, 0))
             return file.read(length)
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes, notes: Mapping[str, str] | None = None) -> str:
+        """A file has no place for `notes`."""
+        del notes
         path = self._path(key)
         with _item_errors(key, _WRITE_CODES):
             # A link among the folders may lead anywhere; nothing is written through it.
             if not path.parent.resolve().is_relative_to(self.root.resolve()):
                 raise PermanentError(Code.TARGET, f"a link leads out of {self.root}: {key}")
-            _write_whole(path, data)
+            return _identity(_write_whole(path, data))
+
+    def delete(self, key: str) -> None:
+        with _item_errors(key, _WRITE_CODES):
+            self._path(key).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
-        if _is_unsafe(key):
+        if not is_safe_key(key):
             raise PermanentError(Code.TARGET, f"not a path below {self.root}: {key!r}")
         raw = _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), key.encode())
         return self.root / os.fsdecode(raw)
-
-
-def _is_unsafe(key: str) -> bool:
-    """Whether a key could lead out of a root, here or where a backslash separates folders too."""
-    parts = key.split("/")
-    steps_up = ".." in re.split(r"[/\\]", key)
-    broken = "\0" in key or any("\ud800" <= letter <= "\udfff" for letter in key)
-    return steps_up or broken or "" in parts or "." in parts
 
 
 def _key_part(name: str) -> str:
@@ -157,8 +159,15 @@ def _listed(key: str, item: os.DirEntry[str]) -> Entry:
 
 
 def _entry(key: str, found: os.stat_result) -> Entry:
-    size = found.st_size if stat.S_ISREG(found.st_mode) else 0
-    return Entry(key, size, f"{size}-{found.st_mtime_ns}")
+    return Entry(key, _size(found), _identity(found))
+
+
+def _identity(found: os.stat_result) -> str:
+    return f"{_size(found)}-{found.st_mtime_ns}"
+
+
+def _size(found: os.stat_result) -> int:
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 @contextmanager
@@ -192,15 +201,35 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def _write_whole(path: Path, data: bytes) -> os.stat_result:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.parent / f".bgpipe-{uuid.uuid4().hex}.tmp"
     try:
-        with unfinished.open("xb") as file:
+        with _new_file(unfinished) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+            written = os.fstat(file.fileno())
+            if not written.st_nlink:
+                _give_name(file, unfinished)
         unfinished.replace(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+    return written
+
+
+def _new_file(path: Path) -> BinaryIO:
+    """A file to be `path`, without a name yet where there is such: a killed process leaves nothing."""
+    if hasattr(os, "O_TMPFILE"):
+        with suppress(OSError):  # what is truly wrong shows below
+            return os.fdopen(os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666), "wb")
+    return path.open("xb")
+
+
+def _give_name(file: BinaryIO, path: Path) -> None:
+    folder = os.open(path.parent, os.O_PATH)
+    try:  # with a folder's descriptor, link follows the link that /proc has for the file
+        os.link(f"/proc/self/fd/{file.fileno()}", path.name, dst_dir_fd=folder)
+    finally:
+        os.close(folder)

@@ -7,7 +7,6 @@ ledger, queue and stores are the product's own. Settings come from the environme
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -15,11 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bgpipe.pipeline.images import Limits
-from bgpipe.pipeline.types import Cutout, Matte, Picture
+from bgpipe.pipeline.types import Cutout, Matte, Output, Picture
 from bgpipe.workers.devices import CPU
 from bgpipe.workers.entry import exit_code_of, worker_settings
-from bgpipe.workers.lane import Codec
+from bgpipe.workers.leaving import end
 from bgpipe.workers.process import Parts, node, work
+from bgpipe.workers.studio import Codec
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
@@ -39,14 +39,19 @@ class SleepingEngine:
         return [Matte(np.zeros(image.shape[:2], np.float32)) for image in images]
 
 
-def decode(data: bytes, limits: Limits) -> Picture:
+def measure(data: bytes, limits: Limits) -> int:
     del data, limits
+    return SIDE * SIDE
+
+
+def decode(data: bytes, limits: Limits, deep: bool) -> Picture:
+    del data, limits, deep
     time.sleep(DECODE)
     return Picture(rgb=np.zeros((SIDE, SIDE, 3), np.uint8))
 
 
-def encode(cutout: Cutout, picture: Picture, text: Mapping[str, str]) -> bytes:
-    del cutout, picture, text
+def encode(cutout: Cutout, picture: Picture, output: Output, text: Mapping[str, str]) -> bytes:
+    del cutout, picture, output, text
     time.sleep(ENCODE)
     return b"a cutout"
 
@@ -58,11 +63,11 @@ def main() -> int:
 
     def run() -> int:
         settings = worker_settings()
-        parts = Parts(lambda recipe: SleepingEngine(), Codec(decode, encode))
+        parts = Parts(lambda recipe: SleepingEngine(), Codec(decode, encode, measure))
         return work(settings, node(name, CPU, settings.worker), parts)
 
     return exit_code_of(run)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

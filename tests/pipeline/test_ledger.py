@@ -8,9 +8,10 @@ import pytest
 
 from bgpipe.pipeline import keys
 from bgpipe.pipeline.connection import Connection
-from bgpipe.pipeline.errors import Code, PermanentError, UsageError
-from bgpipe.pipeline.ledger import Ledger, UnknownJob
-from bgpipe.pipeline.types import Failure, Item, Job, JobId, JobState, Outcome
+from bgpipe.pipeline.errors import Code, LedgerDamaged, PermanentError, UsageError
+from bgpipe.pipeline.ledger import Ledger, Occupied, UnknownJob
+from bgpipe.pipeline.manifest import _compressed
+from bgpipe.pipeline.types import Failure, Flag, Item, Job, JobId, JobState, Outcome
 
 Items = Callable[[int], list[Item]]
 OpenJob = Callable[[int], JobId]
@@ -261,8 +262,8 @@ def test_the_cursor_is_kept(ledger: Ledger, open_job: OpenJob) -> None:
 def test_jobs_are_listed_the_newest_first(ledger: Ledger, job: Job) -> None:
     assert ledger.latest() is None
     for name, created in (("b", 2.0), ("c", 3.0), ("a", 1.0)):
-        ledger.open(replace(job, id=JobId(name), created=created))
-    assert [books.job for books in ledger.jobs()] == ["c", "b", "a"]
+        ledger.open(replace(job, id=JobId(name), out=f"/{name}", created=created))
+    assert ledger.ids() == ["c", "b", "a"]
     assert ledger.latest() == "c"
 
 
@@ -276,3 +277,265 @@ def test_every_key_has_our_prefix_and_an_image_costs_few_bytes(
     names = [name.decode() for name in client.scan_iter()]
     assert all(name.startswith(keys.PREFIX) for name in names)
     assert sum(client.memory_usage(name, samples=0) for name in names) < 40 * 10_000
+
+
+def test_an_item_in_flight_that_is_claimed_again_is_suspect(
+    ledger: Ledger, open_job: OpenJob
+) -> None:
+    job = open_job(1)
+
+    def claim() -> tuple[int, bool]:
+        claim = ledger.claim(job, 0, "w")
+        assert claim
+        return claim.attempt, claim.suspect
+
+    assert claim() == (1, False)
+    assert claim() == (2, True)  # its worker died
+    ledger.release(job, 0)
+    assert claim() == (3, False)  # its attempt failed, and the worker said so
+
+
+def test_what_is_given_back_was_never_claimed(ledger: Ledger, open_job: OpenJob) -> None:
+    job = open_job(2)
+    for _ in range(3):
+        claim = ledger.claim(job, 0, "w")
+        assert claim
+        assert (claim.attempt, claim.suspect) == (1, False)
+        ledger.give_back(job, 0)
+        ledger.give_back(job, 0)
+    ledger.claim(job, 1, "w")
+    ledger.claim(job, 1, "w")
+    ledger.give_back(job, 1)
+    claim = ledger.claim(job, 1, "w")
+    assert claim
+    assert (claim.attempt, claim.suspect) == (2, False)
+
+
+def test_a_claim_brings_the_job_that_it_is_of_although_its_name_was_used_before(
+    ledger: Ledger, job: Job, items: Items
+) -> None:
+    for source, created in (("/old", 1.0), ("/new", 2.0)):
+        ledger.open(replace(job, source=source, created=created))
+        ledger.add(job.id, [replace(item, identity=source) for item in items(1)])
+        ledger.start(job.id)
+        claim = ledger.claim(job.id, 0, "w")
+        assert claim
+        assert (claim.job.source, claim.item.identity) == (source, source)
+        ledger.cancel(job.id)
+        ledger.forget(job.id)
+
+
+def test_of_two_jobs_that_do_the_same_one_is_open(ledger: Ledger, job: Job) -> None:
+    twin = replace(job, id=JobId("twin"), created=2.0)
+    ledger.open(job)
+    with pytest.raises(Occupied, match="spring-2024"):
+        ledger.open(twin)
+    for other in (
+        replace(twin, id=JobId("elsewhere"), out="/elsewhere"),
+        replace(twin, id=JobId("narrow"), include=("a*",)),
+        replace(twin, id=JobId("listed"), named="ab"),
+    ):
+        ledger.open(other)
+    ledger.cancel(job.id)
+    ledger.open(twin)
+    with pytest.raises(Occupied, match="twin"):
+        ledger.resume(job.id)
+
+
+def test_a_cancelled_job_ends_what_is_in_flight_and_begins_nothing(
+    ledger: Ledger, open_job: OpenJob
+) -> None:
+    job = open_job(3)
+    ledger.claim(job, 0, "w")
+    ledger.cancel(job)
+    ledger.cancel(job)
+    assert ledger.claim(job, 1, "w") is None
+    assert ledger.settle(job, Outcome.done(0))
+    books = ledger.books(job)
+    assert (books.state, books.done, books.queued) == (JobState.CANCELLED, 1, 2)
+    assert ledger.running_ids() == []
+
+
+def test_a_cancelled_job_is_resumed_with_all_that_is_not_settled(
+    ledger: Ledger, open_job: OpenJob
+) -> None:
+    job = open_job(3)
+    ledger.settle(job, Outcome.done(0))
+    ledger.advance(job, 3)
+    ledger.cancel(job)
+    ledger.resume(job)
+    ledger.resume(job)
+    assert (ledger.books(job).state, ledger.cursor(job)) == (JobState.RUNNING, 0)
+    assert list(ledger.missing(job)) == [1, 2]
+    ledger.cancel(job)
+    for index in (1, 2):
+        ledger.settle(job, Outcome.done(index))
+    ledger.resume(job)
+    assert ledger.books(job).state is JobState.FINISHED
+
+
+def test_a_job_cancelled_while_it_was_listed_is_listed_again(
+    ledger: Ledger, job: Job, items: Items
+) -> None:
+    ledger.open(job)
+    ledger.add(job.id, items(3))
+    ledger.cancel(job.id)
+    with pytest.raises(UsageError, match="was cancelled"):
+        ledger.add(job.id, items(5)[3:])
+    with pytest.raises(UsageError, match="was cancelled"):
+        ledger.start(job.id)
+    ledger.resume(job.id)
+    assert ledger.books(job.id).state is JobState.LISTING
+
+
+def test_a_finished_job_cannot_be_cancelled(ledger: Ledger, open_job: OpenJob) -> None:
+    with pytest.raises(UsageError, match="nothing to cancel"):
+        ledger.cancel(open_job(0))
+
+
+def test_a_retry_opens_the_dead_letters_only(ledger: Ledger, open_job: OpenJob) -> None:
+    job = open_job(4)
+    for index in range(4):
+        for _ in range(2):
+            ledger.claim(job, index, "w")
+        ledger.settle(job, failed(index) if index in {1, 3} else Outcome.done(index))
+    ledger.advance(job, 4)
+    seconds = ledger.books(job).seconds
+    ledger.retry(job, token=5)
+    ledger.retry(job, token=5)  # the answer to the first was lost
+    books = ledger.books(job)
+    assert (books.state, books.done, books.failed, books.queued) == (JobState.RUNNING, 2, 0, 2)
+    assert (books.errors, list(ledger.failures(job))) == ({}, [])
+    assert (list(ledger.missing(job)), ledger.cursor(job)) == ([1, 3], 0)
+    assert books.seconds >= seconds
+    claim = ledger.claim(job, 1, "w")
+    assert claim
+    assert (claim.attempt, claim.suspect) == (1, False)
+    for index in (1, 3):
+        ledger.settle(job, Outcome.done(index))
+    assert ledger.books(job).state is JobState.FINISHED
+    assert ledger.books(job).done == 4
+
+
+def test_a_job_that_runs_is_not_retried(ledger: Ledger, open_job: OpenJob) -> None:
+    job = open_job(2)
+    ledger.settle(job, failed(0))
+    with pytest.raises(UsageError, match="has not finished"):
+        ledger.retry(job)
+    assert ledger.books(job).failed == 1
+
+
+def test_a_forgotten_job_leaves_nothing(
+    ledger: Ledger, open_job: OpenJob, client: Connection
+) -> None:
+    job = open_job(3)
+    for index in range(2):
+        ledger.claim(job, index, "w")
+        ledger.claim(job, index, "w")
+    ledger.settle(job, failed(0))
+    with pytest.raises(UsageError, match="is not over"):
+        ledger.forget(job)
+    ledger.cancel(job)
+    ledger.forget(job)
+    assert list(client.scan_iter(f"{keys.PREFIX}*")) == []
+    with pytest.raises(UnknownJob):
+        ledger.forget(job)
+    with pytest.raises(UnknownJob):  # a worker that was still at it
+        ledger.settle(job, Outcome.done(1))
+    assert list(client.scan_iter(f"{keys.PREFIX}*")) == []
+
+
+WRONG = ["head", "manifest", "claimed", "done", "failed", "running", "repeats", "errors"]
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_key_of_a_wrong_type_is_told_and_never_counted(
+    ledger: Ledger, open_job: OpenJob, client: Connection, name: str
+) -> None:
+    job = open_job(3)
+    key = getattr(keys.of_job(job), name)
+    client.delete(key)
+    client.rpush(key, "not ours")
+
+    def work() -> None:
+        for index in range(2):
+            ledger.claim(job, index, "w")
+            ledger.claim(job, index, "w")
+            ledger.settle(job, failed(index))
+
+    with pytest.raises(LedgerDamaged, match=r"wrong type: bgpipe:job:spring-2024.*--forget"):
+        work()
+    if name != "head":
+        books = ledger.books(job) if name != "running" else None
+        assert books is None or books.failed == len(list(set_bits(client, job)))
+        ledger.cancel(job)
+    ledger.forget(job)
+    assert ledger.ids() == []
+
+
+def set_bits(client: Connection, job: JobId) -> list[int]:
+    bitmap = keys.of_job(job).failed
+    if client.type(bitmap) != b"string":
+        return []
+    return [index for index in range(3) if client.getbit(bitmap, index)]
+
+
+@pytest.mark.parametrize("block", [b"", b"no block", _compressed("no columns"), _compressed([1])])
+def test_a_malformed_block_is_told_with_its_number(
+    ledger: Ledger, open_job: OpenJob, client: Connection, block: bytes
+) -> None:
+    job = open_job(3)
+    client.hset(keys.of_job(job).manifest, "0", block)
+    with pytest.raises(LedgerDamaged, match="manifest of job spring-2024 is damaged"):
+        ledger.item(job, 2)
+    with pytest.raises(LedgerDamaged, match="manifest of job spring-2024 is damaged"):
+        ledger.claim(job, 1, "w")
+
+
+def test_a_block_that_is_gone_is_told(
+    ledger: Ledger, open_job: OpenJob, client: Connection
+) -> None:
+    job = open_job(3)
+    client.delete(keys.of_job(job).manifest)
+    with pytest.raises(LedgerDamaged, match="there is no item 2"):
+        ledger.item(job, 2)
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ('{"version": 0}', "another version"),
+        ('{"version": 99, "id": "spring-2024"}', "another version"),
+        ('{"id": "spring-2024"}', "another version"),
+        ('{"version": 1}', "damaged"),
+        ("[1]", "damaged"),
+        ("no json", "damaged"),
+    ],
+)
+def test_the_record_of_another_version_is_told(
+    ledger: Ledger, open_job: OpenJob, client: Connection, record: str, words: str
+) -> None:
+    job = open_job(1)
+    client.hset(keys.of_job(job).head, "job", record)
+    for look in (ledger.job, ledger.books):
+        with pytest.raises(LedgerDamaged, match=f"{words}.*--forget spring-2024"):
+            look(job)
+    ledger.cancel(job)
+    ledger.forget(job)
+    assert ledger.ids() == []
+
+
+def test_flags_are_counted_once_and_listed_in_the_manifests_order(
+    ledger: Ledger, open_job: OpenJob
+) -> None:
+    job = open_job(4)
+    both = (Flag.NO_SUBJECT, Flag.MORE_FRAMES)
+    for _ in range(2):
+        ledger.settle(job, Outcome.done(3, both))
+        ledger.settle(job, Outcome.done(1, (Flag.MORE_FRAMES,)))
+        ledger.settle(job, Outcome.done(0))
+        ledger.settle(job, failed(2))
+    books = ledger.books(job)
+    assert (books.done, books.failed, books.flagged) == (3, 1, 2)
+    assert books.flags == {"more-frames": 2, "no-subject": 1}
+    assert list(ledger.flags(job).items()) == [(1, (Flag.MORE_FRAMES,)), (3, both)]

@@ -102,9 +102,45 @@ def test_a_keyword_that_png_does_not_allow_is_refused(keyword):
         png.encode(noise(1, 1), text={keyword: "value"})
 
 
-def test_pixels_without_alpha_are_refused():
+@pytest.mark.parametrize("shape", [(2,), (2, 2, 2), (2, 2, 5), (0, 2, 4), (2, 0, 4), (1, 2, 2, 4)])
+def test_what_has_not_the_shape_of_an_image_is_refused(shape):
     with pytest.raises(ValueError, match="shape"):
-        png.encode(noise(2, 2)[..., :3], text={})
+        png.encode(np.zeros(shape, np.uint8), text={})
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    "shape", [(31, 17), (31, 17, 3), (31, 17, 4), (1, 1, 3), (1, 9), (9, 1, 4)]
+)
+def test_every_kind_and_depth_comes_back(shape, depth):
+    samples = np.random.default_rng(3).integers(0, np.iinfo(depth).max, shape, depth, endpoint=True)
+    data = png.encode(samples, text={})
+    found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if samples.ndim == 3:  # cv2 has blue first
+        found = found[..., [2, 1, 0, 3][: shape[2]]]
+    assert found.dtype == depth
+    assert np.array_equal(found, samples)
+
+
+def test_rows_that_go_on_from_the_ones_above_and_columns_that_go_on_are_both_small():
+    ramp = np.arange(400, dtype=np.uint32) ** 2 // 200 % 256
+    across = np.repeat(ramp.astype(np.uint8)[None], 400, axis=0)
+    noise = np.random.default_rng(5).integers(0, 256, (400, 1), np.uint8)
+    down = across + noise  # each row another brightness: the one above tells nothing
+    sizes = [len(png.encode(pixels, text={})) for pixels in (across, across.T.copy(), down)]
+    assert max(sizes) < 400 * 400 // 15
+
+
+def test_text_is_put_into_the_png_of_another_encoder():
+    image = Image.fromarray(noise(9, 7))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    data = png.annotated(file.getvalue(), text={"a": "b"}, icc=b"profile", dpi=(300, 300))
+    found = read(data)
+    assert np.array_equal(np.asarray(found), np.asarray(image))
+    assert (found.info["a"], found.info["icc_profile"]) == ("b", b"profile")
+    assert png.read_text(data[:4096]) == {"a": "b"}
+    assert png.is_complete(data)
 
 
 def test_profile_and_resolution_come_back():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,20 +11,23 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bgpipe.pipeline import png
-from bgpipe.pipeline.errors import NoImages, UsageError
-from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.producer import is_current, open_job, plan, select, survey
+from bgpipe.pipeline.errors import NoImages, StorageUnavailable, UsageError
+from bgpipe.pipeline.ledger import Ledger, Superseded
+from bgpipe.pipeline.manifest import digest
+from bgpipe.pipeline.plan import plan
+from bgpipe.pipeline.producer import list_job, open_job, select, survey
 from bgpipe.pipeline.storage import LocalStore
-from bgpipe.pipeline.types import Entry, Job, JobState, Preset, Recipe
+from bgpipe.pipeline.survey import Standing, standing
+from bgpipe.pipeline.types import Entry, Item, Job, JobId, JobState, Preset, Recipe
 
 # Few names and suffixes, put together often, so that nearly every set of keys collides.
 NASTY = st.builds(
     "{}{}{}".format,
-    st.sampled_from(["", "d/", "d.png/", "d/e/"]),
+    st.sampled_from(["", "d/", "d.png/", "d/e/", "a.q/"]),
     st.sampled_from(["a", "A", "a.png", "a.jpg", "é", "a b"]),
-    st.lists(st.sampled_from([".png", ".jpg", ".PNG", ".jpeg"]), min_size=1, max_size=3).map(
-        "".join
-    ),
+    st.lists(
+        st.sampled_from([".png", ".jpg", ".PNG", ".jpeg", ".tif"]), min_size=1, max_size=3
+    ).map("".join),
 )
 
 
@@ -32,7 +36,7 @@ def entries(*names: str) -> list[Entry]:
 
 
 def targets(*names: str) -> dict[str, str]:
-    return {entry.key: target for entry, target in plan(entries(*names))}
+    return {entry.key: target for entry, target in plan(entries(*sorted(names)))}
 
 
 def cutout(recipe: Recipe, identity: str) -> bytes:
@@ -93,11 +97,55 @@ def test_no_two_sources_share_a_target(names: set[str]) -> None:
         assert target in {f"{name}.png", f"{name.rpartition('.')[0]}.png"}
 
 
-@given(st.sets(NASTY, max_size=20), st.randoms())
-def test_a_plan_does_not_depend_on_the_order(names: set[str], random) -> None:
-    shuffled = sorted(names)
-    random.shuffle(shuffled)
-    assert targets(*shuffled) == targets(*sorted(names))
+def whole_plan(names: set[str]) -> dict[str, str]:
+    """The plan as it would be made of a listing that is held as a whole."""
+    short = {name: f"{name.rpartition('.')[0]}.png" for name in names}
+    full = {name: f"{name}.png" for name in names}
+    planned = dict(short)
+    while True:
+        used = Counter(planned.values())
+        clashing = [name for name in names if used[planned[name]] > 1]
+        if all(planned[name] == full[name] for name in clashing):
+            return planned
+        planned.update((name, full[name]) for name in clashing)
+
+
+@given(st.sets(NASTY, max_size=40))
+@example({"a.d/b.jpg", "a.d/b.png", "a.jpg", "a.png", "a b.jpg", "a-1.jpg"})
+def test_a_plan_is_what_it_would_be_with_all_sources_in_view(names: set[str]) -> None:
+    assert targets(*names) == whole_plan(names)
+
+
+def test_a_source_without_a_suffix_keeps_its_target_to_itself() -> None:
+    assert targets("a", "a b.jpg", "a-1.jpg", "a.jpg", ".a", ".a.jpg", "b/a") == {
+        "a": "a.png",
+        "a b.jpg": "a b.png",
+        "a-1.jpg": "a-1.png",
+        "a.jpg": "a.jpg.png",
+        ".a": ".a.png",
+        ".a.jpg": ".a.jpg.png",
+        "b/a": "b/a.png",
+    }
+
+
+def test_a_plan_holds_only_what_could_meet() -> None:
+    listed = (Entry(f"{number:04}.jpg", 1, "1") for number in range(10_000))
+    planned = plan(listed)
+    assert next(planned)[1] == "0000.png"
+    assert next(listed).key == "0002.jpg"  # the next ones were not taken yet
+
+
+@pytest.mark.parametrize("names", [("b.jpg", "a.jpg"), ("a.jpg", "a.jpg")])
+def test_a_listing_out_of_order_is_refused(names: tuple[str, str]) -> None:
+    with pytest.raises(StorageUnavailable, match="out of order"):
+        list(plan(entries(*names)))
+
+
+@given(st.sets(NASTY, max_size=40))
+@example({"shop.s/x.jpg", "shop.s/y.jpg", "shop.tif", "shop.webp/x.jpg"})
+def test_targets_come_in_the_order_of_their_keys(names: set[str]) -> None:
+    planned = [target for _, target in plan(entries(*sorted(names)))]
+    assert planned == sorted(planned)
 
 
 @pytest.mark.parametrize(
@@ -124,11 +172,14 @@ def test_a_cutout_is_current_for_its_own_recipe_and_source_only(
     target: LocalStore, recipe: Recipe
 ) -> None:
     target.write("a.png", cutout(recipe, "10-1"))
-    assert is_current(target, "a.png", recipe, "10-1")
-    assert is_current(target, "a.png", replace(recipe, model="the same by another name"), "10-1")
-    assert not is_current(target, "a.png", replace(recipe, preset=Preset()), "10-1")
-    assert not is_current(target, "a.png", recipe, "10-2")
-    assert not is_current(target, "b.png", recipe, "10-1")
+    assert standing(target, "a.png", recipe, "10-1") is Standing.CURRENT
+    assert (
+        standing(target, "a.png", replace(recipe, model="the same by another name"), "10-1")
+        is Standing.CURRENT
+    )
+    assert standing(target, "a.png", replace(recipe, preset=Preset()), "10-1") is Standing.CHANGED
+    assert standing(target, "a.png", recipe, "10-2") is Standing.CHANGED
+    assert standing(target, "b.png", recipe, "10-1") is Standing.NEW
 
 
 @pytest.mark.parametrize(
@@ -152,7 +203,7 @@ def test_a_damaged_or_foreign_file_is_not_current(
     target: LocalStore, recipe: Recipe, damage
 ) -> None:
     target.write("a.png", damage(cutout(recipe, "10-1")))
-    assert not is_current(target, "a.png", recipe, "10-1")
+    assert standing(target, "a.png", recipe, "10-1") is Standing.CHANGED
 
 
 def test_a_job_skips_what_is_up_to_date_and_lists_the_rest(
@@ -164,7 +215,7 @@ def test_a_job_skips_what_is_up_to_date_and_lists_the_rest(
         if entry.key != "d/007.jpg":
             target.write(key, cutout(job.recipe, entry.identity))
     start = time.perf_counter()
-    books = open_job(ledger, job, source.list(), source, target, force=False)
+    books = open_job(ledger, job, source, target)
     print(f"120 cutouts looked at in {time.perf_counter() - start:.3f} s")
     assert (books.state, books.total, books.skipped, books.queued) == (
         JobState.RUNNING,
@@ -182,7 +233,7 @@ def test_a_job_with_everything_up_to_date_is_finished(
 ) -> None:
     photo(source.root, "a.jpg")
     target.write("a.png", cutout(job.recipe, source.head("a.jpg").identity))
-    books = open_job(ledger, job, source.list(), source, target, force=False)
+    books = open_job(ledger, job, source, target)
     assert (books.state, books.total, books.skipped) == (JobState.FINISHED, 1, 1)
 
 
@@ -191,18 +242,21 @@ def test_force_redoes_what_is_up_to_date(
 ) -> None:
     photo(source.root, "a.jpg")
     target.write("a.png", cutout(job.recipe, source.head("a.jpg").identity))
-    books = open_job(ledger, job, source.list(), source, target, force=True)
+    books = open_job(ledger, replace(job, force=True), source, target)
     assert (books.skipped, books.queued) == (0, 1)
 
 
 def test_a_long_listing_keeps_its_order_and_its_indices_dense(
     ledger: Ledger, job: Job, source: LocalStore, target: LocalStore
 ) -> None:
-    listed = entries(*(f"{number:05}.jpg" for number in range(2300)))
+    names = [f"{number:05}.jpg" for number in range(2300)]
+    for name in names:
+        photo(source.root, name)
     current = range(0, 2300, 20)
     for number in current:
-        target.write(f"{number:05}.png", cutout(job.recipe, "1"))
-    books = open_job(ledger, job, listed, source, target, force=False)
+        identity = source.head(names[number]).identity
+        target.write(f"{number:05}.png", cutout(job.recipe, identity))
+    books = open_job(ledger, job, source, target)
     assert (books.skipped, books.queued) == (115, 2185)
     kept = list(ledger.items(job.id, 0, 9999))
     assert [item.index for item in kept] == list(range(2185))
@@ -217,7 +271,7 @@ def test_a_source_without_images_opens_no_job(
     photo(source.root, "a.jpg")
     narrow = replace(job, exclude=("*.jpg",))
     with pytest.raises(NoImages, match=str(source.root)):
-        open_job(ledger, narrow, source.list(), source, target, force=False)
+        open_job(ledger, narrow, source, target)
     assert ledger.latest() is None
 
 
@@ -225,7 +279,7 @@ def test_a_survey_writes_nothing(
     ledger: Ledger, job: Job, source: LocalStore, target: LocalStore
 ) -> None:
     photo(source.root, "a.jpg")
-    (batch,) = survey(job, source.list(), source, target, force=False)
+    (batch,) = survey(job, source.list(), source, target)
     assert [(image.target, image.current) for image in batch] == [("a.png", False)]
     assert ledger.latest() is None
     assert not target.root.exists()
@@ -238,7 +292,7 @@ def test_cutouts_inside_the_source_are_never_read(
     photo(source.root, "a.jpg")
     photo(source.root, "outside.jpg")
     photo(inside.root, "old.png")
-    open_job(ledger, job, source.list(), source, inside, force=False)
+    open_job(ledger, job, source, inside)
     assert [item.source for item in ledger.items(job.id, 0, 9)] == ["a.jpg", "outside.jpg"]
 
 
@@ -249,7 +303,7 @@ def test_the_source_itself_is_no_target_not_even_by_a_link(
     (tmp_path / "link").symlink_to(source.root)
     for same in (source, LocalStore(tmp_path / "link")):
         with pytest.raises(UsageError, match="among their sources"):
-            open_job(ledger, job, source.list(), source, same, force=False)
+            open_job(ledger, job, source, same)
 
 
 def test_no_cutout_is_written_into_a_source_below_the_target(
@@ -257,7 +311,58 @@ def test_no_cutout_is_written_into_a_source_below_the_target(
 ) -> None:
     photo(source.root, "a.jpg")
     above = LocalStore(tmp_path)
-    open_job(ledger, job, source.list(), source, above, force=False)
+    open_job(ledger, job, source, above)
     photo(source.root, "photos/b.jpg")  # would become photos/b.png, a file of the source folder
+    second = replace(job, id=JobId("second"), out="/elsewhere")
     with pytest.raises(UsageError, match=r"photos/b\.jpg"):
-        open_job(ledger, job, source.list(), source, above, force=False)
+        open_job(ledger, second, source, above)
+    assert ledger.ids() == [job.id]
+
+
+def test_a_listing_that_was_broken_off_is_begun_again(
+    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore
+) -> None:
+    for number in range(30):
+        photo(source.root, f"{number:02}.jpg")
+    ledger.open(job)
+    ledger.relist(job.id, token=1)
+    ledger.add(job.id, [Item(0, "gone.jpg", "gone.png", "1")], token=1)
+    ledger.skip(job.id, 5, token=1)
+    list_job(ledger, job, source, target, token=2)
+    books = ledger.books(job.id)
+    assert (books.total, books.skipped) == (30, 0)
+    assert [item.source for item in ledger.items(job.id, 0, 99)] == [
+        f"{number:02}.jpg" for number in range(30)
+    ]
+
+
+def test_who_listed_before_and_wakes_up_changes_nothing(
+    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore
+) -> None:
+    photo(source.root, "a.jpg")
+    ledger.open(job)
+    ledger.relist(job.id, token=1)
+    list_job(ledger, job, source, target, token=2)
+    late = [Item(1, "b.jpg", "b.png", "1")]
+    for act in (
+        lambda: ledger.relist(job.id, token=1),
+        lambda: ledger.add(job.id, late, token=1),
+        lambda: ledger.skip(job.id, 9, token=1),
+        lambda: ledger.start(job.id, token=1),
+    ):
+        with pytest.raises(Superseded):
+            act()
+    assert ledger.books(job.id).total == 1
+
+
+def test_named_sources_are_listed_again_by_their_names(
+    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore
+) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        photo(source.root, name)
+    names = ["a.jpg", "c.jpg", "gone.jpg"]
+    order = replace(job, named=digest(names))
+    ledger.open(order, names)
+    list_job(ledger, ledger.job(job.id), source, target, token=1)
+    assert [item.source for item in ledger.items(job.id, 0, 9)] == names
+    assert ledger.named(job.id) == []  # no longer needed

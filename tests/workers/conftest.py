@@ -24,7 +24,7 @@ from bgpipe.pipeline.connection import Connection, connect
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.lockfile import hash_file
 from bgpipe.pipeline.model import ModelConfig, build
-from bgpipe.pipeline.queue import make_app, publish
+from bgpipe.pipeline.queue import depth, make_app, publish
 from bgpipe.pipeline.types import Books, Item, Job, JobId, JobState, Preset, Recipe
 
 SIZE = (64, 64)
@@ -104,20 +104,30 @@ class Cluster:
         (self.source / name).write_bytes(data)
         return name
 
-    def submit(self, names: Sequence[str], weights: str | None = None) -> JobId:
-        """A started job whose messages are published."""
+    def submit(
+        self, names: Sequence[str], weights: str | None = None, *, published: bool = True
+    ) -> JobId:
+        """A started job."""
         recipe = Recipe(str(self.model), weights or hash_file(self.model), SIZE, Preset())
         job = JobId(f"job-{next(_numbers)}")
         items = [Item(i, name, f"{name}.png", f"id-{i}") for i, name in enumerate(names)]
         self.ledger.open(Job(job, str(self.source), str(self.out), recipe, time.time()))
         self.ledger.add(job, items)
         self.ledger.start(job)
-        publish(self.app, job, items, QUEUE)
+        if published:
+            publish(self.app, job, items, QUEUE)
         return job
 
     def finished(self, job: JobId) -> Books:
         until(lambda: self.ledger.books(job).state == JobState.FINISHED)
         return self.ledger.books(job)
+
+    def finished_after_a_kill(self, job: JobId) -> Books:
+        """`finished`, once the message that Redis may lose as it hands it out was sent again."""
+        until(lambda: not depth(self.client, QUEUE))
+        lost = [self.ledger.item(job, index) for index in self.ledger.missing(job)]
+        publish(self.app, job, lost, QUEUE)
+        return self.finished(job)
 
 
 _numbers = count()

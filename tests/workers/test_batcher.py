@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 
 from bgpipe.config.presets import Preset
+from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
 from bgpipe.pipeline.types import Matte, Recipe
 from bgpipe.workers.batcher import Batcher, Engine
+from bgpipe.workers.leaving import Leaving
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
@@ -53,10 +56,11 @@ class Arithmetic:
 
 @contextmanager
 def batcher(
-    make: Callable[[Recipe], Engine], *, batch: int = 4, wait: float = 0.2
+    make: Callable[[Recipe], Engine], *, batch: int = 4, wait: float = 0.2, step: float = 60
 ) -> Iterator[tuple[Batcher, threading.Event]]:
     lost = threading.Event()
-    with Batcher(make, batch=batch, wait=wait, on_lost=lost.set) as served:
+    limits = load_settings().limits.model_copy(update={"step": step})
+    with Batcher(make, limits, batch=batch, wait=wait, on_lost=lost.set) as served:
         yield served, lost
 
 
@@ -129,8 +133,7 @@ def test_a_model_that_does_not_load_fails_its_images_and_is_tried_again() -> Non
         assert not lost.is_set()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_when_the_device_is_lost_waiting_and_later_lanes_fail_instead_of_hanging() -> None:
+def test_when_the_device_is_lost_only_the_images_of_its_last_step_are_suspects() -> None:
     engine = Arithmetic()
     with (
         batcher(lambda _: engine, batch=2, wait=30) as (served, lost),
@@ -138,12 +141,10 @@ def test_when_the_device_is_lost_waiting_and_later_lanes_fail_instead_of_hanging
     ):
         answers = [lanes.submit(served.infer, recipe(), image(FATAL)) for _ in range(6)]
         engine.open.set()
-        for answer in answers:
-            with pytest.raises(TransientError) as caught:
-                answer.result(30)
-            assert caught.value.code == Code.DEVICE
+        kinds = Counter(type(answer.exception(30)) for answer in answers)
+        assert kinds == {DeviceLost: 2, Leaving: 4}
         assert lost.wait(30)
-        with pytest.raises(TransientError, match="device thread has ended"):
+        with pytest.raises(Leaving, match="the device is gone"):
             served.infer(recipe(), image(1))
     assert len(engine.batches) == 1
 
@@ -157,5 +158,22 @@ def test_closing_answers_every_lane() -> None:
             assert value_of(answers[0].result(30)) == 0
         errors = [answer.exception(30) for answer in answers]
     assert sum(error is None for error in errors) == len(engine.batches)
-    assert all(isinstance(error, TransientError) for error in errors if error)
+    assert all(isinstance(error, Leaving) for error in errors if error)
     assert not lost.is_set()
+
+
+def test_a_step_that_does_not_end_loses_the_device_and_tells_where_it_is() -> None:
+    engine = Arithmetic()  # closed: it waits
+    with (
+        batcher(lambda _: engine, batch=1, step=0.2) as (served, lost),
+        ThreadPoolExecutor(3) as lanes,
+    ):
+        answers = [lanes.submit(served.infer, recipe(), image(v)) for v in range(3)]
+        errors = [answer.exception(30) for answer in answers]
+        assert Counter(map(type, errors)) == {DeviceLost: 1, Leaving: 2}
+        (stuck,) = (error for error in errors if isinstance(error, DeviceLost))
+        assert stuck.code == Code.TIMEOUT
+        assert "step did not end within 0.2 s" in stuck.detail
+        assert "test_batcher.py" in stuck.detail
+        assert lost.wait(30)
+        engine.open.set()  # it comes back; nobody is harmed

@@ -17,7 +17,8 @@ import pytest
 from bgpipe.config.settings import WorkerSettings, load_settings
 from bgpipe.pipeline import keys
 from bgpipe.workers.devices import Device
-from bgpipe.workers.supervisor import Supervisor, workers
+from bgpipe.workers.leaving import RESTART
+from bgpipe.workers.supervisor import SIGNALS, Supervisor, workers
 
 from .conftest import QUEUE, Cluster, until
 
@@ -47,7 +48,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(cluster: Cluster) -> No
         job = cluster.submit(names)
         until(lambda: cluster.ledger.books(job).done >= 2)
         os.kill(first, signal.SIGKILL)
-        books = cluster.finished(job)
+        books = cluster.finished_after_a_kill(job)
         (second,) = children(supervisor.pid)
     assert second != first
     assert (books.done, books.failed) == (100, 0)
@@ -89,15 +90,17 @@ def test_a_stuck_image_is_given_back_when_the_worker_drains(cluster: Cluster) ->
         job = cluster.submit([cluster.file("stuck.jpg", b"stuck"), cluster.file("fine.jpg", b"")])
         until(lambda: cluster.ledger.books(job).done == 1)
         worker.terminate()
-        until(lambda: cluster.client.llen(QUEUE) == 1, 30)
-        assert not cluster.client.exists(keys.UNACKED)
-        worker.kill()
+        assert worker.wait(30) == 0
+    assert cluster.client.llen(QUEUE) == 1
+    assert not cluster.client.exists(keys.UNACKED)
+    assert not cluster.ledger.claims(job)
+    assert cluster.ledger.claim(job, 0, "another").attempt == 1
 
 
 def test_a_worker_whose_device_is_lost_leaves(cluster: Cluster) -> None:
     with cluster.process([TROUBLED], {}) as worker:
         job = cluster.submit([cluster.file("lost.jpg", b"lost")])
-        assert worker.wait(60) == 0
+        assert worker.wait(60) == RESTART
     assert cluster.ledger.books(job).failed == 0
     assert "E_DEVICE" in cluster.log()
 
@@ -139,7 +142,7 @@ class Script:
         with self.starts.open("a") as file:
             file.write("started\n")
         command = [sys.executable, "-c", self.code]
-        return subprocess.Popen(command, stdin=subprocess.PIPE)
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def count(self) -> int:
         return len(self.starts.read_text().splitlines()) if self.starts.exists() else 0
@@ -153,7 +156,7 @@ def settings() -> WorkerSettings:
 @pytest.fixture
 def _own_signals() -> Iterator[None]:
     """Gives back the handlers that a supervisor in this process takes."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    numbers = SIGNALS
     handlers = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, handlers, strict=True):
@@ -210,3 +213,56 @@ def test_names_tell_the_device_and_are_unique_where_supervisors_share_a_host() -
     assert plain == ["gpu0", "gpu3", "cpu0", "cpu0-2"]
     ours, theirs = ([w.name for w in workers(devices, shared_host=True)] for _ in range(2))
     assert not set(ours) & set(theirs)
+
+
+@pytest.mark.usefixtures("_own_signals")
+def test_a_worker_that_is_never_ready_makes_the_supervisor_give_up(
+    tmp_path: Path, settings: WorkerSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = Script("broken", "raise SystemExit(1)", tmp_path / "broken")
+    assert Supervisor([broken], settings).run() == 4
+    assert broken.count() == settings.start_attempts
+    assert "giving up" in caplog.text
+
+
+@pytest.mark.usefixtures("_own_signals")
+def test_a_worker_that_was_ready_or_found_no_redis_is_started_for_ever(
+    tmp_path: Path, settings: WorkerSettings
+) -> None:
+    more = settings.start_attempts + 2
+    ready = Script("ready", "print('ready'); raise SystemExit(1)", tmp_path / "ready")
+    away = Script("away", "raise SystemExit(4)", tmp_path / "away")
+    supervisor = Supervisor([ready, away], settings)
+    threading.Thread(
+        target=lambda: (
+            until(lambda: min(ready.count(), away.count()) >= more),
+            supervisor.stop(),
+        )
+    ).start()
+    assert supervisor.run() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGINT])
+def test_a_signalled_worker_finishes_what_is_in_flight(
+    cluster: Cluster, number: signal.Signals
+) -> None:
+    with cluster.process([TROUBLED], {"TEST_DECODE_SECONDS": "0.5"}) as worker:
+        job = cluster.submit([cluster.file(f"{i}.jpg", b"") for i in range(100)])
+        until(lambda: cluster.ledger.claims(job))
+        worker.send_signal(number)
+        assert worker.wait(30) == 0
+    books = cluster.ledger.books(job)
+    assert books.running == 0
+    assert not cluster.client.exists(keys.UNACKED)
+    assert cluster.client.llen(QUEUE) == 100 - books.done
+
+
+def test_a_worker_signalled_twice_leaves_at_once(cluster: Cluster) -> None:
+    with cluster.process([TROUBLED], {"BGPIPE_LIMITS__DECODE": "600"}) as worker:
+        job = cluster.submit([cluster.file("stuck.jpg", b"stuck")])
+        until(lambda: cluster.ledger.claims(job))
+        worker.send_signal(signal.SIGTERM)
+        until(lambda: "draining" in cluster.log())
+        assert worker.poll() is None
+        worker.send_signal(signal.SIGQUIT)
+        assert worker.wait(5) == 128 + signal.SIGQUIT

@@ -83,15 +83,60 @@ def test_messages_that_name_nothing_of_ours_harm_nobody(cluster: Cluster) -> Non
         for arguments in (
             ("unknown-job", 0, "a.jpg"),
             (job, 99, "a.jpg"),
-            (job, 0, "b.jpg"),
             (job, "0", "a.jpg"),
             (job,),
             ("../escape", 0, "a.jpg"),
         ):
             cluster.app.send_task(TASK, arguments, queue="bgpipe")
+        # As an older or a newer version may write them.
+        cluster.app.send_task(TASK, (), {"job": job, "key": "a.jpg"}, queue="bgpipe")
+        cluster.app.send_task("bgpipe.remove_backgrounds", (job, 0, "a.jpg"), queue="bgpipe")
         assert cluster.finished(job).done == 2
         assert cluster.finished(cluster.submit(names)).done == 2
         until(lambda: not cluster.client.exists(keys.UNACKED, "bgpipe"))
+    log = cluster.log()
+    assert log.count("message dropped") == 6
+    assert "unknown job: unknown-job" in log
+    assert "not a message of this version: () {'job'" in log
+    assert "bgpipe.remove_backgrounds" in log
+
+
+def test_a_message_that_is_no_task_at_all_is_named_and_dropped(cluster: Cluster) -> None:
+    names = [cluster.photo("a.jpg")]
+    with cluster.supervisor(*CPU):
+        with cluster.app.connection_for_write() as connection:
+            queue = connection.SimpleQueue("bgpipe")
+            queue.put("neither", serializer="json")
+            queue.put(b"no text", content_type="application/octet-stream")
+            queue.close()
+        assert cluster.finished(cluster.submit(names)).done == 1
+        until(lambda: not cluster.client.exists(keys.UNACKED, "bgpipe"))
+    assert "worker ended" not in cluster.log()
+
+
+def test_books_that_cannot_be_read_cost_their_own_messages_only(cluster: Cluster) -> None:
+    names = [cluster.photo("a.jpg")]
+    broken = cluster.submit(names, published=False)
+    cluster.client.delete(keys.of_job(broken).running)
+    cluster.client.set(keys.of_job(broken).running, "not a hash")
+    with cluster.supervisor(*CPU):
+        cluster.app.send_task(TASK, (broken, 0, "a.jpg"), queue="bgpipe")
+        until(lambda: "a key of the ledger is of a wrong type" in cluster.log())
+        cluster.ledger.cancel(broken)
+        assert cluster.finished(cluster.submit(names)).done == 1
+        until(lambda: not cluster.client.exists(keys.UNACKED, "bgpipe"))
+    assert "worker ended" not in cluster.log()
+
+
+def test_a_message_about_another_image_than_the_ledgers_does_nothing(cluster: Cluster) -> None:
+    name = cluster.photo("a.jpg")
+    job = cluster.submit([name], published=False)
+    with cluster.supervisor(*CPU):
+        cluster.app.send_task(TASK, (job, 0, "b.jpg"), queue="bgpipe")
+        until(lambda: "another one: a.jpg" in cluster.log())
+        assert not list(cluster.out.iterdir())
+        cluster.app.send_task(TASK, (job, 0, name), queue="bgpipe")
+        assert cluster.finished(job).done == 1
 
 
 def test_an_image_that_every_worker_died_of_is_given_up(cluster: Cluster) -> None:
@@ -126,12 +171,13 @@ def test_celery_sees_one_slot_with_lanes_around_it(cluster: Cluster) -> None:
 
 def test_the_heartbeat_tells_of_progress_and_ends_with_the_worker(cluster: Cluster) -> None:
     with cluster.supervisor(*CPU, "--lanes", "5"):
-        key = keys.of_worker(f"cpu0@{socket.gethostname()}")
+        (key,) = cluster.client.keys(keys.of_worker(f"cpu0@{socket.gethostname()}/*"))
         cluster.finished(cluster.submit([cluster.photo("photo.jpg")]))
         until(lambda: cluster.client.hget(key, "images") == b"1")
         beat = cluster.client.hgetall(key)
         assert 0 < cluster.client.ttl(key) <= 20
     assert (beat[b"device"], beat[b"lanes"]) == (b"cpu", b"5")
     assert len(beat[b"model"]) == 64
+    assert (beat[b"steps"], beat[b"in_flight"], float(beat[b"oldest"])) == (b"1", b"0", 0)
     assert float(beat[b"beat"]) >= float(beat[b"progress"]) > 0
     assert not cluster.client.exists(key)

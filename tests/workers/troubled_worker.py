@@ -1,50 +1,93 @@
-"""A real worker process for files that mean trouble: `stuck` never decodes, `lost` kills the device."""
+"""A real worker process for files that mean trouble, by what they hold.
+
+`stuck` never ends to be decoded, `lost` loses the device, `stalled` stalls it for ever, `deadly`
+kills the process. Anything else becomes a cutout whose bytes are those of the file. With
+--supervised it is the real supervisor of such a worker.
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bgpipe.pipeline.errors import Code, DeviceLost
 from bgpipe.pipeline.images import Limits
-from bgpipe.pipeline.types import Cutout, Matte, Picture
+from bgpipe.pipeline.types import Cutout, Matte, Output, Picture
 from bgpipe.workers.entry import exit_code_of, worker_settings
-from bgpipe.workers.lane import Codec
-from bgpipe.workers.process import Node, Parts, work
+from bgpipe.workers.leaving import end
+from bgpipe.workers.process import Parts, node, work
+from bgpipe.workers.studio import Codec
+from bgpipe.workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
 
-LOST = 255
+LOST, STALLED, DEADLY = 255, 254, 253
+DEVICE_TROUBLE = {b"lost": LOST, b"stalled": STALLED, b"deadly": DEADLY}
+FOR_EVER = 3600
 
 
 class Engine:
     def infer(self, images: Sequence[Pixels]) -> list[Matte]:
-        if any((image == LOST).any() for image in images):
+        values = {int(image[0, 0, 0]) for image in images}
+        if LOST in values:
             raise DeviceLost(Code.DEVICE, "an illegal address, say")
-        return [Matte(np.zeros(image.shape[:2], np.float32)) for image in images]
+        if STALLED in values:
+            time.sleep(FOR_EVER)
+        if DEADLY in values:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [Matte(np.ones(image.shape[:2], np.float32)) for image in images]
 
 
-def decode(data: bytes, limits: Limits) -> Picture:
-    del limits
+def measure(data: bytes, limits: Limits) -> int:
+    del data, limits
+    return 64
+
+
+def decode(data: bytes, limits: Limits, deep: bool) -> Picture:
+    del limits, deep
     if data == b"stuck":
-        time.sleep(600)
-    return Picture(rgb=np.full((8, 8, 3), LOST if data == b"lost" else 0, np.uint8))
+        time.sleep(FOR_EVER)
+    time.sleep(float(os.environ.get("TEST_DECODE_SECONDS", "0")))
+    return Picture(rgb=np.full((8, 8, 3), DEVICE_TROUBLE.get(data, 0), np.uint8), icc=None)
 
 
-def encode(cutout: Cutout, picture: Picture, text: Mapping[str, str]) -> bytes:
-    del cutout, picture, text
-    return b"a cutout"
+def encode(cutout: Cutout, picture: Picture, output: Output, text: Mapping[str, str]) -> bytes:
+    del cutout, picture, output
+    return f"a cutout of {text['bgpipe:source']}".encode()
 
 
-def run() -> int:
-    node = Node("troubled@test", "cpu", lanes=2, batch=1)
-    return work(worker_settings(), node, Parts(lambda recipe: Engine(), Codec(decode, encode)))
+@dataclass(frozen=True, slots=True)
+class Troubled:
+    """This file in the place of a worker's process."""
+
+    name: str
+
+    def start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, __file__, "--name", self.name]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", default="troubled@test")
+    parser.add_argument("--supervised", action="store_true")
+    options = parser.parse_args()
+    settings = worker_settings()
+    if options.supervised:
+        return Supervisor([Troubled(options.name)], settings.worker).run()
+    parts = Parts(lambda recipe: Engine(), Codec(decode, encode, measure))
+    return work(settings, node(options.name, "cpu", settings.worker), parts)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(run))
+    end(exit_code_of(main))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,10 +29,20 @@ def test_a_disc_holds_the_centres_within_its_radius():
         assert found == {(y, x) for y in square for x in square if y * y + x * x <= radius * radius}
 
 
-@pytest.mark.parametrize("radius", [1, 3, 8])
+@pytest.mark.parametrize("radius", [1, 3, 8, 17, 64])
 def test_a_point_grows_to_a_disc(radius):
-    grown = dilate(point(), radius)
-    assert grown.sum() == disc(radius).sum()
+    size = 2 * radius + 1
+    assert np.array_equal(dilate(point(size), radius), disc(radius))
+    assert np.array_equal(erode(1 - point(size), radius), 1 - disc(radius))
+
+
+@pytest.mark.parametrize("radius", [9, 30])
+@pytest.mark.parametrize("size", [(90, 70), (5, 200), (1, 1), (200, 3)])
+def test_a_large_disc_is_no_other_for_being_taken_in_rows(radius, size):
+    noise = np.random.default_rng(0).random(size, np.float32)
+    whole = disc(radius)
+    assert np.array_equal(dilate(noise, radius), cv2.dilate(noise, whole))
+    assert np.array_equal(erode(noise, radius), cv2.erode(noise, whole))
 
 
 def test_no_radius_changes_nothing(plane):

@@ -60,7 +60,7 @@ def made_subject(size):
     return replace(subject, matte=np.maximum(subject.matte, edge))
 
 
-@pytest.fixture(params=[256, 900, 4096, "reference"])
+@pytest.fixture(params=[256, 512, 4096, "reference"])
 def subject(request):
     if request.param != "reference":
         return made_subject(request.param)
@@ -159,6 +159,30 @@ def test_portraits_keep_soft_strands_soft(subject, presets):
 def test_without_smooth_the_same_blur_takes_the_strands(subject, presets):
     plain = refine(subject.matte, replace(presets["portraits"], smooth=False))
     assert np.median(kept_peaks(subject, plain)) < 0.7
+
+
+@pytest.mark.parametrize("name", REFINED)
+@pytest.mark.parametrize("size", [512, 4096])
+def test_a_hole_stays_a_hole_in_every_preset(presets, name, size):
+    matte = np.zeros((size, size), np.float32)
+    cv2.circle(matte, (size // 2, size // 2), size // 3, 1.0, -1, cv2.LINE_AA)
+    cv2.circle(matte, (size // 2, size // 2), size // 20, 0.0, -1, cv2.LINE_AA)
+    refined = refine(matte, presets[name])
+    assert refined[size // 2, size // 2] == 0
+    assert np.mean(np.abs(refined - matte)) < 0.02
+
+
+@pytest.mark.parametrize("name", REFINED)
+def test_a_real_alpha_keeps_its_core_its_surroundings_and_its_softness(presets, name, shared):
+    for path in sorted((shared / "images/quality/alphamatting").glob("*_alpha.png"))[::4]:
+        matte = np.asarray(Image.open(path).convert("L"), np.float32) / 255
+        refined = refine(matte, presets[name])
+        far = np.ones((25, 25), np.uint8)
+        assert refined[cv2.erode(matte, far) == 1].min(initial=1) > 1 - HALF_LEVEL
+        assert refined[cv2.dilate(matte, far) == 0].max(initial=0) < HALF_LEVEL
+        soft = (matte > 0.2) & (matte < 0.8)
+        still = (refined > HALF_LEVEL) & (refined < 1 - HALF_LEVEL)
+        assert np.count_nonzero(soft & still) > 0.98 * np.count_nonzero(soft)
 
 
 def test_tiles_leave_no_seams(presets):

@@ -4,24 +4,44 @@ from __future__ import annotations
 
 import pytest
 
+from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.storage import LocalStore, open_store
+from bgpipe.pipeline.storage import Stores
 
 KEYS = [
     "a.jpg",
     "sub/a.jpg",
     "sub/deeper/b c.PNG",
     "größe/写真 1.webp",
-    "new\nline.png",
     "percent%20 & 'quote\".jpg",
     "back\\slash.jpg",
     "x.jpg/inside.png",
 ]
 
 
-@pytest.fixture(params=["local"])
-def store(request, tmp_path):
-    return {"local": LocalStore}[request.param](tmp_path / "store")
+@pytest.fixture
+def stores():
+    return Stores(load_settings().s3)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return str(tmp_path / "store")
+
+
+@pytest.fixture
+def bucket(s3, aws):
+    return s3.make_bucket()
+
+
+@pytest.fixture
+def prefix(bucket):
+    return f"{bucket}/größe & more/x"
+
+
+@pytest.fixture(params=["folder", "bucket", "prefix"])
+def store(request, stores):
+    return stores.open(request.getfixturevalue(request.param))
 
 
 def code_of(call, *arguments):
@@ -39,9 +59,22 @@ def test_what_is_written_is_read_and_listed(store, key):
     assert entry == store.head(key)
 
 
-def test_the_location_opens_the_same_store_again(store):
+def test_the_location_opens_the_same_store_again(store, stores):
     store.write("a.jpg", b"content")
-    assert open_store(store.location).read("a.jpg", 100) == b"content"
+    assert stores.open(store.location).read("a.jpg", 100) == b"content"
+
+
+def test_what_is_written_has_the_identity_that_is_listed(store):
+    identity = store.write("a.png", b"content", {"bgpipe-source": "7-1"})
+    assert [entry.identity for entry in store.list()] == [identity]
+
+
+def test_what_is_deleted_is_gone_and_may_be_deleted_again(store):
+    store.write("a.png", b"content")
+    store.write("b.png", b"content")
+    for _ in range(2):
+        store.delete("a.png")
+        assert [entry.key for entry in store.list()] == ["b.png"]
 
 
 def test_a_listing_is_in_the_order_of_the_keys_bytes(store):
@@ -133,11 +166,12 @@ def test_an_empty_object_is_an_object(store):
 )
 def test_a_key_that_could_lead_elsewhere_is_refused(store, key, tmp_path):
     store.write("inside.png", b"x")
-    before = sorted(tmp_path.rglob("*"))
+    before = [sorted(tmp_path.rglob("*")), list(store.list())]
     for call in (
         lambda: store.write(key, b"x"),
         lambda: store.read(key, 9),
         lambda: store.head(key),
+        lambda: store.delete(key),
     ):
         assert code_of(call) is Code.TARGET
-    assert sorted(tmp_path.rglob("*")) == before
+    assert [sorted(tmp_path.rglob("*")), list(store.list())] == before

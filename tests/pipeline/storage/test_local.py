@@ -20,9 +20,8 @@ from bgpipe.pipeline.errors import (
     PermanentError,
     StorageUnavailable,
     TransientError,
-    UsageError,
 )
-from bgpipe.pipeline.storage import LocalStore, open_store
+from bgpipe.pipeline.storage import LocalStore
 
 NOBODY = 65534
 
@@ -64,9 +63,10 @@ def test_nothing_is_made_before_the_first_write(store):
     assert (store.root / "sub" / "a.png").read_bytes() == b"x"
 
 
-def test_a_bucket_is_refused_by_name():
-    with pytest.raises(UsageError, match="s3://bucket"):
-        open_store("s3://bucket/prefix")
+def test_a_name_may_have_two_lines(store):
+    store.write("new\nline.png", b"content")
+    assert keys(store) == ["new\nline.png"]
+    assert store.read("new\nline.png", 9) == b"content"
 
 
 def test_a_folder_that_is_not_there_is_unavailable(store):

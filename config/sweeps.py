@@ -1,0 +1,63 @@
+"""What a sweep is: a job that is run again and again, so that a target keeps up with its source."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, time
+from typing import Annotated
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo
+
+
+def _cron(expression: str) -> str:
+    if expression:
+        try:
+            CronSim(expression, datetime.now(UTC))
+        except CronSimError as error:
+            raise ValueError(f"{error}; write minute, hour, day, month, weekday") from error
+    return expression
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, OSError, ValueError) as error:
+        raise ValueError("unknown time zone; write it like Europe/Berlin") from error
+    return name
+
+
+def _web_address(url: str, info: ValidationInfo) -> str:
+    parts = urlsplit(url)
+    if url and (parts.scheme not in {"http", "https"} or not parts.hostname):
+        raise ValueError(f"{info.field_name} is no http:// or https:// address")
+    return url
+
+
+SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
+
+
+class Sweep(BaseModel):
+    """`[sweeps.NAME]` of the settings; NAME begins the names of its jobs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Annotated[str, Field(min_length=1)]
+    target: Annotated[str, Field(min_length=1)]
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    preset: str = ""
+    """Empty: that of [refine]."""
+    model: str = ""
+    """Empty: that of [model]."""
+    schedule: Annotated[str, AfterValidator(_cron)] = ""
+    """A cron expression. Empty: only by hand."""
+    time_zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    """Of schedule and deadline."""
+    deadline: time | None = None
+    """Time of day at which a run stops; the next one goes on."""
+    on_finish: Annotated[str, AfterValidator(_web_address)] = ""
+    """Address that gets the books when a run has finished."""
+    secret: SecretStr = SecretStr("")
+    """Signs what on_finish gets. Better from the environment: BGPIPE_SWEEPS__NAME__SECRET."""

@@ -1,0 +1,222 @@
+"""What is known of the cutouts below a target, so that none of them has to be opened to know it.
+
+The catalog lies under `.bgpipe/` in the target: a header, and parts with a row for each cutout in
+the order of their keys. A row is a fact that time cannot make wrong: the object with this identity
+was made of a source with that identity by that recipe. Where the object is another one by now, the
+row simply says nothing about it.
+
+A cutout that a job is yet to make has no identity when its row is written. The row names the job's
+item instead, and the worker that makes it leaves a seal of its identity in the ledger.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from heapq import merge
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from bgpipe.pipeline.errors import Code, ItemError, StorageUnavailable
+from bgpipe.pipeline.seals import Seals, seal
+from bgpipe.pipeline.storage import Store
+from bgpipe.pipeline.types import Entry, Job, JobId
+
+FOLDER = ".bgpipe/"
+HEADER = FOLDER + "catalog.json"
+RECIPE = FOLDER + "recipe.json"
+VERSION = 1
+PART_ROWS = 50_000
+"""Rows of a part: some 10 MB while it is written or read."""
+LARGEST = 1 << 28
+"""Bytes; what is larger is no part of a catalog."""
+SEALS_READ = 8192
+"""Seals fetched at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A fact about the cutout at `target`, or with `index` the promise of one."""
+
+    target: str
+    made: str
+    """The cutout's identity; empty for a promise."""
+    source: str
+    identity: str
+    """The source's, as it was listed."""
+    recipe: str
+    index: int = -1
+    """The item of the catalog's job that is to make the cutout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One target's key: the source that wants it, the object there, and the row about it."""
+
+    key: str
+    entry: Entry | None
+    listed: Entry | None
+    row: Row | None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The job whose items the promises name, and the keys of the parts."""
+
+    job: JobId
+    parts: tuple[str, ...]
+
+
+_ROW = TypeAdapter(tuple[str, str, str, str, str, int])
+NOTHING_KNOWN = Header(JobId(""), ())
+
+
+class Catalog:
+    """The catalog below `target` of what was made from `source`; empty if there is none."""
+
+    def __init__(self, target: Store, source: str, seals: Seals) -> None:
+        self._target = target
+        self._header = _read_header(target, source)
+        self._seals = seals
+        self._block: tuple[int, list[bytes]] = (-1, [])
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The keys of its parts."""
+        return self._header.parts
+
+    def rows(self) -> Iterator[Row]:
+        """Every row that can be read, in the order of the target's keys."""
+        for part in self.parts:
+            # What is damaged is not missed: its cutouts are opened and speak for themselves.
+            with suppress(ValueError, EOFError, OSError, zlib.error):
+                for line in gzip.decompress(_read(self._target, part)).splitlines():
+                    yield Row(*_ROW.validate_json(line))
+
+    def vouches(self, row: Row, listed: Entry) -> bool:
+        """Whether `row` is about the very object that is listed."""
+        if row.index < 0:
+            return row.made == listed.identity
+        return self._seal(row.index) == seal(listed.identity)
+
+    def successor(self, job: Job) -> CatalogWriter:
+        """The catalog that `job` writes."""
+        return CatalogWriter(self._target, job, before=self)
+
+    def _seal(self, index: int) -> bytes:
+        """The rows come nearly in the order of their indices, so that a block serves many."""
+        number, place = divmod(index, SEALS_READ)
+        if self._block[0] != number:
+            start = number * SEALS_READ
+            self._block = (number, self._seals.read(self._header.job, start, start + SEALS_READ))
+        return self._block[1][place]
+
+
+class CatalogWriter:
+    """Writes the rows of a new catalog, which takes the place of `before` when it is closed."""
+
+    def __init__(self, target: Store, job: Job, before: Catalog) -> None:
+        self._target = target
+        self._job = job
+        self._before = before
+        self._rows: list[bytes] = []
+        self._parts: list[str] = []
+
+    def begin(self) -> None:
+        """Write the recipe: for people, and to find out at once whether the target can be written.
+
+        Raises:
+            StorageUnavailable: it cannot, here and in the other methods.
+
+        """
+        self._write(RECIPE, self._job.recipe.text.encode())
+
+    def add(self, row: Row) -> None:
+        """Append a row; they come in the order of the target's keys."""
+        self._rows.append(json.dumps(astuple(row), separators=(",", ":")).encode())
+        if len(self._rows) >= PART_ROWS:
+            self._write_part()
+
+    def close(self) -> None:
+        """Put the catalog in its place."""
+        if self._rows:
+            self._write_part()
+        header = {
+            "version": VERSION,
+            "source": self._job.source,
+            "job": self._job.id,
+            "parts": self._parts,
+        }
+        # The header decides: until it is written, the catalog before holds, with its parts.
+        self._write(HEADER, json.dumps(header).encode())
+        for part in set(self._before.parts) - set(self._parts):
+            with suppress(ItemError):  # without the right to delete, they stay and mean nothing
+                self._target.delete(part)
+
+    def _write_part(self) -> None:
+        key = f"{FOLDER}catalog-{self._job.id}-{len(self._parts):05}.gz"
+        self._write(key, gzip.compress(b"\n".join(self._rows), compresslevel=5, mtime=0))
+        self._parts.append(key)
+        self._rows.clear()
+
+    def _write(self, key: str, data: bytes) -> None:
+        try:
+            self._target.write(key, data)
+        except ItemError as error:
+            raise StorageUnavailable(
+                f"the target cannot be written: {self._target.location}: {error.detail}"
+            ) from error
+
+
+def side_by_side(
+    planned: Iterable[tuple[Entry, str]], listed: Iterable[Entry], rows: Iterable[Row]
+) -> Iterator[Place]:
+    """All three, each in the order of the target's keys, joined by them in constant memory."""
+    streams: list[Iterable[tuple[bytes, int, Any]]] = [
+        ((_order(key), 0, entry) for entry, key in planned),
+        ((_order(entry.key), 1, entry) for entry in listed),
+        ((_order(row.target), 2, row) for row in rows),
+    ]
+    together = merge(*streams, key=itemgetter(0))
+    for key, group in groupby(together, key=itemgetter(0)):
+        found = {kind: value for _, kind, value in group}
+        yield Place(key.decode("utf-8", "surrogatepass"), found.get(0), found.get(1), found.get(2))
+
+
+def _order(key: str) -> bytes:
+    return key.encode("utf-8", "surrogatepass")
+
+
+def _read_header(target: Store, source: str) -> Header:
+    """The header, empty unless it is of this version and of cutouts from `source`."""
+    try:
+        values = json.loads(_read(target, HEADER))
+        if (values["version"], values["source"]) == (VERSION, source):
+            return Header(JobId(values["job"]), tuple(map(_part, values["parts"])))
+    except (ValueError, KeyError, TypeError):
+        pass  # none there, or a damaged one
+    return NOTHING_KNOWN
+
+
+def _part(key: str) -> str:
+    if not key.startswith(f"{FOLDER}catalog-"):
+        raise ValueError(f"no part of a catalog: {key}")
+    return key
+
+
+def _read(target: Store, key: str) -> bytes:
+    try:
+        return target.read(key, LARGEST)
+    except ItemError as error:
+        if error.code is Code.MISSING:
+            return b""
+        raise StorageUnavailable(
+            f"the target cannot be read: {target.location}: {error.detail}"
+        ) from error

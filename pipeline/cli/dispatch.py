@@ -1,0 +1,83 @@
+"""`bgpipe dispatch`: feeds and reconciles all jobs of a cluster, whoever submitted them."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from bgpipe.pipeline.cli.session import Session, open_session, read_settings
+from bgpipe.pipeline.errors import RedisUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from types import FrameType
+
+    from bgpipe.pipeline.sweep import Sweeper
+
+log = logging.getLogger(__name__)
+
+
+def dispatch() -> None:
+    """Feed the jobs of a cluster; several may run, one leads, another takes over."""
+    from bgpipe.pipeline.log import log_to_stderr
+
+    settings = read_settings()
+    if settings.embedded:
+        raise UsageError(
+            "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit feeds its own job)"
+        )
+    log_to_stderr()
+    with open_session(settings) as session:
+        _run(session, _stopped_by_signal())
+
+
+def _run(session: Session, stopped: threading.Event) -> None:
+    dispatcher, sweeper = session.dispatcher(), _sweeper(session)
+    log.info("dispatcher started")
+    while not stopped.is_set():
+        try:
+            more = dispatcher.turn()
+            if dispatcher.leads:
+                sweeper.turn()
+        except RedisUnavailable as error:
+            # Jobs wait for it as we do; a dispatcher that left would have to be started again.
+            log.warning("waiting for redis", extra={"fields": {"error": error}})
+            more = False
+        if not more:
+            stopped.wait(session.settings.dispatch.poll)
+    with suppress(RedisUnavailable):  # the lease ends by itself
+        dispatcher.leave()
+    log.info("dispatcher stopped")
+
+
+def _sweeper(session: Session) -> Sweeper:
+    from bgpipe.pipeline.sweep import Records, Sweeper
+
+    return Sweeper(session.settings.sweeps, Records(session.client), session.ledger, _launch)
+
+
+def _launch(name: str, due: datetime) -> subprocess.Popen[bytes]:
+    """Start a run of a sweep; the command opens the job and leaves it to the dispatcher."""
+    command = [sys.executable, "-m", "bgpipe.pipeline.cli", "--quiet", "sweep", "run", name]
+    command += ["--detach", "--due", f"{due:%Y-%m-%dT%H:%M:%S%z}"]
+    return subprocess.Popen(command)  # noqa: S603  # our own module; names are checked, no shell
+
+
+def _stopped_by_signal() -> threading.Event:
+    """Set by INT and TERM; a second one ends the process at once."""
+    stopped = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        if stopped.is_set():
+            sys.exit(128 + number)
+        stopped.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    return stopped

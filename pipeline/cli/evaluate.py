@@ -1,0 +1,150 @@
+"""`bgpipe eval`: how good the cutouts of models and presets are, against ground truth."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from bgpipe.pipeline.cli.pairs import find_pairs
+from bgpipe.pipeline.cli.recipe import choose_model, choose_preset
+from bgpipe.pipeline.cli.session import read_settings
+from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.errors import Unavailable, UsageError
+
+if TYPE_CHECKING:
+    from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.quality.scores import Scores
+    from bgpipe.pipeline.quality.trials import Order, Result, Source
+
+TRUTH = "truth"
+"""Instead of a model: the truth, through 1024 x 1024 pixels or `truth:SIDE`, and back."""
+TRUTH_SIDE = 1024
+THUMBNAIL = 320
+
+Names = list[str] | None
+
+
+def evaluate(
+    context: typer.Context,
+    images: Annotated[Path, typer.Option(help="Folder of pictures.", exists=True, file_okay=False)],
+    truth: Annotated[
+        Path, typer.Option(help="Folder of truths: x.png or x_alpha.png.", exists=True)
+    ],
+    preset: Annotated[Names, typer.Option(help="May be repeated.")] = None,
+    model: Annotated[Names, typer.Option(help="May be repeated; truth: no network.")] = None,
+    set_: Annotated[
+        Names, typer.Option("--set", metavar="K=V", help="Change one value of every preset.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page, worst first.")] = None,
+) -> None:
+    """Score models and presets against ground truth, side by side."""
+    from bgpipe.pipeline.quality.trials import Order
+
+    terminal: Terminal = context.obj
+    settings = read_settings()
+    pairs, alone = find_pairs(images, truth)
+    if alone:
+        terminal.warn(f"left out, because they have no truth: {len(alone)}, such as {alone[0]}")
+    order = Order(
+        pairs=pairs,
+        sources=tuple(_source(settings, terminal, name) for name in model or [settings.model.name]),
+        presets={
+            name: choose_preset(settings, name, set_ or [])
+            for name in preset or [settings.refine.preset]
+        },
+        limits=settings.images.model_dump(),
+        threads=settings.worker.cpu_threads,
+        thumbnail=THUMBNAIL if html else 0,
+    )
+    results = []
+    for result in _answers(order):
+        results.append(result)
+        terminal.emit(_record(result))
+    broken = {result.image: result.error for result in results if result.error}
+    for image, error in broken.items():
+        terminal.warn(f"{image}: {error}")
+    _tell(terminal, results, html)
+    raise typer.Exit(1 if broken else 0)
+
+
+def _source(settings: Settings, terminal: Terminal, name: str) -> Source:
+    from bgpipe.pipeline.quality.trials import Source
+
+    kind, _, side = name.partition(":")
+    if kind == TRUTH:
+        if side and not side.isdecimal():
+            raise UsageError(f"no size of a matte: {name}: write {TRUTH}:{TRUTH_SIDE}")
+        return Source(name, (int(side or TRUTH_SIDE),) * 2, None)
+    model = choose_model(settings, terminal, name)
+    return Source(model.name, model.size, model)
+
+
+def _answers(order: Order) -> Iterator[Result]:
+    """The results as they come, from a process that may import torch."""
+    from pydantic import TypeAdapter
+
+    from bgpipe.pipeline.quality.trials import Order, Result
+
+    line = TypeAdapter(Result)
+    with subprocess.Popen(
+        [sys.executable, "-m", "bgpipe.pipeline.evaluation"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        to, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+        with to:
+            to.write(TypeAdapter(Order).dump_json(order))
+        yield from map(line.validate_json, answers)
+    if process.returncode:
+        raise Unavailable(f"the evaluation ended with status {process.returncode}")
+
+
+def _record(result: Result) -> dict[str, object]:
+    found = asdict(result.scores) if result.scores else {"error": result.error}
+    return {"model": result.model, "preset": result.preset, "image": result.image, **found}
+
+
+def _tell(terminal: Terminal, results: Sequence[Result], html: Path | None) -> None:
+    """The means of every trial, and the page if one is wanted."""
+    means = _means(results)
+    images = len({result.image for result in results})
+    terminal.emit({"images": images, "trials": {name: asdict(of) for name, of in means.items()}})
+    for line in _table(means):
+        terminal.say(line)
+    if html:
+        from bgpipe.pipeline.report.quality_page import quality_page
+
+        html.write_text(quality_page(means, results), encoding="utf-8")
+        terminal.say(f"page: {html}")
+
+
+def _means(results: Sequence[Result]) -> dict[str, Scores]:
+    """The mean scores of each trial, over the images that have any."""
+    from bgpipe.pipeline.quality.scores import mean
+
+    trials = dict.fromkeys(result.trial for result in results)
+    scored = {
+        trial: [each.scores for each in results if each.trial == trial and each.scores]
+        for trial in trials
+    }
+    return {trial: mean(scores) for trial, scores in scored.items() if scores}
+
+
+def _table(means: Mapping[str, Scores]) -> Iterator[str]:
+    """A line for each score, a column for each trial."""
+    from bgpipe.pipeline.quality.scores import HIGHER_IS_BETTER
+
+    rows = [asdict(scores) for scores in means.values()]
+    names = list(rows[0]) if rows else []
+    first = max(map(len, names), default=0)
+    yield "  ".join(["mean".ljust(first), "better", *means])
+    for name in names:
+        better = "higher" if name in HIGHER_IS_BETTER else "lower "
+        cells = (f"{row[name]:{len(trial)}.4g}" for trial, row in zip(means, rows, strict=True))
+        yield "  ".join([name.ljust(first), better, *cells])

@@ -1,0 +1,208 @@
+"""`bgpipe sweep`: the sweeps of the settings, started by hand, listed and checked."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bgpipe.pipeline.cli.recipe import choose_recipe
+from bgpipe.pipeline.cli.run import Wait, check_wait, see_through
+from bgpipe.pipeline.cli.session import Session, open_session, read_settings
+from bgpipe.pipeline.cli.submit import open_order
+from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.errors import BgpipeError, ItemError, StorageUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from bgpipe.config.settings import Settings
+    from bgpipe.config.sweeps import Sweep
+    from bgpipe.pipeline.types import Job, JobId, Recipe
+
+CHECKED = ".bgpipe/check"
+"""What is written to see that a target can be written."""
+
+sweeps = typer.Typer(help="Jobs that are run again and again.", no_args_is_help=True)
+
+SweepArgument = Annotated[str, typer.Argument(metavar="NAME", help="Of the settings' [sweeps].")]
+
+
+@sweeps.command()
+def run(
+    context: typer.Context,
+    name: SweepArgument,
+    wait: Wait = None,
+    due: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="TIME", formats=["%Y-%m-%dT%H:%M:%S%z"], help="The start that this run is for."
+        ),
+    ] = None,
+) -> None:
+    """Start a sweep now, and stop it at its deadline."""
+    from bgpipe.pipeline.schedule import deadline_of
+    from bgpipe.pipeline.sweep import Records
+
+    terminal: Terminal = context.obj
+    settings = read_settings()
+    check_wait(settings, wait)
+    sweep = _find(settings, name)
+    order = _order(settings, terminal, name, sweep)
+    until = deadline_of(sweep, due or datetime.now(UTC))
+    with open_session(settings) as session:
+        job, lease = open_order(session, terminal, order)
+        if job == order.id:
+            Records(session.client).begin(name, job, until)
+        with _stopped_at(session, job, until):
+            code = see_through(session, terminal, job, lease, wait=wait)
+        _tell(session, name, sweep, job)
+    raise typer.Exit(code)
+
+
+@sweeps.command(name="list")
+def list_(context: typer.Context) -> None:
+    """Show the sweeps: last run, next run, books."""
+    terminal: Terminal = context.obj
+    settings = read_settings()
+    with open_session(settings) as session:
+        for name, sweep in settings.sweeps.items():
+            standing = _standing(session, name, sweep)
+            terminal.emit(standing)
+            terminal.say(_sentence(standing))
+
+
+@sweeps.command()
+def check(context: typer.Context) -> None:
+    """Try every sweep's model, and to list its source and to write to its target."""
+    terminal: Terminal = context.obj
+    settings = read_settings()
+    failed = None
+    for name, sweep in settings.sweeps.items():
+        trouble = _trouble(settings, terminal, name, sweep)
+        terminal.emit({"sweep": name, "ok": trouble is None, "error": str(trouble or "")})
+        terminal.say(f"{name}: {f'error: {trouble}' if trouble else 'ok'}")
+        failed = failed or trouble
+    if failed:
+        raise typer.Exit(failed.exit_code)
+
+
+def _find(settings: Settings, name: str) -> Sweep:
+    if name not in settings.sweeps:
+        names = ", ".join(settings.sweeps) or "none"
+        raise UsageError(f"unknown sweep: {name} (the settings declare: {names})")
+    return settings.sweeps[name]
+
+
+def _order(settings: Settings, terminal: Terminal, name: str, sweep: Sweep) -> Job:
+    from bgpipe.pipeline.cli.source import find_source, find_target
+    from bgpipe.pipeline.types import Job, JobId
+
+    source = find_source(sweep.source)
+    if source.keys is not None:
+        raise UsageError(f"sweep {name} wants a folder or a prefix: {sweep.source}")
+    return Job(
+        id=JobId(f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"),
+        source=source.root,
+        out=find_target(sweep.target),
+        recipe=_recipe(settings, terminal, sweep),
+        created=time.time(),
+        include=sweep.include,
+        exclude=sweep.exclude,
+        sweep=name,
+    )
+
+
+def _recipe(settings: Settings, terminal: Terminal, sweep: Sweep) -> Recipe:
+    """The sweep's recipe; a sweep never makes do with the bundled model."""
+    from bgpipe.pipeline import registry
+
+    model = sweep.model or settings.model.name
+    return choose_recipe(
+        settings,
+        terminal,
+        model=registry.DEFAULT if model == registry.AUTO else model,
+        preset=sweep.preset or None,
+        assignments=[],
+    )
+
+
+@contextmanager
+def _stopped_at(session: Session, job: JobId, until: datetime | None) -> Iterator[None]:
+    """Cancel `job` at its deadline if this command is still with it then."""
+    from bgpipe.pipeline.sweep import stop
+
+    if until is None:
+        yield
+        return
+    seconds = max(until.timestamp() - time.time(), 0.0)
+    timer = threading.Timer(seconds, stop, (session.ledger, job))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _tell(session: Session, name: str, sweep: Sweep, job: JobId) -> None:
+    """Tell of the job's end, unless a dispatcher does."""
+    from bgpipe.pipeline.sweep import Records, report_end
+
+    books = session.ledger.books(job)
+    if books.state == "finished" and not session.is_dispatched():
+        report_end(Records(session.client), name, sweep, books)
+
+
+def _standing(session: Session, name: str, sweep: Sweep) -> dict[str, Any]:
+    """What is declared, what was done last, and what comes next."""
+    from dataclasses import asdict
+
+    from bgpipe.pipeline.schedule import next_start
+    from bgpipe.pipeline.sweep import Records
+
+    now = datetime.now(UTC)
+    record = Records(session.client).read(name, now)
+    known = record.job in session.ledger.ids()
+    following = next_start(sweep, now)
+    return {
+        "sweep": name,
+        "source": sweep.source,
+        "target": sweep.target,
+        "next": following.isoformat() if following else None,
+        "last": asdict(session.ledger.books(record.job)) if known else None,
+    }
+
+
+def _sentence(standing: Mapping[str, Any]) -> str:
+    last = standing["last"]
+    ran = (
+        f"{last['job']} {last['state']}: {last['total']} images, {last['done']} done, "
+        f"{last['skipped']} up to date, {last['failed']} failed"
+        if last
+        else "never run"
+    )
+    following = standing["next"] or "by hand only"
+    return f"{standing['sweep']}: {ran}; next: {following}"
+
+
+def _trouble(settings: Settings, terminal: Terminal, name: str, sweep: Sweep) -> BgpipeError | None:
+    """What would keep the sweep from running."""
+    from bgpipe.pipeline.storage import Stores
+
+    try:
+        order = _order(settings, terminal, name, sweep)
+        stores = Stores(settings.s3)
+        next(stores.open(order.source).list(), None)
+        target = stores.open(order.out)
+        next(target.list(missing_ok=True), None)
+        target.write(CHECKED, b"")
+        target.delete(CHECKED)
+    except ItemError as error:
+        return StorageUnavailable(f"the target cannot be written: {sweep.target}: {error.detail}")
+    except BgpipeError as error:
+        return error
+    return None

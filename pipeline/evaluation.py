@@ -1,0 +1,121 @@
+"""An evaluation as a process of its own: an order on stdin, a result a line on stdout.
+
+`bgpipe eval` starts it (infra/docs/decisions/). It takes the way of a worker's lane, without
+queue and storage, so that what is scored is what a job would write.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from bgpipe.pipeline import png
+from bgpipe.pipeline.engine import Engine
+from bgpipe.pipeline.errors import BgpipeError, Code, ItemError, PermanentError
+from bgpipe.pipeline.images import Limits, decode, seen_as_srgb, thumbnail
+from bgpipe.pipeline.matting import cut_out
+from bgpipe.pipeline.matting.resize import resized
+from bgpipe.pipeline.model.resize import model_input
+from bgpipe.pipeline.quality.scores import score
+from bgpipe.pipeline.quality.trials import Order, Pair, Pictures, Result, Source
+from bgpipe.pipeline.types import Matte, Picture, Preset
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.types import Pixels
+
+    Predict = Callable[[Picture, Pixels], Matte]
+    """From a picture and the true cutout."""
+
+
+def evaluate(order: Order) -> Iterator[Result]:
+    """Score every source and preset on every pair; a pair that cannot be read is a result too."""
+    for source in order.sources:
+        predict = _predictor(source, order.threads)
+        for pair in order.pairs:
+            try:
+                yield from _results(order, source, pair, predict)
+            except ItemError as error:
+                for preset in order.presets:
+                    yield Result(source.name, preset, pair.name, error=str(error))
+
+
+def _predictor(source: Source, threads: int) -> Predict:
+    if source.model is None:
+        return lambda _, truth: _through(source.size, truth)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    engine = Engine(source.model, device, batch=1, threads=threads or os.cpu_count() or 1)
+
+    def predict(picture: Picture, _: Pixels) -> Matte:
+        pixels = seen_as_srgb(model_input(picture.rgb, source.size), picture.icc)
+        return engine.infer([pixels])[0]
+
+    return predict
+
+
+def _through(size: tuple[int, int], truth: Pixels) -> Matte:
+    """The best matte that a network of this size could give."""
+    return Matte(resized(truth[..., 3].astype(np.float32) / np.float32(255), *size))
+
+
+def _results(order: Order, source: Source, pair: Pair, predict: Predict) -> Iterator[Result]:
+    limits = Limits(**order.limits)
+    picture = decode(_read(pair.image), limits)
+    truth = _true_cutout(picture, decode(_read(pair.truth), limits))
+    matte = predict(picture, truth)
+    for name, preset in order.presets.items():
+        cutout = cut_out(picture, matte, preset).rgba
+        shown = _pictures(order, pair, truth, cutout) if order.thumbnail else None
+        yield Result(source.name, name, pair.name, score(cutout, truth), shown)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PermanentError(Code.ACCESS, f"cannot be read: {path}: {error.strerror}") from error
+
+
+def _true_cutout(picture: Picture, truth: Picture) -> Pixels:
+    """The truth's own colours where it has an alpha; else those that its matte gives the picture."""
+    if truth.rgb.shape != picture.rgb.shape:
+        raise PermanentError(
+            Code.UNSUPPORTED, f"the truth has another size: {truth.rgb.shape} {picture.rgb.shape}"
+        )
+    if truth.alpha is not None:
+        return np.dstack([truth.rgb, truth.alpha])
+    grey = truth.rgb[..., 0]
+    if not (truth.rgb == grey[..., None]).all():
+        raise PermanentError(Code.UNSUPPORTED, "the truth is neither grey nor has it an alpha")
+    return cut_out(picture, Matte(grey.astype(np.float32) / np.float32(255)), Preset()).rgba
+
+
+def _pictures(order: Order, pair: Pair, truth: Pixels, cutout: Pixels) -> Pictures:
+    limits = Limits(**order.limits)
+    files = (_read(pair.image), png.encode(truth, text={}), png.encode(cutout, text={}))
+    shown = (base64.b64encode(thumbnail(file, limits, order.thumbnail)) for file in files)
+    return Pictures(*(each.decode() for each in shown))
+
+
+def main() -> int:
+    order = TypeAdapter(Order).validate_json(sys.stdin.buffer.read())
+    line = TypeAdapter(Result)
+    try:
+        for result in evaluate(order):
+            sys.stdout.buffer.write(line.dump_json(result) + b"\n")
+            sys.stdout.buffer.flush()
+    except BgpipeError as error:
+        sys.stderr.write(f"bgpipe: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""A file's bytes become a picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import cv2
+import numpy as np
+
+from bgpipe.pipeline.images.frames import count_frames
+from bgpipe.pipeline.images.header import open_image, orientation, resolution
+from bgpipe.pipeline.images.samples import read_samples
+from bgpipe.pipeline.types import Picture
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from bgpipe.pipeline.images.limits import Limits
+
+    Samples = TypeVar("Samples", npt.NDArray[np.uint8], npt.NDArray[np.uint16])
+
+_NO_TURN = (False, None)
+# EXIF's orientation: whether to transpose, then cv2's flip (1 left to right, 0 top to bottom, -1 both).
+_TURNS: dict[int, tuple[bool, int | None]] = {
+    2: (False, 1),
+    3: (False, -1),
+    4: (False, 0),
+    5: (True, None),
+    6: (True, 1),
+    7: (True, -1),
+    8: (True, 0),
+}
+
+
+def decode(data: bytes, limits: Limits, deep: bool = False) -> Picture:
+    """The first frame, upright; with `deep`, its 16-bit samples too where the file has them.
+
+    16-bit samples become 8 by their high byte. Colours keep the source's numbers and RGB profile;
+    CMYK, LAB, and grey or RGB that only a table explains become sRGB.
+
+    Raises:
+        PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
+
+    """
+    image = open_image(data, limits)
+    frames = count_frames(image, data, limits)
+    samples = read_samples(image, data, deep=deep)
+    turn = _TURNS.get(orientation(image), _NO_TURN)
+    dpi = resolution(image)
+    return Picture(
+        rgb=_turned(samples.rgb, turn),
+        alpha=None if samples.alpha is None else _turned(samples.alpha, turn),
+        icc=samples.icc,
+        dpi=(dpi[1], dpi[0]) if dpi and turn[0] else dpi,
+        deep=None if samples.deep is None else _turned(samples.deep, turn),
+        frames=frames,
+    )
+
+
+def measure(data: bytes, limits: Limits) -> int:
+    """How many pixels the picture has, from the header alone. Raises as `decode` does."""
+    width, height = open_image(data, limits).size
+    return width * height
+
+
+def _turned(pixels: Samples, turn: tuple[bool, int | None]) -> Samples:
+    transposed, flip = turn
+    turned = cv2.transpose(pixels) if transposed else pixels
+    return np.asarray(turned if flip is None else cv2.flip(turned, flip), pixels.dtype)

@@ -1,0 +1,80 @@
+"""How many pictures a file holds, counted without decoding one.
+
+Pillow counts the frames of a GIF and the pages of a TIFF in time that a hostile file can stretch to
+hours; here a count ends at a limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+from bgpipe.pipeline.images.header import PICTURES
+from bgpipe.pipeline.images.limits import Limits, too_many_frames
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_BLOCKS = 1_000_000
+"""Data blocks of a GIF walked through before what was counted has to do."""
+_GIF_HEADER = 13
+_EXTENSION, _IMAGE = 0x21, 0x2C
+
+
+def count_frames(image: Image, data: bytes, limits: Limits) -> int:
+    """Frames, pages or pictures of the open file.
+
+    Raises:
+        PermanentError: TOO_LARGE, there are more than the limits allow.
+
+    """
+    count: int
+    if image.format in ("GIF", "TIFF"):
+        starts = _gif_frames(data) if image.format == "GIF" else _tiff_pages(data)
+        count = sum(1 for _ in islice(starts, limits.max_frames + 1))
+    else:
+        count = image.info.get(PICTURES, getattr(image, "n_frames", 1))
+    if count > limits.max_frames:
+        raise too_many_frames(limits)
+    return max(count, 1)
+
+
+def _gif_frames(data: bytes) -> Iterator[int]:
+    """Where each frame starts (GIF89a, section 20)."""
+    at = _GIF_HEADER + _table_bytes(data, 10)
+    blocks = 0
+    while at + 10 < len(data) and data[at] in (_EXTENSION, _IMAGE) and blocks < _BLOCKS:
+        if data[at] == _IMAGE:
+            yield at
+            at += 11 + _table_bytes(data, at + 9)  # descriptor, colours, code size
+        else:
+            at += 2
+        while at < len(data) and data[at] and blocks < _BLOCKS:
+            at += 1 + data[at]
+            blocks += 1
+        at += 1
+
+
+def _table_bytes(data: bytes, flags: int) -> int:
+    """Bytes of the colour table that the flags at this place announce."""
+    packed = data[flags] if flags < len(data) else 0
+    return 3 << (packed & 7) + 1 if packed & 0x80 else 0
+
+
+def _tiff_pages(data: bytes) -> Iterator[int]:
+    """Where each directory starts (TIFF 6.0, section 2; BigTIFF's fields are wider)."""
+    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+    big = b"+" in data[2:4]
+    pointer, counter, entry = (8, 8, 20) if big else (4, 2, 12)
+    seen: set[int] = set()
+    at = _number(data, 8 if big else 4, pointer, order)
+    while 0 < at < len(data) and at not in seen:
+        yield at
+        seen.add(at)
+        entries = _number(data, at, counter, order)
+        at = _number(data, at + counter + entries * entry, pointer, order)
+
+
+def _number(data: bytes, at: int, length: int, order: Literal["little", "big"]) -> int:
+    return int.from_bytes(data[at : at + length], order)

@@ -1,0 +1,154 @@
+"""Where a subject lies in its cutout, and the piece of canvas that it gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from bgpipe.pipeline.types import Pixels, Preset
+
+    Alpha = npt.NDArray[np.uint8]
+
+SOLID = 10
+"""Alpha above which a pixel belongs to the subject; below lies the haze of a soft matte."""
+DUST = 0.005
+"""Share of the largest part's area below which a part of the subject is dust."""
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Columns and rows of the source from `left` and `top` up to, not with, `right` and `bottom`."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    def grown(self, left: int, top: int, right: int, bottom: int) -> Box:
+        return Box(self.left - left, self.top - top, self.right + right, self.bottom + bottom)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A box of the source, which may reach beyond it, drawn as `inner` on a canvas of `size`.
+
+    Sizes are (width, height); `at` is where the left upper corner of the drawing comes to lie.
+    """
+
+    box: Box
+    inner: tuple[int, int]
+    at: tuple[int, int]
+    size: tuple[int, int]
+
+
+def subject_box(alpha: Alpha) -> Box | None:
+    """The box of everything solid but dust; None if there is nothing."""
+    solid = (alpha > SOLID).astype(np.uint8)
+    count, _, parts, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
+    if count == 1:  # only the background
+        return None
+    areas = parts[1:, cv2.CC_STAT_AREA]
+    kept = parts[1:][areas >= DUST * areas.max()]
+    left, top = kept[:, cv2.CC_STAT_LEFT], kept[:, cv2.CC_STAT_TOP]
+    right, bottom = left + kept[:, cv2.CC_STAT_WIDTH], top + kept[:, cv2.CC_STAT_HEIGHT]
+    return Box(int(left.min()), int(top.min()), int(right.max()), int(bottom.max()))
+
+
+def canvas_pixels(preset: Preset) -> int:
+    """How many pixels the preset's canvas has; 0 unless it is of fixed size."""
+    if "x" not in preset.canvas:
+        return 0
+    width, height = _pair(preset.canvas, "x")
+    return width * height
+
+
+def frame(alpha: Alpha, preset: Preset) -> Frame:
+    """What the preset's crop, margin, canvas and place make of a cutout with this alpha."""
+    height, width = alpha.shape
+    whole = Box(0, 0, width, height)
+    box = (subject_box(alpha) or whole) if preset.crop else whole
+    margin = round(preset.margin / 100 * max(box.width, box.height))
+    box = box.grown(margin, margin, margin, margin)
+    if ":" in preset.canvas:
+        box = _at_aspect(box, *_pair(preset.canvas, ":"), preset.place)
+    size = (box.width, box.height)
+    if "x" not in preset.canvas:
+        return Frame(box, size, (0, 0), size)
+    canvas = _pair(preset.canvas, "x")
+    scale = min(canvas[0] / box.width, canvas[1] / box.height)
+    inner = (max(1, round(box.width * scale)), max(1, round(box.height * scale)))
+    across, down = _before(canvas[0] - inner[0], canvas[1] - inner[1], preset.place)
+    return Frame(box, inner, (across, down), canvas)
+
+
+def drawn(rgba: Pixels, frame: Frame) -> Pixels:
+    """The cutout [H, W, 4] on the frame's canvas, transparent around it."""
+    piece = _piece(rgba, frame.box)
+    if frame.inner != (frame.box.width, frame.box.height):
+        piece = _scaled(piece, frame.inner)
+    if frame.inner == frame.size:
+        return piece
+    canvas = np.zeros((frame.size[1], frame.size[0], 4), np.uint8)
+    (across, down), (width, height) = frame.at, frame.inner
+    canvas[down : down + height, across : across + width] = piece
+    return canvas
+
+
+def _pair(text: str, separator: str) -> tuple[int, int]:
+    width, _, height = text.partition(separator)
+    return int(width), int(height)
+
+
+def _at_aspect(box: Box, width: int, height: int, place: str) -> Box:
+    """The smallest box around this one whose sides are as width to height, to the pixel above."""
+    missing_width = max(0, -(-box.height * width // height) - box.width)
+    missing_height = max(0, -(-box.width * height // width) - box.height)
+    left, top = _before(missing_width, missing_height, place)
+    return box.grown(left, top, missing_width - left, missing_height - top)
+
+
+def _before(across: int, down: int, place: str) -> tuple[int, int]:
+    """How much of the free columns lies left of the subject, and of the free rows above it."""
+    left = {"left": 0, "right": across}.get(place, across // 2)
+    top = {"top": 0, "bottom": down}.get(place, down // 2)
+    return left, top
+
+
+def _piece(rgba: Pixels, box: Box) -> Pixels:
+    """The box of the cutout, transparent where it reaches beyond."""
+    height, width = rgba.shape[:2]
+    piece = np.zeros((box.height, box.width, 4), np.uint8)
+    left, top = max(box.left, 0), max(box.top, 0)
+    right, bottom = min(box.right, width), min(box.bottom, height)
+    piece[top - box.top : bottom - box.top, left - box.left : right - box.left] = rgba[
+        top:bottom, left:right
+    ]
+    return piece
+
+
+def _scaled(rgba: Pixels, size: tuple[int, int]) -> Pixels:
+    """Resized with its colours weighed by alpha, so that nothing of the void gets into an edge."""
+    smaller = size[0] * size[1] < rgba.shape[0] * rgba.shape[1]
+    method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    values = rgba.astype(np.float32)
+    values[..., :3] *= values[..., 3:] / 255
+    values = np.asarray(cv2.resize(values, size, interpolation=method), np.float32)
+    alpha = np.rint(values[..., 3:])
+    values[..., :3] *= 255 / np.maximum(values[..., 3:], 1e-3)
+    values[..., 3:] = alpha
+    values[alpha[..., 0] == 0] = 0
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)

@@ -1,0 +1,94 @@
+"""Names of cutouts by a template, such as `{folder}/{stem}-cutout`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from string import Formatter
+
+from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.types import Entry
+
+FIELDS = ("folder", "stem", "name", "suffix", "model")
+"""The source's folder, its file name without the suffix, with it, the suffix, and the model."""
+
+
+class Collision(UsageError):
+    """Two images would have one cutout, or one would lie outside the target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Gives every source's key a target's key.
+
+    Raises:
+        UsageError: it has other fields than FIELDS, or none that tells two sources apart.
+
+    """
+
+    text: str
+    suffix: str
+    """Put behind each name that does not have it."""
+    model: str
+
+    def __post_init__(self) -> None:
+        used = _fields(self.text)
+        if unknown := used - set(FIELDS):
+            raise UsageError(
+                f"--name has no field {sorted(unknown)[0]!r}: there are {', '.join(FIELDS)}"
+            )
+        if not used & {"stem", "name"}:
+            raise UsageError(f"--name gives all images one name: {self.text}: put {{stem}} into it")
+
+    def target(self, key: str) -> str:
+        """The key of the cutout of the source `key`.
+
+        Raises:
+            Collision: it would leave the target's folder.
+
+        """
+        folder, _, name = key.rpartition("/")
+        stem, dot, suffix = name.rpartition(".")
+        values = {
+            "folder": folder,
+            "stem": stem or name,
+            "name": name,
+            "suffix": suffix if dot else "",
+            "model": self.model.rpartition("/")[2],
+        }
+        filled = self.text.format_map(values)
+        parts = (filled if filled.endswith(self.suffix) else filled + self.suffix).split("/")
+        if ".." in parts:
+            raise Collision(f"--name leads out of the target's folder: {self.text}")
+        return "/".join(part for part in parts if part not in ("", "."))
+
+
+def plan_by_template(entries: Iterable[Entry], template: Template) -> Iterator[tuple[Entry, str]]:
+    """Each entry with the target's key that the template gives it.
+
+    Raises:
+        Collision: two entries would have the same one, or one leaves the target.
+
+    """
+    taken: set[bytes] = set()
+    for entry in entries:
+        target = template.target(entry.key)
+        digest = blake2b(target.encode(), digest_size=16).digest()  # there may be millions
+        if digest in taken:
+            raise Collision(
+                f"--name gives {entry.key} the place of another image: {target}: "
+                f"put {{folder}} or {{name}} into it"
+            )
+        taken.add(digest)
+        yield entry, target
+
+
+def _fields(text: str) -> set[str]:
+    try:
+        pieces = list(Formatter().parse(text))
+    except ValueError as error:
+        raise UsageError(f"--name cannot be read: {text}: {error}") from error
+    if any(format_ or conversion for _, field, format_, conversion in pieces if field is not None):
+        raise UsageError(f"--name takes plain fields only: {text}")
+    return {field for _, field, _, _ in pieces if field is not None}

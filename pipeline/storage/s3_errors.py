@@ -1,0 +1,148 @@
+"""What an S3 server, or boto3 on the way to it, means by an error, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from botocore import exceptions as boto
+from botocore.exceptions import BotoCoreError, ClientError
+
+from bgpipe.pipeline.errors import (
+    Code,
+    ItemError,
+    PermanentError,
+    StorageUnavailable,
+    TransientError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """STORAGE is transient, everything else permanent."""
+
+    code: Code
+    advice: str = ""
+
+
+_MISSING = Meaning(Code.MISSING, "it was deleted, or renamed, since it was listed")
+_NO_BUCKET = Meaning(Code.MISSING, "create the bucket or correct its name")
+_DENIED = Meaning(
+    Code.ACCESS,
+    "allow s3:ListBucket on the bucket, s3:GetObject on sources and s3:PutObject on targets",
+)
+_KEYS = Meaning(
+    Code.ACCESS, "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile of [s3]"
+)
+_EXPIRED = Meaning(Code.ACCESS, "log in again (aws sso login) or export fresh credentials")
+_REGION = Meaning(Code.ACCESS, "name the bucket's region: region of [s3], or AWS_DEFAULT_REGION")
+_CLOCK = Meaning(Code.ACCESS, "set this machine's clock")
+_KMS = Meaning(Code.ACCESS, "check kms_key of [s3] and the right to use it")
+_ARCHIVED = Meaning(Code.ACCESS, "restore it from the archive first")
+_TOO_LONG = Meaning(Code.TARGET, "shorten the name: 1024 bytes with its prefix at most")
+_BUSY = Meaning(Code.STORAGE, "the server is busy: try again later, or with fewer lanes")
+_FULL = Meaning(Code.STORAGE, "make room on the server")
+_AWAY = Meaning(Code.STORAGE, "check the network, and endpoint_url of [s3] or AWS_ENDPOINT_URL")
+_UNKNOWN = Meaning(Code.STORAGE, "try again; if it stays, ask whoever runs the server")
+
+# Answers to HEAD have no body, so that boto3 gives their status as the code.
+ANSWERS = {
+    "404": _MISSING,
+    "NoSuchKey": _MISSING,
+    "NoSuchVersion": _MISSING,
+    "NoSuchBucket": _NO_BUCKET,
+    "403": _DENIED,
+    "AccessDenied": _DENIED,
+    "AccessDeniedException": _DENIED,
+    "AllAccessDisabled": _DENIED,
+    "AccountProblem": _DENIED,
+    "InvalidAccessKeyId": _KEYS,
+    "SignatureDoesNotMatch": _KEYS,
+    "InvalidSecurity": _KEYS,
+    "ExpiredToken": _EXPIRED,
+    "ExpiredTokenException": _EXPIRED,
+    "InvalidToken": _EXPIRED,
+    "TokenRefreshRequired": _EXPIRED,
+    "301": _REGION,
+    "PermanentRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "RequestTimeTooSkewed": _CLOCK,
+    "KMS.DisabledException": _KMS,
+    "KMS.InvalidStateException": _KMS,
+    "KMS.KMSInvalidStateException": _KMS,
+    "KMS.NotFoundException": _KMS,
+    "InvalidObjectState": _ARCHIVED,
+    "KeyTooLongError": _TOO_LONG,
+    "429": _BUSY,
+    "500": _BUSY,
+    "503": _BUSY,
+    "InternalError": _BUSY,
+    "OperationAborted": _BUSY,
+    "RequestTimeout": _BUSY,
+    "ServiceUnavailable": _BUSY,
+    "SlowDown": _BUSY,
+    "QuotaExceeded": _FULL,
+    "XMinioStorageFull": _FULL,
+}
+"""By the code of the server's answer."""
+
+_FAILURES: tuple[tuple[type[BotoCoreError], Meaning], ...] = (
+    (boto.NoCredentialsError, _KEYS),
+    (boto.PartialCredentialsError, _KEYS),
+    (boto.ProfileNotFound, _KEYS),
+    (boto.CredentialRetrievalError, _EXPIRED),
+    (boto.TokenRetrievalError, _EXPIRED),
+    (boto.SSOError, _EXPIRED),
+    (boto.LoginError, _EXPIRED),
+    (boto.NoRegionError, _REGION),
+    (boto.HTTPClientError, _AWAY),
+    (boto.ConnectionError, _AWAY),
+)
+"""By the class of what boto3 raises without an answer."""
+
+
+@contextmanager
+def item_errors(key: str) -> Iterator[None]:
+    """Turn what boto3 raises about one object into an ItemError."""
+    try:
+        yield
+    except (ClientError, BotoCoreError) as error:
+        meaning = _meaning(error)
+        raise _item_error(meaning.code, f"{_words(error)}: {key}: {meaning.advice}") from error
+
+
+@contextmanager
+def store_errors(what: str, location: str) -> Iterator[None]:
+    """Turn what boto3 raises about a whole store into StorageUnavailable.
+
+    `what` says what is not possible, like "cannot be listed".
+    """
+    try:
+        yield
+    except (ClientError, BotoCoreError) as error:
+        advice = _meaning(error).advice
+        raise StorageUnavailable(f"{what}, {_words(error)}: {location}: {advice}") from error
+
+
+def is_answer(error: ClientError, *codes: str) -> bool:
+    return error.response.get("Error", {}).get("Code") in codes
+
+
+def _meaning(error: Exception) -> Meaning:
+    if isinstance(error, ClientError):
+        return ANSWERS.get(error.response.get("Error", {}).get("Code", ""), _UNKNOWN)
+    return next((meaning for kind, meaning in _FAILURES if isinstance(error, kind)), _UNKNOWN)
+
+
+def _item_error(code: Code, detail: str) -> ItemError:
+    return (TransientError if code is Code.STORAGE else PermanentError)(code, detail)
+
+
+def _words(error: Exception) -> str:
+    """The error on one line, without what every message of boto3's begins with."""
+    if isinstance(error, ClientError):
+        answer = error.response.get("Error", {})
+        return f"{answer.get('Code', 'unknown')} ({answer.get('Message', 'no message')})"
+    return " ".join(str(error).split())

@@ -1,0 +1,135 @@
+"""What a job finds at its target: which cutouts are up to date, and which it has to make."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import islice
+
+from bgpipe.pipeline import imprint
+from bgpipe.pipeline.catalog import Catalog, Place, Row, side_by_side
+from bgpipe.pipeline.errors import Code, ItemError
+from bgpipe.pipeline.storage import Store
+from bgpipe.pipeline.types import Entry, Job, Recipe
+
+BATCH = 1000
+"""Cutouts looked at before the next ones are taken from the plan."""
+THREADS = 8
+"""Looks at once: a store answers slowly and willingly."""
+
+
+class Standing(StrEnum):
+    """How a target stands towards its source."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    CURRENT = "up to date"
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """An image, its cutout's place, and how the cutout there stands.
+
+    `made` is the identity of a cutout that is up to date, where a catalog is kept.
+    """
+
+    entry: Entry
+    target: str
+    standing: Standing
+    made: str = ""
+
+    @property
+    def current(self) -> bool:
+        return self.standing is Standing.CURRENT
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A cutout of which only the object itself can say how it was made."""
+
+    entry: Entry
+    listed: Entry
+
+
+def look_at_each(
+    planned: Iterator[tuple[Entry, str]], target: Store, job: Job
+) -> Iterator[list[Planned]]:
+    """Open every cutout, in batches."""
+
+    def look(pair: tuple[Entry, str]) -> Planned:
+        entry, key = pair
+        if job.force:
+            return Planned(entry, key, Standing.CHANGED)
+        return Planned(entry, key, standing(target, key, job.recipe, entry.identity))
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:
+        while batch := list(islice(planned, BATCH)):
+            yield list(pool.map(look, batch))
+
+
+def compare(
+    planned: Iterator[tuple[Entry, str]], target: Store, job: Job, catalog: Catalog
+) -> Iterator[list[Planned | Row]]:
+    """Compare with a listing of the target; only cutouts that `catalog` does not know are opened.
+
+    `planned` comes in the order of the targets' keys, and so does what is yielded, in batches. A
+    row is of a cutout that was made from this source, and that nothing in `planned` asks for.
+    """
+    places = side_by_side(planned, target.list(missing_ok=True), catalog.rows())
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:
+        while batch := list(islice(places, BATCH)):
+            yield _judged(batch, target, job, catalog, pool)
+
+
+def standing(target: Store, key: str, recipe: Recipe, identity: str) -> Standing:
+    """How the object at `key` stands towards the source with this `identity`: by what it says."""
+    try:
+        head = target.read_range(key, 0, imprint.HEAD)
+        text = imprint.read(head, target.read_range(key, -imprint.TAIL, imprint.TAIL))
+    except ItemError as error:
+        # What cannot be read is done again; if it cannot be written either, that is reported.
+        return Standing.NEW if error.code is Code.MISSING else Standing.CHANGED
+    made = (_recipe_hash(text.get("bgpipe:recipe", "")), text.get("bgpipe:source"))
+    return Standing.CURRENT if made == (recipe.hash, identity) else Standing.CHANGED
+
+
+def _judged(
+    batch: list[Place], target: Store, job: Job, catalog: Catalog, pool: Executor
+) -> list[Planned | Row]:
+    def look(found: Unknown) -> Planned:
+        entry, listed = found.entry, found.listed
+        stands = standing(target, listed.key, job.recipe, entry.identity)
+        made = listed.identity if stands is Standing.CURRENT else ""
+        return Planned(entry, listed.key, stands, made)
+
+    judged = [_judge(place, job, catalog) for place in batch]
+    looked = pool.map(look, [found for found in judged if isinstance(found, Unknown)])
+    return [next(looked) if isinstance(found, Unknown) else found for found in judged if found]
+
+
+def _judge(place: Place, job: Job, catalog: Catalog) -> Planned | Unknown | Row | None:
+    """What listing and catalog say; nothing of objects that no source asks for and nobody knows."""
+    entry, listed = place.entry, place.listed
+    if listed is None:
+        return Planned(entry, place.key, Standing.NEW) if entry else None
+    row = place.row if place.row and catalog.vouches(place.row, listed) else None
+    if entry is None:
+        return replace(row, made=listed.identity, index=-1) if row else None
+    if job.force:
+        return Planned(entry, place.key, Standing.CHANGED)
+    if row is None:
+        return Unknown(entry, listed)
+    if (row.source, row.identity, row.recipe) != (entry.key, entry.identity, job.recipe.hash):
+        return Planned(entry, place.key, Standing.CHANGED)
+    return Planned(entry, place.key, Standing.CURRENT, listed.identity)
+
+
+def _recipe_hash(text: str) -> str | None:
+    try:
+        recipe = json.loads(text)
+    except ValueError:
+        return None
+    return recipe.get("hash") if isinstance(recipe, dict) else None

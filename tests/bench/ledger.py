@@ -1,0 +1,245 @@
+"""What a job of a million images costs: `python tests/bench/ledger.py [--keys N]`.
+
+Keys are generated, no image exists, and an engine that does nothing settles what is published. The
+submitting side is a process of its own, so that its peak memory is its own. Prints a table; the exit
+code is 1 if a figure misses what infra/docs/reliability.md promises of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bgpipe.config.presets import Preset
+from bgpipe.config.settings import QueueSettings, load_settings
+from bgpipe.pipeline import keys
+from bgpipe.pipeline.connection import Connection, connect
+from bgpipe.pipeline.embedded import redis_server
+from bgpipe.pipeline.errors import Code, PermanentError
+from bgpipe.pipeline.feeder import BATCH, Feeder
+from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.producer import list_job
+from bgpipe.pipeline.queue import depth, make_app
+from bgpipe.pipeline.storage import LocalStore
+from bgpipe.pipeline.types import Entry, Job, JobId, Outcome, Recipe
+
+FED = 21_000
+"""Messages of which the publishing is timed: more than the high-water mark."""
+FAILED = 5_000
+"""Images that have failed when the status is asked for."""
+STATUS_CALLS = 50
+FILES_SINCE = 1_700_000_000_000_000_000
+"""Unix time in ns of the oldest generated file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A figure with the bound it must keep."""
+
+    what: str
+    value: float
+    unit: str
+    most: float | None = None
+    least: float | None = None
+
+    @property
+    def kept(self) -> bool:
+        return (self.most is None or self.value <= self.most) and (
+            self.least is None or self.value >= self.least
+        )
+
+    def row(self) -> str:
+        wanted = f"at most {self.most:g}" if self.most else ""
+        wanted = f"at least {self.least:g}" if self.least else wanted
+        verdict = "" if self.kept else "MISSED"
+        return f"{self.what:<52}{self.value:>12,.1f} {self.unit:<8}{wanted:<16}{verdict}"
+
+
+def catalogue(count: int) -> Iterator[str]:
+    """Keys like a shop's: folders of seasons and kinds, numbered articles with several views."""
+    for number in range(count):
+        article, view = divmod(number, 4)
+        yield f"season-{article // 50_000:02}/kind-{article // 1000 % 50:02}/{article:08}_{view}.jpg"
+
+
+def unique(count: int) -> Iterator[str]:
+    """Keys like an upload service's: random UUIDs below two levels of folders."""
+    source = random.Random(1)
+    names = sorted(str(uuid.UUID(int=source.getrandbits(128), version=4)) for _ in range(count))
+    return (f"{name[:2]}/{name[2:4]}/{name}.jpg" for name in names)
+
+
+KINDS: dict[str, Callable[[int], Iterator[str]]] = {"catalogue": catalogue, "uuid": unique}
+
+
+class GeneratedStore(LocalStore):
+    """Lists files that do not exist, with the sizes and times of files that could."""
+
+    def __init__(self, root: Path, names: Iterator[str]) -> None:
+        super().__init__(root)
+        self._names = names
+
+    def list(self, *, missing_ok: bool = False) -> Iterator[Entry]:
+        del missing_ok
+        source = random.Random(2)
+        for name in self._names:
+            size = source.randrange(20_000, 4_000_000)
+            changed = FILES_SINCE + source.randrange(10**16)
+            yield Entry(name, size, f"{size}-{changed}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keys", type=int, default=1_000_000)
+    parser.add_argument("--submit", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--redis", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.submit:
+        submit(options.submit, options.keys, options.redis)
+        return 0
+    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as url:
+        return measure(options.keys, url)
+
+
+def measure(count: int, url: str) -> int:
+    kept = True
+    queue = load_settings().queue
+    with connect(url) as client:
+        for kind in KINDS:
+            kept &= told(submitted(kind, count, url, client, queue))
+        kept &= told(status(client, url))
+    return 0 if kept else 1
+
+
+def told(bounds: Iterator[Bound]) -> bool:
+    """Print `bounds` as they come; returns whether all are kept."""
+    kept = True
+    for bound in bounds:
+        print(bound.row(), flush=True)
+        kept &= bound.kept
+    return kept
+
+
+def submitted(
+    kind: str, count: int, url: str, client: Connection, queue: QueueSettings
+) -> Iterator[Bound]:
+    """The figures of one job, whose submitter is another process and whose worker is this one."""
+    command = [sys.executable, __file__, "--submit", kind, "--redis", url, "--keys", str(count)]
+    ledger, job = Ledger(client), JobId(kind)
+    with running(command) as submitter:
+        assert submitter.stdout
+        listing = json.loads(submitter.stdout.readline())
+        deepest = settle(ledger, client, job, queue, min(FED, count))
+        feeding = json.loads(submitter.stdout.readline())
+    client.delete(queue.name)
+    # The last items, so that every bitmap has its full length.
+    for index in (count - 1, count - 2):
+        ledger.claim(job, index, "bench")
+    ledger.settle(job, Outcome.done(count - 1))
+    ledger.settle(job, failed(count - 2))
+    size = sum(client.memory_usage(name, samples=0) or 0 for name in keys.of_job(job).all())
+    yield Bound(f"{kind}: Redis for manifest and ledger", size / count, "B/image", most=40)
+    yield Bound(f"{kind}: listed and planned", count / listing["seconds"], "keys/s")
+    yield Bound(f"{kind}: published", feeding["rate"], "keys/s", least=2000)
+    yield Bound(f"{kind}: processor time to publish", feeding["cpu"] * 1e6, "us/key")
+    yield Bound(f"{kind}: submitter's peak memory", feeding["peak"], "MB", most=300)
+    yield Bound(f"{kind}: most messages in Redis", deepest, "", most=queue.high_water)
+    yield Bound(f"{kind}: Redis for those messages", feeding["queue"] / 1e6, "MB")
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that is ended with what needs it."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def settle(ledger: Ledger, client: Connection, job: JobId, queue: QueueSettings, count: int) -> int:
+    """Be the worker whose engine does nothing for `count` images; returns the deepest queue seen."""
+    deepest = settled = 0
+    while settled < count:
+        deepest = max(deepest, depth(client, queue.name))
+        if deepest < queue.high_water and settled == 0:
+            time.sleep(0.2)  # the publishing is timed up to the mark, with nobody else at work
+            continue
+        for _ in client.rpop(queue.name, 500) or []:
+            ledger.settle(job, Outcome.done(settled))
+            settled += 1
+    return deepest
+
+
+def submit(kind: str, count: int, url: str) -> None:
+    """The submitting process: list, then feed; prints a line of figures after each."""
+    settings = load_settings()
+    recipe = Recipe("none", "0" * 64, (32, 32), Preset())
+    with (
+        connect(url) as client,
+        make_app(settings, url) as app,
+        tempfile.TemporaryDirectory() as out,
+    ):
+        ledger = Ledger(client)
+        feeder = Feeder(ledger, app, client, settings.queue)
+        source, target = GeneratedStore(Path(out), KINDS[kind](count)), LocalStore(Path(out, "out"))
+        job = Job(JobId(kind), source.location, target.location, recipe, time.time(), force=True)
+        start = time.perf_counter()
+        ledger.open(job)
+        list_job(ledger, job, source, target, token=1)
+        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+        start, worked = time.perf_counter(), time.process_time()
+        while feeder.room() and ledger.cursor(job.id) < count:
+            feeder.step(job.id, min(BATCH, feeder.room()), token=1)
+        rate = ledger.cursor(job.id) / (time.perf_counter() - start)
+        cpu = (time.process_time() - worked) / ledger.cursor(job.id)
+        held = client.memory_usage(settings.queue.name, samples=0)
+        while ledger.cursor(job.id) < min(FED, count):
+            feeder.step(job.id, min(BATCH, feeder.room()), token=1)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"rate": rate, "cpu": cpu, "queue": held, "peak": peak}), flush=True)
+
+
+def status(client: Connection, url: str) -> Iterator[Bound]:
+    """How long the ledger and the command take to say how a job stands, of which some failed."""
+    ledger, job = Ledger(client), JobId("catalogue")
+    for index in ledger.missing(job):
+        if index >= FED + FAILED:
+            break
+        ledger.settle(job, failed(index))
+    seconds = []
+    for _ in range(STATUS_CALLS):
+        start = time.perf_counter()
+        ledger.books(job)
+        next(ledger.failures(job))
+        seconds.append(time.perf_counter() - start)
+    yield Bound(
+        "status: books and first failures", statistics.median(seconds) * 1e3, "ms", most=100
+    )
+    command = [Path(sys.executable).with_name("bgpipe"), "status", job]
+    start = time.perf_counter()
+    subprocess.run(
+        command, env=os.environ | {"BGPIPE_REDIS_URL": url}, check=True, capture_output=True
+    )
+    yield Bound("status: the whole command", (time.perf_counter() - start) * 1e3, "ms")
+
+
+def failed(index: int) -> Outcome:
+    return Outcome.failed(index, PermanentError(Code.NOT_IMAGE, "no image"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

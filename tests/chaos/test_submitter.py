@@ -1,0 +1,129 @@
+"""The submitting side dies at every stage of a job; the books close all the same, each image once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bgpipe.pipeline import keys
+from bgpipe.pipeline.connection import connect
+from bgpipe.pipeline.lease import is_held
+from bgpipe.pipeline.types import JobState
+
+from ..conftest import RedisServer
+from ..idle_cluster import JOB, SECONDS, Cluster, Idler, assert_closed, kill, until
+
+IMAGES = 12_000
+
+
+@pytest.fixture
+def cluster(redis_server_process: RedisServer, tmp_path: Path) -> Iterator[Cluster]:
+    with connect(redis_server_process.url) as client:
+        yield Cluster(redis_server_process, client, tmp_path)
+
+
+def while_listing(cluster: Cluster) -> bool:
+    return cluster.is_in(JobState.LISTING) and cluster.ledger.size(JOB) > 0
+
+
+def while_feeding(cluster: Cluster) -> bool:
+    return cluster.is_in(JobState.RUNNING) and 0 < cluster.ledger.cursor(JOB) < IMAGES
+
+
+def while_waiting(cluster: Cluster) -> bool:
+    return cluster.is_in(JobState.RUNNING) and cluster.ledger.cursor(JOB) == IMAGES
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("moment", [while_listing, while_feeding, while_waiting])
+def test_a_job_whose_submitter_is_killed_is_resumed(
+    cluster: Cluster, moment: Callable[[Cluster], bool]
+) -> None:
+    cluster.fill(IMAGES)
+    idler = Idler(cluster.client)
+    submitter = cluster.submit("--job", JOB, "--wait")
+    if moment is while_waiting:
+        with idler.at_work():
+            until(lambda: moment(cluster))
+    else:
+        until(lambda: moment(cluster))
+    kill(submitter)
+    assert not cluster.is_in(JobState.FINISHED)
+    with idler.at_work():
+        code, output, words = cluster.run("resume", JOB, "--wait", "--json")
+    assert code == 0, words
+    assert json.loads(output.splitlines()[-1])["done"] == IMAGES
+    assert_closed(cluster, idler)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("moment", [while_feeding, while_waiting])
+def test_a_job_whose_submitter_is_killed_is_completed_by_the_dispatcher(
+    cluster: Cluster, moment: Callable[[Cluster], bool]
+) -> None:
+    cluster.fill(IMAGES)
+    idler = Idler(cluster.client)
+    submitter = cluster.submit("--job", JOB, "--wait")
+    if moment is while_waiting:
+        with idler.at_work():
+            until(lambda: moment(cluster))
+    else:
+        until(lambda: moment(cluster))
+    kill(submitter)
+    with cluster.dispatcher(), idler.at_work():
+        until(lambda: cluster.is_in(JobState.FINISHED))
+    assert_closed(cluster, idler)
+
+
+@pytest.mark.chaos
+def test_dispatchers_are_killed_and_stopped_in_turn_and_the_job_goes_on(cluster: Cluster) -> None:
+    cluster.fill(IMAGES)
+    idler = Idler(cluster.client)
+    with cluster.dispatcher() as first, cluster.dispatcher() as second:
+        until(lambda: is_held(cluster.client, keys.DISPATCH))
+        code, _, words = cluster.run(
+            "submit", cluster.photos, "--model", "birefnet-nano", "--job", JOB, "--detach"
+        )
+        assert (code, "no dispatcher" in words) == (0, False)
+        with idler.at_work():
+            for number in (signal.SIGSTOP, signal.SIGKILL):
+                until(lambda: cluster.ledger.cursor(JOB) > 0)
+                before = cluster.ledger.cursor(JOB)
+                leader = first if leads(cluster, first) else second
+                leader.send_signal(number)
+                start = time.monotonic()
+                until(lambda before=before: cluster.ledger.cursor(JOB) > before + 1000, 20)
+                print(f"taken over after {number.name} in {time.monotonic() - start:.1f} s")
+                leader.send_signal(signal.SIGCONT)
+            until(lambda: cluster.is_in(JobState.FINISHED))
+    assert_closed(cluster, idler)
+
+
+def leads(cluster: Cluster, process: subprocess.Popen[str]) -> bool:
+    holder = cluster.client.hget(keys.of_lease(keys.DISPATCH), "holder") or b""
+    return f":{process.pid}:".encode() in holder
+
+
+@pytest.mark.chaos
+def test_redis_lost_for_good_is_exit_4_and_the_job_can_be_resumed(cluster: Cluster) -> None:
+    cluster.fill(50)
+    submitter = cluster.submit("--job", JOB, "--wait")
+    until(lambda: cluster.is_in(JobState.RUNNING))
+    time.sleep(1.5)  # appendfsync everysec
+    cluster.server.kill()
+    _, words = submitter.communicate(timeout=SECONDS)
+    assert submitter.returncode == 4, words
+    assert f"bgpipe resume {JOB}" in words
+    assert "redis cannot be used" in words
+    assert "Traceback" not in words
+    cluster.server.start()
+    idler = Idler(cluster.client)
+    with idler.at_work():
+        assert cluster.run("resume", JOB, "--wait")[0] == 0
+    assert_closed(cluster, idler)

@@ -1,0 +1,121 @@
+"""The commands on jobs that are in the ledger already, and what they say of books that are damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bgpipe.pipeline import keys
+from bgpipe.pipeline.connection import connect
+from bgpipe.pipeline.errors import Code, PermanentError
+from bgpipe.pipeline.types import JobId, Outcome
+
+from ..conftest import RedisServer
+from ..idle_cluster import JOB, Cluster, Idler, assert_closed
+
+NOT_IMAGE = PermanentError(Code.NOT_IMAGE, "no image")
+
+
+@pytest.fixture
+def cluster(redis_server_process: RedisServer, tmp_path: Path) -> Iterator[Cluster]:
+    with connect(redis_server_process.url) as client:
+        yield Cluster(redis_server_process, client, tmp_path)
+
+
+def submitted(cluster: Cluster, count: int) -> JobId:
+    """A job of `count` images that is published and led by nobody."""
+    cluster.fill(count)
+    process = cluster.submit("--detach", "--job", JOB)
+    _, words = process.communicate()
+    assert (process.returncode, "no dispatcher runs" in words) == (0, True), words
+    return JOB
+
+
+def records(cluster: Cluster, *arguments: object) -> list[dict[str, Any]]:
+    code, output, words = cluster.run("--json", *arguments)
+    assert code in {0, 1}, words
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_dead_letters_are_done_again_and_nothing_else_is(cluster: Cluster) -> None:
+    job = submitted(cluster, 4)
+    assert cluster.run("retry", job)[0] == 2  # it runs
+    for index in range(4):
+        outcome = Outcome.failed(index, NOT_IMAGE) if index % 2 else Outcome.done(index)
+        cluster.ledger.settle(job, outcome)
+    cluster.client.delete("bgpipe")
+    assert [record["index"] for record in records(cluster, "errors", job)] == [1, 3]
+    idler = Idler(cluster.client)
+    with idler.at_work():
+        (books,) = records(cluster, "retry", job, "--wait")
+    assert (books["state"], books["done"], books["failed"]) == ("finished", 4, 0)
+    assert dict(idler.settled) == {(job, 1): 1, (job, 3): 1}
+    code, _, words = cluster.run("retry", job)
+    assert (code, "nothing to try again" in words) == (2, True)
+
+
+def test_a_job_is_cancelled_resumed_and_forgotten(cluster: Cluster) -> None:
+    job = submitted(cluster, 3)
+    code, _, words = cluster.run("jobs", "--forget", job)
+    assert (code, f"bgpipe cancel {job}" in words) == (2, True)
+    (books,) = records(cluster, "cancel", job)
+    assert (books["state"], books["queued"]) == ("cancelled", 3)
+    idler = Idler(cluster.client)
+    with idler.at_work():
+        assert cluster.run("resume", job, "--wait")[0] == 0
+    assert_closed(cluster, idler)
+    assert [record["job"] for record in records(cluster, "jobs")] == [job]
+    assert records(cluster, "status", job, "--watch")[-1]["state"] == "finished"
+    assert cluster.run("cancel", job)[0] == 2
+    assert records(cluster, "jobs", "--forget", job) == [{"job": job, "forgotten": True}]
+    assert records(cluster, "jobs") == []
+    for command in ("status", "resume"):
+        code, _, words = cluster.run(command, job)
+        assert (code, f"unknown job: {job}" in words) == (2, True)
+
+
+def test_damaged_books_are_told_and_the_other_jobs_go_on(cluster: Cluster) -> None:
+    job = submitted(cluster, 3)
+    names = keys.of_job(job)
+    cluster.client.hset(names.manifest, "0", "no block")
+    cluster.client.delete("bgpipe")
+    cluster.client.hset(names.head, "cursor", "0")
+    code, _, words = cluster.run("resume", job, "--wait")
+    assert (code, "manifest of job long is damaged: block 0" in words) == (4, True), words
+    cluster.client.delete(names.running)
+    cluster.client.rpush(names.running, "not ours")
+    code, _, words = cluster.run("status", job)
+    assert (code, "of a wrong type: bgpipe:job:long" in words) == (4, True), words
+    cluster.client.hset(names.head, "job", json.dumps({"version": 0}))
+    cluster.client.delete(names.running)
+    second = cluster.submit("--detach", "--job", "second", "--include", "*.png")
+    second.communicate()
+    told = records(cluster, "jobs")
+    assert [("error" in record, record["job"]) for record in told] == [
+        (True, job),
+        (False, "second"),
+    ]
+    assert "another version of bgpipe" in told[0]["error"]
+    assert cluster.run("cancel", job)[0] == 4  # ended all the same
+    assert cluster.run("jobs", "--forget", job)[0] == 0
+    assert cluster.ledger.ids() == ["second"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("maxmemory-policy", "allkeys-lru", "set it to noeviction"),
+        ("appendonly", "no", "set appendonly yes"),
+    ],
+)
+def test_a_server_that_may_lose_jobs_is_found_out(
+    cluster: Cluster, setting: str, value: str, words: str
+) -> None:
+    cluster.client.config_set(setting, value)
+    code, output, _ = cluster.run("doctor")
+    assert (code, words in output) == (4, True), output
+    cluster.client.config_set("maxmemory-policy", "noeviction")

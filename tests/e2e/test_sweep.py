@@ -1,0 +1,177 @@
+"""Sweeps as users declare them: in bgpipe.toml, started by hand or by the dispatcher's clock."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from tests.conftest import S3Server
+
+    from .conftest import Bgpipe
+
+NIGHT = 15
+"""Seconds from a start to its deadline."""
+IMAGES = 400
+SLEEPING_WORKER = Path(__file__).parents[1] / "bench" / "sleeping_worker.py"
+SECONDS = 240.0
+
+
+def declare(bgpipe: Bgpipe, **values: object) -> None:
+    """Write the settings file of the folder that commands run in."""
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+    (bgpipe.home / "bgpipe.toml").write_text("\n".join(["[sweeps.night]", *lines, ""]))
+
+
+def until(done: Callable[[], Any]) -> Any:
+    """What `done` returns once that is true."""
+    deadline = time.monotonic() + SECONDS
+    while not (found := done()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.2)
+    return found
+
+
+@contextmanager
+def receiver() -> Iterator[tuple[str, list[tuple[bytes, str]]]]:
+    """An address, and the bodies and signatures that were posted to it."""
+    posted: list[tuple[bytes, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            posted.append((body, self.headers["X-Bgpipe-Signature"]))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its name there
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/", posted
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
+def ended(process: subprocess.Popen[Any]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.terminate()
+        print(process.communicate(timeout=60))
+
+
+def test_a_sweep_is_run_by_hand_told_of_and_listed(bgpipe: Bgpipe, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.jpg", "b.jpg", "c_mask.jpg"):
+        Image.new("RGB", (64, 48), "teal").save(photos / name)
+    with receiver() as (url, posted):
+        declare(
+            bgpipe,
+            source=str(photos),
+            target=str(tmp_path / "out"),
+            exclude=["*_mask.jpg"],
+            preset="products",
+            model="birefnet-nano",
+            schedule="0 1 * * *",
+            time_zone="Europe/Berlin",
+            on_finish=url,
+        )
+        done = bgpipe("sweep", "run", "night", "--json", BGPIPE_SWEEPS__NIGHT__SECRET="hush")
+        assert done.returncode == 0, done.stderr
+    books = json.loads(done.stdout.splitlines()[-1])
+    assert (books["done"], books["total"]) == (2, 2)
+    assert books["job"].startswith("night-")
+    ((body, signed),) = posted
+    assert json.loads(body) == {"sweep": "night"} | books
+    assert signed == f"sha256={hmac.new(b'hush', body, hashlib.sha256).hexdigest()}"
+
+    (standing,) = bgpipe.records("sweep", "list")
+    assert standing["last"] == books
+    assert datetime.fromisoformat(standing["next"]).hour == 1
+    assert bgpipe.records("sweep", "check") == [{"sweep": "night", "ok": True, "error": ""}]
+
+
+def test_what_would_keep_a_sweep_from_running_is_told(bgpipe: Bgpipe, s3: S3Server) -> None:
+    declare(bgpipe, source="s3://no-such-bucket-anywhere/x", target="out", model="birefnet-nano")
+    done = bgpipe("sweep", "check", **s3.environment)
+    assert (done.returncode, "correct its name" in done.stdout) == (4, True), done.stderr
+    declare(bgpipe, source=s3.make_bucket(), target="out")
+    done = bgpipe("sweep", "check", **s3.environment)
+    assert (done.returncode, "birefnet-general" in done.stdout) == (4, True), done.stderr
+    declare(bgpipe, source="photos", target="out", schedule="at night")
+    done = bgpipe("sweep", "list")
+    assert (done.returncode, "sweeps.night.schedule" in done.stderr) == (2, True), done.stderr
+    done = bgpipe("sweep", "run", "morning")
+    assert done.returncode == 2, done.stderr
+
+
+@pytest.mark.slow
+def test_a_night_ends_at_its_deadline_and_the_next_one_goes_on(
+    bgpipe: Bgpipe, s3: S3Server, redis_url: str, tmp_path: Path
+) -> None:
+    bucket = s3.make_bucket()
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(IMAGES):
+        (photos / f"{number:03}.jpg").write_bytes(b"a photo")
+    cluster = s3.environment | {"BGPIPE_REDIS_URL": redis_url, "BGPIPE_WORKER__LANES": "1"}
+
+    def runs() -> list[dict[str, Any]]:
+        done = bgpipe("jobs", "--json", **cluster)
+        return [json.loads(line) for line in reversed(done.stdout.splitlines())]
+
+    with (tmp_path / "worker.log").open("wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, SLEEPING_WORKER, "--name", "slow@test"],
+            env=bgpipe.environment | cluster,
+            stdin=subprocess.PIPE,
+            stderr=log,
+        )
+    with receiver() as (url, posted), ended(worker):
+        deadline = _next_half_minute() + timedelta(seconds=NIGHT)
+        declare(
+            bgpipe,
+            source=str(photos),
+            target=f"{bucket}/cutouts",
+            model="birefnet-nano",
+            schedule="*/30 * * * * *",
+            deadline=f"{deadline:%H:%M:%S}",
+            on_finish=url,
+            secret="hush",
+        )
+        with ended(bgpipe.start("dispatch", **cluster)):
+            until(lambda: [run for run in runs() if run["state"] == "cancelled"])
+            until(lambda: [run for run in runs() if run["state"] == "finished"])
+            first, second = runs()[:2]
+            until(lambda: posted)
+    assert 0 < first["done"] < IMAGES
+    assert first["done"] + second["done"] == second["total"] == IMAGES
+    assert second["skipped"] == first["done"]
+    told = [json.loads(body)["job"] for body, _ in posted]
+    assert told.count(second["job"]) == 1
+    assert first["job"] not in told
+
+
+def _next_half_minute() -> datetime:
+    """The next start, far enough away for the dispatcher to be there before."""
+    soon = datetime.now(UTC) + timedelta(seconds=10)
+    return soon.replace(microsecond=0) + timedelta(seconds=30 - soon.second % 30)

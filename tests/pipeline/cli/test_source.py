@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bgpipe.pipeline.cli.source import Source, find_source, find_target
+from bgpipe.pipeline.errors import UsageError
+
+
+def listed(tmp_path: Path, *lines: object) -> Source:
+    path = tmp_path / "list.txt"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return find_source(f"@{path}")
+
+
+def test_a_folder_is_all_of_it_and_a_file_is_one_key(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    assert find_source(str(tmp_path)) == Source(str(tmp_path), None)
+    assert find_source(str(tmp_path / "a.jpg")) == Source(str(tmp_path), ("a.jpg",))
+    with pytest.raises(UsageError, match=r"b\.jpg"):
+        find_source(str(tmp_path / "b.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("s3://bucket", Source("s3://bucket", None)),
+        ("s3://bucket/", Source("s3://bucket", None)),
+        ("s3://bucket/photos/2024/", Source("s3://bucket/photos/2024", None)),
+        ("s3://bucket/photos/a b.JPG", Source("s3://bucket/photos", ("a b.JPG",))),
+        ("s3://bucket/photos/folder.jpg/", Source("s3://bucket/photos/folder.jpg", None)),
+    ],
+)
+def test_an_address_in_a_bucket_is_a_prefix_or_an_image(text: str, source: Source) -> None:
+    assert find_source(text) == source
+
+
+def test_a_list_of_files_has_the_deepest_folder_of_all_as_its_root(tmp_path: Path) -> None:
+    names = ("p/a/1.jpg", "p/a/2.jpg", "p/ab/3.jpg", "p/a/1.jpg")
+    assert listed(tmp_path, *(tmp_path / name for name in names)) == Source(
+        str(tmp_path / "p"), ("a/1.jpg", "a/2.jpg", "ab/3.jpg")
+    )
+    assert listed(tmp_path, tmp_path / "a.jpg", "/b.jpg").root == "/"
+
+
+def test_a_list_may_name_objects_of_one_bucket(tmp_path: Path) -> None:
+    assert listed(tmp_path, "s3://b/x/1.jpg", "s3://b/x/y//2.jpg") == Source(
+        "s3://b/x", ("1.jpg", "y//2.jpg")
+    )
+    assert listed(tmp_path, "s3://b/1.jpg") == Source("s3://b", ("1.jpg",))
+    for other in ("s3://c/2.jpg", "/photos/2.jpg"):
+        with pytest.raises(UsageError, match="more than one place"):
+            listed(tmp_path, "s3://b/1.jpg", other)
+    with pytest.raises(UsageError, match="names no file"):
+        listed(tmp_path)
+
+
+def test_cutouts_go_beside_their_source() -> None:
+    assert Source("/photos", None).default_out == "/photos-cutouts"
+    assert Source("s3://bucket/photos", None).default_out == "s3://bucket/photos-cutouts"
+    with pytest.raises(UsageError, match="--out"):
+        _ = Source("s3://bucket", None).default_out
+
+
+def test_a_target_is_a_bucket_or_an_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_target("s3://bucket/x") == "s3://bucket/x"
+    assert find_target("out/../x") == str(tmp_path / "x")

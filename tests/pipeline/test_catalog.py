@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgpipe.pipeline.catalog import HEADER, PART_ROWS, RECIPE, Catalog, Row, side_by_side
+from bgpipe.pipeline.connection import Connection
+from bgpipe.pipeline.errors import StorageUnavailable
+from bgpipe.pipeline.seals import Seals
+from bgpipe.pipeline.storage import LocalStore
+from bgpipe.pipeline.types import Entry, Job, JobId
+
+SOURCE = "s3://shop/photos"
+KEYS = st.sets(st.text("ab./é", min_size=1, max_size=4), max_size=12)
+
+
+@pytest.fixture
+def seals(client: Connection) -> Seals:
+    return Seals(client)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "cutouts")
+
+
+def row(key: str, made: str = "made", index: int = -1) -> Row:
+    return Row(f"{key}.png", made, f"{key}.jpg", "identity", "recipe", index)
+
+
+def write(target: LocalStore, seals: Seals, job: Job, *rows: Row) -> None:
+    writer = Catalog(target, SOURCE, seals).successor(job)
+    for each in rows:
+        writer.add(each)
+    writer.close()
+
+
+@pytest.fixture
+def job(job: Job) -> Job:
+    return replace(job, source=SOURCE)
+
+
+def test_of_an_empty_target_nothing_is_known(target: LocalStore, seals: Seals) -> None:
+    assert list(Catalog(target, SOURCE, seals).rows()) == []
+
+
+def test_rows_are_read_as_they_were_written(target: LocalStore, seals: Seals, job: Job) -> None:
+    rows = [row(f"größe/{number:06}") for number in range(PART_ROWS + 1)]
+    write(target, seals, job, *rows)
+    catalog = Catalog(target, SOURCE, seals)
+    assert len(catalog.parts) == 2
+    assert list(catalog.rows()) == rows
+
+
+def test_a_catalog_is_hidden_and_takes_the_place_of_the_one_before(
+    target: LocalStore, seals: Seals, job: Job
+) -> None:
+    write(target, seals, job, row("a"))
+    before = Catalog(target, SOURCE, seals)
+    write(target, seals, replace(job, id=JobId("tuesday")), row("b"))
+    after = Catalog(target, SOURCE, seals)
+    assert list(after.rows()) == [row("b")]
+    assert list(target.list()) == []
+    assert not any(target.head(part) for part in before.parts)
+
+
+def test_until_it_is_closed_the_one_before_holds(
+    target: LocalStore, seals: Seals, job: Job
+) -> None:
+    write(target, seals, job, row("a"))
+    writer = Catalog(target, SOURCE, seals).successor(replace(job, id=JobId("tuesday")))
+    for number in range(PART_ROWS):
+        writer.add(row(f"{number:06}"))
+    assert list(Catalog(target, SOURCE, seals).rows()) == [row("a")]
+
+
+def test_what_was_made_from_elsewhere_is_not_known(
+    target: LocalStore, seals: Seals, job: Job
+) -> None:
+    write(target, seals, job, row("a"))
+    assert list(Catalog(target, "s3://shop/other", seals).rows()) == []
+
+
+def test_the_recipe_is_there_before_any_cutout_and_a_target_without_right_is_told(
+    target: LocalStore, seals: Seals, job: Job
+) -> None:
+    writer = Catalog(target, SOURCE, seals).successor(job)
+    writer.begin()
+    assert target.read(RECIPE, 9999).decode() == job.recipe.text
+    (target.root / "file").touch()
+    blocked = Catalog(LocalStore(target.root / "file"), SOURCE, seals).successor(job)
+    with pytest.raises(StorageUnavailable, match="cannot be written"):
+        blocked.begin()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b'{"version": 2}',
+        b'{"version": 1, "source": "s3://shop/photos", "job": "x"}',
+        b'{"version": 1, "source": "s3://shop/photos", "job": "x", "parts": ["../../x"]}',
+    ],
+)
+def test_a_damaged_header_says_nothing(target: LocalStore, seals: Seals, header: bytes) -> None:
+    target.write(HEADER, header)
+    assert list(Catalog(target, SOURCE, seals).rows()) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no gzip", gzip.compress(b"x" * 99)[:-9], gzip.compress(b"[1]"), gzip.compress(b"[")],
+)
+def test_a_damaged_part_says_nothing(
+    target: LocalStore, seals: Seals, job: Job, content: bytes
+) -> None:
+    write(target, seals, job, row("a"))
+    catalog = Catalog(target, SOURCE, seals)
+    target.write(catalog.parts[0], content)
+    assert list(catalog.rows()) == []
+
+
+def test_a_fact_is_about_one_object_only(target: LocalStore, seals: Seals, job: Job) -> None:
+    catalog = Catalog(target, SOURCE, seals)
+    assert catalog.vouches(row("a", made="1"), Entry("a.png", 5, "1"))
+    assert not catalog.vouches(row("a", made="1"), Entry("a.png", 5, "2"))
+
+
+def test_a_promise_holds_for_the_object_that_its_worker_has_sealed(
+    target: LocalStore, seals: Seals, job: Job
+) -> None:
+    rows = [row("a", "", 0), row("b", "", 9000), row("c", "", 1)]
+    write(target, seals, job, *rows)
+    seals.leave(job.id, 9000, "b1")
+    seals.leave(job.id, 0, "a1")
+    a, b, c = Catalog(target, SOURCE, seals).rows()
+    catalog = Catalog(target, SOURCE, seals)
+    assert catalog.vouches(a, Entry("a.png", 5, "a1"))
+    assert not catalog.vouches(a, Entry("a.png", 5, "a2"))
+    assert catalog.vouches(b, Entry("b.png", 5, "b1"))
+    assert not catalog.vouches(c, Entry("c.png", 5, ""))
+
+
+@given(KEYS, KEYS, KEYS)
+def test_all_three_are_joined_in_the_order_of_their_keys(
+    planned: set[str], listed: set[str], known: set[str]
+) -> None:
+    def ordered(keys: set[str]) -> list[str]:
+        return sorted(keys, key=str.encode)
+
+    places = side_by_side(
+        [(Entry(f"of {key}", 1, ""), key) for key in ordered(planned)],
+        [Entry(key, 1, "") for key in ordered(listed)],
+        [Row(key, "", "", "", "") for key in ordered(known)],
+    )
+    joined = [
+        (
+            place.key,
+            place.entry and place.entry.key,
+            place.listed and place.listed.key,
+            place.row and place.row.target,
+        )
+        for place in places
+    ]
+    assert joined == [
+        (
+            key,
+            f"of {key}" if key in planned else None,
+            key if key in listed else None,
+            key if key in known else None,
+        )
+        for key in ordered(planned | listed | known)
+    ]

@@ -1,0 +1,71 @@
+"""Names of cutouts by a template."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.naming import Collision, Template, plan_by_template
+from bgpipe.pipeline.plan import plan
+from bgpipe.pipeline.types import Entry
+
+
+def entries(*keys):
+    return [Entry(key, 1, "1") for key in keys]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "target"),
+    [
+        ("{folder}/{stem}-cutout", "a/b/photo.jpg", "a/b/photo-cutout.png"),
+        ("{folder}/{stem}-cutout", "photo.jpg", "photo-cutout.png"),
+        ("{name}", "a/photo.jpg", "photo.jpg.png"),
+        ("{suffix}/{stem}", "a/photo.v2.JPG", "JPG/photo.v2.png"),
+        ("{stem}.png", "photo.jpg", "photo.png"),
+        ("{model}/{stem}", "photo", "nano/photo.png"),
+        ("{stem}{{x}}", "größe 写.jpg", "größe 写{x}.png"),
+        ("./{folder}//{stem}", "a/.hidden", "a/.hidden.png"),
+    ],
+)
+def test_fields_stand_for_parts_of_the_source(text, key, target):
+    assert Template(text, ".png", "/models/nano").target(key) == target
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["same", "{folder}/x", "{stem}{other}", "{stem", "{}", "{0}{stem}", "{stem!r}", "{stem:>9}"],
+)
+def test_what_is_no_template_is_refused(text):
+    with pytest.raises(UsageError, match="--name"):
+        Template(text, ".png", "m")
+
+
+@pytest.mark.parametrize("text", ["../{stem}", "{folder}/../{stem}"])
+def test_a_template_does_not_lead_out_of_the_target(text):
+    with pytest.raises(Collision, match="leads out"):
+        Template(text, ".png", "m").target("a/b.jpg")
+
+
+def test_a_source_cannot_lead_out_of_the_target_through_a_template():
+    assert Template("{stem}", ".png", "m").target("...jpg") == "...png"
+    with pytest.raises(Collision):
+        Template("{stem}/x", ".png", "m").target("...jpg")
+
+
+def test_two_images_of_one_name_are_refused():
+    template = Template("{stem}", ".webp", "m")
+    planned = plan_by_template(entries("a/x.jpg", "b/x.jpg"), template)
+    assert next(planned)[1] == "x.webp"
+    with pytest.raises(Collision, match=r"b/x\.jpg the place of another image: x\.webp"):
+        next(planned)
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".jpg", ".zip"])
+def test_without_a_template_the_formats_suffix_takes_the_place_of_the_sources(suffix):
+    planned = plan(entries("a/x.tif", "a/y.jpg", "a/y.png", "z"), suffix)
+    assert {entry.key: target for entry, target in planned} == {
+        "a/x.tif": f"a/x{suffix}",
+        "a/y.jpg": f"a/y.jpg{suffix}",
+        "a/y.png": f"a/y.png{suffix}",
+        "z": f"z{suffix}",
+    }

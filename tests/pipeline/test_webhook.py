@@ -1,0 +1,89 @@
+"""A real receiver on the loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+
+from bgpipe.pipeline.webhook import tell
+
+
+@dataclass
+class Receiver:
+    """Answers with `statuses`, one after the other, and then with 204."""
+
+    statuses: list[int]
+    url: str = ""
+    bodies: list[bytes] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+
+@contextmanager
+def _receiver(statuses: tuple[int, ...]) -> Iterator[Receiver]:
+    receiver = Receiver(list(statuses))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            receiver.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+            receiver.headers.append(dict(self.headers))
+            self.send_response(receiver.statuses.pop(0) if receiver.statuses else 204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its name there
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        receiver.url = f"http://127.0.0.1:{server.server_port}/hook"
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield receiver
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., Receiver]]:
+    with ExitStack() as stack:
+        yield lambda *statuses: stack.enter_context(_receiver(statuses))
+
+
+def test_the_message_is_signed(listen: Callable[..., Receiver]) -> None:
+    receiver = listen()
+    assert tell(receiver.url, {"sweep": "größe"}, "hush", "job-1") == ""
+    (body,), (headers,) = receiver.bodies, receiver.headers
+    assert json.loads(body) == {"sweep": "größe"}
+    expected = hmac.new(b"hush", body, hashlib.sha256).hexdigest()
+    assert headers["X-Bgpipe-Signature"] == f"sha256={expected}"
+    assert headers["X-Bgpipe-Delivery"] == "job-1"
+    assert headers["Content-Type"] == "application/json"
+
+
+def test_without_a_secret_there_is_no_signature(listen: Callable[..., Receiver]) -> None:
+    receiver = listen()
+    assert tell(receiver.url, {}, "", "job-1") == ""
+    assert "X-Bgpipe-Signature" not in receiver.headers[0]
+
+
+def test_a_busy_receiver_is_told_again_and_the_same(listen: Callable[..., Receiver]) -> None:
+    receiver = listen(503)
+    assert tell(receiver.url, {"done": 3}, "hush", "job-1") == ""
+    first, second = receiver.headers
+    assert first["X-Bgpipe-Signature"] == second["X-Bgpipe-Signature"]
+    assert len(set(receiver.bodies)) == 1
+
+
+@pytest.mark.parametrize("status", [301, 400, 404])
+def test_a_receiver_that_refuses_is_left_alone(
+    listen: Callable[..., Receiver], status: int
+) -> None:
+    receiver = listen(*[status] * 9)
+    assert str(status) in tell(receiver.url, {}, "", "job-1")
+    assert len(receiver.bodies) == 1

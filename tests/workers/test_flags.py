@@ -1,0 +1,35 @@
+"""What somebody should look at: flagged by the worker, kept in the ledger, copied where asked."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+
+from bgpipe.pipeline.types import Flag
+
+from .conftest import Cluster
+
+
+def animation() -> bytes:
+    frames = [Image.new("RGB", (120, 90), colour) for colour in ("red", "blue")]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
+def test_a_flagged_cutout_is_made_counted_and_copied(cluster: Cluster) -> None:
+    names = [cluster.photo("photo.jpg"), cluster.file("moving.gif", animation())]
+    review = cluster.folder / "review"
+    with cluster.supervisor("--device", "cpu", BGPIPE_REVIEW__OUT=str(review)):
+        job = cluster.submit(names)
+        books = cluster.finished(job)
+    flags = cluster.ledger.flags(job)
+    assert Flag.MORE_FRAMES in flags[1]
+    assert Flag.MORE_FRAMES not in flags.get(0, ())
+    assert (books.done, books.flagged) == (2, len(flags))
+    assert books.flags["more-frames"] == 1
+    copies = {path.name: path.read_bytes() for path in (review / job).iterdir()}
+    assert copies == {
+        f"{names[index]}.png": (cluster.out / f"{names[index]}.png").read_bytes() for index in flags
+    }

@@ -1,0 +1,158 @@
+"""One file's way through a studio: what its recipe asks of alpha, depth, ground and format."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from bgpipe.config.settings import load_settings
+from bgpipe.pipeline import imprint, png
+from bgpipe.pipeline.errors import Code, PermanentError
+from bgpipe.pipeline.images import Limits
+from bgpipe.pipeline.storage import Stores
+from bgpipe.pipeline.types import Matte, Output, Preset, Recipe
+from bgpipe.workers.grounds import Grounds
+from bgpipe.workers.memory import Memory
+from bgpipe.workers.stopwatch import Stopwatch
+from bgpipe.workers.studio import Codec, Studio
+
+SIZE = (64, 64)
+SETTINGS = load_settings()
+HALF = Preset(foreground=False)
+
+
+class Device:
+    """A matte whose left half is the subject."""
+
+    def __init__(self) -> None:
+        self.seen: list[np.ndarray] = []
+
+    def infer(self, recipe: Recipe, pixels: np.ndarray) -> Matte:
+        self.seen.append(pixels)
+        alpha = np.zeros(SIZE, np.float32)
+        alpha[:, :32] = 1
+        return Matte(alpha)
+
+
+def make(data: bytes, *, preset: Preset = HALF, device: Device | None = None, **values) -> bytes:
+    limits = Limits(**SETTINGS.images.model_dump())
+    studio = Studio(
+        (device or Device()).infer,
+        limits,
+        SETTINGS.review,
+        Codec(),
+        Grounds(Stores(SETTINGS.s3).open, limits),
+        Memory(2**30),
+    )
+    recipe = Recipe("m", "0" * 64, SIZE, preset, Output(**values))
+    text = {"bgpipe:recipe": recipe.text, "bgpipe:source": "1-2"}
+    return studio.make(data, recipe, text, Stopwatch(SETTINGS.limits.model_dump())).file
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@pytest.fixture
+def scene() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+
+
+@pytest.fixture
+def stencil(scene: np.ndarray) -> bytes:
+    """The scene with an alpha whose upper half is opaque."""
+    alpha = np.zeros((64, 64), np.uint8)
+    alpha[:32] = 255
+    return png.encode(np.dstack([scene, alpha]), text={})
+
+
+@pytest.mark.parametrize(
+    ("policy", "visible"),
+    [
+        ("multiply", (slice(0, 32), slice(0, 32))),
+        ("keep", (slice(0, 32), slice(0, 64))),
+        ("ignore", (slice(0, 64), slice(0, 32))),
+    ],
+)
+def test_a_sources_own_alpha_is_treated_as_asked(
+    scene: np.ndarray, stencil: bytes, policy: str, visible: tuple[slice, slice]
+) -> None:
+    rgba = pixels(make(stencil, input_alpha=policy))
+    expected = np.zeros((64, 64), np.uint8)
+    expected[visible] = 255
+    assert np.array_equal(rgba[..., 3], expected)
+    assert np.array_equal(rgba[visible][..., :3], scene[visible])
+
+
+def test_an_alpha_that_is_kept_needs_no_device(stencil: bytes, scene: np.ndarray) -> None:
+    device = Device()
+    make(stencil, device=device, input_alpha="keep")
+    assert not device.seen
+    make(png.encode(scene, text={}), device=device, input_alpha="keep")
+    assert len(device.seen) == 1
+
+
+def test_a_source_of_16_bits_keeps_them_on_request() -> None:
+    samples = np.random.default_rng(1).integers(0, 2**16, (64, 64, 3), np.uint16)
+    data = make(png.encode(samples, text={}), depth=16)
+    bgra = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(bgra[:, :32, 2::-1], samples[:, :32])
+
+
+def test_a_jpeg_is_on_white_unless_another_ground_is_asked_for(scene: np.ndarray) -> None:
+    source = png.encode(scene, text={})
+    assert (pixels(make(source, format="jpeg", quality=95))[:, 40:] > 250).all()
+    black = Preset(foreground=False, background="black")
+    assert (pixels(make(source, preset=black, format="jpeg", quality=95))[:, 40:] < 5).all()
+
+
+def test_an_image_of_the_job_is_the_ground(scene: np.ndarray, tmp_path: Path) -> None:
+    backdrop = png.encode(np.full((9, 9, 3), (10, 200, 30), np.uint8), text={})
+    path = tmp_path / "backdrop.png"
+    path.write_bytes(backdrop)
+    sha256 = hashlib.sha256(backdrop).hexdigest()
+    source = png.encode(scene, text={})
+    rgba = pixels(make(source, backdrop=str(path), backdrop_sha256=sha256))
+    assert (rgba[:, 32:] == (10, 200, 30, 255)).all()
+    assert np.array_equal(rgba[:, :32, :3], scene[:, :32])
+    path.write_bytes(backdrop + b"\0")
+    with pytest.raises(PermanentError) as caught:
+        make(source, backdrop=str(path), backdrop_sha256=sha256)
+    assert caught.value.code is Code.MISSING
+
+
+def test_the_file_says_how_it_was_made(scene: np.ndarray) -> None:
+    for file_format in ("png", "webp", "avif", "jpeg", "mask", "zip"):
+        data = make(png.encode(scene, text={}), format=file_format)
+        text = imprint.read(data[: imprint.HEAD], data[-imprint.TAIL :])
+        assert text["bgpipe:source"] == "1-2"
+        assert f'"format":"{file_format}"' in text["bgpipe:recipe"]
+
+
+def test_what_changes_the_file_changes_the_recipe() -> None:
+    def recipe(preset: Preset = HALF, **values) -> Recipe:
+        return Recipe("m", "0" * 64, SIZE, preset, Output(**values))
+
+    hashes = {
+        recipe().hash,
+        recipe(format="webp").hash,
+        recipe(compression="small").hash,
+        recipe(depth=16).hash,
+        recipe(quality=80).hash,
+        recipe(input_alpha="keep").hash,
+        recipe(backdrop="a", backdrop_sha256="1").hash,
+        recipe(Preset(crop=True)).hash,
+        recipe(Preset(margin=3)).hash,
+        recipe(Preset(background="white")).hash,
+        recipe(Preset(shadow=0.2)).hash,
+    }
+    assert len(hashes) == 11
+    assert recipe(backdrop="a", backdrop_sha256="1").hash == (
+        recipe(backdrop="b", backdrop_sha256="1").hash
+    )

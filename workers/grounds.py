@@ -1,0 +1,59 @@
+"""What subjects are put on: a colour, or an image that the job names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bgpipe.pipeline.errors import Code, PermanentError
+from bgpipe.pipeline.images import Limits, decode, seen_as_srgb, stored_with
+from bgpipe.pipeline.storage import Store
+from bgpipe.pipeline.types import Recipe
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.types import Pixels
+
+BACKDROPS_KEPT = 4
+_NAMES = {"white": "#ffffff", "black": "#000000"}
+
+
+class Grounds:
+    """Grounds of a worker's jobs; any number of threads may ask at once."""
+
+    def __init__(self, open_store: Callable[[str], Store], limits: Limits) -> None:
+        self._open_store = open_store
+        self._limits = limits
+        self._backdrop: Callable[[str, str], Pixels] = lru_cache(BACKDROPS_KEPT)(self._read)
+
+    def ground(self, recipe: Recipe, icc: bytes | None) -> Pixels | None:
+        """The ground [h, w, 3] in the colours of the profile `icc`; None where there is to be none.
+
+        Raises:
+            PermanentError: the image is not there, cannot be read, or is no longer the same.
+            TransientError: the storage failed.
+
+        """
+        output = recipe.output
+        if output.backdrop:
+            return stored_with(self._backdrop(output.backdrop, output.backdrop_sha256), icc)
+        colour = recipe.preset.background or ("white" if output.is_opaque else "")
+        return stored_with(_one_pixel(colour), icc) if colour else None
+
+    def _read(self, location: str, sha256: str) -> Pixels:
+        folder, _, name = location.rpartition("/")
+        data = self._open_store(folder).read(name, self._limits.max_bytes)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise PermanentError(
+                Code.MISSING, f"the background changed since the job was submitted: {location}"
+            )
+        picture = decode(data, self._limits)
+        return seen_as_srgb(picture.rgb, picture.icc)
+
+
+def _one_pixel(colour: str) -> Pixels:
+    value = bytes.fromhex(_NAMES.get(colour, colour).removeprefix("#"))
+    return np.frombuffer(value, np.uint8).reshape(1, 1, 3)

@@ -1,0 +1,58 @@
+"""Which images may be in memory at once: lanes share a budget, a large image takes more of it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+BYTES_PER_PIXEL = 28
+BYTES_PER_REDUCED_PIXEL = 112
+"""Of the copy, with at most REDUCED pixels, on which the colours of soft edges are estimated."""
+REDUCED = 1_000_000
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+class Memory:
+    """A budget in bytes. Any number of threads may claim; nobody overtakes a claim that waits."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._free = budget
+        self._turn = threading.Lock()
+        self._freed = threading.Condition()
+
+    @contextmanager
+    def claim(self, amount: int) -> Iterator[None]:
+        """Wait until `amount` bytes are free, and hold them; all of the budget if it is less."""
+        share = min(amount, self._budget)
+        with self._turn, self._freed:
+            self._freed.wait_for(lambda: self._free >= share)
+            self._free -= share
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._free += share
+                self._freed.notify()
+
+
+def bytes_of(size: int, pixels: int) -> int:
+    """What an image takes at most, measured (infra/docs/performance.md): its file has `size` bytes."""
+    return size + BYTES_PER_PIXEL * pixels + BYTES_PER_REDUCED_PIXEL * min(pixels, REDUCED)
+
+
+def half_of_the_machine() -> int:
+    """Half of the bytes that this process may use, by the machine or by its container."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(machine, _container_limit() or machine) // 2
+
+
+def _container_limit() -> int | None:
+    try:
+        return int(_CGROUP_LIMIT.read_text())
+    except (OSError, ValueError):  # no container, or none with a limit, which reads "max"
+        return None

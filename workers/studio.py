@@ -1,0 +1,109 @@
+"""What a worker makes of one file: a source's bytes in, a cutout's bytes out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bgpipe.pipeline.images import Limits, decode, encode, measure, seen_as_srgb
+from bgpipe.pipeline.matting import cut_out, finish, keep_own_alpha
+from bgpipe.pipeline.matting.framing import canvas_pixels
+from bgpipe.pipeline.model.resize import model_input
+from bgpipe.pipeline.quality.review import review
+from bgpipe.pipeline.types import Cutout, Flag, Matte, Output, Picture, Recipe
+from bgpipe.workers.grounds import Grounds
+from bgpipe.workers.memory import Memory, bytes_of
+from bgpipe.workers.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from bgpipe.config.settings import ReviewSettings
+    from bgpipe.pipeline.types import Pixels
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How files become pictures and cutouts files; a benchmark hands in others."""
+
+    decode: Callable[[bytes, Limits, bool], Picture] = decode
+    encode: Callable[[Cutout, Picture, Output, Mapping[str, str]], bytes] = encode
+    measure: Callable[[bytes, Limits], int] = measure
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A cutout's file, and why somebody should look at it."""
+
+    file: bytes
+    flags: tuple[Flag, ...]
+
+
+class Studio:
+    """Makes cutouts; any number of threads may call at once, within the memory that there is."""
+
+    def __init__(
+        self,
+        infer: Callable[[Recipe, Pixels], Matte],
+        limits: Limits,
+        review: ReviewSettings,
+        codec: Codec,
+        grounds: Grounds,
+        memory: Memory,
+    ) -> None:
+        """`infer` waits for the device."""
+        self._infer = infer
+        self._limits = limits
+        self._review = review
+        self._codec = codec
+        self._grounds = grounds
+        self._memory = memory
+
+    def make(self, data: bytes, recipe: Recipe, text: Mapping[str, str], watch: Stopwatch) -> Made:
+        """The cutout of the file `data`, which says `text` about itself.
+
+        Raises:
+            ItemError: the source or the device is not as it should be.
+
+        """
+        with watch("measure"):
+            pixels = max(self._codec.measure(data, self._limits), canvas_pixels(recipe.preset))
+        with ExitStack() as memory:
+            with watch("room"):
+                memory.enter_context(self._memory.claim(bytes_of(len(data), pixels)))
+            with watch("decode"):
+                picture = self._picture(data, recipe)
+            matte = None if _is_kept(picture, recipe) else self._matte(picture, recipe, watch)
+            with watch("refine"):
+                cutout, flags = self._cutout(picture, matte, recipe)
+            with watch("encode"):
+                return Made(self._codec.encode(cutout, picture, recipe.output, text), flags)
+
+    def _picture(self, data: bytes, recipe: Recipe) -> Picture:
+        picture = self._codec.decode(data, self._limits, recipe.output.depth == 16)
+        if picture.frames > 1:
+            log.info("first frame taken", extra={"fields": {"frames": picture.frames}})
+        return replace(picture, alpha=None) if recipe.output.input_alpha == "ignore" else picture
+
+    def _matte(self, picture: Picture, recipe: Recipe, watch: Stopwatch) -> Matte:
+        with watch("resize"):
+            pixels = seen_as_srgb(model_input(picture.rgb, recipe.size), picture.icc)
+        with watch("infer"):
+            return self._infer(recipe, pixels)
+
+    def _cutout(
+        self, picture: Picture, matte: Matte | None, recipe: Recipe
+    ) -> tuple[Cutout, tuple[Flag, ...]]:
+        preset = recipe.preset
+        cutout = cut_out(picture, matte, preset) if matte else keep_own_alpha(picture)
+        flags = review(picture, matte, cutout, preset, self._review)
+        ground = self._grounds.ground(recipe, picture.icc)
+        return finish(cutout, preset, ground, self._limits.max_pixels), flags
+
+
+def _is_kept(picture: Picture, recipe: Recipe) -> bool:
+    """Whether the source is taken as the cutout that it is already."""
+    return recipe.output.input_alpha == "keep" and picture.alpha is not None
