@@ -32,7 +32,8 @@ _END = b"\0\0\0\0IEND\xaeB`\x82"
 _SUB, _UP = 1, 2
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
 _TRIAL_STRIPS = 8
-_TRIAL_SHARE = 32  # of the rows, one in this many
+_TRIAL_ROWS = 2  # of a strip at the least: one alone says little about the rows above
+_TRIAL_SHARE = 64  # of the rows, one in this many
 _HEADER_BYTES = len(SIGNATURE) + 25
 _STRIP_BYTES = 1 << 20  # filtered and deflated while it is in the cache
 _INCH = 0.0254
@@ -148,7 +149,7 @@ def _deflated(samples: Samples) -> Iterator[bytes]:
 def _better_filter(samples: Samples, pixel: int) -> int:
     """The filter that makes some strips of the image smaller."""
     height = len(samples)
-    count = -(-height // (_TRIAL_SHARE * _TRIAL_STRIPS))
+    count = min(height, max(_TRIAL_ROWS, height // (_TRIAL_SHARE * _TRIAL_STRIPS)))
     tops = np.linspace(0, height - count, min(_TRIAL_STRIPS, height), dtype=int)
 
     def size(kind: int) -> int:

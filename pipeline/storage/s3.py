@@ -43,7 +43,15 @@ ATTEMPTS = 5
 READS = 3
 """Times that an object is asked for whose content breaks off, which boto3 leaves to us."""
 _BROKEN_OFF = (HTTPClientError, IncompleteReadError, FlexibleChecksumError)
-_CONTENT_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
+_CONTENT_TYPES = {
+    ".avif": "image/avif",
+    ".gz": "application/gzip",
+    ".jpg": "image/jpeg",
+    ".json": "application/json",
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".zip": "application/zip",
+}
 
 
 def make_client(settings: S3Settings, connections: int) -> BaseClient:

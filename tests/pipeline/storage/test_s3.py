@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
 
 import pytest
 
+from bgpipe.config.output import Format, Output
 from bgpipe.config.settings import Addressing, Encryption, load_settings
 from bgpipe.pipeline.errors import (
     Code,
@@ -114,6 +116,16 @@ def test_a_cutout_says_what_it_is_and_how_it_was_made(s3, location, store):
     assert found["ContentType"] == "image/png"
     assert found["Metadata"] == {"bgpipe-recipe": "0123", "bgpipe-source": "4567"}
     assert found["ChecksumCRC32"]
+
+
+@pytest.mark.parametrize("format_", get_args(Format))
+def test_every_format_has_its_content_type(s3, location, store, format_):
+    name = f"a{Output(format=format_).suffix}"
+    store.write(name, b"x")
+    assert s3.get(f"{location}/photos/{name}")["ContentType"] in {
+        "application/zip",
+        *(f"image/{kind}" for kind in ("avif", "jpeg", "png", "webp")),
+    }
 
 
 def test_encryption_and_storage_class_are_the_settings(s3, location, settings):
