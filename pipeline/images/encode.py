@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     Text = Mapping[str, str]
     Encoder = Callable[[Cutout, Picture, Output, Text], bytes]
 
+COLOUR, ALPHA = "colour.jpg", "alpha.png"
+"""The members of a ZIP."""
+
 _LONGEST_SIDES = {"webp": 16383, "avif": 65535, "jpeg": 65500, "zip": 65500}
 _STRIP = 64
 """Rows that are computed at once in 32 bits."""
@@ -103,8 +106,8 @@ def _zip(cutout: Cutout, picture: Picture, output: Output, text: Text) -> bytes:
         rgb = np.where((alpha == 0)[..., None], picture.rgb, rgb)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(_member("colour.jpg"), _jpeg_file(rgb, picture, output))
-        archive.writestr(_member("alpha.png"), png.encode(np.ascontiguousarray(alpha), text=text))
+        archive.writestr(_member(COLOUR), _jpeg_file(rgb, picture, output))
+        archive.writestr(_member(ALPHA), png.encode(np.ascontiguousarray(alpha), text=text))
         archive.comment = imprint.packet(text)
     return file.getvalue()
 

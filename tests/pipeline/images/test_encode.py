@@ -15,7 +15,7 @@ from PIL import Image
 
 from bgpipe.pipeline import imprint
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.images import decode, encode
+from bgpipe.pipeline.images import decode, encode, thumbnail
 from bgpipe.pipeline.matting import cut_out
 from bgpipe.pipeline.types import Cutout, Matte, Output, Picture, Preset
 
@@ -114,6 +114,20 @@ def test_a_zip_holds_colours_without_an_edge_and_the_alpha():
     assert np.array_equal(np.asarray(alpha), made.rgba[..., 3])
     assert np.abs(np.asarray(colour) - scene().astype(int)).mean() < 3
     assert colour.info["icc_profile"] == SRGB
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_every_format_has_a_thumbnail(file_format):
+    small = opened(thumbnail(written(cutout(), Output(format=file_format)), LIMITS, 45))
+    assert (small.format, small.size) == ("WEBP", (45, 30))
+    assert (small.mode == "RGBA") == (file_format not in ("jpeg", "mask"))
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:200], lambda data: b"PK\3\4"])
+def test_a_damaged_zip_has_none(damage):
+    with pytest.raises(PermanentError) as raised:
+        thumbnail(damage(written(cutout(), Output(format="zip"))), LIMITS, 45)
+    assert raised.value.code == Code.TRUNCATED
 
 
 def test_a_picture_of_16_bits_is_written_with_all_of_them_when_asked_for():
