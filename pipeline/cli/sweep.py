@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bgpipe.pipeline.cli.output import Finish, check_output, choose_output
 from bgpipe.pipeline.cli.recipe import choose_recipe
 from bgpipe.pipeline.cli.run import Wait, check_wait, see_through
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
@@ -113,6 +114,7 @@ def _order(settings: Settings, terminal: Terminal, name: str, sweep: Sweep) -> J
         include=sweep.include,
         exclude=sweep.exclude,
         sweep=name,
+        naming=sweep.name,
     )
 
 
@@ -121,13 +123,27 @@ def _recipe(settings: Settings, terminal: Terminal, sweep: Sweep) -> Recipe:
     from bgpipe.pipeline import registry
 
     model = sweep.model or settings.model.name
-    return choose_recipe(
+    finish = Finish(
+        sweep.crop, sweep.margin, sweep.canvas, sweep.place, sweep.background, sweep.shadow
+    )
+    recipe = choose_recipe(
         settings,
         terminal,
         model=registry.DEFAULT if model == registry.AUTO else model,
         preset=sweep.preset or None,
-        assignments=[],
+        assignments=list(finish.assignments()),
+        output=choose_output(
+            settings,
+            file_format=sweep.format,
+            compression=sweep.png,
+            depth=sweep.depth,
+            quality=sweep.quality,
+            input_alpha=sweep.input_alpha,
+            backdrop=finish.backdrop,
+        ),
     )
+    check_output(recipe, sweep.name)
+    return recipe
 
 
 @contextmanager
