@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bgpipe.pipeline.cli.forecast import show_forecast
 from bgpipe.pipeline.cli.output import Finish, check_output, choose_output
 from bgpipe.pipeline.cli.recipe import choose_recipe
 from bgpipe.pipeline.cli.run import Wait, check_wait, see_through
@@ -36,6 +37,7 @@ SweepArgument = Annotated[str, typer.Argument(metavar="NAME", help="Of the setti
 def run(
     context: typer.Context,
     name: SweepArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and do nothing.")] = False,
     wait: Wait = None,
     due: Annotated[
         datetime | None,
@@ -55,6 +57,9 @@ def run(
     order = _order(settings, terminal, name, sweep)
     until = deadline_of(sweep, due or datetime.now(UTC))
     with open_session(settings) as session:
+        if dry_run:
+            show_forecast(session, settings, terminal, order)
+            return
         job, lease = open_order(session, terminal, order)
         if job == order.id:
             Records(session.client).begin(name, job, until)
