@@ -105,6 +105,10 @@ class LimitSettings(Section):
     write: Seconds
 
 
+class PruneSettings(Section):
+    most: Share
+
+
 class EstimateSettings(Section):
     """0 where it is not known."""
 
@@ -157,6 +161,7 @@ class Settings(BaseSettings):
     dispatch: DispatchSettings
     worker: WorkerSettings
     limits: LimitSettings
+    prune: PruneSettings
     estimate: EstimateSettings
     s3: S3Settings
     sweeps: dict[SweepName, Sweep]

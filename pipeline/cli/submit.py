@@ -11,6 +11,7 @@ import typer
 
 from bgpipe.pipeline.cli.forecast import show_forecast
 from bgpipe.pipeline.cli.output import Finish, check_output, choose_output
+from bgpipe.pipeline.cli.prune import prune
 from bgpipe.pipeline.cli.recipe import choose_recipe
 from bgpipe.pipeline.cli.run import Wait, check_wait, see_through
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
@@ -65,6 +66,9 @@ def submit(
     shadow: Annotated[float | None, typer.Option(help="On the ground: 0 to 1.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Redo what is up to date.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and do nothing.")] = False,
+    prune_: Annotated[
+        bool, typer.Option("--prune", help="Remove cutouts whose source is gone.")
+    ] = False,
     wait: Wait = None,
     job: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the job.")] = None,
 ) -> None:
@@ -109,6 +113,8 @@ def submit(
         naming=name,
     )
     with open_session(settings) as session:
+        if prune_:
+            prune(session, settings.prune, terminal, order, dry_run=dry_run)
         if dry_run:
             show_forecast(session, settings, terminal, order, chosen.keys)
             return

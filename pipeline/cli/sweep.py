@@ -13,6 +13,7 @@ import typer
 
 from bgpipe.pipeline.cli.forecast import show_forecast
 from bgpipe.pipeline.cli.output import Finish, check_output, choose_output
+from bgpipe.pipeline.cli.prune import prune
 from bgpipe.pipeline.cli.recipe import choose_recipe
 from bgpipe.pipeline.cli.run import Wait, check_wait, see_through
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
@@ -38,6 +39,9 @@ def run(
     context: typer.Context,
     name: SweepArgument,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and do nothing.")] = False,
+    prune_: Annotated[
+        bool, typer.Option("--prune", help="Remove cutouts whose source is gone.")
+    ] = False,
     wait: Wait = None,
     due: Annotated[
         datetime | None,
@@ -57,6 +61,8 @@ def run(
     order = _order(settings, terminal, name, sweep)
     until = deadline_of(sweep, due or datetime.now(UTC))
     with open_session(settings) as session:
+        if prune_:
+            prune(session, settings.prune, terminal, order, dry_run=dry_run)
         if dry_run:
             show_forecast(session, settings, terminal, order)
             return
