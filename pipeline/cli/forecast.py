@@ -94,7 +94,7 @@ def _say(terminal: Terminal, order: Job, found: Forecast, expected: Estimate) ->
         reasons = (f"{count} {reason}" for reason, count in found.ignored.items())
         terminal.say(f"ignored: {', '.join(reasons)}")
     if found.lost:
-        terminal.say(f"{found.lost} cutouts there have lost their source")
+        terminal.say(f"{found.lost} cutouts there belong to none of these sources")
     if found.sample:
         bands = ", ".join(f"{band}: {found.megapixels[band]}" for band in BANDS)
         read = f"{found.megapixels.total()} of {found.sample} sampled"
