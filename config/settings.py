@@ -105,6 +105,17 @@ class LimitSettings(Section):
     write: Seconds
 
 
+class PruneSettings(Section):
+    most: Share
+
+
+class EstimateSettings(Section):
+    """0 where it is not known."""
+
+    images_per_second: Annotated[float, Field(ge=0)]
+    price_per_hour: Annotated[float, Field(ge=0)]
+
+
 class Addressing(StrEnum):
     """Where a bucket's name stands in the address of a request."""
 
@@ -150,6 +161,8 @@ class Settings(BaseSettings):
     dispatch: DispatchSettings
     worker: WorkerSettings
     limits: LimitSettings
+    prune: PruneSettings
+    estimate: EstimateSettings
     s3: S3Settings
     sweeps: dict[SweepName, Sweep]
     presets: dict[str, Preset]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, time
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo
+
+from bgpipe.config.output import Format, InputAlpha
+from bgpipe.config.presets import Place
 
 
 def _cron(expression: str) -> str:
@@ -51,6 +54,21 @@ class Sweep(BaseModel):
     """Empty: that of [refine]."""
     model: str = ""
     """Empty: that of [model]."""
+    format: Format = "png"
+    png: Literal["fast", "small"] = "fast"
+    depth: Literal[8, 16] = 8
+    quality: Annotated[int, Field(ge=1, le=100)] = 90
+    input_alpha: InputAlpha = "multiply"
+    name: str = ""
+    """A template of the targets' names. Empty: those of the sources."""
+    crop: bool | None = None
+    """Here and below, what is left out is the preset's."""
+    margin: float | None = None
+    canvas: str | None = None
+    place: Place | None = None
+    background: str | None = None
+    """A colour, or the path of an image."""
+    shadow: float | None = None
     schedule: Annotated[str, AfterValidator(_cron)] = ""
     """A cron expression. Empty: only by hand."""
     time_zone: Annotated[str, AfterValidator(_zone)] = "UTC"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os.path
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from itertools import count
 
@@ -19,6 +21,15 @@ from bgpipe.pipeline.storage import Store
 from bgpipe.pipeline.storage.base import is_image_name
 from bgpipe.pipeline.survey import Planned, compare, look_at_each
 from bgpipe.pipeline.types import Books, Entry, Item, Job
+
+
+class Ignored(StrEnum):
+    """Why a file of the source is left alone."""
+
+    NOT_AN_IMAGE = "not an image's name"
+    NOT_INCLUDED = "not included"
+    EXCLUDED = "excluded"
+    IN_TARGET = "in the target"
 
 
 def open_job(
@@ -86,10 +97,12 @@ def survey(
     source: Store,
     target: Store,
     catalog: Catalog | None = None,
+    ignored: Counter[Ignored] | None = None,
 ) -> Iterator[list[Planned | Row]]:
     """What `job` would do, in batches; nothing is written, and little is held.
 
-    With a catalog there are rows too, of cutouts that no source asks for any more.
+    With a catalog there are rows too, of cutouts that no source asks for any more. What `entries`
+    have beside that is counted in `ignored`.
 
     Raises:
         NoImages: there is nothing in `entries`.
@@ -97,7 +110,9 @@ def survey(
 
     """
     _refuse_target(source, target)
-    chosen = select(_apart(entries, source, target), job.include, job.exclude)
+    ignored = Counter() if ignored is None else ignored
+    apart = _apart(entries, source, target, ignored)
+    chosen = select(apart, job.include, job.exclude, ignored)
     planned = _refuse_sources(source, target, _placed(chosen, job))
     empty = True
     for batch in _looked_at(planned, target, job, catalog):
@@ -108,16 +123,22 @@ def survey(
 
 
 def select(
-    entries: Iterable[Entry], include: Sequence[str], exclude: Sequence[str]
+    entries: Iterable[Entry],
+    include: Sequence[str],
+    exclude: Sequence[str],
+    ignored: Counter[Ignored],
 ) -> Iterator[Entry]:
     """Those matched by any pattern of `include`, which is all if it is empty, and none of `exclude`.
 
-    A pattern matches a whole key or a file name; `*` matches `/` too.
+    A pattern matches a whole key or a file name; `*` matches `/` too. The others are counted in
+    `ignored`.
     """
     for entry in entries:
         if include and not _matches(entry.key, include):
-            continue
-        if not _matches(entry.key, exclude):
+            ignored[Ignored.NOT_INCLUDED] += 1
+        elif _matches(entry.key, exclude):
+            ignored[Ignored.EXCLUDED] += 1
+        else:
             yield entry
 
 
@@ -197,10 +218,16 @@ def _refuse_target(source: Store, target: Store) -> None:
         )
 
 
-def _apart(entries: Iterable[Entry], source: Store, target: Store) -> Iterator[Entry]:
+def _apart(
+    entries: Iterable[Entry], source: Store, target: Store, ignored: Counter[Ignored]
+) -> Iterator[Entry]:
     """The source's entries without those that lie in the target."""
     own = _place_below(source.location, target.location)
-    return (entry for entry in entries if own is None or not entry.key.startswith(own))
+    for entry in entries:
+        if own is None or not entry.key.startswith(own):
+            yield entry
+        else:
+            ignored[Ignored.IN_TARGET] += 1
 
 
 def _refuse_sources(

@@ -87,13 +87,20 @@ def compare(
 def standing(target: Store, key: str, recipe: Recipe, identity: str) -> Standing:
     """How the object at `key` stands towards the source with this `identity`: by what it says."""
     try:
-        head = target.read_range(key, 0, imprint.HEAD)
-        text = imprint.read(head, target.read_range(key, -imprint.TAIL, imprint.TAIL))
+        text = _imprint(target, key)
     except ItemError as error:
         # What cannot be read is done again; if it cannot be written either, that is reported.
         return Standing.NEW if error.code is Code.MISSING else Standing.CHANGED
     made = (_recipe_hash(text.get("bgpipe:recipe", "")), text.get("bgpipe:source"))
     return Standing.CURRENT if made == (recipe.hash, identity) else Standing.CHANGED
+
+
+def is_cutout(target: Store, key: str) -> bool:
+    """Whether the object says that it was made by a job, of whatever source."""
+    try:
+        return "bgpipe:recipe" in _imprint(target, key)
+    except ItemError:
+        return False
 
 
 def _judged(
@@ -125,6 +132,11 @@ def _judge(place: Place, job: Job, catalog: Catalog) -> Planned | Unknown | Row 
     if (row.source, row.identity, row.recipe) != (entry.key, entry.identity, job.recipe.hash):
         return Planned(entry, place.key, Standing.CHANGED)
     return Planned(entry, place.key, Standing.CURRENT, listed.identity)
+
+
+def _imprint(target: Store, key: str) -> dict[str, str]:
+    head = target.read_range(key, 0, imprint.HEAD)
+    return imprint.read(head, target.read_range(key, -imprint.TAIL, imprint.TAIL))
 
 
 def _recipe_hash(text: str) -> str | None:

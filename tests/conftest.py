@@ -147,6 +147,10 @@ class S3Server:
         found: dict[str, Any] = self.client.get_object(Bucket=bucket, Key=key)
         return found
 
+    def delete(self, location: str) -> None:
+        bucket, _, key = location.removeprefix("s3://").partition("/")
+        self.client.delete_object(Bucket=bucket, Key=key)
+
     def keys(self, location: str) -> list[str]:
         """Every key of a bucket, hidden or not."""
         pages = self.client.get_paginator("list_objects_v2")

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bgpipe.pipeline.cli.forecast import show_forecast
 from bgpipe.pipeline.cli.output import Finish, check_output, choose_output
+from bgpipe.pipeline.cli.prune import prune
 from bgpipe.pipeline.cli.recipe import choose_recipe
 from bgpipe.pipeline.cli.run import Wait, check_wait, see_through
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
@@ -17,7 +19,6 @@ from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.cli.source import Source
     from bgpipe.pipeline.lease import Lease
     from bgpipe.pipeline.types import Job, JobId
 
@@ -65,6 +66,9 @@ def submit(
     shadow: Annotated[float | None, typer.Option(help="On the ground: 0 to 1.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Redo what is up to date.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and do nothing.")] = False,
+    prune_: Annotated[
+        bool, typer.Option("--prune", help="Remove cutouts whose source is gone.")
+    ] = False,
     wait: Wait = None,
     job: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the job.")] = None,
 ) -> None:
@@ -109,8 +113,10 @@ def submit(
         naming=name,
     )
     with open_session(settings) as session:
+        if prune_:
+            prune(session, settings.prune, terminal, order, dry_run=dry_run)
         if dry_run:
-            _count(session, terminal, order, chosen)
+            show_forecast(session, settings, terminal, order, chosen.keys)
             return
         opened, lease = open_order(session, terminal, order, chosen.keys or ())
         code = see_through(session, terminal, opened, lease, wait=wait)
@@ -146,45 +152,6 @@ def _check_same(other: Job, order: Job) -> None:
             f"job {other.id} is writing cutouts of another kind to {other.out}: "
             f"wait for its end, or bgpipe cancel {other.id}"
         )
-
-
-def _count(session: Session, terminal: Terminal, order: Job, chosen: Source) -> None:
-    """Say what the job would do."""
-    from collections import Counter
-
-    from bgpipe.pipeline.producer import named_entries, open_catalog, survey
-    from bgpipe.pipeline.survey import Planned, Standing
-
-    source, target = session.stores.open(order.source), session.stores.open(order.out)
-    entries = named_entries(source, chosen.keys) if chosen.keys else source.list()
-    catalog = open_catalog(order, target, session.ledger.seals)
-    images: Counter[Standing] = Counter()
-    deleted = size = 0
-    for batch in survey(order, entries, source, target, catalog):
-        planned = [found for found in batch if isinstance(found, Planned)]
-        images.update(found.standing for found in planned)
-        size += sum(found.entry.size for found in planned if not found.current)
-        deleted += len(batch) - len(planned)
-    new, changed = images[Standing.NEW], images[Standing.CHANGED]
-    current = images[Standing.CURRENT]
-    terminal.emit(
-        {
-            "total": images.total(),
-            "skipped": current,
-            "new": new,
-            "changed": changed,
-            "deleted": deleted,
-            "bytes": size,
-            "model": order.recipe.model,
-        }
-    )
-    terminal.say(
-        f"{images.total()} images: {new + changed} to do with {order.recipe.model} ({new} new, "
-        f"{changed} changed, {size / 1e6:.1f} MB), {current} up to date; cutouts would go to "
-        f"{order.out}"
-    )
-    if deleted:
-        terminal.say(f"{deleted} cutouts there have lost their source")
 
 
 def _new_name() -> str:

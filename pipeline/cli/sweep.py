@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bgpipe.pipeline.cli.forecast import show_forecast
+from bgpipe.pipeline.cli.output import Finish, check_output, choose_output
+from bgpipe.pipeline.cli.prune import prune
 from bgpipe.pipeline.cli.recipe import choose_recipe
 from bgpipe.pipeline.cli.run import Wait, check_wait, see_through
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
@@ -35,6 +38,10 @@ SweepArgument = Annotated[str, typer.Argument(metavar="NAME", help="Of the setti
 def run(
     context: typer.Context,
     name: SweepArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and do nothing.")] = False,
+    prune_: Annotated[
+        bool, typer.Option("--prune", help="Remove cutouts whose source is gone.")
+    ] = False,
     wait: Wait = None,
     due: Annotated[
         datetime | None,
@@ -54,6 +61,11 @@ def run(
     order = _order(settings, terminal, name, sweep)
     until = deadline_of(sweep, due or datetime.now(UTC))
     with open_session(settings) as session:
+        if prune_:
+            prune(session, settings.prune, terminal, order, dry_run=dry_run)
+        if dry_run:
+            show_forecast(session, settings, terminal, order)
+            return
         job, lease = open_order(session, terminal, order)
         if job == order.id:
             Records(session.client).begin(name, job, until)
@@ -113,6 +125,7 @@ def _order(settings: Settings, terminal: Terminal, name: str, sweep: Sweep) -> J
         include=sweep.include,
         exclude=sweep.exclude,
         sweep=name,
+        naming=sweep.name,
     )
 
 
@@ -121,13 +134,27 @@ def _recipe(settings: Settings, terminal: Terminal, sweep: Sweep) -> Recipe:
     from bgpipe.pipeline import registry
 
     model = sweep.model or settings.model.name
-    return choose_recipe(
+    finish = Finish(
+        sweep.crop, sweep.margin, sweep.canvas, sweep.place, sweep.background, sweep.shadow
+    )
+    recipe = choose_recipe(
         settings,
         terminal,
         model=registry.DEFAULT if model == registry.AUTO else model,
         preset=sweep.preset or None,
-        assignments=[],
+        assignments=list(finish.assignments()),
+        output=choose_output(
+            settings,
+            file_format=sweep.format,
+            compression=sweep.png,
+            depth=sweep.depth,
+            quality=sweep.quality,
+            input_alpha=sweep.input_alpha,
+            backdrop=finish.backdrop,
+        ),
     )
+    check_output(recipe, sweep.name)
+    return recipe
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from bgpipe.pipeline.types import Entry
 
@@ -18,6 +18,10 @@ IMAGE_SUFFIXES = frozenset((
 ))
 # fmt: on
 """Names that are taken for images when a store is listed; the content decides later."""
+
+
+def unheard(key: str) -> None:
+    """For those who do not ask what a listing passes over."""
 
 
 class Store(Protocol):
@@ -32,10 +36,13 @@ class Store(Protocol):
     distant: bool
     """Whether a look at one object costs a request."""
 
-    def list(self, *, missing_ok: bool = False) -> Iterator[Entry]:
+    def list(
+        self, *, missing_ok: bool = False, passed: Callable[[str], None] = unheard
+    ) -> Iterator[Entry]:
         """Every image by its name, in the order of its key's UTF-8 bytes.
 
-        `missing_ok`: a folder that is not there yet has none.
+        `missing_ok`: a folder that is not there yet has none. `passed` is told what is not hidden
+        and has no image's name.
 
         Raises:
             StorageUnavailable: a part of the store cannot be listed.

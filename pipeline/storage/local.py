@@ -24,11 +24,11 @@ from bgpipe.pipeline.errors import (
     StorageUnavailable,
     TransientError,
 )
-from bgpipe.pipeline.storage.base import is_image_name, is_safe_key
+from bgpipe.pipeline.storage.base import is_image_name, is_safe_key, unheard
 from bgpipe.pipeline.types import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 _READ_CODES = {
     errno.EISDIR: Code.NOT_IMAGE,
@@ -64,11 +64,13 @@ class LocalStore:
         self.root = root.absolute()
         self.location = str(self.root)
 
-    def list(self, *, missing_ok: bool = False) -> Iterator[Entry]:
+    def list(
+        self, *, missing_ok: bool = False, passed: Callable[[str], None] = unheard
+    ) -> Iterator[Entry]:
         """A folder with an image's name and no image in it is listed, so that `read` can say so."""
         if missing_ok and not self.root.exists():
             return
-        for key, item in _walk(str(self.root), ""):
+        for key, item in _walk(str(self.root), "", passed):
             yield _listed(key, item)
 
     def head(self, key: str) -> Entry | None:
@@ -118,16 +120,20 @@ def _key_part(name: str) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
-def _walk(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _walk(
+    folder: str, prefix: str, passed: Callable[[str], None]
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Key and item of all that has an image's name, in the order of the keys' bytes."""
-    for name, item in sorted(_items(folder), key=lambda pair: pair[0].encode()):
+    for name, item in sorted(_items(folder, prefix, passed), key=lambda pair: pair[0].encode()):
         if name.endswith("/"):
-            yield from _walk(item.path, prefix + name)
+            yield from _walk(item.path, prefix + name, passed)
         else:
             yield prefix + name, item
 
 
-def _items(folder: str) -> list[tuple[str, os.DirEntry[str]]]:
+def _items(
+    folder: str, prefix: str, passed: Callable[[str], None]
+) -> list[tuple[str, os.DirEntry[str]]]:
     """What counts in one folder by its part of the key, with `/` behind folders to go into."""
     try:
         with os.scandir(folder) as found:
@@ -141,6 +147,8 @@ def _items(folder: str) -> list[tuple[str, os.DirEntry[str]]]:
             items.append((_key_part(item.name) + "/", item))
         elif is_image_name(item.name):
             items.append((_key_part(item.name), item))
+        elif not item.is_dir(follow_symlinks=False):
+            passed(prefix + _key_part(item.name))
     return items
 
 
@@ -148,7 +156,7 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
     """Whether to go into it; a folder with an image's name has to hold an image."""
     if not item.is_dir(follow_symlinks=False):
         return False
-    return not is_image_name(item.name) or any(True for _ in _walk(item.path, ""))
+    return not is_image_name(item.name) or any(True for _ in _walk(item.path, "", unheard))
 
 
 def _listed(key: str, item: os.DirEntry[str]) -> Entry:

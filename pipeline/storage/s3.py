@@ -21,12 +21,12 @@ from botocore.exceptions import (
 )
 
 from bgpipe.pipeline.errors import Code, PermanentError, StorageUnavailable, UsageError
-from bgpipe.pipeline.storage.base import is_hidden, is_image_name, is_safe_key
+from bgpipe.pipeline.storage.base import is_hidden, is_image_name, is_safe_key, unheard
 from bgpipe.pipeline.storage.s3_errors import is_answer, item_errors, store_errors
 from bgpipe.pipeline.types import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from botocore.client import BaseClient
     from botocore.response import StreamingBody
@@ -104,7 +104,9 @@ class S3Store:
         self._bucket = {"Bucket": bucket} | _payer(settings)
         self._as_written = _as_written(settings)
 
-    def list(self, *, missing_ok: bool = False) -> Iterator[Entry]:
+    def list(
+        self, *, missing_ok: bool = False, passed: Callable[[str], None] = unheard
+    ) -> Iterator[Entry]:
         """A prefix is always there, and may have nothing."""
         del missing_ok
         last = b""
@@ -115,8 +117,12 @@ class S3Store:
                     f"its keys come in no order: {self.location}: use a general purpose bucket"
                 )
             last = place
-            if is_image_name(key.rpartition("/")[2]) and not is_hidden(key):
+            if is_hidden(key) or not key or key.endswith("/"):
+                continue
+            if is_image_name(key.rpartition("/")[2]):
                 yield Entry(key, found["Size"], _identity(found))
+            else:
+                passed(key)
 
     def head(self, key: str) -> Entry | None:
         place = self._place(key)

@@ -34,6 +34,7 @@ from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.producer import list_job
 from bgpipe.pipeline.queue import depth, make_app
 from bgpipe.pipeline.storage import LocalStore
+from bgpipe.pipeline.storage.base import unheard
 from bgpipe.pipeline.types import Entry, Job, JobId, Outcome, Recipe
 
 FED = 21_000
@@ -92,8 +93,10 @@ class GeneratedStore(LocalStore):
         super().__init__(root)
         self._names = names
 
-    def list(self, *, missing_ok: bool = False) -> Iterator[Entry]:
-        del missing_ok
+    def list(
+        self, *, missing_ok: bool = False, passed: Callable[[str], None] = unheard
+    ) -> Iterator[Entry]:
+        del missing_ok, passed
         source = random.Random(2)
         for name in self._names:
             size = source.randrange(20_000, 4_000_000)

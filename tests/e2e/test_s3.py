@@ -91,6 +91,59 @@ def test_what_changed_in_a_bucket_is_done_again_and_nothing_else(
     assert submit("--preset", "raw") == (3, 1)
 
 
+def test_prune_removes_what_lost_its_source_and_nothing_else(
+    bgpipe: Bgpipe, s3: S3Server, bucket: str
+) -> None:
+    def submit(*options: str, **settings: str) -> CompletedProcess[str]:
+        environment = s3.environment | settings
+        return bgpipe("submit", f"{bucket}/photos", *NANO, "--json", *options, **environment)
+
+    def cutouts() -> set[str]:
+        return {key for key in s3.keys(bucket) if key.endswith(".png")}
+
+    books_of(submit())
+    kept = {f"photos-cutouts/{name}" for name in CUTOUTS[1:]} | {"photos-cutouts/theirs.png"}
+    s3.put(f"{bucket}/photos-cutouts/theirs.png", b"somebody else's")
+    s3.delete(f"{bucket}/photos/a.jpg")
+
+    refused = submit("--prune")
+    assert (refused.returncode, "BGPIPE_PRUNE__MOST" in refused.stderr) == (2, True)
+    half = {"BGPIPE_PRUNE__MOST": "0.5"}
+    listed = submit("--prune", "--dry-run", **half)
+    orphan = {"orphan": "a.png", "source": "a.jpg"}
+    assert json.loads(listed.stdout.splitlines()[0]) == orphan
+    assert books_of(listed)["deleted"] == 1
+    assert cutouts() == kept | {"photos-cutouts/a.png"}
+
+    done = submit("--prune", "--exclude", "*b 1*", **half)
+    assert (books_of(done)["total"], books_of(done)["skipped"]) == (1, 1)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (lines[0], lines[1]) == (orphan, {"pruned": 1})
+    assert cutouts() == kept
+    assert books_of(submit("--prune"))["total"] == 2
+    assert cutouts() == kept
+
+
+def test_a_cutout_that_somebody_replaced_is_not_pruned(
+    bgpipe: Bgpipe, s3: S3Server, bucket: str
+) -> None:
+    submit = ("submit", f"{bucket}/photos", *NANO, "--json")
+    books_of(bgpipe(*submit, **s3.environment))
+    s3.delete(f"{bucket}/photos/a.jpg")
+    s3.put(f"{bucket}/photos-cutouts/a.png", b"somebody else's")
+    books_of(bgpipe(*submit, "--prune", **s3.environment))
+    assert s3.get(f"{bucket}/photos-cutouts/a.png")["Body"].read() == b"somebody else's"
+
+
+def test_a_folder_keeps_no_catalog_and_is_not_pruned(
+    bgpipe: Bgpipe, s3: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = bgpipe("submit", f"{bucket}/photos", "--out", out, *NANO, "--prune", **s3.environment)
+    assert (done.returncode, "catalog" in done.stderr) == (2, True), done.stderr
+    assert not out.exists()
+
+
 def test_ends_may_be_mixed(bgpipe: Bgpipe, s3: S3Server, bucket: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     source = f"{bucket}/photos"

@@ -110,6 +110,70 @@ def test_a_sweep_is_run_by_hand_told_of_and_listed(bgpipe: Bgpipe, tmp_path: Pat
     assert bgpipe.records("sweep", "check") == [{"sweep": "night", "ok": True, "error": ""}]
 
 
+def test_a_dry_run_says_what_a_sweep_would_do_and_writes_nothing(
+    bgpipe: Bgpipe, s3: S3Server, tmp_path: Path
+) -> None:
+    bucket, photos = s3.make_bucket(), tmp_path / "photos"
+    photos.mkdir()
+    for name, size in (("a.jpg", (60, 40)), ("b.png", (2000, 1000)), ("c_mask.png", (9, 9))):
+        Image.new("RGB", size, "teal").save(photos / name)
+    (photos / "d.jpg").write_bytes(b"no picture")
+    (photos / "notes.txt").write_bytes(b"text")
+    declare(
+        bgpipe,
+        source=str(photos),
+        target=bucket,
+        exclude=["*_mask.png"],
+        model="birefnet-nano",
+    )
+    known = {"BGPIPE_ESTIMATE__IMAGES_PER_SECOND": "0.5", "BGPIPE_ESTIMATE__PRICE_PER_HOUR": "60"}
+    done = bgpipe("sweep", "run", "night", "--dry-run", "--json", **s3.environment, **known)
+    assert done.returncode == 0, done.stderr
+    size = sum((photos / name).stat().st_size for name in ("a.jpg", "b.png", "d.jpg"))
+    assert json.loads(done.stdout) == {
+        "total": 3,
+        "skipped": 0,
+        "new": 3,
+        "changed": 0,
+        "deleted": 0,
+        "ignored": {"not an image's name": 1, "excluded": 1},
+        "bytes": size,
+        "megapixels": {"below 1": 1, "1 to 4": 1},
+        "sample": 3,
+        "estimated_device_hours": pytest.approx(3 / 0.5 / 3600),
+        "estimated_cost": pytest.approx(0.1),
+        "model": "birefnet-nano",
+    }
+    assert s3.keys(bucket) == []
+    said = bgpipe("sweep", "run", "night", "--dry-run", **s3.environment).stdout
+    assert "1 excluded" in said
+    assert "2 of 3 sampled" in said
+    assert "estimate" not in said
+
+
+def test_a_sweep_writes_what_its_output_options_say(bgpipe: Bgpipe, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    Image.new("RGB", (64, 48), "teal").save(photos / "a.jpg")
+    options = {"format": "jpeg", "quality": 70, "canvas": "40x30", "background": "#ff0000"}
+    declare(
+        bgpipe,
+        source=str(photos),
+        target=str(out),
+        model="birefnet-nano",
+        name="{stem}-cutout",
+        **options,
+    )
+    done = bgpipe("sweep", "run", "night")
+    assert done.returncode == 0, done.stderr
+    with Image.open(out / "a-cutout.jpg") as cutout:
+        assert (cutout.format, cutout.size) == ("JPEG", (40, 30))
+    given = [f"--{name}={value}" for name, value in options.items()]
+    where = ("--out", out, "--name", "{stem}-cutout", "--model", "birefnet-nano")
+    again = bgpipe("submit", photos, *where, *given, "--json")
+    assert json.loads(again.stdout.splitlines()[-1])["skipped"] == 1, again.stderr
+
+
 def test_what_would_keep_a_sweep_from_running_is_told(bgpipe: Bgpipe, s3: S3Server) -> None:
     declare(bgpipe, source="s3://no-such-bucket-anywhere/x", target="out", model="birefnet-nano")
     done = bgpipe("sweep", "check", **s3.environment)
@@ -120,6 +184,12 @@ def test_what_would_keep_a_sweep_from_running_is_told(bgpipe: Bgpipe, s3: S3Serv
     declare(bgpipe, source="photos", target="out", schedule="at night")
     done = bgpipe("sweep", "list")
     assert (done.returncode, "sweeps.night.schedule" in done.stderr) == (2, True), done.stderr
+    declare(bgpipe, source="photos", target="out", format="tiff")
+    done = bgpipe("sweep", "list")
+    assert (done.returncode, "sweeps.night.format" in done.stderr) == (2, True), done.stderr
+    declare(bgpipe, source="/", target="out", model="birefnet-nano", format="webp", depth=16)
+    done = bgpipe("sweep", "check")
+    assert (done.returncode, "depth 16" in done.stdout) == (2, True), done.stderr
     done = bgpipe("sweep", "run", "morning")
     assert done.returncode == 2, done.stderr
 

@@ -15,7 +15,7 @@ from bgpipe.pipeline.errors import NoImages, StorageUnavailable, UsageError
 from bgpipe.pipeline.ledger import Ledger, Superseded
 from bgpipe.pipeline.manifest import digest
 from bgpipe.pipeline.plan import plan
-from bgpipe.pipeline.producer import list_job, open_job, select, survey
+from bgpipe.pipeline.producer import Ignored, list_job, open_job, select, survey
 from bgpipe.pipeline.storage import LocalStore
 from bgpipe.pipeline.survey import Standing, standing
 from bgpipe.pipeline.types import Entry, Item, Job, JobId, JobState, Preset, Recipe
@@ -165,7 +165,10 @@ def test_patterns_match_keys_or_file_names(
     include: list[str], exclude: list[str], expected: list[str]
 ) -> None:
     listed = entries("a.jpg", "d/a.png", "d/e/b_alpha.png")
-    assert [entry.key for entry in select(listed, include, exclude)] == expected
+    ignored: Counter[Ignored] = Counter()
+    chosen = select(listed, include, exclude, ignored)
+    assert [entry.key for entry in chosen] == expected
+    assert ignored.total() == len(listed) - len(expected)
 
 
 def test_a_cutout_is_current_for_its_own_recipe_and_source_only(

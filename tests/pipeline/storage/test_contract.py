@@ -93,6 +93,14 @@ def test_only_names_of_images_are_listed(store):
     assert {entry.key for entry in store.list()} == {f"name.{suffix}" for suffix in suffixes}
 
 
+def test_who_asks_is_told_what_a_listing_passes_over(store):
+    for key in ("a.jpg", "notes.txt", "sub/b.PDF", ".hidden.txt", ".hidden/c.txt"):
+        store.write(key, b"content")
+    passed = []
+    assert [entry.key for entry in store.list(passed=passed.append)] == ["a.jpg"]
+    assert sorted(passed) == ["notes.txt", "sub/b.PDF"]
+
+
 def test_hidden_names_are_not_listed(store):
     for key in [".a.jpg", ".jpg", ".hidden/a.jpg", "a/.b/c.jpg", "a/.b.jpg", "a/shown.jpg"]:
         store.write(key, b"x")

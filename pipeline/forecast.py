@@ -1,0 +1,154 @@
+"""What a job would do, before it is done: counts, bytes, and a sample of the pictures' sizes."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from random import Random
+
+from bgpipe.pipeline.catalog import Catalog, Row
+from bgpipe.pipeline.errors import ItemError
+from bgpipe.pipeline.images import Limits, measure
+from bgpipe.pipeline.producer import Ignored, survey
+from bgpipe.pipeline.storage import Store
+from bgpipe.pipeline.storage.base import is_image_name
+from bgpipe.pipeline.survey import Planned, Standing, is_cutout
+from bgpipe.pipeline.types import Entry, Job
+
+SAMPLE = 200
+"""Images whose headers are read, one request each."""
+WHOLE = 1 << 20
+"""Bytes up to which a file is read whole: some formats have their size at the end."""
+HEADER = 1 << 18
+"""Bytes read of a longer file: a JPEG may have a preview and a profile before its size."""
+THREADS = 8
+EDGES = (1, 4, 12, 24, 50, 100)
+"""Megapixels."""
+BANDS = (
+    f"below {EDGES[0]}",
+    *(f"{low} to {high}" for low, high in pairwise(EDGES)),
+    f"{EDGES[-1]} and more",
+)
+
+
+@dataclass(slots=True)
+class Forecast:
+    """What was found. `size` is the bytes to read; `lost` counts cutouts without a source.
+
+    A folder's cutouts do not say of which source they are: there, those of others count too.
+    """
+
+    standings: Counter[Standing] = field(default_factory=Counter)
+    ignored: Counter[Ignored] = field(default_factory=Counter)
+    lost: int = 0
+    size: int = 0
+    megapixels: Counter[str] = field(default_factory=Counter)
+    """How many images of the sample are in each of BANDS."""
+    sample: int = 0
+    """Headers that were read; those that said nothing are in no band."""
+
+    @property
+    def to_do(self) -> int:
+        return self.standings.total() - self.standings[Standing.CURRENT]
+
+
+class Sample:
+    """At most `size` of all that are offered, each as likely as any other (Vitter's algorithm R)."""
+
+    def __init__(self, size: int) -> None:
+        self.entries: list[Entry] = []
+        self._size = size
+        self._offered = 0
+        # Two looks at an unchanged source are to say the same.
+        self._random = Random(0)
+
+    def offer(self, entry: Entry) -> None:
+        self._offered += 1
+        if len(self.entries) < self._size:
+            self.entries.append(entry)
+        elif (place := self._random.randrange(self._offered)) < self._size:
+            self.entries[place] = entry
+
+
+class Unasked:
+    """Counts the cutouts in a folder that no source asks for, beside what is planned in order."""
+
+    def __init__(self, target: Store) -> None:
+        self._target = target
+        self._listing = target.list(missing_ok=True)
+        self._next = next(self._listing, None)
+
+    def before(self, planned: str | None) -> int:
+        """Cutouts between the key that was planned last and this one; None stands for the end."""
+        count = 0
+        while self._next and (planned is None or self._next.key <= planned):
+            if self._next.key != planned:
+                count += is_cutout(self._target, self._next.key)
+            self._next = next(self._listing, None)
+        return count
+
+
+def foresee(
+    job: Job,
+    source: Store,
+    target: Store,
+    limits: Limits,
+    *,
+    entries: Iterable[Entry] | None = None,
+    catalog: Catalog | None = None,
+) -> Forecast:
+    """Survey `job` and measure a sample of what it would do. `entries`: None for all of `source`.
+
+    Raises:
+        NoImages, UsageError: as of `survey`.
+
+    """
+    found, sample = Forecast(), Sample(SAMPLE)
+
+    def passed(_: str) -> None:
+        found.ignored[Ignored.NOT_AN_IMAGE] += 1
+
+    listed = source.list(passed=passed) if entries is None else entries
+    unasked = Unasked(target) if _is_in_order(job, target) else None
+    for batch in survey(job, listed, source, target, catalog, found.ignored):
+        for one in batch:
+            _count(one, found, sample)
+            if unasked and isinstance(one, Planned):
+                found.lost += unasked.before(one.target)
+    found.lost += unasked.before(None) if unasked else 0
+    found.sample = len(sample.entries)
+    found.megapixels = _histogram(source, sample.entries, limits)
+    return found
+
+
+def _is_in_order(job: Job, target: Store) -> bool:
+    """Whether a folder's listing can go along with the plan, and all of its sources are asked."""
+    images = is_image_name(f"a{job.recipe.output.suffix}")
+    return images and not (target.distant or job.naming or job.named)
+
+
+def _count(one: Planned | Row, found: Forecast, sample: Sample) -> None:
+    if isinstance(one, Row):
+        found.lost += 1
+        return
+    found.standings[one.standing] += 1
+    if not one.current:
+        found.size += one.entry.size
+        sample.offer(one.entry)
+
+
+def _histogram(source: Store, entries: Iterable[Entry], limits: Limits) -> Counter[str]:
+    def band(entry: Entry) -> str | None:
+        length = entry.size if entry.size <= WHOLE else HEADER
+        try:
+            pixels = measure(source.read_range(entry.key, 0, length), limits)
+        except ItemError:
+            return None  # the job itself will say what is wrong with it, if anything is
+        return BANDS[bisect_right(EDGES, pixels / 1e6)]
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="measure") as pool:
+        return Counter(name for name in pool.map(band, entries) if name)

@@ -1,0 +1,71 @@
+"""Cutouts that have outlived their sources: found with the help of a catalog, and removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from bgpipe.pipeline.catalog import Catalog, Row
+from bgpipe.pipeline.errors import ItemError
+from bgpipe.pipeline.producer import survey
+from bgpipe.pipeline.storage import Store
+from bgpipe.pipeline.survey import Standing
+from bgpipe.pipeline.types import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Orphans:
+    """Rows of the cutouts whose sources are gone, among so many `cutouts` at the target."""
+
+    rows: tuple[Row, ...]
+    cutouts: int
+
+    @property
+    def share(self) -> float:
+        return len(self.rows) / self.cutouts if self.cutouts else 0.0
+
+
+def find_orphans(job: Job, source: Store, target: Store, catalog: Catalog) -> Orphans:
+    """Survey `job`, and ask the source for each object that it no longer lists.
+
+    A cutout is one only if `catalog` vouches that it is the very object that was made, and if its
+    source is not there at all: one that is excluded now, or that may not be looked at, is.
+
+    Raises:
+        NoImages: nothing is left of the source: it may be the wrong one.
+        UsageError: as of `survey`.
+
+    """
+    unasked: list[Row] = []
+    cutouts = 0
+    for batch in survey(job, source.list(), source, target, catalog):
+        for one in batch:
+            if isinstance(one, Row):
+                unasked.append(one)
+            cutouts += isinstance(one, Row) or one.standing is not Standing.NEW
+    return Orphans(tuple(row for row in unasked if _is_gone(source, row.source)), cutouts)
+
+
+def remove(target: Store, rows: Iterable[Row]) -> Iterator[tuple[Row, ItemError | None]]:
+    """Delete the cutouts one by one; with each that could not be, the reason.
+
+    What was put in a cutout's place since is left alone, and does not appear.
+    """
+    for row in rows:
+        try:
+            # Shortly before: between the listing and now somebody may have written there.
+            found = target.head(row.target)
+            if found is None or found.identity != row.made:
+                continue
+            target.delete(row.target)
+        except ItemError as error:
+            yield row, error
+        else:
+            yield row, None
+
+
+def _is_gone(source: Store, key: str) -> bool:
+    try:
+        return source.head(key) is None
+    except ItemError:
+        return False

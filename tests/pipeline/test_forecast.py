@@ -1,0 +1,73 @@
+"""What is said of a job before it is done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bgpipe.config.settings import EstimateSettings
+from bgpipe.pipeline import png
+from bgpipe.pipeline.cli.forecast import Estimate, estimate
+from bgpipe.pipeline.forecast import SAMPLE, Sample, foresee
+from bgpipe.pipeline.images import Limits
+from bgpipe.pipeline.storage import LocalStore
+from bgpipe.pipeline.survey import Standing
+from bgpipe.pipeline.types import Entry, Job
+
+LIMITS = Limits(max_pixels=10**9, max_side=65_000, max_bytes=1 << 30)
+
+
+def test_no_more_headers_are_read_than_a_sample_has(job: Job, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(SAMPLE + 50):
+        Image.new("L", (10, 10)).save(photos / f"{number}.png")
+    found = foresee(job, LocalStore(photos), LocalStore(tmp_path / "out"), LIMITS)
+    assert (found.to_do, found.sample) == (SAMPLE + 50, SAMPLE)
+    assert found.megapixels == {"below 1": SAMPLE}
+
+
+def test_cutouts_in_a_folder_that_no_source_asks_for_are_counted(job: Job, tmp_path: Path) -> None:
+    source, target = LocalStore(tmp_path / "photos"), LocalStore(tmp_path / "out")
+    cutout = png.encode(np.zeros((4, 4, 4), np.uint8), text={"bgpipe:recipe": "{}"})
+    for name in ("b.jpg", "d/c.jpg", "z.jpg"):
+        source.write(name, b"a photo")
+    for name in ("a.png", "b.png", "d/a.png", "d/c.png", "zz.png"):
+        target.write(name, cutout)
+    target.write("d/theirs.png", png.encode(np.zeros((4, 4, 4), np.uint8), text={}))
+    target.write("c.png", b"no picture at all")
+    found = foresee(job, source, target, LIMITS)
+    assert found.lost == 3
+    assert found.standings == {Standing.CHANGED: 2, Standing.NEW: 1}
+
+
+def test_the_size_of_a_long_file_is_read_from_its_beginning(job: Job, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    noise = Image.effect_noise((3000, 2000), 90)
+    noise.save(photos / "a.jpg", quality=95)
+    noise.save(photos / "b.png")
+    found = foresee(job, LocalStore(photos), LocalStore(tmp_path / "out"), LIMITS)
+    assert found.size > 2 << 20
+    assert found.megapixels == {"4 to 12": 2}
+
+
+def test_a_sample_is_of_all_parts_of_a_long_listing() -> None:
+    sample = Sample(100)
+    for number in range(10_000):
+        sample.offer(Entry(str(number), 1, ""))
+    tenths = Counter(int(entry.key) // 1000 for entry in sample.entries)
+    assert len({entry.key for entry in sample.entries}) == 100
+    assert len(tenths) == 10
+
+
+def test_nothing_is_estimated_from_what_nobody_measured() -> None:
+    def of(speed: float, price: float) -> Estimate:
+        return estimate(7200, EstimateSettings(images_per_second=speed, price_per_hour=price))
+
+    assert of(0, 3) == Estimate(None, None)
+    assert of(2, 0) == Estimate(1.0, None)
+    assert of(2, 3) == Estimate(1.0, 3.0)
