@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import (
     BaseSettings,
+    NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -21,6 +22,8 @@ from bgpipe.config.sweeps import Sweep, SweepName
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 PRESETS = Path(__file__).with_name("presets.toml")
 USER_FILE = Path("bgpipe.toml")
+SECRETS = "BGPIPE_SECRETS_DIR"
+"""Names a folder whose files hold a setting each: `redis_url`, `sweeps__products__secret`."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -176,10 +179,11 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        del dotenv_settings, file_secret_settings
+        del dotenv_settings
         return (
             init_settings,
             env_settings,
+            *_secret_files(file_secret_settings),
             TomlConfigSettingsSource(settings_cls, user_file()),
             TomlConfigSettingsSource(settings_cls, PRESETS),
             TomlConfigSettingsSource(settings_cls, DEFAULTS),
@@ -214,10 +218,32 @@ def load_settings() -> Settings:
             (pydantic.ValidationError and tomllib.TOMLDecodeError are both).
 
     """
-    unknown = sorted(_variables() - {name.upper() for name in Settings.model_fields} - {"CONFIG"})
+    ours = {name.upper() for name in Settings.model_fields} | {"CONFIG", "SECRETS_DIR"}
+    unknown = sorted(_variables() - ours)
     if unknown:
         raise ValueError(f"unknown environment variable: BGPIPE_{unknown[0]}")
     return Settings()  # type: ignore[call-arg]  # every field comes from a source
+
+
+def secrets_folder() -> Path | None:
+    """The folder that BGPIPE_SECRETS_DIR names, as containers and systemd mount one."""
+    folder = os.environ.get(SECRETS)
+    return Path(folder) if folder else None
+
+
+def _secret_files(source: PydanticBaseSettingsSource) -> list[PydanticBaseSettingsSource]:
+    folder = secrets_folder()
+    if folder is None:
+        return []
+    return [
+        NestedSecretsSettingsSource(
+            source,
+            secrets_dir=folder,
+            # Without its secrets a process of a cluster would begin an embedded server instead.
+            secrets_dir_missing="error",
+            secrets_prefix="",
+        )
+    ]
 
 
 def _variables() -> set[str]:

@@ -69,3 +69,42 @@ def test_celery_takes_json_only_and_gives_messages_back_late() -> None:
     assert config["accept_content"] == ["json"]
     assert config["task_acks_late"]
     assert config["broker_transport_options"]["visibility_timeout"] == 180
+
+
+def test_a_setting_may_be_a_file_of_the_folder_for_secrets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "redis_url").write_text("redis://bgpipe:pass@redis:6379/0\n")
+    (folder / "sweeps__products__secret").write_text("signs\n")
+    (folder / "of_another_program").write_text("unread\n")
+    (tmp_path / "bgpipe.toml").write_text(
+        "redis_url = 'redis://overruled'\n[sweeps.products]\nsource = '/a'\ntarget = '/b'\n"
+    )
+    monkeypatch.setenv("BGPIPE_SECRETS_DIR", str(folder))
+    settings = load_settings()
+    assert settings.redis_url == "redis://bgpipe:pass@redis:6379/0"
+    assert settings.sweeps["products"].secret.get_secret_value() == "signs"
+    monkeypatch.setenv("BGPIPE_REDIS_URL", "redis://wins")
+    assert load_settings().redis_url == "redis://wins"
+
+
+def test_the_links_of_a_kubernetes_secret_are_followed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "secrets"
+    (folder / "..2024").mkdir(parents=True)
+    (folder / "..2024/redis_url").write_text("redis://kubernetes")
+    (folder / "..data").symlink_to("..2024")
+    (folder / "redis_url").symlink_to("..data/redis_url")
+    monkeypatch.setenv("BGPIPE_SECRETS_DIR", str(folder))
+    assert load_settings().redis_url == "redis://kubernetes"
+
+
+def test_a_folder_for_secrets_that_is_missing_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BGPIPE_SECRETS_DIR", str(tmp_path / "gone"))
+    with pytest.raises(ValueError, match="gone"):
+        load_settings()
