@@ -20,6 +20,8 @@ from bgpipe.pipeline.types import Item, JobId
 if TYPE_CHECKING:
     from bgpipe.pipeline.connection import Connection
 
+VERSION = 1
+"""Of a block; the first ones carried none. Raised when older programs would read it wrongly."""
 BLOCK = 1000
 """Items of a block; only the last one of a manifest may be shorter."""
 CACHED_BLOCKS = 8
@@ -27,7 +29,11 @@ CACHED_BLOCKS = 8
 
 # A fifth to a third smaller than zlib, for 10 ms a block; without contexts, which names have none of.
 LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 4, "lc": 0, "lp": 0, "pb": 0}]
-MALFORMED = (ValueError, TypeError, AttributeError, EOFError, lzma.LZMAError)
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError, EOFError, lzma.LZMAError)
+
+
+class NewerBlock(Exception):
+    """A block of a version that this program does not know."""
 
 
 class Manifests:
@@ -98,6 +104,11 @@ class Manifests:
         data = self._client.hget(keys.of_job(job).manifest, str(number))
         try:
             return unpack(data, number * BLOCK) if isinstance(data, bytes) else []
+        except NewerBlock as error:
+            raise LedgerDamaged(
+                f"the manifest of job {job} was written by a later version of bgpipe: block "
+                f"{number}: {error}: use that version here too"
+            ) from error
         except MALFORMED as error:
             raise _damaged(job, f"block {number}: {error}") from error
 
@@ -113,6 +124,7 @@ def pack(items: Sequence[Item]) -> bytes:
         for item in items
     ]
     columns = (
+        VERSION,
         [item.source for item in items],
         [len(item.source) - kept for item, kept in zip(items, shared, strict=True)],
         [item.target[kept:] for item, kept in zip(items, shared, strict=True)],
@@ -122,14 +134,29 @@ def pack(items: Sequence[Item]) -> bytes:
 
 
 def unpack(block: bytes, first: int) -> list[Item]:
-    """What was packed, its first item having the index `first`."""
-    columns = _expanded(block)
+    """What was packed, its first item having the index `first`.
+
+    Raises:
+        NewerBlock: a later version of bgpipe packed it.
+
+    """
+    columns = _columns(_expanded(block))
     return [
         Item(index, source, source[: len(source) - dropped] + ending, identity)
         for index, (source, dropped, ending, identity) in enumerate(
             zip(*columns, strict=True), start=first
         )
     ]
+
+
+def _columns(values: list[Any]) -> list[list[Any]]:
+    """The columns of a block of this version, or of the first ones."""
+    if not isinstance(values[0], int):
+        return values
+    version, *columns = values
+    if version > VERSION:
+        raise NewerBlock(f"it has version {version}, this program reads up to {VERSION}")
+    return columns
 
 
 def pack_names(names: Sequence[str]) -> bytes:

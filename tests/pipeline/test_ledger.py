@@ -10,7 +10,7 @@ from bgpipe.pipeline import keys
 from bgpipe.pipeline.connection import Connection
 from bgpipe.pipeline.errors import Code, LedgerDamaged, PermanentError, UsageError
 from bgpipe.pipeline.ledger import Ledger, Occupied, UnknownJob
-from bgpipe.pipeline.manifest import _compressed
+from bgpipe.pipeline.manifest import VERSION, _compressed
 from bgpipe.pipeline.types import Failure, Flag, Item, Job, JobId, JobState, Outcome
 
 Items = Callable[[int], list[Item]]
@@ -490,6 +490,25 @@ def test_a_malformed_block_is_told_with_its_number(
         ledger.item(job, 2)
     with pytest.raises(LedgerDamaged, match="manifest of job spring-2024 is damaged"):
         ledger.claim(job, 1, "w")
+
+
+def test_a_block_of_a_later_version_is_told(
+    ledger: Ledger, open_job: OpenJob, client: Connection
+) -> None:
+    job = open_job(3)
+    later = _compressed([VERSION + 1, {"columns": "of another kind"}])
+    client.hset(keys.of_job(job).manifest, "0", later)
+    with pytest.raises(LedgerDamaged, match=f"later version of bgpipe.*reads up to {VERSION}"):
+        ledger.claim(job, 1, "w")
+
+
+def test_a_block_of_the_first_kind_without_a_version_is_read(
+    ledger: Ledger, open_job: OpenJob, client: Connection
+) -> None:
+    job = open_job(2)
+    columns = [["a.jpg", "b c.jpg"], [3, 3], ["png", "png"], ["1-1", "2-2"]]
+    client.hset(keys.of_job(job).manifest, "0", _compressed(columns))
+    assert ledger.item(job, 1) == Item(1, "b c.jpg", "b c.png", "2-2")
 
 
 def test_a_block_that_is_gone_is_told(
