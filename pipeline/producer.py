@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 from itertools import count
 
 from bgpipe.pipeline.catalog import Catalog, CatalogWriter, Row
-from bgpipe.pipeline.docket import NO_TOKEN
 from bgpipe.pipeline.errors import NoImages
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.manifest import BLOCK
@@ -20,7 +19,7 @@ from bgpipe.pipeline.seals import Seals
 from bgpipe.pipeline.storage import Store
 from bgpipe.pipeline.storage.base import is_image_name
 from bgpipe.pipeline.survey import Planned, compare, look_at_each
-from bgpipe.pipeline.types import Books, Entry, Item, Job
+from bgpipe.pipeline.types import Entry, Item, Job
 
 
 class Ignored(StrEnum):
@@ -30,30 +29,6 @@ class Ignored(StrEnum):
     NOT_INCLUDED = "not included"
     EXCLUDED = "excluded"
     IN_TARGET = "in the target"
-
-
-def open_job(
-    ledger: Ledger,
-    job: Job,
-    source: Store,
-    target: Store,
-    *,
-    named: Sequence[str] = (),
-    token: int = NO_TOKEN,
-) -> Books:
-    """Open `job`, write what there is to do into its books, and start it.
-
-    `named`: the keys behind `job.named`, in the order of their UTF-8 bytes. `token`: of the lease
-    of the job.
-
-    Raises:
-        UsageError: as of `Ledger.open`.
-        NoImages, Misplaced, Superseded: as of `list_job`.
-
-    """
-    ledger.open(job, named)
-    list_job(ledger, job, source, target, token)
-    return ledger.books(job.id)
 
 
 def list_job(ledger: Ledger, job: Job, source: Store, target: Store, token: int) -> None:

@@ -23,10 +23,11 @@ from bgpipe.config.presets import Preset
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.catalog import Catalog, Row, side_by_side
 from bgpipe.pipeline.connection import connect
+from bgpipe.pipeline.docket import NO_TOKEN
 from bgpipe.pipeline.embedded import redis_server
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.plan import plan
-from bgpipe.pipeline.producer import open_job
+from bgpipe.pipeline.producer import list_job
 from bgpipe.pipeline.storage import Store, Stores
 from bgpipe.pipeline.types import Job, JobId, JobState, Recipe
 
@@ -128,7 +129,10 @@ def list_once(url: str) -> None:
     source, target = stores.open(SOURCE), stores.open(TARGET)
     with connect(url) as client:
         ledger = Ledger(client)
-        books = open_job(ledger, order(f"sweep-{time.monotonic_ns()}"), source, target)
+        job = order(f"sweep-{time.monotonic_ns()}")
+        ledger.open(job)
+        list_job(ledger, job, source, target, NO_TOKEN)
+        books = ledger.books(job.id)
         if books.state == JobState.RUNNING:
             ledger.cancel(books.job)
         rows = Catalog(target, SOURCE, ledger.seals).rows()

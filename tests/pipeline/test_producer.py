@@ -11,14 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bgpipe.pipeline import png
+from bgpipe.pipeline.docket import NO_TOKEN
 from bgpipe.pipeline.errors import NoImages, StorageUnavailable, UsageError
 from bgpipe.pipeline.ledger import Ledger, Superseded
 from bgpipe.pipeline.manifest import digest
 from bgpipe.pipeline.plan import plan
-from bgpipe.pipeline.producer import Ignored, list_job, open_job, select, survey
+from bgpipe.pipeline.producer import Ignored, list_job, select, survey
 from bgpipe.pipeline.storage import LocalStore
 from bgpipe.pipeline.survey import Standing, standing
-from bgpipe.pipeline.types import Entry, Item, Job, JobId, JobState, Preset, Recipe
+from bgpipe.pipeline.types import Books, Entry, Item, Job, JobId, JobState, Preset, Recipe
 
 # Few names and suffixes, put together often, so that nearly every set of keys collides.
 NASTY = st.builds(
@@ -48,6 +49,13 @@ def photo(root: Path, name: str) -> None:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"\xff\xd8 no matter, nobody decodes it here")
+
+
+def opened(ledger: Ledger, job: Job, source: LocalStore, target: LocalStore) -> Books:
+    """The books of `job` once it is open and listed."""
+    ledger.open(job)
+    list_job(ledger, job, source, target, NO_TOKEN)
+    return ledger.books(job.id)
 
 
 @pytest.fixture
@@ -218,7 +226,7 @@ def test_a_job_skips_what_is_up_to_date_and_lists_the_rest(
         if entry.key != "d/007.jpg":
             target.write(key, cutout(job.recipe, entry.identity))
     start = time.perf_counter()
-    books = open_job(ledger, job, source, target)
+    books = opened(ledger, job, source, target)
     print(f"120 cutouts looked at in {time.perf_counter() - start:.3f} s")
     assert (books.state, books.total, books.skipped, books.queued) == (
         JobState.RUNNING,
@@ -236,7 +244,7 @@ def test_a_job_with_everything_up_to_date_is_finished(
 ) -> None:
     photo(source.root, "a.jpg")
     target.write("a.png", cutout(job.recipe, source.head("a.jpg").identity))
-    books = open_job(ledger, job, source, target)
+    books = opened(ledger, job, source, target)
     assert (books.state, books.total, books.skipped) == (JobState.FINISHED, 1, 1)
 
 
@@ -245,7 +253,7 @@ def test_force_redoes_what_is_up_to_date(
 ) -> None:
     photo(source.root, "a.jpg")
     target.write("a.png", cutout(job.recipe, source.head("a.jpg").identity))
-    books = open_job(ledger, replace(job, force=True), source, target)
+    books = opened(ledger, replace(job, force=True), source, target)
     assert (books.skipped, books.queued) == (0, 1)
 
 
@@ -259,7 +267,7 @@ def test_a_long_listing_keeps_its_order_and_its_indices_dense(
     for number in current:
         identity = source.head(names[number]).identity
         target.write(f"{number:05}.png", cutout(job.recipe, identity))
-    books = open_job(ledger, job, source, target)
+    books = opened(ledger, job, source, target)
     assert (books.skipped, books.queued) == (115, 2185)
     kept = list(ledger.items(job.id, 0, 9999))
     assert [item.index for item in kept] == list(range(2185))
@@ -274,7 +282,7 @@ def test_a_source_without_images_opens_no_job(
     photo(source.root, "a.jpg")
     narrow = replace(job, exclude=("*.jpg",))
     with pytest.raises(NoImages, match=str(source.root)):
-        open_job(ledger, narrow, source, target)
+        opened(ledger, narrow, source, target)
     assert ledger.latest() is None
 
 
@@ -295,7 +303,7 @@ def test_cutouts_inside_the_source_are_never_read(
     photo(source.root, "a.jpg")
     photo(source.root, "outside.jpg")
     photo(inside.root, "old.png")
-    open_job(ledger, job, source, inside)
+    opened(ledger, job, source, inside)
     assert [item.source for item in ledger.items(job.id, 0, 9)] == ["a.jpg", "outside.jpg"]
 
 
@@ -306,7 +314,7 @@ def test_the_source_itself_is_no_target_not_even_by_a_link(
     (tmp_path / "link").symlink_to(source.root)
     for same in (source, LocalStore(tmp_path / "link")):
         with pytest.raises(UsageError, match="among their sources"):
-            open_job(ledger, job, source, same)
+            opened(ledger, job, source, same)
 
 
 def test_no_cutout_is_written_into_a_source_below_the_target(
@@ -314,11 +322,11 @@ def test_no_cutout_is_written_into_a_source_below_the_target(
 ) -> None:
     photo(source.root, "a.jpg")
     above = LocalStore(tmp_path)
-    open_job(ledger, job, source, above)
+    opened(ledger, job, source, above)
     photo(source.root, "photos/b.jpg")  # would become photos/b.png, a file of the source folder
     second = replace(job, id=JobId("second"), out="/elsewhere")
     with pytest.raises(UsageError, match=r"photos/b\.jpg"):
-        open_job(ledger, second, source, above)
+        opened(ledger, second, source, above)
     assert ledger.ids() == [job.id]
 
 
