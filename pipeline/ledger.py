@@ -21,7 +21,7 @@ from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.seals import Seals
 from bgpipe.pipeline.types import Books, Failure, Flag, Item, Job, JobId, Outcome
 
-__all__ = ["Claim", "Ledger", "Occupied", "Superseded", "UnknownJob"]
+__all__ = ["Claim", "Holder", "Ledger", "Occupied", "Superseded", "UnknownJob"]
 
 CHUNK = 8192
 """Bytes of a bitmap read at once: 65,536 images."""
@@ -31,6 +31,8 @@ DETAIL = 1000
 """Characters of an error's detail that are kept."""
 JOBS_KEPT = 32
 """Records of jobs kept by those who claim; they meet few at a time."""
+AGAIN = b"!"
+"""The mark of a claim on an item that was in flight already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,14 @@ class Claim:
     item: Item
     suspect: bool
     job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """`worker` has claimed the item; `suspect`: it was in flight already when it did."""
+
+    worker: str
+    suspect: bool
 
 
 class Ledger(Docket):
@@ -106,7 +116,7 @@ class Ledger(Docket):
         attempt, mark, created = answer
         edition = created.decode()
         item = self._manifests.item(job, edition, index)
-        return Claim(attempt, item, mark == b"!", self._edition(job, edition))
+        return Claim(attempt, item, mark == AGAIN, self._edition(job, edition))
 
     def settle(self, job: JobId, outcome: Outcome) -> bool:
         """Record how an item ended; the last one finishes the job.
@@ -127,6 +137,11 @@ class Ledger(Docket):
         )
         return _found(settled, job, outcome.index) != scripts.REFUSED
 
+    def holder(self, job: JobId, index: int) -> Holder | None:
+        """Whoever claimed the item last, unless it has been settled or released since."""
+        claim = self._client.hget(keys.of_job(job).running, str(index))
+        return _holder(claim) if isinstance(claim, bytes) else None
+
     def release(self, job: JobId, index: int) -> None:
         """Say that nobody works on the item for now: its attempt failed, it will be tried again."""
         self._client.hdel(keys.of_job(job).running, str(index))
@@ -142,7 +157,7 @@ class Ledger(Docket):
     def claims(self, job: JobId) -> dict[int, str]:
         """The items in flight and the worker that claimed each last."""
         running = cast("dict[bytes, bytes]", self._client.hgetall(keys.of_job(job).running))
-        return {int(index): who[1:].decode().rpartition(" ")[0] for index, who in running.items()}
+        return {int(index): _holder(claim).worker for index, claim in running.items()}
 
     def missing(self, job: JobId, start: int = 0) -> Iterator[int]:
         """The indices of the items from `start` on that are not settled, in order."""
@@ -215,6 +230,11 @@ class Ledger(Docket):
         if value is None:
             raise unknown(job)
         return int(value)
+
+
+def _holder(claim: bytes) -> Holder:
+    """Of a claim as it is kept: a mark, the worker's name, and what makes it unique."""
+    return Holder(claim[1:].decode().rpartition(" ")[0], suspect=claim[:1] == AGAIN)
 
 
 def _found(answer: int, job: JobId, index: int) -> int:

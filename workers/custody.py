@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from bgpipe.pipeline.errors import BgpipeError
-from bgpipe.pipeline.holders import Holder, Holders
-from bgpipe.pipeline.ledger import Claim, Ledger
+from bgpipe.pipeline.ledger import Claim, Holder, Ledger
 from bgpipe.pipeline.types import JobId
 from bgpipe.workers.gate import Gate
 
@@ -41,11 +40,8 @@ class Hold:
 class Custody:
     """What the lanes of one worker have in hand. `is_alive` tells of other workers by their names."""
 
-    def __init__(
-        self, ledger: Ledger, holders: Holders, worker: str, is_alive: Callable[[str], bool]
-    ) -> None:
+    def __init__(self, ledger: Ledger, worker: str, is_alive: Callable[[str], bool]) -> None:
         self._ledger = ledger
-        self._holders = holders
         self._worker = worker
         self._is_alive = is_alive
         self._gate = Gate()
@@ -93,7 +89,7 @@ class Custody:
 
     def _orphan(self, job: JobId, index: int) -> Holder | None:
         """Whoever had the image and died of it, or beside it."""
-        holder = self._holders.of(job, index)
+        holder = self._ledger.holder(job, index)
         if holder is None or holder.worker == self._worker:
             return None  # one of our own claims, whose end the ledger was not there for
         if self._is_alive(holder.worker):

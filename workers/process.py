@@ -19,7 +19,6 @@ import cv2
 
 from bgpipe.config.settings import Settings, WorkerSettings
 from bgpipe.pipeline.connection import connect
-from bgpipe.pipeline.holders import Holders
 from bgpipe.pipeline.images import Limits
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.storage import Stores
@@ -95,7 +94,7 @@ def work(settings: Settings, node: Node, parts: Parts) -> int:
         # A process of its own name: what its predecessor had in hand is not in its hands.
         worker = f"{node.name}/{secrets.token_hex(3)}"
         ledger = Ledger(client)
-        custody = Custody(ledger, Holders(client), worker, partial(is_alive, client))
+        custody = Custody(ledger, worker, partial(is_alive, client))
         watchdog = Watchdog(settings.worker.stuck_limit, _be_replaced)
         with Heartbeat(client, worker, partial(_vitals, node, batcher, custody)) as heart:
             stores = Stores(settings.s3, connections=node.lanes)

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bgpipe.pipeline import keys
-from bgpipe.pipeline.holders import Holders
 from bgpipe.pipeline.types import JobId, Outcome
 from bgpipe.workers.custody import Custody, Elsewhere
 from bgpipe.workers.gate import Gate
@@ -26,7 +25,7 @@ def job(cluster: Cluster) -> JobId:
 
 
 def custody(cluster: Cluster, worker: str = OURS, living: tuple[str, ...] = ()) -> Custody:
-    return Custody(cluster.ledger, Holders(cluster.client), worker, living.__contains__)
+    return Custody(cluster.ledger, worker, living.__contains__)
 
 
 def test_images_nobody_has_are_in_hand_side_by_side(cluster: Cluster, job: JobId) -> None:
