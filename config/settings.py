@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
@@ -119,6 +119,31 @@ class EstimateSettings(Section):
     price_per_hour: Annotated[float, Field(ge=0)]
 
 
+class KeyRule(StrEnum):
+    """Whether callers of the HTTP service need an API key."""
+
+    AUTO = "auto"
+    REQUIRED = "required"
+
+
+class ServeSettings(Section):
+    """Of the HTTP service. Prefixes are folders or `s3://bucket/prefix`."""
+
+    host: str
+    port: Annotated[int, Field(ge=0, le=65535)]
+    keys: KeyRule
+    uploads: str
+    sources: tuple[str, ...]
+    webhook_hosts: tuple[str, ...]
+    webhook_secret: SecretStr
+    request_bytes: PositiveInt
+    files: PositiveInt
+    queue_mark: PositiveInt
+    open_jobs: PositiveInt
+    requests_per_minute: PositiveInt
+    keep_days: Seconds
+
+
 class Addressing(StrEnum):
     """Where a bucket's name stands in the address of a request."""
 
@@ -167,6 +192,7 @@ class Settings(BaseSettings):
     prune: PruneSettings
     estimate: EstimateSettings
     s3: S3Settings
+    serve: ServeSettings
     sweeps: dict[SweepName, Sweep]
     presets: dict[str, Preset]
 

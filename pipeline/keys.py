@@ -107,6 +107,11 @@ def of_sweep(name: str) -> str:
     return f"{PREFIX}sweep:{name}"
 
 
+def of_owner(owner: str) -> str:
+    """Sorted set: the jobs that this caller asked for over HTTP -> Unix time of creation."""
+    return f"{PREFIX}owner:{owner}"
+
+
 def of_worker(name: str) -> str:
     """Hash with a time to live: the heartbeat of the worker that claims under this name."""
     return f"{PREFIX}worker:{name}"

@@ -112,6 +112,10 @@ class Job:
     """The template of the targets' keys; empty: the sources' own names."""
     sweep: str = ""
     """The sweep that this is a run of; it waits for jobs that people submitted."""
+    owner: str = ""
+    """Whose key asked for it over HTTP; empty: a command did."""
+    on_finish: str = ""
+    """Address that gets the books when a job asked for over HTTP is over."""
 
     @property
     def place(self) -> str:

@@ -101,14 +101,14 @@ def redis_url(_shared_redis: RedisServer) -> str:
 
 
 def _running(folder: Path) -> Iterator[RedisServer]:
-    _require_redis()
+    require_redis()
     server = RedisServer(folder)
     server.start()
     yield server
     server.kill()
 
 
-def _require_redis() -> None:
+def require_redis() -> None:
     try:
         server_binary()
     except RedisUnavailable as error:

@@ -17,6 +17,7 @@ from bgpipe.pipeline.cli.evaluate import evaluate
 from bgpipe.pipeline.cli.jobs import cancel, errors, jobs, resume, retry, status
 from bgpipe.pipeline.cli.models import models
 from bgpipe.pipeline.cli.report import report
+from bgpipe.pipeline.cli.serve import serve
 from bgpipe.pipeline.cli.submit import submit
 from bgpipe.pipeline.cli.sweep import sweeps
 from bgpipe.pipeline.cli.terminal import Terminal
@@ -42,6 +43,7 @@ for command in (
     report,
     worker,
     dispatch,
+    serve,
     doctor,
 ):
     app.command()(command)

@@ -7,14 +7,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.cli.recipe import explained
 from bgpipe.pipeline.errors import ItemError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.types import Output, Recipe
+    from bgpipe.pipeline.types import Output
 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}|white|black")
 
@@ -62,6 +61,7 @@ def choose_output(
     Raises:
         UsageError: a value is unknown, or the background cannot be read.
     """
+    from bgpipe.pipeline.recipes import explained
     from bgpipe.pipeline.types import Output
 
     location, sha256 = _backdrop(settings, backdrop) if backdrop else ("", "")
@@ -77,25 +77,6 @@ def choose_output(
         )
     except ValueError as error:
         raise UsageError(explained(error)) from error
-
-
-def check_output(recipe: Recipe, naming: str) -> None:
-    """Refuse what no file can hold, and a template of names that is none.
-
-    Raises:
-        UsageError: the recipe contradicts itself.
-    """
-    from bgpipe.pipeline.naming import Template
-
-    if naming:
-        Template(naming, recipe.output.suffix, recipe.model)
-    output, preset = recipe.output, recipe.preset
-    grounded = bool(preset.background or output.backdrop)
-    framed = bool(preset.crop or preset.margin or preset.canvas)
-    if output.depth == 16 and (output.format != "png" or grounded or framed or preset.shadow):
-        raise UsageError("--depth 16 is written as PNG, and without crop, canvas or background")
-    if output.format == "mask" and (grounded or preset.shadow):
-        raise UsageError("a mask has no background and no shadow: leave them out, or --format png")
 
 
 def _backdrop(settings: Settings, path: str) -> tuple[str, str]:

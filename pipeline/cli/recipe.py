@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.cli.models import hub
 from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.errors import UsageError
 
@@ -38,43 +37,26 @@ def choose_recipe(
 
 def choose_preset(settings: Settings, name: str, assignments: Sequence[str]) -> Preset:
     """The named preset with single values changed, each written `field=value`."""
-    from dataclasses import asdict
+    from bgpipe.pipeline import recipes
 
-    from bgpipe.pipeline.types import Preset
-
-    if name not in settings.presets:
-        raise UsageError(f"unknown preset: {name} (there are {', '.join(settings.presets)})")
-    values = asdict(settings.presets[name])
+    preset = recipes.preset_named(settings, name)
+    changes = {}
     for assignment in assignments:
         field, equals, value = assignment.partition("=")
-        if not equals or field not in values:
-            raise UsageError(f"--set {assignment}: write field=value; fields: {', '.join(values)}")
-        values[field] = value
+        if not equals:
+            raise UsageError(f"--set {assignment}: write field=value")
+        changes[field] = value
     try:
-        return Preset(**values)
-    except ValueError as error:
-        raise UsageError(f"--set {explained(error)}") from error
-
-
-def explained(error: ValueError) -> str:
-    """What is wrong with a value, in one line, if pydantic found it."""
-    from pydantic import ValidationError
-
-    if not isinstance(error, ValidationError):
-        return str(error)
-    return "; ".join(f"{item['loc'][0]}: {item['msg'].lower()}" for item in error.errors())
+        return recipes.changed(preset, changes)
+    except UsageError as error:
+        raise UsageError(f"--set {error}") from error
 
 
 def choose_model(settings: Settings, terminal: Terminal, name: str) -> ResolvedModel:
     """The weights of `name`; where `auto` has to make do with the bundled ones, it says so."""
-    from bgpipe.pipeline import registry
+    from bgpipe.pipeline import recipes, registry
 
-    cache = settings.model_folder
-    if name != registry.AUTO:
-        return registry.resolve(name, cache=cache, hub=hub(settings))
-    model, degraded = registry.resolve_auto(
-        embedded=settings.embedded, cache=cache, hub=hub(settings)
-    )
+    model, degraded = recipes.choose_model(settings, name)
     if degraded:
         rule = "!" * 78
         terminal.warn(

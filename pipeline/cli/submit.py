@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bgpipe.pipeline.cli.forecast import show_forecast
-from bgpipe.pipeline.cli.output import Finish, check_output, choose_output
+from bgpipe.pipeline.cli.output import Finish, choose_output
 from bgpipe.pipeline.cli.prune import prune
 from bgpipe.pipeline.cli.recipe import choose_recipe
 from bgpipe.pipeline.cli.run import Wait, check_wait, see_through
@@ -75,6 +75,7 @@ def submit(
     """Make cutouts of every image in SOURCE; what is up to date is skipped."""
     from bgpipe.pipeline.cli.source import find_source, find_target
     from bgpipe.pipeline.manifest import digest
+    from bgpipe.pipeline.recipes import check_output
     from bgpipe.pipeline.types import Job, JobId
 
     terminal: Terminal = context.obj

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bgpipe.pipeline.cli.forecast import show_forecast
-from bgpipe.pipeline.cli.output import Finish, check_output, choose_output
+from bgpipe.pipeline.cli.output import Finish, choose_output
 from bgpipe.pipeline.cli.prune import prune
 from bgpipe.pipeline.cli.recipe import choose_recipe
 from bgpipe.pipeline.cli.run import Wait, check_wait, see_through
@@ -132,6 +132,7 @@ def _order(settings: Settings, terminal: Terminal, name: str, sweep: Sweep) -> J
 def _recipe(settings: Settings, terminal: Terminal, sweep: Sweep) -> Recipe:
     """The sweep's recipe; a sweep never makes do with the bundled model."""
     from bgpipe.pipeline import registry
+    from bgpipe.pipeline.recipes import check_output
 
     model = sweep.model or settings.model.name
     finish = Finish(

@@ -7,8 +7,9 @@ import hashlib
 import pytest
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.cli.output import Finish, check_output, choose_output
+from bgpipe.pipeline.cli.output import Finish, choose_output
 from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.recipes import check_output
 from bgpipe.pipeline.types import Output, Preset, Recipe
 
 DEFAULTS = {

@@ -1,0 +1,65 @@
+"""`python -m bgpipe.pipeline.http`: the server process, as `bgpipe serve` runs it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+
+import uvicorn
+
+from bgpipe.config.settings import Settings, load_settings
+from bgpipe.pipeline.errors import BgpipeError
+from bgpipe.pipeline.http.app import create_app
+from bgpipe.pipeline.http.backend import uploads_root
+from bgpipe.pipeline.log import log_to_stderr
+
+GRACE = 5
+"""Seconds that answers under way may take once the server is told to leave; streams end then."""
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Serve until a signal says to stop; exit codes as bgpipe's."""
+    log_to_stderr()
+    try:
+        settings = load_settings()
+        uploads_root(settings)
+    except (ValueError, BgpipeError) as error:
+        log.critical("cannot serve", extra={"fields": {"error": error}})
+        return 2
+    return _serve(settings)
+
+
+def _serve(settings: Settings) -> int:
+    try:
+        listener = _listen(settings.serve.host, settings.serve.port)
+    except OSError as error:
+        log.critical("cannot listen", extra={"fields": {"error": error}})
+        return 2
+    config = uvicorn.Config(
+        create_app(settings),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+    )
+    server = uvicorn.Server(config)
+    log.info("serving", extra={"fields": {"url": _address(listener)}})
+    server.run(sockets=[listener])
+    return 0 if server.started else 4
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""What cutouts will be made with: a preset with single values changed, and a model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from bgpipe.pipeline import registry
+from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.hub import Hub
+from bgpipe.pipeline.naming import Template
+from bgpipe.pipeline.types import Preset, Recipe, ResolvedModel
+
+if TYPE_CHECKING:
+    from bgpipe.config.settings import Settings
+
+
+def preset_named(settings: Settings, name: str) -> Preset:
+    """The preset of the settings.
+
+    Raises:
+        UsageError: there is none of this name.
+
+    """
+    if name not in settings.presets:
+        raise UsageError(f"unknown preset: {name} (there are {', '.join(settings.presets)})")
+    return settings.presets[name]
+
+
+def changed(preset: Preset, changes: Mapping[str, object]) -> Preset:
+    """`preset` with other values; words such as `1.2` and `true` are read as what they say.
+
+    Raises:
+        UsageError: a field is unknown, or a value is out of range.
+
+    """
+    values = asdict(preset)
+    for field, value in changes.items():
+        if field not in values:
+            raise UsageError(f"unknown value of a preset: {field} (there are {', '.join(values)})")
+        values[field] = value
+    try:
+        return Preset(**values)
+    except ValueError as error:
+        raise UsageError(explained(error)) from error
+
+
+def choose_model(settings: Settings, name: str, *, pull: bool = True) -> tuple[ResolvedModel, bool]:
+    """The weights of `name`, and whether the bundled ones had to take the place of `auto`'s.
+
+    `pull`: fetch those that are not here.
+
+    Raises:
+        UsageError: there is no such model.
+        ModelUnavailable: its weights are not here and cannot be pulled.
+
+    """
+    cache = settings.model_folder
+    hub = Hub(timeout=settings.model.hub_timeout) if pull else None
+    if name != registry.AUTO:
+        return registry.resolve(name, cache=cache, hub=hub), False
+    return registry.resolve_auto(embedded=settings.embedded, cache=cache, hub=hub)
+
+
+def check_output(recipe: Recipe, naming: str) -> None:
+    """Refuse what no file can hold, and a template of names that is none.
+
+    Raises:
+        UsageError: the recipe contradicts itself.
+
+    """
+    if naming:
+        Template(naming, recipe.output.suffix, recipe.model)
+    output, preset = recipe.output, recipe.preset
+    grounded = bool(preset.background or output.backdrop)
+    framed = bool(preset.crop or preset.margin or preset.canvas)
+    if output.depth == 16 and (output.format != "png" or grounded or framed or preset.shadow):
+        raise UsageError("--depth 16 is written as PNG, and without crop, canvas or background")
+    if output.format == "mask" and (grounded or preset.shadow):
+        raise UsageError("a mask has no background and no shadow: leave them out, or --format png")
+
+
+def explained(error: ValueError) -> str:
+    """What is wrong with a value, in one line, if pydantic found it."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(f"{item['loc'][0]}: {item['msg'].lower()}" for item in error.errors())

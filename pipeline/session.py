@@ -1,0 +1,103 @@
+"""What commands and servers begin with: a Redis, the ledger in it, and what works on both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from bgpipe.pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.connection import Connection
+    from bgpipe.pipeline.dispatcher import Dispatcher, Leader
+    from bgpipe.pipeline.feeder import Feeder
+    from bgpipe.pipeline.lease import Lease
+    from bgpipe.pipeline.ledger import Ledger
+    from bgpipe.pipeline.storage import Stores
+    from bgpipe.pipeline.types import JobId
+
+
+@dataclass(frozen=True)
+class Session:
+    settings: Settings
+    redis_url: str
+    client: Connection
+    ledger: Ledger
+
+    @cached_property
+    def feeder(self) -> Feeder:
+        from bgpipe.pipeline.feeder import Feeder
+        from bgpipe.pipeline.queue import make_app
+
+        app = make_app(self.settings, self.redis_url)
+        return Feeder(self.ledger, app, self.client, self.settings.queue)
+
+    @cached_property
+    def stores(self) -> Stores:
+        from bgpipe.pipeline.storage import Stores
+
+        return Stores(self.settings.s3)
+
+    def lease(self, name: str) -> Lease:
+        from bgpipe.pipeline.lease import Lease
+
+        return Lease(self.client, name, self.settings.dispatch.lease)
+
+    def leader(self, job: JobId, lease: Lease | None = None) -> Leader:
+        """Of `job`, by a lease of its own unless one is given."""
+        from bgpipe.pipeline import keys
+        from bgpipe.pipeline.dispatcher import MARGIN, Leader
+
+        lease = lease or self.lease(keys.lease_of_job(job))
+        patience = self.settings.queue.visibility_timeout + MARGIN
+        return Leader(self.ledger, self.feeder, lease, job, patience)
+
+    def dispatcher(self) -> Dispatcher:
+        from bgpipe.pipeline import keys
+        from bgpipe.pipeline.dispatcher import Dispatcher
+
+        lease = self.lease(keys.DISPATCH)
+        return Dispatcher(self.ledger, self.feeder, lease, self.leader, self.settings.dispatch)
+
+    def is_dispatched(self) -> bool:
+        """Whether a dispatcher feeds the jobs of this cluster."""
+        from bgpipe.pipeline import keys
+        from bgpipe.pipeline.lease import is_held
+
+        return not self.settings.embedded and is_held(self.client, keys.DISPATCH)
+
+    def is_attended(self, job: JobId) -> bool:
+        """Whether a command or a dispatcher leads `job`."""
+        from bgpipe.pipeline import keys
+        from bgpipe.pipeline.lease import is_held
+
+        return self.is_dispatched() or is_held(self.client, keys.lease_of_job(job))
+
+    def job(self, name: str | None) -> JobId:
+        """The job named, or the latest one."""
+        from bgpipe.pipeline.types import JobId
+
+        job = JobId(name) if name else self.ledger.latest()
+        if job is None:
+            raise UsageError("no job yet: start one with bgpipe submit FOLDER")
+        return job
+
+
+@contextmanager
+def open_session(settings: Settings, patience: float | None = None) -> Iterator[Session]:
+    """Connect to the cluster's Redis, or to the embedded server for as long as this lasts.
+
+    `patience`: seconds for which a command is tried again while Redis is away; default: a restart's.
+    """
+    from bgpipe.pipeline.connection import PATIENCE, connect
+    from bgpipe.pipeline.embedded import redis_server
+    from bgpipe.pipeline.ledger import Ledger
+
+    with ExitStack() as stack:
+        url = settings.redis_url or stack.enter_context(redis_server(settings.state_folder))
+        client = stack.enter_context(connect(url, PATIENCE if patience is None else patience))
+        yield Session(settings, url, client, Ledger(client))

@@ -1,0 +1,60 @@
+"""One running service for all tests of a session, and photos to send to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from PIL import Image
+
+from ...conftest import require_redis
+from ...service import SECONDS, Service, cluster
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A cluster with one server that asks for no key, on the loopback."""
+    pytest.importorskip("uvicorn")
+    require_redis()
+    with cluster(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[httpx2.Client]:
+    with service.client() as client:
+        yield client
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Callable[..., Path]:
+    """`photo(name, size)`: a small picture with a bright subject on a dark ground."""
+
+    def made(name: str = "cup.jpg", size: tuple[int, int] = (96, 64)) -> Path:
+        path = tmp_path / name
+        image = Image.new("RGB", size, "navy")
+        image.paste("orange", (size[0] // 4, size[1] // 4, size[0] * 3 // 4, size[1] * 3 // 4))
+        image.save(path)
+        return path
+
+    return made
+
+
+@pytest.fixture
+def finished(client: httpx2.Client) -> Callable[[str], dict[str, Any]]:
+    """`finished(job)`: its books once they are closed."""
+
+    def wait(job: str) -> dict[str, Any]:
+        deadline = time.monotonic() + 2 * SECONDS
+        while True:
+            books: dict[str, Any] = client.get(f"/v1/jobs/{job}").json()
+            if books["state"] in {"finished", "cancelled"}:
+                return books
+            assert time.monotonic() < deadline, books
+            time.sleep(0.1)
+
+    return wait
