@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from bgpipe.config.enhancement import Enhancement
+
 Radius = Annotated[float, Field(ge=0, le=64)]
 Place = Literal["middle", "top", "bottom", "left", "right"]
 _SIZE = r"[1-9]\d{0,3}"
@@ -47,3 +49,5 @@ class Preset:
     """Colour behind the subject, in sRGB; empty: transparent."""
     shadow: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Darkness of a soft shadow on the ground below the subject."""
+    enhance: tuple[Enhancement, ...] = ()
+    """What a workflow's mask enhancers do to the matte, before everything above."""

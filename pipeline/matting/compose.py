@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from bgpipe.config.enhancement import Enhancement
 from bgpipe.pipeline.matting.foreground import estimate_foreground
 from bgpipe.pipeline.matting.guided import follow_edges
 from bgpipe.pipeline.matting.refine import refine
@@ -41,7 +42,7 @@ def cut_out(picture: Picture, matte: Matte, preset: Preset) -> Cutout:
         soft = np.flatnonzero((alpha > 0) & (alpha < 255))
         if soft.size:
             # A softer or harder finish does not change how subject and background were mixed.
-            mixture = refine(full, replace(preset, contrast=1.0, blur=0.0, threshold=False))
+            mixture = refine(full, _unrefined(preset))
             rgba.reshape(-1, 4)[soft, :3] = estimate_foreground(picture.rgb, mixture, soft)
     return Cutout(rgba)
 
@@ -54,6 +55,12 @@ def keep_own_alpha(picture: Picture) -> Cutout:
             picture.rgb, np.full(picture.rgb.shape[:2], 255, np.uint8) if own is None else own
         )
     )
+
+
+def _unrefined(preset: Preset) -> Preset:
+    """The preset without what only makes an edge softer or harder."""
+    turned = tuple(Enhancement(invert=step.invert) for step in preset.enhance)
+    return replace(preset, contrast=1.0, blur=0.0, threshold=False, enhance=turned)
 
 
 def _scaled(alpha: Plane, own: Alpha) -> Plane:

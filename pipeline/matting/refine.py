@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from bgpipe.pipeline.matting.enhance import enhance
 from bgpipe.pipeline.matting.morphology import dilate, erode, fill_holes, white_top_hat
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ _TILE = 512
 def refine(matte: Plane, preset: Preset) -> Plane:
     """Apply the preset to a matte at full size: dilate, erode, blur, contrast, threshold, fill, invert.
 
-    A preset without refinements returns the matte itself.
+    Enhancements come first. A preset without refinements returns the matte itself.
     """
+    for step in preset.enhance:
+        matte = enhance(matte, step)
     if _changes(preset):
         matte = _in_tiles(matte, preset)
     if preset.fill_holes:

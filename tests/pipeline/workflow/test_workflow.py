@@ -1,0 +1,285 @@
+"""Graphs of ComfyUI, read as what bgpipe makes of a photo."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bgpipe.config.enhancement import Enhancement
+from bgpipe.config.settings import load_settings
+from bgpipe.pipeline.types import Preset
+from bgpipe.pipeline.workflow import Refused, node_types, read_workflow
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "infra/examples"
+UI = json.loads((EXAMPLES / "production_bg_removal.json").read_text())
+MODELS = {"BiRefNet-general": "birefnet-general", "BiRefNet_lite": "birefnet-lite"}
+LABELLED = {
+    "balanced": [1.15, 0.05, 0.05, 0, False, False],
+    "products": [1.3, 0, 0, 0, False, False],
+    "portraits": [1.0, 0.1, 0.1, 2, True, False],
+    "raw": [1.0, 0, 0, 0, False, False],
+}
+
+
+@pytest.fixture
+def ui() -> dict[str, Any]:
+    return copy.deepcopy(UI)
+
+
+@pytest.fixture
+def graph() -> dict[str, Any]:
+    """The same graph in API format, with the enhancer's own inputs."""
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "photo.jpg"}},
+        "2": {
+            "class_type": "BiRefNetRMBG",
+            "inputs": {"image": ["1", 0], "model": "BiRefNet-general"},
+        },
+        "3": {"class_type": "AILab_MaskEnhancer", "inputs": {"mask": ["2", 1]}},
+        "4": {
+            "class_type": "AILab_ImageMaskConvert",
+            "inputs": {"image": ["2", 0], "mask": ["3", 0]},
+        },
+        "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "a/b"}},
+        "6": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+        "7": {"class_type": "PreviewImage", "inputs": {"images": ["2", 2]}},
+    }
+
+
+def saved(document: Any) -> Preset:
+    main = read_workflow(document, MODELS).main
+    assert main
+    assert main.is_saved
+    return main.view.preset
+
+
+def refused(document: Any) -> Refused:
+    with pytest.raises(Refused) as caught:
+        read_workflow(document, MODELS)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_six_widget_values_are_a_preset_by_their_documented_labels(ui, name):
+    ui["nodes"][2]["widgets_values"] = LABELLED[name]
+    assert saved(ui) == load_settings().presets[name]
+
+
+def test_named_inputs_are_the_enhancers_own(graph):
+    graph["3"]["inputs"] |= {"sensitivity": 0.9, "mask_blur": 2, "mask_offset": -1, "smooth": 1}
+    step = Enhancement(sensitivity=0.9, mask_blur=2, mask_offset=-1, smooth=1)
+    assert saved(graph) == Preset(foreground=False, enhance=(step,))
+
+
+def test_the_removal_nodes_own_mask_values_come_first(graph):
+    graph["2"]["inputs"] |= {"mask_offset": -3, "refine_foreground": True}
+    graph["3"]["inputs"] |= {"fill_holes": True}
+    assert saved(graph).enhance == (Enhancement(mask_offset=-3), Enhancement(fill_holes=True))
+    assert saved(graph).foreground
+
+
+def test_eight_widget_values_of_the_removal_node_begin_with_a_sensitivity(ui):
+    ui["nodes"][1]["widgets_values"] = [
+        "BiRefNet_lite",
+        0.8,
+        0,
+        2,
+        False,
+        False,
+        "Alpha",
+        "#222222",
+    ]
+    assert saved(ui).enhance == (Enhancement(sensitivity=0.8, mask_offset=2),)
+
+
+def test_the_saved_cutout_has_the_refined_alpha_and_the_previews_their_own(ui):
+    workflow = read_workflow(ui, MODELS)
+    views = {output.node: output.view for output in workflow.outputs}
+    assert views["5"].preset.contrast == 1.15
+    assert (views["6"].preset, views["6"].is_mask) == (Preset(), False)
+    assert (views["7"].preset, views["7"].is_mask) == (Preset(), True)
+    assert {view.photo for view in views.values()} == {"photo.jpg"}
+    assert {view.model for view in views.values()} == {"birefnet-general"}
+
+
+def test_the_two_example_workflows_ask_for_the_same():
+    api = json.loads((EXAMPLES / "production_bg_removal_api.json").read_text())
+    assert saved(api) == saved(UI)
+
+
+def test_links_that_no_input_names_join_nothing(ui):
+    ui["links"] += [[8, 2, 1, 3, 0, "MASK"], [9, 3, 1, 3, 1, "MASK"], [10, 1, 0, 3, 1, "IMAGE"]]
+    assert saved(ui) == saved(UI)
+
+
+def test_notes_reroutes_and_muted_nodes_do_no_harm(ui):
+    ui["nodes"][1]["inputs"][0]["link"] = 12
+    ui["nodes"][0]["outputs"][0]["links"] = [11]
+    ui["nodes"] += [
+        {"id": 20, "type": "Note", "widgets_values": ["hello"]},
+        {
+            "id": 21,
+            "type": "Reroute",
+            "inputs": [{"name": "", "link": 11}],
+            "outputs": [{"links": [12]}],
+        },
+        {"id": 22, "type": "PreviewImage", "mode": 2, "inputs": []},
+    ]
+    assert saved(ui) == saved(UI)
+    ui["nodes"][2]["mode"] = 4
+    assert refused(ui).body["error"]["type"] == "invalid_prompt"
+
+
+def test_a_colour_and_a_mask_alone(graph):
+    graph["2"]["inputs"] |= {"background": "Color", "background_color": "#ff8800"}
+    assert saved(graph).background == "#ff8800"
+    graph["2"]["inputs"]["background_color"] = "orange"
+    assert refused(graph).nodes["2"].errors[0].type == "custom_validation_failed"
+    del graph["2"]["inputs"]["background"], graph["4"]["inputs"]["image"]
+    workflow = read_workflow(graph, MODELS)
+    assert workflow.main
+    assert workflow.main.view.is_mask
+
+
+@pytest.mark.parametrize(
+    ("changes", "node", "error"),
+    [
+        ({"sensitivity": 1.15}, "3", "value_bigger_than_max"),
+        ({"mask_offset": -65}, "3", "value_smaller_than_min"),
+        ({"mask_blur": "abc"}, "3", "invalid_input_type"),
+        ({"smooth": float("nan")}, "3", "invalid_input_type"),
+        ({"mask": ["2"]}, "3", "bad_linked_input"),
+        ({"mask": ["2", 0]}, "3", "return_type_mismatch"),
+        ({"mask": ["9", 0]}, "3", "exception_during_inner_validation"),
+        ({"mask": 3}, "3", "invalid_input_type"),
+    ],
+)
+def test_what_is_wrong_with_the_saved_image_refuses_the_workflow(graph, changes, node, error):
+    graph["3"]["inputs"] |= changes
+    body = refused(graph).body
+    assert body["error"]["type"] == "prompt_outputs_failed_validation"
+    assert [entry["type"] for entry in body["node_errors"][node]["errors"]] == [error]
+    assert body["node_errors"][node]["dependent_outputs"] == ["5"]
+
+
+def test_what_is_wrong_with_a_preview_alone_leaves_the_rest(graph):
+    graph["6"]["inputs"]["images"] = ["1", 0]
+    workflow = read_workflow(graph, MODELS)
+    assert [output.node for output in workflow.outputs] == ["5", "7"]
+    assert workflow.errors["6"]["errors"][0]["type"] == "custom_validation_failed"
+
+
+@pytest.mark.parametrize(
+    ("node", "change"),
+    [
+        ("5", {"images": ["1", 0]}),  # nothing is removed
+        ("2", {"image": ["6", 0]}),
+        ("3", {"mask": ["1", 1]}),
+        ("5", {"filename_prefix": "../x"}),
+        ("5", {"filename_prefix": "/etc/x"}),
+        ("5", {"filename_prefix": ".hidden"}),
+        ("5", {"filename_prefix": ""}),
+    ],
+)
+def test_what_cannot_be_had_is_refused(graph, node, change):
+    graph[node]["inputs"] |= change
+    assert refused(graph).body["error"]["type"] in {
+        "prompt_outputs_failed_validation",
+        "invalid_prompt",
+    }
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.15, 0.05, 0.05, 0, 0, False],
+        [True, 0, 0, 0, False, False],
+        ["1.15", 0, 0, 0, False, False],
+        [1.15, 0, 0, 0, False],
+        [9, 0, 0, 0, False, False],
+        [1.15, 0, 0, float("inf"), False, False],
+    ],
+)
+def test_widget_values_of_other_types_are_refused(ui, values):
+    ui["nodes"][2]["widgets_values"] = values
+    assert "3" in refused(ui).body["node_errors"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        None,
+        [],
+        "x",
+        7,
+        {"1": 3},
+        {"1": {}},
+        {"1": {"class_type": ["x"]}},
+        {"1": {"class_type": "SaveImage"}},
+        {"1": {"class_type": "SaveImage", "inputs": []}},
+        {"nodes": [3]},
+        {"nodes": [{"id": 1, "type": "SaveImage", "inputs": [{"name": "images", "link": [1]}]}]},
+        {"nodes": [{"id": 1, "type": "Load", "outputs": [{"links": 3}], "widgets_values": {}}]},
+    ],
+)
+def test_no_document_is_more_than_refused(document):
+    assert refused(document).body["error"]["message"]
+
+
+def test_circles_and_towers_end(graph):
+    circle = copy.deepcopy(graph)
+    circle["3"]["inputs"]["mask"] = ["3", 0]
+    assert "circle" in refused(circle).message
+    for level in range(60):  # each uses the one below twice
+        below = [str(99 + level), 0] if level else ["4", 0]
+        mask = [below[0], 1]
+        graph[str(100 + level)] = {
+            "class_type": "AILab_ImageMaskConvert",
+            "inputs": {"image": below, "mask": mask},
+        }
+    graph["5"]["inputs"]["images"] = ["159", 0]
+    assert saved(graph) == Preset(foreground=False)
+
+
+def test_the_golden_answers_are_met(shared):
+    """ComfyUI runs what is left of a prompt; we refuse one whose saved image cannot be had."""
+    golden = json.loads((shared / "golden/comfyui/http_shapes.json").read_text())
+    models = dict.fromkeys(("BiRefNet-general", "BiRefNet_lite"), "birefnet-general")
+    asked = {name: case for name, case in golden["cases"].items() if "request" in case}
+    assert len(asked) >= 5
+    for name, case in asked.items():
+        answer, graph = case["answer"], case["request"]["prompt"]
+        if theirs := answer["body"]["node_errors"]:
+            assert kinds(refused(graph).body["node_errors"]) == kinds(theirs), name
+            continue
+        found = read_workflow(graph, models)
+        assert [output.node for output in found.outputs] == answer["outputs_that_will_run"]
+        assert found.errors == {}
+
+
+def kinds(errors: dict[str, Any]) -> dict[str, Any]:
+    """What does not depend on the words of a tooltip."""
+    return {
+        node: (
+            found["class_type"],
+            sorted(found["dependent_outputs"]),
+            [
+                (entry["type"], entry["message"], entry["details"], sorted(entry["extra_info"]))
+                for entry in found["errors"]
+            ],
+        )
+        for node, found in errors.items()
+    }
+
+
+def test_every_node_type_describes_itself():
+    for name, node in node_types(tuple(MODELS)).items():
+        info = node.info
+        assert info["name"] == name
+        assert len(info["output"]) == len(info["output_name"]) == len(info["output_is_list"])
+        for group, names in info["input_order"].items():
+            assert list(info["input"][group]) == names
