@@ -90,6 +90,7 @@ class WorkerSettings(Section):
     restart_delay: Seconds
     start_attempts: PositiveInt
     stuck_limit: PositiveInt
+    places: tuple[str, ...]
 
 
 class LimitSettings(Section):

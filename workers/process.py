@@ -97,7 +97,7 @@ def work(settings: Settings, node: Node, parts: Parts) -> int:
         custody = Custody(ledger, worker, partial(is_alive, client))
         watchdog = Watchdog(settings.worker.stuck_limit, _be_replaced)
         with Heartbeat(client, worker, partial(_vitals, node, batcher, custody)) as heart:
-            stores = Stores(settings.s3, connections=node.lanes)
+            stores = Stores(settings.s3, node.lanes, settings.worker.places)
             lane = Lane(
                 ledger,
                 custody,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.errors import Code, PermanentError, UsageError
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.storage.local import LocalStore
 
@@ -24,8 +25,12 @@ CONNECTIONS = 16
 class Stores:
     """Opens stores by their locations; all in buckets share one client. Threads may share it."""
 
-    def __init__(self, s3: S3Settings, connections: int = CONNECTIONS) -> None:
+    def __init__(
+        self, s3: S3Settings, connections: int = CONNECTIONS, places: Sequence[str] = ()
+    ) -> None:
+        """`places`: folders and prefixes that every store has to be in; none means anywhere."""
         self._settings = s3
+        self._places = places
         self._connections = connections
         self._lock = Lock()
         self._client: BaseClient | None = None
@@ -35,9 +40,14 @@ class Stores:
 
         Raises:
             UsageError: it is neither.
+            PermanentError: it is outside the places allowed.
             StorageUnavailable: nothing can be asked of S3 with these settings.
 
         """
+        if self._places and not any(_is_within(location, place) for place in self._places):
+            raise PermanentError(
+                Code.ACCESS, f"outside worker.places: {location}: add it there, or move the images"
+            )
         scheme, separator, _ = location.partition("://")
         if not separator:
             return LocalStore(Path(location))
@@ -55,3 +65,9 @@ class Stores:
             if self._client is None:
                 self._client = make_client(self._settings, self._connections)
             return self._client
+
+
+def _is_within(location: str, place: str) -> bool:
+    if "://" in location or "://" in place:
+        return f"{location.rstrip('/')}/".startswith(f"{place.rstrip('/')}/")
+    return Path(location).resolve().is_relative_to(Path(place).resolve())
