@@ -173,6 +173,10 @@ class S3Settings(Section):
     requester_pays: bool
 
 
+class ComfySettings(Section):
+    models: dict[str, str]
+
+
 class Settings(BaseSettings):
     """What a process was told. Unknown names are errors."""
 
@@ -194,6 +198,7 @@ class Settings(BaseSettings):
     estimate: EstimateSettings
     s3: S3Settings
     serve: ServeSettings
+    comfyui: ComfySettings
     sweeps: dict[SweepName, Sweep]
     presets: dict[str, Preset]
 

@@ -18,7 +18,7 @@ def choose_recipe(
     terminal: Terminal,
     *,
     model: str | None,
-    preset: str | None,
+    preset: str | Preset | None,
     assignments: Sequence[str],
     output: Output | None = None,
 ) -> Recipe:
@@ -35,11 +35,11 @@ def choose_recipe(
     return Recipe(weights.name, weights.sha256, weights.size, refinement, output or Output())
 
 
-def choose_preset(settings: Settings, name: str, assignments: Sequence[str]) -> Preset:
-    """The named preset with single values changed, each written `field=value`."""
+def choose_preset(settings: Settings, base: str | Preset, assignments: Sequence[str]) -> Preset:
+    """A preset, or the one of this name, with single values changed, each written `field=value`."""
     from bgpipe.pipeline import recipes
 
-    preset = recipes.preset_named(settings, name)
+    preset = recipes.preset_named(settings, base) if isinstance(base, str) else base
     changes = {}
     for assignment in assignments:
         field, equals, value = assignment.partition("=")

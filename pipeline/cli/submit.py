@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,7 @@ from bgpipe.pipeline.cli.recipe import choose_recipe
 from bgpipe.pipeline.cli.run import Wait, check_wait, see_through
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
 from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.workflow import load_workflow
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ def submit(
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="balanced, products, portraits, catalogue, raw.")
+    ] = None,
+    workflow: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A ComfyUI workflow instead of a preset.")
     ] = None,
     set_: Annotated[Globs, typer.Option("--set", metavar="K=V", help="Change one value.")] = None,
     model: Annotated[str | None, typer.Option(help="A name, or a path to safetensors.")] = None,
@@ -82,10 +87,13 @@ def submit(
     settings = read_settings()
     check_wait(settings, wait)
     chosen = find_source(source)
+    drawn = load_workflow(settings, workflow) if workflow else None
+    if drawn and preset:
+        raise UsageError("a workflow takes the place of a preset: leave --preset or --workflow out")
     finish = Finish(crop, margin, canvas, place, background, shadow)
     output = choose_output(
         settings,
-        file_format=format_,
+        file_format="mask" if drawn and drawn.is_mask and format_ == "png" else format_,
         compression=png,
         depth=depth,
         quality=quality,
@@ -95,8 +103,8 @@ def submit(
     recipe = choose_recipe(
         settings,
         terminal,
-        model=model,
-        preset=preset,
+        model=model or (drawn.model if drawn else None),
+        preset=drawn.preset if drawn else preset,
         assignments=[*(set_ or ()), *finish.assignments()],
         output=output,
     )
