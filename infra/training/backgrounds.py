@@ -37,7 +37,7 @@ def region(image: Pixels, size: int, rng: np.random.Generator, smallest: float) 
 
 
 def surroundings(library: Library, size: int, rng: np.random.Generator) -> Pixels:
-    return region(library.surroundings.draw(rng).rgb, size, rng, 0.35)
+    return region(library.surroundings.draw(rng).rgb, size, rng, 0.45)
 
 
 def picture(library: Library, size: int, rng: np.random.Generator) -> Pixels:
@@ -80,12 +80,12 @@ def landscape(library: Library, size: int, rng: np.random.Generator) -> Pixels:
 
 
 MAKERS: tuple[tuple[float, Maker], ...] = (
-    (0.40, surroundings),
-    (0.20, picture),
+    (0.50, surroundings),
+    (0.16, picture),
     (0.06, blurred_photo),
-    (0.08, gradient),
-    (0.08, clouds),
-    (0.18, landscape),
+    (0.09, gradient),
+    (0.05, clouds),
+    (0.14, landscape),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,7 +23,13 @@ class Progress:
     samples: int = 0  # also the index of the next sample
     seconds: float = 0.0  # of training, over all legs
     leg_seconds: float = 0.0
-    leg: dict[str, float] = field(default_factory=dict)
+    leg_samples: int = 0
+    best: float = 0.0  # score of the leg's best weights, on the photos held out
+    leg: dict[str, Any] = field(default_factory=dict)
+
+    def begin(self, leg: dict[str, Any]) -> None:
+        """Begin the next leg."""
+        self.leg, self.leg_seconds, self.leg_samples, self.best = leg, 0.0, 0, 0.0
 
 
 def save(
@@ -60,9 +67,10 @@ def restore(
     for name, parameter in network.named_parameters():
         moments = {key: tensors[f"{key}.{name}"] for key in MOMENTS if f"{key}.{name}" in tensors}
         if moments:
-            step = torch.tensor(float(progress.step))
-            on_device = {key: tensor.to(parameter.device) for key, tensor in moments.items()}
-            optimiser.state[parameter] = {"step": step.to(parameter.device), **on_device}
+            # The fused optimiser wants them laid out in memory as their parameter is.
+            alike = {k: torch.empty_like(parameter).copy_(v) for k, v in moments.items()}
+            step = torch.tensor(float(progress.step), device=parameter.device)
+            optimiser.state[parameter] = {"step": step, **alike}
     return progress
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from backgrounds import background
 from camera import jittered, photographed
-from library import Layer, Library, Pixels
+from library import Layer, Library, Pixels, drawn_in, emptied
 from subjects import a_subject, paste
 
 EMPTY = 0.04  # share of pictures with no subject at all
@@ -23,6 +23,16 @@ ATTEMPTS = 5  # at a scene that is not too full
 TILTED = 0.25  # share of photos that are not held level
 CROWDED = 0.1  # share of compositions that start from a photo with its subject in it
 DISTRACTED = 0.15  # share of backgrounds with something out of focus in them
+DEFOCUSED = 0.4  # share of regrounded photos that keep their ground, out of focus
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares of the kinds of samples."""
+
+    photos: float = 0.5  # of samples: photos, the rest are compositions
+    regrounded: float = 0.4  # of photos: those that stand before another ground or a blurred one
+    made: float = 0.4  # of pasted subjects: forms that mean nothing, covered with real surfaces
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class Composer:
     library: Library
     size: int
     seed: int = 0
-    photo_share: float = 0.5  # of the samples that are real photos as they are
+    mix: Mix = Mix()
 
     def __call__(self, index: int) -> Layer:
         """Sample `index`: rgb uint8 [size,size,3] and alpha uint8 [size,size]."""
@@ -45,12 +55,19 @@ class Composer:
         if rng.random() < EMPTY:
             return _bare(background(self.library, self.size, rng))
         photos, cutouts = self.library.photos, self.library.cutouts
-        if photos and (rng.random() < self.photo_share or not (cutouts or self.library.subjects)):
+        if photos and (rng.random() < self.mix.photos or not (cutouts or self.library.subjects)):
             return self._photo(rng)
         return self._composition(rng)
 
     def _photo(self, rng: np.random.Generator) -> Layer:
-        shown = view(self.library.photos.draw(rng), self.size, rng)
+        photo = self.library.photos.draw(rng)
+        if rng.random() >= self.mix.regrounded:
+            shown = view(photo, self.size, rng)
+        elif rng.random() < DEFOCUSED:
+            shown = view(defocused(photo, rng), self.size, rng)
+        else:
+            ground = background(self.library, self.size, rng)
+            shown = over(view(photo, self.size, rng), ground, rng)
         return Layer(jittered(shown.rgb, rng, 0.8), shown.alpha)
 
     def _composition(self, rng: np.random.Generator) -> Layer:
@@ -59,16 +76,36 @@ class Composer:
         else:
             canvas = self._ground(rng)
         for _ in range(rng.choice((1, 2, 3), p=(0.74, 0.17, 0.09))):
-            canvas = paste(canvas, a_subject(self.library, rng), rng)
+            canvas = paste(canvas, a_subject(self.library, self.mix.made, rng), rng)
         return canvas
 
     def _ground(self, rng: np.random.Generator) -> Layer:
         canvas = _bare(background(self.library, self.size, rng))
         if rng.random() >= DISTRACTED:
             return canvas
-        scene = paste(canvas, a_subject(self.library, rng), rng).rgb
+        scene = paste(canvas, a_subject(self.library, self.mix.made, rng), rng).rgb
         blur = self.size * rng.uniform(0.02, 0.06)
         return _bare(np.asarray(cv2.GaussianBlur(scene, (0, 0), blur), np.uint8))
+
+
+def defocused(photo: Layer, rng: np.random.Generator) -> Layer:
+    """The photo with its ground out of focus and in other light; as it is where the ground cannot
+    be told without the subject.
+    """
+    ground = emptied(photo)
+    if ground is None:
+        return photo
+    blur = max(photo.alpha.shape) * rng.uniform(0.004, 0.03)
+    ground = np.asarray(cv2.GaussianBlur(ground, (0, 0), blur), np.uint8)
+    return over(photo, jittered(ground, rng, 0.6), rng)
+
+
+def over(photo: Layer, ground: Pixels, rng: np.random.Generator) -> Layer:
+    """The photo's subject, where it is, in other light, over another ground of the same size."""
+    alpha = drawn_in(photo.alpha)
+    share = alpha[..., None] / np.float32(255)
+    subject = jittered(photo.rgb, rng, 0.4)
+    return Layer((ground + (subject - ground.astype(np.float32)) * share).astype(np.uint8), alpha)
 
 
 def view(photo: Layer, size: int, rng: np.random.Generator) -> Layer:

@@ -1,6 +1,6 @@
 """Score weights on photos with ground truth: IoU at 0.5 and mean absolute error, by group.
 
-    python infra/training/evaluate.py --weights FILE --photos DIR [--json]
+    python infra/training/evaluate.py --weights FILE --photos DIR [--held-out] [--json]
 
 The truth of `x.jpg` is `x_alpha.png` beside it; the folder it lies in is its group. The matte
 takes the way it takes in the pipeline: the photo stretched to the model's square with
@@ -16,13 +16,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 
 import cv2
 import numpy as np
 import torch
 from camera import Floats, in_unit
-from library import Pixels, photos_below
+from library import MASK, Choice, Pixels, mask_of, photos_below
 from safetensors import safe_open
+from split import held_out
 
 from bgpipe.pipeline.engine import Engine
 from bgpipe.pipeline.matting.resize import resized
@@ -31,6 +33,7 @@ from bgpipe.pipeline.types import PatchOrder, ResolvedModel
 
 Predictor = Callable[[Pixels], Floats]
 ALL = "all"
+MOST_VALIDATED = 24  # photos of a group
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,14 @@ class Score:
     mae: float
 
 
-def evaluate(predict: Predictor, folder: Path) -> dict[str, Score]:
-    """Mean scores of every group below `folder` and of all its photos. `predict` turns uint8
+def evaluate(
+    predict: Predictor, folder: Path, chosen: Choice = lambda _path: True
+) -> dict[str, Score]:
+    """Mean scores of every group below `folder` and of all its chosen photos. `predict` turns uint8
     [H,W,3] into a matte [H,W] in [0,1]. Raises ValueError when there is nothing to score.
     """
     by_group: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for path, photo in photos_below(folder, side=None):
+    for path, photo in photos_below(folder, None, chosen):
         matte, truth = predict(photo.rgb), in_unit(photo.alpha)
         score = (iou(matte, truth), float(np.abs(matte - truth).mean()))
         by_group[path.parent.relative_to(folder).as_posix()].append(score)
@@ -53,6 +58,31 @@ def evaluate(predict: Predictor, folder: Path) -> dict[str, Score]:
     if not by_group:
         raise ValueError(f"no photos with ground truth: {folder}; x.jpg needs x_alpha.png")
     return {group: _mean(by_group[group]) for group in sorted(by_group, key=_all_last)}
+
+
+def balanced(scores: dict[str, Score]) -> Score:
+    """The mean of the groups, whatever their sizes."""
+    groups = [score for group, score in scores.items() if group != ALL]
+    return Score(
+        sum(score.images for score in groups),
+        mean(score.iou for score in groups),
+        mean(score.mae for score in groups),
+    )
+
+
+def validate(weights: Path, data: Path, threads: int) -> Score | None:
+    """The balanced score of `weights` on photos of `data` that are held out, if any are; of a large
+    group on a part, as training waits for it.
+    """
+    groups: dict[Path, list[Path]] = defaultdict(list)
+    for path in sorted((data / "photos").rglob(f"*{MASK}.png")):
+        if held_out(path):
+            groups[path.parent].append(path)
+    few = {path for group in groups.values() for path in group[:MOST_VALIDATED]}
+    if not few:
+        return None
+    scores = evaluate(predictor(weights, threads), data / "photos", lambda x: mask_of(x) in few)
+    return balanced(scores)
 
 
 def iou(matte: Floats, truth: Floats) -> float:
@@ -113,10 +143,12 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--held-out", action="store_true", help="of training data, see split.py")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     cv2.setNumThreads(given.threads)
-    scores = evaluate(predictor(given.weights, given.threads), given.photos)
+    chosen = held_out if given.held_out else lambda _path: True
+    scores = evaluate(predictor(given.weights, given.threads), given.photos, chosen)
     if given.json:
         print(json.dumps({group: asdict(score) for group, score in scores.items()}))
     else:

@@ -5,24 +5,30 @@ A data folder has up to three parts; every sub-folder of a part is a group of it
     foreground/   pictures with an alpha channel (cut-outs)
     photos/       `x.webp` beside its mask `x_alpha.png`
     background/   pictures without a subject
+
+The photos that split.py holds out are left alone.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from split import held_out
 
 Pixels = NDArray[np.uint8]
+Columns = NDArray[np.int64]
+Choice = Callable[[Path], bool]
 
 SUFFIXES = frozenset({".webp", ".png", ".jpg", ".jpeg"})
 MASK = "_alpha"
 OPAQUE_ENOUGH = 16  # of 255: below, a pixel does not count as part of a subject's box
+LEAST_BESIDE = 0.2  # of a photo's width, that every row of it must have left beside its subject
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Library:
     photos: Groups
     subjects: Groups  # the photos' subjects, cut out by their masks
     backgrounds: tuple[Pixels, ...]
-    surroundings: Groups  # the photos without the columns their subject stands in
+    surroundings: Groups  # the photos without their subject
 
 
 def load_library(folder: Path, side: int) -> Library:
@@ -73,7 +79,8 @@ def load_library(folder: Path, side: int) -> Library:
     Raises ValueError where there is nothing that could be composed.
     """
     cutouts = _groups(folder / "foreground", _cutouts(folder / "foreground", side))
-    photos = _groups(folder / "photos", photos_below(folder / "photos", side))
+    shown = photos_below(folder / "photos", side, lambda path: not held_out(path))
+    photos = _groups(folder / "photos", shown)
     subjects = Groups(tuple(filter(None, (_cut_out(group) for group in photos.members))))
     backgrounds = tuple(image for _, image in _plain(folder / "background", side))
     surroundings = Groups(tuple(filter(None, (_surroundings(group) for group in photos.members))))
@@ -82,11 +89,13 @@ def load_library(folder: Path, side: int) -> Library:
     return Library(cutouts, photos, subjects, backgrounds, surroundings)
 
 
-def photos_below(folder: Path, side: int | None) -> Iterator[tuple[Path, Layer]]:
-    """Every photo with a mask; without `side` at its own size."""
+def photos_below(
+    folder: Path, side: int | None, chosen: Choice = lambda _path: True
+) -> Iterator[tuple[Path, Layer]]:
+    """Every chosen photo with a mask; without `side` at its own size."""
     for path in _pictures(folder):
-        mask = path.with_name(f"{path.stem}{MASK}.png")
-        if path.stem.endswith(MASK) or not mask.is_file():
+        mask = mask_of(path)
+        if path.stem.endswith(MASK) or not mask.is_file() or not chosen(path):
             continue
         rgb = _shrunk(_rgb(_read(path, cv2.IMREAD_COLOR)), side)
         height, width = rgb.shape[:2]
@@ -96,34 +105,64 @@ def photos_below(folder: Path, side: int | None) -> Iterator[tuple[Path, Layer]]
         yield path, Layer(rgb, np.asarray(alpha, np.uint8))
 
 
-def surroundings_of(photo: Layer) -> Pixels | None:
-    """What is left and right of the subject, pushed together; None where too little is left."""
-    taken = np.flatnonzero((photo.alpha > OPAQUE_ENOUGH).any(axis=0))
-    if taken.size == 0:
-        return photo.rgb
-    margin = photo.alpha.shape[1] // 40  # masks end a little inside their subject
-    left = photo.rgb[:, : max(taken[0] - margin, 0)]
-    right = photo.rgb[:, taken[-1] + 1 + margin :]
-    wider = left if left.shape[1] >= right.shape[1] else right
-    if wider.shape[1] < photo.alpha.shape[1] // 6:
+def mask_of(photo: Path) -> Path:
+    return photo.with_name(f"{photo.stem}{MASK}.png")
+
+
+def emptied(photo: Layer) -> Pixels | None:
+    """The photo without its subject: every row of it filled with what lies beside it, mirrored.
+    None where too little lies beside it.
+    """
+    height, width = photo.alpha.shape
+    left, right = _taken(photo.alpha)
+    beside = left + width - right
+    if beside.min() < width * LEAST_BESIDE:
         return None
-    return np.hstack([wider, wider[:, ::-1]])  # mirrored: no seam, and a useful width
+    columns = np.arange(width)[None, :]
+    middle = left + (right - left) * left // np.maximum(beside, 1)
+    from_left = left - 1 - _bounced(columns - left, left)
+    from_right = right + _bounced(right - 1 - columns, width - right)
+    source = np.where(columns < middle, from_left, from_right)
+    inside = (columns >= left) & (columns < right)
+    source = np.where(inside, source, columns).clip(0, width - 1)
+    return photo.rgb[np.arange(height)[:, None], source]
+
+
+def drawn_in(alpha: Pixels) -> Pixels:
+    """A mask a pixel smaller and softened: masks of photos are rarely exact."""
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    return np.asarray(cv2.GaussianBlur(cv2.erode(alpha, cross), (3, 3), 0), np.uint8)
+
+
+def _taken(alpha: Pixels) -> tuple[Columns, Columns]:
+    """First and last but one column [H,1] that the subject takes, smooth from row to row."""
+    height, width = alpha.shape
+    reach = width // 30 + 2  # masks end a little inside their subject
+    taken = cv2.dilate(alpha, np.ones((reach, 2 * reach + 1), np.uint8)) > OPAQUE_ENOUGH
+    any_ = taken.any(axis=1)
+    left = np.where(any_, taken.argmax(axis=1), width).astype(np.float32)[:, None]
+    right = np.where(any_, width - taken[:, ::-1].argmax(axis=1), 0).astype(np.float32)[:, None]
+    rows = np.ones((height // 8 + 1, 1), np.uint8)
+    left, right = cv2.erode(left, rows), cv2.dilate(right, rows)
+    left = np.where(right > left, left, width)
+    return left.astype(np.int64), np.maximum(right, left).astype(np.int64)
+
+
+def _bounced(distance: Columns, length: Columns) -> Columns:
+    """`distance` walked up and down a strip of `length`."""
+    length = np.maximum(length, 1)
+    walked = distance % (2 * length)
+    return np.where(walked < length, walked, 2 * length - 1 - walked)
 
 
 def _cut_out(photos: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """The subjects, their masks drawn in by a pixel and softened: masks are rarely exact."""
-    cut = (Layer(photo.rgb, _drawn_in(photo.alpha)).trimmed() for photo in photos)
+    cut = (Layer(photo.rgb, drawn_in(photo.alpha)).trimmed() for photo in photos)
     return tuple(layer for layer in cut if layer is not None)
 
 
 def _surroundings(photos: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    around = (surroundings_of(photo) for photo in photos)
+    around = (emptied(photo) for photo in photos)
     return tuple(Layer(rgb, np.zeros(rgb.shape[:2], np.uint8)) for rgb in around if rgb is not None)
-
-
-def _drawn_in(alpha: Pixels) -> Pixels:
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    return np.asarray(cv2.GaussianBlur(cv2.erode(alpha, cross), (3, 3), 0), np.uint8)
 
 
 def _groups(folder: Path, layers: Iterator[tuple[Path, Layer]]) -> Groups:

@@ -9,15 +9,20 @@ import numpy as np
 from backgrounds import region
 from camera import Floats, in_unit, jittered
 from library import Layer, Library, Pixels
+from surfaces import made_subject
 
-EXTENT = (0.25, 1.05)  # longer side of a pasted subject, of the picture's
+COVER = (0.03, 0.5)  # share of the picture that a pasted subject covers if nothing cuts it
+LONGEST = 2.2  # longer side of a pasted subject, of the picture's
+TALL = 0.8  # of the picture's height: a taller subject has its head in the picture, not its feet
 PORTRAIT = 0.25  # share of subjects that stand on the lower edge and may be cut by it
 OWN_TEXTURE = 0.25  # share of drawn subjects that keep their shape and get a real surface
 
 
-def a_subject(library: Library, rng: np.random.Generator) -> Layer:
-    """A cut-out, or the subject of a photo, in other light."""
-    from_photo = library.subjects and (not library.cutouts or rng.random() < 0.5)
+def a_subject(library: Library, made: float, rng: np.random.Generator) -> Layer:
+    """A cut-out or the subject of a photo in other light, or, `made` of them, a made one."""
+    if rng.random() < made:
+        return made_subject(library, rng)
+    from_photo = library.subjects and (not library.cutouts or rng.random() < 0.6)
     layer = (library.subjects if from_photo else library.cutouts).draw(rng)
     rgb = jittered(layer.rgb, rng)
     if not from_photo and library.photos and rng.random() < OWN_TEXTURE:
@@ -35,7 +40,7 @@ def textured(rgb: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
 def paste(canvas: Layer, subject: Layer, rng: np.random.Generator) -> Layer:
     """Return `canvas` with `subject` over it at a random place; the alphas unite."""
     size = canvas.alpha.shape[0]
-    subject = _about_as_large(subject, size * rng.uniform(*EXTENT))
+    subject = _about_as_large(subject, _side(subject, size, rng))
     matrix = placement(subject, size, rng)
     placed = cv2.warpAffine(_premultiplied(subject), matrix, (size, size))  # [S,S,4] in [0,1]
     if rng.random() < 0.3:
@@ -59,7 +64,9 @@ def placement(subject: Layer, size: int, rng: np.random.Generator) -> Floats:
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     linear = rotation @ np.diag([stretch, 1])
     x, y = rng.normal(0.5, 0.12, 2) * size
-    if rng.random() < PORTRAIT:
+    if height > TALL * size and rng.random() < 0.7:
+        y = size * rng.uniform(-0.05, 0.35) + height / 2
+    elif rng.random() < PORTRAIT:
         y = size - height * rng.uniform(0.2, 0.5)
     shift = np.array([x, y]) - linear @ np.array([width / 2, height / 2])
     return np.hstack([linear, shift[:, None]]).astype(np.float32)
@@ -78,6 +85,16 @@ def shadow(alpha: Floats, rng: np.random.Generator) -> Floats:
     cast = cv2.warpAffine(alpha, matrix, (size, size))
     cast = cv2.GaussianBlur(cast, (0, 0), size * rng.uniform(0.008, 0.05))
     return np.asarray(cast * np.float32(rng.uniform(0.15, 0.6)), np.float32)
+
+
+def _side(subject: Layer, size: int, rng: np.random.Generator) -> float:
+    """The longer side that lets the subject cover a share of the picture, small ones as often as
+    large ones.
+    """
+    cover = np.exp(rng.uniform(*np.log(COVER)))
+    covers_now = max(float(subject.alpha.mean()) / 255, 0.05) * subject.alpha.size
+    longer = max(subject.alpha.shape)
+    return float(min(longer * size * np.sqrt(cover / covers_now), LONGEST * size))
 
 
 def _light_match(

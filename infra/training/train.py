@@ -4,8 +4,9 @@
 
 A run is made of legs: parts with one size, batch and learning rate, each with its own warm-up and
 cosine. `--resume` continues the leg it finds; with other settings it begins the next leg from the
-same weights. The last checkpoint is OUT/checkpoint.safetensors, the averaged weights in the form
-that ships are OUT/weights.safetensors, the losses are OUT/log.jsonl.
+same weights. The last checkpoint is OUT/checkpoint.safetensors, the averaged weights in the form that
+ships are OUT/weights.safetensors, and of all checkpoints of a leg those that score best on photos
+held out of training are OUT/best.safetensors. The losses and scores are OUT/log.jsonl.
 
 Several GPUs, or the cores of a busy machine, share one run, each with its part of every batch:
 
@@ -22,19 +23,22 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import cv2
 import torch
 from checkpoint import Progress
-from compose import Composer
+from compose import Composer, Mix
+from evaluate import Score, validate
 from library import load_library
 from ranks import Ranks, join
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from trainer import PRECISIONS, Leg, Run, Trainer
 
-CACHED_SIDE = 320  # pixels of the longer side of a picture in memory, more where the size asks it
+CACHED_SIDE = 384  # pixels of the longer side of a picture in memory, more where the size asks it
 
 
 def train(run: Run) -> Trainer:
@@ -51,9 +55,9 @@ def train(run: Run) -> Trainer:
         over = trainer.done >= 1 or now - started >= 60 * run.stop_after
         if over or now - saved >= 60 * run.checkpoint_minutes:
             if run.ranks.leads:
-                trainer.save()
-                write_log(run, trainer.progress, losses, now - saved)
-            saved, losses = now, []
+                score = trainer.save(partial(validate, data=run.data, threads=run.threads))
+                write_log(run, trainer.progress, losses, now - saved, score)
+            saved, losses, clock = now, [], time.monotonic()
         if over:
             break
     return trainer
@@ -76,7 +80,7 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
 def batches(run: Run, first: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of one process, from sample `first` on; `run.workers` others compose them."""
     library = load_library(run.data, side=max(CACHED_SIDE, run.leg.size))
-    composer = Composer(library, run.leg.size, run.seed, run.leg.photo_share)
+    composer = Composer(library, run.leg.size, run.seed, run.leg.mix)
     return iter(
         DataLoader(
             Samples(composer, first, run.ranks),
@@ -90,7 +94,9 @@ def batches(run: Run, first: int) -> Iterator[tuple[Tensor, Tensor]]:
     )
 
 
-def write_log(run: Run, progress: Progress, losses: list[float], seconds: float) -> None:
+def write_log(
+    run: Run, progress: Progress, losses: list[float], seconds: float, score: Score | None
+) -> None:
     line = {
         "step": progress.step,
         "samples": progress.samples,
@@ -99,6 +105,8 @@ def write_log(run: Run, progress: Progress, losses: list[float], seconds: float)
         "loss": round(sum(losses) / len(losses), 4),
         "images_per_second": round(len(losses) * run.leg.batch / seconds, 1),
     }
+    if score is not None:
+        line |= {"held_out_iou": round(score.iou, 4), "held_out_mae": round(score.mae, 4)}
     text = json.dumps(line)
     print(text, flush=True)
     with (run.out / "log.jsonl").open("a") as file:
@@ -111,11 +119,13 @@ def parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add("--data", type=Path, required=True, help="folder described in library.py")
     add("--out", type=Path, required=True, help="folder of the run")
-    add("--minutes", type=float, required=True, help="length of this leg")
+    add("--minutes", type=float, default=math.inf, help="length of this leg")
+    add("--samples", type=float, default=math.inf, help="length of this leg, if that comes first")
     add("--size", type=int, default=256, help="pixels, a multiple of 32")
     add("--batch", type=int, default=32)
     add("--rate", type=float, default=1e-3, help="highest learning rate")
-    add("--photo-share", type=float, default=0.5, help="of photos as they are")
+    for share in fields(Mix):
+        add(f"--{share.name}", type=float, default=share.default, help="share: Mix in compose.py")
     add("--model", default="birefnet_nano", help="a name in pipeline/model/config.py")
     add("--seed", type=int, default=0)
     add("--average-decay", type=float, default=0.998, help="per step")
@@ -131,8 +141,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     given = parser().parse_args()
+    if math.isinf(given.minutes) and math.isinf(given.samples):
+        parser().error("how long is this leg? give --minutes or --samples")
     torch.set_num_threads(given.threads)
-    leg = Leg(given.minutes, given.size, given.batch, given.rate, given.photo_share)
+    mix = Mix(given.photos, given.regrounded, given.made)
+    leg = Leg(given.size, given.batch, given.rate, mix, given.minutes, given.samples)
     run = Run(
         data=given.data,
         out=given.out,
@@ -143,6 +156,7 @@ def main() -> None:
         precision=given.precision,
         plain=not given.deform,
         workers=given.workers,
+        threads=given.threads,
         checkpoint_minutes=given.checkpoint_minutes,
         stop_after=given.stop_after,
         resume=given.resume,

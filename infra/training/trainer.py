@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from checkpoint import Progress, restore, save
+from compose import Mix
+from evaluate import Score
 from export import export
 from ranks import ALONE, Ranks
 from supervision import loss_of
@@ -16,6 +20,8 @@ from torch import Tensor, nn
 from bgpipe.pipeline.engine import DEVIATION, MEAN
 from bgpipe.pipeline.model import BiRefNet, create
 from bgpipe.pipeline.model.deform import DeformableConv
+
+Judge = Callable[[Path], Score | None]
 
 WARM_UP = 0.03  # of a leg
 LAST_RATE = 0.02  # of the highest learning rate
@@ -26,13 +32,14 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 
 @dataclass(frozen=True)
 class Leg:
-    """The settings of one leg; `minutes` is the length of its schedule."""
+    """The settings of one leg, which ends after `minutes` or `samples`, whichever comes first."""
 
-    minutes: float
     size: int
     batch: int
     rate: float
-    photo_share: float
+    mix: Mix = field(default_factory=Mix)
+    minutes: float = math.inf
+    samples: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,7 @@ class Run:
     precision: str = "float32"
     plain: bool = True  # deformable convolutions as plain ones
     workers: int = 1
+    threads: int = 1  # of the validation
     checkpoint_minutes: float = 3.0
     stop_after: float = math.inf  # minutes of this process
     resume: bool = False
@@ -57,7 +65,8 @@ class Trainer:
         torch.manual_seed(run.seed)
         self.run = run
         self.device = run.ranks.device
-        self.network = create(run.model).train().to(self.device)
+        # With channels last, convolutions need no copies on a CPU and suit the cores of a GPU.
+        self.network = create(run.model).train().to(self.device, memory_format=torch.channels_last)
         initialise(self.network)
         if run.plain:
             sample_plainly(self.network)
@@ -72,7 +81,9 @@ class Trainer:
     @property
     def done(self) -> float:
         """Share of the leg that is behind, in [0, 1]."""
-        return min(self.progress.leg_seconds / (60 * self.run.leg.minutes), 1.0)
+        progress, leg = self.progress, self.run.leg
+        by_time = progress.leg_seconds / (60 * leg.minutes)
+        return min(max(by_time, progress.leg_samples / leg.samples), 1.0)
 
     def step(self, images: Tensor, alphas: Tensor) -> float:
         """One update from images uint8 [B,S,S,3] and alphas uint8 [B,S,S]; returns the loss."""
@@ -83,6 +94,7 @@ class Trainer:
         self._update()
         self.progress.step += 1
         self.progress.samples += len(images) * self.run.ranks.count
+        self.progress.leg_samples += len(images) * self.run.ranks.count
         self._follow()
         return loss.item()
 
@@ -90,10 +102,23 @@ class Trainer:
         self.progress.seconds += seconds
         self.progress.leg_seconds += seconds
 
-    def save(self) -> None:
+    @property
+    def weights(self) -> Path:
+        """The averaged weights of the last save."""
+        return self.run.out / "weights.safetensors"
+
+    def save(self, judge: Judge | None = None) -> Score | None:
+        """Write the averaged weights, also as the leg's best where `judge` has not seen better
+        ones, and then the checkpoint; returns what `judge` says of the weights.
+        """
         self.run.out.mkdir(parents=True, exist_ok=True)
+        export(self.average, self.run.model, self.weights)
+        score = judge(self.weights) if judge else None
+        if score is not None and score.iou > self.progress.best:
+            self.progress.best = score.iou
+            shutil.copyfile(self.weights, self.run.out / "best.safetensors")
         save(self._checkpoint, self.network, self.average, self.optimiser, self.progress)
-        export(self.average, self.run.model, self.run.out / "weights.safetensors")
+        return score
 
     @property
     def _checkpoint(self) -> Path:
@@ -102,7 +127,7 @@ class Trainer:
     def _resume(self) -> None:
         progress = restore(self._checkpoint, self.network, self.average, self.optimiser)
         if progress.leg != asdict(self.run.leg):
-            progress.leg, progress.leg_seconds = asdict(self.run.leg), 0.0
+            progress.begin(asdict(self.run.leg))
         self.progress = progress
 
     def _update(self) -> None:
@@ -160,9 +185,9 @@ def sample_plainly(network: BiRefNet) -> None:
 
 
 def as_input(images: Tensor) -> Tensor:
-    """uint8 [B,H,W,3] to normalised [B,3,H,W]."""
+    """uint8 [B,H,W,3] to normalised [B,3,H,W], channels last in memory."""
     mean, deviation = (torch.tensor(x, device=images.device) for x in (MEAN, DEVIATION))
-    return ((images / 255 - mean) / deviation).permute(0, 3, 1, 2).contiguous()
+    return ((images / 255 - mean) / deviation).permute(0, 3, 1, 2)
 
 
 def _by_decay(network: nn.Module) -> list[dict[str, object]]:

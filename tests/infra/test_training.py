@@ -23,8 +23,11 @@ from bgpipe.pipeline.types import PatchOrder
 sys.path.insert(0, str(Path(__file__).parents[2] / "infra" / "training"))
 
 from compose import Composer
-from evaluate import evaluate
-from library import Library, load_library
+from evaluate import Score, evaluate, validate
+from library import Layer, Library, emptied, load_library
+from outlines import outline
+from split import held_out
+from surfaces import made_subject
 from train import train
 from trainer import Leg, Run, Trainer, as_input, sample_plainly
 
@@ -39,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for part in ("foreground/drawn", "photos/drawn", "background"):
         (folder / part).mkdir(parents=True)
-    for i in range(4):
+    for i in range(5):  # the photo called 4 is one that is held out
         disc = np.zeros((90, 70), np.uint8)
         cv2.circle(disc, (35, 45), 15 + 4 * i, 255, -1)
         colour = np.full((90, 70, 3), rng.integers(150, 255, 3), np.uint8)
@@ -59,7 +62,7 @@ def library(data: Path) -> Library:
 
 @pytest.fixture
 def run(data: Path, tmp_path: Path) -> Run:
-    leg = Leg(minutes=60, size=SIZE, batch=4, rate=2e-3, photo_share=0.5)
+    leg = Leg(size=SIZE, batch=4, rate=2e-3, minutes=60)
     return Run(data=data, out=tmp_path, leg=leg, workers=0)
 
 
@@ -92,6 +95,37 @@ def test_samples_are_squares_with_alphas_from_nothing_to_opaque(library: Library
     assert min(covered) == 0  # some have no subject
     assert 0.1 < np.mean(covered) < 0.6
     assert any(0 < value < 255 for s in samples for value in np.unique(s.alpha))
+
+
+def test_made_subjects_have_a_form_and_a_surface(library: Library) -> None:
+    rng = np.random.default_rng(0)
+    assert min(outline(library, 48, rng).max() for _ in range(60)) > 127
+    subjects = [made_subject(library, rng) for _ in range(20)]
+    assert all(s.rgb.shape[:2] == s.alpha.shape for s in subjects)
+    assert len({s.rgb.tobytes() for s in subjects}) == 20
+
+
+def test_an_emptied_photo_shows_only_what_was_beside_its_subject() -> None:
+    alpha = np.zeros((60, 80), np.uint8)
+    alpha[20:, 30:50] = 255
+    columns = np.broadcast_to(np.arange(80, dtype=np.uint8)[None, :, None], (60, 80, 3))
+    ground = emptied(Layer(np.where(alpha[..., None] > 0, np.uint8(255), columns), alpha))
+    assert ground is not None
+    assert ground.max() < 80
+    assert (ground[:, :20] == columns[:, :20]).all()
+    assert emptied(Layer(columns, np.full_like(alpha, 255))) is None
+
+
+def test_photos_held_out_are_no_material(data: Path, library: Library) -> None:
+    photos = list((data / "photos").rglob("*.webp"))
+    assert len(library.photos.members[0]) == sum(not held_out(photo) for photo in photos)
+
+
+def test_all_photos_of_a_subject_are_held_out_or_none(tmp_path: Path) -> None:
+    names = [[tmp_path / f"toys/duck{i}_{k:02}.webp" for k in range(5)] for i in range(100)]
+    held = [{held_out(photo) for photo in photos} for photos in names]
+    assert all(len(answers) == 1 for answers in held)
+    assert 5 < sum(answers == {True} for answers in held) < 25
 
 
 @pytest.mark.parametrize("parts", [["foreground"], ["photos"]])
@@ -140,10 +174,10 @@ def test_other_settings_begin_a_new_leg_from_the_same_weights(run: Run) -> None:
 
 
 def test_a_run_leaves_a_checkpoint_a_log_and_weights_that_load(run: Run) -> None:
-    done = train(replace(run, leg=replace(run.leg, minutes=0.02)))
-    assert done.progress.samples == 4 * done.progress.step > 0
+    done = train(replace(run, leg=replace(run.leg, samples=12)))
+    assert done.progress.samples == 4 * done.progress.step == 12
     last = json.loads((run.out / "log.jsonl").read_text().splitlines()[-1])
-    assert last["step"] == done.progress.step
+    assert last["step"] == 3
     path = run.out / "weights.safetensors"
     with safe_open(path, framework="pt") as file:
         assert file.metadata()["bgpipe.config"] == "birefnet_nano"
@@ -153,6 +187,25 @@ def test_a_run_leaves_a_checkpoint_a_log_and_weights_that_load(run: Run) -> None
         for name, tensor in done.average.items()
         if tensor.is_floating_point()
     )
+
+
+def test_the_best_weights_are_those_that_score_best_on_photos_held_out(run: Run) -> None:
+    trainer = Trainer(run)
+    judged = [trainer.save(lambda _path, iou=iou: Score(1, iou, 0.1)) for iou in (0.4, 0.6)]
+    best = (run.out / "best.safetensors").read_bytes()
+    trainer.average["decoder.conv_out1.0.bias"] += 1
+    trainer.save(lambda _path: Score(1, 0.5, 0.1))
+    assert [score.iou for score in judged if score] == [0.4, 0.6]
+    assert (run.out / "best.safetensors").read_bytes() == best
+    assert (run.out / "weights.safetensors").read_bytes() != best
+    assert Trainer(replace(run, resume=True)).progress.best == 0.6
+
+
+def test_weights_are_validated_on_the_photos_held_out(run: Run) -> None:
+    Trainer(run).save()
+    score = validate(run.out / "weights.safetensors", run.data, threads=1)
+    assert score is not None
+    assert score.images == 1
 
 
 def test_two_processes_train_one_network(data: Path, tmp_path: Path) -> None:
@@ -190,4 +243,4 @@ def test_scores_are_those_of_the_answer(data: Path, answer: str, iou: float, mae
 
     scores = evaluate(predict, data / "photos")
     assert list(scores) == ["drawn", "all"]
-    assert (scores["all"].images, scores["all"].iou, scores["all"].mae) == (4, iou, mae)
+    assert (scores["all"].images, scores["all"].iou, scores["all"].mae) == (5, iou, mae)
