@@ -45,6 +45,11 @@ class RefineSettings(Section):
     preset: str
 
 
+class MattingSettings(Section):
+    model: str
+    band: Annotated[float, Field(gt=0, le=0.1)]
+
+
 class ImageSettings(Section):
     max_pixels: PositiveInt
     max_side: PositiveInt
@@ -104,6 +109,7 @@ class LimitSettings(Section):
     decode: Seconds
     resize: Seconds
     infer: Seconds
+    edges: Seconds
     refine: Seconds
     encode: Seconds
     write: Seconds
@@ -188,6 +194,7 @@ class Settings(BaseSettings):
     state_dir: str
     model: ModelSettings
     refine: RefineSettings
+    matting: MattingSettings
     images: ImageSettings
     review: ReviewSettings
     queue: QueueSettings

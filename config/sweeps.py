@@ -54,6 +54,8 @@ class Sweep(BaseModel):
     """Empty: that of [refine]."""
     model: str = ""
     """Empty: that of [model]."""
+    matting: str = ""
+    """Empty: that of [matting]."""
     format: Format = "png"
     png: Literal["fast", "small"] = "fast"
     depth: Literal[8, 16] = 8

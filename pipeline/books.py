@@ -18,6 +18,7 @@ from bgpipe.pipeline.types import (
     Job,
     JobId,
     JobState,
+    Matting,
     Output,
     Preset,
     Recipe,
@@ -130,7 +131,9 @@ def _counters(head: Mapping[str, str], prefix: str) -> dict[str, int]:
 def _job(values: dict[str, Any]) -> Job:
     recipe = values["recipe"]
     height, width = recipe["size"]
+    matting = recipe.get("matting")  # books of before there was any have none
     recipe |= {
+        "matting": Matting(**matting | {"size": tuple(matting["size"])}) if matting else None,
         "preset": Preset(**recipe["preset"]),
         "output": Output(**recipe["output"]),
         "size": (height, width),

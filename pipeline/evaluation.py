@@ -21,11 +21,11 @@ from bgpipe.pipeline import png
 from bgpipe.pipeline.engine import Engine
 from bgpipe.pipeline.errors import BgpipeError, Code, ItemError, PermanentError
 from bgpipe.pipeline.images import Limits, decode, seen_as_srgb, thumbnail
-from bgpipe.pipeline.matting import cut_out
+from bgpipe.pipeline.matting import cut_out, solve_edges
 from bgpipe.pipeline.matting.resize import resized
 from bgpipe.pipeline.model.resize import model_input
 from bgpipe.pipeline.quality.scores import score
-from bgpipe.pipeline.quality.trials import Order, Pair, Pictures, Result, Source
+from bgpipe.pipeline.quality.trials import Edges, Order, Pair, Pictures, Result, Source
 from bgpipe.pipeline.types import Matte, Picture, Preset
 
 if TYPE_CHECKING:
@@ -33,15 +33,18 @@ if TYPE_CHECKING:
 
     Predict = Callable[[Picture, Pixels], Matte]
     """From a picture and the true cutout."""
+    Sharpen = Callable[[Picture, Matte], Matte]
 
 
 def evaluate(order: Order) -> Iterator[Result]:
     """Score every source and preset on every pair; a pair that cannot be read is a result too."""
+    threads = order.threads or os.cpu_count() or 1
+    sharpen = _sharpener(order.edges, threads)
     for source in order.sources:
-        predict = _predictor(source, order.threads)
+        predict = _predictor(source, threads)
         for pair in order.pairs:
             try:
-                yield from _results(order, source, pair, predict)
+                yield from _results(order, source, pair, predict, sharpen)
             except ItemError as error:
                 for preset in order.presets:
                     yield Result(source.name, preset, pair.name, error=str(error))
@@ -50,8 +53,7 @@ def evaluate(order: Order) -> Iterator[Result]:
 def _predictor(source: Source, threads: int) -> Predict:
     if source.model is None:
         return lambda _, truth: _through(source.size, truth)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    engine = Engine(source.model, device, batch=1, threads=threads or os.cpu_count() or 1)
+    engine = Engine(source.model, _device(), batch=1, threads=threads)
 
     def predict(picture: Picture, _: Pixels) -> Matte:
         pixels = seen_as_srgb(model_input(picture.rgb, source.size), picture.icc)
@@ -60,16 +62,36 @@ def _predictor(source: Source, threads: int) -> Predict:
     return predict
 
 
+def _sharpener(edges: Edges | None, threads: int) -> Sharpen:
+    if edges is None:
+        return lambda _, matte: matte
+    from bgpipe.pipeline.vitmatte.engine import EdgeEngine  # and with it transformers
+
+    engine = EdgeEngine(edges.model, _device(), batch=1, threads=threads)
+
+    def sharpen(picture: Picture, matte: Matte) -> Matte:
+        rgb = seen_as_srgb(picture.rgb, picture.icc)
+        return Matte(solve_edges(rgb, matte.alpha, edges.matting, engine.infer))
+
+    return sharpen
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _through(size: tuple[int, int], truth: Pixels) -> Matte:
     """The best matte that a network of this size could give."""
     return Matte(resized(truth[..., 3].astype(np.float32) / np.float32(255), *size))
 
 
-def _results(order: Order, source: Source, pair: Pair, predict: Predict) -> Iterator[Result]:
+def _results(
+    order: Order, source: Source, pair: Pair, predict: Predict, sharpen: Sharpen
+) -> Iterator[Result]:
     limits = Limits(**order.limits)
     picture = decode(_read(pair.image), limits)
     truth = _true_cutout(picture, decode(_read(pair.truth), limits))
-    matte = predict(picture, truth)
+    matte = sharpen(picture, predict(picture, truth))
     for name, preset in order.presets.items():
         cutout = cut_out(picture, matte, preset).rgba
         shown = _pictures(order, pair, truth, cutout) if order.thumbnail else None

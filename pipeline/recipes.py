@@ -12,7 +12,7 @@ from bgpipe.pipeline import registry
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.hub import Hub
 from bgpipe.pipeline.naming import Template
-from bgpipe.pipeline.types import Preset, Recipe, ResolvedModel
+from bgpipe.pipeline.types import Matting, Preset, Recipe, ResolvedModel, Task
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
@@ -61,8 +61,26 @@ def choose_model(settings: Settings, name: str, *, pull: bool = True) -> tuple[R
     cache = settings.model_folder
     hub = Hub(timeout=settings.model.hub_timeout) if pull else None
     if name != registry.AUTO:
-        return registry.resolve(name, cache=cache, hub=hub), False
+        return registry.resolve(name, cache=cache, hub=hub, task=Task.SUBJECT), False
     return registry.resolve_auto(embedded=settings.embedded, cache=cache, hub=hub)
+
+
+def choose_matting(settings: Settings, name: str, *, pull: bool = True) -> Matting | None:
+    """What solves the edges of mattes again; None for `none`. Raises as `choose_model`."""
+    model = choose_edges(settings, name, pull=pull)
+    return matting_with(settings, model) if model else None
+
+
+def choose_edges(settings: Settings, name: str, *, pull: bool = True) -> ResolvedModel | None:
+    """The weights that `choose_matting` chooses."""
+    if name == registry.NO_MATTING:
+        return None
+    hub = Hub(timeout=settings.model.hub_timeout) if pull else None
+    return registry.resolve(name, cache=settings.model_folder, hub=hub, task=Task.EDGES)
+
+
+def matting_with(settings: Settings, model: ResolvedModel) -> Matting:
+    return Matting(model.name, model.sha256, model.size, settings.matting.band)
 
 
 def check_output(recipe: Recipe, naming: str) -> None:

@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from bgpipe.pipeline.errors import ModelUnavailable, UsageError
 from bgpipe.pipeline.hub import NEWEST, Hub, cached
 from bgpipe.pipeline.lockfile import LockFile, Pin, hash_file
-from bgpipe.pipeline.types import PatchOrder, ResolvedModel
+from bgpipe.pipeline.types import PatchOrder, ResolvedModel, Task
 
 AUTO = "auto"
+NO_MATTING = "none"
 DEFAULT = "birefnet-general"
 TRIAL = "birefnet-nano"
 FILE = "model.safetensors"
@@ -26,6 +27,11 @@ BUNDLE = Path(__file__).with_name("model")
 # Keys of a safetensors header that may describe weights given by their path.
 SIZE_KEY = "bgpipe.size"  # HEIGHTxWIDTH
 ORDER_KEY = "bgpipe.patch_order"
+# A tensor that tells a ViTMatte from a BiRefNet.
+EDGES_KEY = "decoder.matting_head.matting_convs.0.weight"
+EDGES_SIZE = "512x512"  # the crops that ViTMatte was trained on
+
+OPTIONS = {Task.SUBJECT: "--model", Task.EDGES: "--matting"}
 
 Side = Annotated[int, Field(gt=0, le=8192, multiple_of=32)]
 Size = tuple[Side, Side]
@@ -42,10 +48,12 @@ class ModelEntry:
     summary: str
     backbone: str
     size: Size
-    patch_order: PatchOrder
     license: str
     commercial: str
+    patch_order: PatchOrder = PatchOrder.CURRENT
+    task: Task = Task.SUBJECT
     repo: str | None = None
+    revision: str = NEWEST
 
     @property
     def bundled(self) -> bool:
@@ -58,20 +66,25 @@ def models() -> dict[str, ModelEntry]:
     return TypeAdapter(dict[str, ModelEntry]).validate_python(tomllib.loads(text))
 
 
-def resolve(reference: str, *, cache: Path, hub: Hub | None = None) -> ResolvedModel:
+def resolve(
+    reference: str, *, cache: Path, hub: Hub | None = None, task: Task | None = None
+) -> ResolvedModel:
     """Find the weights of a registry name, a safetensors file or a folder with model.safetensors.
 
     `cache` is the folder of pulled weights and their lock file. Without a `hub` nothing is pulled.
 
     Raises:
-        UsageError: there is neither such a name nor such a file.
+        UsageError: there is neither such a name nor such a file, or its task is not `task`.
         ModelUnavailable: the weights are not here and cannot be pulled, or are no weights.
         WeightsDiffer: they are not those that were pinned.
 
     """
     entry = models().get(reference)
     if entry is None:
-        return _resolve_path(reference, cache)
+        model = _resolve_path(reference, cache)
+        _check_task(reference, model.task, task)
+        return model
+    _check_task(reference, entry.task, task)
     path = locate(reference, cache=cache)
     if path is None and hub is not None:
         return pull(reference, cache=cache, hub=hub)
@@ -120,7 +133,7 @@ def pull(name: str, *, cache: Path, hub: Hub) -> ResolvedModel:
         return resolve(name, cache=cache)
     pin = lock.pin(name)
     try:
-        offer = hub.offer(entry.repo, FILE, pin.commit if pin else NEWEST)
+        offer = hub.offer(entry.repo, FILE, pin.commit if pin else entry.revision)
         path = hub.download(entry.repo, FILE, offer.commit, cache)
     except ModelUnavailable as error:
         raise ModelUnavailable(_advice(name, str(error))) from error
@@ -156,7 +169,14 @@ def _checked(name: str, entry: ModelEntry, path: Path, lock: LockFile) -> Resolv
             f"weights of {name} are not the pinned ones: {path.resolve()} has sha256 {sha256},"
             f" {lock.path} says {pin.sha256}; delete the file and pull it again"
         )
-    return ResolvedModel(name, path, sha256, entry.size, entry.patch_order, entry.bundled)
+    return ResolvedModel(
+        name, path, sha256, entry.size, entry.patch_order, entry.bundled, entry.task
+    )
+
+
+def _check_task(reference: str, task: Task, wanted: Task | None) -> None:
+    if wanted not in (None, task):
+        raise UsageError(f"{reference} is for {OPTIONS[task]}, not for {OPTIONS[wanted]}")
 
 
 def _resolve_path(reference: str, cache: Path) -> ResolvedModel:
@@ -164,19 +184,20 @@ def _resolve_path(reference: str, cache: Path) -> ResolvedModel:
     path = given / FILE if given.is_dir() else given
     if not path.is_file():
         raise UsageError(_unknown(reference))
-    size, order = _described(path)
+    size, order, task = _described(path)
     sha256 = LockFile(cache).sha256(path)
-    return ResolvedModel(str(path.resolve()), path, sha256, size, order, bundled=False)
+    return ResolvedModel(str(path.resolve()), path, sha256, size, order, bundled=False, task=task)
 
 
-def _described(path: Path) -> tuple[Size, PatchOrder]:
+def _described(path: Path) -> tuple[Size, PatchOrder, Task]:
     """What the file's header says of itself; the released models' values where it says nothing."""
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-        return _size(header.get(SIZE_KEY, "1024x1024")), PatchOrder(
-            header.get(ORDER_KEY, "current")
-        )
+            task = Task.EDGES if EDGES_KEY in file.keys() else Task.SUBJECT  # noqa: SIM118  # no dict
+        size = EDGES_SIZE if task is Task.EDGES else "1024x1024"
+        order = PatchOrder(header.get(ORDER_KEY, "current"))
+        return _size(header.get(SIZE_KEY, size)), order, task
     except (OSError, SafetensorError) as error:
         raise ModelUnavailable(
             f"no safetensors file: {path} ({error}); convert other formats first"
@@ -197,8 +218,10 @@ def _unknown(reference: str) -> str:
 
 
 def _advice(name: str, reason: str) -> str:
+    task = _entry(name).task
+    without = f"try things out with --model {TRIAL}" if task is Task.SUBJECT else "do without it"
     return (
         f"model not on this machine: {name} ({reason}); run `bgpipe models pull {name}` where a"
-        " model hub can be reached, set HF_ENDPOINT to a mirror, give weights with --model PATH,"
-        f" or try things out with --model {TRIAL}"
+        f" model hub can be reached, set HF_ENDPOINT to a mirror, give weights with {OPTIONS[task]}"
+        f" PATH, or {without}"
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 JobId = NewType("JobId", str)
 
-RECIPE_VERSION = 3
+RECIPE_VERSION = 2
 """Raised whenever the code gives other pixels for the same recipe."""
 
 
@@ -42,6 +42,13 @@ class Entry:
     key: str
     size: int
     identity: str
+
+
+class Task(StrEnum):
+    """What a network is for."""
+
+    SUBJECT = "subject"  # finds the subject: --model
+    EDGES = "edges"  # solves its edges: --matting
 
 
 class PatchOrder(StrEnum):
@@ -63,6 +70,21 @@ class ResolvedModel:
     """Height and width of the model's input, multiples of 32."""
     patch_order: PatchOrder
     bundled: bool
+    task: Task = Task.SUBJECT
+
+
+@dataclass(frozen=True, slots=True)
+class Matting:
+    """A second network, which solves the edge of a matte again with the pixels of the full size."""
+
+    model: str
+    """Its name, or the path of its weights."""
+    weights: str
+    """The sha256 of the weights file."""
+    size: tuple[int, int]
+    """Height and width of the tiles that a larger image is cut into."""
+    band: float
+    """How far the edge reaches to either side, as a share of the image's longer side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +99,7 @@ class Recipe:
     """Height and width of the model's input."""
     preset: Preset
     output: Output = field(default_factory=Output)
+    matting: Matting | None = None
     version: int = RECIPE_VERSION
 
     @property
@@ -84,6 +107,10 @@ class Recipe:
         """16 hexadecimal digits, equal for recipes that give equal pixels."""
         values = asdict(self)
         del values["model"], values["output"]["backdrop"]  # their content counts
+        if self.matting is None:
+            del values["matting"]  # cutouts made before there was any stay up to date
+        else:
+            del values["matting"]["model"]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

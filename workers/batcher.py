@@ -1,8 +1,9 @@
 """The one thread that owns the device.
 
-Lanes hand in a model input each and wait. The device thread takes up to a micro-batch of them that
-want the same model, runs it, and gives every lane its matte. A second thread watches the first: a
-step that does not end means that the device is lost to this process.
+Lanes hand in a model input each, or the tiles of an edge, and wait. The device thread takes up to a
+micro-batch of them that want the same model at the same size, runs it, and gives every lane its
+mattes. A second thread watches the first: a step that does not end means that the device is lost to
+this process.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from bgpipe.config.settings import LimitSettings
 from bgpipe.pipeline.errors import Code, DeviceLost
-from bgpipe.pipeline.types import Matte, Recipe
+from bgpipe.pipeline.types import Matte, Matting, Recipe, Task
 from bgpipe.workers.leaving import Leaving
 from bgpipe.workers.watchdog import place_of
 
@@ -35,24 +36,33 @@ log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """What owns the device: bgpipe.pipeline.engine, or a benchmark's."""
+    """What owns the device: bgpipe.pipeline.engine or .vitmatte.engine, or a benchmark's."""
 
     def infer(self, images: Sequence[Pixels]) -> list[Matte]: ...
 
 
-EngineMaker = Callable[[Recipe], Engine]
+Wanted = Recipe | Matting
+"""What an engine is made for; both name weights and the size of an input."""
+EngineMaker = Callable[[Wanted], Engine]
+Model = tuple[Task, str, tuple[int, int]]
+"""What tells one engine from another: its task, its weights, the size of its input."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    recipe: Recipe
+    wanted: Wanted
     pixels: Pixels
     matte: Future[Matte] = field(default_factory=Future)
 
     @property
-    def model(self) -> tuple[str, tuple[int, int]]:
-        """What requests must share to be served by one engine in one batch."""
-        return self.recipe.weights, self.recipe.size
+    def model(self) -> Model:
+        task = Task.EDGES if isinstance(self.wanted, Matting) else Task.SUBJECT
+        return task, self.wanted.weights, self.wanted.size
+
+    @property
+    def kind(self) -> tuple[Model, tuple[int, ...]]:
+        """What requests must share to be served in one batch."""
+        return self.model, self.pixels.shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +106,7 @@ class Batcher:
         self._step: Step | None = None
         self._closed = False
         self._ended = False
-        self._engine: Engine | None = None
-        self._model: tuple[str, tuple[int, int]] | None = None
+        self._slots: dict[Task, tuple[Model, Engine]] = {}
         self.steps = 0
         """Forward passes that came to their end."""
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
@@ -122,8 +131,9 @@ class Batcher:
 
     @property
     def model(self) -> str:
-        """The weights in the engine slot, or nothing."""
-        return self._model[0] if self._model else ""
+        """The weights of the engine that finds subjects, or nothing."""
+        slot = self._slots.get(Task.SUBJECT)
+        return slot[0][1] if slot else ""
 
     def infer(self, recipe: Recipe, pixels: Pixels) -> Matte:
         """Wait for the matte of `pixels`, an image of the size that the recipe's model takes.
@@ -135,13 +145,19 @@ class Batcher:
         Whatever the engine raises for this image is raised here.
 
         """
-        request = Request(recipe, pixels)
+        return self._answers([Request(recipe, pixels)])[0]
+
+    def solve(self, matting: Matting, tiles: Sequence[Pixels]) -> list[Matte]:
+        """Wait for the alphas of an image's tiles, as EdgeEngine takes them. Raises as `infer`."""
+        return self._answers([Request(matting, tile) for tile in tiles])
+
+    def _answers(self, requests: Sequence[Request]) -> list[Matte]:
         with self._changed:
             if self._ended:
                 raise _not_begun()
-            self._waiting.append(request)
+            self._waiting.extend(requests)
             self._changed.notify_all()
-        return request.matte.result()
+        return [request.matte.result() for request in requests]
 
     def _run(self) -> None:
         lost = DeviceLost(Code.DEVICE, "the device thread has ended")
@@ -175,8 +191,8 @@ class Batcher:
         return self._closed or len(self._first_of_a_kind()) == self._batch
 
     def _first_of_a_kind(self) -> list[Request]:
-        model = self._waiting[0].model
-        return [request for request in self._waiting if request.model == model][: self._batch]
+        kind = self._waiting[0].kind
+        return [request for request in self._waiting if request.kind == kind][: self._batch]
 
     def _serve(self, batch: list[Request]) -> None:
         """Answer every request, with a matte or with what went wrong."""
@@ -187,7 +203,7 @@ class Batcher:
         except DeviceLost:
             raise
         except Exception as error:  # raised again in the lanes
-            if len(batch) == 1 or self._engine is None:
+            if len(batch) == 1 or self._engine_of(batch[0].model) is None:
                 _fail(batch, error)
             else:
                 self._serve_one_by_one(batch, error)
@@ -205,15 +221,21 @@ class Batcher:
             self._serve([request])
 
     def _engine_for(self, request: Request) -> Engine:
-        """The engine in the slot, replaced when the request wants another model."""
-        if self._engine is None or self._model != request.model:
-            self._engine = None  # frees its memory before the next one takes as much
-            fields = {"model": request.recipe.model, "weights": request.recipe.weights[:12]}
+        """The engine in its task's slot, replaced when the request wants another model."""
+        engine = self._engine_of(request.model)
+        if engine is None:
+            task = request.model[0]
+            self._slots.pop(task, None)  # frees its memory before the next one takes as much
+            fields = {"model": request.wanted.model, "weights": request.wanted.weights[:12]}
             log.info("loading model", extra={"fields": fields})
             with self._stepping("load", self._limits.load, ()):
-                self._engine = self._make_engine(request.recipe)
-            self._model = request.model
-        return self._engine
+                engine = self._make_engine(request.wanted)
+            self._slots[task] = request.model, engine
+        return engine
+
+    def _engine_of(self, model: Model) -> Engine | None:
+        loaded, engine = self._slots.get(model[0], (None, None))
+        return engine if loaded == model else None
 
     @contextmanager
     def _stepping(self, name: str, limit: float, suspects: Sequence[Request]) -> Iterator[None]:

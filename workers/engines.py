@@ -1,4 +1,4 @@
-"""From a job's recipe to an engine on this worker's device."""
+"""From a job's recipe to the engines on this worker's device."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import Code, ModelUnavailable, TransientError, UsageError
 from bgpipe.pipeline.hub import Hub
 from bgpipe.pipeline.registry import resolve
-from bgpipe.pipeline.types import Recipe, ResolvedModel
-from bgpipe.workers.batcher import Engine, EngineMaker
+from bgpipe.pipeline.types import Matting, ResolvedModel
+from bgpipe.workers.batcher import Engine, EngineMaker, Wanted
 
 
 def engine_maker(settings: Settings, device: str, batch: int) -> EngineMaker:
-    """What loads the model of a recipe onto `device`, cpu or cuda, for `batch` images at once."""
+    """What loads a model onto `device`, cpu or cuda, for `batch` images or tiles at once."""
     threads = settings.worker.cpu_threads or cores()
 
-    def make(recipe: Recipe) -> Engine:
+    def make(wanted: Wanted) -> Engine:
+        model = _weights(wanted, settings)
         # Imported in the device thread: torch takes seconds, in which the worker can connect.
+        if isinstance(wanted, Matting):
+            from bgpipe.pipeline.vitmatte.engine import EdgeEngine
+
+            return EdgeEngine(model, device, batch=batch, threads=threads)
         from bgpipe.pipeline.engine import Engine as TorchEngine
 
-        return TorchEngine(_weights(recipe, settings), device, batch=batch, threads=threads)
+        return TorchEngine(model, device, batch=batch, threads=threads)
 
     return make
 
@@ -33,17 +38,17 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _weights(recipe: Recipe, settings: Settings) -> ResolvedModel:
-    """The recipe's weights on this machine, which must be those that the job was opened with."""
+def _weights(wanted: Wanted, settings: Settings) -> ResolvedModel:
+    """The weights on this machine, which must be those that the job was opened with."""
     hub = Hub(timeout=settings.model.hub_timeout)
     try:
-        model = resolve(recipe.model, cache=settings.model_folder, hub=hub)
+        model = resolve(wanted.model, cache=settings.model_folder, hub=hub)
     except (ModelUnavailable, UsageError) as error:
-        raise TransientError(Code.INTERNAL, f"model {recipe.model}: {error}") from error
-    if model.sha256 != recipe.weights:
+        raise TransientError(Code.INTERNAL, f"model {wanted.model}: {error}") from error
+    if model.sha256 != wanted.weights:
         raise TransientError(
             Code.INTERNAL,
-            f"model {recipe.model} differs: the job wants {recipe.weights}, here is {model.sha256};"
+            f"model {wanted.model} differs: the job wants {wanted.weights}, here is {model.sha256};"
             " use the same weights on every machine",
         )
-    return replace(model, size=recipe.size)
+    return replace(model, size=wanted.size)

@@ -143,7 +143,13 @@ def _studio(settings: Settings, parts: Parts, batcher: Batcher, stores: Stores) 
     limits = Limits(**settings.images.model_dump())
     memory = Memory(settings.worker.memory or half_of_the_machine())
     return Studio(
-        batcher.infer, limits, settings.review, parts.codec, Grounds(stores.open, limits), memory
+        batcher.infer,
+        batcher.solve,
+        limits,
+        settings.review,
+        parts.codec,
+        Grounds(stores.open, limits),
+        memory,
     )
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.images import Limits, decode, encode, measure, seen_as_srgb
-from bgpipe.pipeline.matting import cut_out, finish, keep_own_alpha
+from bgpipe.pipeline.matting import cut_out, finish, keep_own_alpha, solve_edges
 from bgpipe.pipeline.matting.framing import canvas_pixels
 from bgpipe.pipeline.model.resize import model_input
 from bgpipe.pipeline.quality.review import review
-from bgpipe.pipeline.types import Cutout, Flag, Matte, Output, Picture, Recipe
+from bgpipe.pipeline.types import Cutout, Flag, Matte, Matting, Output, Picture, Recipe
 from bgpipe.workers.grounds import Grounds
 from bgpipe.workers.memory import Memory, bytes_of
 from bgpipe.workers.stopwatch import Stopwatch
@@ -48,14 +48,16 @@ class Studio:
     def __init__(
         self,
         infer: Callable[[Recipe, Pixels], Matte],
+        solve: Callable[[Matting, Sequence[Pixels]], list[Matte]],
         limits: Limits,
         review: ReviewSettings,
         codec: Codec,
         grounds: Grounds,
         memory: Memory,
     ) -> None:
-        """`infer` waits for the device."""
+        """`infer` and `solve` wait for the device."""
         self._infer = infer
+        self._solve = solve
         self._limits = limits
         self._review = review
         self._codec = codec
@@ -77,8 +79,9 @@ class Studio:
             with watch("decode"):
                 picture = self._picture(data, recipe)
             matte = None if _is_kept(picture, recipe) else self._matte(picture, recipe, watch)
+            sharp = self._with_edges(picture, matte, recipe, watch)
             with watch("refine"):
-                cutout, flags = self._cutout(picture, matte, recipe)
+                cutout, flags = self._cutout(picture, matte, sharp, recipe)
             with watch("encode"):
                 return Made(self._codec.encode(cutout, picture, recipe.output, text), flags)
 
@@ -94,11 +97,26 @@ class Studio:
         with watch("infer"):
             return self._infer(recipe, pixels)
 
+    def _with_edges(
+        self, picture: Picture, matte: Matte | None, recipe: Recipe, watch: Stopwatch
+    ) -> Matte | None:
+        """The matte at the picture's size with its edges solved, if the recipe asks for it."""
+        matting = recipe.matting
+        if matte is None or matting is None:
+            return matte
+        with watch("edges"):
+            rgb = seen_as_srgb(picture.rgb, picture.icc)
+            alpha = solve_edges(
+                rgb, matte.alpha, matting, lambda tiles: self._solve(matting, tiles)
+            )
+            return replace(matte, alpha=alpha)
+
     def _cutout(
-        self, picture: Picture, matte: Matte | None, recipe: Recipe
+        self, picture: Picture, matte: Matte | None, sharp: Matte | None, recipe: Recipe
     ) -> tuple[Cutout, tuple[Flag, ...]]:
+        """It is the network's `matte` that is reviewed, and the `sharp` one that cuts."""
         preset = recipe.preset
-        cutout = cut_out(picture, matte, preset) if matte else keep_own_alpha(picture)
+        cutout = cut_out(picture, sharp, preset) if sharp else keep_own_alpha(picture)
         flags = review(picture, matte, cutout, preset, self._review)
         ground = self._grounds.ground(recipe, picture.icc)
         return finish(cutout, preset, ground, self._limits.max_pixels), flags

@@ -20,7 +20,7 @@ from bgpipe.pipeline.errors import Unavailable, UsageError
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.quality.scores import Scores
-    from bgpipe.pipeline.quality.trials import Order, Result, Source
+    from bgpipe.pipeline.quality.trials import Edges, Order, Result, Source
 
 TRUTH = "truth"
 """Instead of a model: the truth, through 1024 x 1024 pixels or `truth:SIDE`, and back."""
@@ -40,6 +40,9 @@ def evaluate(
     model: Annotated[Names, typer.Option(help="May be repeated; truth: no network.")] = None,
     set_: Annotated[
         Names, typer.Option("--set", metavar="K=V", help="Change one value of every preset.")
+    ] = None,
+    matting: Annotated[
+        str | None, typer.Option(help="For all: vitmatte, vitmatte-base, a path; or none.")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a page, worst first.")] = None,
 ) -> None:
@@ -61,6 +64,7 @@ def evaluate(
         limits=settings.images.model_dump(),
         threads=settings.worker.cpu_threads,
         thumbnail=THUMBNAIL if html else 0,
+        edges=_edges(settings, matting or settings.matting.model),
     )
     results = []
     for result in _answers(order):
@@ -83,6 +87,14 @@ def _source(settings: Settings, terminal: Terminal, name: str) -> Source:
         return Source(name, (int(side or TRUTH_SIDE),) * 2, None)
     model = choose_model(settings, terminal, name)
     return Source(model.name, model.size, model)
+
+
+def _edges(settings: Settings, name: str) -> Edges | None:
+    from bgpipe.pipeline import recipes
+    from bgpipe.pipeline.quality.trials import Edges
+
+    model = recipes.choose_edges(settings, name)
+    return Edges(recipes.matting_with(settings, model), model) if model else None
 
 
 def _answers(order: Order) -> Iterator[Result]:

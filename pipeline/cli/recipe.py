@@ -21,6 +21,7 @@ def choose_recipe(
     preset: str | Preset | None,
     assignments: Sequence[str],
     output: Output | None = None,
+    matting: str | None = None,
 ) -> Recipe:
     """The settings' recipe with what the command line changes.
 
@@ -28,11 +29,19 @@ def choose_recipe(
         UsageError: a name or a value is wrong.
         ModelUnavailable: the weights are not here and cannot be pulled.
     """
+    from bgpipe.pipeline import recipes
     from bgpipe.pipeline.types import Output, Recipe
 
     refinement = choose_preset(settings, preset or settings.refine.preset, assignments)
     weights = choose_model(settings, terminal, model or settings.model.name)
-    return Recipe(weights.name, weights.sha256, weights.size, refinement, output or Output())
+    return Recipe(
+        weights.name,
+        weights.sha256,
+        weights.size,
+        refinement,
+        output or Output(),
+        recipes.choose_matting(settings, matting or settings.matting.model),
+    )
 
 
 def choose_preset(settings: Settings, base: str | Preset, assignments: Sequence[str]) -> Preset:

@@ -45,6 +45,9 @@ def submit(
     ] = None,
     set_: Annotated[Globs, typer.Option("--set", metavar="K=V", help="Change one value.")] = None,
     model: Annotated[str | None, typer.Option(help="A name, or a path to safetensors.")] = None,
+    matting: Annotated[
+        str | None, typer.Option(help="For hair and fur: vitmatte, vitmatte-base, a path; or none.")
+    ] = None,
     include: Annotated[Globs, typer.Option(metavar="GLOB", help="Only keys like this.")] = None,
     exclude: Annotated[Globs, typer.Option(metavar="GLOB", help="No keys like this.")] = None,
     format_: Annotated[
@@ -105,6 +108,7 @@ def submit(
         terminal,
         model=model or (drawn.model if drawn else None),
         preset=drawn.preset if drawn else preset,
+        matting=matting,
         assignments=[*(set_ or ()), *finish.assignments()],
         output=output,
     )

@@ -143,6 +143,7 @@ def _recipe(settings: Settings, terminal: Terminal, sweep: Sweep) -> Recipe:
         terminal,
         model=registry.DEFAULT if model == registry.AUTO else model,
         preset=sweep.preset or None,
+        matting=sweep.matting or None,
         assignments=list(finish.assignments()),
         output=choose_output(
             settings,

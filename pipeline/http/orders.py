@@ -64,7 +64,8 @@ def make_recipe(settings: Settings, model: str, preset: Preset, output: Output) 
     if model and model not in (registry.AUTO, *registry.models()):
         raise UsageError(f"unknown model: {model} (there are {', '.join(registry.models())})")
     weights, _ = recipes.choose_model(settings, name, pull=False)
-    recipe = Recipe(weights.name, weights.sha256, weights.size, preset, output)
+    matting = recipes.choose_matting(settings, settings.matting.model, pull=False)
+    recipe = Recipe(weights.name, weights.sha256, weights.size, preset, output, matting)
     recipes.check_output(recipe, "")
     return recipe
 

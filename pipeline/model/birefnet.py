@@ -34,7 +34,11 @@ class BiRefNet(nn.Module):
 
         Raises InvalidSize unless H and W are multiples of 32.
         """
-        check_size(*image.shape[2:])
+        height, width = image.shape[2:]
+        if height % STRIDE or width % STRIDE:
+            raise InvalidSize(
+                f"image sides must be multiples of {STRIDE}: {height}x{width}; resize it first"
+            )
         logits: Tensor = self.decoder(image, self._encode(image))
         return logits
 
@@ -48,11 +52,3 @@ class BiRefNet(nn.Module):
         *shallow, deep = maps
         context = torch.cat([*(resize_like(x, deep) for x in shallow), deep], dim=1)
         return [*shallow, self.squeeze_module(context)]
-
-
-def check_size(height: int, width: int) -> None:
-    """Raise InvalidSize unless an image of this size can go through."""
-    if height % STRIDE or width % STRIDE:
-        raise InvalidSize(
-            f"image sides must be multiples of {STRIDE}: {height}x{width}; resize it first"
-        )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bgpipe.pipeline.quality.scores import Scores
-from bgpipe.pipeline.types import Preset, ResolvedModel
+from bgpipe.pipeline.types import Matting, Preset, ResolvedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,14 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Edges:
+    """What solves the edges of every matte again."""
+
+    matting: Matting
+    model: ResolvedModel
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """Every source with every preset, on every pair.
 
@@ -41,6 +49,7 @@ class Order:
     limits: dict[str, int]
     threads: int
     thumbnail: int
+    edges: Edges | None = None
 
 
 @dataclass(frozen=True, slots=True)

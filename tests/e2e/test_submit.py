@@ -150,6 +150,9 @@ def test_a_dry_run_counts_and_writes_nothing(bgpipe: Bgpipe, photos: Path) -> No
         (("submit", "{photos}", "--set", "contrast"), 2, "--set"),
         (("submit", "{photos}", "--model", "birefnet-huge"), 2, "birefnet-huge"),
         (("submit", "{photos}", "--model", "birefnet-lite"), 4, "birefnet-lite"),
+        (("submit", "{photos}", *NANO, "--matting", "vitmatte"), 4, "bgpipe models pull vitmatte"),
+        (("submit", "{photos}", *NANO, "--matting", "birefnet-lite"), 2, "is for --model"),
+        (("submit", "{photos}", "--model", "vitmatte"), 2, "vitmatte is for --matting"),
         (("submit", "{photos}", "--format", "tiff"), 2, "format"),
         (("submit", "{photos}", "--job", "a b"), 2, "a b"),
         (("submit", "{photos}", "--detach"), 2, "BGPIPE_REDIS_URL"),
@@ -165,6 +168,15 @@ def test_what_is_wrong_is_said_with_its_exit_code(
     done = bgpipe(*(argument.format(photos=photos) for argument in arguments))
     assert (done.returncode, words in done.stderr) == (code, True), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_without_the_weights_for_edges_no_image_is_begun(bgpipe: Bgpipe, photos: Path) -> None:
+    done = bgpipe("submit", photos, *NANO, BGPIPE_MATTING__MODEL="vitmatte")
+    assert done.returncode == 4
+    assert "model not on this machine: vitmatte" in done.stderr
+    assert "--matting PATH, or do without it" in done.stderr
+    assert bgpipe.records("jobs") == []
+    assert bgpipe("submit", photos, *NANO, "--matting", "none", "--dry-run").returncode == 0
 
 
 def test_redis_that_does_not_answer_is_exit_4(bgpipe: Bgpipe, photos: Path) -> None:

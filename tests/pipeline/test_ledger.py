@@ -11,7 +11,7 @@ from bgpipe.pipeline.connection import Connection
 from bgpipe.pipeline.errors import Code, LedgerDamaged, PermanentError, UsageError
 from bgpipe.pipeline.ledger import Ledger, Occupied, UnknownJob
 from bgpipe.pipeline.manifest import VERSION, _compressed
-from bgpipe.pipeline.types import Failure, Flag, Item, Job, JobId, JobState, Outcome
+from bgpipe.pipeline.types import Failure, Flag, Item, Job, JobId, JobState, Matting, Outcome
 
 Items = Callable[[int], list[Item]]
 OpenJob = Callable[[int], JobId]
@@ -25,6 +25,14 @@ def test_a_job_is_kept_as_it_was_asked_for(ledger: Ledger, job: Job) -> None:
     ledger.open(job)
     assert ledger.job(job.id) == job
     assert ledger.books(job.id).state is JobState.LISTING
+
+
+def test_a_job_that_solves_edges_is_kept_as_it_was_asked_for(ledger: Ledger, job: Job) -> None:
+    matting = Matting("vitmatte", "cd" * 32, (512, 512), band=0.01)
+    order = replace(job, recipe=replace(job.recipe, matting=matting))
+    ledger.open(order)
+    assert ledger.job(order.id) == order
+    assert ledger.job(order.id).recipe.hash == order.recipe.hash != job.recipe.hash
 
 
 def test_opening_the_same_job_twice_is_harmless_another_of_its_name_is_refused(

@@ -8,9 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import torch
@@ -22,6 +20,7 @@ from bgpipe.pipeline.lockfile import LockFile, Pin
 from bgpipe.pipeline.model import CONFIGS, ModelConfig, build
 from bgpipe.pipeline.model.weights import load
 from bgpipe.pipeline.registry import (
+    EDGES_KEY,
     TRIAL,
     WeightsDiffer,
     locate,
@@ -31,7 +30,9 @@ from bgpipe.pipeline.registry import (
     resolve_auto,
     verify,
 )
-from bgpipe.pipeline.types import PatchOrder
+from bgpipe.pipeline.types import PatchOrder, Task
+
+from ..loopback_hub import LoopbackHub, serving
 
 NAME, REPO = "birefnet-hr", "ZhengPeng7/BiRefNet_HR"
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -53,65 +54,10 @@ def weights(seed: int) -> bytes:
     return save(build(TINY).state_dict(), {"format": "pt"})
 
 
-class LoopbackHub(ThreadingHTTPServer):
-    """Speaks a model hub's protocol for one repository: a redirect to storage, hashes in headers."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), LoopbackHandler)
-        self.newest = FIRST
-        self.commits = {FIRST: weights(1), SECOND: weights(2)}
-        self.damaged = False
-        self.asked: list[str] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class LoopbackHandler(BaseHTTPRequestHandler):
-    server: LoopbackHub
-
-    def do_HEAD(self) -> None:
-        self.server.asked.append(self.path)
-        commit = self.path.removeprefix(f"/{REPO}/resolve/").split("/")[0]
-        commit = self.server.newest if commit == "main" else commit
-        if not self.path.endswith("/model.safetensors") or commit not in self.server.commits:
-            return self.answer(404, {"X-Error-Code": "RepoNotFound"})
-        content = self.server.commits[commit]
-        linked = {
-            "X-Linked-Etag": f'"{sha256(content).hexdigest()}"',
-            "X-Linked-Size": len(content),
-        }
-        # Another name for this host: the storage of a real hub is another host, too.
-        location = f"http://localhost:{self.server.server_port}/storage/{commit}"
-        return self.answer(302, {"X-Repo-Commit": commit, "Location": location, **linked})
-
-    def do_GET(self) -> None:
-        self.server.asked.append(self.path)
-        content = self.server.commits[self.path.removeprefix("/storage/")]
-        if self.server.damaged:
-            content = content[:-1] + bytes([content[-1] ^ 1])
-        self.answer(200, {"Content-Length": len(content)})
-        self.wfile.write(content)
-
-    def answer(self, status: int, headers: dict[str, object]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-
-    def log_request(self, code: object = "-", size: object = "-") -> None:
-        """Keep stderr for what matters."""
-
-
 @pytest.fixture
 def server() -> Iterator[LoopbackHub]:
-    with LoopbackHub() as server:
-        thread = Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    with serving(LoopbackHub(REPO, {FIRST: weights(1), SECOND: weights(2)})) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -144,7 +90,12 @@ def test_the_registry_knows_the_promised_names_and_nothing_impossible() -> None:
         "nano",
     ]
     assert models().keys() >= {f"birefnet-{name}" for name in promised}
-    assert {entry.backbone for entry in models().values()} <= CONFIGS.keys()
+    subjects = [entry for entry in models().values() if entry.task is Task.SUBJECT]
+    assert {entry.backbone for entry in subjects} <= CONFIGS.keys()
+    assert [name for name, entry in models().items() if entry.task is Task.EDGES] == [
+        "vitmatte",
+        "vitmatte-base",
+    ]
     assert [name for name, entry in models().items() if entry.bundled] == [TRIAL]
 
 
@@ -287,6 +238,33 @@ def test_a_path_is_a_model_of_its_own(as_folder: bool, cache: Path, tmp_path: Pa
     assert (model.name, model.path) == (str(file), file)
     assert (model.size, model.patch_order) == ((1024, 1024), PatchOrder.CURRENT)
     assert model.sha256 == sha256(weights(1)).hexdigest()
+
+
+def test_weights_are_pulled_from_the_revision_that_the_registry_names(
+    cache: Path, tmp_path: Path
+) -> None:
+    repo = "hustvl/vitmatte-base-composition-1k"
+    with serving(LoopbackHub(repo, {FIRST: weights(1)}, "refs/pr/3")) as server:
+        hub = Hub(timeout=5, endpoint=server.url)
+        assert resolve("vitmatte-base", cache=cache, hub=hub).sha256 == (
+            sha256(weights(1)).hexdigest()
+        )
+    assert LockFile(cache).pin("vitmatte-base").commit == FIRST
+
+
+def test_a_model_for_edges_finds_no_subject_and_the_other_way_round(
+    cache: Path, tmp_path: Path
+) -> None:
+    edges, subject = tmp_path / "edges.safetensors", tmp_path / "subject.safetensors"
+    edges.write_bytes(save({EDGES_KEY: torch.zeros(1)}))
+    subject.write_bytes(weights(1))
+    for reference in ("vitmatte", str(edges)):
+        with pytest.raises(UsageError, match="is for --matting, not for --model"):
+            resolve(reference, cache=cache, task=Task.SUBJECT)
+    for reference in (TRIAL, str(subject)):
+        with pytest.raises(UsageError, match="is for --model, not for --matting"):
+            resolve(reference, cache=cache, task=Task.EDGES)
+    assert resolve(str(edges), cache=cache, task=Task.EDGES).size == (512, 512)
 
 
 def described(**header: str) -> bytes:

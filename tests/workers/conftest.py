@@ -105,10 +105,15 @@ class Cluster:
         return name
 
     def submit(
-        self, names: Sequence[str], weights: str | None = None, *, published: bool = True
+        self,
+        names: Sequence[str],
+        weights: str | None = None,
+        *,
+        published: bool = True,
+        recipe: Recipe | None = None,
     ) -> JobId:
         """A started job."""
-        recipe = Recipe(str(self.model), weights or hash_file(self.model), SIZE, Preset())
+        recipe = recipe or Recipe(str(self.model), weights or hash_file(self.model), SIZE, Preset())
         job = JobId(f"job-{next(_numbers)}")
         items = [Item(i, name, f"{name}.png", f"id-{i}") for i, name in enumerate(names)]
         self.ledger.open(Job(job, str(self.source), str(self.out), recipe, time.time()))

@@ -16,8 +16,8 @@ import pytest
 from bgpipe.config.presets import Preset
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
-from bgpipe.pipeline.types import Matte, Recipe
-from bgpipe.workers.batcher import Batcher, Engine
+from bgpipe.pipeline.types import Matte, Matting, Recipe
+from bgpipe.workers.batcher import Batcher, Engine, Wanted
 from bgpipe.workers.leaving import Leaving
 
 if TYPE_CHECKING:
@@ -114,6 +114,29 @@ def test_models_do_not_share_a_batch_and_the_slot_follows_the_requests() -> None
             served.infer(recipe(weights), image(1))
             assert served.model == weights
     assert made == ["aaaa", "bbbb", "aaaa"]
+
+
+def test_edges_have_an_engine_of_their_own_and_tiles_of_one_size_share_batches() -> None:
+    made: list[str] = []
+    finder, solver = Arithmetic(), Arithmetic()
+    finder.open.set()
+    solver.open.set()
+    matting = Matting("edges", "e" * 64, (SIDE, SIDE), band=0.1)
+
+    def make(wanted: Wanted) -> Engine:
+        made.append(wanted.model)
+        return solver if isinstance(wanted, Matting) else finder
+
+    tall = np.full((2 * SIDE, SIDE, 3), 9, np.uint8)
+    with batcher(make, batch=2, wait=0.01) as (served, _):
+        for value in (1, 2):
+            served.infer(recipe(), image(value))
+            answers = served.solve(matting, [image(3), tall, image(4), image(5)])
+            assert [value_of(answer) for answer in answers] == [3, 9, 4, 5]
+        assert served.model == "a" * 64
+    assert made == ["aaaa", "edges"]
+    assert finder.batches == [[1], [2]]
+    assert solver.batches == [[3, 4], [9], [5]] * 2
 
 
 def test_a_model_that_does_not_load_fails_its_images_and_is_tried_again() -> None:

@@ -99,7 +99,7 @@ rgb = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
 settings = load_settings()
 limits = Limits(**settings.images.model_dump())
 studio = Studio(
-    lambda recipe, pixels: matte, limits, settings.review, Codec(), Grounds(None, limits),
+    lambda recipe, pixels: matte, None, limits, settings.review, Codec(), Grounds(None, limits),
     Memory(budget),
 )
 recipe = Recipe("m", "0" * 64, (256, 256), Preset(contrast=1.15))

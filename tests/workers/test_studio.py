@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,7 +18,7 @@ from bgpipe.pipeline import imprint, png
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images import Limits
 from bgpipe.pipeline.storage import Stores
-from bgpipe.pipeline.types import Matte, Output, Preset, Recipe
+from bgpipe.pipeline.types import Matte, Matting, Output, Preset, Recipe
 from bgpipe.workers.grounds import Grounds
 from bgpipe.workers.memory import Memory
 from bgpipe.workers.stopwatch import Stopwatch
@@ -39,18 +41,30 @@ class Device:
         alpha[:, :32] = 1
         return Matte(alpha)
 
+    def solve(self, matting: Matting, tiles: Sequence[np.ndarray]) -> list[Matte]:
+        """A quarter, wherever nothing is known."""
+        return [Matte(np.full(tile.shape[:2], 0.25, np.float32)) for tile in tiles]
 
-def make(data: bytes, *, preset: Preset = HALF, device: Device | None = None, **values) -> bytes:
+
+def make(
+    data: bytes,
+    *,
+    preset: Preset = HALF,
+    device: Device | None = None,
+    matting: Matting | None = None,
+    **values,
+) -> bytes:
     limits = Limits(**SETTINGS.images.model_dump())
     studio = Studio(
         (device or Device()).infer,
+        (device or Device()).solve,
         limits,
         SETTINGS.review,
         Codec(),
         Grounds(Stores(SETTINGS.s3).open, limits),
         Memory(2**30),
     )
-    recipe = Recipe("m", "0" * 64, SIZE, preset, Output(**values))
+    recipe = Recipe("m", "0" * 64, SIZE, preset, Output(**values), matting)
     text = {"bgpipe:recipe": recipe.text, "bgpipe:source": "1-2"}
     return studio.make(data, recipe, text, Stopwatch(SETTINGS.limits.model_dump())).file
 
@@ -98,6 +112,18 @@ def test_an_alpha_that_is_kept_needs_no_device(stencil: bytes, scene: np.ndarray
     assert len(device.seen) == 1
 
 
+def test_the_edge_is_solved_again_where_the_recipe_asks_for_it(
+    scene: np.ndarray, stencil: bytes
+) -> None:
+    matting = Matting("v", "1" * 64, (32, 32), band=0.05)
+    alpha = pixels(make(png.encode(scene, text={}), matting=matting))[0, :, 3]
+    assert list(np.flatnonzero(alpha == 64)) == list(range(28, 36))
+    assert set(alpha[:28]) == {255}
+    assert set(alpha[36:]) == {0}
+    kept = pixels(make(stencil, matting=matting, input_alpha="keep"))
+    assert set(np.unique(kept[..., 3])) == {0, 255}
+
+
 def test_a_source_of_16_bits_keeps_them_on_request() -> None:
     samples = np.random.default_rng(1).integers(0, 2**16, (64, 64, 3), np.uint16)
     data = make(png.encode(samples, text={}), depth=16)
@@ -136,10 +162,16 @@ def test_the_file_says_how_it_was_made(scene: np.ndarray) -> None:
 
 
 def test_what_changes_the_file_changes_the_recipe() -> None:
-    def recipe(preset: Preset = HALF, **values) -> Recipe:
-        return Recipe("m", "0" * 64, SIZE, preset, Output(**values))
+    def recipe(preset: Preset = HALF, matting: Matting | None = None, **values) -> Recipe:
+        return Recipe("m", "0" * 64, SIZE, preset, Output(**values), matting)
 
+    edges = Matting("v", "1" * 64, (64, 64), band=0.01)
+    assert recipe(matting=edges).hash == recipe(matting=replace(edges, model="w")).hash
     hashes = {
+        recipe(matting=edges).hash,
+        recipe(matting=replace(edges, weights="2" * 64)).hash,
+        recipe(matting=replace(edges, size=(64, 96))).hash,
+        recipe(matting=replace(edges, band=0.02)).hash,
         recipe().hash,
         recipe(format="webp").hash,
         recipe(compression="small").hash,
@@ -152,7 +184,7 @@ def test_what_changes_the_file_changes_the_recipe() -> None:
         recipe(Preset(background="white")).hash,
         recipe(Preset(shadow=0.2)).hash,
     }
-    assert len(hashes) == 11
+    assert len(hashes) == 15
     assert recipe(backdrop="a", backdrop_sha256="1").hash == (
         recipe(backdrop="b", backdrop_sha256="1").hash
     )
