@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-SIZE = "256x256"
+SIDE = 256  # pixels that the bundled weights are for
 DERIVED = ("relative_position_index", "num_batches_tracked")  # rebuilt or unused by the loader
 
 
-def export(average: dict[str, Tensor], model: str, target: Path) -> None:
-    """Write `average` to `target`, whole or not at all."""
+def export(average: dict[str, Tensor], model: str, target: Path, side: int = SIDE) -> None:
+    """Write `average`, for pictures of `side` pixels, to `target`, whole or not at all."""
     weights = {
         name: tensor.detach().to("cpu", torch.float16).contiguous()
         for name, tensor in average.items()
@@ -26,7 +26,7 @@ def export(average: dict[str, Tensor], model: str, target: Path) -> None:
     metadata = {
         "format": "pt",
         "bgpipe.config": model,
-        "bgpipe.size": SIZE,
+        "bgpipe.size": f"{side}x{side}",
         "bgpipe.patch_order": "current",
     }
     partial = target.with_suffix(".partial")

@@ -32,6 +32,7 @@ import torch
 from checkpoint import Progress
 from compose import Composer, Mix
 from evaluate import Score, validate
+from export import SIDE
 from library import load_library
 from ranks import Ranks, join
 from torch import Tensor
@@ -127,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
     for share in fields(Mix):
         add(f"--{share.name}", type=float, default=share.default, help="share: Mix in compose.py")
     add("--model", default="birefnet_nano", help="a name in pipeline/model/config.py")
+    add("--native", type=int, default=SIDE, help="pixels that the weights are for in the end")
     add("--seed", type=int, default=0)
     add("--average-decay", type=float, default=0.998, help="per step")
     add("--precision", choices=PRECISIONS, default=_usual_precision())
@@ -151,6 +153,7 @@ def main() -> None:
         out=given.out,
         leg=leg,
         model=given.model,
+        native=given.native,
         seed=given.seed,
         average_decay=given.average_decay,
         precision=given.precision,

@@ -12,7 +12,7 @@ import torch
 from checkpoint import Progress, restore, save
 from compose import Mix
 from evaluate import Score
-from export import export
+from export import SIDE, export
 from ranks import ALONE, Ranks
 from supervision import loss_of
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ class Run:
     out: Path
     leg: Leg
     model: str = "birefnet_nano"
+    native: int = SIDE  # pixels that the weights are for in the end, and are judged at
     seed: int = 0
     average_decay: float = 0.998  # of the averaged weights, per step
     precision: str = "float32"
@@ -112,7 +113,7 @@ class Trainer:
         ones, and then the checkpoint; returns what `judge` says of the weights.
         """
         self.run.out.mkdir(parents=True, exist_ok=True)
-        export(self.average, self.run.model, self.weights)
+        export(self.average, self.run.model, self.weights, self.run.native)
         score = judge(self.weights) if judge else None
         if score is not None and score.iou > self.progress.best:
             self.progress.best = score.iou
