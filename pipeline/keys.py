@@ -24,6 +24,15 @@ FENCE = PREFIX + "fence"
 """Counter: the last fencing token that was given out."""
 DISPATCH = "dispatch"
 """The lease of whoever leads a cluster's dispatchers."""
+ATTEND = "attend"
+"""The lease of whoever leads the attendants of the HTTP servers."""
+
+ACCESS = PREFIX + "access"
+"""Hash: the sha256 of each API key -> whose it is."""
+SERVED = PREFIX + "served"
+"""Sorted set: owner/job asked for over HTTP and not told to be over -> Unix time of creation."""
+KEPT = PREFIX + "kept"
+"""Sorted set: folder of uploads or results below the servers' own -> Unix time of its last use."""
 
 JOB_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -110,6 +119,21 @@ def of_sweep(name: str) -> str:
 def of_owner(owner: str) -> str:
     """Sorted set: the jobs that this caller asked for over HTTP -> Unix time of creation."""
     return f"{PREFIX}owner:{owner}"
+
+
+def of_open_jobs(owner: str) -> str:
+    """Set: those of the jobs of this caller that are not over, and a little longer."""
+    return f"{PREFIX}open:{owner}"
+
+
+def of_rate(owner: str, minute: int) -> str:
+    """String with a time to live: how many requests this caller has made in the minute."""
+    return f"{PREFIX}rate:{owner}:{minute}"
+
+
+def of_visit(digest: str) -> str:
+    """String with a time to live: the digest of the API key that a browser was let in with."""
+    return f"{PREFIX}visit:{digest}"
 
 
 def of_worker(name: str) -> str:

@@ -184,9 +184,12 @@ class Ledger(Docket):
             raise unknown(job)
         return account(job, head, running, float(now))
 
-    def failures(self, job: JobId) -> Iterator[Failure]:
-        """The images given up, in the order of the manifest; the first ones come at once."""
-        failed = self._failed(job)
+    def failures(self, job: JobId, start: int = 0, stop: int | None = None) -> Iterator[Failure]:
+        """The images given up, in the order of the manifest; the first ones come at once.
+
+        Only those from `start` to before `stop`, if there is one.
+        """
+        failed = self._failed(job, start, self.size(job) if stop is None else stop)
         while page := list(islice(failed, PAGE)):
             names, fields = keys.of_job(job), [str(index) for index in page]
             errors = cast("list[bytes | None]", self._client.hmget(names.errors, fields))
@@ -201,9 +204,18 @@ class Ledger(Docket):
         bits = {int(index): int(value) for index, value in found.items()}
         return {index: read_flags(bits[index]) for index in sorted(bits)}
 
-    def _failed(self, job: JobId) -> Iterator[int]:
-        for first, bits in self._bits((keys.of_job(job).failed,), 0, self.size(job)):
-            yield from _places(bits, first, wanted=True)
+    def flags_of(self, job: JobId, indices: Sequence[int]) -> list[tuple[Flag, ...]]:
+        """The flags of the cutouts at `indices`, one for one."""
+        if not indices:
+            return []
+        found = self._client.hmget(keys.of_job(job).flags, [str(index) for index in indices])
+        return [read_flags(int(bits or 0)) for bits in found]
+
+    def _failed(self, job: JobId, start: int, stop: int) -> Iterator[int]:
+        for first, bits in self._bits((keys.of_job(job).failed,), start, stop):
+            for index in _places(bits, first, wanted=True):
+                if start <= index < stop:
+                    yield index
 
     def _bits(self, bitmaps: Sequence[str], start: int, stop: int) -> Iterator[tuple[int, bytes]]:
         """The union of `bitmaps` in chunks, each with the index of its first bit.

@@ -323,3 +323,18 @@ for _, job in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
 end
 return found
 """
+
+# KEYS: served. ARGV: what every head's key begins with. Returns owner/job, its state and its Unix
+# time of creation, of those that are not being worked on: the state is empty where there is no job.
+SERVED = """
+local found = {}
+local members = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+for i = 1, #members, 2 do
+  local job = string.match(members[i], '[^/]*$')
+  local state = redis.pcall('HGET', ARGV[1] .. job, 'state')
+  if state ~= 'running' then
+    found[#found + 1] = {members[i], type(state) == 'string' and state or '', members[i + 1]}
+  end
+end
+return found
+"""

@@ -47,6 +47,12 @@ class Session:
 
         return Lease(self.client, name, self.settings.dispatch.lease)
 
+    def is_held(self, name: str) -> bool:
+        """Whether anybody holds the lease of this name."""
+        from bgpipe.pipeline.lease import is_held
+
+        return is_held(self.client, name)
+
     def leader(self, job: JobId, lease: Lease | None = None) -> Leader:
         """Of `job`, by a lease of its own unless one is given."""
         from bgpipe.pipeline import keys
@@ -66,16 +72,14 @@ class Session:
     def is_dispatched(self) -> bool:
         """Whether a dispatcher feeds the jobs of this cluster."""
         from bgpipe.pipeline import keys
-        from bgpipe.pipeline.lease import is_held
 
-        return not self.settings.embedded and is_held(self.client, keys.DISPATCH)
+        return not self.settings.embedded and self.is_held(keys.DISPATCH)
 
     def is_attended(self, job: JobId) -> bool:
         """Whether a command or a dispatcher leads `job`."""
         from bgpipe.pipeline import keys
-        from bgpipe.pipeline.lease import is_held
 
-        return self.is_dispatched() or is_held(self.client, keys.lease_of_job(job))
+        return self.is_dispatched() or self.is_held(keys.lease_of_job(job))
 
     def job(self, name: str | None) -> JobId:
         """The job named, or the latest one."""

@@ -53,8 +53,8 @@ class Service:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Service]:
-    """A Redis, a dispatcher, a worker and a server that need nobody else."""
+def cluster(folder: Path, *, works: bool = True) -> Iterator[Service]:
+    """A Redis and a server, and, if it `works`, a dispatcher and a worker; nobody else is needed."""
     redis = RedisServer(folder)
     redis.start()
     ours = {
@@ -72,7 +72,8 @@ def cluster(folder: Path) -> Iterator[Service]:
     with ExitStack() as stack:
         stack.callback(redis.kill)
         environment = kept | ours
-        for command in ([BGPIPE, "dispatch"], [BGPIPE, "worker", "--device", "cpu"]):
+        workers = [[BGPIPE, "dispatch"], [BGPIPE, "worker", "--device", "cpu"]] if works else []
+        for command in workers:
             stack.enter_context(_running(command, folder, environment))
         yield stack.enter_context(server(redis.url, folder, environment))
 

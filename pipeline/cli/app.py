@@ -15,6 +15,7 @@ from bgpipe.pipeline.cli.dispatch import dispatch
 from bgpipe.pipeline.cli.doctor import doctor
 from bgpipe.pipeline.cli.evaluate import evaluate
 from bgpipe.pipeline.cli.jobs import cancel, errors, jobs, resume, retry, status
+from bgpipe.pipeline.cli.keys import api_keys
 from bgpipe.pipeline.cli.models import models
 from bgpipe.pipeline.cli.report import report
 from bgpipe.pipeline.cli.serve import serve
@@ -48,6 +49,7 @@ for command in (
 ):
     app.command()(command)
 app.command("eval")(evaluate)
+app.add_typer(api_keys, name="keys")
 app.add_typer(models, name="models")
 app.add_typer(sweeps, name="sweep")
 

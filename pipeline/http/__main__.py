@@ -8,10 +8,11 @@ import sys
 
 import uvicorn
 
-from bgpipe.config.settings import Settings, load_settings
-from bgpipe.pipeline.errors import BgpipeError
+from bgpipe.config.settings import KeyRule, Settings, load_settings
+from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.http.app import create_app
-from bgpipe.pipeline.http.backend import uploads_root
+from bgpipe.pipeline.http.backend import Backend, open_backend
+from bgpipe.pipeline.http.gate import is_loopback
 from bgpipe.pipeline.log import log_to_stderr
 
 GRACE = 5
@@ -25,11 +26,30 @@ def main() -> int:
     log_to_stderr()
     try:
         settings = load_settings()
-        uploads_root(settings)
-    except (ValueError, BgpipeError) as error:
+        # Held meanwhile: the embedded Redis is the same for this look and for the server.
+        with open_backend(settings) as backend:
+            _check_keys(backend)
+            return _serve(settings)
+    except BgpipeError as error:
+        log.critical("cannot serve", extra={"fields": {"error": error}})
+        return error.exit_code
+    except ValueError as error:
         log.critical("cannot serve", extra={"fields": {"error": error}})
         return 2
-    return _serve(settings)
+
+
+def _check_keys(backend: Backend) -> None:
+    """Refuse to serve a network when nobody could get in.
+
+    Raises:
+        UsageError: there is no API key yet.
+
+    """
+    serve = backend.settings.serve
+    if (serve.keys is KeyRule.REQUIRED or not is_loopback(serve.host)) and not (
+        backend.access.exist()
+    ):
+        raise UsageError("callers of this server need an API key: make one: bgpipe keys add NAME")
 
 
 def _serve(settings: Settings) -> int:

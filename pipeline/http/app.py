@@ -10,16 +10,27 @@ from typing import TYPE_CHECKING
 from anyio import to_thread
 from fastapi import FastAPI
 
-from bgpipe.pipeline.http import health, jobs
+from bgpipe.pipeline.http import choices, events, health, items, jobs, uploading, visits, web_page
+from bgpipe.pipeline.http.attendant import attended
 from bgpipe.pipeline.http.backend import open_backend
 from bgpipe.pipeline.http.crew import crew
 from bgpipe.pipeline.http.gate import Gate
+from bgpipe.pipeline.http.headers import SafeHeaders
 from bgpipe.pipeline.http.problems import tell_problems
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
 
-ROUTERS = (health.router, jobs.router)
+ROUTERS = (
+    health.router,
+    choices.router,
+    visits.router,
+    uploading.router,
+    jobs.router,
+    items.router,
+    events.router,
+    web_page.router,
+)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -37,7 +48,11 @@ def create_app(settings: Settings) -> FastAPI:
             )
             if settings.embedded:
                 stack.enter_context(crew(app.state.backend))
-            yield
+            stack.enter_context(attended(app.state.backend))
+            try:
+                yield
+            finally:
+                await to_thread.run_sync(stack.close)
 
     app = FastAPI(
         title="bgpipe",
@@ -48,7 +63,8 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         openapi_url="/v1/openapi.json",
     )
-    app.add_middleware(Gate)
+    app.add_middleware(Gate, settings=settings.serve)
+    app.add_middleware(SafeHeaders)
     tell_problems(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -1,23 +1,32 @@
-"""What the endpoints work on: a session with Redis, the uploads, and the verbs of a job."""
+"""What the endpoints work on: a session with Redis, and the uploads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 
+from bgpipe.pipeline.access import Access, Grant
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.http.uploads import Uploads
 from bgpipe.pipeline.images import Limits
+from bgpipe.pipeline.ledger import UnknownJob
 from bgpipe.pipeline.session import Session, open_session
+from bgpipe.pipeline.types import Job, JobId
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.ledger import Ledger
+
+PATIENCE = 3.0
+"""Seconds for which a request waits for a Redis that is away: there are callers behind it."""
+PREVIEWS = 2
+"""Pictures that one server decodes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,8 @@ class Backend:
 
     session: Session
     uploads: Uploads
+    previews: BoundedSemaphore
+    """Held while a picture is decoded: each may take hundreds of megabytes."""
 
     @property
     def settings(self) -> Settings:
@@ -34,6 +45,25 @@ class Backend:
     @property
     def ledger(self) -> Ledger:
         return self.session.ledger
+
+    @property
+    def access(self) -> Access:
+        return Access(self.session.client)
+
+    def job(self, caller: Grant, name: str) -> Job:
+        """The job of this name, if the caller may know of it.
+
+        Raises:
+            UnknownJob: there is none, or it is somebody else's.
+
+        """
+        try:
+            job = self.ledger.job(JobId(name))
+        except UsageError as error:  # no possible name either
+            raise UnknownJob(f"unknown job: {name[:80]}") from error
+        if not caller.everything and job.owner != caller.name:
+            raise UnknownJob(f"unknown job: {name[:80]}")
+        return job
 
 
 @contextmanager
@@ -46,9 +76,9 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
 
     """
     root = uploads_root(settings)
-    with open_session(settings) as session:
+    with open_session(settings, PATIENCE) as session:
         limits = Limits(**settings.images.model_dump())
-        yield Backend(session, Uploads(session.stores, root, limits))
+        yield Backend(session, Uploads(session.stores, root, limits), BoundedSemaphore(PREVIEWS))
 
 
 def uploads_root(settings: Settings) -> str:

@@ -2,106 +2,250 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from dataclasses import asdict
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, cast
 
-from fastapi import APIRouter, Form, UploadFile
+from fastapi import APIRouter, Form, Header, Query, Response, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
+from bgpipe.pipeline import keys
+from bgpipe.pipeline.access import Grant
+from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.http.backend import Backend, TheBackend
-from bgpipe.pipeline.http.caller import Caller, TheCaller
-from bgpipe.pipeline.http.orders import Wishes, check_room, new_job_name, recipe_of, submit
+from bgpipe.pipeline.http.caller import TheCaller
+from bgpipe.pipeline.http.download import PIECE
+from bgpipe.pipeline.http.job_body import JobBody, bodies_of, body_of
+from bgpipe.pipeline.http.orders import (
+    Wishes,
+    allowed_source,
+    check_open_jobs,
+    check_room,
+    check_webhook,
+    keep,
+    new_job_name,
+    recipe_of,
+    submit,
+)
+from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
+from bgpipe.pipeline.http.uploading import store
 from bgpipe.pipeline.http.uploads import unknown_upload
-from bgpipe.pipeline.ledger import UnknownJob
-from bgpipe.pipeline.types import Job, JobId, JobState
+from bgpipe.pipeline.ledger import Ledger, UnknownJob
+from bgpipe.pipeline.recipes import explained
+from bgpipe.pipeline.types import Job, JobId
 
-router = APIRouter(prefix="/v1", tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"], responses=DOCUMENTED)
 
-
-class JobBody(BaseModel):
-    """The summary of a job, as the command line prints it."""
-
-    job: str
-    state: JobState
-    total: int
-    done: int
-    skipped: int
-    failed: int
-    flagged: int
-    queued: int
-    running: int
-    seconds: float
-    images_per_second: float
-    model: str
-    errors: dict[str, int]
-    flags: dict[str, int]
+Once = Annotated[str, Header(alias="Idempotency-Key", max_length=255)]
 
 
 class JobRequest(Wishes):
-    upload: Annotated[str, Field(max_length=64)]
+    """Exactly one of `upload` and `source` is given."""
+
+    upload: Annotated[str, Field(max_length=64)] = ""
     """Of POST /v1/uploads."""
+    source: Annotated[str, Field(max_length=2000)] = ""
+    """A folder or s3://bucket/prefix that the server's settings allow."""
 
 
 class JobForm(BaseModel):
-    """A job and its images in one request; the values are those of a job's JSON."""
+    """A job and its images in one request."""
 
     model_config = ConfigDict(extra="forbid")
 
     files: Annotated[list[UploadFile], Field(min_length=1)]
     preset: Annotated[str, Field(max_length=64)] = ""
     model: Annotated[str, Field(max_length=64)] = ""
+    set: Annotated[list[Annotated[str, Field(max_length=80)]], Field(max_length=20)] = []
+    """Single values of the preset, each written like contrast=1.2."""
+    format: Annotated[str, Field(max_length=8)] = "png"
+    on_finish: Annotated[str, Field(max_length=2000)] = ""
+
+
+class JobPage(BaseModel):
+    jobs: list[JobBody]
+    next: str | None
+    """What `after` is for the next page; null on the last one."""
 
 
 @router.post("/jobs", status_code=201)
-def create_job(backend: TheBackend, caller: TheCaller, request: JobRequest) -> JobBody:
-    """Make cutouts of an upload's images."""
-    return _open(backend, caller, request.upload, request)
+def create_job(
+    backend: TheBackend,
+    caller: TheCaller,
+    request: JobRequest,
+    response: Response,
+    once: Once = "",
+) -> JobBody:
+    """Make cutouts of an upload's images, or of a source that the server allows.
+
+    With an Idempotency-Key the same request may be sent again: the job is the same.
+    """
+    if bool(request.upload) == bool(request.source):
+        raise UsageError("name either an upload or a source")
+    _check(backend, caller, request)
+    if request.upload:
+        source = backend.uploads.source(caller.name, request.upload)
+        if not backend.uploads.count(caller.name, request.upload, 1):
+            raise unknown_upload(request.upload)
+        keep(backend, f"{caller.name}/uploads/{request.upload}")
+    else:
+        source = allowed_source(backend, request.source)
+    return _open(backend, caller, source, request, response, once)
 
 
 @router.post("/jobs/from-images", status_code=201)
 def create_job_from_images(
-    backend: TheBackend, caller: TheCaller, form: Annotated[JobForm, Form()]
+    backend: TheBackend,
+    caller: TheCaller,
+    form: Annotated[JobForm, Form()],
+    response: Response,
+    once: Once = "",
 ) -> JobBody:
-    """Upload images and make cutouts of them."""
-    upload = backend.uploads.new_name()
-    for file in form.files:
-        backend.uploads.put(caller.name, upload, file.filename or "image", file.file.read())
-    return _open(backend, caller, upload, Wishes(preset=form.preset, model=form.model))
+    """Upload images and make cutouts of them in one request; if one is refused, all are."""
+    wishes = _wishes(form)
+    _check(backend, caller, wishes)
+    upload = _content_name(form.files, once) if once else backend.uploads.new_name()
+    keep(backend, f"{caller.name}/uploads/{upload}")
+    store(backend, caller.name, upload, form.files)
+    source = backend.uploads.source(caller.name, upload)
+    return _open(backend, caller, source, wishes, response, once)
+
+
+@router.get("/jobs")
+def list_jobs(
+    backend: TheBackend,
+    caller: TheCaller,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    after: Annotated[str, Query(max_length=64)] = "",
+) -> JobPage:
+    """The caller's jobs, the newest first."""
+    index = keys.JOBS if caller.everything else keys.of_owner(caller.name)
+    client = backend.session.client
+    rank = cast("int | None", client.zrevrank(index, after)) if after else -1
+    if rank is None:
+        raise UnknownJob(f"unknown job: {after}")
+    found = cast("list[bytes]", client.zrevrange(index, rank + 1, rank + 1 + limit))
+    names = [name.decode() for name in found]
+    bodies = bodies_of(backend, names[:limit])
+    return JobPage(jobs=bodies, next=names[limit - 1] if len(names) > limit else None)
 
 
 @router.get("/jobs/{job}")
 def show_job(backend: TheBackend, caller: TheCaller, job: str) -> JobBody:
-    return body_of(backend, own_job(backend, caller, job).id)
+    return body_of(backend, backend.job(caller, job))
 
 
-def own_job(backend: Backend, caller: Caller, name: str) -> Job:
-    """The job of this name, if the caller may know of it.
+@router.post("/jobs/{job}/cancel")
+def cancel_job(backend: TheBackend, caller: TheCaller, job: str) -> JobBody:
+    """End a job: what is in flight is finished, nothing else is begun."""
+    order = backend.job(caller, job)
+    _change(backend.ledger.cancel, order.id)
+    return body_of(backend, order)
+
+
+@router.post("/jobs/{job}/retry")
+def retry_job(backend: TheBackend, caller: TheCaller, job: str) -> JobBody:
+    """Do the images of a finished job again that failed, and no others."""
+    order = backend.job(caller, job)
+    check_room(backend)
+    lease = backend.session.lease(keys.lease_of_job(order.id))
+    try:
+        _change(lambda name: backend.ledger.retry(name, lease.take()), order.id)
+    finally:
+        lease.free()
+    return body_of(backend, order)
+
+
+@router.delete("/jobs/{job}", status_code=204)
+def delete_job(backend: TheBackend, caller: TheCaller, job: str) -> None:
+    """Forget a job that is over, and remove its cutouts if they are the server's to keep."""
+    order = backend.job(caller, job)
+    _change(backend.ledger.forget, order.id)
+    backend.session.client.zrem(keys.of_owner(order.owner), order.id)
+    if order.owner and order.out == backend.uploads.results(order.owner, order.id):
+        backend.session.stores.open(order.out).clear()
+
+
+def _check(backend: Backend, caller: Grant, wishes: Wishes) -> None:
+    check_room(backend)
+    check_open_jobs(backend, caller.name)
+    check_webhook(backend.settings.serve, wishes.on_finish)
+
+
+def _wishes(form: JobForm) -> Wishes:
+    pairs = [assignment.partition("=") for assignment in form.set]
+    try:
+        return Wishes(
+            preset=form.preset,
+            model=form.model,
+            set={field: value for field, _, value in pairs},
+            format=form.format,  # type: ignore[arg-type]  # checked as it is made
+            on_finish=form.on_finish,
+        )
+    except ValueError as error:
+        raise UsageError(explained(error)) from error
+
+
+def _open(
+    backend: Backend, caller: Grant, source: str, wishes: Wishes, response: Response, once: str
+) -> JobBody:
+    recipe = recipe_of(backend.settings, wishes)
+    name = new_job_name(caller.name, once)
+    job = Job(
+        name,
+        source,
+        backend.uploads.results(caller.name, name),
+        recipe,
+        created=time.time(),
+        owner=caller.name,
+        on_finish=wishes.on_finish,
+    )
+    if not _is_repeated(backend.ledger, job, once):
+        try:
+            submit(backend, job, listed=backend.uploads.name_of(source) is not None)
+        except UsageError:
+            # Two requests with one key at a time: the first one has made the job.
+            if not _is_repeated(backend.ledger, job, once):
+                raise
+    response.headers["Location"] = f"/v1/jobs/{name}"
+    return body_of(backend, job)
+
+
+def _is_repeated(ledger: Ledger, job: Job, once: str) -> bool:
+    """Whether the same request has made the job already.
 
     Raises:
-        UnknownJob: there is none, or it is somebody else's.
+        Problem: 422, the key was used for another one.
 
     """
-    job = backend.ledger.job(JobId(name))
-    if not caller.everything and job.owner != caller.name:
-        raise UnknownJob(f"unknown job: {name}")
-    return job
+    if not once:
+        return False
+    try:
+        known = ledger.job(job.id)
+    except UnknownJob:
+        return False
+    if not job.same_as(known):
+        raise Problem(422, "key-reused", "this Idempotency-Key was used for another request")
+    return True
 
 
-def body_of(backend: Backend, job: JobId) -> JobBody:
-    """The job's books as they are now."""
-    books = asdict(backend.ledger.books(job))
-    del books["source"], books["out"]
-    return JobBody(**books)
+def _content_name(files: list[UploadFile], once: str) -> str:
+    """A name of an upload that is the same for the same key, names and contents."""
+    total = hashlib.sha256(once.encode("utf-8", "surrogatepass"))
+    for file in files:
+        total.update(f"\n{file.filename!r} {file.size}\n".encode())
+        while piece := file.file.read(PIECE):
+            total.update(piece)
+        file.file.seek(0)
+    return total.hexdigest()[:48]
 
 
-def _open(backend: Backend, caller: Caller, upload: str, wishes: Wishes) -> JobBody:
-    check_room(backend)
-    recipe = recipe_of(backend.settings, wishes)
-    source = backend.uploads.source(caller.name, upload)
-    if not any(True for _ in backend.session.stores.open(source).list(missing_ok=True)):
-        raise unknown_upload(upload)
-    name = new_job_name()
-    out = backend.uploads.results(caller.name, name)
-    submit(backend, Job(name, source, out, recipe, time.time(), owner=caller.name))
-    return body_of(backend, name)
+def _change(verb: Callable[[JobId], object], job: JobId) -> None:
+    """Let the ledger change a job's state; what its state does not allow is a conflict."""
+    try:
+        verb(job)
+    except UnknownJob:
+        raise
+    except UsageError as error:
+        raise Problem(409, "conflict", str(error)) from error

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import os.path
 import secrets
 import time
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from bgpipe.config.output import Format, InputAlpha
 from bgpipe.pipeline import keys, recipes, registry
-from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.errors import NoImages, UsageError
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.producer import list_job
+from bgpipe.pipeline.storage.base import is_safe_key
 from bgpipe.pipeline.types import Job, JobId, Output, Recipe
 
 if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
+    from bgpipe.config.settings import ServeSettings, Settings
     from bgpipe.pipeline.http.backend import Backend
-    from bgpipe.pipeline.types import Books, Preset
+    from bgpipe.pipeline.types import Preset
 
 PAUSE = 10
 """Seconds after which there may be room in a queue that is full."""
@@ -39,6 +44,8 @@ class Wishes(BaseModel):
     format: Format = "png"
     quality: Annotated[int, Field(ge=1, le=100)] = 90
     input_alpha: InputAlpha = "multiply"
+    on_finish: Annotated[str, Field(max_length=2000)] = ""
+    """Address that gets the job's books by POST once it is over; its host has to be allowed."""
 
 
 def recipe_of(settings: Settings, wishes: Wishes) -> Recipe:
@@ -59,24 +66,28 @@ def make_recipe(settings: Settings, model: str, preset: Preset, output: Output) 
 
     Raises as `recipe_of`.
     """
-    name = model or settings.model.name
     # A path would tell callers what the server's disk holds; the settings may have one.
     if model and model not in (registry.AUTO, *registry.models()):
         raise UsageError(f"unknown model: {model} (there are {', '.join(registry.models())})")
-    weights, _ = recipes.choose_model(settings, name, pull=False)
+    weights, _ = recipes.choose_model(settings, model or settings.model.name, pull=False)
     matting = recipes.choose_matting(settings, settings.matting.model, pull=False)
     recipe = Recipe(weights.name, weights.sha256, weights.size, preset, output, matting)
     recipes.check_output(recipe, "")
     return recipe
 
 
-def new_job_name() -> JobId:
-    """Sorts by time; nobody can guess it."""
+def new_job_name(owner: str = "", idempotency_key: str = "") -> JobId:
+    """A name that nobody can guess, which sorts by time; with a key always the same one."""
+    if idempotency_key:
+        text = f"{owner}/{idempotency_key}"
+        return JobId(f"once-{hashlib.sha256(text.encode()).hexdigest()[:32]}")
     return JobId(f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(8)}")
 
 
-def submit(backend: Backend, job: Job) -> Books:
+def submit(backend: Backend, job: Job, *, listed: bool = True) -> None:
     """Open `job`, list it, and publish what the queue has room for; a dispatcher does the rest.
+
+    Unless it is to be `listed` now: then the attendant of one of the servers does that.
 
     Raises:
         UsageError: there is another job of this name.
@@ -85,22 +96,35 @@ def submit(backend: Backend, job: Job) -> Books:
 
     """
     session = backend.session
-    session.client.zadd(keys.of_owner(job.owner), {job.id: job.created})
+    _enter(backend, job)
     lease = session.lease(keys.lease_of_job(job.id))
     token = lease.take()  # before others can see the job and miss its leader
     try:
         session.ledger.open(job)
-        list_job(
-            session.ledger,
-            job,
-            session.stores.open(job.source),
-            session.stores.open(job.out),
-            token,
-        )
-        session.leader(job.id, lease).turn(session.feeder.room())
+        if listed:
+            stores = session.stores.open(job.source), session.stores.open(job.out)
+            list_job(session.ledger, job, *stores, token)
+            session.leader(job.id, lease).turn(session.feeder.room())
     finally:
         lease.free()
-    return session.ledger.books(job.id)
+
+
+def finish_listing(backend: Backend, job: JobId) -> None:
+    """List a job that was opened and not listed, unless somebody does; raises as `submit`."""
+    session = backend.session
+    lease = session.lease(keys.lease_of_job(job))
+    token = lease.take()
+    if not token:
+        return
+    with lease.renewed():
+        order = session.ledger.job(job)
+        stores = session.stores.open(order.source), session.stores.open(order.out)
+        list_job(session.ledger, order, *stores, token)
+
+
+def keep(backend: Backend, folder: str) -> None:
+    """Note that a folder below the uploads' root is used now; it is removed some days later."""
+    backend.session.client.zadd(keys.KEPT, {folder: time.time()})
 
 
 def check_room(backend: Backend) -> None:
@@ -115,3 +139,71 @@ def check_room(backend: Backend) -> None:
         raise Problem(
             429, "queue-full", f"the queue is full: {depth} images wait: come back", PAUSE
         )
+
+
+def check_open_jobs(backend: Backend, owner: str) -> None:
+    """Refuse one more job of a caller who has many.
+
+    Raises:
+        Problem: 429 with Retry-After.
+
+    """
+    count, most = (
+        backend.session.client.scard(keys.of_open_jobs(owner)),
+        backend.settings.serve.open_jobs,
+    )
+    if int(count) >= most:
+        raise Problem(429, "too-many-jobs", f"{count} jobs are open: wait for their ends", PAUSE)
+
+
+def allowed_source(backend: Backend, source: str) -> str:
+    """The location that a caller names, if it lies below one that the settings allow.
+
+    Raises:
+        Problem: 403, it does not.
+        NoImages: there is none in it.
+
+    """
+    settings = backend.settings.serve
+    location = source.rstrip("/")
+    if not any(_is_below(location, root.rstrip("/")) for root in settings.sources):
+        raise Problem(403, "source-not-allowed", "not below a place that sources of [serve] names")
+    if next(backend.session.stores.open(location).list(missing_ok=True), None) is None:
+        raise NoImages(f"no images: {source}")
+    return location
+
+
+def check_webhook(settings: ServeSettings, url: str) -> None:
+    """Refuse an address that the settings do not allow: the server must not be a way into its network.
+
+    Raises:
+        Problem: 403, the host is not allowed.
+
+    """
+    if not url:
+        return
+    try:
+        parts = urlsplit(url)
+        host, known = parts.hostname or "", parts.scheme in {"http", "https"}
+    except ValueError:
+        host, known = "", False
+    if not known or not any(fnmatchcase(host, pattern) for pattern in settings.webhook_hosts):
+        raise Problem(403, "webhook-not-allowed", "not a host that webhook_hosts of [serve] names")
+
+
+def _enter(backend: Backend, job: Job) -> None:
+    """Put the job on the lists of its caller and of the attendants, before it is begun."""
+    client, member = backend.session.client, f"{job.owner}/{job.id}"
+    client.zadd(keys.of_owner(job.owner), {job.id: job.created})
+    client.sadd(keys.of_open_jobs(job.owner), job.id)
+    client.zadd(keys.SERVED, {member: job.created})
+    keep(backend, f"{job.owner}/results/{job.id}")
+
+
+def _is_below(location: str, root: str) -> bool:
+    if "://" in location or "://" in root:
+        return is_safe_key(location.removeprefix("s3://")) and f"{location}/".startswith(f"{root}/")
+    if not os.path.isabs(location):  # noqa: PTH117  # of the server, not of a Path
+        return False
+    real, top = os.path.realpath(location), os.path.realpath(root)
+    return real == top or real.startswith(f"{top.rstrip('/')}/")

@@ -68,6 +68,16 @@ class ProblemBody(BaseModel):
     """Where in the request what is wrong, for `invalid-request`."""
 
 
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": HTTPStatus(status).phrase,
+        "content": {MEDIA_TYPE: {"schema": ProblemBody.model_json_schema()}},
+    }
+    for status in (400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503)
+}
+"""What every endpoint may answer besides success."""
+
+
 def answer(problem: Problem, errors: list[dict[str, Any]] | None = None) -> JSONResponse:
     body = ProblemBody(
         type=f"urn:bgpipe:problem:{problem.code}",
@@ -137,6 +147,8 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     del request
     assert isinstance(error, HTTPException)  # noqa: S101  # registered for it
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        code = Code.TOO_LARGE
     told = answer(Problem(error.status_code, code, str(error.detail)))
     told.headers.update(error.headers or {})
     return told

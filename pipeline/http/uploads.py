@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import Code, PermanentError
@@ -51,6 +52,16 @@ class Uploads:
     def open(self, owner: str, upload: str) -> Store:
         return self.stores.open(self.source(owner, upload))
 
+    def count(self, owner: str, upload: str, most: int) -> int:
+        """How many images an upload has; counted up to `most`."""
+        return sum(1 for _ in islice(self.open(owner, upload).list(missing_ok=True), most))
+
+    def name_of(self, location: str) -> str | None:
+        """The upload that lies at `location`, if one does."""
+        parts = location.removeprefix(f"{self.root}/").split("/")
+        inside = location.startswith(f"{self.root}/") and len(parts) == 3 and parts[1] == "uploads"
+        return parts[2] if inside else None
+
     def put(self, owner: str, upload: str, name: str, data: bytes) -> str:
         """Keep an image whose header promises one; returns its key, `name` made to end like one.
 
@@ -59,8 +70,8 @@ class Uploads:
             TransientError: the store failed.
 
         """
-        file_format = vet(data, self.limits)
         key = checked_name(name)
+        file_format = vet(data, self.limits)
         if not is_image_name(key.rpartition("/")[2]):
             key = f"{key}.{file_format.lower()}"
         self.open(owner, upload).write(key, data)

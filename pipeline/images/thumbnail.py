@@ -27,13 +27,33 @@ def thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
         PermanentError: as `decode` does.
 
     """
-    picture = _unpacked(data, limits) if data.startswith(_ZIP) else decode(data, limits)
+    picture = _picture(data, limits)
     image = Image.fromarray(picture.rgb)
     if picture.alpha is not None:
         image.putalpha(Image.fromarray(picture.alpha))
+    return _small(image, side, picture.icc)
+
+
+def mask_thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
+    """The alpha in grey, as `thumbnail` makes it; of a file without one its own grey.
+
+    Raises:
+        PermanentError: as `decode` does.
+
+    """
+    picture = _picture(data, limits)
+    grey = picture.rgb[..., 0].copy() if picture.alpha is None else picture.alpha
+    return _small(Image.fromarray(grey), side, None)
+
+
+def _picture(data: bytes, limits: Limits) -> Picture:
+    return _unpacked(data, limits) if data.startswith(_ZIP) else decode(data, limits)
+
+
+def _small(image: Image.Image, side: int, icc: bytes | None) -> bytes:
     image.thumbnail((side, side))
     file = io.BytesIO()
-    image.save(file, "WEBP", icc_profile=picture.icc)
+    image.save(file, "WEBP", icc_profile=icc)
     return file.getvalue()
 
 

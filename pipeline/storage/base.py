@@ -74,6 +74,15 @@ class Store(Protocol):
         """Remove the object, if it is there."""
         ...
 
+    def clear(self) -> None:
+        """Remove every object, hidden ones too, and the folder that held them.
+
+        Raises:
+            StorageUnavailable: a part of it stays.
+
+        """
+        ...
+
 
 def is_image_name(name: str) -> bool:
     """Whether a file's name ends like an image's and is not hidden."""

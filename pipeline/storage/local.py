@@ -11,6 +11,7 @@ import errno
 import io
 import os
 import re
+import shutil
 import stat
 import uuid
 from contextlib import contextmanager, suppress
@@ -107,6 +108,15 @@ class LocalStore:
     def delete(self, key: str) -> None:
         with _item_errors(key, _WRITE_CODES):
             self._path(key).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        try:
+            shutil.rmtree(self.root)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            detail = f"a folder cannot be removed, {_reason(error)}: {self.root}"
+            raise StorageUnavailable(detail) from error
 
     def _path(self, key: str) -> Path:
         if not is_safe_key(key):

@@ -166,6 +166,11 @@ class S3Store:
         with item_errors(key):
             self._client.delete_object(**place)
 
+    def clear(self) -> None:
+        with store_errors("cannot be removed", self.location):
+            for key, _ in self._objects():
+                self._client.delete_object(**self._bucket, Key=self._root + key)
+
     def _objects(self) -> Iterator[tuple[str, dict[str, Any]]]:
         pages = self._client.get_paginator("list_objects_v2")
         with store_errors("cannot be listed", self.location):

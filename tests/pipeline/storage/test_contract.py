@@ -77,6 +77,15 @@ def test_what_is_deleted_is_gone_and_may_be_deleted_again(store):
         assert [entry.key for entry in store.list()] == ["b.png"]
 
 
+def test_what_is_cleared_holds_nothing_hidden_either_and_may_be_cleared_again(store):
+    store.write("a.png", b"content")
+    store.write("folder/.bgpipe/b.gz", b"content")
+    for _ in range(2):
+        store.clear()
+        assert store.head("a.png") is None
+        assert store.head("folder/.bgpipe/b.gz") is None
+
+
 def test_a_listing_is_in_the_order_of_the_keys_bytes(store):
     keys = ["a.jpg", "a/z.jpg", "a-b.jpg", "a/b/c.jpg", "B.jpg", "é.jpg", "a0.jpg", "a.jpg.png"]
     for key in keys:

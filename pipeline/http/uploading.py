@@ -1,0 +1,76 @@
+"""/v1/uploads: images that jobs can be made of, sent one by one or many at once."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, File, Path, UploadFile
+from pydantic import BaseModel
+
+from bgpipe.pipeline.http.backend import Backend, TheBackend
+from bgpipe.pipeline.http.caller import TheCaller
+from bgpipe.pipeline.http.orders import check_room, keep
+from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
+from bgpipe.pipeline.http.uploads import UPLOAD_NAME
+
+router = APIRouter(prefix="/v1", tags=["uploads"], responses=DOCUMENTED)
+
+UploadName = Annotated[str, Path(pattern=f"^{UPLOAD_NAME.pattern}$")]
+Files = Annotated[list[UploadFile], File(min_length=1)]
+
+
+class UploadBody(BaseModel):
+    upload: str
+    files: list[str]
+    """The names that the images of this request have now; one without an image's suffix gets one."""
+
+
+@router.post("/uploads", status_code=201)
+def create_upload(backend: TheBackend, caller: TheCaller) -> UploadBody:
+    """Begin an upload; its images follow."""
+    check_room(backend)
+    upload = backend.uploads.new_name()
+    keep(backend, f"{caller.name}/uploads/{upload}")
+    return UploadBody(upload=upload, files=[])
+
+
+@router.post("/uploads/{upload}/files", status_code=201)
+def add_files(
+    backend: TheBackend, caller: TheCaller, upload: UploadName, files: Files
+) -> UploadBody:
+    """Add images to an upload; one of a name that is there already takes its place.
+
+    If one is refused, those before it stay.
+    """
+    check_room(backend)
+    return UploadBody(upload=upload, files=store(backend, caller.name, upload, files))
+
+
+def store(backend: Backend, owner: str, upload: str, files: list[UploadFile]) -> list[str]:
+    """Keep the images, each checked; returns their keys, all different.
+
+    Raises:
+        PermanentError: one is no image, is too large, or has a name that leads out of the upload.
+        Problem: 413, there are too many.
+
+    """
+    most = backend.settings.serve.files
+    if backend.uploads.count(owner, upload, most + 1) + len(files) > most:
+        raise Problem(413, "too-many-files", f"an upload has up to {most} images")
+    kept: list[str] = []
+    for file in files:
+        with file.file:
+            name = unlike(file.filename or "image", kept)
+            kept.append(backend.uploads.put(owner, upload, name, file.file.read()))
+    return kept
+
+
+def unlike(name: str, others: list[str]) -> str:
+    """`name`, or with a number behind its stem what none of `others` is called: phones call all alike."""
+    stem, dot, suffix = name.rpartition(".") if "." in name else (name, "", "")
+    number, found = 1, name
+    while any(re.fullmatch(rf"{re.escape(found)}(\.\w+)?", other) for other in others):
+        number += 1
+        found = f"{stem}-{number}{dot}{suffix}"
+    return found
