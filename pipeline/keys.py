@@ -34,6 +34,11 @@ SERVED = PREFIX + "served"
 KEPT = PREFIX + "kept"
 """Sorted set: folder of uploads or results below the servers' own -> Unix time of its last use."""
 
+PROMPTS = PREFIX + "comfyui:"
+"""What the keys of ComfyUI's prompts begin with; all of them have a time to live."""
+PROMPT_NUMBERS = PROMPTS + "number"
+"""Counter: the last number of a prompt."""
+
 JOB_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -139,3 +144,43 @@ def of_visit(digest: str) -> str:
 def of_worker(name: str) -> str:
     """Hash with a time to live: the heartbeat of the worker that claims under this name."""
     return f"{PREFIX}worker:{name}"
+
+
+def of_prompt(prompt: str) -> str:
+    """String: a prompt of ComfyUI's interface as JSON."""
+    return f"{PROMPTS}prompt:{prompt}"
+
+
+def prompts_of(owner: str) -> str:
+    """Sorted set: the prompts of this caller -> Unix time of creation."""
+    return f"{PROMPTS}owner:{owner}"
+
+
+def open_prompts_of(owner: str) -> str:
+    """Sorted set: those of them that were not seen to end -> number."""
+    return f"{PROMPTS}open:{owner}"
+
+
+def untold_prompts_of(owner: str, client: str) -> str:
+    """Sorted set: those whose end this client was not told -> number. `client` is a digest."""
+    return f"{PROMPTS}untold:{owner}:{client}"
+
+
+def prompt_names_of(owner: str) -> str:
+    """Hash: a prefix of this caller's files -> how many have it."""
+    return f"{PROMPTS}names:{owner}"
+
+
+def prompt_file_of(owner: str, name: str) -> str:
+    """String: where the file of this name lies, as JSON. `name` is a digest."""
+    return f"{PROMPTS}file:{owner}:{name}"
+
+
+def prompt_photos_of(owner: str) -> str:
+    """Sorted set: the photos that this caller uploaded for prompts -> Unix time."""
+    return f"{PROMPTS}photos:{owner}"
+
+
+def prompt_photo_of(owner: str, name: str) -> str:
+    """String: the upload and the key of the photo of this name. `name` is a digest."""
+    return f"{PROMPTS}photo:{owner}:{name}"

@@ -61,6 +61,7 @@ def cluster(folder: Path, *, works: bool = True) -> Iterator[Service]:
         "BGPIPE_REDIS_URL": redis.url,
         "BGPIPE_SERVE__UPLOADS": str(folder / "uploads"),
         "BGPIPE_MODEL__NAME": "birefnet-nano",
+        "BGPIPE_COMFYUI__MODELS": '{"BiRefNet-general": "birefnet-nano"}',
         "BGPIPE_DISPATCH__POLL": "0.1",
         "BGPIPE_WORKER__CPU_THREADS": "1",
         "XDG_STATE_HOME": str(folder / "state"),

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from bgpipe.pipeline.http import choices, events, health, items, jobs, uploading, visits, web_page
 from bgpipe.pipeline.http.attendant import attended
 from bgpipe.pipeline.http.backend import open_backend
+from bgpipe.pipeline.http.comfyui import make_router
 from bgpipe.pipeline.http.crew import crew
 from bgpipe.pipeline.http.gate import Gate
 from bgpipe.pipeline.http.headers import SafeHeaders
@@ -66,6 +67,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, settings=settings.serve)
     app.add_middleware(SafeHeaders)
     tell_problems(app)
-    for router in ROUTERS:
+    for router in (*ROUTERS, make_router()):
         app.include_router(router)
     return app

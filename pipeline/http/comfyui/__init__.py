@@ -1,0 +1,16 @@
+"""The part of ComfyUI's HTTP interface that scripts use, over the ledger's jobs (infra/docs/comfyui.md)."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from bgpipe.pipeline.http.comfyui import files, information, queue, socket
+
+
+def make_router() -> APIRouter:
+    """Every route under / and under /api, as ComfyUI has them."""
+    router = APIRouter(include_in_schema=False)
+    for prefix in ("", "/api"):
+        for part in (queue, files, information, socket):
+            router.include_router(part.router, prefix=prefix)
+    return router

@@ -1,0 +1,121 @@
+"""What the routes work with: the caller's prompts and photos, and the shapes of ComfyUI's answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends
+from fastapi.requests import HTTPConnection, Request
+
+from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.http.backend import Backend, get_backend
+from bgpipe.pipeline.http.caller import get_caller
+from bgpipe.pipeline.http.comfyui.photos import Photos
+from bgpipe.pipeline.http.comfyui.progress import Progress, Stage, look
+from bgpipe.pipeline.http.comfyui.prompts import Prompt, Prompts
+from bgpipe.pipeline.http.problems import Problem
+from bgpipe.pipeline.workflow.graph import no_prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bgpipe.pipeline.workflow.graph import Json
+
+LARGEST = 10_000_000
+"""Bytes of a request that is JSON."""
+LOOKS = 20
+"""Open prompts that are looked at to count how many there are: the oldest end first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Of one caller. Its calls block: endpoints that use it are plain `def`."""
+
+    backend: Backend
+    owner: str
+
+    @property
+    def prompts(self) -> Prompts:
+        days = self.backend.settings.serve.keep_days
+        return Prompts(self.backend.session.client, self.owner, days)
+
+    @property
+    def photos(self) -> Photos:
+        return Photos(self.backend, self.owner)
+
+    def look(self, prompts: Iterable[Prompt]) -> list[Progress]:
+        """How they stand, without those that the ledger has forgotten."""
+        found = []
+        for prompt in prompts:
+            progress = look(self.backend.ledger, prompt)
+            if progress:
+                found.append(progress)
+            if progress is None or progress.stage.has_ended:
+                self.prompts.ended(prompt.id)
+        return found
+
+    def find(self, prompt: str) -> Progress | None:
+        """How the caller's prompt of this id stands."""
+        found = self.prompts.get(prompt)
+        return next(iter(self.look([found])), None) if found else None
+
+    def open(self) -> list[Progress]:
+        """The prompts that have not ended, by their numbers."""
+        return [found for found in self.look(self.prompts.open()) if not found.stage.has_ended]
+
+    def remaining(self) -> int:
+        """How many have not ended."""
+        prompts = self.prompts
+        self.look(prompts.oldest_open(LOOKS))
+        return prompts.open_count()
+
+    def cancel(self, progress: Progress) -> None:
+        """Let nothing more of the prompt be begun; what is in flight ends, and is not shown."""
+        for job in progress.prompt.jobs:
+            try:
+                self.backend.ledger.cancel(job)
+            except UsageError:  # it ended meanwhile
+                continue
+
+    def ended(self) -> list[Progress]:
+        """The prompts that have ended, the oldest first."""
+        return [found for found in self.look(self.prompts.all()) if found.stage.has_ended]
+
+
+def get_desk(connection: HTTPConnection) -> Desk:
+    return Desk(get_backend(connection), get_caller(connection).name)
+
+
+async def read_json(request: Request) -> Json:
+    """The body, whatever its type is said to be: many clients name none.
+
+    Raises:
+        Refused: it is no JSON.
+        Problem: it is too large.
+
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST:
+            raise Problem(413, "too-large", f"more than {LARGEST} bytes of JSON")
+    try:
+        return json.loads(body) if body else {}
+    except (ValueError, RecursionError) as error:
+        raise no_prompt() from error
+
+
+def status(remaining: int) -> dict[str, Json]:
+    """The answer of GET /prompt, and a part of the event `status`."""
+    return {"exec_info": {"queue_remaining": remaining}}
+
+
+def running_and_pending(found: list[Progress]) -> tuple[list[Progress], list[Progress]]:
+    running = [progress for progress in found if progress.stage is Stage.RUNNING]
+    return running, [progress for progress in found if progress.stage is Stage.PENDING]
+
+
+TheDesk = Annotated[Desk, Depends(get_desk)]
+Body = Annotated[object, Depends(read_json)]

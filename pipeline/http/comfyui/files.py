@@ -1,0 +1,128 @@
+"""/upload/image and /view: photos in, cutouts and previews out."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fastapi import APIRouter, File, Form, Query, Response, UploadFile
+from fastapi.responses import JSONResponse
+
+from bgpipe.pipeline.errors import Code, ItemError, PermanentError
+from bgpipe.pipeline.http.comfyui.desk import Desk, TheDesk
+from bgpipe.pipeline.http.comfyui.refusal import ComfyRoute
+from bgpipe.pipeline.http.orders import check_room
+from bgpipe.pipeline.http.problems import Problem
+from bgpipe.pipeline.http.uploads import checked_name
+from bgpipe.pipeline.images.variant import variant
+from bgpipe.pipeline.ledger import UnknownJob
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.http.comfyui.prompts import Kept
+    from bgpipe.pipeline.images.variant import Channels, Kind
+
+TRUE = ("true", "1")
+QUALITY = 90
+
+_PREVIEW = re.compile(r"(webp|jpeg)(?:;(\d{1,3}))?")
+
+router = APIRouter(route_class=ComfyRoute)
+
+
+@router.post("/upload/image")
+def upload_image(
+    desk: TheDesk,
+    image: Annotated[UploadFile, File()],
+    overwrite: Annotated[str, Form()] = "",
+    type_: Annotated[Literal["input"], Form(alias="type")] = "input",
+    subfolder: Annotated[str, Form()] = "",
+) -> JSONResponse:
+    """Keep a photo; one that is there already keeps its name, another one of that name gets a number."""
+    check_room(desk.backend)
+    folder = subfolder.strip("/")
+    name = f"{folder}/{image.filename}" if folder else image.filename or ""
+    with image.file:
+        kept = desk.photos.put(name, image.file.read(), overwrite=overwrite.lower() in TRUE)
+    folder, _, filename = kept.rpartition("/")
+    return JSONResponse({"name": filename, "subfolder": folder, "type": type_})
+
+
+@router.get("/view")
+def view(
+    desk: TheDesk,
+    filename: str,
+    subfolder: str = "",
+    type_: Annotated[Literal["output", "input", "temp"], Query(alias="type")] = "output",
+    preview: str = "",
+    channel: Literal["rgba", "rgb", "a"] = "rgba",
+) -> Response:
+    """A file, one of its channels, or a smaller one to look at."""
+    folder = subfolder.strip("/")
+    _check(filename, folder)
+    kept = None
+    if type_ == "input":
+        data = _photo(desk, f"{folder}/{filename}" if folder else filename)
+    else:
+        kept = desk.prompts.file(type_, folder, filename)
+        data = _cutout(desk, kept)
+    channels: Channels = "grey" if kept and kept.is_mask else channel
+    data, kind = _varied(desk, data, channels, preview)
+    headers = {"Content-Disposition": f'filename="{_ascii(filename)}"'}
+    return Response(data, media_type=f"image/{kind}" if kind else _media(data), headers=headers)
+
+
+def _check(filename: str, folder: str) -> None:
+    """Refuse names that lead elsewhere, before anything is looked up by them."""
+    try:
+        checked_name(f"{folder}/{filename}" if folder else filename)
+    except ItemError as error:
+        raise Problem(400, "invalid_name", error.detail) from error
+    if "/" in filename or "\\" in filename:
+        raise Problem(400, "invalid_name", "a file's name has no folders: use subfolder")
+
+
+def _photo(desk: Desk, name: str) -> bytes:
+    photo = desk.photos.find(name)
+    if photo is None:
+        raise _unknown(name)
+    return desk.photos.read(photo)
+
+
+def _cutout(desk: Desk, kept: Kept | None) -> bytes:
+    """What the worker wrote."""
+    if kept is None:
+        raise _unknown("no prompt of yours made it")
+    ledger, session = desk.backend.ledger, desk.backend.session
+    try:
+        job = ledger.job(kept.job)
+        target = ledger.item(job.id, 0).target
+        return session.stores.open(job.out).read(target, desk.backend.settings.images.max_bytes)
+    except (UnknownJob, PermanentError) as error:
+        if isinstance(error, PermanentError) and error.code != Code.MISSING:
+            raise
+        raise _unknown(kept.filename) from error
+
+
+def _varied(desk: Desk, data: bytes, channels: Channels, preview: str) -> tuple[bytes, Kind | None]:
+    """As it is asked for, and the kind that it became; None if it is the file itself."""
+    asked = _PREVIEW.fullmatch(preview)
+    if channels == "rgba" and not asked:
+        return data, None
+    kind: Kind = "png"
+    if asked:
+        kind = "webp" if asked[1] == "webp" else "jpeg"
+    quality = min(max(int(asked[2] or QUALITY), 1), 100) if asked else QUALITY
+    return variant(data, desk.backend.uploads.limits, channels, kind, quality), kind
+
+
+def _media(data: bytes) -> str:
+    """By the first bytes, so that a name promises nothing."""
+    return "image/png" if data.startswith(b"\x89PNG") else "application/octet-stream"
+
+
+def _ascii(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._() -]", "_", name)
+
+
+def _unknown(name: str) -> Problem:
+    return Problem(404, "unknown_file", f"unknown file: {name[:100]}")

@@ -1,0 +1,111 @@
+"""/object_info, /system_stats and the lists that clients ask for when they connect."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from bgpipe.pipeline.http.comfyui.desk import TheDesk
+from bgpipe.pipeline.http.comfyui.refusal import ComfyRoute
+from bgpipe.pipeline.pulse import pulses
+from bgpipe.pipeline.workflow import node_types
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.http.comfyui.desk import Desk
+    from bgpipe.pipeline.workflow.graph import Json
+
+SPEAKS = "0.3.64"
+"""The version of ComfyUI whose interface this is."""
+MODELS = "background_removal"
+"""The only folder of models."""
+
+router = APIRouter(route_class=ComfyRoute)
+
+
+@router.get("/object_info")
+def show_nodes(desk: TheDesk) -> JSONResponse:
+    return JSONResponse(_nodes(desk))
+
+
+@router.get("/object_info/{name}")
+def show_node(desk: TheDesk, name: str) -> JSONResponse:
+    found = _nodes(desk)
+    return JSONResponse({name: found[name]} if name in found else {})
+
+
+@router.get("/system_stats")
+def show_system(desk: TheDesk) -> JSONResponse:
+    """Of the server's machine, and of the workers, wherever they are."""
+    total, free = _memory("SC_PHYS_PAGES"), _memory("SC_AVPHYS_PAGES")
+    workers = pulses(desk.backend.session.client)
+    system = {
+        "os": os.name,
+        "ram_total": total,
+        "ram_free": free,
+        "comfyui_version": SPEAKS,
+        "required_frontend_version": "",
+        "installed_templates_version": "",
+        "required_templates_version": "",
+        "python_version": platform.python_version(),
+        "pytorch_version": importlib.metadata.version("torch"),
+        "embedded_python": False,
+        "argv": ["bgpipe", "serve"],
+        "bgpipe_version": importlib.metadata.version("bgpipe"),
+    }
+    return JSONResponse(
+        {
+            "system": system,
+            "devices": [_device(index, pulse.worker) for index, pulse in enumerate(workers)],
+        }
+    )
+
+
+@router.get("/features")
+def show_features() -> JSONResponse:
+    return JSONResponse({})
+
+
+@router.get("/embeddings")
+def show_embeddings() -> JSONResponse:
+    return JSONResponse([])
+
+
+@router.get("/extensions")
+def show_extensions() -> JSONResponse:
+    return JSONResponse([])
+
+
+@router.get("/models")
+def show_folders() -> JSONResponse:
+    return JSONResponse([MODELS])
+
+
+@router.get("/models/{folder}")
+def show_models(desk: TheDesk, folder: str) -> JSONResponse:
+    models = list(desk.backend.settings.comfyui.models)
+    return JSONResponse(models if folder == MODELS else [])
+
+
+def _nodes(desk: Desk) -> dict[str, Json]:
+    types = node_types(tuple(desk.backend.settings.comfyui.models), desk.photos.names())
+    return {name: node.info for name, node in types.items()}
+
+
+def _device(index: int, worker: str) -> dict[str, Json]:
+    """A worker; what memory its device has, only it knows."""
+    kind = "cpu" if worker.startswith("cpu") else "cuda"
+    memory = dict.fromkeys(("vram_total", "vram_free", "torch_vram_total", "torch_vram_free"), 0)
+    return {"name": worker, "type": kind, "index": index} | memory
+
+
+def _memory(pages: str) -> int:
+    """Bytes; 0 where the system does not tell."""
+    try:
+        return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 0

@@ -1,0 +1,199 @@
+"""A posted prompt becomes jobs: one for each different thing that its outputs keep."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bgpipe.pipeline import recipes
+from bgpipe.pipeline.errors import BgpipeError, ModelUnavailable, UsageError
+from bgpipe.pipeline.http.comfyui.photos import Photos
+from bgpipe.pipeline.http.comfyui.prompts import Kept, Prompt, Prompts
+from bgpipe.pipeline.http.orders import check_room, submit
+from bgpipe.pipeline.http.problems import Problem
+from bgpipe.pipeline.types import Job, JobId, Recipe
+from bgpipe.pipeline.types import Output as FileFormat
+from bgpipe.pipeline.workflow import Output, Refused, View, Workflow, read_workflow
+from bgpipe.pipeline.workflow.graph import no_prompt
+from bgpipe.pipeline.workflow.ui import is_ui_format
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.http.backend import Backend
+    from bgpipe.pipeline.workflow.graph import Json
+
+CLIENT = 200
+"""Characters of a client's id."""
+PREVIEWS = "ComfyUI_temp"
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """A prompt that was taken, and what is wrong with some of its previews."""
+
+    prompt: Prompt
+    errors: dict[str, Json]
+
+
+def post(backend: Backend, owner: str, body: Json) -> Posted:
+    """Take what was posted to /prompt: {"prompt": graph, ...}, or a document in UI format.
+
+    Raises:
+        Refused: it cannot be done.
+        Problem: the id is taken, or the queue is full.
+
+    """
+    document, asked = _document(body)
+    prompts = Prompts(backend.session.client, owner, backend.settings.serve.keep_days)
+    name = _id(asked, prompts)
+    check_room(backend)
+    photos = Photos(backend, owner)
+    models = backend.settings.comfyui.models
+    workflow = read_workflow(document, models, lambda photo: photos.find(photo) is not None)
+    outputs = _wanted(workflow, asked.get("partial_execution_targets"))
+    views = _views(outputs)
+    jobs = {
+        view: _job(backend, owner, JobId(f"{name}.{n}" if n else name), view, photos)
+        for n, view in enumerate(dict.fromkeys(views.values()))
+    }
+    _open(backend, list(jobs.values()))
+    prompt = Prompt(
+        id=name,
+        number=_number(asked, prompts),
+        owner=owner,
+        client=str(asked.get("client_id") or "")[:CLIENT],
+        graph=workflow.graph,
+        extra_data=_extra(asked),
+        outputs=tuple(output.node for output in outputs),
+        kept=tuple(_kept(prompts, output, views[output], jobs) for output in outputs),
+        created=next(iter(jobs.values())).created,
+    )
+    prompts.add(prompt)
+    return Posted(prompt, dict(workflow.errors))
+
+
+def _document(body: Json) -> tuple[Json, dict[str, Json]]:
+    """The workflow, and what was asked for beside it."""
+    if is_ui_format(body):
+        return body, {}
+    if not isinstance(body, dict) or "prompt" not in body:
+        raise no_prompt()
+    return body["prompt"], body
+
+
+def _id(asked: dict[str, Json], prompts: Prompts) -> str:
+    name = asked.get("prompt_id")
+    if name is None:
+        return str(uuid.uuid4())
+    if not isinstance(name, str) or not _UUID.fullmatch(name):
+        raise Refused("invalid_prompt_id", "The prompt_id is no UUID in small letters", str(name))
+    if prompts.exists(name):
+        raise Problem(409, "conflict", "prompt_id already exists")
+    return name
+
+
+def _number(asked: dict[str, Json], prompts: Prompts) -> float:
+    """By which the queue is sorted. It is worked on in the order in which it came all the same."""
+    given = asked.get("number")
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        return float(given)
+    number = prompts.next_number()
+    return -number if asked.get("front") else number
+
+
+def _extra(asked: dict[str, Json]) -> dict[str, Json]:
+    extra = asked.get("extra_data")
+    kept = dict(extra) if isinstance(extra, dict) else {}
+    return kept | ({"client_id": asked["client_id"]} if asked.get("client_id") else {})
+
+
+def _wanted(workflow: Workflow, targets: Json) -> tuple[Output, ...]:
+    if not isinstance(targets, list):
+        return workflow.outputs
+    outputs = tuple(output for output in workflow.outputs if output.node in targets)
+    if not outputs:
+        raise Refused("prompt_no_outputs", "Prompt has no outputs")
+    return outputs
+
+
+def _views(outputs: tuple[Output, ...]) -> dict[Output, View]:
+    """What each output is taken from.
+
+    A preview shows what is saved of its photo: to show what lies before it would take the network a
+    second time.
+    """
+    saved = [output.view for output in outputs if output.is_saved]
+    return {
+        output: output.view
+        if output.is_saved
+        else next((view for view in saved if _shows(view, output.view)), output.view)
+        for output in outputs
+    }
+
+
+def _shows(saved: View, preview: View) -> bool:
+    if saved.photo != preview.photo:
+        return False
+    return saved.is_mask is preview.is_mask or (preview.is_mask and not saved.preset.background)
+
+
+def _job(backend: Backend, owner: str, name: JobId, view: View, photos: Photos) -> Job:
+    photo = photos.find(view.photo)
+    if photo is None:  # it went away since the graph was checked
+        raise Problem(404, "unknown-photo", f"the photo is gone: {view.photo}")
+    return Job(
+        name,
+        backend.uploads.source(owner, photo.upload),
+        backend.uploads.results(owner, name),
+        _recipe(backend, view),
+        time.time(),
+        owner=owner,
+    )
+
+
+def _recipe(backend: Backend, view: View) -> Recipe:
+    """The settings choose the model, so that it may be a path; nothing is pulled for a caller."""
+    try:
+        weights, degraded = recipes.choose_model(backend.settings, view.model, pull=False)
+    except (ModelUnavailable, UsageError) as error:
+        raise Refused(
+            "prompt_outputs_failed_validation", "The model is not here", str(error)
+        ) from error
+    if degraded:
+        log.warning("the bundled model takes the default's place")
+    preset = replace(view.preset, background="", foreground=False) if view.is_mask else view.preset
+    output = FileFormat(format="mask") if view.is_mask else FileFormat()
+    return Recipe(weights.name, weights.sha256, weights.size, preset, output)
+
+
+def _open(backend: Backend, jobs: list[Job]) -> None:
+    """Open all jobs, or none."""
+    opened: list[Job] = []
+    try:
+        for job in jobs:
+            submit(backend, job)
+            opened.append(job)
+    except BgpipeError:
+        for job in opened:
+            backend.ledger.cancel(job.id)
+        raise
+
+
+def _kept(prompts: Prompts, output: Output, view: View, jobs: dict[View, Job]) -> Kept:
+    folder, _, beginning = (output.prefix or PREVIEWS).rpartition("/")
+    count = prompts.next_count(output.prefix or PREVIEWS)
+    return Kept(
+        node=output.node,
+        filename=f"{beginning}_{count:05}_.png",
+        subfolder=folder,
+        type="output" if output.is_saved else "temp",
+        job=jobs[view].id,
+        is_mask=output.view.is_mask and not view.is_mask,
+    )

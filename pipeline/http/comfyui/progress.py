@@ -1,0 +1,166 @@
+"""How a prompt stands, as ComfyUI tells it: in its history, and in the events of its websocket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from bgpipe.pipeline.docket import UnknownJob
+from bgpipe.pipeline.types import JobState
+from bgpipe.pipeline.workflow import nodes
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.http.comfyui.prompts import Kept, Prompt
+    from bgpipe.pipeline.ledger import Ledger
+    from bgpipe.pipeline.types import Books, Failure
+    from bgpipe.pipeline.workflow.graph import Json
+
+Event = tuple[str, dict[str, "Json"]]
+
+
+class Stage(StrEnum):
+    """The words are those of /api/jobs."""
+
+    PENDING = "pending"
+    RUNNING = "in_progress"
+    DONE = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def has_ended(self) -> bool:
+        return self not in {Stage.PENDING, Stage.RUNNING}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A prompt and how it stands. Times are in milliseconds of Unix time."""
+
+    prompt: Prompt
+    stage: Stage
+    ended: int
+    failure: Failure | None = None
+
+    @property
+    def started(self) -> int:
+        return int(1000 * self.prompt.created)
+
+    @property
+    def entry(self) -> dict[str, Json]:
+        """Of the history."""
+        done = self.stage is Stage.DONE
+        kept = self.prompt.kept if done else ()
+        messages = [*self.beginning(), *([] if done else self._unlucky_end()), *self._lucky_end()]
+        shown = [[kind, data] for kind, data in messages if kind.startswith("execution_")]
+        return {
+            "prompt": self.prompt.item,
+            "outputs": outputs_of(kept),
+            "status": {
+                "status_str": "success" if done else "error",
+                "completed": done,
+                "messages": shown,
+            },
+            "meta": {
+                entry.node: {
+                    "node_id": entry.node,
+                    "display_node": entry.node,
+                    "parent_node": None,
+                    "real_node_id": entry.node,
+                }
+                for entry in kept
+            },
+        }
+
+    def beginning(self) -> Iterator[Event]:
+        """The events once it runs."""
+        about = {"prompt_id": self.prompt.id}
+        yield "execution_start", about | {"timestamp": self.started}
+        yield "execution_cached", about | {"nodes": [], "timestamp": self.started}
+        node = self._worker_node
+        yield "executing", about | {"node": node, "display_node": node}
+        yield "progress", about | {"node": node, "value": 0, "max": 1}
+
+    def end(self) -> Iterator[Event]:
+        """The events once it has ended; the last one is what clients wait for."""
+        about = {"prompt_id": self.prompt.id}
+        if self.stage is Stage.DONE:
+            yield "progress", about | {"node": self._worker_node, "value": 1, "max": 1}
+            for node, output in outputs_of(self.prompt.kept).items():
+                yield "executing", about | {"node": node, "display_node": node}
+                yield "executed", about | {"node": node, "display_node": node, "output": output}
+        yield from self._unlucky_end()
+        yield from self._lucky_end()
+        yield "executing", about | {"node": None}
+
+    def _lucky_end(self) -> Iterator[Event]:
+        if self.stage is Stage.DONE:
+            about = {"prompt_id": self.prompt.id, "timestamp": self.ended}
+            yield "execution_success", about
+
+    def _unlucky_end(self) -> Iterator[Event]:
+        node = self._worker_node
+        about = {
+            "prompt_id": self.prompt.id,
+            "node_id": node,
+            "node_type": self.prompt.graph[node]["class_type"],
+            "executed": [],
+            "timestamp": self.ended,
+        }
+        if self.stage is Stage.CANCELLED:
+            yield "execution_interrupted", about
+        if self.stage is Stage.FAILED:
+            yield (
+                "execution_error",
+                about
+                | {
+                    "exception_message": self.failure.detail if self.failure else "",
+                    "exception_type": self.failure.code if self.failure else "",
+                    "traceback": [],
+                    "current_inputs": {},
+                    "current_outputs": [],
+                },
+            )
+
+    @property
+    def _worker_node(self) -> str:
+        """The node that removes the background: the one that takes its time."""
+        graph = self.prompt.graph
+        removing = (name for name in graph if graph[name]["class_type"] == nodes.REMOVE)
+        return next(removing, next(iter(graph)))
+
+
+def look(ledger: Ledger, prompt: Prompt) -> Progress | None:
+    """How the prompt stands; None if the ledger has forgotten its jobs."""
+    try:
+        books = [ledger.books(job) for job in prompt.jobs]
+        stage = _stage(books)
+        failure = _failure(ledger, books) if stage is Stage.FAILED else None
+    except UnknownJob:
+        return None
+    seconds = max(book.seconds for book in books)
+    return Progress(prompt, stage, int(1000 * (prompt.created + seconds)), failure)
+
+
+def outputs_of(kept: tuple[Kept, ...]) -> dict[str, Json]:
+    """Node -> its files."""
+    files: dict[str, list[dict[str, str]]] = {}
+    for entry in kept:
+        files.setdefault(entry.node, []).append(entry.shown)
+    return {node: {"images": images} for node, images in files.items()}
+
+
+def _stage(books: list[Books]) -> Stage:
+    states = {book.state for book in books}
+    if JobState.CANCELLED in states:
+        return Stage.CANCELLED
+    if states == {JobState.FINISHED}:
+        return Stage.FAILED if any(book.failed for book in books) else Stage.DONE
+    touched = any(book.running or book.done or book.failed for book in books)
+    return Stage.RUNNING if touched else Stage.PENDING
+
+
+def _failure(ledger: Ledger, books: list[Books]) -> Failure | None:
+    failures = (failure for book in books for failure in ledger.failures(book.job))
+    return next(failures, None)

@@ -1,0 +1,115 @@
+"""/ws: the events by which clients wait for their prompts.
+
+They are made from the ledger, which is looked at again and again: so it is the same whichever server a
+client is connected to, and a client that comes back after one was restarted is told what it missed.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio import to_thread
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+
+from bgpipe.pipeline.errors import BgpipeError
+from bgpipe.pipeline.http.comfyui.desk import get_desk, status
+from bgpipe.pipeline.http.comfyui.progress import Stage
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.http.comfyui.desk import Desk
+    from bgpipe.pipeline.http.comfyui.progress import Event, Progress
+    from bgpipe.pipeline.workflow.graph import Json
+
+BUSY, IDLE = 0.1, 0.5
+"""Seconds between two looks, while prompts of the client are open and while none is."""
+CLIENT = 200
+"""Characters of a client's id."""
+
+router = APIRouter()
+
+
+@router.websocket("/ws")
+async def events(socket: WebSocket) -> None:
+    client = socket.query_params.get("clientId", "")[:CLIENT] or uuid.uuid4().hex
+    await socket.accept()
+    teller = Teller(get_desk(socket), client)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_listen, socket, tasks.cancel_scope)
+        try:
+            await _tell(socket, teller)
+        except (WebSocketDisconnect, RuntimeError):  # it left while it was told something
+            tasks.cancel_scope.cancel()
+
+
+class Teller:
+    """What one client is still to be told. Its calls block."""
+
+    def __init__(self, desk: Desk, client: str) -> None:
+        self._desk = desk
+        self._client = client
+        self._begun: set[str] = set()
+        self.is_busy = False
+        """Whether prompts of the client are open."""
+        self._remaining = -1
+
+    def news(self) -> list[Event]:
+        """What happened since the last call."""
+        events: list[Event] = []
+        untold = self._desk.look(self._desk.prompts.untold(self._client))
+        self.is_busy = bool(untold)
+        for progress in untold:
+            events += self._of(progress)
+        remaining = self._desk.remaining()
+        if remaining != self._remaining:
+            sid = {"sid": self._client} if self._remaining < 0 else {}
+            events.insert(0, ("status", {"status": status(remaining)} | sid))
+            self._remaining = remaining
+        return events
+
+    def told(self, prompts: list[str]) -> None:
+        """The client has heard how these ended."""
+        for prompt in prompts:
+            self._desk.prompts.told(self._client, prompt)
+
+    def _of(self, progress: Progress) -> list[Event]:
+        prompt = progress.prompt.id
+        events: list[Event] = []
+        if progress.stage is not Stage.PENDING and prompt not in self._begun:
+            events += progress.beginning()
+            self._begun.add(prompt)
+        if progress.stage.has_ended:
+            events += progress.end()
+            self._begun.discard(prompt)
+        return events
+
+
+async def _tell(socket: WebSocket, teller: Teller) -> None:
+    while True:
+        try:
+            news = await to_thread.run_sync(teller.news)
+        except BgpipeError:  # Redis is away: it will be asked again
+            news = []
+        for kind, data in news:
+            await socket.send_json({"type": kind, "data": data})
+        if ended := [data["prompt_id"] for kind, data in news if _is_end(kind, data)]:
+            await to_thread.run_sync(teller.told, ended)
+        await anyio.sleep(BUSY if teller.is_busy else IDLE)
+
+
+def _is_end(kind: str, data: dict[str, Json]) -> bool:
+    return kind == "executing" and data["node"] is None
+
+
+async def _listen(socket: WebSocket, scope: anyio.CancelScope) -> None:
+    """Clients say little; what matters is when they leave."""
+    first = True
+    try:
+        while True:
+            said = await socket.receive_text()
+            if first and "feature_flags" in said:
+                await socket.send_json({"type": "feature_flags", "data": {}})
+            first = False
+    except (WebSocketDisconnect, KeyError):  # a message of bytes has no text
+        scope.cancel()
