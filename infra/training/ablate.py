@@ -56,6 +56,7 @@ def weights_of(variant: Variant, base: Run) -> Path:
                 native=base.leg.size,
                 average_decay=0.98,
                 precision=base.precision,
+                workers=base.workers,
                 checkpoint_minutes=float("inf"),
             )
         )

@@ -24,8 +24,9 @@ QUALITY = 82
 def sheet(predict: Predictor, photos: list[Pixels]) -> Pixels:
     """Photos uint8 [H,W,3] in rows of five, their cutouts below."""
     cells = [np.vstack([_framed(photo), _framed(_cut(photo, predict(photo)))]) for photo in photos]
-    cells += [np.full_like(cells[0], 255)] * (-len(cells) % COLUMNS)
-    rows = [np.hstack(cells[i : i + COLUMNS]) for i in range(0, len(cells), COLUMNS)]
+    columns = min(COLUMNS, len(cells))
+    cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
+    rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]
     return np.asarray(np.vstack(rows), np.uint8)
 
 

@@ -22,8 +22,11 @@ from bgpipe.pipeline.types import PatchOrder
 # Training is run as scripts, not installed: its files import each other from their own folder.
 sys.path.insert(0, str(Path(__file__).parents[2] / "infra" / "training"))
 
+from ablate import Variant, row, weights_of
+from baseline import grab_cut
 from compose import Composer
-from evaluate import Score, evaluate, validate
+from evaluate import Score, evaluate, iou, validate
+from examples import sheet
 from library import Layer, Library, emptied, load_library
 from outlines import outline
 from split import held_out
@@ -244,3 +247,31 @@ def test_scores_are_those_of_the_answer(data: Path, answer: str, iou: float, mae
     scores = evaluate(predict, data / "photos")
     assert list(scores) == ["drawn", "all"]
     assert (scores["all"].images, scores["all"].iou, scores["all"].mae) == (5, iou, mae)
+
+
+def test_grabcut_finds_what_stands_out() -> None:
+    truth = np.zeros((120, 160), np.uint8)
+    cv2.circle(truth, (80, 60), 30, 255, -1)
+    noise = np.random.default_rng(0).integers(0, 40, (120, 160, 3), np.uint8)
+    photo = np.where(truth[..., None] > 0, np.uint8([200, 40, 40]), np.uint8([30, 60, 160])) + noise
+    assert iou(grab_cut(photo), truth / np.float32(255)) > 0.9
+
+
+def test_a_sheet_shows_every_photo_above_its_cutout() -> None:
+    photos = [np.full((40, 60, 3), value, np.uint8) for value in (60, 90, 120)]
+    made = sheet(lambda rgb: np.ones(rgb.shape[:2], np.float32), photos)
+    cell = made.shape[1] // 3
+    assert made.shape == (2 * cell, 3 * cell, 3)
+    middles = [[made[y, x, 0] for x in range(cell // 2, 3 * cell, cell)] for y in (92, cell + 92)]
+    assert middles == [[60, 90, 120]] * 2
+
+
+def test_an_ablation_trains_each_variant_once_and_without_its_part(run: Run) -> None:
+    base = replace(run, leg=replace(run.leg, samples=4))
+    variant = Variant("without cut-outs", lacks="foreground")
+    weights = weights_of(variant, base)
+    assert {part.name for part in (weights.parent / "data").iterdir()} == {"photos", "background"}
+    written = weights.stat().st_mtime_ns
+    assert weights_of(variant, base) == weights
+    assert weights.stat().st_mtime_ns == written
+    assert row(variant, weights, run.data, run.data / "photos").count("/") == 2  # held out and all
