@@ -29,6 +29,14 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Address = Annotated[str, Field(pattern=r"^([^\s:]+:\d{1,5})?$")]
+
+
+class LogFormat(StrEnum):
+    """How events are written: for people, or for a log store."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class Section(BaseModel):
@@ -96,6 +104,17 @@ class WorkerSettings(Section):
     start_attempts: PositiveInt
     stuck_limit: PositiveInt
     places: tuple[str, ...]
+
+
+class MetricsSettings(Section):
+    """HOST:PORT each, or empty for no endpoint."""
+
+    dispatch: Address
+    worker: Address
+
+
+class LogSettings(Section):
+    format: LogFormat
 
 
 class LimitSettings(Section):
@@ -201,6 +220,8 @@ class Settings(BaseSettings):
     dispatch: DispatchSettings
     worker: WorkerSettings
     limits: LimitSettings
+    metrics: MetricsSettings
+    log: LogSettings
     prune: PruneSettings
     estimate: EstimateSettings
     s3: S3Settings
@@ -247,6 +268,12 @@ class Settings(BaseSettings):
 def user_file() -> Path:
     """The user's TOML file: BGPIPE_CONFIG (which `--config` sets, for child processes too)."""
     return Path(os.environ.get("BGPIPE_CONFIG", USER_FILE))
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of a HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    return host, int(port)
 
 
 def load_settings() -> Settings:

@@ -115,7 +115,7 @@ class Docket:
     def start(self, job: JobId, token: int = NO_TOKEN) -> None:
         """End the listing: the job runs, or has finished if its manifest is empty."""
         names = keys.of_job(job)
-        _check(self._start(keys=[names.head, names.named], args=[token]), job)
+        _check(self._start(keys=[names.head, names.named, keys.TOTALS], args=[token]), job)
 
     def lead(self, job: JobId, token: int) -> int:
         """Let no older token than this one write any more; returns the cursor.

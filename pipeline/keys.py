@@ -18,6 +18,11 @@ JOBS = PREFIX + "jobs"
 UNACKED = PREFIX + "unacked"
 """Hash of kombu: messages delivered and not acknowledged."""
 
+UNACKED_INDEX = PREFIX + "unacked_index"
+"""Sorted set of kombu: the same messages -> Unix time of delivery."""
+TOTALS = PREFIX + "totals"
+"""Hash: how many images ended in which way, of all jobs that ever were, and since when."""
+
 HEAD = PREFIX + "job:"
 """What the keys of every job begin with."""
 FENCE = PREFIX + "fence"

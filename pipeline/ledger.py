@@ -132,7 +132,15 @@ class Ledger(Docket):
         error = [failed, write_error(failed, outcome.detail[:DETAIL])] if failed else ["", ""]
         flags = [str(write_flags(outcome.flags)), *outcome.flags] if outcome.flags else []
         settled = self._settle(
-            keys=[names.head, names.done, names.failed, names.running, names.errors, names.flags],
+            keys=[
+                names.head,
+                names.done,
+                names.failed,
+                names.running,
+                names.errors,
+                names.flags,
+                keys.TOTALS,
+            ],
             args=[outcome.index, *error, *flags],
         )
         return _found(settled, job, outcome.index) != scripts.REFUSED

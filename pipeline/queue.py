@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Iterator, Sequence
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import kombu.exceptions
@@ -27,11 +29,21 @@ from bgpipe.pipeline.types import Item, JobId
 TASK = "bgpipe.remove_background"
 """Takes (job, index, source key); the key is there for Flower, the ledger's is used."""
 
+PUBLISHED = "published"
+"""Header of a message: Unix time by the publisher's clock."""
+
 PAGE = 500
 """Messages read at once, about a kilobyte each."""
 
 # One script, because a message that moves between the two must not be overlooked.
 DEPTH = "return redis.call('LLEN', KEYS[1]) + redis.call('HLEN', KEYS[2])"
+
+# The message that is delivered next, and the one that was delivered first of those not acknowledged.
+STANDING = """
+local first = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
+return {redis.call('LLEN', KEYS[1]), redis.call('HLEN', KEYS[2]), redis.call('LINDEX', KEYS[1], -1),
+        first and redis.call('HGET', KEYS[2], first)}
+"""
 
 # kombu has none by default, and would wait for a frozen server for ever.
 _TIMEOUTS = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
@@ -94,6 +106,23 @@ def depth(client: Connection, queue: str) -> int:
     return count
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Messages that wait and that workers hold; the oldest of both was published `age` seconds ago."""
+
+    waiting: int
+    unacked: int
+    age: float
+
+
+def standing(client: Connection, queue: str) -> Standing:
+    """How the queue stands; the age is 0 where no message is, and by the clocks of two hosts."""
+    ready, unacked, *oldest = client.eval(STANDING, 3, queue, keys.UNACKED, keys.UNACKED_INDEX)
+    now = time.time()
+    published = [_published(text, now) for text in oldest if text]
+    return Standing(ready, unacked, max(0.0, now - min(published, default=now)))
+
+
 def waiting(client: Connection, queue: str, job: JobId) -> set[int]:
     """The items of `job` whose messages wait in `queue`, or are with a worker and unacknowledged.
 
@@ -116,12 +145,23 @@ def _messages(client: Connection, queue: str) -> Iterator[bytes]:
 def _address(text: bytes) -> tuple[str, int] | None:
     """Job and index of a message as kombu keeps it; None of one that is none of ours."""
     try:
-        message = json.loads(text)
-        payload = message[0] if isinstance(message, list) else message  # a list once delivered
-        job, index, _ = json.loads(base64.b64decode(payload["body"]))[0]
+        job, index, _ = json.loads(base64.b64decode(_payload(text)["body"]))[0]
     except (ValueError, TypeError, LookupError):
         return None
     return str(job), int(index)
+
+
+def _published(text: bytes, otherwise: float) -> float:
+    """When a message was published; `otherwise` where it does not say."""
+    try:
+        return float(_payload(text)["headers"][PUBLISHED])
+    except (ValueError, TypeError, LookupError):
+        return otherwise
+
+
+def _payload(text: bytes) -> Any:  # noqa: ANN401  # whatever JSON holds; its readers catch the rest
+    message = json.loads(text)
+    return message[0] if isinstance(message, list) else message  # a list once delivered
 
 
 def _send(app: Celery, job: JobId, items: Sequence[Item], queue: str) -> None:
@@ -136,6 +176,7 @@ def _send(app: Celery, job: JobId, items: Sequence[Item], queue: str) -> None:
                 (job, item.index, item.source),
                 argsrepr=repr((job, item.index, item.source)),
                 kwargsrepr="{}",
+                headers={PUBLISHED: time.time()},
                 queue=queue,
                 producer=producer,
                 ignore_result=True,

@@ -43,6 +43,13 @@ local function settled(done, failed)
 end
 """
 
+# What observers count, beyond the life of a job: it only grows. Called before anything is changed.
+_COUNT = """
+local function counting(totals)
+  redis.call('HSETNX', totals, 'since', now())
+end
+"""
+
 # Of the submitting side: ARGV[1] is a fencing token, and older ones than the last are refused.
 _LEAD = """
 local state = redis.call('HGET', KEYS[1], 'state')
@@ -129,14 +136,17 @@ return 1
 """
 )
 
-# KEYS: head, named. ARGV: token.
+# KEYS: head, named, totals. ARGV: token.
 START = (
     _NOW
     + _CLOSE
+    + _COUNT
     + _LEAD
     + """
 if state == 'cancelled' then return -4 end
 if state == 'listing' then
+  counting(KEYS[3])
+  redis.call('HINCRBY', KEYS[3], 'skipped', redis.call('HGET', KEYS[1], 'skipped') or 0)
   redis.call('HSET', KEYS[1], 'state', 'running', 'started', now())
   redis.call('UNLINK', KEYS[2])
   close_if_complete(KEYS[1])
@@ -262,27 +272,33 @@ return 1
 """
 )
 
-# KEYS: head, done, failed, running, errors, flags. ARGV: index, for a failure its code and its error,
-# else nothing twice; for a flagged cutout its bits and the names of its flags.
+# KEYS: head, done, failed, running, errors, flags, totals. ARGV: index, for a failure its code and its
+# error, else nothing twice; for a flagged cutout its bits and the names of its flags.
 SETTLE = (
     _NOW
     + _CLOSE
+    + _COUNT
     + _FIND
     + _SETTLED
     + """
 redis.call('HDEL', KEYS[4], ARGV[1])
 if settled(KEYS[2], KEYS[3]) then return 0 end
+counting(KEYS[7])
+local function count(name)
+  redis.call('HINCRBY', KEYS[1], name, 1)
+  redis.call('HINCRBY', KEYS[7], name, 1)
+end
 if ARGV[2] ~= '' then
   redis.call('HSET', KEYS[5], ARGV[1], ARGV[3])
   redis.call('SETBIT', KEYS[3], index, 1)
-  redis.call('HINCRBY', KEYS[1], 'failed', 1)
-  redis.call('HINCRBY', KEYS[1], 'error:' .. ARGV[2], 1)
+  count('failed')
+  count('error:' .. ARGV[2])
 else
   if ARGV[4] then redis.call('HSET', KEYS[6], ARGV[1], ARGV[4]) end
   redis.call('SETBIT', KEYS[2], index, 1)
-  redis.call('HINCRBY', KEYS[1], 'done', 1)
-  if ARGV[4] then redis.call('HINCRBY', KEYS[1], 'flagged', 1) end
-  for i = 5, #ARGV do redis.call('HINCRBY', KEYS[1], 'flag:' .. ARGV[i], 1) end
+  count('done')
+  if ARGV[4] then count('flagged') end
+  for i = 5, #ARGV do count('flag:' .. ARGV[i]) end
 end
 close_if_complete(KEYS[1])
 return 1

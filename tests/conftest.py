@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -121,6 +122,16 @@ def require_redis() -> None:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
         pytest.skip(str(error))
+
+
+def require_program(name: str) -> str:
+    """The path of a program that infra/scripts/test installs."""
+    found = shutil.which(name)
+    if found is None and os.environ.get("CI") == "true":
+        pytest.fail(f"not on the PATH: {name}")
+    if found is None:
+        pytest.skip(f"not on the PATH: {name}")
+    return found
 
 
 def free_port() -> int:

@@ -54,7 +54,8 @@ def _supervise(options: argparse.Namespace) -> int:
     connect(settings.redis_url).close()  # away at the start is an error, away later is waited for
     owned: bool = options.stop_with_stdin
     chosen = devices(options.device, cpu_allowed=owned)
-    supervisor = Supervisor(workers(chosen, shared_host=owned), settings.worker)
+    posts = workers(chosen, shared_host=owned, metrics="" if owned else settings.metrics.worker)
+    supervisor = Supervisor(posts, settings.worker)
     if owned:
         at_end_of(sys.stdin.fileno(), supervisor.stop)
     return supervisor.run()

@@ -109,6 +109,10 @@ class Batcher:
         self._slots: dict[Task, tuple[Model, Engine]] = {}
         self.steps = 0
         """Forward passes that came to their end."""
+        self.images = 0
+        """Images in those passes."""
+        self.busy = 0.0
+        """Seconds within forward passes, also within those that failed."""
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="device-watch", daemon=True)
 
@@ -198,7 +202,7 @@ class Batcher:
         """Answer every request, with a matte or with what went wrong."""
         try:
             engine = self._engine_for(batch[0])
-            with self._stepping("step", self._limits.step, batch):
+            with self._stepping("step", self._limits.step, batch), self._busy():
                 mattes = engine.infer([request.pixels for request in batch])
         except DeviceLost:
             raise
@@ -209,6 +213,7 @@ class Batcher:
                 self._serve_one_by_one(batch, error)
         else:
             self.steps += 1
+            self.images += len(batch)
             for request, matte in zip(batch, mattes, strict=True):
                 with suppress(InvalidStateError):  # the device came back after it was given up
                     request.matte.set_result(matte)
@@ -249,6 +254,14 @@ class Batcher:
             self._step = None
             raise
         self._step = None
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.busy += time.perf_counter() - start
 
     def _end(self, lost: DeviceLost) -> None:
         """Answer everybody, also who comes later, so that no lane hangs."""

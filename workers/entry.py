@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from bgpipe.config.settings import Settings, load_settings
+from bgpipe.config.settings import LogFormat, Settings, load_settings
 from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.log import log_to_stderr
 
@@ -17,12 +17,20 @@ def exit_code_of(work: Callable[[], int], worker: str = "") -> int:
 
     `worker` is on every line of the log: those of a machine share one.
     """
-    log_to_stderr({"worker": worker} if worker else {})
+    log_to_stderr(_log_format(), {"worker": worker} if worker else {})
     try:
         return work()
     except BgpipeError as error:
         log.critical("cannot work", extra={"fields": {"error": str(error)}})
         return error.exit_code
+
+
+def _log_format() -> LogFormat:
+    """Settings that cannot be read are told of as text, by whoever reads them next."""
+    try:
+        return load_settings().log.format
+    except ValueError:
+        return LogFormat.TEXT
 
 
 def worker_settings() -> Settings:

@@ -31,6 +31,7 @@ from bgpipe.workers.custody import Custody, Elsewhere, Hold
 from bgpipe.workers.leaving import Leaving
 from bgpipe.workers.stopwatch import Stopwatch
 from bgpipe.workers.studio import Studio
+from bgpipe.workers.tally import Tally
 from bgpipe.workers.watchdog import Watchdog
 
 # A worker meets few jobs at a time, each with a source and a target.
@@ -70,9 +71,8 @@ class Lane:
         studio: Studio,
         settings: Settings,
         stores: Stores,
-        image_done: Callable[[], None],
+        tally: Tally,
     ) -> None:
-        """`image_done` hears of every image that has ended."""
         self._ledger = ledger
         self._custody = custody
         self._watchdog = watchdog
@@ -81,7 +81,7 @@ class Lane:
         self._limits = settings.limits.model_dump()
         self._max_bytes = settings.images.max_bytes
         self._review_out = settings.review.out
-        self._image_done = image_done
+        self._tally = tally
         self._store: Callable[[str], Store] = lru_cache(STORES_KEPT)(stores.open)
 
     def run(self, job: JobId, index: int, source: str) -> End:
@@ -100,7 +100,7 @@ class Lane:
             return Again(error, self._delay(ELSEWHERE))
 
     def _do(self, hold: Hold, source: str) -> End:
-        claim = hold.claim
+        claim, watch = hold.claim, Stopwatch(self._limits)
         if claim.item.source != source:
             self._ledger.give_back(claim.job.id, claim.item.index)
             raise UsageError(
@@ -108,13 +108,13 @@ class Lane:
                 f"{claim.item.source}"
             )
         if hold.killer and claim.attempt > self._queue.max_attempts:
-            return self._after(_lost(claim), claim)
+            return self._after(_lost(claim), claim, watch)
         if hold.alone:
             log.warning("image runs alone: its worker died", extra={"fields": _names(claim)})
-        return self._attempt(hold)
+        return self._attempt(hold, watch)
 
-    def _attempt(self, hold: Hold) -> End:
-        claim, watch = hold.claim, Stopwatch(self._limits)
+    def _attempt(self, hold: Hold, watch: Stopwatch) -> End:
+        claim = hold.claim
         try:
             made = self._watchdog.run(
                 claim.item.source, watch, lambda: self._make(claim.job, claim.item, watch)
@@ -123,19 +123,17 @@ class Lane:
             self._ledger.give_back(claim.job.id, claim.item.index)
             return _back(error, claim)
         except DeviceLost as error:
-            return self._after_loss(error, hold)
+            return self._after_loss(error, hold, watch)
         except ItemError as error:
-            return self._after(error, claim)
+            return self._after(error, claim, watch)
         except BgpipeError as error:  # a store that this worker cannot open, say
-            return self._after(TransientError(Code.INTERNAL, str(error)), claim)
+            return self._after(TransientError(Code.INTERNAL, str(error)), claim, watch)
         except Exception as error:
             log.exception("unexpected error", extra={"fields": _names(claim)})
-            return self._after(TransientError(Code.INTERNAL, repr(error)), claim)
+            return self._after(TransientError(Code.INTERNAL, repr(error)), claim, watch)
         identity, flags = made
         self._ledger.seals.leave(claim.job.id, claim.item.index, identity)
-        outcome = self._settle(claim, Outcome.done(claim.item.index, flags))
-        log.info("image done", extra={"fields": _names(claim) | watch.fields()})
-        return outcome
+        return self._settle(claim, Outcome.done(claim.item.index, flags), watch)
 
     def _make(self, job: Job, item: Item, watch: Stopwatch) -> tuple[str, tuple[Flag, ...]]:
         """Write the item's cutout; returns its identity and its flags."""
@@ -149,29 +147,35 @@ class Lane:
             identity = self._store(job.out).write(item.target, made.file, notes)
             if made.flags and self._review_out:
                 self._store(self._review_out).write(f"{job.id}/{item.target}", made.file, notes)
+            self._tally.written(job.out)
         return identity, made.flags
 
-    def _after(self, error: ItemError, claim: Claim) -> Outcome | Again:
+    def _after(self, error: ItemError, claim: Claim, watch: Stopwatch) -> Outcome | Again:
         """Give the item back for another attempt, or up."""
-        fields = _names(claim) | {"attempt": claim.attempt, "error": str(error)}
         if isinstance(error, TransientError) and claim.attempt < self._queue.max_attempts:
+            fields = _names(claim) | {"attempt": claim.attempt, "error": str(error)}
             log.warning("image will be tried again", extra={"fields": fields})
             self._ledger.release(claim.job.id, claim.item.index)
             return Again(error, self._delay(claim.attempt))
-        log.warning("image failed", extra={"fields": fields})
-        return self._settle(claim, Outcome.failed(claim.item.index, error))
+        return self._settle(claim, Outcome.failed(claim.item.index, error), watch)
 
-    def _after_loss(self, error: DeviceLost, hold: Hold) -> Outcome | Back:
+    def _after_loss(self, error: DeviceLost, hold: Hold, watch: Stopwatch) -> Outcome | Back:
         """Leave the claim as it is, so that the next one runs alone; or give a culprit up."""
         claim = hold.claim
         if hold.alone and claim.attempt >= self._queue.max_attempts:
-            log.warning("image failed", extra={"fields": _names(claim) | {"error": str(error)}})
-            return self._settle(claim, Outcome.failed(claim.item.index, error))
+            return self._settle(claim, Outcome.failed(claim.item.index, error), watch)
         return _back(error, claim)
 
-    def _settle(self, claim: Claim, outcome: Outcome) -> Outcome:
+    def _settle(self, claim: Claim, outcome: Outcome, watch: Stopwatch) -> Outcome:
+        """Tell the ledger, then those who watch: one event for each image that has ended."""
         self._ledger.settle(claim.job.id, outcome)
-        self._image_done()
+        self._tally.ended(watch.seconds, watch.stages)
+        fields = _names(claim) | {"attempt": claim.attempt, "code": outcome.code}
+        if outcome.code is None:
+            log.info("image done", extra={"fields": fields | watch.fields()})
+        else:
+            told = fields | {"detail": outcome.detail} | watch.fields()
+            log.warning("image failed", extra={"fields": told})
         return outcome
 
     def _delay(self, attempt: int) -> float:
@@ -197,4 +201,4 @@ def _back(error: BgpipeError, claim: Claim) -> Back:
 
 
 def _names(claim: Claim) -> dict[str, object]:
-    return {"job": claim.job.id, "index": claim.item.index, "source": claim.item.source}
+    return {"job": claim.job.id, "index": claim.item.index, "key": claim.item.source}

@@ -14,6 +14,7 @@ BYTES_PER_REDUCED_PIXEL = 112
 REDUCED = 1_000_000
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_OURS = Path("/proc/self/statm")
 
 
 class Memory:
@@ -49,6 +50,14 @@ def half_of_the_machine() -> int:
     """Half of the bytes that this process may use, by the machine or by its container."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(machine, _container_limit() or machine) // 2
+
+
+def resident() -> int:
+    """Bytes that this process holds in memory; 0 where the system does not say."""
+    try:
+        return int(_OURS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # no Linux
+        return 0
 
 
 def _container_limit() -> int | None:

@@ -12,16 +12,21 @@ import os
 import secrets
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import cv2
 
-from bgpipe.config.settings import Settings, WorkerSettings
+from bgpipe.config.settings import Settings, WorkerSettings, host_and_port
 from bgpipe.pipeline.connection import connect
+from bgpipe.pipeline.exposition import exposed
 from bgpipe.pipeline.images import Limits
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.storage import Stores
+from bgpipe.pipeline.vitals import Vitals
+from bgpipe.pipeline.worker_metrics import Self
 from bgpipe.workers.app import serve, worker_app
 from bgpipe.workers.batcher import Batcher, EngineMaker
 from bgpipe.workers.custody import Custody
@@ -29,12 +34,13 @@ from bgpipe.workers.devices import CPU
 from bgpipe.workers.engines import cores, engine_maker
 from bgpipe.workers.entry import exit_code_of, worker_settings
 from bgpipe.workers.grounds import Grounds
-from bgpipe.workers.health import Heartbeat, Vitals, is_alive
+from bgpipe.workers.health import Heartbeat, is_alive
 from bgpipe.workers.lane import Lane
 from bgpipe.workers.leaving import RESTART, end, leave
-from bgpipe.workers.memory import Memory, half_of_the_machine
+from bgpipe.workers.memory import Memory, half_of_the_machine, resident
 from bgpipe.workers.pool import Lanes
 from bgpipe.workers.studio import Codec, Studio
+from bgpipe.workers.tally import Tally
 from bgpipe.workers.tasks import add_task
 from bgpipe.workers.tether import GRACE, READY, at_end_of
 from bgpipe.workers.watchdog import Watchdog
@@ -49,12 +55,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A worker's name (unique in its cluster), its device (cpu or cuda), lanes and batch."""
+    """A worker's name (unique in its cluster), its device (cpu or cuda), lanes and batch.
+
+    `restarts` processes had the name before; `metrics` is where it tells of itself, or empty.
+    """
 
     name: str
     device: str
     lanes: int
     batch: int
+    restarts: int = 0
+    metrics: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +80,12 @@ def main() -> int:
     """Work until told to stop; exit codes as bgpipe's."""
     parser = argparse.ArgumentParser(prog="python -m bgpipe.workers.process", description=__doc__)
     parser.add_argument("--name", required=True, help="unique in the cluster, like gpu0@host")
-    name: str = parser.parse_args().name
-    return exit_code_of(lambda: _start(name), name)
+    parser.add_argument(
+        "--restarts", type=int, default=0, help="processes that had the name before"
+    )
+    parser.add_argument("--metrics", default="", help="HOST:PORT to tell Prometheus of itself")
+    options = parser.parse_args()
+    return exit_code_of(lambda: _start(options), options.name)
 
 
 def work(settings: Settings, node: Node, parts: Parts) -> int:
@@ -96,7 +111,9 @@ def work(settings: Settings, node: Node, parts: Parts) -> int:
         ledger = Ledger(client)
         custody = Custody(ledger, worker, partial(is_alive, client))
         watchdog = Watchdog(settings.worker.stuck_limit, _be_replaced)
-        with Heartbeat(client, worker, partial(_vitals, node, batcher, custody)) as heart:
+        tally = Tally()
+        vitals = partial(_vitals, node, batcher, custody, tally)
+        with Heartbeat(client, worker, vitals), _told(node, vitals):
             stores = Stores(settings.s3, node.lanes, settings.worker.places)
             lane = Lane(
                 ledger,
@@ -105,7 +122,7 @@ def work(settings: Settings, node: Node, parts: Parts) -> int:
                 _studio(settings, parts, batcher, stores),
                 settings,
                 stores,
-                heart.image_done,
+                tally,
             )
             drain = settings.worker.drain_timeout
             app = worker_app(settings, Lanes(node.lanes, drain, watchdog.give_up))
@@ -132,10 +149,11 @@ def node(name: str, device: str, settings: WorkerSettings) -> Node:
     return Node(name, device, settings.lanes or lanes, settings.batch or batch)
 
 
-def _start(name: str) -> int:
+def _start(options: argparse.Namespace) -> int:
     settings = worker_settings()
     device = "cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") else CPU
-    this = node(name, device, settings.worker)
+    this = node(options.name, device, settings.worker)
+    this = replace(this, restarts=options.restarts, metrics=options.metrics)
     return work(settings, this, Parts(engine_maker(settings, device, this.batch)))
 
 
@@ -153,17 +171,34 @@ def _studio(settings: Settings, parts: Parts, batcher: Batcher, stores: Stores) 
     )
 
 
-def _vitals(node: Node, batcher: Batcher, custody: Custody) -> Vitals:
-    """What the heartbeat tells: `oldest` is the age in seconds of the oldest image in flight."""
+def _told(node: Node, vitals: Callable[[], Vitals]) -> AbstractContextManager[None]:
+    """Let Prometheus ask this process, where it was given an address for that."""
+    if not node.metrics:
+        return nullcontext()
+    host, port = host_and_port(node.metrics)
+    return exposed(Self(node.name, vitals), host, port)
+
+
+def _vitals(node: Node, batcher: Batcher, custody: Custody, tally: Tally) -> Vitals:
     ages = custody.ages()
-    return {
-        "device": node.device,
-        "lanes": node.lanes,
-        "model": batcher.model,
-        "steps": batcher.steps,
-        "in_flight": len(ages),
-        "oldest": max(ages, default=0.0),
-    }
+    return Vitals(
+        device=node.device,
+        model=batcher.model,
+        lanes=node.lanes,
+        batch=node.batch,
+        restarts=node.restarts,
+        images=tally.images,
+        progress=tally.progress,
+        beat=time.time(),
+        in_flight=len(ages),
+        oldest=max(ages, default=0.0),
+        steps=batcher.steps,
+        device_images=batcher.images,
+        device_seconds=batcher.busy,
+        memory=resident(),
+        disk_free=tally.disk_free,
+        stages=tally.stages(),
+    )
 
 
 def _be_replaced() -> None:

@@ -63,5 +63,14 @@ class Stopwatch:
         """Let no further stage begin."""
         self._abandoned = True
 
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """Seconds of each stage that has ended."""
+        return self._stages.copy()
+
     def fields(self) -> dict[str, float]:
-        return {"seconds": time.perf_counter() - self._start} | self._stages
+        return {"seconds": self.seconds} | self.stages

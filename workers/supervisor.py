@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Protocol
 
-from bgpipe.config.settings import WorkerSettings
+from bgpipe.config.settings import WorkerSettings, host_and_port
 from bgpipe.pipeline.errors import RedisUnavailable, Unavailable, UsageError
 from bgpipe.workers.devices import Device
 from bgpipe.workers.tether import GRACE, READY
@@ -37,7 +37,7 @@ class Worker(Protocol):
     @property
     def name(self) -> str: ...
 
-    def start(self) -> subprocess.Popen[bytes]: ...
+    def start(self, restarts: int) -> subprocess.Popen[bytes]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,17 @@ class DeviceWorker:
 
     name: str
     device: Device
+    metrics: str = ""
+    """HOST:PORT at which it tells of itself. Empty: nowhere."""
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start the process, which ends itself when the pipe to its stdin ends with this one."""
+    def start(self, restarts: int) -> subprocess.Popen[bytes]:
+        """Start the process, which ends itself when the pipe to its stdin ends with this one.
+
+        `restarts` processes were started in its place before.
+        """
+        told = ["--restarts", str(restarts), "--metrics", self.metrics]
         return subprocess.Popen(  # noqa: S603  # our own module
-            [sys.executable, "-m", "bgpipe.workers.process", "--name", self.name],
+            [sys.executable, "-m", "bgpipe.workers.process", "--name", self.name, *told],
             env=os.environ | self.device.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,  # for READY
@@ -58,8 +64,13 @@ class DeviceWorker:
         )
 
 
-def workers(devices: Sequence[Device], *, shared_host: bool) -> list[DeviceWorker]:
+def workers(
+    devices: Sequence[Device], *, shared_host: bool, metrics: str = ""
+) -> list[DeviceWorker]:
     """A worker per device, named like gpu0@host.
+
+    `metrics` is the HOST:PORT at which the first one tells of itself; each next one takes the next
+    port.
 
     `shared_host`: other supervisors of the same cluster may run on this machine, as every command
     in the embedded mode has its own; a random part keeps the names apart.
@@ -67,11 +78,12 @@ def workers(devices: Sequence[Device], *, shared_host: bool) -> list[DeviceWorke
     host = socket.gethostname()
     mark = f"-{secrets.token_hex(3)}" if shared_host else ""
     seen: Counter[str] = Counter()
-    named = []
+    named: list[DeviceWorker] = []
     for device in devices:
         seen[device.label] += 1
         copy = f"-{seen[device.label]}" if seen[device.label] > 1 else ""
-        named.append(DeviceWorker(f"{device.label}{copy}{mark}@{host}", device))
+        place = next_address(metrics, len(named)) if metrics else ""
+        named.append(DeviceWorker(f"{device.label}{copy}{mark}@{host}", device, place))
     return named
 
 
@@ -86,6 +98,7 @@ class Post:
         self._due = time.monotonic()
         self._started = self._due
         self._ready = False
+        self._starts = 0
         self.failed_starts = 0
         """Processes in a row that ended before they were ready."""
 
@@ -94,7 +107,8 @@ class Post:
         if self._process is None and time.monotonic() >= self._due:
             self._started = time.monotonic()
             self._ready = False
-            self._process = self.worker.start()
+            self._process = self.worker.start(self._starts)
+            self._starts += 1
 
     def look(self) -> int | None:
         """The exit code of a process that has ended since the last look; plans its successor."""
@@ -208,6 +222,12 @@ class Supervisor:
         for post in self._posts:
             post.tell(signal.SIGKILL)
             post.has_ended(GRACE)
+
+
+def next_address(address: str, places: int) -> str:
+    """The HOST:PORT that is `places` ports behind `address`."""
+    host, port = host_and_port(address)
+    return f"{host}:{port + places}"
 
 
 def _says_ready(process: subprocess.Popen[bytes]) -> bool:

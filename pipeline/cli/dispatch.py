@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
 from bgpipe.pipeline.errors import RedisUnavailable, UsageError
@@ -22,17 +26,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def dispatch() -> None:
+def dispatch(
+    metrics: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Tell Prometheus of the cluster there.")
+    ] = None,
+) -> None:
     """Feed the jobs of a cluster; several may run, one leads, another takes over."""
     from bgpipe.pipeline.log import log_to_stderr
 
+    if metrics is not None:
+        os.environ["BGPIPE_METRICS__DISPATCH"] = metrics
     settings = read_settings()
     if settings.embedded:
         raise UsageError(
             "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit feeds its own job)"
         )
-    log_to_stderr()
-    with open_session(settings) as session:
+    log_to_stderr(settings.log.format)
+    with open_session(settings) as session, _metrics(session):
         _run(session, _stopped_by_signal())
 
 
@@ -53,6 +63,26 @@ def _run(session: Session, stopped: threading.Event) -> None:
     with suppress(RedisUnavailable):  # the lease ends by itself
         dispatcher.leave()
     log.info("dispatcher stopped")
+
+
+@contextmanager
+def _metrics(session: Session) -> Iterator[None]:
+    """Let Prometheus ask meanwhile, if the settings name an address."""
+    address = session.settings.metrics.dispatch
+    if not address:
+        yield
+        return
+    from bgpipe.config.settings import host_and_port
+    from bgpipe.pipeline.connection import connect
+    from bgpipe.pipeline.exposition import exposed
+    from bgpipe.pipeline.metrics import Cluster
+
+    with (
+        connect(session.redis_url, patience=0) as client,
+        exposed(Cluster(client, session.settings), *host_and_port(address)),
+    ):
+        log.info("metrics served", extra={"fields": {"address": f"http://{address}/metrics"}})
+        yield
 
 
 def _sweeper(session: Session) -> Sweeper:

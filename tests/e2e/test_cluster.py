@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,11 +26,13 @@ from bgpipe.pipeline.connection import connect
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.types import Books, JobId, JobState
 
+from ..conftest import ROOT
+
 if TYPE_CHECKING:
     from .conftest import Bgpipe
 
 NANO = ("--model", "birefnet-nano")
-COLUMNS = "name,state,args,received,runtime,worker"
+ACCOUNT = "me:secret"
 SECONDS = 180.0
 ROW = re.compile(r'<tr id="[0-9a-f-]{36}".*?</tr>', re.DOTALL)
 
@@ -58,28 +62,43 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def flower(redis_url: str, log: Path) -> Iterator[str]:
-    """The address of a real Flower that hears the cluster's events."""
+def flower(redis_url: str, folder: Path) -> Iterator[str]:
+    """The address of a real Flower that hears the cluster's events, by the options that we recommend."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     command = [sys.executable, "-m", "celery", f"--broker={redis_url}", "flower"]
-    host, port = address.split(":")
-    options = [f"--address={host}", f"--port={port}", f"--tasks_columns={COLUMNS}"]
+    options = [f"--conf={ROOT / 'config/flowerconfig.py'}", f"--port={address.split(':')[1]}"]
+    account = {"FLOWER_BASIC_AUTH": ACCOUNT, "XDG_STATE_HOME": str(folder)}
     with (
-        log.open("w") as file,
-        ended(subprocess.Popen([*command, *options], stderr=file, text=True)),
+        (folder / "flower.log").open("w") as file,
+        ended(
+            subprocess.Popen(
+                [*command, *options], stderr=file, text=True, env=os.environ | account, cwd=folder
+            )
+        ),
     ):
-        yield f"http://{address}"
+        yield f"http://{ACCOUNT}@{address}"
 
 
 def workers(url: str) -> Any:
     """The workers that Flower has heard of."""
     try:
-        with urllib.request.urlopen(f"{url}/workers?json=1", timeout=5) as answer:
-            return json.load(answer)["data"]
+        return json.loads(get(f"{url}/workers?json=1"))["data"]
     except OSError:
         return None
+
+
+def get(url: str, data: bytes | None = None) -> bytes:
+    """What Flower answers to the account in `url`, or to nobody in particular if there is none."""
+    account, _, place = url.removeprefix("http://").rpartition("@")
+    request = urllib.request.Request(f"http://{place}", data)
+    if account:
+        token = base64.b64encode(account.encode()).decode()
+        request.add_header("Authorization", f"Basic {token}")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        text: bytes = answer.read()
+        return text
 
 
 class Chromium:
@@ -113,7 +132,7 @@ class Chromium:
         found = {}
         for row in ROW.findall(page):
             cells = [re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<td.*?</td>", row)]
-            name, state, arguments = cells[:3]
+            name, arguments, state = cells[:3]
             assert name == "bgpipe.remove_background"
             found[arguments] = state
         return found
@@ -153,7 +172,7 @@ def test_flower_lists_every_image_by_its_key_with_how_it_ended(
     (photos / "empty.jpg").touch()
     (photos / "letter.jpg").write_text("no photo")
     with (
-        flower(redis_url, tmp_path / "flower.log") as url,
+        flower(redis_url, tmp_path) as url,
         ended(bgpipe.start("worker", "--device", "cpu", **environment)),
     ):
         until(lambda: workers(url))
@@ -161,6 +180,10 @@ def test_flower_lists_every_image_by_its_key_with_how_it_ended(
         books = closed_books(redis_url, job)
         rows = until(lambda: len(rows := browser.rows(f"{url}/tasks")) == 6 and rows)
         picture = browser.screenshot(f"{url}/tasks")
+        for address, answer in ((url, 403), (url.replace(f"{ACCOUNT}@", ""), 401)):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                get(f"{address}/api/worker/shutdown/any", b"")
+            assert refused.value.code == answer
     assert (books.done, books.failed) == (4, 2)
     states = {arguments.rsplit(", ", 1)[1]: state for arguments, state in rows.items()}
     assert states == {
@@ -174,6 +197,21 @@ def test_flower_lists_every_image_by_its_key_with_how_it_ended(
     assert all(arguments.startswith(f"('{job}', ") for arguments in rows)
     with Image.open(picture) as shot:
         assert shot.size == (1600, 900)
+
+
+def test_flower_does_not_start_without_a_password(redis_url: str, tmp_path: Path) -> None:
+    options = [f"--broker={redis_url}", "flower", f"--conf={ROOT / 'config/flowerconfig.py'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", *options],
+        env=os.environ | {"XDG_STATE_HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "set FLOWER_BASIC_AUTH" in done.stderr
 
 
 def test_a_worker_killed_in_the_middle_loses_nothing(

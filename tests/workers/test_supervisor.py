@@ -138,9 +138,9 @@ class Script:
     code: str
     starts: Path
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, restarts: int) -> subprocess.Popen[bytes]:
         with self.starts.open("a") as file:
-            file.write("started\n")
+            file.write(f"started after {restarts} others\n")
         command = [sys.executable, "-c", self.code]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 

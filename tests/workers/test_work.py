@@ -180,4 +180,7 @@ def test_the_heartbeat_tells_of_progress_and_ends_with_the_worker(cluster: Clust
     assert len(beat[b"model"]) == 64
     assert (beat[b"steps"], beat[b"in_flight"], float(beat[b"oldest"])) == (b"1", b"0", 0)
     assert float(beat[b"beat"]) >= float(beat[b"progress"]) > 0
+    assert float(beat[b"device_seconds"]) > 0
+    assert {name for name in beat if name.startswith(b"stage:")} >= {b"stage:read", b"stage:write"}
+    assert min(int(beat[b"memory"]), int(beat[b"disk_free"])) > 0
     assert not cluster.client.exists(key)

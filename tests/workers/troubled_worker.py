@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,21 +72,23 @@ class Troubled:
 
     name: str
 
-    def start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, __file__, "--name", self.name]
+    def start(self, restarts: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, __file__, "--name", self.name, "--restarts", str(restarts)]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", default="troubled@test")
+    parser.add_argument("--restarts", type=int, default=0)
     parser.add_argument("--supervised", action="store_true")
     options = parser.parse_args()
     settings = worker_settings()
     if options.supervised:
         return Supervisor([Troubled(options.name)], settings.worker).run()
     parts = Parts(lambda recipe: Engine(), Codec(decode, encode, measure))
-    return work(settings, node(options.name, "cpu", settings.worker), parts)
+    this = replace(node(options.name, "cpu", settings.worker), restarts=options.restarts)
+    return work(settings, this, parts)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,50 @@
+"""Where Prometheus reads: an HTTP endpoint in a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+
+from bgpipe.pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
+__all__ = ["CONTENT_TYPE", "exposed", "exposition"]
+
+
+def exposition(collector: Collector) -> bytes:
+    """What `collector` tells now, in the text format of CONTENT_TYPE."""
+    return generate_latest(_registry(collector))
+
+
+@contextmanager
+def exposed(collector: Collector, host: str, port: int) -> Iterator[None]:
+    """Answer GET /metrics meanwhile.
+
+    Raises:
+        UsageError: nobody can listen there.
+
+    """
+    try:
+        server, thread = start_http_server(port, host, _registry(collector))
+    except OSError as error:
+        raise UsageError(
+            f"metrics cannot be served: {host}:{port}: {error.strerror}: choose another address"
+        ) from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _registry(collector: Collector) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(collector)
+    return registry

@@ -1,0 +1,150 @@
+"""What Prometheus reads of a cluster: the ledger, the queue and the heartbeats, in its terms.
+
+Each dispatcher tells of the whole cluster, so a query takes the maximum over instances, not their
+sum (infra/docs/operations.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from bgpipe.pipeline import keys
+from bgpipe.pipeline.errors import Code, LedgerDamaged, RedisUnavailable
+from bgpipe.pipeline.lease import is_held
+from bgpipe.pipeline.overview import Overview, Totals, overview
+from bgpipe.pipeline.queue import Standing, standing
+from bgpipe.pipeline.types import Flag
+from bgpipe.pipeline.vitals import beats
+from bgpipe.pipeline.worker_metrics import build, workers
+
+if TYPE_CHECKING:
+    from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.connection import Connection
+
+HOUR = 3600.0
+THOUSAND = 1000
+
+
+class Cluster(Collector):
+    """Everything that the Redis behind `client` knows. Threads may share it.
+
+    Give it a client without patience: a scraper does not wait for a server that is away.
+    """
+
+    def __init__(self, client: Connection, settings: Settings) -> None:
+        self._client = client
+        self._queue = settings.queue.name
+        self._price = settings.estimate.price_per_hour
+        self._ratchet = Ratchet()
+
+    def collect(self) -> Iterator[Metric]:
+        yield build()
+        try:
+            found = list(self._look())
+        except (RedisUnavailable, LedgerDamaged):
+            found = [_gauge("redis_up", "Whether Redis answers.", 0)]
+        yield from found
+
+    def _look(self) -> Iterator[Metric]:
+        client = self._client
+        view, seen = overview(client), beats(client)
+        yield _gauge("redis_up", "Whether Redis answers.", 1)
+        yield from _redis(client.info("memory"), client.info("persistence"))
+        yield _gauge(
+            "dispatcher_leads", "Whether a dispatcher leads.", is_held(client, keys.DISPATCH)
+        )
+        yield from _outcomes(view.totals, self._ratchet)
+        yield from _standing(view, standing(client, self._queue))
+        yield _gauge("workers", "Worker processes with a heartbeat.", len(seen))
+        yield from _cost(view, len(seen), self._price)
+        yield from workers(seen)
+
+
+class Ratchet:
+    """Lets no counter go back while it counts from the same moment.
+
+    A Redis that was killed has lost up to a second of counts; Prometheus would take the smaller
+    number for a new beginning, and add all of it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._since = ""
+        self._highest: dict[str, int] = {}
+
+    def rise(self, totals: Totals) -> Totals:
+        """The highest totals seen since `totals.since`."""
+        with self._lock:
+            if totals.since != self._since:
+                self._since, self._highest = totals.since, {}
+            for name, count in totals.counts.items():
+                self._highest[name] = max(count, self._highest.get(name, 0))
+            return Totals(totals.since, dict(self._highest))
+
+
+def _redis(memory: Mapping[str, int], persistence: Mapping[str, str]) -> Iterator[Metric]:
+    limit = memory.get("maxmemory") or memory.get("total_system_memory", 0)
+    written = [
+        persistence.get(f"{kind}_status", "ok") for kind in ("aof_last_write", "rdb_last_bgsave")
+    ]
+    yield _gauge("redis_memory_used_bytes", "What Redis takes.", memory["used_memory"])
+    yield _gauge("redis_memory_limit_bytes", "maxmemory, or else the machine's memory.", limit)
+    yield _gauge("redis_writes_ok", "Whether Redis can write to its disk.", set(written) == {"ok"})
+
+
+def _outcomes(totals: Totals, ratchet: Ratchet) -> Iterator[Metric]:
+    totals = ratchet.rise(totals)
+    images = CounterMetricFamily(
+        "bgpipe_images", "Images by how they ended.", labels=["outcome", "code"]
+    )
+    for outcome in ("done", "skipped"):
+        images.add_metric([outcome, ""], totals.ended(outcome))
+    for code in Code:
+        images.add_metric(["failed", code], totals.failed(code))
+    flags = CounterMetricFamily("bgpipe_image_flags", "Review flags.", labels=["flag"])
+    for flag in Flag:
+        flags.add_metric([flag], totals.with_flag(flag))
+    flagged = CounterMetricFamily("bgpipe_images_flagged", "Cutouts that somebody should look at.")
+    flagged.add_metric([], totals.ended("flagged"))
+    yield from (images, flagged, flags)
+
+
+def _standing(view: Overview, queue: Standing) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily("bgpipe_jobs", "Jobs that the ledger keeps.", labels=["state"])
+    for state, count in view.jobs.items():
+        jobs.add_metric([state], count)
+    yield jobs
+    yield _gauge("images_unsettled", "Images of running jobs to come.", view.unsettled)
+    yield _gauge("images_in_flight", "Images that are claimed.", view.in_flight)
+    yield _gauge(
+        "images_unsettled_oldest_seconds", "Since the oldest of them was listed.", view.oldest
+    )
+    yield _gauge("images_per_second", "Means of the jobs that run, added.", view.images_per_second)
+    yield _gauge("queue_messages", "Messages that wait.", queue.waiting)
+    yield _gauge("queue_unacked_messages", "Messages that workers hold.", queue.unacked)
+    yield _gauge(
+        "queue_oldest_message_seconds", "Since the oldest message was published.", queue.age
+    )
+
+
+def _cost(view: Overview, devices: int, price: float) -> Iterator[Metric]:
+    """Only what is known: without a price or progress there is nothing to tell."""
+    if not price:
+        return
+    yield _gauge("device_price_per_hour", "Of [estimate], in its currency.", price)
+    if devices and view.images_per_second:
+        thousand = THOUSAND / (view.images_per_second * HOUR)
+        yield _gauge(
+            "cost_per_thousand_images",
+            "Price of all workers' time for 1,000 images at the present pace.",
+            devices * price * thousand,
+        )
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"bgpipe_{name}", text, value=value)

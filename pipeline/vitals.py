@@ -1,0 +1,110 @@
+"""What a worker tells of itself: the fields of its heartbeat, written there and read by observers.
+
+The age of a heartbeat is what is gone of its time to live, by the server's clock: the clocks of
+the hosts need not agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from typing import Any, cast
+
+from bgpipe.pipeline import keys
+from bgpipe.pipeline.connection import Connection
+from bgpipe.pipeline.histogram import Histogram
+
+LIFE = 20
+"""Seconds after the last beat for which a worker counts as alive."""
+STAGE = "stage:"
+"""What the fields with the stages' histograms begin with."""
+
+# KEYS: heartbeats. Returns for each its fields, and the milliseconds that it has left.
+BEATS = """
+local found = {}
+for i, worker in ipairs(KEYS) do
+  found[i] = {redis.call('HGETALL', worker), redis.call('PTTL', worker)}
+end
+return found
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """Numbers count since the process began; times are Unix times. 0 where nothing is known."""
+
+    device: str = ""
+    """cpu or cuda."""
+    model: str = ""
+    """sha256 of the weights on the device; empty before the first image."""
+    lanes: int = 0
+    batch: int = 0
+    """Images that one forward pass takes at most."""
+    restarts: int = 0
+    """Processes that this worker's supervisor started in its place before."""
+    images: int = 0
+    """Outcomes."""
+    progress: float = 0.0
+    """When the last of them was."""
+    beat: float = 0.0
+    in_flight: int = 0
+    oldest: float = 0.0
+    """Seconds for which the oldest image has been in flight."""
+    steps: int = 0
+    """Forward passes."""
+    device_images: int = 0
+    """Images in those passes."""
+    device_seconds: float = 0.0
+    """Time within those passes."""
+    memory: int = 0
+    """Resident bytes of the process."""
+    disk_free: int = -1
+    """Bytes free where the last cutout was written; -1 where that was no folder."""
+    stages: Mapping[str, Histogram] = field(default_factory=dict)
+
+    def write(self) -> dict[str, str | int | float]:
+        """As the fields of a hash."""
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "stages"}
+        return plain | {f"{STAGE}{name}": one.write() for name, one in self.stages.items()}
+
+    @classmethod
+    def read(cls, hashed: Mapping[str, str]) -> Vitals:
+        """What `write` made, also that of an older version or a newer one, as far as it goes."""
+        kinds = {name: type(value) for name, value in cls().write().items()}
+        plain: dict[str, Any] = {
+            name: kinds[name](text) for name, text in hashed.items() if name in kinds
+        }
+        stages = {}
+        for name, text in hashed.items():
+            if name.startswith(STAGE):
+                with suppress(ValueError):  # of a version with other bounds
+                    stages[name.removeprefix(STAGE)] = Histogram.read(text)
+        return cls(**plain, stages=stages)
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A heartbeat that is `age` seconds old. `worker` is the place's name, not the process's."""
+
+    worker: str
+    age: float
+    vitals: Vitals
+
+
+def beats(client: Connection) -> list[Beat]:
+    """The last heartbeat of each worker that lives, or died less than `LIFE` seconds ago, by name."""
+    prefix = keys.of_worker("")
+    names = list(client.scan_iter(match=keys.of_worker("*"), count=1000))
+    answers = client.eval(BEATS, len(names), *names) if names else []
+    found: dict[str, Beat] = {}
+    for name, (flat, left) in zip(
+        names, cast("list[tuple[list[bytes], int]]", answers), strict=True
+    ):
+        hashed = dict(zip(*[(text.decode() for text in flat)] * 2, strict=True))
+        worker = cast("bytes", name).decode().removeprefix(prefix).partition("/")[0]
+        age = LIFE - left / 1000
+        # Of a process that died and its successor, the one that beats speaks for the place.
+        if hashed and (worker not in found or age < found[worker].age):
+            found[worker] = Beat(worker, age, Vitals.read(hashed))
+    return [found[worker] for worker in sorted(found)]

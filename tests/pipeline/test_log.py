@@ -1,0 +1,76 @@
+"""Events: one a line, as text or JSON, and never a password."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from bgpipe.config.settings import LogFormat
+from bgpipe.pipeline.log import EventFormatter, JsonFormatter, masked
+
+SECRET = "s3cr?t"
+PROGRAM = """
+import logging
+from bgpipe.config.settings import LogFormat
+from bgpipe.pipeline.log import log_to_stderr
+log_to_stderr(LogFormat({style!r}), {{"worker": "gpu0@host"}})
+logging.getLogger("bgpipe").info(
+    "image done", extra={{"fields": {{"key": "a b.jpg", "code": None, "seconds": 0.25}}}})
+try:
+    raise ValueError("redis://me:{secret}@host:1/0 is away")
+except ValueError:
+    logging.getLogger("library").exception("lost rediss://:{secret}@host")
+"""
+
+
+def said(style: LogFormat) -> list[str]:
+    """What a process with this format writes to stderr."""
+    program = PROGRAM.format(style=str(style), secret=SECRET)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return done.stderr.splitlines()
+
+
+def test_text_is_a_line_of_fields_for_each_event() -> None:
+    first = said(LogFormat.TEXT)[0]
+    assert first.endswith('info image done key="a b.jpg" code=- seconds=0.250 worker=gpu0@host')
+
+
+def test_json_is_an_object_for_each_event_with_numbers_as_numbers() -> None:
+    done, lost = (json.loads(line) for line in said(LogFormat.JSON))
+    assert done.pop("time").endswith("+00:00")
+    assert done == {
+        "level": "info",
+        "event": "image done",
+        "key": "a b.jpg",
+        "code": None,
+        "seconds": 0.25,
+        "worker": "gpu0@host",
+    }
+    assert lost["level"] == "error"
+    assert "ValueError" in lost["traceback"]
+
+
+@pytest.mark.parametrize("style", LogFormat)
+def test_no_format_tells_a_password_not_even_in_a_traceback(style: LogFormat) -> None:
+    lines = "\n".join(said(style))
+    assert SECRET not in lines
+    assert "redis://me:***@host:1/0" in lines
+    assert "rediss://:***@host" in lines
+
+
+@pytest.mark.parametrize("kind", [EventFormatter, JsonFormatter])
+def test_fields_are_masked_too(kind: type[EventFormatter]) -> None:
+    record = logging.LogRecord("n", logging.INFO, "f", 1, "waiting", (), None)
+    record.fields = {"url": f"https://user:{SECRET}@hub/x"}
+    assert "https://user:***@hub/x" in kind({}).format(record)
+
+
+def test_addresses_without_a_password_stay_as_they_are() -> None:
+    for text in ("redis://host:6379/0", "s3://bucket/a@b:c", "at 10:30: me@host"):
+        assert masked(text) == text
