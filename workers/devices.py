@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bgpipe.pipeline.errors import UsageError
 
 CPU = "cpu"
-QUERY = ("--query-gpu=index,uuid,name", "--format=csv,noheader")
+GPU = re.compile(r"GPU (?P<index>\d+): (?P<product>.+) \(UUID: (?P<uuid>\S+)\)")
+INSTANCE = re.compile(r"\s+MIG (?P<profile>\S+)\s+Device\s+(?P<index>\d+): \(UUID: (?P<uuid>\S+)\)")
+"""Lines of nvidia-smi -L; instances stand below the GPU that is divided."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """`name` as users write it, cpu or cuda:N; `uuid` pins a GPU and is empty for the CPU."""
+    """A GPU, an instance of a divided one (MIG), or the CPU.
+
+    `name` as users write it: cuda:N, cuda:N.M for instance M of GPU N, or cpu. `uuid` pins a GPU or
+    an instance and is empty for the CPU.
+    """
 
     name: str
     uuid: str = ""
@@ -25,7 +31,7 @@ class Device:
 
     @property
     def label(self) -> str:
-        """The device's part of a worker's name: gpu0 or cpu0."""
+        """The device's part of a worker's name: gpu0, gpu0.1 or cpu0."""
         return f"gpu{self.name.removeprefix('cuda:')}" if self.uuid else "cpu0"
 
     @property
@@ -62,13 +68,28 @@ def find_gpus() -> list[Device]:
     if not program:
         return []
     listing = subprocess.run(  # noqa: S603  # found on the PATH, fixed arguments
-        [program, *QUERY], capture_output=True, text=True, timeout=30, check=False
+        [program, "-L"], capture_output=True, text=True, timeout=30, check=False
     )
     if listing.returncode:
         raise UsageError(f"nvidia-smi fails: {(listing.stderr or listing.stdout).strip()}")
-    rows = csv.reader(listing.stdout.splitlines(), skipinitialspace=True)
-    found = [Device(f"cuda:{index}", uuid, product) for index, uuid, product in rows]
-    return [gpu for gpu in found if _visible(gpu)]
+    return [gpu for gpu in _usable(listing.stdout) if _visible(gpu)]
+
+
+def _usable(listing: str) -> Iterator[Device]:
+    """Every GPU that `listing` names; instead of one that is divided, its instances."""
+    whole, divided = None, False
+    for line in listing.splitlines():
+        if found := GPU.match(line):
+            if whole and not divided:
+                yield whole
+            whole = Device(f"cuda:{found['index']}", found["uuid"], found["product"])
+            divided = False
+        elif whole and (found := INSTANCE.match(line)):
+            divided = True
+            product = f"{whole.product} MIG {found['profile']}"
+            yield Device(f"{whole.name}.{found['index']}", found["uuid"], product)
+    if whole and not divided:
+        yield whole
 
 
 def _visible(gpu: Device) -> bool:
@@ -76,7 +97,10 @@ def _visible(gpu: Device) -> bool:
     if allowed is None:
         return True
     names = [name.strip() for name in allowed.split(",") if name.strip()]
-    return any(f"cuda:{name}" == gpu.name or gpu.uuid.startswith(name) for name in names)
+    return any(
+        f"cuda:{name}" in {gpu.name, gpu.name.rpartition(".")[0]} or gpu.uuid.startswith(name)
+        for name in names
+    )
 
 
 def _pick(name: str, gpus: dict[str, Device]) -> Device:

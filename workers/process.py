@@ -152,6 +152,10 @@ def node(name: str, device: str, settings: WorkerSettings) -> Node:
 def _start(options: argparse.Namespace) -> int:
     settings = worker_settings()
     device = "cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") else CPU
+    if device != CPU:
+        from bgpipe.pipeline.probe import check_device  # brings torch, which a CPU awaits later
+
+        check_device(device)
     this = node(options.name, device, settings.worker)
     this = replace(this, restarts=options.restarts, metrics=options.metrics)
     return work(settings, this, Parts(engine_maker(settings, device, this.batch)))

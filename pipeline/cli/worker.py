@@ -14,7 +14,8 @@ from bgpipe.pipeline.errors import UsageError
 
 def worker(
     device: Annotated[
-        list[str] | None, typer.Option(help="cuda:0, cuda:1 ... or cpu; default: every GPU.")
+        list[str] | None,
+        typer.Option(help="cuda:0, cuda:0.1 (a MIG instance) or cpu; default: every GPU."),
     ] = None,
     lanes: Annotated[
         int | None, typer.Option(min=1, help="Images in flight around one device.")
