@@ -13,6 +13,7 @@ from bgpipe.pipeline import registry
 from bgpipe.pipeline.http.backend import TheBackend
 from bgpipe.pipeline.http.caller import TheCaller
 from bgpipe.pipeline.http.problems import DOCUMENTED
+from bgpipe.pipeline.types import Task
 
 router = APIRouter(prefix="/v1", tags=["choices"], responses=DOCUMENTED)
 
@@ -53,6 +54,7 @@ def choices(backend: TheBackend, caller: TheCaller) -> Choices:
                 here=registry.locate(name, cache=cache) is not None,
             )
             for name, entry in registry.models().items()
+            if entry.task is Task.SUBJECT
         ],
         model=settings.model.name,
         formats=list(get_args(Format)),

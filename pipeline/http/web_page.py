@@ -12,14 +12,15 @@ from bgpipe.pipeline.http.problems import Problem
 
 router = APIRouter(include_in_schema=False)
 
-FILES = {
-    "index.html": "text/html; charset=utf-8",
-    "page.css": "text/css; charset=utf-8",
-    "api.js": "text/javascript; charset=utf-8",
-    "page.js": "text/javascript; charset=utf-8",
-    "icon.svg": "image/svg+xml",
+PARTS = ("index.html", "page.css", "api.js", "page.js", "sending.js", "viewer.js", "icon.svg")
+SHEET = "sheet.css"
+"""The contact sheet's style, which is the page's too."""
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
-"""The parts of the page by name, and their types."""
 
 
 @router.get("/")
@@ -33,7 +34,11 @@ def show_part(name: Annotated[str, Path(max_length=40)]) -> Response:
 
 
 def _file(name: str) -> Response:
-    if name not in FILES:
+    if name == SHEET:
+        file = files("bgpipe.pipeline.report").joinpath(SHEET)
+    elif name in PARTS:
+        file = files("bgpipe.pipeline.http").joinpath("page", name)
+    else:
         raise Problem(404, "not-found", f"no part of the page: {name}")
-    data = files("bgpipe.pipeline.http").joinpath("page", name).read_bytes()
-    return Response(data, media_type=FILES[name], headers={"Cache-Control": "no-cache"})
+    kind = TYPES[name[name.rindex(".") :]]
+    return Response(file.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})

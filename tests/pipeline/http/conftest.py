@@ -24,6 +24,15 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A cluster without workers whose server asks for keys."""
+    pytest.importorskip("uvicorn")
+    require_redis()
+    with cluster(tmp_path_factory.mktemp("guarded"), works=False) as running:
+        yield running
+
+
 @pytest.fixture
 def client(service: Service) -> Iterator[httpx2.Client]:
     with service.client() as client:

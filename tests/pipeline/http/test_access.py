@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -14,19 +14,9 @@ from bgpipe.pipeline.access import Access
 from bgpipe.pipeline.connection import connect
 from bgpipe.pipeline.errors import UsageError
 
-from ...conftest import require_redis
-from ...service import Service, cluster
+from ...service import Service
 
 Photo = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A cluster without workers whose server asks for keys."""
-    pytest.importorskip("uvicorn")
-    require_redis()
-    with cluster(tmp_path_factory.mktemp("guarded"), works=False) as running:
-        yield running
 
 
 def key_of(service: Service, name: str, *, everything: bool = False) -> str:
