@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from fastapi import APIRouter, File, Form, Query, Response, UploadFile
+from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
 
-from bgpipe.pipeline.errors import Code, ItemError, PermanentError
+from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.http.comfyui.desk import Desk, TheDesk
 from bgpipe.pipeline.http.comfyui.refusal import ComfyRoute
+from bgpipe.pipeline.http.download import Download
 from bgpipe.pipeline.http.orders import check_room
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.uploads import checked_name
@@ -20,6 +21,7 @@ from bgpipe.pipeline.ledger import UnknownJob
 if TYPE_CHECKING:
     from bgpipe.pipeline.http.comfyui.prompts import Kept
     from bgpipe.pipeline.images.variant import Channels, Kind
+    from bgpipe.pipeline.storage import Store
 
 TRUE = ("true", "1")
 QUALITY = 90
@@ -49,6 +51,7 @@ def upload_image(
 
 @router.get("/view")
 def view(
+    request: Request,
     desk: TheDesk,
     filename: str,
     subfolder: str = "",
@@ -59,16 +62,19 @@ def view(
     """A file, one of its channels, or a smaller one to look at."""
     folder = subfolder.strip("/")
     _check(filename, folder)
-    kept = None
+    kept = None if type_ == "input" else desk.prompts.file(type_, folder, filename)
     if type_ == "input":
-        data = _photo(desk, f"{folder}/{filename}" if folder else filename)
+        found = _photo(desk, f"{folder}/{filename}" if folder else filename)
     else:
-        kept = desk.prompts.file(type_, folder, filename)
-        data = _cutout(desk, kept)
+        found = _cutout(desk, kept)
+    asked = _PREVIEW.fullmatch(preview)
     channels: Channels = "grey" if kept and kept.is_mask else channel
-    data, kind = _varied(desk, data, channels, preview)
-    headers = {"Content-Disposition": f'filename="{_ascii(filename)}"'}
-    return Response(data, media_type=f"image/{kind}" if kind else _media(data), headers=headers)
+    if channels == "rgba" and not asked:
+        answer = found.answer(request)
+    else:
+        answer = _varied(desk, found, channels, asked)
+    answer.headers["Content-Disposition"] = f'filename="{_ascii(filename)}"'
+    return answer
 
 
 def _check(filename: str, folder: str) -> None:
@@ -81,43 +87,45 @@ def _check(filename: str, folder: str) -> None:
         raise Problem(400, "invalid_name", "a file's name has no folders: use subfolder")
 
 
-def _photo(desk: Desk, name: str) -> bytes:
+def _photo(desk: Desk, name: str) -> Download:
     photo = desk.photos.find(name)
     if photo is None:
         raise _unknown(name)
-    return desk.photos.read(photo)
+    return _object(desk.backend.uploads.open(desk.owner, photo.upload), photo.key, name)
 
 
-def _cutout(desk: Desk, kept: Kept | None) -> bytes:
+def _cutout(desk: Desk, kept: Kept | None) -> Download:
     """What the worker wrote."""
     if kept is None:
         raise _unknown("no prompt of yours made it")
-    ledger, session = desk.backend.ledger, desk.backend.session
     try:
-        job = ledger.job(kept.job)
-        target = ledger.item(job.id, 0).target
-        return session.stores.open(job.out).read(target, desk.backend.settings.images.max_bytes)
-    except (UnknownJob, PermanentError) as error:
-        if isinstance(error, PermanentError) and error.code != Code.MISSING:
-            raise
+        job = desk.backend.ledger.job(kept.job)
+        target = desk.backend.ledger.item(job.id, 0).target
+    except UnknownJob as error:
         raise _unknown(kept.filename) from error
+    return _object(desk.backend.session.stores.open(job.out), target, kept.filename)
 
 
-def _varied(desk: Desk, data: bytes, channels: Channels, preview: str) -> tuple[bytes, Kind | None]:
-    """As it is asked for, and the kind that it became; None if it is the file itself."""
-    asked = _PREVIEW.fullmatch(preview)
-    if channels == "rgba" and not asked:
-        return data, None
+def _object(store: Store, key: str, name: str) -> Download:
+    entry = store.head(key)
+    if entry is None:
+        raise _unknown(name)
+    return Download(store, entry)
+
+
+def _varied(
+    desk: Desk, found: Download, channels: Channels, asked: re.Match[str] | None
+) -> Response:
+    """Some of the channels, or a smaller file."""
     kind: Kind = "png"
     if asked:
         kind = "webp" if asked[1] == "webp" else "jpeg"
     quality = min(max(int(asked[2] or QUALITY), 1), 100) if asked else QUALITY
-    return variant(data, desk.backend.uploads.limits, channels, kind, quality), kind
-
-
-def _media(data: bytes) -> str:
-    """By the first bytes, so that a name promises nothing."""
-    return "image/png" if data.startswith(b"\x89PNG") else "application/octet-stream"
+    limits = desk.backend.uploads.limits
+    with desk.backend.previews:
+        data = found.store.read(found.entry.key, limits.max_bytes)
+        made = variant(data, limits, channels, kind, quality)
+    return Response(made, media_type=f"image/{kind}")
 
 
 def _ascii(name: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from bgpipe.pipeline import keys
 from bgpipe.pipeline.errors import ItemError
+from bgpipe.pipeline.http.orders import keep
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.uploads import checked_name
 
@@ -63,6 +64,10 @@ class Photos:
         store = self._backend.uploads.open(self._owner, photo.upload)
         return store.read(photo.key, self._backend.settings.images.max_bytes)
 
+    def use(self, upload: str) -> None:
+        """Note that the photo in it is wanted now, so that it is kept some days more."""
+        keep(self._backend, f"{self._owner}/uploads/{upload}")
+
     def names(self) -> list[str]:
         """The last ones, in order."""
         index = keys.prompt_photos_of(self._owner)
@@ -79,6 +84,7 @@ class Photos:
         """
         wanted = checked_name(name)
         upload = self._backend.uploads.new_name()
+        self.use(upload)
         base = PurePosixPath(wanted).name
         key = self._backend.uploads.put(self._owner, upload, base, data)
         for number in range(NAMES):

@@ -13,7 +13,7 @@ from bgpipe.pipeline import recipes
 from bgpipe.pipeline.errors import BgpipeError, ModelUnavailable, UsageError
 from bgpipe.pipeline.http.comfyui.photos import Photos
 from bgpipe.pipeline.http.comfyui.prompts import Kept, Prompt, Prompts
-from bgpipe.pipeline.http.orders import check_room, submit
+from bgpipe.pipeline.http.orders import check_open_jobs, check_room, submit
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.types import Job, JobId, Recipe
 from bgpipe.pipeline.types import Output as FileFormat
@@ -54,6 +54,7 @@ def post(backend: Backend, owner: str, body: Json) -> Posted:
     prompts = Prompts(backend.session.client, owner, backend.settings.serve.keep_days)
     name = _id(asked, prompts)
     check_room(backend)
+    check_open_jobs(backend, owner)
     photos = Photos(backend, owner)
     models = backend.settings.comfyui.models
     workflow = read_workflow(document, models, lambda photo: photos.find(photo) is not None)
@@ -148,6 +149,7 @@ def _job(backend: Backend, owner: str, name: JobId, view: View, photos: Photos) 
     photo = photos.find(view.photo)
     if photo is None:  # it went away since the graph was checked
         raise Problem(404, "unknown-photo", f"the photo is gone: {view.photo}")
+    photos.use(photo.upload)
     return Job(
         name,
         backend.uploads.source(owner, photo.upload),
@@ -162,6 +164,8 @@ def _recipe(backend: Backend, view: View) -> Recipe:
     """The settings choose the model, so that it may be a path; nothing is pulled for a caller."""
     try:
         weights, degraded = recipes.choose_model(backend.settings, view.model, pull=False)
+        edges = backend.settings.matting.model
+        matting = recipes.choose_matting(backend.settings, edges, pull=False)
     except (ModelUnavailable, UsageError) as error:
         raise Refused(
             "prompt_outputs_failed_validation", "The model is not here", str(error)
@@ -170,7 +174,7 @@ def _recipe(backend: Backend, view: View) -> Recipe:
         log.warning("the bundled model takes the default's place")
     preset = replace(view.preset, background="", foreground=False) if view.is_mask else view.preset
     output = FileFormat(format="mask") if view.is_mask else FileFormat()
-    return Recipe(weights.name, weights.sha256, weights.size, preset, output)
+    return Recipe(weights.name, weights.sha256, weights.size, preset, output, matting)
 
 
 def _open(backend: Backend, jobs: list[Job]) -> None:
