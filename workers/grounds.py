@@ -7,10 +7,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.images import Limits, decode, seen_as_srgb, stored_with
+from bgpipe.pipeline.images import Limits, decode, one_pixel, seen_as_srgb, stored_with
 from bgpipe.pipeline.storage import Store
 from bgpipe.pipeline.types import Recipe
 
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
 
 BACKDROPS_KEPT = 4
-_NAMES = {"white": "#ffffff", "black": "#000000"}
 
 
 class Grounds:
@@ -41,7 +38,7 @@ class Grounds:
         if output.backdrop:
             return stored_with(self._backdrop(output.backdrop, output.backdrop_sha256), icc)
         colour = recipe.preset.background or ("white" if output.is_opaque else "")
-        return stored_with(_one_pixel(colour), icc) if colour else None
+        return stored_with(one_pixel(colour), icc) if colour else None
 
     def _read(self, location: str, sha256: str) -> Pixels:
         folder, _, name = location.rpartition("/")
@@ -52,8 +49,3 @@ class Grounds:
             )
         picture = decode(data, self._limits)
         return seen_as_srgb(picture.rgb, picture.icc)
-
-
-def _one_pixel(colour: str) -> Pixels:
-    value = bytes.fromhex(_NAMES.get(colour, colour).removeprefix("#"))
-    return np.frombuffer(value, np.uint8).reshape(1, 1, 3)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _TAGS = 128
 """Where a profile's tag table starts (ICC.1:2022, 7.3)."""
+_NAMES = {"white": "#ffffff", "black": "#000000"}
 _KEPT = {b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC"}
 
 
@@ -53,6 +54,12 @@ def stored_with(rgb: Pixels, icc: bytes | None) -> Pixels:
     """The numbers that show the sRGB pixels `rgb` in a picture that has the profile `icc`."""
     stored = _converted(Image.fromarray(rgb), _srgb(), _profile(icc)) if icc else None
     return rgb if stored is None else stored
+
+
+def one_pixel(colour: str) -> Pixels:
+    """White, black or #rrggbb as a picture [1, 1, 3] in sRGB."""
+    value = bytes.fromhex(_NAMES.get(colour, colour).removeprefix("#"))
+    return np.frombuffer(value, np.uint8).reshape(1, 1, 3)
 
 
 def _srgb() -> ImageCms.ImageCmsProfile:

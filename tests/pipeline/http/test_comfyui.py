@@ -78,7 +78,8 @@ class Comfy:
         (shown,) = entry["outputs"][node]["images"]
         answer = self.client.get("/view", params=shown | query)
         assert answer.status_code == 200, answer.text
-        return np.asarray(Image.open(io.BytesIO(answer.content)))
+        with Image.open(io.BytesIO(answer.content)) as image:
+            return np.asarray(image)
 
 
 @pytest.fixture
