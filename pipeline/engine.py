@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
+from bgpipe.pipeline.model.fuse import fuse
 from bgpipe.pipeline.model.weights import load
 from bgpipe.pipeline.types import Matte
 
@@ -38,7 +39,7 @@ class Engine:
         *,
         batch: int,
         threads: int,
-        load: Callable[[ResolvedModel, torch.dtype], nn.Module] = load,
+        load: Callable[[ResolvedModel], nn.Module] = lambda model: fuse(load(model), model.size),
     ) -> None:
         """Put `model` on `device`, cpu or cuda; `threads` of the CPU run one forward pass.
 
@@ -52,7 +53,7 @@ class Engine:
         # TensorFloat-32 for what stays in float32, such as the deformable convolutions' sampling.
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-        self._network = load(model, self._dtype).to(self._device)
+        self._network = load(model).to(self._device, self._dtype)
         self._mean = torch.tensor(MEAN, device=self._device).view(1, 3, 1, 1)
         self._deviation = torch.tensor(DEVIATION, device=self._device).view(1, 3, 1, 1)
         self._allocate(batch)

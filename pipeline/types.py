@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 JobId = NewType("JobId", str)
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Raised whenever the code gives other pixels for the same recipe."""
 
 

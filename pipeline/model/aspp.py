@@ -40,9 +40,6 @@ class DeformableASPP(nn.Module):
         self.bn1 = nn.BatchNorm2d(inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        local = torch.cat([self.aspp1(x), *(branch(x) for branch in self.aspp_deforms)], dim=1)
-        pooled = self.global_avg_pool(x)  # [B, branch, 1, 1]
-        # The pooled branch is the same everywhere, so its part of the 1x1 convolution is a bias.
-        weight, width = self.conv1.weight, local.shape[1]
-        mixed = F.conv2d(local, weight[:, :width]) + F.conv2d(pooled, weight[:, width:])
-        return F.relu(self.bn1(mixed))
+        local = [self.aspp1(x), *(branch(x) for branch in self.aspp_deforms)]
+        pooled = self.global_avg_pool(x).expand(-1, -1, *x.shape[2:])
+        return F.relu(self.bn1(self.conv1(torch.cat([*local, pooled], dim=1))))

@@ -34,11 +34,7 @@ class BiRefNet(nn.Module):
 
         Raises InvalidSize unless H and W are multiples of 32.
         """
-        height, width = image.shape[2:]
-        if height % STRIDE or width % STRIDE:
-            raise InvalidSize(
-                f"image sides must be multiples of {STRIDE}: {height}x{width}; resize it first"
-            )
+        check_size(*image.shape[2:])
         logits: Tensor = self.decoder(image, self._encode(image))
         return logits
 
@@ -52,3 +48,11 @@ class BiRefNet(nn.Module):
         *shallow, deep = maps
         context = torch.cat([*(resize_like(x, deep) for x in shallow), deep], dim=1)
         return [*shallow, self.squeeze_module(context)]
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise InvalidSize unless an image of this size can go through."""
+    if height % STRIDE or width % STRIDE:
+        raise InvalidSize(
+            f"image sides must be multiples of {STRIDE}: {height}x{width}; resize it first"
+        )

@@ -101,27 +101,15 @@ class Decoder(nn.Module):
         p2 = self._gated(2, self.decoder_block2(torch.cat([a2, self.ipt_blk3(image)], dim=1)))
         a1 = resize_like(p2, x1) + self.lateral_block2(x1)
         p1 = self.decoder_block1(torch.cat([a1, self.ipt_blk2(image)], dim=1))
-        return self._logits(p1, image)
+        logits: Tensor = self.conv_out1(
+            torch.cat([resize_like(p1, image), self.ipt_blk1(image)], dim=1)
+        )
+        return logits
 
     def _gated(self, level: int, x: Tensor) -> Tensor:
         gradient = self.get_submodule(f"gdt_convs_{level}")(x)
         attention: Tensor = self.get_submodule(f"gdt_convs_attn_{level}")(gradient)
         return x * attention.sigmoid()
-
-    def _logits(self, p1: Tensor, image: Tensor) -> Tensor:
-        """conv_out1(cat[resize(p1), ipt_blk1(image)]) without its maps of full size.
-
-        A 1x1 convolution commutes with a resize and folds into the convolution before it, so
-        the wide maps never exist at full size; they were the largest of the network.
-        """
-        weight = self.get_parameter("conv_out1.0.weight")  # [1, decoder + image, 1, 1]
-        coarse = resize_like(F.conv2d(p1, weight[:, : p1.shape[1]]), image)
-        from_image = weight[0, p1.shape[1] :, 0, 0]
-        branch = self.ipt_blk1
-        folded = torch.einsum("c,cihw->ihw", from_image, branch.conv_out.weight).unsqueeze(0)
-        branch_bias = from_image @ self.get_parameter("ipt_blk1.conv_out.bias")
-        bias = self.get_parameter("conv_out1.0.bias") + branch_bias
-        return coarse + F.conv2d(branch.conv1(image), folded, bias, padding=1)
 
 
 def stack_tiles(image: Tensor, tiles: int) -> Tensor:

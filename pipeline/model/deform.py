@@ -3,9 +3,14 @@
 out(p) = sum over taps t of W_t * mask_t(p) * x(p + t + offset_t(p)), where x between pixels is
 bilinear and 0 outside the image, corner by corner: what torchvision computes, without its
 compiled operators. One group, stride 1, no dilation, odd kernels, output as large as the input.
+
+The map gets a border of zeros, and positions are clamped onto it: a tap that leaves the image
+then needs no case of its own.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +18,10 @@ from torch import Tensor, nn
 
 # Sampled values (outputs x taps x channels) held at a time. A CPU is fastest while they stay in
 # its cache; on a GPU only the memory counts.
-CPU_VALUES = 2**21
+CPU_VALUES = 2**20
 GPU_VALUES = 2**28
+BORDER = (1, 2)
+"""Zeros before and behind each axis: the neighbours of positions from -1 to the side."""
 
 
 class DeformableConv(nn.Module):
@@ -40,52 +47,62 @@ def deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Te
 
     offset [B, 2 * k^2, H, W] in pixels: taps row by row, y then x of each; mask [B, k^2, H, W].
     """
-    batch, channels, height, width = x.shape
-    taps = mask.shape[1]
-    rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    matrix = weight.permute(2, 3, 1, 0).reshape(taps * channels, -1)
-    values, sample = (CPU_VALUES, bag_sum) if x.device.type == "cpu" else (GPU_VALUES, gather_sum)
-    lines = max(1, values // (batch * width * taps * channels))
-    chunks = []
-    for first in range(0, height, lines):
-        pixel, share = _corners(offset, mask, first, lines)
-        columns = sample(rows, pixel, share.to(x.dtype)).view(-1, taps * channels)
-        chunks.append((columns @ matrix).view(batch, -1, width, matrix.shape[1]))
-    return torch.cat(chunks, dim=1).permute(0, 3, 1, 2)
+    points = torch.cat([offset[:, 0::2], offset[:, 1::2], mask], dim=1).permute(0, 2, 3, 1)
+    matrix = weight.permute(2, 3, 1, 0).flatten(0, 2)  # [k^2 * C, O]
+    out = [columns @ matrix for columns in sampled(x, points)]
+    return torch.cat(out, dim=1).permute(0, 3, 1, 2)
 
 
-def _corners(offset: Tensor, mask: Tensor, first: int, lines: int) -> tuple[Tensor, Tensor]:
-    """Of lines [first, first + lines): the four pixels around each tap and their weights.
+def sampled(x: Tensor, points: Tensor) -> Iterator[Tensor]:
+    """The values under the taps, some lines at a time: [B, lines, W, k^2 * C].
 
-    Both [B * lines * W * k^2, 4]; the pixels index [B * H * W], corners outside weigh 0.
+    points [B, H, W, 3 * k^2]: the taps' offsets along y, those along x, and their weights.
     """
-    batch, taps, height, width = mask.shape
+    batch, channels, _, width = x.shape
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, *BORDER, *BORDER))  # [B, H + 3, W + 3, C]
+    rows = padded.reshape(-1, channels)
+    taps = points.shape[3] // 3
+    values, add = (CPU_VALUES, bag_sum) if x.device.type == "cpu" else (GPU_VALUES, gather_sum)
+    lines = max(1, values // (batch * width * taps * channels))
+    for first, some in zip(
+        range(0, x.shape[2], lines), torch.split(points, lines, dim=1), strict=True
+    ):
+        pixel, share = _corners(some, first, padded.shape)
+        values_of_taps = add(rows, pixel, share.to(x.dtype))
+        yield values_of_taps.view(*some.shape[:3], taps * channels)
+
+
+def _corners(points: Tensor, first: int, padded: torch.Size) -> tuple[Tensor, Tensor]:
+    """Of lines from `first` on: the four pixels around each tap and their weights.
+
+    Both [B * lines * W * k^2, 4]; the pixels index [B * (H + 3) * (W + 3)].
+    """
+    batch, lines, width, channels = points.shape
+    taps, device = channels // 3, points.device
     kernel = round(taps**0.5)
-    device = mask.device
     # Coordinates need float32: half precision holds no fractions of a pixel beyond 1024.
-    exact = torch.promote_types(offset.dtype, torch.float32)
-    offset = offset[:, :, first : first + lines].to(exact).permute(0, 2, 3, 1)
-    mask = mask[:, :, first : first + lines].to(exact).permute(0, 2, 3, 1)
+    exact = points.to(torch.promote_types(points.dtype, torch.float32))
+    dy, dx, mask = torch.split(exact, taps, dim=3)
     tap = torch.arange(taps, device=device)
-    line = torch.arange(first, first + offset.shape[1], device=device).view(-1, 1, 1)
+    line = torch.arange(first, first + lines, device=device).view(-1, 1, 1)
     column = torch.arange(width, device=device).view(-1, 1)
-    y, wy = _neighbours(offset[..., 0::2] + (line + tap // kernel - kernel // 2), height)
-    x, wx = _neighbours(offset[..., 1::2] + (column + tap % kernel - kernel // 2), width)
-    image = torch.arange(batch, device=device).view(-1, 1, 1, 1, 1, 1) * (height * width)
-    pixel = image + y.unsqueeze(-1) * width + x.unsqueeze(-2)  # [B, lines, W, taps, 2, 2]
-    weight = wy.unsqueeze(-1) * (wx * mask.unsqueeze(-1)).unsqueeze(-2)
-    return pixel.view(-1, 4), weight.view(-1, 4)
-
-
-def _neighbours(position: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """The two pixels around each position on one axis and their weights, both [..., 2]."""
-    low = position.floor()
-    fraction = position - low
-    pixel = torch.stack((low, low + 1), dim=-1)
-    weight = torch.stack((1 - fraction, fraction), dim=-1)
-    inside = (pixel >= 0) & (pixel < side)
+    y, low = _cell(dy + (line + tap // kernel - kernel // 2), padded[1] - sum(BORDER))
+    x, left = _cell(dx + (column + tap % kernel - kernel // 2), padded[2] - sum(BORDER))
+    stride, area = padded[2], padded[1] * padded[2]
     # Clamped as integers: a position that is not a number must not become a wild address.
-    return pixel.long().clamp(0, side - 1), weight * inside
+    pixel = ((low + BORDER[0]) * stride + left + BORDER[0]).clamp(0, area - stride - 2)
+    pixel = pixel + torch.arange(batch, device=device, dtype=pixel.dtype).view(-1, 1, 1, 1) * area
+    lower, upper = y * mask, mask - y * mask
+    weights = (upper - upper * x, upper * x, lower - lower * x, lower * x)
+    pixels = (pixel, pixel + 1, pixel + stride, pixel + stride + 1)
+    return torch.stack(pixels, dim=-1).view(-1, 4), torch.stack(weights, dim=-1).view(-1, 4)
+
+
+def _cell(position: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """On one axis: each position's fraction, and the pixel below it, int32 in [-1, side]."""
+    position = position.clamp(-1, side)
+    low = position.floor()
+    return position - low, low.int()
 
 
 def bag_sum(rows: Tensor, pixel: Tensor, weight: Tensor) -> Tensor:

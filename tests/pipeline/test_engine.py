@@ -99,7 +99,7 @@ class Narrow(nn.Module):
 
 
 def engine_of(network: nn.Module, model: ResolvedModel, batch: int) -> Engine:
-    return Engine(model, "cpu", batch=batch, threads=1, load=lambda model, dtype: network)
+    return Engine(model, "cpu", batch=batch, threads=1, load=lambda model: network)
 
 
 def test_out_of_memory_halves_the_batch_and_loses_no_image(model: ResolvedModel) -> None:

@@ -1,0 +1,212 @@
+"""The decoder for inference: the same answers as decoder.py and aspp.py with less to compute.
+
+Batch norms are part of the convolutions before them; the branches' wide maps, and those of full
+size in front of the last convolution, never exist. Weights are folded in float32, once.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bgpipe.pipeline.model.aspp import DeformableASPP, DeformableBranch
+from bgpipe.pipeline.model.decoder import (
+    Decoder,
+    DecoderBlock,
+    ImageBranch,
+    resize_like,
+    stack_tiles,
+)
+from bgpipe.pipeline.model.deform import sampled
+from bgpipe.pipeline.model.dense import Dense
+from bgpipe.pipeline.model.parts import part
+
+
+class FusedDecoder(nn.Module):
+    """Image and encoder maps of stride 4, 8, 16, 32 to logits [B, 1, H, W]."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.images = nn.ModuleList(
+            FusedImageBranch(part(decoder, f"ipt_blk{level}", ImageBranch))
+            for level in (5, 4, 3, 2)
+        )
+        self.blocks = nn.ModuleList(
+            FusedDecoderBlock(part(decoder, f"decoder_block{level}", DecoderBlock))
+            for level in (4, 3, 2, 1)
+        )
+        self.gates = nn.ModuleList(Gate(decoder, level) for level in (4, 3, 2))
+        self.laterals = nn.ModuleList(
+            decoder.get_submodule(f"lateral_block{level}.conv") for level in (4, 3, 2)
+        )
+        last = part(decoder, "conv_out1.0", nn.Conv2d)
+        wide = last.in_channels - decoder.ipt_blk1.conv_out.out_channels
+        from_map, from_image = torch.split(last.weight, [wide, last.in_channels - wide], dim=1)
+        self.last = _conv(from_map, None)
+        self.full = ImageHead(decoder.ipt_blk1, from_image, last.get_parameter("bias"))
+
+    def forward(self, image: Tensor, features: list[Tensor]) -> Tensor:
+        *finer, x = features
+        for level, block in enumerate(self.blocks):
+            if level:
+                lateral = self.laterals[level - 1](finer[-level])
+                x = resize_like(self.gates[level - 1](x), lateral) + lateral
+            x = block(torch.cat([x, self.images[level](image)], dim=1))
+        # A 1x1 convolution commutes with a resize: of the map it leaves one channel to enlarge.
+        logits: Tensor = resize_like(self.last(x), image) + self.full(image)
+        return logits
+
+
+class FusedDecoderBlock(nn.Module):
+    def __init__(self, block: DecoderBlock) -> None:
+        super().__init__()
+        self.conv_in = folded(block.conv_in, block.bn_in)
+        self.attention = FusedASPP(block.dec_att)
+        self.conv_out = folded(block.conv_out, block.bn_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv_out(self.attention(F.relu_(self.conv_in(x))))
+        return out
+
+
+class FusedASPP(nn.Module):
+    """[B, inner, H, W] to the same shape; each branch is mixed in as soon as a line of it is there."""
+
+    def __init__(self, aspp: DeformableASPP) -> None:
+        super().__init__()
+        mix = folded(aspp.conv1, aspp.bn1)
+        deforms = range(len(aspp.aspp_deforms))
+        names = ["aspp1", *(f"aspp_deforms.{i}" for i in deforms)]
+        branches = [part(aspp, name, DeformableBranch) for name in names]
+        shares = mix.weight.flatten(1).chunk(len(branches) + 1, dim=1)
+        self.branches = nn.ModuleList(
+            FusedBranch(branch, share) for branch, share in zip(branches, shares[:-1], strict=True)
+        )
+        pool = folded(
+            part(aspp, "global_avg_pool.1", nn.Conv2d),
+            part(aspp, "global_avg_pool.2", nn.BatchNorm2d),
+        )
+        self.pool = Dense(pool.weight.flatten(1), pool.bias, "relu")
+        self.pooled = Dense(shares[-1].contiguous(), mix.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The pooled branch is the same everywhere: a bias of the mixture.
+        out = self.pooled(self.pool(x.mean(dim=(2, 3))))[:, None, None]  # [B, 1, 1, inner]
+        for branch in self.branches:
+            out = out + branch(x)
+        return F.relu_(out).permute(0, 3, 1, 2)
+
+
+class FusedBranch(nn.Module):
+    """A deformable convolution, its norm, and its share [inner, branch] of the mixture."""
+
+    def __init__(self, branch: DeformableBranch, share: Tensor) -> None:
+        super().__init__()
+        conv = branch.atrous_conv
+        self.points = _points(conv.offset_conv, conv.modulator_conv)
+        weight, bias = _with_norm(conv.regular_conv.weight, None, branch.bn)
+        # Twice, since the modulators are: mask = 2 * sigmoid.
+        self.taps = Dense(2 * weight.permute(0, 2, 3, 1).flatten(1), bias, "relu")
+        self.mix = Dense(share.contiguous(), None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inner, H, W] to [B, H, W, inner]."""
+        points = self.points(x).permute(0, 2, 3, 1)
+        taps = points.shape[3] // 3
+        points = torch.cat([points[..., : 2 * taps], points[..., 2 * taps :].sigmoid()], dim=3)
+        return torch.cat([self.mix(self.taps(some)) for some in sampled(x, points)], dim=1)
+
+
+class FusedImageBranch(nn.Module):
+    def __init__(self, branch: ImageBranch) -> None:
+        super().__init__()
+        self.tiles = branch.tiles
+        self.convs = nn.Sequential(branch.conv1, branch.conv_out)
+
+    def forward(self, image: Tensor) -> Tensor:
+        tiles = stack_tiles(image, self.tiles).contiguous(memory_format=torch.channels_last)
+        out: Tensor = self.convs(tiles)
+        return out
+
+
+class Gate(nn.Module):
+    """Multiplies a map by what its gradient attention says, one value a pixel."""
+
+    def __init__(self, decoder: Decoder, level: int) -> None:
+        super().__init__()
+        self.gradient = folded(
+            part(decoder, f"gdt_convs_{level}.0", nn.Conv2d),
+            part(decoder, f"gdt_convs_{level}.1", nn.BatchNorm2d),
+        )
+        self.attention = decoder.get_submodule(f"gdt_convs_attn_{level}.0")
+
+    def forward(self, x: Tensor) -> Tensor:
+        attention: Tensor = self.attention(F.relu_(self.gradient(x)))
+        return x * attention.sigmoid()
+
+
+class ImageHead(nn.Module):
+    """The image's own part of the logits: two convolutions 3x3 and one 1x1, without activations.
+
+    Together they are one convolution 5x5 to a single channel. Only the outermost pixels differ: the
+    second convolution sees zeros outside, and not what the first would have said there.
+    """
+
+    def __init__(self, branch: ImageBranch, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        last = torch.einsum("oc,cihw->oihw", weight[..., 0, 0], branch.conv_out.weight)
+        last_bias = bias + weight[..., 0, 0] @ branch.conv_out.get_parameter("bias")
+        self.first, self.second = branch.conv1, _conv(last, last_bias)
+        whole = last.new_zeros(1, 3, 5, 5)
+        for y, x in product(range(3), range(3)):
+            taps = torch.einsum("i,ichw->chw", last[0, :, y, x], branch.conv1.weight)
+            whole[0, :, y : y + 3, x : x + 3] += taps
+        self.whole = _conv(whole, last_bias + last.sum((2, 3)) @ branch.conv1.get_parameter("bias"))
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = self.whole(image)
+        out[:, :, :1] = self._exactly(image[:, :, :3])[:, :, :1]
+        out[:, :, -1:] = self._exactly(image[:, :, -3:])[:, :, -1:]
+        out[..., :1] = self._exactly(image[..., :3])[..., :1]
+        out[..., -1:] = self._exactly(image[..., -3:])[..., -1:]
+        return out
+
+    def _exactly(self, strip: Tensor) -> Tensor:
+        out: Tensor = self.second(self.first(strip))
+        return out
+
+
+def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """A convolution that does what both do in eval mode."""
+    return _conv(*_with_norm(conv.weight, conv.bias, norm))
+
+
+def _with_norm(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    deviation = (norm.get_buffer("running_var") + norm.eps).sqrt()
+    scale = norm.get_parameter("weight") / deviation
+    shift = norm.get_parameter("bias") - scale * norm.get_buffer("running_mean")
+    return weight * scale.view(-1, 1, 1, 1), shift if bias is None else shift + scale * bias
+
+
+def _points(offset: nn.Conv2d, modulator: nn.Conv2d) -> nn.Conv2d:
+    """One convolution for offsets along y, those along x, and modulators, in this order."""
+    joint = [
+        torch.cat([offset.get_parameter(name)[0::2], offset.get_parameter(name)[1::2], last])
+        for name, last in modulator.named_parameters()
+    ]
+    return _conv(*joint)
+
+
+def _conv(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """The convolution of stride 1 with these weights that keeps a map's size."""
+    outputs, inputs, kernel, _ = weight.shape
+    conv = nn.Conv2d(
+        inputs, outputs, kernel, padding=kernel // 2, bias=bias is not None, device="meta"
+    )
+    conv.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        conv.bias = nn.Parameter(bias, requires_grad=False)
+    return conv
