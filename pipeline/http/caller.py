@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
+from fastapi.security import HTTPBearer
 
 from bgpipe.pipeline.access import Grant
 
@@ -16,4 +17,6 @@ def get_caller(connection: HTTPConnection) -> Grant:
     return grant
 
 
+# Only says in the OpenAPI document how a key is shown; the gate has looked at it before.
+KEYED = [Depends(HTTPBearer(auto_error=False, description="an API key: bgpipe keys add NAME"))]
 TheCaller = Annotated[Grant, Depends(get_caller)]

@@ -11,11 +11,11 @@ from pydantic import BaseModel
 from bgpipe.config.output import Format
 from bgpipe.pipeline import registry
 from bgpipe.pipeline.http.backend import TheBackend
-from bgpipe.pipeline.http.caller import TheCaller
+from bgpipe.pipeline.http.caller import KEYED, TheCaller
 from bgpipe.pipeline.http.problems import DOCUMENTED
 from bgpipe.pipeline.types import Task
 
-router = APIRouter(prefix="/v1", tags=["choices"], responses=DOCUMENTED)
+router = APIRouter(prefix="/v1", tags=["choices"], responses=DOCUMENTED, dependencies=KEYED)
 
 
 class ModelChoice(BaseModel):

@@ -15,12 +15,12 @@ from fastapi.responses import StreamingResponse
 
 from bgpipe.pipeline.errors import BgpipeError
 from bgpipe.pipeline.http.backend import Backend, TheBackend
-from bgpipe.pipeline.http.caller import TheCaller
+from bgpipe.pipeline.http.caller import KEYED, TheCaller
 from bgpipe.pipeline.http.job_body import body_of
 from bgpipe.pipeline.http.problems import DOCUMENTED
 from bgpipe.pipeline.types import Job, JobState
 
-router = APIRouter(prefix="/v1", tags=["jobs"], responses=DOCUMENTED)
+router = APIRouter(prefix="/v1", tags=["jobs"], responses=DOCUMENTED, dependencies=KEYED)
 
 OVER = (JobState.FINISHED, JobState.CANCELLED)
 POLL = 0.5

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http.archive import archive
 from bgpipe.pipeline.http.backend import Backend, TheBackend
-from bgpipe.pipeline.http.caller import TheCaller
+from bgpipe.pipeline.http.caller import KEYED, TheCaller
 from bgpipe.pipeline.http.download import Download, attachment, binary, etag_of
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
 from bgpipe.pipeline.images import thumbnail
@@ -21,7 +21,7 @@ from bgpipe.pipeline.standings import ItemState, Standing, standings
 from bgpipe.pipeline.storage import Store
 from bgpipe.pipeline.types import Entry, Flag, Item, Job
 
-router = APIRouter(prefix="/v1", tags=["items"], responses=DOCUMENTED)
+router = APIRouter(prefix="/v1", tags=["items"], responses=DOCUMENTED, dependencies=KEYED)
 
 Index = Annotated[int, Path(ge=0, le=2**53)]
 

@@ -14,7 +14,7 @@ from bgpipe.pipeline import keys
 from bgpipe.pipeline.access import Grant
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.http.backend import Backend, TheBackend
-from bgpipe.pipeline.http.caller import TheCaller
+from bgpipe.pipeline.http.caller import KEYED, TheCaller
 from bgpipe.pipeline.http.download import PIECE
 from bgpipe.pipeline.http.job_body import JobBody, bodies_of, body_of
 from bgpipe.pipeline.http.orders import (
@@ -35,7 +35,7 @@ from bgpipe.pipeline.ledger import Ledger, UnknownJob
 from bgpipe.pipeline.recipes import explained
 from bgpipe.pipeline.types import Job, JobId
 
-router = APIRouter(prefix="/v1", tags=["jobs"], responses=DOCUMENTED)
+router = APIRouter(prefix="/v1", tags=["jobs"], responses=DOCUMENTED, dependencies=KEYED)
 
 Once = Annotated[str, Header(alias="Idempotency-Key", max_length=255)]
 

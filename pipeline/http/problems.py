@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from bgpipe.pipeline.errors import (
     BgpipeError,
@@ -144,14 +145,23 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
-    del request
     assert isinstance(error, HTTPException)  # noqa: S101  # registered for it
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         code = Code.TOO_LARGE
     told = answer(Problem(error.status_code, code, str(error.detail)))
     told.headers.update(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        told.headers["Allow"] = ", ".join(_methods(request))
     return told
+
+
+def _methods(request: Request) -> list[str]:
+    """What may be asked of the path: several endpoints may share it, of which Starlette names one."""
+    matching = [
+        route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE
+    ]
+    return sorted({name for route in matching for name in getattr(route, "methods", None) or ()})
 
 
 async def _on_fault(request: Request, error: Exception) -> JSONResponse:

@@ -9,12 +9,12 @@ from fastapi import APIRouter, File, Path, UploadFile
 from pydantic import BaseModel
 
 from bgpipe.pipeline.http.backend import Backend, TheBackend
-from bgpipe.pipeline.http.caller import TheCaller
+from bgpipe.pipeline.http.caller import KEYED, TheCaller
 from bgpipe.pipeline.http.orders import check_room, keep
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
 from bgpipe.pipeline.http.uploads import UPLOAD_NAME
 
-router = APIRouter(prefix="/v1", tags=["uploads"], responses=DOCUMENTED)
+router = APIRouter(prefix="/v1", tags=["uploads"], responses=DOCUMENTED, dependencies=KEYED)
 
 UploadName = Annotated[str, Path(pattern=f"^{UPLOAD_NAME.pattern}$")]
 Files = Annotated[list[UploadFile], File(min_length=1)]
