@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
 
@@ -26,6 +28,7 @@ def main() -> int:
     log_to_stderr()
     try:
         settings = load_settings()
+        log_to_stderr(settings.log.format)
         # Held meanwhile: the embedded Redis is the same for this look and for the server.
         with open_backend(settings) as backend:
             _check_keys(backend)
@@ -66,9 +69,17 @@ def _serve(settings: Settings) -> int:
         timeout_graceful_shutdown=GRACE,
     )
     server = uvicorn.Server(config)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn heeds them, and sends them on when it has left; what is ours to close comes then.
+        signal.signal(number, _leave)
     log.info("serving", extra={"fields": {"url": _address(listener)}})
     server.run(sockets=[listener])
     return 0 if server.started else 4
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """A signal that was heeded already."""
+    del number, frame
 
 
 def _listen(host: str, port: int) -> socket.socket:

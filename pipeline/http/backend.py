@@ -12,10 +12,12 @@ from fastapi import Depends
 from fastapi.requests import HTTPConnection
 
 from bgpipe.pipeline.access import Access, Grant
+from bgpipe.pipeline.connection import connect
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.http.uploads import Uploads
 from bgpipe.pipeline.images import Limits
 from bgpipe.pipeline.ledger import UnknownJob
+from bgpipe.pipeline.metrics import Cluster
 from bgpipe.pipeline.session import Session, open_session
 from bgpipe.pipeline.types import Job, JobId
 
@@ -37,6 +39,8 @@ class Backend:
     uploads: Uploads
     previews: BoundedSemaphore
     """Held while a picture is decoded: each may take hundreds of megabytes."""
+    cluster: Cluster
+    """What Prometheus reads."""
 
     @property
     def settings(self) -> Settings:
@@ -78,7 +82,10 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
     root = uploads_root(settings)
     with open_session(settings, PATIENCE) as session:
         limits = Limits(**settings.images.model_dump())
-        yield Backend(session, Uploads(session.stores, root, limits), BoundedSemaphore(PREVIEWS))
+        uploads = Uploads(session.stores, root, limits)
+        with connect(session.redis_url, patience=0) as impatient:
+            cluster = Cluster(impatient, settings)
+            yield Backend(session, uploads, BoundedSemaphore(PREVIEWS), cluster)
 
 
 def uploads_root(settings: Settings) -> str:

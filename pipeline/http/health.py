@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
+from fastapi.responses import Response
 from pydantic import BaseModel
 
+from bgpipe.pipeline.exposition import CONTENT_TYPE, exposition
 from bgpipe.pipeline.http.backend import TheBackend
+from bgpipe.pipeline.http.caller import KEYED, TheCaller
+from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], responses=DOCUMENTED)
+
+TEXT: dict[int | str, dict[str, Any]] = {
+    200: {"description": "metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
 
 
 class Health(BaseModel):
@@ -25,3 +35,11 @@ def readyz(backend: TheBackend) -> Health:
     """Redis answers."""
     backend.session.client.ping()
     return Health()
+
+
+@router.get("/metrics", response_class=Response, responses=TEXT, dependencies=KEYED)
+def metrics(backend: TheBackend, caller: TheCaller) -> Response:
+    """What Prometheus reads of the whole cluster, for keys that see everything."""
+    if not caller.everything:
+        raise Problem(403, "not-allowed", "metrics tell of all jobs: bgpipe keys add --everything")
+    return Response(exposition(backend.cluster), media_type=CONTENT_TYPE)

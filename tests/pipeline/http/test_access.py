@@ -60,6 +60,8 @@ def test_a_key_of_one_user_reaches_nothing_of_another(guarded: Service, photo: P
         assert two.get("/v1/jobs").json()["jobs"] == []
         assert [known["job"] for known in one.get("/v1/jobs").json()["jobs"]] == [job]
         assert three.get(f"/v1/jobs/{job}").status_code == 200
+        assert "bgpipe_redis_up 1.0" in three.get("/metrics").text
+        assert two.get("/metrics").status_code == 403
         # The same key for idempotence, used by two, makes two jobs.
         once = {"Idempotency-Key": "same"}
         jobs = [
