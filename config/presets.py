@@ -30,7 +30,7 @@ class Preset:
     blur: Annotated[float, Field(ge=0, le=10)] = 0.0
     """The sigma of a Gaussian."""
     smooth: bool = False
-    """Keep fine strands while blurring."""
+    """Even out the edge and keep fine strands: by `blur`, or by one pixel where that is 0."""
     threshold: bool = False
     """Cut the matte to 0 and 1 at one half."""
     fill_holes: bool = False

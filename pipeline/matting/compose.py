@@ -60,7 +60,7 @@ def keep_own_alpha(picture: Picture) -> Cutout:
 def _unrefined(preset: Preset) -> Preset:
     """The preset without what only makes an edge softer or harder."""
     turned = tuple(Enhancement(invert=step.invert) for step in preset.enhance)
-    return replace(preset, contrast=1.0, blur=0.0, threshold=False, enhance=turned)
+    return replace(preset, contrast=1.0, blur=0.0, smooth=False, threshold=False, enhance=turned)
 
 
 def _scaled(alpha: Plane, own: Alpha) -> Plane:

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.types import Plane
 
     Element = npt.NDArray[np.uint8]
+    Labels = npt.NDArray[np.int32]
+    Flags = npt.NDArray[np.bool_]
 
 LARGEST_HOLE = 0.01
 """Share of the subject's area: more is a part of its shape, such as the inside of a handle."""
+RIMS = (0.95, 1 - 0.5 / 255)
+"""Levels up to which the soft rim of a hole is filled with it, as far as it is a rim and no more."""
 LARGEST_DIRECT = 8
 """Radius up to which OpenCV takes the disc whole."""
 
@@ -51,14 +55,20 @@ def white_top_hat(plane: Plane, radius: int) -> Plane:
 def fill_holes(matte: Plane) -> Plane:
     """Make opaque each piece of background that the subject (matte > 0.5) encloses, if it is small.
 
-    Pieces hang together along sides, not corners.
+    Pieces hang together along sides, not corners. A hole's soft rim goes with it, as long as what is
+    less than solid around it is enclosed and small as well: a hole in glass leaves the glass.
     """
-    empty = (matte <= 0.5).astype(np.uint8)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(empty, connectivity=4)
-    most = LARGEST_HOLE * (empty.size - np.count_nonzero(empty))
-    is_hole = (stats[:, cv2.CC_STAT_AREA] <= most) & ~_touches_border(stats, empty.shape)
-    is_hole[0] = False  # the label of the subject itself
-    return np.where(is_hole[labels], np.float32(1), matte)
+    most = LARGEST_HOLE * np.count_nonzero(matte > 0.5)
+    labels, small = _enclosed(matte, 0.5, most)
+    filled = holes = small[labels]
+    if not holes.any():
+        return matte
+    for level in RIMS:
+        labels, small = _enclosed(matte, level, 2 * most)
+        has_hole = np.zeros_like(small)
+        has_hole[labels[holes]] = True
+        filled = filled | (small & has_hole)[labels]
+    return np.where(filled, np.float32(1), matte)
 
 
 def _extreme(plane: Plane, radius: float, of: Callable[[Plane, Element], MatLike]) -> Plane:
@@ -85,6 +95,15 @@ def _within_disc(plane: Plane, radius: int, of: Callable[[Plane, Element], MatLi
         best(extreme[down:], row[: len(row) - down], out=extreme[down:])
         best(extreme[: len(row) - down], row[down:], out=extreme[: len(row) - down])
     return extreme
+
+
+def _enclosed(matte: Plane, level: float, most: float) -> tuple[Labels, Flags]:
+    """The pieces up to `level`, [H, W] of labels, and for each label if it is enclosed and small."""
+    pieces = (matte <= level).astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(pieces, connectivity=4)
+    enclosed = (stats[:, cv2.CC_STAT_AREA] <= most) & ~_touches_border(stats, pieces.shape)
+    enclosed[0] = False  # the label of everything above the level
+    return np.asarray(labels, np.int32), np.asarray(enclosed, np.bool_)
 
 
 def _touches_border(stats: MatLike, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:

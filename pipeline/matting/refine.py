@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 HALF_LEVEL = 0.5 / 255
 """A matte this close to 0 or 1 is that, once it is quantised."""
+LEAST_SMOOTH = 1.0
+"""Sigma with which `smooth` evens out an edge where no `blur` says it."""
 STRAND_RADIUS = 4
 """What is thinner than this disc counts as a strand of hair."""
 
@@ -45,7 +47,7 @@ def refine(matte: Plane, preset: Preset) -> Plane:
 
 
 def _changes(preset: Preset) -> bool:
-    lengths = preset.dilate + preset.erode + preset.blur
+    lengths = preset.dilate + preset.erode + _sigma(preset)
     return lengths > 0 or preset.contrast != 1 or preset.threshold
 
 
@@ -62,9 +64,13 @@ def _in_tiles(matte: Plane, preset: Preset) -> Plane:
     return refined
 
 
+def _sigma(preset: Preset) -> float:
+    return preset.blur or (LEAST_SMOOTH if preset.smooth else 0.0)
+
+
 def _reach(preset: Preset) -> int:
     """How far away a pixel can still change another."""
-    blur = math.ceil(3 * preset.blur)
+    blur = math.ceil(3 * _sigma(preset))
     strands = 2 * STRAND_RADIUS if preset.smooth else 0
     return math.ceil(preset.dilate) + math.ceil(preset.erode) + max(blur, strands)
 
@@ -88,8 +94,8 @@ def _span(start: int, length: int, reach: int) -> tuple[slice, slice, slice]:
 
 def _refined(patch: Plane, preset: Preset) -> Plane:
     patch = erode(dilate(patch, preset.dilate), preset.erode)
-    if preset.blur:
-        blurred = _blurred_edges(patch, preset.blur)
+    if sigma := _sigma(preset):
+        blurred = _blurred_edges(patch, sigma)
         # A Gaussian alone takes half of a hair's opacity.
         patch = (
             np.maximum(blurred, white_top_hat(patch, STRAND_RADIUS)) if preset.smooth else blurred

@@ -96,6 +96,30 @@ def test_a_small_hole_is_filled_and_a_large_one_is_the_subjects_shape():
     assert np.array_equal(fill_holes(ring(11)), ring(11))
 
 
+def soft_ring(body, hole=4):
+    """A subject of one opacity, with a hole whose edge is soft, in an empty picture."""
+    y, x = np.indices((160, 160)) - 80.0
+    outer = np.clip((60 - np.hypot(y, x)) / 3, 0, 1)
+    inner = np.clip((np.hypot(y, x) - hole) / 4 + 0.5, 0, 1)
+    return (body * outer * inner).astype(np.float32)
+
+
+def test_a_hole_is_filled_with_its_soft_rim_and_the_outline_stays():
+    matte = soft_ring(1.0)
+    filled = fill_holes(matte)
+    y, x = np.indices(matte.shape) - 80
+    inside = np.hypot(y, x) < 50
+    assert (filled[inside] == 1).all()
+    assert np.array_equal(filled[~inside], matte[~inside])
+
+
+def test_a_hole_in_glass_leaves_the_glass():
+    matte = soft_ring(0.7)
+    changed = fill_holes(matte) != matte
+    assert changed.any()
+    assert np.count_nonzero(changed) < 3 * np.pi * 4**2
+
+
 def test_filling_never_lowers_a_matte(plane):
     assert (fill_holes(plane) >= plane).all()
 

@@ -156,6 +156,13 @@ def test_portraits_keep_soft_strands_soft(subject, presets):
     assert np.mean((refined > 0.05) & (refined < 0.95)) >= 0.9
 
 
+def test_smooth_alone_softens_the_edge_a_little_and_keeps_the_strands(subject):
+    refined = refine(subject.matte, Preset(smooth=True))
+    widened = width(subject.edge(refined)) / width(subject.edge(subject.matte))
+    assert 1.05 < widened < 1.8
+    assert np.median(kept_peaks(subject, refined)) >= 0.85
+
+
 def test_without_smooth_the_same_blur_takes_the_strands(subject, presets):
     plain = refine(subject.matte, replace(presets["portraits"], smooth=False))
     assert np.median(kept_peaks(subject, plain)) < 0.7
