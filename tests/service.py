@@ -57,8 +57,19 @@ def cluster(folder: Path, *, works: bool = True) -> Iterator[Service]:
     """A Redis and a server, and, if it `works`, a dispatcher and a worker; nobody else is needed."""
     redis = RedisServer(folder)
     redis.start()
+    with ExitStack() as stack:
+        stack.callback(redis.kill)
+        environment = environment_of(redis.url, folder)
+        workers = [[BGPIPE, "dispatch"], [BGPIPE, "worker", "--device", "cpu"]] if works else []
+        for command in workers:
+            stack.enter_context(running(command, folder, environment))
+        yield stack.enter_context(server(redis.url, folder, environment))
+
+
+def environment_of(redis_url: str, folder: Path) -> dict[str, str]:
+    """What every process of a cluster is told."""
     ours = {
-        "BGPIPE_REDIS_URL": redis.url,
+        "BGPIPE_REDIS_URL": redis_url,
         "BGPIPE_SERVE__UPLOADS": str(folder / "uploads"),
         "BGPIPE_MODEL__NAME": "birefnet-nano",
         "BGPIPE_COMFYUI__MODELS": '{"BiRefNet-general": "birefnet-nano"}',
@@ -70,20 +81,14 @@ def cluster(folder: Path, *, works: bool = True) -> Iterator[Service]:
         "OMP_WAIT_POLICY": "PASSIVE",
     }
     kept = {name: text for name, text in os.environ.items() if not name.startswith("BGPIPE_")}
-    with ExitStack() as stack:
-        stack.callback(redis.kill)
-        environment = kept | ours
-        workers = [[BGPIPE, "dispatch"], [BGPIPE, "worker", "--device", "cpu"]] if works else []
-        for command in workers:
-            stack.enter_context(_running(command, folder, environment))
-        yield stack.enter_context(server(redis.url, folder, environment))
+    return kept | ours
 
 
 @contextmanager
 def server(redis_url: str, folder: Path, environment: dict[str, str]) -> Iterator[Service]:
     """`bgpipe serve` on a free port."""
     port = free_port()
-    with _running([BGPIPE, "serve", "--port", str(port)], folder, environment):
+    with running([BGPIPE, "serve", "--port", str(port)], folder, environment):
         await_listening(port)
         service = Service(f"http://127.0.0.1:{port}", redis_url, folder, environment)
         _await_ready(service)
@@ -99,7 +104,7 @@ def _await_ready(service: Service) -> None:
 
 
 @contextmanager
-def _running(command: list[object], folder: Path, environment: dict[str, str]) -> Iterator[None]:
+def running(command: list[object], folder: Path, environment: dict[str, str]) -> Iterator[None]:
     with (folder / f"{Path(str(command[0])).name}-{command[1]}.log").open("ab") as log:
         process = subprocess.Popen(
             list(map(str, command)),

@@ -6,6 +6,7 @@ client is connected to, and a client that comes back after one was restarted is 
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 BUSY, IDLE = 0.1, 0.5
 """Seconds between two looks, while prompts of the client are open and while none is."""
+GRACE = 0.3
+"""Seconds between a prompt's being seen and the first word of it: many clients begin to listen only
+when they have the answer to their post."""
 CLIENT = 200
 """Characters of a client's id."""
 
@@ -50,6 +54,7 @@ class Teller:
         self._desk = desk
         self._client = client
         self._begun: set[str] = set()
+        self._seen: dict[str, float] = {}
         self.is_busy = False
         """Whether prompts of the client are open."""
         self._remaining = -1
@@ -59,8 +64,10 @@ class Teller:
         events: list[Event] = []
         untold = self._desk.look(self._desk.prompts.untold(self._client))
         self.is_busy = bool(untold)
+        now = time.monotonic()
         for progress in untold:
-            events += self._of(progress)
+            if now - self._seen.setdefault(progress.prompt.id, now) >= GRACE:
+                events += self._of(progress)
         remaining = self._desk.remaining()
         if remaining != self._remaining:
             sid = {"sid": self._client} if self._remaining < 0 else {}
@@ -82,6 +89,7 @@ class Teller:
         if progress.stage.has_ended:
             events += progress.end()
             self._begun.discard(prompt)
+            del self._seen[prompt]
         return events
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +13,11 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-from PIL import Image
 from websockets.sync.client import connect
 
+from ...comfy import API, UI, Comfy, events
 from ...service import SECONDS, Service
 
-EXAMPLES = Path(__file__).resolve().parents[3] / "infra/examples"
-UI = json.loads((EXAMPLES / "production_bg_removal.json").read_text())
-API = json.loads((EXAMPLES / "production_bg_removal_api.json").read_text())
 LABELLED = {
     "balanced": [1.15, 0.05, 0.05, 0, False, False],
     "products": [1.3, 0, 0, 0, False, False],
@@ -38,48 +33,6 @@ CHANGES = {
     "bad_link": ("3", {"mask": ["2"]}),
 }
 Photo = Callable[..., Path]
-
-
-class Comfy:
-    """The calls of a script that knows ComfyUI."""
-
-    def __init__(self, client: httpx2.Client) -> None:
-        self.client = client
-
-    def upload(self, path: Path, **fields: str) -> dict[str, str]:
-        files = {"image": (path.name, path.read_bytes())}
-        answer = self.client.post("/upload/image", files=files, data=fields)
-        assert answer.status_code == 200, answer.text
-        found: dict[str, str] = answer.json()
-        return found
-
-    def post(self, prompt: Any, **more: Any) -> httpx2.Response:
-        return self.client.post("/prompt", json={"prompt": prompt} | more)
-
-    def prompt(self, prompt: Any, **more: Any) -> str:
-        answer = self.post(prompt, **more)
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["node_errors"] == {}
-        name: str = answer.json()["prompt_id"]
-        return name
-
-    def wait(self, prompt: str) -> dict[str, Any]:
-        """Poll the history, as most scripts do."""
-        deadline = time.monotonic() + 2 * SECONDS
-        while True:
-            found = self.client.get(f"/history/{prompt}").json()
-            if found:
-                entry: dict[str, Any] = found[prompt]
-                return entry
-            assert time.monotonic() < deadline, self.client.get("/queue").text
-            time.sleep(0.1)
-
-    def image(self, entry: dict[str, Any], node: str = "5", **query: str) -> np.ndarray:
-        (shown,) = entry["outputs"][node]["images"]
-        answer = self.client.get("/view", params=shown | query)
-        assert answer.status_code == 200, answer.text
-        with Image.open(io.BytesIO(answer.content)) as image:
-            return np.asarray(image)
 
 
 @pytest.fixture
@@ -183,21 +136,6 @@ def test_a_client_that_comes_late_is_told_what_it_missed_once(
     with connect(url) as socket:
         third = comfy.prompt(graph, client_id=client)
         assert {data["prompt_id"] for _, data in events(socket, third)} == {third}
-
-
-def events(socket: Any, prompt: str) -> list[tuple[str, dict[str, Any]]]:
-    """What a client is told, without the status, to the end of the prompt."""
-    found = []
-    deadline = time.monotonic() + 2 * SECONDS
-    while time.monotonic() < deadline:
-        message = json.loads(socket.recv(2 * SECONDS))
-        kind, data = message["type"], message["data"]
-        if kind in {"status", "feature_flags"}:
-            continue
-        found.append((kind, data))
-        if kind == "executing" and data["node"] is None and data["prompt_id"] == prompt:
-            return found
-    raise AssertionError(found)
 
 
 def test_two_prompts_at_once_are_two_files(comfy: Comfy, graph: dict[str, Any]) -> None:
