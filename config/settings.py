@@ -99,6 +99,7 @@ class WorkerSettings(Section):
     batch_wait: Annotated[float, Field(ge=0)]
     cpu_threads: Count
     memory: Count
+    model_memory: Count
     drain_timeout: PositiveInt
     restart_delay: Seconds
     start_attempts: PositiveInt

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
 from bgpipe.pipeline.model.fuse import fuse
-from bgpipe.pipeline.model.weights import load
+from bgpipe.pipeline.model.weights import bytes_of, load
 from bgpipe.pipeline.types import Matte
 
 if TYPE_CHECKING:
@@ -62,6 +62,11 @@ class Engine:
     def batch(self) -> int:
         """Images in one forward pass."""
         return self._batch
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the device that its weights hold."""
+        return bytes_of(self._network)
 
     def infer(self, images: Sequence[Pixels]) -> list[Matte]:
         """One matte for each image, uint8 RGB [h, w, 3] of the model's size.

@@ -16,12 +16,13 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from bgpipe.config.settings import LimitSettings
 from bgpipe.pipeline.errors import Code, DeviceLost
 from bgpipe.pipeline.types import Matte, Matting, Recipe, Task
 from bgpipe.workers.leaving import Leaving
+from bgpipe.workers.shelf import Engine, Model, Shelf, Wanted, model_of
 from bgpipe.workers.watchdog import place_of
 
 if TYPE_CHECKING:
@@ -35,19 +36,6 @@ CLOSING = 2.0
 log = logging.getLogger(__name__)
 
 
-class Engine(Protocol):
-    """What owns the device: bgpipe.pipeline.engine or .vitmatte.engine, or a benchmark's."""
-
-    def infer(self, images: Sequence[Pixels]) -> list[Matte]: ...
-
-
-Wanted = Recipe | Matting
-"""What an engine is made for; both name weights and the size of an input."""
-EngineMaker = Callable[[Wanted], Engine]
-Model = tuple[Task, str, tuple[int, int]]
-"""What tells one engine from another: its task, its weights, the size of its input."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
     wanted: Wanted
@@ -56,8 +44,7 @@ class Request:
 
     @property
     def model(self) -> Model:
-        task = Task.EDGES if isinstance(self.wanted, Matting) else Task.SUBJECT
-        return task, self.wanted.weights, self.wanted.size
+        return model_of(self.wanted)
 
     @property
     def kind(self) -> tuple[Model, tuple[int, ...]]:
@@ -88,14 +75,14 @@ class Batcher:
 
     def __init__(
         self,
-        make_engine: EngineMaker,
+        shelf: Shelf,
         limits: LimitSettings,
         *,
         batch: int,
         wait: float,
         on_lost: Callable[[], None],
     ) -> None:
-        self._make_engine = make_engine
+        self._shelf = shelf
         self._limits = limits
         self._batch = batch
         self._wait = wait
@@ -106,7 +93,6 @@ class Batcher:
         self._step: Step | None = None
         self._closed = False
         self._ended = False
-        self._slots: dict[Task, tuple[Model, Engine]] = {}
         self.steps = 0
         """Forward passes that came to their end."""
         self.images = 0
@@ -135,9 +121,9 @@ class Batcher:
 
     @property
     def model(self) -> str:
-        """The weights of the engine that finds subjects, or nothing."""
-        slot = self._slots.get(Task.SUBJECT)
-        return slot[0][1] if slot else ""
+        """The weights that found a subject last, or nothing."""
+        subjects = (weights for task, weights, _ in self._shelf.models if task is Task.SUBJECT)
+        return next(subjects, "")
 
     def infer(self, recipe: Recipe, pixels: Pixels) -> Matte:
         """Wait for the matte of `pixels`, an image of the size that the recipe's model takes.
@@ -207,7 +193,7 @@ class Batcher:
         except DeviceLost:
             raise
         except Exception as error:  # raised again in the lanes
-            if len(batch) == 1 or self._engine_of(batch[0].model) is None:
+            if len(batch) == 1 or self._shelf.find(batch[0].model) is None:
                 _fail(batch, error)
             else:
                 self._serve_one_by_one(batch, error)
@@ -226,21 +212,14 @@ class Batcher:
             self._serve([request])
 
     def _engine_for(self, request: Request) -> Engine:
-        """The engine in its task's slot, replaced when the request wants another model."""
-        engine = self._engine_of(request.model)
+        """The engine of the request's model, loaded if it is not kept."""
+        engine = self._shelf.find(request.model)
         if engine is None:
-            task = request.model[0]
-            self._slots.pop(task, None)  # frees its memory before the next one takes as much
             fields = {"model": request.wanted.model, "weights": request.wanted.weights[:12]}
             log.info("loading model", extra={"fields": fields})
             with self._stepping("load", self._limits.load, ()):
-                engine = self._make_engine(request.wanted)
-            self._slots[task] = request.model, engine
+                engine = self._shelf.load(request.wanted)
         return engine
-
-    def _engine_of(self, model: Model) -> Engine | None:
-        loaded, engine = self._slots.get(model[0], (None, None))
-        return engine if loaded == model else None
 
     @contextmanager
     def _stepping(self, name: str, limit: float, suspects: Sequence[Request]) -> Iterator[None]:

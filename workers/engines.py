@@ -10,7 +10,7 @@ from bgpipe.pipeline.errors import Code, ModelUnavailable, TransientError, Usage
 from bgpipe.pipeline.hub import Hub
 from bgpipe.pipeline.registry import resolve
 from bgpipe.pipeline.types import Matting, ResolvedModel
-from bgpipe.workers.batcher import Engine, EngineMaker, Wanted
+from bgpipe.workers.shelf import Engine, EngineMaker, Wanted
 
 
 def engine_maker(settings: Settings, device: str, batch: int) -> EngineMaker:
@@ -19,14 +19,20 @@ def engine_maker(settings: Settings, device: str, batch: int) -> EngineMaker:
 
     def make(wanted: Wanted) -> Engine:
         model = _weights(wanted, settings)
-        # Imported in the device thread: torch takes seconds, in which the worker can connect.
-        if isinstance(wanted, Matting):
-            from bgpipe.pipeline.vitmatte.engine import EdgeEngine
+        import torch  # in the device thread: it takes seconds, in which the worker can connect
 
-            return EdgeEngine(model, device, batch=batch, threads=threads)
-        from bgpipe.pipeline.engine import Engine as TorchEngine
+        try:
+            if isinstance(wanted, Matting):
+                from bgpipe.pipeline.vitmatte.engine import EdgeEngine
 
-        return TorchEngine(model, device, batch=batch, threads=threads)
+                return EdgeEngine(model, device, batch=batch, threads=threads)
+            from bgpipe.pipeline.engine import Engine as TorchEngine
+
+            return TorchEngine(model, device, batch=batch, threads=threads)
+        except torch.OutOfMemoryError as error:
+            raise TransientError(
+                Code.DEVICE, f"the device's memory does not hold the model: {wanted.model}"
+            ) from error
 
     return make
 

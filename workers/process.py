@@ -28,7 +28,7 @@ from bgpipe.pipeline.storage import Stores
 from bgpipe.pipeline.vitals import Vitals
 from bgpipe.pipeline.worker_metrics import Self
 from bgpipe.workers.app import serve, worker_app
-from bgpipe.workers.batcher import Batcher, EngineMaker
+from bgpipe.workers.batcher import Batcher
 from bgpipe.workers.custody import Custody
 from bgpipe.workers.devices import CPU
 from bgpipe.workers.engines import cores, engine_maker
@@ -39,6 +39,7 @@ from bgpipe.workers.lane import Lane
 from bgpipe.workers.leaving import RESTART, end, leave
 from bgpipe.workers.memory import Memory, half_of_the_machine, resident
 from bgpipe.workers.pool import Lanes
+from bgpipe.workers.shelf import EngineMaker, Shelf
 from bgpipe.workers.studio import Codec, Studio
 from bgpipe.workers.tally import Tally
 from bgpipe.workers.tasks import add_task
@@ -99,7 +100,7 @@ def work(settings: Settings, node: Node, parts: Parts) -> int:
     with (
         connect(settings.redis_url) as client,
         Batcher(
-            parts.make_engine,
+            Shelf(parts.make_engine, settings.worker.model_memory),
             settings.limits,
             batch=node.batch,
             wait=settings.worker.batch_wait,

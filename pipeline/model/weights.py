@@ -7,13 +7,13 @@ the configuration is read from the shapes. A checkpoint that does not fit exactl
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import count, takewhile
+from itertools import chain, count, takewhile
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from bgpipe.pipeline.errors import ModelUnavailable
 from bgpipe.pipeline.model.birefnet import BiRefNet
@@ -95,6 +95,11 @@ def to_current_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         legacy = weight.reshape(len(weight), tiles, tiles, 3, *weight.shape[2:])
         converted[key] = legacy.permute(0, 3, 2, 1, 4, 5).reshape(weight.shape)
     return converted
+
+
+def bytes_of(network: nn.Module) -> int:
+    """What its weights take, and what it keeps beside them."""
+    return sum(tensor.nbytes for tensor in chain(network.parameters(), network.buffers()))
 
 
 def _unwrapped(key: str) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bgpipe.pipeline.engine import DEVIATION, MEAN
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
 from bgpipe.pipeline.matting.trimap import UNKNOWN
+from bgpipe.pipeline.model.weights import bytes_of
 from bgpipe.pipeline.types import Matte
 from bgpipe.pipeline.vitmatte.weights import load
 
@@ -52,6 +53,11 @@ class EdgeEngine:
     def batch(self) -> int:
         """Tiles in one forward pass."""
         return self._batch
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the device that its weights hold."""
+        return bytes_of(self._network)
 
     def infer(self, images: Sequence[Pixels]) -> list[Matte]:
         """The alpha of each tile, uint8 [h, w, 4]: RGB and trimap, all of one size, multiples of 32.

@@ -17,8 +17,9 @@ from bgpipe.config.presets import Preset
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
 from bgpipe.pipeline.types import Matte, Matting, Recipe
-from bgpipe.workers.batcher import Batcher, Engine, Wanted
+from bgpipe.workers.batcher import Batcher
 from bgpipe.workers.leaving import Leaving
+from bgpipe.workers.shelf import Engine, Shelf, Wanted
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
@@ -42,6 +43,7 @@ class Arithmetic:
 
     open: threading.Event = field(default_factory=threading.Event)
     batches: list[list[int]] = field(default_factory=list)
+    memory: int = 1
 
     def infer(self, images: Sequence[Pixels]) -> list[Matte]:
         assert self.open.wait(30)
@@ -56,11 +58,11 @@ class Arithmetic:
 
 @contextmanager
 def batcher(
-    make: Callable[[Recipe], Engine], *, batch: int = 4, wait: float = 0.2, step: float = 60
+    make: Callable[[Wanted], Engine], *, batch: int = 4, wait: float = 0.2, step: float = 60
 ) -> Iterator[tuple[Batcher, threading.Event]]:
     lost = threading.Event()
     limits = load_settings().limits.model_copy(update={"step": step})
-    with Batcher(make, limits, batch=batch, wait=wait, on_lost=lost.set) as served:
+    with Batcher(Shelf(make, room=2), limits, batch=batch, wait=wait, on_lost=lost.set) as served:
         yield served, lost
 
 
@@ -100,7 +102,7 @@ def test_a_poisonous_image_fails_alone() -> None:
         assert not lost.is_set()
 
 
-def test_models_do_not_share_a_batch_and_the_slot_follows_the_requests() -> None:
+def test_models_do_not_share_a_batch_and_jobs_that_take_turns_load_theirs_once() -> None:
     made: list[str] = []
     engine = Arithmetic()
     engine.open.set()
@@ -113,7 +115,7 @@ def test_models_do_not_share_a_batch_and_the_slot_follows_the_requests() -> None
         for weights in ("a" * 64, "a" * 64, "b" * 64, "a" * 64):
             served.infer(recipe(weights), image(1))
             assert served.model == weights
-    assert made == ["aaaa", "bbbb", "aaaa"]
+    assert made == ["aaaa", "bbbb"]
 
 
 def test_edges_have_an_engine_of_their_own_and_tiles_of_one_size_share_batches() -> None:

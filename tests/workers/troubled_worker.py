@@ -37,6 +37,8 @@ FOR_EVER = 3600
 
 
 class Engine:
+    memory = 0
+
     def infer(self, images: Sequence[Pixels]) -> list[Matte]:
         values = {int(image[0, 0, 0]) for image in images}
         if LOST in values:
