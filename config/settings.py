@@ -118,6 +118,22 @@ class LogSettings(Section):
     format: LogFormat
 
 
+class Precision(StrEnum):
+    """The numbers a network computes in."""
+
+    AUTO = "auto"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    TF32 = "tf32"
+    FLOAT32 = "float32"
+
+
+class EngineSettings(Section):
+    precision: Precision
+    compile: bool
+    graphs: bool
+
+
 class LimitSettings(Section):
     """Seconds. The first two are the device's, the others are stages of an image."""
 
@@ -220,6 +236,7 @@ class Settings(BaseSettings):
     queue: QueueSettings
     dispatch: DispatchSettings
     worker: WorkerSettings
+    engine: EngineSettings
     limits: LimitSettings
     metrics: MetricsSettings
     log: LogSettings

@@ -1,22 +1,27 @@
 """Engine: model inputs in, mattes out. It owns the device; the only file it reads is the weights.
 
 Micro-batches have a fixed shape: an incomplete one is padded, so that the matte of an image does
-not depend on its neighbours. The weights are cast whole instead of using autocast, which costs
-Swin about half its speed; normalisation and the last sigmoid stay in float32.
+not depend on its neighbours. Its place among them does not matter either; their number may
+change the last bits.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from bgpipe.config.settings import Precision
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
 from bgpipe.pipeline.model.fuse import fuse
+from bgpipe.pipeline.model.graph import captured
+from bgpipe.pipeline.model.precision import DTYPES, cast, chosen
 from bgpipe.pipeline.model.weights import bytes_of, load
+from bgpipe.pipeline.transfer import Step, Transfer, transfer
 from bgpipe.pipeline.types import Matte
 
 if TYPE_CHECKING:
@@ -26,7 +31,21 @@ if TYPE_CHECKING:
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 
+PASSES_IN_FLIGHT = 2
+"""On a GPU: the copies of one lie beside the computing of the other."""
+
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """How an engine computes; `compiled` and `graphs` cost time at the start."""
+
+    precision: Precision = Precision.AUTO
+    compiled: bool = False
+    """torch.compile: kernels made for this network and device."""
+    graphs: bool = False
+    """CUDA's: a forward pass is launched whole instead of kernel by kernel."""
 
 
 class Engine:
@@ -39,24 +58,35 @@ class Engine:
         *,
         batch: int,
         threads: int,
+        mode: Mode = Mode(),
         load: Callable[[ResolvedModel], nn.Module] = lambda model: fuse(load(model), model.size),
     ) -> None:
         """Put `model` on `device`, cpu or cuda; `threads` of the CPU run one forward pass.
 
         `batch` images go through at once, until the device's memory says otherwise. `load` returns
-        what turns normalised RGB [B, 3, h, w] into logits [B, 1, h, w].
+        what turns normalised RGB [B, 3, h, w] into logits [B, 1, h, w], in float32.
+
+        Raises:
+            ModelUnavailable: the weights are not what they should be.
+            TransientError: a single image does not fit in the device's memory.
+            UsageError: the device has no such precision.
+
         """
         self._device = torch.device(device)
-        self._dtype = torch.float16 if self._on_gpu else torch.float32
+        self._mode = mode
         self._size = model.size
+        self.precision = chosen(mode.precision, self._device)
         torch.set_num_threads(threads)
-        # TensorFloat-32 for what stays in float32, such as the deformable convolutions' sampling.
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
-        self._network = load(model).to(self._device, self._dtype)
+        # Among the forms of a convolution only those that give the same bits every time.
+        torch.backends.cudnn.deterministic = True
+        self._network = cast(load(model), self.precision, self._device)
+        if mode.compiled:
+            self._network.compile(dynamic=False)
         self._mean = torch.tensor(MEAN, device=self._device).view(1, 3, 1, 1)
         self._deviation = torch.tensor(DEVIATION, device=self._device).view(1, 3, 1, 1)
         self._allocate(batch)
+        if mode.compiled or self._on_gpu:
+            self._warm_up()
 
     @property
     def batch(self) -> int:
@@ -77,54 +107,80 @@ class Engine:
 
         """
         try:
-            return [matte for chunk in self._chunks(images) for matte in self._run(chunk)]
+            return list(self._mattes(images))
         except torch.OutOfMemoryError:
-            self._shrink()
+            pass
         except torch.AcceleratorError as error:
             raise DeviceLost(Code.DEVICE, f"the device failed: {error}") from error
-        return self.infer(images)  # outside the handler, which would keep the tensors alive
+        self._shrink()  # outside the handler, which would keep the tensors alive
+        return self.infer(images)
 
     @property
     def _on_gpu(self) -> bool:
         return self._device.type == "cuda"
 
     def _allocate(self, batch: int) -> None:
-        """Make the host's side of the copies; pinned, the device reads and writes it by itself."""
-        height, width = self._size
         self._batch = batch
-        self._input = torch.zeros(
-            (batch, height, width, 3), dtype=torch.uint8, pin_memory=self._on_gpu
-        )
-        self._output = torch.zeros((batch, height, width), pin_memory=self._on_gpu)
+        count = PASSES_IN_FLIGHT if self._on_gpu else 1
+        self._transfers = [transfer(batch, self._size, self._device) for _ in range(count)]
+        self._step: Step | None = None
 
     def _shrink(self) -> None:
         """Halve the batch; the same mattes in more passes."""
         if self._batch == 1:
             raise TransientError(Code.DEVICE, "out of device memory at a single image")
+        self._transfers, self._step = [], None
+        if self._on_gpu:
+            torch.cuda.empty_cache()
         self._allocate(self._batch // 2)
         log.warning("out of device memory", extra={"fields": {"batch": self._batch}})
 
-    def _chunks(self, images: Sequence[Pixels]) -> Iterator[Sequence[Pixels]]:
-        return (images[i : i + self._batch] for i in range(0, len(images), self._batch))
+    def _warm_up(self) -> None:
+        """Compile, capture and fill the memory now, where there is time, and not at an image."""
+        if self._mode.compiled:
+            log.info("compiling the model: some minutes the first time, then it is kept")
+        self.infer([torch.zeros((*self._size, 3), dtype=torch.uint8).numpy()])
 
     @torch.inference_mode()
-    def _run(self, images: Sequence[Pixels]) -> list[Matte]:
-        """One forward pass over at most a full batch; rows without an image hold earlier ones."""
-        for row, image in zip(self._input, images, strict=False):
-            row.copy_(torch.from_numpy(image))
-        logits = self._network(self._normalised(self._input.to(self._device, non_blocking=True)))
-        self._output.copy_(torch.sigmoid(logits.float()).squeeze(1), non_blocking=True)
-        if self._on_gpu:
-            torch.cuda.synchronize()
-        return [_matte(row) for row in self._output[: len(images)]]
+    def _mattes(self, images: Sequence[Pixels]) -> Iterator[Matte]:
+        """Launch a pass before the answers of the one before it are looked at."""
+        launched: list[tuple[Transfer, int]] = []
+        for number, start in enumerate(range(0, len(images), self._batch)):
+            free = self._transfers[number % len(self._transfers)]
+            if len(launched) == len(self._transfers):
+                yield from _answers(*launched.pop(0))
+            some = images[start : start + self._batch]
+            free.launch(some, self._ready_step())
+            launched.append((free, len(some)))
+        for transfer_, count in launched:
+            yield from _answers(transfer_, count)
+
+    def _ready_step(self) -> Step:
+        if self._step is None:
+            shape = (self._batch, *self._size, 3)
+            with_graph = self._on_gpu and self._mode.graphs
+            self._step = (
+                captured(self._forward, shape, self._device) if with_graph else self._forward
+            )
+        return self._step
+
+    def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mattes [B, h, w] of uint8 [B, h, w, 3], and whether each is of numbers."""
+        logits = self._network(self._normalised(pixels)).float().squeeze(1)
+        sound = logits.isfinite().flatten(1).all(dim=1)
+        mattes = torch.sigmoid(logits)
+        # Half the bytes to copy; their steps are a tenth of one of 255 levels.
+        return mattes.half() if self._on_gpu else mattes, sound
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        """Uint8 [B, h, w, 3] as the network's input [B, 3, h, w]."""
+        """The network's input [B, 3, h, w], its channels side by side as they come."""
         image = pixels.permute(0, 3, 1, 2).float().div(255)  # [B, 3, h, w] in [0, 1]
-        return image.sub(self._mean).div(self._deviation).to(self._dtype).contiguous()
+        return image.sub(self._mean).div(self._deviation).to(DTYPES[self.precision])
 
 
-def _matte(row: Tensor) -> Matte:
-    if not row.isfinite().all():
-        raise TransientError(Code.DEVICE, "the model's answer holds values that are no numbers")
-    return Matte(row.numpy().copy())
+def _answers(launched: Transfer, count: int) -> Iterator[Matte]:
+    mattes, sound = launched.answers()
+    for matte, is_sound in zip(mattes[:count].float(), sound.tolist(), strict=False):
+        if not is_sound:
+            raise TransientError(Code.DEVICE, "the model's answer holds values that are no numbers")
+        yield Matte(matte.numpy())

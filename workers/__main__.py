@@ -27,6 +27,7 @@ def _parse() -> argparse.Namespace:
         "--device", nargs="+", action="extend", default=[], help="cuda:0 ... or cpu"
     )
     parser.add_argument("--lanes", type=int, help="images in flight around one device")
+    parser.add_argument("--compile", action="store_true", help="compile the model at start")
     parser.add_argument(
         "--stop-with-stdin",
         action="store_true",
@@ -50,6 +51,8 @@ def _list_devices() -> int:
 def _supervise(options: argparse.Namespace) -> int:
     if options.lanes:
         os.environ["BGPIPE_WORKER__LANES"] = str(options.lanes)  # the worker processes read it too
+    if options.compile:
+        os.environ["BGPIPE_ENGINE__COMPILE"] = "true"
     settings = worker_settings()
     connect(settings.redis_url).close()  # away at the start is an error, away later is waited for
     owned: bool = options.stop_with_stdin

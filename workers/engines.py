@@ -16,6 +16,8 @@ from bgpipe.workers.shelf import Engine, EngineMaker, Wanted
 def engine_maker(settings: Settings, device: str, batch: int) -> EngineMaker:
     """What loads a model onto `device`, cpu or cuda, for `batch` images or tiles at once."""
     threads = settings.worker.cpu_threads or cores()
+    # Where torch.compile looks for what it made before.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.state_folder / "compiled"))
 
     def make(wanted: Wanted) -> Engine:
         model = _weights(wanted, settings)
@@ -27,8 +29,11 @@ def engine_maker(settings: Settings, device: str, batch: int) -> EngineMaker:
 
                 return EdgeEngine(model, device, batch=batch, threads=threads)
             from bgpipe.pipeline.engine import Engine as TorchEngine
+            from bgpipe.pipeline.engine import Mode
 
-            return TorchEngine(model, device, batch=batch, threads=threads)
+            how = settings.engine
+            mode = Mode(how.precision, compiled=how.compile, graphs=how.graphs)
+            return TorchEngine(model, device, batch=batch, threads=threads, mode=mode)
         except torch.OutOfMemoryError as error:
             raise TransientError(
                 Code.DEVICE, f"the device's memory does not hold the model: {wanted.model}"

@@ -20,6 +20,10 @@ def worker(
     lanes: Annotated[
         int | None, typer.Option(min=1, help="Images in flight around one device.")
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the model at start: minutes once, then kept."),
+    ] = False,
 ) -> None:
     """Work on the jobs of a cluster, one process per device."""
     if read_settings().embedded:
@@ -31,4 +35,6 @@ def worker(
         command += ["--device", name]
     if lanes:
         command += ["--lanes", str(lanes)]
+    if compiled:
+        command += ["--compile"]
     os.execv(sys.executable, command)  # noqa: S606  # our own module, no shell

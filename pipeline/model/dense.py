@@ -28,7 +28,7 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu" and x.dtype == torch.float32 and has_onednn():
-            # What torch.compile makes of a linear layer; gelu is the exact one with "none".
+            # Without a public name: torch.compile makes it of linear layers. "none" is exact gelu.
             out: Tensor = torch.ops.mkldnn._linear_pointwise(
                 x, self.weight, self.bias, self.activation, [], "none"
             )
@@ -45,5 +45,5 @@ def dense(layer: nn.Linear, activation: Activation = "none") -> Dense:
 
 
 def has_onednn() -> bool:
-    """Whether this build of torch has oneDNN's linear layer, which has no public name."""
-    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    """Whether oneDNN's linear layer can be called; in code to be compiled, only torch itself may."""
+    return not torch.compiler.is_compiling() and hasattr(torch.ops.mkldnn, "_linear_pointwise")

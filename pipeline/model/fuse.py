@@ -22,10 +22,13 @@ from bgpipe.pipeline.model.parts import part
 def fuse(network: BiRefNet, size: tuple[int, int]) -> FusedBiRefNet:
     """The network for inference on images of `size` (height, width), on the same device.
 
-    It shares what weights it can with `network`, whose weights are to be float32: cast what comes
-    out. Raises InvalidSize unless both sides are multiples of 32.
+    `network` is left alone, but shares the memory of what weights it can. They are to be float32:
+    cast what comes out. Raises InvalidSize unless both sides are multiples of 32.
     """
-    fused = FusedBiRefNet(network.eval(), size).requires_grad_(requires_grad=False)
+    with torch.device("meta"):
+        twin = BiRefNet(network.config)
+    twin.load_state_dict(network.state_dict(), assign=True)
+    fused = FusedBiRefNet(twin, size).requires_grad_(requires_grad=False)
     for module in fused.modules():
         if isinstance(module, nn.Conv2d):
             weight = module.weight.contiguous(memory_format=torch.channels_last)

@@ -47,7 +47,7 @@ def test_each_image_of_a_batch_has_its_own_logits(images: int) -> None:
 def test_the_plain_network_stays_as_it_was() -> None:
     network = plain(SHIFTED)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    fuse(network, (64, 64))
+    fuse(network, (64, 64)).to(torch.bfloat16)
     after = network.state_dict()
     assert before.keys() == after.keys()
     assert all(after[key].equal(value) for key, value in before.items())
