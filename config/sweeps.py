@@ -71,6 +71,10 @@ class Sweep(BaseModel):
     background: str | None = None
     """A colour, or the path of an image."""
     shadow: float | None = None
+    prune: bool = False
+    """Remove the cutouts whose source is gone, before each run."""
+    prune_most: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the cutouts that may be removed; None: that of [prune]."""
     schedule: Annotated[str, AfterValidator(_cron)] = ""
     """A cron expression. Empty: only by hand."""
     time_zone: Annotated[str, AfterValidator(_zone)] = "UTC"

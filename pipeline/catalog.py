@@ -1,7 +1,8 @@
 """What is known of the cutouts below a target, so that none of them has to be opened to know it.
 
-The catalog lies under `.bgpipe/` in the target: a header, and parts with a row for each cutout in
-the order of their keys. A row is a fact that time cannot make wrong: the object with this identity
+There is one for each target and source: a header, and parts with a row for each cutout in the order
+of their keys. A bucket holds it under `.bgpipe/`. A folder's lies on the machine that lists it: cutouts
+are handed on as a folder, and nobody is to find our notes among them. A row is a fact that time cannot make wrong: the object with this identity
 was made of a source with that identity by that recipe. Where the object is another one by now, the
 row simply says nothing about it.
 
@@ -12,6 +13,7 @@ item instead, and the worker that makes it leaves a seal of its identity in the 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator
@@ -20,17 +22,18 @@ from dataclasses import astuple, dataclass
 from heapq import merge
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from bgpipe.pipeline.errors import Code, ItemError, StorageUnavailable
 from bgpipe.pipeline.seals import Seals, seal
-from bgpipe.pipeline.storage import Store
+from bgpipe.pipeline.storage import LocalStore, Store
+from bgpipe.pipeline.storage.base import is_hidden, is_image_name
 from bgpipe.pipeline.types import Entry, Job, JobId
 
 FOLDER = ".bgpipe/"
-HEADER = FOLDER + "catalog.json"
 RECIPE = FOLDER + "recipe.json"
 VERSION = 1
 PART_ROWS = 50_000
@@ -78,12 +81,37 @@ _ROW = TypeAdapter(tuple[str, str, str, str, str, int])
 NOTHING_KNOWN = Header(JobId(""), ())
 
 
-class Catalog:
-    """The catalog below `target` of what was made from `source`; empty if there is none."""
+def header_of(source: str) -> str:
+    """The key of the header: what was made from other sources has its own."""
+    return f"{_stem(source)}.json"
 
-    def __init__(self, target: Store, source: str, seals: Seals) -> None:
-        self._target = target
-        self._header = _read_header(target, source)
+
+class Catalogs:
+    """Opens the catalog of a target; those of folders are in the folder `home` on this machine."""
+
+    def __init__(self, seals: Seals, home: Path) -> None:
+        self._seals = seals
+        self._home = home
+
+    def of(self, job: Job, target: Store) -> Catalog | None:
+        """The one of what was made at `target` from the job's source, where one is kept.
+
+        Keys that were named are looked at one by one: they may be few, and have many others beside
+        them. So are objects in a bucket whose names its listing leaves out.
+        """
+        unlisted = is_hidden(job.naming) or not is_image_name(f"a{job.recipe.output.suffix}")
+        if job.named or (target.distant and unlisted):
+            return None
+        place = target if target.distant else LocalStore(self._home / _digest(target.location))
+        return Catalog(place, job.source, self._seals)
+
+
+class Catalog:
+    """The catalog at `place` of what was made from `source`; empty if there is none."""
+
+    def __init__(self, place: Store, source: str, seals: Seals) -> None:
+        self._place = place
+        self._header = _read_header(place, source)
         self._seals = seals
         self._block: tuple[int, list[bytes]] = (-1, [])
 
@@ -97,7 +125,7 @@ class Catalog:
         for part in self.parts:
             # What is damaged is not missed: its cutouts are opened and speak for themselves.
             with suppress(ValueError, EOFError, OSError, zlib.error):
-                for line in gzip.decompress(_read(self._target, part)).splitlines():
+                for line in gzip.decompress(_read(self._place, part)).splitlines():
                     yield Row(*_ROW.validate_json(line))
 
     def vouches(self, row: Row, listed: Entry) -> bool:
@@ -108,7 +136,7 @@ class Catalog:
 
     def successor(self, job: Job) -> CatalogWriter:
         """The catalog that `job` writes."""
-        return CatalogWriter(self._target, job, before=self)
+        return CatalogWriter(self._place, job, before=self)
 
     def _seal(self, index: int) -> bytes:
         """The rows come nearly in the order of their indices, so that a block serves many."""
@@ -122,18 +150,20 @@ class Catalog:
 class CatalogWriter:
     """Writes the rows of a new catalog, which takes the place of `before` when it is closed."""
 
-    def __init__(self, target: Store, job: Job, before: Catalog) -> None:
-        self._target = target
+    def __init__(self, place: Store, job: Job, before: Catalog) -> None:
+        self._place = place
         self._job = job
         self._before = before
         self._rows: list[bytes] = []
         self._parts: list[str] = []
+        self._given_up = False
 
     def begin(self) -> None:
         """Write the recipe: for people, and to find out at once whether the target can be written.
 
         Raises:
-            StorageUnavailable: it cannot, here and in the other methods.
+            StorageUnavailable: it cannot, here and in the other methods. A folder, whose files cost
+                nothing to open, does without a catalog that cannot be written.
 
         """
         self._write(RECIPE, self._job.recipe.text.encode())
@@ -155,23 +185,30 @@ class CatalogWriter:
             "parts": self._parts,
         }
         # The header decides: until it is written, the catalog before holds, with its parts.
-        self._write(HEADER, json.dumps(header).encode())
+        self._write(header_of(self._job.source), json.dumps(header).encode())
+        if self._given_up:
+            return
         for part in set(self._before.parts) - set(self._parts):
             with suppress(ItemError):  # without the right to delete, they stay and mean nothing
-                self._target.delete(part)
+                self._place.delete(part)
 
     def _write_part(self) -> None:
-        key = f"{FOLDER}catalog-{self._job.id}-{len(self._parts):05}.gz"
+        key = f"{_stem(self._job.source)}-{self._job.id}-{len(self._parts):05}.gz"
         self._write(key, gzip.compress(b"\n".join(self._rows), compresslevel=5, mtime=0))
         self._parts.append(key)
         self._rows.clear()
 
     def _write(self, key: str, data: bytes) -> None:
+        if self._given_up:
+            return
         try:
-            self._target.write(key, data)
+            self._place.write(key, data)
         except ItemError as error:
+            self._given_up = not self._place.distant
+            if self._given_up:
+                return
             raise StorageUnavailable(
-                f"the target cannot be written: {self._target.location}: {error.detail}"
+                f"the target cannot be written: {self._place.location}: {error.detail}"
             ) from error
 
 
@@ -194,15 +231,23 @@ def _order(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")
 
 
-def _read_header(target: Store, source: str) -> Header:
+def _read_header(place: Store, source: str) -> Header:
     """The header, empty unless it is of this version and of cutouts from `source`."""
     try:
-        values = json.loads(_read(target, HEADER))
+        values = json.loads(_read(place, header_of(source)))
         if (values["version"], values["source"]) == (VERSION, source):
             return Header(JobId(values["job"]), tuple(map(_part, values["parts"])))
     except (ValueError, KeyError, TypeError):
         pass  # none there, or a damaged one
     return NOTHING_KNOWN
+
+
+def _stem(source: str) -> str:
+    return f"{FOLDER}catalog-{_digest(source)}"
+
+
+def _digest(location: str) -> str:
+    return hashlib.sha256(location.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _part(key: str) -> str:
@@ -211,12 +256,12 @@ def _part(key: str) -> str:
     return key
 
 
-def _read(target: Store, key: str) -> bytes:
+def _read(place: Store, key: str) -> bytes:
     try:
-        return target.read(key, LARGEST)
+        return place.read(key, LARGEST)
     except ItemError as error:
-        if error.code is Code.MISSING:
+        if error.code is Code.MISSING or not place.distant:
             return b""
         raise StorageUnavailable(
-            f"the target cannot be read: {target.location}: {error.detail}"
+            f"the target cannot be read: {place.location}: {error.detail}"
         ) from error

@@ -15,8 +15,7 @@ from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.images import Limits, measure
 from bgpipe.pipeline.producer import Ignored, survey
 from bgpipe.pipeline.storage import Store
-from bgpipe.pipeline.storage.base import is_image_name
-from bgpipe.pipeline.survey import Planned, Standing, is_cutout
+from bgpipe.pipeline.survey import Planned, Standing
 from bgpipe.pipeline.types import Entry, Job
 
 SAMPLE = 200
@@ -37,10 +36,7 @@ BANDS = (
 
 @dataclass(slots=True)
 class Forecast:
-    """What was found. `size` is the bytes to read; `lost` counts cutouts without a source.
-
-    A folder's cutouts do not say of which source they are: there, those of others count too.
-    """
+    """What was found. `size` is the bytes to read; `lost` counts cutouts that no source asks for."""
 
     standings: Counter[Standing] = field(default_factory=Counter)
     ignored: Counter[Ignored] = field(default_factory=Counter)
@@ -74,24 +70,6 @@ class Sample:
             self.entries[place] = entry
 
 
-class Unasked:
-    """Counts the cutouts in a folder that no source asks for, beside what is planned in order."""
-
-    def __init__(self, target: Store) -> None:
-        self._target = target
-        self._listing = target.list(missing_ok=True)
-        self._next = next(self._listing, None)
-
-    def before(self, planned: str | None) -> int:
-        """Cutouts between the key that was planned last and this one; None stands for the end."""
-        count = 0
-        while self._next and (planned is None or self._next.key <= planned):
-            if self._next.key != planned:
-                count += is_cutout(self._target, self._next.key)
-            self._next = next(self._listing, None)
-        return count
-
-
 def foresee(
     job: Job,
     source: Store,
@@ -113,22 +91,12 @@ def foresee(
         found.ignored[Ignored.NOT_AN_IMAGE] += 1
 
     listed = source.list(passed=passed) if entries is None else entries
-    unasked = Unasked(target) if _is_in_order(job, target) else None
     for batch in survey(job, listed, source, target, catalog, found.ignored):
         for one in batch:
             _count(one, found, sample)
-            if unasked and isinstance(one, Planned):
-                found.lost += unasked.before(one.target)
-    found.lost += unasked.before(None) if unasked else 0
     found.sample = len(sample.entries)
     found.megapixels = _histogram(source, sample.entries, limits)
     return found
-
-
-def _is_in_order(job: Job, target: Store) -> bool:
-    """Whether a folder's listing can go along with the plan, and all of its sources are asked."""
-    images = is_image_name(f"a{job.recipe.output.suffix}")
-    return images and not (target.distant or job.naming or job.named)
 
 
 def _count(one: Planned | Row, found: Forecast, sample: Sample) -> None:

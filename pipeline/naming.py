@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from string import Formatter
 
 from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.spill import in_order_of_targets
 from bgpipe.pipeline.types import Entry
 
 FIELDS = ("folder", "stem", "name", "suffix", "model")
@@ -65,22 +65,22 @@ class Template:
 
 
 def plan_by_template(entries: Iterable[Entry], template: Template) -> Iterator[tuple[Entry, str]]:
-    """Each entry with the target's key that the template gives it.
+    """Each entry with the target's key that the template gives it, in the order of those keys.
 
     Raises:
         Collision: two entries would have the same one, or one leaves the target.
 
     """
-    taken: set[bytes] = set()
-    for entry in entries:
-        target = template.target(entry.key)
-        digest = blake2b(target.encode(), digest_size=16).digest()  # there may be millions
-        if digest in taken:
+    last: str | None = None
+    for entry, target in in_order_of_targets(
+        (entry, template.target(entry.key)) for entry in entries
+    ):
+        if target == last:
             raise Collision(
                 f"--name gives {entry.key} the place of another image: {target}: "
                 f"put {{folder}} or {{name}} into it"
             )
-        taken.add(digest)
+        last = target
         yield entry, target
 
 

@@ -9,15 +9,13 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from itertools import count
 
-from bgpipe.pipeline.catalog import Catalog, CatalogWriter, Row
+from bgpipe.pipeline.catalog import Catalog, Catalogs, CatalogWriter, Row
 from bgpipe.pipeline.errors import NoImages
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.manifest import BLOCK
 from bgpipe.pipeline.naming import Collision, Template, plan_by_template
 from bgpipe.pipeline.plan import Misplaced, plan
-from bgpipe.pipeline.seals import Seals
 from bgpipe.pipeline.storage import Store
-from bgpipe.pipeline.storage.base import is_image_name
 from bgpipe.pipeline.survey import Planned, compare, look_at_each
 from bgpipe.pipeline.types import Entry, Item, Job
 
@@ -31,8 +29,12 @@ class Ignored(StrEnum):
     IN_TARGET = "in the target"
 
 
-def list_job(ledger: Ledger, job: Job, source: Store, target: Store, token: int) -> None:
+def list_job(
+    ledger: Ledger, catalogs: Catalogs | None, job: Job, source: Store, target: Store, token: int
+) -> None:
     """List an open job from the beginning, and start it; `token` is of the job's lease.
+
+    Without `catalogs` each cutout is opened, and nothing is noted of what it was made from.
 
     Raises:
         NoImages: nothing is left of the source once `job` has chosen. The job is forgotten.
@@ -42,7 +44,7 @@ def list_job(ledger: Ledger, job: Job, source: Store, target: Store, token: int)
 
     """
     try:
-        _list(ledger, job, source, target, token)
+        _list(ledger, catalogs, job, source, target, token)
     except (NoImages, Misplaced, Collision):
         ledger.cancel(job.id)
         ledger.forget(job.id)
@@ -52,18 +54,6 @@ def list_job(ledger: Ledger, job: Job, source: Store, target: Store, token: int)
 def named_entries(source: Store, named: Iterable[str]) -> Iterator[Entry]:
     """What is named and not there is an item that fails, not one that vanishes."""
     return (source.head(key) or Entry(key, 0, "") for key in named)
-
-
-def open_catalog(job: Job, target: Store, seals: Seals) -> Catalog | None:
-    """The target's catalog, where one is kept: where a look at each cutout would cost a request.
-
-    Keys that were named are looked at one by one: they may be few, and have many others beside
-    them. So are targets whose order or whose names a listing does not follow.
-    """
-    listed = is_image_name(f"a{job.recipe.output.suffix}") and not job.naming
-    return (
-        Catalog(target, job.source, seals) if target.distant and listed and not job.named else None
-    )
 
 
 def survey(
@@ -125,11 +115,16 @@ class Clerk:
         self._job = job
         self._token = token
         self._catalog = catalog
+        self._begun = False
         self._index = count()
         self._skipped = 0
         self._items: list[Item] = []
 
     def write(self, batch: Iterable[Planned | Row]) -> None:
+        if self._catalog and not self._begun:
+            # Not before: sources that have no image, or the target among them, leave no trace.
+            self._catalog.begin()
+            self._begun = True
         for found in batch:
             row = found if isinstance(found, Row) else self._enter(found)
             if self._catalog:
@@ -156,14 +151,13 @@ class Clerk:
         return Row(found.target, found.made, entry.key, entry.identity, recipe, index)
 
 
-def _list(ledger: Ledger, job: Job, source: Store, target: Store, token: int) -> None:
+def _list(
+    ledger: Ledger, catalogs: Catalogs | None, job: Job, source: Store, target: Store, token: int
+) -> None:
     ledger.relist(job.id, token)
     entries = named_entries(source, ledger.named(job.id)) if job.named else source.list()
-    catalog = open_catalog(job, target, ledger.seals)
-    successor = catalog.successor(job) if catalog else None
-    if successor:
-        successor.begin()
-    clerk = Clerk(ledger, job, token, successor)
+    catalog = catalogs.of(job, target) if catalogs else None
+    clerk = Clerk(ledger, job, token, catalog.successor(job) if catalog else None)
     for batch in survey(job, entries, source, target, catalog):
         clerk.write(batch)
     clerk.close()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bgpipe.pipeline.catalog import Catalog, Row
-from bgpipe.pipeline.errors import ItemError
+from bgpipe.pipeline.errors import ItemError, UsageError
 from bgpipe.pipeline.producer import survey
 from bgpipe.pipeline.storage import Store
-from bgpipe.pipeline.survey import Standing
+from bgpipe.pipeline.survey import THREADS, Standing, says_it_is
 from bgpipe.pipeline.types import Job
+
+
+class TooManyOrphans(UsageError):
+    """More cutouts would be removed than may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,20 @@ class Orphans:
     def share(self) -> float:
         return len(self.rows) / self.cutouts if self.cutouts else 0.0
 
+    def check(self, most: float) -> None:
+        """See that their share is not above `most`.
+
+        Raises:
+            TooManyOrphans: it is.
+
+        """
+        if self.share > most:
+            raise TooManyOrphans(
+                f"{len(self.rows)} of {self.cutouts} cutouts have lost their source, more than the "
+                f"share {most:g}, and none was removed: see that the source is the right one, or "
+                "raise prune.most (BGPIPE_PRUNE__MOST; of a sweep: prune_most)"
+            )
+
 
 def find_orphans(job: Job, source: Store, target: Store, catalog: Catalog) -> Orphans:
     """Survey `job`, and ask the source for each object that it no longer lists.
@@ -36,26 +55,32 @@ def find_orphans(job: Job, source: Store, target: Store, catalog: Catalog) -> Or
         UsageError: as of `survey`.
 
     """
-    unasked: list[Row] = []
+    orphans: list[Row] = []
     cutouts = 0
-    for batch in survey(job, source.list(), source, target, catalog):
-        for one in batch:
-            if isinstance(one, Row):
-                unasked.append(one)
-            cutouts += isinstance(one, Row) or one.standing is not Standing.NEW
-    return Orphans(tuple(row for row in unasked if _is_gone(source, row.source)), cutouts)
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:
+        for batch in survey(job, source.list(), source, target, catalog):
+            unasked = [one for one in batch if isinstance(one, Row)]
+            gone = pool.map(lambda row: _is_gone(source, row.source), unasked)
+            orphans += [row for row, is_gone in zip(unasked, gone, strict=True) if is_gone]
+            cutouts += sum(
+                isinstance(one, Row) or one.standing is not Standing.NEW for one in batch
+            )
+    return Orphans(tuple(orphans), cutouts)
 
 
 def remove(target: Store, rows: Iterable[Row]) -> Iterator[tuple[Row, ItemError | None]]:
     """Delete the cutouts one by one; with each that could not be, the reason.
 
-    What was put in a cutout's place since is left alone, and does not appear.
+    What was put in a cutout's place since, and what does not itself say how it was made, is left
+    alone and does not appear.
     """
     for row in rows:
         try:
             # Shortly before: between the listing and now somebody may have written there.
             found = target.head(row.target)
             if found is None or found.identity != row.made:
+                continue
+            if not says_it_is(target, row.target, row.recipe, row.identity):
                 continue
             target.delete(row.target)
         except ItemError as error:

@@ -12,6 +12,7 @@ from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.catalog import Catalogs
     from bgpipe.pipeline.connection import Connection
     from bgpipe.pipeline.dispatcher import Dispatcher, Leader
     from bgpipe.pipeline.feeder import Feeder
@@ -41,6 +42,12 @@ class Session:
         from bgpipe.pipeline.storage import Stores
 
         return Stores(self.settings.s3)
+
+    @cached_property
+    def catalogs(self) -> Catalogs:
+        from bgpipe.pipeline.catalog import Catalogs
+
+        return Catalogs(self.ledger.seals, self.settings.state_folder / "catalogs")
 
     def lease(self, name: str) -> Lease:
         from bgpipe.pipeline.lease import Lease

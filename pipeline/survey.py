@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
@@ -48,10 +49,14 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A cutout of which only the object itself can say how it was made."""
+    """A cutout of which only the object itself can say how it was made.
 
-    entry: Entry
+    `entry` is the source that asks for it; without one, `row` is what was once known of it.
+    """
+
     listed: Entry
+    entry: Entry | None = None
+    row: Row | None = None
 
 
 def look_at_each(
@@ -73,12 +78,17 @@ def look_at_each(
 def compare(
     planned: Iterator[tuple[Entry, str]], target: Store, job: Job, catalog: Catalog
 ) -> Iterator[list[Planned | Row]]:
-    """Compare with a listing of the target; only cutouts that `catalog` does not know are opened.
+    """Compare with what is at the target; only cutouts that `catalog` does not know are opened.
+
+    A bucket is listed; in a folder, where many other things may be, the files are asked for.
 
     `planned` comes in the order of the targets' keys, and so does what is yielded, in batches. A
     row is of a cutout that was made from this source, and that nothing in `planned` asks for.
     """
-    places = side_by_side(planned, target.list(missing_ok=True), catalog.rows())
+    listed = target.list(missing_ok=True) if target.distant else ()
+    places = side_by_side(planned, listed, catalog.rows())
+    if not target.distant:
+        places = (replace(place, listed=_present(target, place.key)) for place in places)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:
         while batch := list(islice(places, BATCH)):
             yield _judged(batch, target, job, catalog, pool)
@@ -87,34 +97,54 @@ def compare(
 def standing(target: Store, key: str, recipe: Recipe, identity: str) -> Standing:
     """How the object at `key` stands towards the source with this `identity`: by what it says."""
     try:
-        text = _imprint(target, key)
+        says = says_it_is(target, key, recipe.hash, identity)
     except ItemError as error:
         # What cannot be read is done again; if it cannot be written either, that is reported.
         return Standing.NEW if error.code is Code.MISSING else Standing.CHANGED
+    return Standing.CURRENT if says else Standing.CHANGED
+
+
+def says_it_is(target: Store, key: str, recipe: str, identity: str) -> bool:
+    """Whether the object says that it is of the recipe with this hash and the source so identified.
+
+    Raises:
+        ItemError: it cannot be read.
+
+    """
+    text = _imprint(target, key)
     made = (_recipe_hash(text.get("bgpipe:recipe", "")), text.get("bgpipe:source"))
-    return Standing.CURRENT if made == (recipe.hash, identity) else Standing.CHANGED
-
-
-def is_cutout(target: Store, key: str) -> bool:
-    """Whether the object says that it was made by a job, of whatever source."""
-    try:
-        return "bgpipe:recipe" in _imprint(target, key)
-    except ItemError:
-        return False
+    return made == (recipe, identity)
 
 
 def _judged(
     batch: list[Place], target: Store, job: Job, catalog: Catalog, pool: Executor
 ) -> list[Planned | Row]:
-    def look(found: Unknown) -> Planned:
-        entry, listed = found.entry, found.listed
+    judged = [_judge(place, job, catalog) for place in batch]
+    unknown = [found for found in judged if isinstance(found, Unknown)]
+    looked = pool.map(lambda found: _asked(found, target, job), unknown)
+    known = (next(looked) if isinstance(found, Unknown) else found for found in judged)
+    return [found for found in known if found]
+
+
+def _asked(found: Unknown, target: Store, job: Job) -> Planned | Row | None:
+    """What the object says of itself; nothing if it is none that `found.row` was about."""
+    entry, row, listed = found.entry, found.row, found.listed
+    if entry:
         stands = standing(target, listed.key, job.recipe, entry.identity)
         made = listed.identity if stands is Standing.CURRENT else ""
         return Planned(entry, listed.key, stands, made)
+    with suppress(ItemError):
+        if row and says_it_is(target, listed.key, row.recipe, row.identity):
+            return replace(row, made=listed.identity, index=-1)
+    return None
 
-    judged = [_judge(place, job, catalog) for place in batch]
-    looked = pool.map(look, [found for found in judged if isinstance(found, Unknown)])
-    return [next(looked) if isinstance(found, Unknown) else found for found in judged if found]
+
+def _present(target: Store, key: str) -> Entry | None:
+    """What is there under the key, if it can be looked at."""
+    try:
+        return target.head(key)
+    except ItemError:
+        return None
 
 
 def _judge(place: Place, job: Job, catalog: Catalog) -> Planned | Unknown | Row | None:
@@ -124,11 +154,13 @@ def _judge(place: Place, job: Job, catalog: Catalog) -> Planned | Unknown | Row 
         return Planned(entry, place.key, Standing.NEW) if entry else None
     row = place.row if place.row and catalog.vouches(place.row, listed) else None
     if entry is None:
-        return replace(row, made=listed.identity, index=-1) if row else None
+        if row is None:
+            return Unknown(listed, row=place.row) if place.row else None
+        return replace(row, made=listed.identity, index=-1)
     if job.force:
         return Planned(entry, place.key, Standing.CHANGED)
     if row is None:
-        return Unknown(entry, listed)
+        return Unknown(listed, entry)
     if (row.source, row.identity, row.recipe) != (entry.key, entry.identity, job.recipe.hash):
         return Planned(entry, place.key, Standing.CHANGED)
     return Planned(entry, place.key, Standing.CURRENT, listed.identity)

@@ -41,7 +41,7 @@ def show_forecast(
     """Say what the job would do. `named`: the keys to do, None for all of the source."""
     from bgpipe.pipeline.forecast import foresee
     from bgpipe.pipeline.images import Limits
-    from bgpipe.pipeline.producer import named_entries, open_catalog
+    from bgpipe.pipeline.producer import named_entries
 
     source, target = session.stores.open(order.source), session.stores.open(order.out)
     images = settings.images
@@ -51,7 +51,7 @@ def show_forecast(
         target,
         Limits(images.max_pixels, images.max_side, images.max_bytes),
         entries=named_entries(source, named) if named else None,
-        catalog=open_catalog(order, target, session.ledger.seals),
+        catalog=session.catalogs.of(order, target),
     )
     expected = estimate(found.to_do, settings.estimate)
     _emit(terminal, order, found, expected)

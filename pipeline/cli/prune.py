@@ -9,42 +9,43 @@ from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from bgpipe.config.settings import PruneSettings
     from bgpipe.pipeline.prune import Orphans
     from bgpipe.pipeline.storage import Store
     from bgpipe.pipeline.types import Job
 
 
-def prune(
-    session: Session, settings: PruneSettings, terminal: Terminal, order: Job, *, dry_run: bool
-) -> None:
+def prune(session: Session, most: float, terminal: Terminal, order: Job, *, dry_run: bool) -> None:
     """Remove what `order` finds at its target without a source; with `dry_run`, only list it.
 
     Raises:
-        UsageError: the target keeps no catalog, or too many cutouts would go.
+        UsageError: the target keeps no catalog.
+        TooManyOrphans: more than the share `most` of the cutouts would go.
     """
-    from bgpipe.pipeline.producer import open_catalog
     from bgpipe.pipeline.prune import find_orphans
 
     source, target = session.stores.open(order.source), session.stores.open(order.out)
-    catalog = open_catalog(order, target, session.ledger.seals)
+    catalog = session.catalogs.of(order, target)
     if catalog is None:
-        raise UsageError(
-            "--prune wants all of a source, and a target in a bucket without --name, where a "
-            f"catalog says what was made from what: {order.out}: remove cutouts there by hand"
-        )
+        raise UsageError(_why_not(order))
     orphans = find_orphans(order, source, target, catalog)
     for row in orphans.rows:
         terminal.emit({"orphan": row.target, "source": row.source})
         terminal.say(f"has lost its source {row.source}: {row.target}")
-    if orphans.share > settings.most:
-        raise UsageError(
-            f"{len(orphans.rows)} of {orphans.cutouts} cutouts have lost their source, more than "
-            f"the share prune.most = {settings.most}: see that the source is the right one, or "
-            "set BGPIPE_PRUNE__MOST"
-        )
+    orphans.check(most)
     if not dry_run:
         _remove(terminal, target, orphans)
+
+
+def _why_not(order: Job) -> str:
+    if order.named:
+        return (
+            f"a list or a single file does not say what is gone: {order.source}: give --prune the "
+            "folder or the prefix itself as SOURCE"
+        )
+    return (
+        f"a bucket keeps no catalog of ZIP files and hidden names: {order.out}: remove by hand what "
+        "has lost its source"
+    )
 
 
 def _remove(terminal: Terminal, target: Store, orphans: Orphans) -> None:

@@ -110,7 +110,8 @@ class Run:
         ledger, stores = self._session.ledger, self._session.stores
         order = ledger.job(self._job)
         try:
-            list_job(ledger, order, stores.open(order.source), stores.open(order.out), token)
+            source, target = stores.open(order.source), stores.open(order.out)
+            list_job(ledger, self._session.catalogs, order, source, target, token)
         except Superseded:
             return False
         return True

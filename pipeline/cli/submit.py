@@ -127,7 +127,7 @@ def submit(
     )
     with open_session(settings) as session:
         if prune_:
-            prune(session, settings.prune, terminal, order, dry_run=dry_run)
+            prune(session, settings.prune.most, terminal, order, dry_run=dry_run)
         if dry_run:
             show_forecast(session, settings, terminal, order, chosen.keys)
             return

@@ -61,8 +61,9 @@ def run(
     order = _order(settings, terminal, name, sweep)
     until = deadline_of(sweep, due or datetime.now(UTC))
     with open_session(settings) as session:
-        if prune_:
-            prune(session, settings.prune, terminal, order, dry_run=dry_run)
+        if prune_ or sweep.prune:
+            most = settings.prune.most if sweep.prune_most is None else sweep.prune_most
+            _prune(session, most, terminal, order, dry_run=dry_run, asked=prune_)
         if dry_run:
             show_forecast(session, settings, terminal, order)
             return
@@ -157,6 +158,20 @@ def _recipe(settings: Settings, terminal: Terminal, sweep: Sweep) -> Recipe:
     )
     check_output(recipe, sweep.name)
     return recipe
+
+
+def _prune(
+    session: Session, most: float, terminal: Terminal, order: Job, *, dry_run: bool, asked: bool
+) -> None:
+    """Prune before a run; unless somebody `asked` just now, the run does not wait for their answer."""
+    from bgpipe.pipeline.prune import TooManyOrphans
+
+    try:
+        prune(session, most, terminal, order, dry_run=dry_run)
+    except TooManyOrphans as error:
+        if asked:
+            raise
+        terminal.warn(f"nothing is pruned: {error}")
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from bgpipe.pipeline.types import Job, JobId, Output, Recipe
 if TYPE_CHECKING:
     from bgpipe.config.settings import ServeSettings, Settings
     from bgpipe.pipeline.http.backend import Backend
+    from bgpipe.pipeline.session import Session
     from bgpipe.pipeline.types import Preset
 
 PAUSE = 10
@@ -102,8 +103,7 @@ def submit(backend: Backend, job: Job, *, listed: bool = True) -> None:
     try:
         session.ledger.open(job)
         if listed:
-            stores = session.stores.open(job.source), session.stores.open(job.out)
-            list_job(session.ledger, job, *stores, token)
+            _list(session, job, token)
             session.leader(job.id, lease).turn(session.feeder.room())
     finally:
         lease.free()
@@ -118,8 +118,14 @@ def finish_listing(backend: Backend, job: JobId) -> None:
         return
     with lease.renewed():
         order = session.ledger.job(job)
-        stores = session.stores.open(order.source), session.stores.open(order.out)
-        list_job(session.ledger, order, *stores, token)
+        _list(session, order, token)
+
+
+def _list(session: Session, job: Job, token: int) -> None:
+    source, target = session.stores.open(job.source), session.stores.open(job.out)
+    # A folder of an upload is written to once: a catalog of it would serve nobody and stay.
+    catalogs = session.catalogs if target.distant else None
+    list_job(session.ledger, catalogs, job, source, target, token)
 
 
 def keep(backend: Backend, folder: str) -> None:

@@ -100,14 +100,19 @@ class LocalStore:
         del notes
         path = self._path(key)
         with _item_errors(key, _WRITE_CODES):
-            # A link among the folders may lead anywhere; nothing is written through it.
-            if not path.parent.resolve().is_relative_to(self.root.resolve()):
-                raise PermanentError(Code.TARGET, f"a link leads out of {self.root}: {key}")
+            self._refuse_links(path, key)
             return _identity(_write_whole(path, data))
 
     def delete(self, key: str) -> None:
+        path = self._path(key)
         with _item_errors(key, _WRITE_CODES):
-            self._path(key).unlink(missing_ok=True)
+            self._refuse_links(path, key)
+            path.unlink(missing_ok=True)
+
+    def _refuse_links(self, path: Path, key: str) -> None:
+        """A link among the folders may lead anywhere; nothing is changed through it."""
+        if not path.parent.resolve().is_relative_to(self.root.resolve()):
+            raise PermanentError(Code.TARGET, f"a link leads out of {self.root}: {key}")
 
     def clear(self) -> None:
         try:

@@ -202,7 +202,7 @@ def submit(kind: str, count: int, url: str) -> None:
         job = Job(JobId(kind), source.location, target.location, recipe, time.time(), force=True)
         start = time.perf_counter()
         ledger.open(job)
-        list_job(ledger, job, source, target, token=1)
+        list_job(ledger, None, job, source, target, token=1)
         print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
         start, worked = time.perf_counter(), time.process_time()
         while feeder.room() and ledger.cursor(job.id) < count:

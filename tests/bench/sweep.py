@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bgpipe.config.presets import Preset
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.catalog import Catalog, Row, side_by_side
+from bgpipe.pipeline.catalog import Catalog, Catalogs, Row, side_by_side
 from bgpipe.pipeline.connection import connect
 from bgpipe.pipeline.docket import NO_TOKEN
 from bgpipe.pipeline.embedded import redis_server
@@ -131,7 +131,7 @@ def list_once(url: str) -> None:
         ledger = Ledger(client)
         job = order(f"sweep-{time.monotonic_ns()}")
         ledger.open(job)
-        list_job(ledger, job, source, target, NO_TOKEN)
+        list_job(ledger, Catalogs(ledger.seals, Path(os.devnull)), job, source, target, NO_TOKEN)
         books = ledger.books(job.id)
         if books.state == JobState.RUNNING:
             ledger.cancel(books.job)

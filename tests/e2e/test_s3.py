@@ -135,13 +135,14 @@ def test_a_cutout_that_somebody_replaced_is_not_pruned(
     assert s3.get(f"{bucket}/photos-cutouts/a.png")["Body"].read() == b"somebody else's"
 
 
-def test_a_folder_keeps_no_catalog_and_is_not_pruned(
-    bgpipe: Bgpipe, s3: S3Server, bucket: str, tmp_path: Path
+def test_a_list_and_hidden_names_in_a_bucket_cannot_be_pruned(
+    bgpipe: Bgpipe, s3: S3Server, bucket: str
 ) -> None:
-    out = tmp_path / "out"
-    done = bgpipe("submit", f"{bucket}/photos", "--out", out, *NANO, "--prune", **s3.environment)
-    assert (done.returncode, "catalog" in done.stderr) == (2, True), done.stderr
-    assert not out.exists()
+    photos = f"{bucket}/photos"
+    one = bgpipe("submit", f"{photos}/a.jpg", "--out", bucket, *NANO, "--prune", **s3.environment)
+    assert (one.returncode, "the prefix itself" in one.stderr) == (2, True), one.stderr
+    hidden = bgpipe("submit", photos, "--name", ".{stem}", *NANO, "--prune", **s3.environment)
+    assert (hidden.returncode, "keeps no catalog" in hidden.stderr) == (2, True), hidden.stderr
 
 
 def test_ends_may_be_mixed(bgpipe: Bgpipe, s3: S3Server, bucket: str, tmp_path: Path) -> None:

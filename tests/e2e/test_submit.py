@@ -231,6 +231,30 @@ def test_two_jobs_at_once_share_one_server(bgpipe: Bgpipe, photos: Path, tmp_pat
     assert {books["job"] for books in bgpipe.records("jobs")} == {"one", "two"}
 
 
+def test_prune_lists_first_and_removes_the_cutouts_of_deleted_photos(
+    bgpipe: Bgpipe, tmp_path: Path
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "photos-cutouts"
+    photos.mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        Image.new("RGB", (64, 48), "teal").save(photos / name)
+    assert bgpipe("submit", photos, *NANO).returncode == 0
+    (out / "theirs.png").write_bytes(b"somebody else's")
+    (photos / "b.jpg").unlink()
+
+    refused = bgpipe("submit", photos, *NANO, "--prune")
+    assert (refused.returncode, "BGPIPE_PRUNE__MOST" in refused.stderr) == (2, True)
+    half = {"BGPIPE_PRUNE__MOST": "0.5"}
+    listed = bgpipe("submit", photos, *NANO, "--prune", "--dry-run", "--json", **half)
+    orphan, forecast = map(json.loads, listed.stdout.splitlines())
+    assert orphan == {"orphan": "b.png", "source": "b.jpg"}
+    assert forecast["deleted"] == 1
+    assert (out / "b.png").exists()
+    done = bgpipe("submit", photos, *NANO, "--prune", "--json", **half)
+    assert (summary(done)["total"], summary(done)["skipped"]) == (2, 2), done.stderr
+    assert {path.name for path in out.glob("*.png")} == {"a.png", "c.png", "theirs.png"}
+
+
 def test_the_contact_sheet_carries_its_pictures(
     bgpipe: Bgpipe, photos: Path, tmp_path: Path
 ) -> None:

@@ -110,6 +110,26 @@ def test_a_sweep_is_run_by_hand_told_of_and_listed(bgpipe: Bgpipe, tmp_path: Pat
     assert bgpipe.records("sweep", "check") == [{"sweep": "night", "ok": True, "error": ""}]
 
 
+def test_a_sweep_prunes_as_declared_and_goes_on_where_it_would_be_too_much(
+    bgpipe: Bgpipe, tmp_path: Path
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (64, 48), "teal").save(photos / name)
+    values = {"source": str(photos), "target": str(out), "model": "birefnet-nano", "prune": True}
+    declare(bgpipe, **values)
+    assert bgpipe("sweep", "run", "night").returncode == 0
+    (photos / "a.jpg").rename(photos / "c.jpg")
+    done = bgpipe("sweep", "run", "night")
+    assert (done.returncode, "nothing is pruned: 1 of 2" in done.stderr) == (0, True), done.stderr
+    assert {path.name for path in out.glob("*.png")} == {"a.png", "b.png", "c.png"}
+    declare(bgpipe, **values, prune_most=0.5)
+    done = bgpipe("sweep", "run", "night")
+    assert (done.returncode, "removed 1 cutouts" in done.stdout) == (0, True), done.stderr
+    assert {path.name for path in out.glob("*.png")} == {"b.png", "c.png"}
+
+
 def test_a_dry_run_says_what_a_sweep_would_do_and_writes_nothing(
     bgpipe: Bgpipe, s3: S3Server, tmp_path: Path
 ) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from bgpipe.pipeline.catalog import Catalogs
 from bgpipe.pipeline.connection import Connection, connect
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.types import Item, Job, JobId, Preset, Recipe
@@ -20,6 +22,11 @@ def client(redis_url: str) -> Iterator[Connection]:
 @pytest.fixture
 def ledger(client: Connection) -> Ledger:
     return Ledger(client)
+
+
+@pytest.fixture
+def catalogs(ledger: Ledger, tmp_path: Path) -> Catalogs:
+    return Catalogs(ledger.seals, tmp_path / "state" / "catalogs")
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgpipe.pipeline.catalog import HEADER, PART_ROWS, RECIPE, Catalog, Row, side_by_side
+from bgpipe.pipeline.catalog import PART_ROWS, RECIPE, Catalog, Row, header_of, side_by_side
 from bgpipe.pipeline.connection import Connection
-from bgpipe.pipeline.errors import StorageUnavailable
 from bgpipe.pipeline.seals import Seals
 from bgpipe.pipeline.storage import LocalStore
 from bgpipe.pipeline.types import Entry, Job, JobId
@@ -79,23 +78,30 @@ def test_until_it_is_closed_the_one_before_holds(
     assert list(Catalog(target, SOURCE, seals).rows()) == [row("a")]
 
 
-def test_what_was_made_from_elsewhere_is_not_known(
-    target: LocalStore, seals: Seals, job: Job
-) -> None:
+def test_each_source_has_a_catalog_of_its_own(target: LocalStore, seals: Seals, job: Job) -> None:
     write(target, seals, job, row("a"))
-    assert list(Catalog(target, "s3://shop/other", seals).rows()) == []
+    other = replace(job, source="s3://shop/other")
+    assert list(Catalog(target, other.source, seals).rows()) == []
+    writer = Catalog(target, other.source, seals).successor(other)
+    writer.add(row("b"))
+    writer.close()
+    assert list(Catalog(target, SOURCE, seals).rows()) == [row("a")]
+    assert list(Catalog(target, other.source, seals).rows()) == [row("b")]
 
 
-def test_the_recipe_is_there_before_any_cutout_and_a_target_without_right_is_told(
+def test_the_recipe_is_there_first_and_a_folder_without_right_does_without_a_catalog(
     target: LocalStore, seals: Seals, job: Job
 ) -> None:
     writer = Catalog(target, SOURCE, seals).successor(job)
     writer.begin()
     assert target.read(RECIPE, 9999).decode() == job.recipe.text
     (target.root / "file").touch()
-    blocked = Catalog(LocalStore(target.root / "file"), SOURCE, seals).successor(job)
-    with pytest.raises(StorageUnavailable, match="cannot be written"):
-        blocked.begin()
+    blocked = LocalStore(target.root / "file")
+    writer = Catalog(blocked, SOURCE, seals).successor(job)
+    writer.begin()
+    writer.add(row("a"))
+    writer.close()
+    assert list(Catalog(blocked, SOURCE, seals).rows()) == []
 
 
 @pytest.mark.parametrize(
@@ -110,7 +116,7 @@ def test_the_recipe_is_there_before_any_cutout_and_a_target_without_right_is_tol
     ],
 )
 def test_a_damaged_header_says_nothing(target: LocalStore, seals: Seals, header: bytes) -> None:
-    target.write(HEADER, header)
+    target.write(header_of(SOURCE), header)
     assert list(Catalog(target, SOURCE, seals).rows()) == []
 
 

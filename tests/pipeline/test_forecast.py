@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from bgpipe.config.settings import EstimateSettings
-from bgpipe.pipeline import png
 from bgpipe.pipeline.cli.forecast import Estimate, estimate
 from bgpipe.pipeline.forecast import SAMPLE, Sample, foresee
 from bgpipe.pipeline.images import Limits
 from bgpipe.pipeline.storage import LocalStore
-from bgpipe.pipeline.survey import Standing
 from bgpipe.pipeline.types import Entry, Job
 
 LIMITS = Limits(max_pixels=10**9, max_side=65_000, max_bytes=1 << 30)
@@ -28,20 +25,6 @@ def test_no_more_headers_are_read_than_a_sample_has(job: Job, tmp_path: Path) ->
     found = foresee(job, LocalStore(photos), LocalStore(tmp_path / "out"), LIMITS)
     assert (found.to_do, found.sample) == (SAMPLE + 50, SAMPLE)
     assert found.megapixels == {"below 1": SAMPLE}
-
-
-def test_cutouts_in_a_folder_that_no_source_asks_for_are_counted(job: Job, tmp_path: Path) -> None:
-    source, target = LocalStore(tmp_path / "photos"), LocalStore(tmp_path / "out")
-    cutout = png.encode(np.zeros((4, 4, 4), np.uint8), text={"bgpipe:recipe": "{}"})
-    for name in ("b.jpg", "d/c.jpg", "z.jpg"):
-        source.write(name, b"a photo")
-    for name in ("a.png", "b.png", "d/a.png", "d/c.png", "zz.png"):
-        target.write(name, cutout)
-    target.write("d/theirs.png", png.encode(np.zeros((4, 4, 4), np.uint8), text={}))
-    target.write("c.png", b"no picture at all")
-    found = foresee(job, source, target, LIMITS)
-    assert found.lost == 3
-    assert found.standings == {Standing.CHANGED: 2, Standing.NEW: 1}
 
 
 def test_the_size_of_a_long_file_is_read_from_its_beginning(job: Job, tmp_path: Path) -> None:

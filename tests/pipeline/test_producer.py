@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bgpipe.pipeline import png
+from bgpipe.pipeline.catalog import Catalogs
 from bgpipe.pipeline.docket import NO_TOKEN
 from bgpipe.pipeline.errors import NoImages, StorageUnavailable, UsageError
 from bgpipe.pipeline.ledger import Ledger, Superseded
@@ -20,6 +22,8 @@ from bgpipe.pipeline.producer import Ignored, list_job, select, survey
 from bgpipe.pipeline.storage import LocalStore
 from bgpipe.pipeline.survey import Standing, standing
 from bgpipe.pipeline.types import Books, Entry, Item, Job, JobId, JobState, Preset, Recipe
+
+Opened = Callable[[Job, LocalStore, LocalStore], Books]
 
 # Few names and suffixes, put together often, so that nearly every set of keys collides.
 NASTY = st.builds(
@@ -51,11 +55,16 @@ def photo(root: Path, name: str) -> None:
     path.write_bytes(b"\xff\xd8 no matter, nobody decodes it here")
 
 
-def opened(ledger: Ledger, job: Job, source: LocalStore, target: LocalStore) -> Books:
-    """The books of `job` once it is open and listed."""
-    ledger.open(job)
-    list_job(ledger, job, source, target, NO_TOKEN)
-    return ledger.books(job.id)
+@pytest.fixture
+def opened(ledger: Ledger, catalogs: Catalogs) -> Opened:
+    """`opened(job, source, target)`: the books of `job` once it is open and listed."""
+
+    def open_and_list(job: Job, source: LocalStore, target: LocalStore) -> Books:
+        ledger.open(job)
+        list_job(ledger, catalogs, job, source, target, NO_TOKEN)
+        return ledger.books(job.id)
+
+    return open_and_list
 
 
 @pytest.fixture
@@ -218,7 +227,7 @@ def test_a_damaged_or_foreign_file_is_not_current(
 
 
 def test_a_job_skips_what_is_up_to_date_and_lists_the_rest(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore
+    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
 ) -> None:
     for number in range(120):
         photo(source.root, f"d/{number:03}.jpg")
@@ -226,7 +235,7 @@ def test_a_job_skips_what_is_up_to_date_and_lists_the_rest(
         if entry.key != "d/007.jpg":
             target.write(key, cutout(job.recipe, entry.identity))
     start = time.perf_counter()
-    books = opened(ledger, job, source, target)
+    books = opened(job, source, target)
     print(f"120 cutouts looked at in {time.perf_counter() - start:.3f} s")
     assert (books.state, books.total, books.skipped, books.queued) == (
         JobState.RUNNING,
@@ -240,25 +249,25 @@ def test_a_job_skips_what_is_up_to_date_and_lists_the_rest(
 
 
 def test_a_job_with_everything_up_to_date_is_finished(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore
+    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
 ) -> None:
     photo(source.root, "a.jpg")
     target.write("a.png", cutout(job.recipe, source.head("a.jpg").identity))
-    books = opened(ledger, job, source, target)
+    books = opened(job, source, target)
     assert (books.state, books.total, books.skipped) == (JobState.FINISHED, 1, 1)
 
 
 def test_force_redoes_what_is_up_to_date(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore
+    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
 ) -> None:
     photo(source.root, "a.jpg")
     target.write("a.png", cutout(job.recipe, source.head("a.jpg").identity))
-    books = opened(ledger, replace(job, force=True), source, target)
+    books = opened(replace(job, force=True), source, target)
     assert (books.skipped, books.queued) == (0, 1)
 
 
 def test_a_long_listing_keeps_its_order_and_its_indices_dense(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore
+    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
 ) -> None:
     names = [f"{number:05}.jpg" for number in range(2300)]
     for name in names:
@@ -267,7 +276,7 @@ def test_a_long_listing_keeps_its_order_and_its_indices_dense(
     for number in current:
         identity = source.head(names[number]).identity
         target.write(f"{number:05}.png", cutout(job.recipe, identity))
-    books = opened(ledger, job, source, target)
+    books = opened(job, source, target)
     assert (books.skipped, books.queued) == (115, 2185)
     kept = list(ledger.items(job.id, 0, 9999))
     assert [item.index for item in kept] == list(range(2185))
@@ -277,12 +286,12 @@ def test_a_long_listing_keeps_its_order_and_its_indices_dense(
 
 
 def test_a_source_without_images_opens_no_job(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore
+    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
 ) -> None:
     photo(source.root, "a.jpg")
     narrow = replace(job, exclude=("*.jpg",))
     with pytest.raises(NoImages, match=str(source.root)):
-        opened(ledger, narrow, source, target)
+        opened(narrow, source, target)
     assert ledger.latest() is None
 
 
@@ -297,41 +306,41 @@ def test_a_survey_writes_nothing(
 
 
 def test_cutouts_inside_the_source_are_never_read(
-    ledger: Ledger, job: Job, source: LocalStore
+    ledger: Ledger, job: Job, source: LocalStore, opened: Opened
 ) -> None:
     inside = LocalStore(source.root / "out")
     photo(source.root, "a.jpg")
     photo(source.root, "outside.jpg")
     photo(inside.root, "old.png")
-    opened(ledger, job, source, inside)
+    opened(job, source, inside)
     assert [item.source for item in ledger.items(job.id, 0, 9)] == ["a.jpg", "outside.jpg"]
 
 
 def test_the_source_itself_is_no_target_not_even_by_a_link(
-    ledger: Ledger, job: Job, source: LocalStore, tmp_path: Path
+    ledger: Ledger, job: Job, source: LocalStore, tmp_path: Path, opened: Opened
 ) -> None:
     photo(source.root, "a.jpg")
     (tmp_path / "link").symlink_to(source.root)
     for same in (source, LocalStore(tmp_path / "link")):
         with pytest.raises(UsageError, match="among their sources"):
-            opened(ledger, job, source, same)
+            opened(job, source, same)
 
 
 def test_no_cutout_is_written_into_a_source_below_the_target(
-    ledger: Ledger, job: Job, source: LocalStore, tmp_path: Path
+    ledger: Ledger, job: Job, source: LocalStore, tmp_path: Path, opened: Opened
 ) -> None:
     photo(source.root, "a.jpg")
     above = LocalStore(tmp_path)
-    opened(ledger, job, source, above)
+    opened(job, source, above)
     photo(source.root, "photos/b.jpg")  # would become photos/b.png, a file of the source folder
     second = replace(job, id=JobId("second"), out="/elsewhere")
     with pytest.raises(UsageError, match=r"photos/b\.jpg"):
-        opened(ledger, second, source, above)
+        opened(second, source, above)
     assert ledger.ids() == [job.id]
 
 
 def test_a_listing_that_was_broken_off_is_begun_again(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore
+    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore, catalogs: Catalogs
 ) -> None:
     for number in range(30):
         photo(source.root, f"{number:02}.jpg")
@@ -339,7 +348,7 @@ def test_a_listing_that_was_broken_off_is_begun_again(
     ledger.relist(job.id, token=1)
     ledger.add(job.id, [Item(0, "gone.jpg", "gone.png", "1")], token=1)
     ledger.skip(job.id, 5, token=1)
-    list_job(ledger, job, source, target, token=2)
+    list_job(ledger, catalogs, job, source, target, token=2)
     books = ledger.books(job.id)
     assert (books.total, books.skipped) == (30, 0)
     assert [item.source for item in ledger.items(job.id, 0, 99)] == [
@@ -348,12 +357,12 @@ def test_a_listing_that_was_broken_off_is_begun_again(
 
 
 def test_who_listed_before_and_wakes_up_changes_nothing(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore
+    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore, catalogs: Catalogs
 ) -> None:
     photo(source.root, "a.jpg")
     ledger.open(job)
     ledger.relist(job.id, token=1)
-    list_job(ledger, job, source, target, token=2)
+    list_job(ledger, catalogs, job, source, target, token=2)
     late = [Item(1, "b.jpg", "b.png", "1")]
     for act in (
         lambda: ledger.relist(job.id, token=1),
@@ -367,13 +376,13 @@ def test_who_listed_before_and_wakes_up_changes_nothing(
 
 
 def test_named_sources_are_listed_again_by_their_names(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore
+    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore, catalogs: Catalogs
 ) -> None:
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         photo(source.root, name)
     names = ["a.jpg", "c.jpg", "gone.jpg"]
     order = replace(job, named=digest(names))
     ledger.open(order, names)
-    list_job(ledger, ledger.job(job.id), source, target, token=1)
+    list_job(ledger, catalogs, ledger.job(job.id), source, target, token=1)
     assert [item.source for item in ledger.items(job.id, 0, 9)] == names
     assert ledger.named(job.id) == []  # no longer needed

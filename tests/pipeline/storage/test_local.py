@@ -142,6 +142,17 @@ def test_nothing_is_written_through_a_link_that_leads_out(store, tmp_path):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_nothing_is_deleted_through_a_link_that_leads_out(store, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.png").write_bytes(b"precious")
+    store.root.mkdir()
+    (store.root / "out").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PermanentError) as caught:
+        store.delete("out/a.png")
+    assert caught.value.code is Code.TARGET
+    assert (tmp_path / "elsewhere" / "a.png").exists()
+
+
 def test_a_target_that_is_a_link_is_replaced_and_not_written_through(store, tmp_path):
     (tmp_path / "precious.png").write_bytes(b"precious")
     store.root.mkdir()

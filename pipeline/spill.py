@@ -1,0 +1,49 @@
+"""Sorting what memory is not to hold at once: sorted pieces wait in files, and are merged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from heapq import merge
+from itertools import islice
+from tempfile import TemporaryFile
+from typing import TextIO
+
+from bgpipe.pipeline.types import Entry
+
+PIECE = 100_000
+"""Pairs held at once: some 50 MB."""
+
+Pair = tuple[Entry, str]
+
+
+def in_order_of_targets(pairs: Iterable[Pair], piece: int = PIECE) -> Iterator[Pair]:
+    """`pairs` of a source and its target's key, by the UTF-8 bytes of the latter."""
+    pairs = iter(pairs)
+    with ExitStack() as files:
+        kept = sorted(islice(pairs, piece), key=_place)
+        spilled: list[Iterator[Pair]] = []
+        while following := sorted(islice(pairs, piece), key=_place):
+            file = files.enter_context(TemporaryFile("w+", encoding="utf-8"))
+            _write(kept, file)
+            spilled.append(_read(file))
+            kept = following
+        yield from merge(*spilled, kept, key=_place)
+
+
+def _place(pair: Pair) -> bytes:
+    return pair[1].encode("utf-8", "surrogatepass")
+
+
+def _write(pairs: Iterable[Pair], file: TextIO) -> None:
+    for entry, target in pairs:
+        json.dump((entry.key, entry.size, entry.identity, target), file)
+        file.write("\n")
+
+
+def _read(file: TextIO) -> Iterator[Pair]:
+    file.seek(0)
+    for line in file:
+        key, size, identity, target = json.loads(line)
+        yield Entry(key, size, identity), target

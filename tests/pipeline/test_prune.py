@@ -1,0 +1,264 @@
+"""Cutouts that have outlived their sources, in folders: which are found, and what is left alone."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bgpipe.pipeline import png
+from bgpipe.pipeline.catalog import FOLDER, Catalogs
+from bgpipe.pipeline.connection import Connection
+from bgpipe.pipeline.docket import NO_TOKEN
+from bgpipe.pipeline.errors import NoImages, UsageError
+from bgpipe.pipeline.forecast import foresee
+from bgpipe.pipeline.images import Limits
+from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.producer import list_job
+from bgpipe.pipeline.prune import Orphans, find_orphans, remove
+from bgpipe.pipeline.storage import LocalStore
+from bgpipe.pipeline.types import Job, JobId, JobState, Outcome, Output
+
+NUMBERS = count()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> LocalStore:
+    store = LocalStore(tmp_path / "photos")
+    for name in ("a.jpg", "b.jpg", "d/a.jpg", "d/c.jpg"):
+        store.write(name, f"the photo {name}".encode())
+    return store
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "cutouts")
+
+
+@pytest.fixture
+def order(job: Job, source: LocalStore, target: LocalStore) -> Job:
+    return replace(job, source=source.location, out=target.location)
+
+
+def run(ledger: Ledger, catalogs: Catalogs, order: Job, target: LocalStore) -> int:
+    """List and do a job like `order`; returns how many cutouts it made."""
+    job = replace(order, id=JobId(f"job-{next(NUMBERS)}"))
+    ledger.open(job)
+    list_job(ledger, catalogs, job, LocalStore(Path(job.source)), target, NO_TOKEN)
+    made = 0
+    for item in ledger.items(job.id, 0, ledger.size(job.id)):
+        text = {"bgpipe:recipe": job.recipe.text, "bgpipe:source": item.identity}
+        file = png.encode(np.zeros((4, 4, 4), np.uint8), text=text)
+        ledger.seals.leave(job.id, item.index, target.write(item.target, file))
+        ledger.settle(job.id, Outcome.done(item.index))
+        made += 1
+    assert ledger.books(job.id).state is JobState.FINISHED
+    return made
+
+
+def orphans_of(catalogs: Catalogs, order: Job, target: LocalStore) -> Orphans:
+    catalog = catalogs.of(order, target)
+    assert catalog
+    return find_orphans(order, LocalStore(Path(order.source)), target, catalog)
+
+
+def pruned(catalogs: Catalogs, order: Job, target: LocalStore) -> list[str]:
+    """What was removed, and nothing failed."""
+    removed = list(remove(target, orphans_of(catalogs, order, target).rows))
+    assert not [error for _, error in removed if error]
+    return [row.target for row, _ in removed]
+
+
+def files(store: LocalStore) -> set[str]:
+    return {entry.key for entry in store.list(missing_ok=True)}
+
+
+def test_a_cutout_goes_with_its_source_and_nothing_else_does(
+    ledger: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+) -> None:
+    assert run(ledger, catalogs, order, target) == 4
+    target.write("theirs.png", b"somebody else's")
+    target.write("d/theirs.png", b"somebody else's")
+    source.delete("d/a.jpg")
+    assert pruned(catalogs, order, target) == ["d/a.png"]
+    assert files(target) == {"a.png", "b.png", "d/c.png", "theirs.png", "d/theirs.png"}
+    assert pruned(catalogs, order, target) == []
+
+
+def test_what_a_later_run_lists_is_still_known_to_be_lost(
+    ledger: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+) -> None:
+    run(ledger, catalogs, order, target)
+    source.delete("a.jpg")
+    assert run(ledger, catalogs, order, target) == 0
+    forecast = foresee(order, source, target, Limits(1, 1, 1), catalog=catalogs.of(order, target))
+    assert forecast.lost == 1
+    assert pruned(catalogs, order, target) == ["a.png"]
+
+
+def test_a_cutout_whose_job_was_forgotten_speaks_for_itself(
+    ledger: Ledger,
+    catalogs: Catalogs,
+    order: Job,
+    source: LocalStore,
+    target: LocalStore,
+    client: Connection,
+) -> None:
+    run(ledger, catalogs, order, target)
+    client.flushall()
+    source.delete("a.jpg")
+    source.delete("b.jpg")
+    target.write("b.png", b"somebody else's")
+    assert pruned(catalogs, order, target) == ["a.png"]
+
+
+@pytest.mark.parametrize("same_time", [False, True])
+def test_what_was_put_in_a_cutouts_place_stays(
+    ledger: Ledger,
+    catalogs: Catalogs,
+    order: Job,
+    source: LocalStore,
+    target: LocalStore,
+    same_time: bool,
+) -> None:
+    run(ledger, catalogs, order, target)
+    run(ledger, catalogs, order, target)  # which makes facts of the promises
+    path = target.root / "a.png"
+    before = path.stat()
+    path.write_bytes(bytes(before.st_size))
+    if same_time:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    source.delete("a.jpg")
+    assert pruned(catalogs, order, target) == []
+    assert path.read_bytes() == bytes(before.st_size)
+
+
+def test_what_is_put_in_a_cutouts_place_at_the_last_moment_stays(
+    ledger: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+) -> None:
+    run(ledger, catalogs, order, target)
+    source.delete("a.jpg")
+    found = orphans_of(catalogs, order, target)
+    target.write("a.png", b"somebody else's")
+    assert [row.target for row in found.rows] == ["a.png"]
+    assert list(remove(target, found.rows)) == []
+    assert target.read("a.png", 99) == b"somebody else's"
+
+
+def test_what_other_sources_gave_the_same_folder_stays(
+    ledger: Ledger,
+    catalogs: Catalogs,
+    order: Job,
+    source: LocalStore,
+    target: LocalStore,
+    tmp_path: Path,
+) -> None:
+    other = LocalStore(tmp_path / "others")
+    for name in ("a.jpg", "x.jpg"):
+        other.write(name, b"another photo")
+    elsewhere = replace(order, source=other.location)
+    run(ledger, catalogs, order, target)
+    run(ledger, catalogs, elsewhere, target)  # takes the place of a.png too
+    source.delete("a.jpg")
+    source.delete("b.jpg")
+    assert pruned(catalogs, order, target) == ["b.png"]
+    other.delete("x.jpg")
+    assert pruned(catalogs, elsewhere, target) == ["x.png"]
+    assert files(target) == {"a.png", "d/a.png", "d/c.png"}
+
+
+def test_a_source_that_is_left_out_is_not_gone(
+    ledger: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+) -> None:
+    run(ledger, catalogs, order, target)
+    for narrow in (replace(order, exclude=("d/*",)), replace(order, include=("a.jpg",))):
+        assert pruned(catalogs, narrow, target) == []
+
+
+def test_a_source_that_is_gone_as_a_whole_prunes_nothing(
+    ledger: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+) -> None:
+    run(ledger, catalogs, order, target)
+    for key in files(source):
+        source.delete(key)
+    with pytest.raises(NoImages):
+        orphans_of(catalogs, order, target)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"naming": "by-name/{stem}-{folder}"},
+        {"naming": "{folder}/.hidden-{stem}"},
+        {"output": Output(format="zip")},
+    ],
+)
+def test_names_of_any_kind_are_pruned(
+    ledger: Ledger,
+    catalogs: Catalogs,
+    order: Job,
+    source: LocalStore,
+    target: LocalStore,
+    form: dict[str, object],
+) -> None:
+    recipe = replace(order.recipe, output=form.get("output", order.recipe.output))
+    shaped = replace(order, naming=str(form.get("naming", "")), recipe=recipe)
+    assert run(ledger, catalogs, shaped, target) == 4
+    assert run(ledger, catalogs, shaped, target) == 0
+    source.delete("d/c.jpg")
+    assert len(pruned(catalogs, shaped, target)) == 1
+    assert len(list(shown(target))) == 3
+    assert run(ledger, catalogs, shaped, target) == 0
+
+
+def shown(store: LocalStore) -> Iterator[Path]:
+    return (path for path in store.root.rglob("*") if path.is_file())
+
+
+def test_a_name_by_another_template_is_not_an_orphan(
+    ledger: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+) -> None:
+    run(ledger, catalogs, order, target)
+    run(ledger, catalogs, replace(order, naming="{folder}/{stem}-cutout"), target)
+    assert orphans_of(catalogs, order, target).rows == ()
+
+
+def test_a_catalog_that_somebody_forged_reaches_nothing_outside(
+    ledger: Ledger,
+    catalogs: Catalogs,
+    order: Job,
+    source: LocalStore,
+    target: LocalStore,
+    tmp_path: Path,
+) -> None:
+    run(ledger, catalogs, order, target)
+    outside = target.root.parent / "precious.png"
+    text = {"bgpipe:recipe": order.recipe.text, "bgpipe:source": "1-1"}
+    outside.write_bytes(png.encode(np.zeros((4, 4, 4), np.uint8), text=text))
+    found = outside.stat()
+    made = f"{found.st_size}-{found.st_mtime_ns}"
+    line = json.dumps(["../precious.png", made, "gone.jpg", "1-1", order.recipe.hash, -1])
+    (home,) = (tmp_path / "state" / "catalogs").iterdir()
+    (part,) = (home / FOLDER).glob("*.gz")
+    part.write_bytes(gzip.compress(line.encode()))
+    assert pruned(catalogs, order, target) == []
+    assert outside.exists()
+
+
+def test_above_a_share_nothing_may_be_removed(
+    ledger: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+) -> None:
+    run(ledger, catalogs, order, target)
+    source.delete("a.jpg")
+    found = orphans_of(catalogs, order, target)
+    assert (len(found.rows), found.cutouts, found.share) == (1, 4, 0.25)
+    found.check(0.25)
+    with pytest.raises(UsageError, match="1 of 4 cutouts"):
+        found.check(0.2)
