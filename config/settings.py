@@ -91,6 +91,7 @@ class DispatchSettings(Section):
     lease: Annotated[float, Field(ge=0.5)]
     keep_days: Seconds
     sweep_messages: PositiveInt
+    sweep_retry: Seconds
 
 
 class WorkerSettings(Section):

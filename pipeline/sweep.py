@@ -9,18 +9,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from threading import Thread
 from typing import Protocol, cast
 
 from bgpipe.config.sweeps import Sweep
 from bgpipe.pipeline import keys
 from bgpipe.pipeline.connection import Connection
-from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.errors import Unavailable, UsageError
+from bgpipe.pipeline.lease import is_held
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.schedule import deadline_of, last_start
 from bgpipe.pipeline.types import Books, JobId, JobState
 from bgpipe.pipeline.webhook import tell
+
+LONGEST_RETRY = 3600.0
+"""Seconds before a start that failed is tried again at most."""
+OPEN = frozenset((JobState.LISTING, JobState.RUNNING))
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +44,10 @@ class Record:
     """The last run's deadline."""
     told: bool
     """Whether the end of the last run was told."""
+    failures: int
+    """How often the last start failed."""
+    again: float
+    """When it is tried again."""
 
 
 class Records:
@@ -58,11 +67,24 @@ class Records:
             job=JobId(values.get("job", "")),
             until=float(values.get("until", 0)),
             told="told" in values,
+            failures=int(values.get("failures", 0)),
+            again=float(values.get("again", 0)),
         )
 
     def start(self, name: str, start: datetime) -> None:
         """Say that the start at this time was dealt with."""
-        self._client.hset(keys.of_sweep(name), "start", str(start.timestamp()))
+        key = keys.of_sweep(name)
+        self._client.hset(key, "start", str(start.timestamp()))
+        self._client.hdel(key, "failures", "again")
+
+    def fail(self, name: str, failures: int, again: datetime) -> None:
+        """Say that the last start has failed so often, and is to be tried again at a time."""
+        key = keys.of_sweep(name)
+        self._client.hset(key, mapping={"failures": failures, "again": str(again.timestamp())})
+
+    def try_again(self, name: str) -> None:
+        """Say that what was to be tried again is under way, or past."""
+        self._client.hdel(keys.of_sweep(name), "again")
 
     def begin(self, name: str, job: JobId, until: datetime | None) -> None:
         """Say that `job` is the sweep's run now, up to a deadline."""
@@ -75,6 +97,10 @@ class Records:
     def end(self, name: str) -> None:
         """Say that the end of the last run was told, as far as that was possible."""
         self._client.hset(keys.of_sweep(name), "told", "1")
+
+    def is_led(self, job: JobId) -> bool:
+        """Whether somebody lists or feeds the run."""
+        return is_held(self._client, keys.lease_of_job(job))
 
 
 class Process(Protocol):
@@ -92,12 +118,17 @@ class Sweeper:
         records: Records,
         ledger: Ledger,
         launch: Callable[[str, datetime], Process],
+        retry: float,
     ) -> None:
-        """`launch` starts the sweep of a name, whose start was due at a time."""
+        """`launch` starts the sweep of a name, whose start was due at a time.
+
+        `retry`: seconds before a start that failed is tried again, doubled each time.
+        """
         self._sweeps = sweeps
         self._records = records
         self._ledger = ledger
         self._launch = launch
+        self._retry = retry
         self._launched: dict[str, Process] = {}
         self._telling: dict[str, Thread] = {}
 
@@ -107,28 +138,56 @@ class Sweeper:
         for name, sweep in self._sweeps.items():
             record = self._records.read(name, now)
             books = self._books(record.job)
-            if books and books.state in {JobState.LISTING, JobState.RUNNING}:
+            if books and books.state in OPEN:
                 self._stop_if_late(name, record, now)
             elif books and books.state is JobState.FINISHED and not record.told:
                 self._tell(name, sweep, books)
-            if not self._is_starting(name):
+            if self._is_starting(name, record, now):
+                continue
+            if books and books.state in OPEN and not self._is_left(books):
+                # It goes on; a start that comes meanwhile is caught up when it has ended.
+                self._records.try_again(name)
+            else:
                 self._start_if_due(name, sweep, record, books, now)
 
     def _start_if_due(
         self, name: str, sweep: Sweep, record: Record, books: Books | None, now: datetime
     ) -> None:
         start = last_start(sweep, now)
-        if start is None or start.timestamp() <= max(record.since, record.start):
+        if start is None:
             return
-        if books and books.state in {JobState.LISTING, JobState.RUNNING}:
-            return  # the last run goes on; this start is caught up when it has ended
+        is_new = start.timestamp() > max(record.since, record.start)
+        if is_new or 0 < record.again <= now.timestamp():
+            self._start(name, sweep, start, now, is_new=is_new)
+        elif not record.again and books and books.state is JobState.LISTING:
+            self._plan_retry(name, record, now, "its listing was left")
+
+    def _start(
+        self, name: str, sweep: Sweep, start: datetime, now: datetime, *, is_new: bool
+    ) -> None:
+        fields = {"sweep": name, "due": start.isoformat()}
         until = deadline_of(sweep, start)
         if until is None or now < until:
-            log.info("sweep starts", extra={"fields": {"sweep": name, "due": start.isoformat()}})
+            log.info("sweep starts", extra={"fields": fields})
             self._launched[name] = self._launch(name, start)
+        elif not is_new:
+            log.error("sweep did not start before its deadline", extra={"fields": fields})
         # After the launch: a dispatcher that dies in between launches twice, and the ledger refuses
         # the second job.
-        self._records.start(name, start)
+        if is_new:
+            self._records.start(name, start)
+        else:
+            self._records.try_again(name)
+
+    def _is_left(self, books: Books) -> bool:
+        """Whether whoever listed the run is gone; one that is listed is the dispatcher's."""
+        return books.state is JobState.LISTING and not self._records.is_led(books.job)
+
+    def _plan_retry(self, name: str, record: Record, now: datetime, reason: str) -> None:
+        delay = min(self._retry * 2.0**record.failures, LONGEST_RETRY)
+        self._records.fail(name, record.failures + 1, now + timedelta(seconds=delay))
+        fields = {"sweep": name, "reason": reason, "failures": record.failures + 1}
+        log.error("sweep did not start", extra={"fields": fields | {"again_in": delay}})
 
     def _stop_if_late(self, name: str, record: Record, now: datetime) -> None:
         if 0 < record.until <= now.timestamp():
@@ -144,8 +203,8 @@ class Sweeper:
             self._telling[name] = thread
             thread.start()
 
-    def _is_starting(self, name: str) -> bool:
-        """Whether the command that starts a run is at work; one that failed is told of."""
+    def _is_starting(self, name: str, record: Record, now: datetime) -> bool:
+        """Whether the command that starts a run is at work; one that failed is tried again."""
         process = self._launched.get(name)
         if process is None:
             return False
@@ -153,7 +212,10 @@ class Sweeper:
         if code is None:
             return True
         del self._launched[name]
-        if code:
+        if code == Unavailable.exit_code or code < 0:
+            self._plan_retry(name, record, now, f"exit code {code}")
+            return True
+        if code:  # the settings or the source are wrong, and will be so in an hour
             log.error("sweep did not start", extra={"fields": {"sweep": name, "exit": code}})
         return False
 

@@ -88,7 +88,9 @@ def _metrics(session: Session) -> Iterator[None]:
 def _sweeper(session: Session) -> Sweeper:
     from bgpipe.pipeline.sweep import Records, Sweeper
 
-    return Sweeper(session.settings.sweeps, Records(session.client), session.ledger, _launch)
+    settings = session.settings
+    records, retry = Records(session.client), settings.dispatch.sweep_retry
+    return Sweeper(settings.sweeps, records, session.ledger, _launch, retry)
 
 
 def _launch(name: str, due: datetime) -> subprocess.Popen[bytes]:

@@ -217,6 +217,8 @@ def _standing(session: Session, name: str, sweep: Sweep) -> dict[str, Any]:
         "source": sweep.source,
         "target": sweep.target,
         "next": following.isoformat() if following else None,
+        "failed_starts": record.failures,
+        "again": datetime.fromtimestamp(record.again, UTC).isoformat() if record.again else None,
         "last": asdict(session.ledger.books(record.job)) if known else None,
     }
 
@@ -230,7 +232,12 @@ def _sentence(standing: Mapping[str, Any]) -> str:
         else "never run"
     )
     following = standing["next"] or "by hand only"
-    return f"{standing['sweep']}: {ran}; next: {following}"
+    again = (
+        f"; its start failed {standing['failed_starts']} times, tried again at {standing['again']}"
+        if standing["again"]
+        else ""
+    )
+    return f"{standing['sweep']}: {ran}; next: {following}{again}"
 
 
 def _trouble(settings: Settings, terminal: Terminal, name: str, sweep: Sweep) -> BgpipeError | None:

@@ -1,0 +1,204 @@
+"""When the dispatcher starts a sweep: a real Redis, and real processes in the place of the command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from bgpipe.config.sweeps import Sweep
+from bgpipe.pipeline import keys
+from bgpipe.pipeline.connection import Connection
+from bgpipe.pipeline.lease import Lease
+from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.sweep import Records, Sweeper
+from bgpipe.pipeline.types import Job
+
+NAME = "night"
+MISSED = timedelta(minutes=10)
+RETRY = 0.3
+SECONDS = 60.0
+
+
+def sweep(deadline: timedelta | None = None) -> Sweep:
+    """A sweep whose last start was `MISSED` ago, with its deadline so long after now."""
+    start = datetime.now(UTC) - MISSED
+    values = {"source": "/photos", "target": "/out", "schedule": f"{start:%M %H} * * *"}
+    if deadline is not None:
+        values["deadline"] = f"{datetime.now(UTC) + deadline:%H:%M:%S}"
+    return Sweep.model_validate(values)
+
+
+@dataclass
+class Command:
+    """Stands for `bgpipe sweep run`: each process ends with the next of `codes`, the last with 0."""
+
+    codes: list[int] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+    def __call__(self, name: str, due: datetime) -> subprocess.Popen[bytes]:
+        code = self.codes[len(self.processes)] if len(self.processes) < len(self.codes) else 0
+        ending = f"os._exit({code})" if code >= 0 else f"os.kill(os.getpid(), {-code})"
+        process = subprocess.Popen([sys.executable, "-c", f"import os; {ending}"])
+        self.processes.append(process)
+        self.times.append(time.monotonic())
+        return process
+
+    def await_ends(self) -> None:
+        for process in self.processes:
+            process.wait(SECONDS)
+
+
+@pytest.fixture
+def command() -> Iterator[Command]:
+    command = Command()
+    yield command
+    command.await_ends()
+
+
+@pytest.fixture
+def records(client: Connection) -> Records:
+    """Of a sweep that was first seen an hour ago."""
+    records = Records(client)
+    records.read(NAME, datetime.now(UTC) - timedelta(hours=1))
+    return records
+
+
+@pytest.fixture
+def sweeper(records: Records, ledger: Ledger, command: Command) -> Callable[[Sweep], Sweeper]:
+    """`sweeper(sweep)`: another one, as of another dispatcher."""
+    return lambda sweep: Sweeper({NAME: sweep}, records, ledger, command, RETRY)
+
+
+def turns(sweeper: Sweeper, command: Command, count: int = 5) -> None:
+    for _ in range(count):
+        sweeper.turn()
+        command.await_ends()
+
+
+def until(sweeper: Sweeper, done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not done():
+        assert time.monotonic() < deadline, "waited too long"
+        sweeper.turn()
+        time.sleep(0.02)
+
+
+def test_a_start_that_was_missed_is_caught_up_once(
+    sweeper: Callable[[Sweep], Sweeper], command: Command
+) -> None:
+    first = sweeper(sweep())
+    turns(first, command)
+    assert len(command.processes) == 1
+    turns(sweeper(sweep()), command)  # a dispatcher that takes over
+    assert len(command.processes) == 1
+
+
+def test_a_start_before_the_sweep_was_declared_was_not_missed(
+    ledger: Ledger, client: Connection, command: Command
+) -> None:
+    turns(Sweeper({NAME: sweep()}, Records(client), ledger, command, RETRY), command)
+    assert not command.processes
+
+
+def test_a_start_is_not_caught_up_after_its_deadline(
+    sweeper: Callable[[Sweep], Sweeper], command: Command
+) -> None:
+    turns(sweeper(sweep(deadline=-MISSED / 2)), command)
+    assert not command.processes
+
+
+def test_while_the_last_run_goes_on_nothing_starts_and_then_it_is_caught_up_once(
+    sweeper: Callable[[Sweep], Sweeper],
+    command: Command,
+    ledger: Ledger,
+    records: Records,
+    job: Job,
+) -> None:
+    ledger.open(job)
+    ledger.start(job.id)  # with nothing to do it has finished ...
+    busy = replace(job, out="/elsewhere", id=type(job.id)("busy"))
+    ledger.open(busy)
+    lease = Lease(records._client, keys.lease_of_job(busy.id), SECONDS)
+    lease.take()
+    records.begin(NAME, busy.id, None)  # ... while this one is listed
+    one = sweeper(sweep())
+    turns(one, command)
+    assert not command.processes
+    records.begin(NAME, job.id, None)
+    turns(one, command)
+    assert len(command.processes) == 1
+
+
+def test_a_start_that_failed_is_tried_again_later_and_later_and_reported(
+    sweeper: Callable[[Sweep], Sweeper],
+    command: Command,
+    records: Records,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    command.codes = [4, -9, 4]
+    one = sweeper(sweep(deadline=timedelta(hours=1)))
+    until(one, lambda: len(command.processes) == 4)
+    command.await_ends()
+    turns(one, command)
+    assert len(command.processes) == 4
+    waited = [
+        after - before for before, after in zip(command.times, command.times[1:], strict=False)
+    ]
+    assert all(seconds >= RETRY * 2**place for place, seconds in enumerate(waited))
+    told = [record for record in caplog.records if record.getMessage() == "sweep did not start"]
+    assert [record.fields["failures"] for record in told] == [1, 2, 3]
+    record = records.read(NAME, datetime.now(UTC))
+    assert (record.failures, record.again) == (3, 0)
+
+
+def test_another_dispatcher_takes_a_retry_over(
+    sweeper: Callable[[Sweep], Sweeper], command: Command, records: Records
+) -> None:
+    command.codes = [4]
+    first = sweeper(sweep())
+    until(first, lambda: records.read(NAME, datetime.now(UTC)).failures == 1)
+    until(sweeper(sweep()), lambda: len(command.processes) == 2)
+
+
+@pytest.mark.parametrize("code", [2, 3])
+def test_what_waiting_does_not_mend_is_not_tried_again(
+    sweeper: Callable[[Sweep], Sweeper], command: Command, records: Records, code: int
+) -> None:
+    command.codes = [code]
+    turns(sweeper(sweep()), command)
+    assert len(command.processes) == 1
+    assert records.read(NAME, datetime.now(UTC)).again == 0
+
+
+def test_nothing_is_tried_again_after_the_deadline(
+    sweeper: Callable[[Sweep], Sweeper], command: Command, records: Records, client: Connection
+) -> None:
+    start = datetime.now(UTC)
+    records.start(NAME, start)
+    records.fail(NAME, 1, start)
+    turns(sweeper(sweep(deadline=-MISSED / 2)), command)
+    assert not command.processes
+    assert records.read(NAME, datetime.now(UTC)).again == 0
+
+
+def test_a_listing_that_was_left_is_taken_up(
+    sweeper: Callable[[Sweep], Sweeper],
+    command: Command,
+    ledger: Ledger,
+    records: Records,
+    job: Job,
+) -> None:
+    ledger.open(job)
+    records.start(NAME, datetime.now(UTC))
+    records.begin(NAME, job.id, None)
+    one = sweeper(sweep())
+    one.turn()
+    assert records.read(NAME, datetime.now(UTC)).failures == 1
+    until(one, lambda: len(command.processes) == 1)
