@@ -106,7 +106,7 @@ def _books(books: Books, recipe: Recipe) -> Iterator[str]:
             "images": f"{books.total:,}",
             "done": f"{books.done:,}",
             "up to date": f"{books.skipped:,}",
-            "failed": f"{books.failed:,}",
+            "failed": f'<a href="#failures">{books.failed:,}</a>' if books.failed else "0",
             "flagged": f"{books.flagged:,}",
             "time": _duration(books.seconds),
             "images a second": f"{books.images_per_second:.2f}",

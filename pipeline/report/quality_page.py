@@ -10,15 +10,22 @@ from bgpipe.pipeline.quality.scores import HIGHER_IS_BETTER, Scores
 from bgpipe.pipeline.quality.trials import Pictures, Result
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #222; background: #fafafa; }
+:root { color-scheme: light dark; --ground: #fafafa; --card: #fff; --ink: #222; --faint: #666; --line: #ddd; }
+@media (prefers-color-scheme: dark) {
+  :root { --ground: #161618; --card: #222225; --ink: #ececee; --faint: #9a9aa2; --line: #3a3a3f; }
+}
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem 1.5rem; color: var(--ink); background: var(--ground); }
+.scores { overflow-x: auto; }
 table { border-collapse: collapse; }
-td, th { text-align: right; padding: .2rem .8rem; border-bottom: 1px solid #ddd; }
-td:first-child, th:first-child { text-align: left; }
+td, th { text-align: right; padding: .2rem .8rem; border-bottom: 1px solid var(--line); }
+td:first-child, th:first-child { text-align: left; white-space: nowrap; }
 td.best { font-weight: 700; }
+small { color: var(--faint); }
+h3 { overflow-wrap: anywhere; }
 section > div { display: flex; flex-wrap: wrap; gap: .6rem; }
-figure { margin: 0; padding: .5rem; background: #fff; border: 1px solid #ddd; border-radius: 6px; }
-figcaption { font-size: 13px; color: #555; max-width: 320px; overflow-wrap: anywhere; }
-img { display: block; max-width: 320px; }
+figure { margin: 0; padding: .5rem; background: var(--card); border: 1px solid var(--line); border-radius: 6px; }
+figcaption { font-size: 13px; color: var(--faint); max-width: 320px; overflow-wrap: anywhere; }
+img { display: block; max-width: min(320px, 100%); }
 .cutout { background: repeating-conic-gradient(#ccc 0 25%, #fff 0 50%) 0 0 / 16px 16px; }
 """
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -31,6 +38,7 @@ def quality_page(means: Mapping[str, Scores], results: Sequence[Result]) -> str:
             "<!doctype html>",
             '<html lang="en"><head><meta charset="utf-8"><title>bgpipe eval</title>',
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">',
             f"<style>{STYLE}</style></head><body>",
             "<h1>Evaluation</h1>",
             *_table(means),
@@ -42,16 +50,18 @@ def quality_page(means: Mapping[str, Scores], results: Sequence[Result]) -> str:
 
 
 def _table(means: Mapping[str, Scores]) -> Iterator[str]:
-    yield "<table><tr><th>mean</th>"
+    yield '<div class="scores"><table><tr><th>mean</th>'
     yield from (f"<th>{escape(trial)}</th>" for trial in means)
     yield "</tr>"
     rows = [asdict(scores) for scores in means.values()]
     for name in rows[0] if rows else ():
         values = [row[name] for row in rows]
-        best = max(values) if name in HIGHER_IS_BETTER else min(values)
+        higher = name in HIGHER_IS_BETTER
+        best = max(values) if higher else min(values)
         cells = (f"<td{_best(value, best)}>{value:.4g}</td>" for value in values)
-        yield f"<tr><td>{name}</td>{''.join(cells)}</tr>"
-    yield "</table>"
+        better = "higher" if higher else "lower"
+        yield f"<tr><td>{name} <small>{better} is better</small></td>{''.join(cells)}</tr>"
+    yield "</table></div>"
 
 
 def _best(value: float, best: float) -> str:

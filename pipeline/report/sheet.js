@@ -68,7 +68,8 @@ function show(place) {
   for (const kind of ["cutout", "source"]) {
     viewer.querySelector(`.${kind}`).src = figure.querySelector(`.${kind}`).src;
   }
-  viewer.querySelector("p").textContent = figure.querySelector("figcaption").textContent;
+  const caption = figure.querySelector("figcaption").cloneNode(true);
+  viewer.querySelector("p").replaceChildren(...caption.childNodes);
   if (!viewer.open) viewer.showModal();
 }
 

@@ -248,6 +248,25 @@ def test_the_keyboard_walks_opens_and_closes(reader: Reader) -> None:
     reader.wait_for_focus("cup & saucer.png")
 
 
+def test_the_viewer_shows_each_flag_and_the_tile_leads_to_the_failures(reader: Reader) -> None:
+    reader.press("f", Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ENTER)
+    assert reader.shown("#viewer .flag") == ["touches-border", "many-pieces"]
+    reader.click("#viewer [data-close]")
+    reader.click(".tiles a")
+    WebDriverWait(reader.driver, 10).until(lambda driver: driver.current_url.endswith("#failures"))
+
+
+def test_a_phone_has_room_for_the_images(chromium: webdriver.Chrome, sheet: Path) -> None:
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        reader = Reader(chromium, sheet)
+        assert chromium.execute_script("return document.documentElement.scrollWidth") <= 390
+        assert reader.style(".bar", "position") == "static"
+    finally:
+        chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_pages_lead_to_each_other_by_relative_names(reader: Reader) -> None:
     links = reader.driver.find_elements(By.CSS_SELECTOR, ".pages a")
     assert [link.get_dom_attribute("href") for link in links] == [
