@@ -178,6 +178,7 @@ class ServeSettings(Section):
     keys: KeyRule
     uploads: str
     sources: tuple[str, ...]
+    origins: tuple[str, ...]
     webhook_hosts: tuple[str, ...]
     webhook_secret: SecretStr
     request_bytes: PositiveInt

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from anyio import to_thread
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from bgpipe.pipeline.http import choices, events, health, items, jobs, uploading, visits, web_page
 from bgpipe.pipeline.http.attendant import attended
@@ -66,6 +67,14 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(Gate, settings=settings.serve)
     app.add_middleware(SafeHeaders)
+    if settings.serve.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.serve.origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Content-Disposition", "Retry-After"],
+        )
     tell_problems(app)
     for router in (*ROUTERS, make_router()):
         app.include_router(router)

@@ -24,6 +24,8 @@ from bgpipe.pipeline.errors import BgpipeError, Code
 from bgpipe.pipeline.http.problems import Problem, answer, problem_of
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from bgpipe.config.settings import ServeSettings
@@ -49,7 +51,7 @@ class Gate:
             return
         connection = HTTPConnection(scope)
         try:
-            _check_origin(connection, scope.get("method", "GET"))
+            _check_origin(connection, scope.get("method", "GET"), self._settings.origins)
             self._check_length(connection)
             if not _is_open(scope["path"]):
                 grant = await to_thread.run_sync(self._admit, connection)
@@ -128,11 +130,13 @@ def _is_open(path: str) -> bool:
     return path == "/" or path in OPEN or path.startswith(PAGE)
 
 
-def _check_origin(connection: HTTPConnection, method: str) -> None:
+def _check_origin(connection: HTTPConnection, method: str, allowed: Collection[str]) -> None:
     """Refuse what a page of another site lets a browser send; programs send no Origin."""
     origin = connection.headers.get("origin")
     unsafe = method not in _SAFE or connection.scope["type"] == "websocket"
-    if origin and unsafe and origin.partition("://")[2] != connection.headers.get("host", ""):
+    if not origin or not unsafe or origin in allowed:
+        return
+    if origin.partition("://")[2] != connection.headers.get("host", ""):
         raise Problem(403, "foreign-origin", f"not a page of this server: {origin[:100]}")
 
 

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# curl.sh PHOTO [CUTOUT]: the cutout of one photo. COMFY_URL and COMFY_KEY say where, and with which key.
+set -euo pipefail
+
+photo=$1
+cutout=${2:-cutout.png}
+server=${COMFY_URL:-http://127.0.0.1:8188}
+workflow=$(dirname "$0")/production_bg_removal_api.json
+
+call() { # call PATH OPTIONS...: the answer; where it is an error, that goes to standard error
+    local answer
+    if ! answer=$(curl --silent --show-error --fail-with-body \
+        ${COMFY_KEY:+--header "Authorization: Bearer $COMFY_KEY"} "${@:2}" "$server$1"); then
+        echo "$answer" >&2
+        return 1
+    fi
+    [ -z "$answer" ] || echo "$answer"
+}
+field() { # field NAME: its value in the JSON on standard input
+    grep -o "\"$1\": *\"[^\"]*\"" | head -n 1 | cut -d '"' -f 4
+}
+
+name=$(call /upload/image --form "image=@$photo" | field name)
+graph=$(<"$workflow")
+graph=${graph/'"photo.jpg"'/"\"$name\""}
+id=$(call /prompt --header "Content-Type: application/json" --data "{\"prompt\": $graph}" | field prompt_id)
+
+entry={}
+while [ "$entry" = "{}" ]; do
+    sleep 0.5
+    entry=$(call "/history/$id")
+done
+if [ "$(field status_str <<<"$entry")" != success ]; then
+    echo "failed: $(field exception_message <<<"$entry")" >&2
+    exit 1
+fi
+
+saved=$(grep -o '{"filename": *"[^"]*", *"subfolder": *"[^"]*", *"type": *"output"}' <<<"$entry" | head -n 1)
+call /view --get --output "$cutout" \
+    --data-urlencode "filename=$(field filename <<<"$saved")" \
+    --data-urlencode "subfolder=$(field subfolder <<<"$saved")" \
+    --data-urlencode "type=output"
+echo "$(field filename <<<"$saved") -> $cutout"
