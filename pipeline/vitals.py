@@ -91,6 +91,20 @@ class Beat:
     age: float
     vitals: Vitals
 
+    @property
+    def host(self) -> str:
+        return self.worker.rpartition("@")[2]
+
+    @property
+    def idle(self) -> float:
+        """Seconds since an image ended; without one, for which the oldest has been in flight."""
+        vitals = self.vitals
+        return vitals.beat - vitals.progress if vitals.progress else vitals.oldest
+
+    def is_stalled(self, limit: float) -> bool:
+        """Whether for `limit` seconds there was work in hand and none of it came to its end."""
+        return self.vitals.in_flight > 0 and min(self.vitals.oldest, self.idle) > limit
+
 
 def beats(client: Connection) -> list[Beat]:
     """The last heartbeat of each worker that lives, or died less than `LIFE` seconds ago, by name."""

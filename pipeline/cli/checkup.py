@@ -53,10 +53,10 @@ def _redis(settings: Settings) -> str:
 
 
 def _workers(settings: Settings) -> str:
-    from bgpipe.pipeline.pulse import pulses
+    from bgpipe.pipeline.vitals import beats
 
     with open_session(settings) as session:
-        told = [told_of(pulse) for pulse in pulses(session.client)]
+        told = [told_of(beat) for beat in beats(session.client)]
     none = "none: submit starts its own" if settings.embedded else "none: bgpipe worker starts one"
     return "; ".join(told) or none
 

@@ -13,7 +13,7 @@ from bgpipe.pipeline.errors import Unavailable
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.pulse import Pulse
+    from bgpipe.pipeline.vitals import Beat
 
 STALL = 900.0
 """Seconds with work in hand and none done: a large model is pulled and loaded in less."""
@@ -31,28 +31,29 @@ def dispatcher(settings: Settings) -> Iterator[Finding]:
     yield check("dispatcher", lambda: _dispatcher(settings))
 
 
-def told_of(pulse: Pulse) -> str:
+def told_of(beat: Beat) -> str:
     """A heartbeat in a line."""
-    last = f", the last one {pulse.idle:.0f} s ago" if pulse.progress else ""
+    vitals = beat.vitals
+    last = f", the last one {beat.idle:.0f} s ago" if vitals.progress else ""
     return (
-        f"{pulse.worker}: {pulse.images} images{last}, {pulse.steps} device steps, "
-        f"{pulse.in_flight} in flight, the oldest for {pulse.oldest:.0f} s"
+        f"{beat.worker}: {vitals.images} images{last}, {vitals.steps} device steps, "
+        f"{vitals.in_flight} in flight, the oldest for {vitals.oldest:.0f} s"
     )
 
 
 def _own_workers(settings: Settings) -> str:
     with open_session(settings) as session:
-        pulses = _of_this_machine(session)
-        if not pulses:
+        found = _of_this_machine(session)
+        if not found:
             raise Unavailable(f"no worker of this machine has a heartbeat: {platform.node()}")
-        stalled = [pulse for pulse in pulses if pulse.is_stalled(STALL)]
+        stalled = [beat for beat in found if beat.is_stalled(STALL)]
         if stalled:
             raise Unavailable(f"no image done for {STALL:.0f} s: {_told(stalled)}")
         if _overlooks_its_queue(session):
             time.sleep(SECOND_LOOK)
             if _overlooks_its_queue(session):
-                raise Unavailable(f"messages wait and nobody takes them: {_told(pulses)}")
-    return _told(pulses)
+                raise Unavailable(f"messages wait and nobody takes them: {_told(found)}")
+    return _told(found)
 
 
 def _dispatcher(settings: Settings) -> str:
@@ -62,17 +63,17 @@ def _dispatcher(settings: Settings) -> str:
     return "one leads"
 
 
-def _of_this_machine(session: Session) -> list[Pulse]:
-    from bgpipe.pipeline.pulse import pulses
+def _of_this_machine(session: Session) -> list[Beat]:
+    from bgpipe.pipeline.vitals import beats
 
-    return [pulse for pulse in pulses(session.client) if pulse.host == platform.node()]
+    return [beat for beat in beats(session.client) if beat.host == platform.node()]
 
 
 def _overlooks_its_queue(session: Session) -> bool:
     """Whether messages wait while no worker of this machine has an image in flight."""
-    idle = not any(pulse.in_flight for pulse in _of_this_machine(session))
+    idle = not any(beat.vitals.in_flight for beat in _of_this_machine(session))
     return idle and bool(session.client.llen(session.settings.queue.name))
 
 
-def _told(pulses: list[Pulse]) -> str:
-    return "; ".join(told_of(pulse) for pulse in pulses)
+def _told(found: list[Beat]) -> str:
+    return "; ".join(told_of(beat) for beat in found)

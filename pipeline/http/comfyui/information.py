@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from bgpipe.pipeline.http.comfyui.desk import TheDesk
 from bgpipe.pipeline.http.comfyui.refusal import ComfyRoute
-from bgpipe.pipeline.pulse import pulses
+from bgpipe.pipeline.vitals import beats
 from bgpipe.pipeline.workflow import node_types
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def show_node(desk: TheDesk, name: str) -> JSONResponse:
 def show_system(desk: TheDesk) -> JSONResponse:
     """Of the server's machine, and of the workers, wherever they are."""
     total, free = _memory("SC_PHYS_PAGES"), _memory("SC_AVPHYS_PAGES")
-    workers = pulses(desk.backend.session.client)
+    workers = beats(desk.backend.session.client)
     system = {
         "os": os.name,
         "ram_total": total,
@@ -52,7 +52,7 @@ def show_system(desk: TheDesk) -> JSONResponse:
         "installed_templates_version": "",
         "required_templates_version": "",
         "python_version": platform.python_version(),
-        "pytorch_version": importlib.metadata.version("torch"),
+        "pytorch_version": _torch_version(),
         "embedded_python": False,
         "argv": ["bgpipe", "serve"],
         "bgpipe_version": importlib.metadata.version("bgpipe"),
@@ -60,7 +60,7 @@ def show_system(desk: TheDesk) -> JSONResponse:
     return JSONResponse(
         {
             "system": system,
-            "devices": [_device(index, pulse.worker) for index, pulse in enumerate(workers)],
+            "devices": [_device(index, beat.worker) for index, beat in enumerate(workers)],
         }
     )
 
@@ -101,6 +101,13 @@ def _device(index: int, worker: str) -> dict[str, Json]:
     kind = "cpu" if worker.startswith("cpu") else "cuda"
     memory = dict.fromkeys(("vram_total", "vram_free", "torch_vram_total", "torch_vram_free"), 0)
     return {"name": worker, "type": kind, "index": index} | memory
+
+
+def _torch_version() -> str:
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return ""  # a machine without workers needs none
 
 
 def _memory(pages: str) -> int:
