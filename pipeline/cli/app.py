@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from bgpipe.pipeline.cli.bench import bench
 from bgpipe.pipeline.cli.dispatch import dispatch
 from bgpipe.pipeline.cli.doctor import doctor
 from bgpipe.pipeline.cli.evaluate import evaluate
@@ -45,6 +46,7 @@ for command in (
     worker,
     dispatch,
     serve,
+    bench,
     doctor,
 ):
     app.command()(command)
