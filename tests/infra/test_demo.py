@@ -1,0 +1,39 @@
+"""infra/scripts/demo-cluster: the ledger, Flower and Prometheus count the same."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bgpipe.pipeline.embedded import server_binary
+from bgpipe.pipeline.errors import RedisUnavailable
+
+from ..conftest import ROOT, require_program
+
+SECONDS = 900
+
+
+@pytest.mark.parametrize("images", [6, pytest.param(150, marks=pytest.mark.slow)])
+def test_the_three_witnesses_of_the_demonstration_agree(images: int, tmp_path: Path) -> None:
+    try:
+        server_binary()
+    except RedisUnavailable:
+        require_program("redis-server")
+    require_program("prometheus")
+    pytest.importorskip("skimage")
+    picture = tmp_path / "flower.png"
+    command = [ROOT / "infra/scripts/demo-cluster", "--images", str(images)]
+    if images > 6:
+        require_program("chromium")
+        command += ["--picture", picture]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=SECONDS, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = [line.split() for line in done.stdout.splitlines()]
+    counts = {words[0]: words[1:] for words in said if words[1:2] == ["done"]}
+    expected = ["done", str(images - 2), "failed", "2"]
+    assert counts == dict.fromkeys(("ledger", "flower", "prometheus"), expected)
+    assert picture.exists() == (images > 6)
