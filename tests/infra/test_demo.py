@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ def test_the_three_witnesses_of_the_demonstration_agree(images: int, tmp_path: P
     require_program("prometheus")
     pytest.importorskip("skimage")
     picture = tmp_path / "flower.png"
-    command = [ROOT / "infra/scripts/demo-cluster", "--images", str(images)]
+    # Without the wrapper, which would install into another environment than this one.
+    command = [sys.executable, ROOT / "infra/scripts/demo_cluster.py", "--images", str(images)]
     if images > 6:
         require_program("chromium")
         command += ["--picture", picture]
