@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 3.0
 """Seconds for which a request waits for a Redis that is away: there are callers behind it."""
-PREVIEWS = 2
-"""Pictures that one server decodes at once."""
+PICTURES = 4
+"""That one server takes in or decodes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Backend:
 
     session: Session
     uploads: Uploads
-    previews: BoundedSemaphore
-    """Held while a picture is decoded: each may take hundreds of megabytes."""
+    pictures: BoundedSemaphore
+    """Held while a whole picture is in memory: each may take hundreds of megabytes."""
     cluster: Cluster
     """What Prometheus reads."""
 
@@ -85,7 +85,7 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
         uploads = Uploads(session.stores, root, limits)
         with connect(session.redis_url, patience=0) as impatient:
             cluster = Cluster(impatient, settings)
-            yield Backend(session, uploads, BoundedSemaphore(PREVIEWS), cluster)
+            yield Backend(session, uploads, BoundedSemaphore(PICTURES), cluster)
 
 
 def uploads_root(settings: Settings) -> str:

@@ -157,7 +157,7 @@ def _entry(store: Store, key: str) -> Entry:
 
 def _small(backend: Backend, store: Store, key: str, of: Of, side: int) -> bytes:
     limits = backend.uploads.limits
-    with backend.previews:
+    with backend.pictures:
         data = store.read(key, limits.max_bytes)
         if of is Of.MASK:
             return mask_thumbnail(data, limits, side)

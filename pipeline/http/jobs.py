@@ -23,6 +23,7 @@ from bgpipe.pipeline.http.orders import (
     check_open_jobs,
     check_room,
     check_webhook,
+    enter,
     keep,
     new_job_name,
     recipe_of,
@@ -91,7 +92,7 @@ def create_job(
         keep(backend, f"{caller.name}/uploads/{request.upload}")
     else:
         source = allowed_source(backend, request.source)
-    return _open(backend, caller, source, request, response, once)
+    return _open(backend, _job(backend, caller, source, request, once), response, once)
 
 
 @router.post("/jobs/from-images", status_code=201)
@@ -106,10 +107,11 @@ def create_job_from_images(
     wishes = _wishes(form)
     _check(backend, caller, wishes)
     upload = _content_name(form.files, once) if once else backend.uploads.new_name()
-    keep(backend, f"{caller.name}/uploads/{upload}")
-    store(backend, caller.name, upload, form.files)
-    source = backend.uploads.source(caller.name, upload)
-    return _open(backend, caller, source, wishes, response, once)
+    job = _job(backend, caller, backend.uploads.source(caller.name, upload), wishes, once)
+    if not _is_repeated(backend.ledger, job, once):
+        keep(backend, f"{caller.name}/uploads/{upload}")
+        store(backend, caller.name, upload, form.files)
+    return _open(backend, job, response, once)
 
 
 @router.get("/jobs")
@@ -150,6 +152,8 @@ def retry_job(backend: TheBackend, caller: TheCaller, job: str) -> JobBody:
     order = backend.job(caller, job)
     check_room(backend)
     lease = backend.session.lease(keys.lease_of_job(order.id))
+    if order.owner:
+        enter(backend, order)
     try:
         _change(lambda name: backend.ledger.retry(name, lease.take()), order.id)
     finally:
@@ -187,28 +191,29 @@ def _wishes(form: JobForm) -> Wishes:
         raise UsageError(explained(error)) from error
 
 
-def _open(
-    backend: Backend, caller: Grant, source: str, wishes: Wishes, response: Response, once: str
-) -> JobBody:
-    recipe = recipe_of(backend.settings, wishes)
+def _job(backend: Backend, caller: Grant, source: str, wishes: Wishes, once: str) -> Job:
     name = new_job_name(caller.name, once)
-    job = Job(
+    return Job(
         name,
         source,
         backend.uploads.results(caller.name, name),
-        recipe,
+        recipe_of(backend.settings, wishes),
         created=time.time(),
         owner=caller.name,
         on_finish=wishes.on_finish,
     )
+
+
+def _open(backend: Backend, job: Job, response: Response, once: str) -> JobBody:
+    """Submit the job, unless the same request has done so."""
     if not _is_repeated(backend.ledger, job, once):
         try:
-            submit(backend, job, listed=backend.uploads.name_of(source) is not None)
+            submit(backend, job, listed=backend.uploads.name_of(job.source) is not None)
         except UsageError:
             # Two requests with one key at a time: the first one has made the job.
             if not _is_repeated(backend.ledger, job, once):
                 raise
-    response.headers["Location"] = f"/v1/jobs/{name}"
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
     return body_of(backend, job)
 
 

@@ -97,7 +97,7 @@ def submit(backend: Backend, job: Job, *, listed: bool = True) -> None:
 
     """
     session = backend.session
-    _enter(backend, job)
+    enter(backend, job)
     lease = session.lease(keys.lease_of_job(job.id))
     token = lease.take()  # before others can see the job and miss its leader
     try:
@@ -197,8 +197,8 @@ def check_webhook(settings: ServeSettings, url: str) -> None:
         raise Problem(403, "webhook-not-allowed", "not a host that webhook_hosts of [serve] names")
 
 
-def _enter(backend: Backend, job: Job) -> None:
-    """Put the job on the lists of its caller and of the attendants, before it is begun."""
+def enter(backend: Backend, job: Job) -> None:
+    """Put a job on the lists of its caller and of the attendants, before it is begun."""
     client, member = backend.session.client, f"{job.owner}/{job.id}"
     client.zadd(keys.of_owner(job.owner), {job.id: job.created})
     client.sadd(keys.of_open_jobs(job.owner), job.id)

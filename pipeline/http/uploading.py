@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, File, Path, UploadFile
 from pydantic import BaseModel
 
+from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http.backend import Backend, TheBackend
 from bgpipe.pipeline.http.caller import KEYED, TheCaller
 from bgpipe.pipeline.http.orders import check_room, keep
@@ -60,10 +61,17 @@ def store(backend: Backend, owner: str, upload: str, files: list[UploadFile]) ->
         raise Problem(413, "too-many-files", f"an upload has up to {most} images")
     kept: list[str] = []
     for file in files:
-        with file.file:
+        with file.file, backend.pictures:
             name = unlike(file.filename or "image", kept)
-            kept.append(backend.uploads.put(owner, upload, name, file.file.read()))
+            kept.append(backend.uploads.put(owner, upload, name, _content(backend, file)))
     return kept
+
+
+def _content(backend: Backend, file: UploadFile) -> bytes:
+    most = backend.uploads.limits.max_bytes
+    if (file.size or 0) > most:
+        raise PermanentError(Code.TOO_LARGE, f"{file.size} bytes: an image has up to {most}")
+    return file.file.read()
 
 
 def unlike(name: str, others: list[str]) -> str:

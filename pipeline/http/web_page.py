@@ -37,7 +37,7 @@ def _file(name: str) -> Response:
     if name == SHEET:
         file = files("bgpipe.pipeline.report").joinpath(SHEET)
     elif name in PARTS:
-        file = files("bgpipe.pipeline.http").joinpath("page", name)
+        file = files("bgpipe.pipeline.http.page").joinpath(name)
     else:
         raise Problem(404, "not-found", f"no part of the page: {name}")
     kind = TYPES[name[name.rindex(".") :]]

@@ -122,7 +122,7 @@ def _varied(
         kind = "webp" if asked[1] == "webp" else "jpeg"
     quality = min(max(int(asked[2] or QUALITY), 1), 100) if asked else QUALITY
     limits = desk.backend.uploads.limits
-    with desk.backend.previews:
+    with desk.backend.pictures:
         data = found.store.read(found.entry.key, limits.max_bytes)
         made = variant(data, limits, channels, kind, quality)
     return Response(made, media_type=f"image/{kind}")
