@@ -201,6 +201,9 @@ def test_what_would_keep_a_sweep_from_running_is_told(bgpipe: Bgpipe, s3: S3Serv
     declare(bgpipe, source=s3.make_bucket(), target="out")
     done = bgpipe("sweep", "check", **s3.environment)
     assert (done.returncode, "birefnet-general" in done.stdout) == (4, True), done.stderr
+    declare(bgpipe, source="/", target="out", model="birefnet-nano", matting="vitmatte")
+    done = bgpipe("sweep", "check")
+    assert (done.returncode, "models pull vitmatte" in done.stdout) == (4, True), done.stderr
     declare(bgpipe, source="photos", target="out", schedule="at night")
     done = bgpipe("sweep", "list")
     assert (done.returncode, "sweeps.night.schedule" in done.stderr) == (2, True), done.stderr
