@@ -71,8 +71,8 @@ class LocalStore:
         """A folder with an image's name and no image in it is listed, so that `read` can say so."""
         if missing_ok and not self.root.exists():
             return
-        for key, item in _walk(str(self.root), "", passed):
-            yield _listed(key, item)
+        for key, path in _walk(str(self.root), "", passed):
+            yield _listed(key, path)
 
     def head(self, key: str) -> Entry | None:
         with _item_errors(key, _READ_CODES):
@@ -126,8 +126,7 @@ class LocalStore:
     def _path(self, key: str) -> Path:
         if not is_safe_key(key):
             raise PermanentError(Code.TARGET, f"not a path below {self.root}: {key!r}")
-        raw = _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), key.encode())
-        return self.root / os.fsdecode(raw)
+        return self.root / _raw(key)
 
 
 def _key_part(name: str) -> str:
@@ -135,36 +134,43 @@ def _key_part(name: str) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
-def _walk(
-    folder: str, prefix: str, passed: Callable[[str], None]
-) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Key and item of all that has an image's name, in the order of the keys' bytes."""
-    for name, item in sorted(_items(folder, prefix, passed), key=lambda pair: pair[0].encode()):
+def _raw(key: str) -> str:
+    """The file's name for what `_key_part` made of it."""
+    raw = _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), key.encode())
+    return os.fsdecode(raw)
+
+
+def _walk(folder: str, prefix: str, passed: Callable[[str], None]) -> Iterator[tuple[str, str]]:
+    """Key and path of all that has an image's name, in the order of the keys' bytes.
+
+    Of a folder only the names are held, as there may be a million.
+    """
+    names = sorted(_names(folder, prefix, passed), key=str.encode, reverse=True)
+    while names:
+        name = names.pop()
         if name.endswith("/"):
-            yield from _walk(item.path, prefix + name, passed)
+            yield from _walk(f"{folder}/{_raw(name[:-1])}", prefix + name, passed)
         else:
-            yield prefix + name, item
+            yield prefix + name, f"{folder}/{_raw(name)}"
 
 
-def _items(
-    folder: str, prefix: str, passed: Callable[[str], None]
-) -> list[tuple[str, os.DirEntry[str]]]:
-    """What counts in one folder by its part of the key, with `/` behind folders to go into."""
+def _names(folder: str, prefix: str, passed: Callable[[str], None]) -> Iterator[str]:
+    """What counts in one folder, as parts of keys, with `/` behind folders to go into."""
     try:
         with os.scandir(folder) as found:
-            visible = [item for item in found if not item.name.startswith(".")]
+            for item in found:
+                if item.name.startswith("."):
+                    continue
+                name = _key_part(item.name)
+                if _is_folder(item):
+                    yield f"{name}/"
+                elif is_image_name(item.name):
+                    yield name
+                elif not item.is_dir(follow_symlinks=False):
+                    passed(prefix + name)
     except OSError as error:
         detail = f"a folder cannot be listed, {_reason(error)}: {folder}"
         raise StorageUnavailable(detail) from error
-    items = []
-    for item in visible:
-        if _is_folder(item):
-            items.append((_key_part(item.name) + "/", item))
-        elif is_image_name(item.name):
-            items.append((_key_part(item.name), item))
-        elif not item.is_dir(follow_symlinks=False):
-            passed(prefix + _key_part(item.name))
-    return items
 
 
 def _is_folder(item: os.DirEntry[str]) -> bool:
@@ -174,9 +180,9 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
     return not is_image_name(item.name) or any(True for _ in _walk(item.path, "", unheard))
 
 
-def _listed(key: str, item: os.DirEntry[str]) -> Entry:
+def _listed(key: str, path: str) -> Entry:
     try:
-        return _entry(key, item.stat())
+        return _entry(key, os.stat(path))  # noqa: PTH116  # a Path for each of a million takes long
     except OSError:
         return Entry(key, 0, "unreadable")
 
