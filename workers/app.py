@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, signals
 from celery.apps.worker import Worker
-from celery.exceptions import CPendingDeprecationWarning
+from celery.exceptions import CPendingDeprecationWarning, Reject, SecurityWarning
 
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.queue import make_app
@@ -48,6 +49,9 @@ def serve(app: Celery, name: str, on_ready: Callable[[], None]) -> int:
     signals.setup_logging.connect(_keep_logging)
     # At each loss of the connection Celery announces another default for what we have set.
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+    # It warns a superuser of pickled messages, which run code; ours are JSON and nothing else.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    logging.getLogger("celery.app.trace").addFilter(_is_news)
     worker = LaneWorker(
         app=app,
         on_ready=on_ready,
@@ -61,6 +65,11 @@ def serve(app: Celery, name: str, on_ready: Callable[[], None]) -> int:
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False of a message that was given back: the lane has said why, and needs no traceback."""
+    return not (record.exc_info and isinstance(record.exc_info[1], Reject))
 
 
 def _keep_logging(**_: object) -> None:

@@ -95,6 +95,8 @@ def test_a_stuck_image_is_given_back_when_the_worker_drains(cluster: Cluster) ->
     assert not cluster.client.exists(keys.UNACKED)
     assert not cluster.ledger.claims(job)
     assert cluster.ledger.claim(job, 0, "another").attempt == 1
+    assert "image given back" in cluster.log()
+    assert not any(noise in cluster.log() for noise in ("Traceback", "SecurityWarning"))
 
 
 def test_a_worker_whose_device_is_lost_leaves(cluster: Cluster) -> None:
