@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,11 +19,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from bgpipe.pipeline import keys
+from bgpipe.pipeline.connection import connect
+from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.sweep import Records
+from bgpipe.pipeline.types import JobState
+
+from ..idle_cluster import Idler
+
 if TYPE_CHECKING:
     from tests.conftest import S3Server
 
     from .conftest import Bgpipe
 
+NANO = ("--model", "birefnet-nano")
 NIGHT = 15
 """Seconds from a start to its deadline."""
 IMAGES = 400
@@ -215,6 +224,49 @@ def test_what_would_keep_a_sweep_from_running_is_told(bgpipe: Bgpipe, s3: S3Serv
     assert (done.returncode, "depth 16" in done.stdout) == (2, True), done.stderr
     done = bgpipe("sweep", "run", "morning")
     assert done.returncode == 2, done.stderr
+
+
+def test_of_two_dispatchers_one_starts_a_sweep_and_the_other_does_not_start_it_again(
+    bgpipe: Bgpipe, redis_url: str, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (photos / name).write_bytes(b"a photo")
+    missed = datetime.now(UTC) - timedelta(minutes=10)
+    declare(
+        bgpipe,
+        source=str(photos),
+        target=str(tmp_path / "out"),
+        model="birefnet-nano",
+        schedule=f"{missed:%M %H} * * *",
+    )
+    cluster = {"BGPIPE_REDIS_URL": redis_url, "BGPIPE_DISPATCH__LEASE": "2.0"}
+    with connect(redis_url) as client, Idler(client).at_work(), ExitStack() as stack:
+        Records(client).read("night", missed - timedelta(hours=1))  # when it was first seen
+        ledger = Ledger(client)
+        processes = [bgpipe.start("dispatch", **cluster) for _ in range(2)]
+        for process in processes:
+            stack.enter_context(ended(process))
+
+        def leader() -> int:
+            holder = client.hget(keys.of_lease(keys.DISPATCH), "holder")
+            return int(holder.decode().split(":")[1]) if holder else 0
+
+        def runs() -> list[JobState]:
+            return [ledger.books(job).state for job in ledger.ids()]
+
+        until(lambda: runs() == [JobState.FINISHED])
+        until(lambda: Records(client).read("night", missed).told)
+        first = until(leader)
+        (other,) = (process.pid for process in processes if process.pid != first)
+        next(process for process in processes if process.pid == first).kill()
+        until(lambda: leader() == other)
+        submitted = bgpipe(
+            "submit", photos, *NANO, "--out", tmp_path / "other", "--wait", **cluster
+        )
+        assert submitted.returncode == 0, submitted.stderr  # fed by the new leader, in its turns
+        assert runs() == [JobState.FINISHED] * 2
 
 
 @pytest.mark.slow
