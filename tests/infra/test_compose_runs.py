@@ -95,7 +95,7 @@ class Host:
             ended = self._running[name].poll()
             assert ended is None, (ended, self.log(name))
             assert time.monotonic() < deadline, (done.stdout + done.stderr, self.log(name))
-            time.sleep(0.2)
+            time.sleep(1)  # a check costs as much as a start of Python
 
     def stop(self, name: str) -> int:
         """As Compose does: the service's signal, its grace period, the end; returns the exit code."""
