@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
     from bgpipe.pipeline.workflow.graph import Json
 
-LARGEST = 10_000_000
-"""Bytes of a request that is JSON."""
+LARGEST = 1_000_000
+"""Bytes of a request that is JSON: Redis keeps what was posted."""
+HISTORY = 1000
+"""Prompts of one caller, the last ones, that are listed."""
 LOOKS = 20
 """Open prompts that are looked at to count how many there are: the oldest end first."""
 
@@ -79,9 +81,13 @@ class Desk:
             except UsageError:  # it ended meanwhile
                 continue
 
+    def all(self) -> list[Progress]:
+        """The last prompts, the oldest first."""
+        return self.look(self.prompts.newest(HISTORY))
+
     def ended(self) -> list[Progress]:
-        """The prompts that have ended, the oldest first."""
-        return [found for found in self.look(self.prompts.all()) if found.stage.has_ended]
+        """Those of them that have ended."""
+        return [found for found in self.all() if found.stage.has_ended]
 
 
 def get_desk(connection: HTTPConnection) -> Desk:
@@ -92,7 +98,7 @@ async def read_json(request: Request) -> Json:
     """The body, whatever its type is said to be: many clients name none.
 
     Raises:
-        Refused: it is no JSON.
+        Refused: it is no JSON, or could not be told again: NaN, half a character.
         Problem: it is too large.
 
     """
@@ -102,9 +108,11 @@ async def read_json(request: Request) -> Json:
         if len(body) > LARGEST:
             raise Problem(413, "too-large", f"more than {LARGEST} bytes of JSON")
     try:
-        return json.loads(body) if body else {}
+        found = json.loads(body) if body else {}
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise no_prompt() from error
+    return found
 
 
 def status(remaining: int) -> dict[str, Json]:

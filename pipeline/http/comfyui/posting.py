@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 CLIENT = 200
 """Characters of a client's id."""
 PREVIEWS = "ComfyUI_temp"
+MOST = 1e15
+"""A number that a client may give its prompt, up or down."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -103,7 +105,7 @@ def _id(asked: dict[str, Json], prompts: Prompts) -> str:
 def _number(asked: dict[str, Json], prompts: Prompts) -> float:
     """By which the queue is sorted. It is worked on in the order in which it came all the same."""
     given = asked.get("number")
-    if isinstance(given, int | float) and not isinstance(given, bool):
+    if isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < MOST:
         return float(given)
     number = prompts.next_number()
     return -number if asked.get("front") else number

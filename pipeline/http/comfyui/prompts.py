@@ -105,19 +105,19 @@ class Prompts:
             for name, score in indices.items():
                 all_at_once.zadd(name, {prompt.id: score})
                 all_at_once.expire(name, self._seconds)
+            expired = prompt.created - self._seconds
+            all_at_once.zremrangebyscore(keys.prompts_of(self._owner), "-inf", expired)
+            if prompt.client:
+                all_at_once.zremrangebyrank(self._untold(prompt.client), 0, -CLIENTS_PROMPTS - 1)
             all_at_once.execute()
 
     def get(self, prompt: str) -> Prompt | None:
         """The caller's prompt of this id."""
         return next(iter(self._read([prompt])), None)
 
-    def all(self) -> list[Prompt]:
-        """Every prompt that is kept, the oldest first."""
-        return self._listed(keys.prompts_of(self._owner), 0, -1)
-
     def newest(self, most: int) -> list[Prompt]:
         """The last `most`, the oldest first."""
-        return self._listed(keys.prompts_of(self._owner), -most, -1) if most else []
+        return self._listed(keys.prompts_of(self._owner), -most, -1)
 
     def open(self) -> list[Prompt]:
         """Those that were not seen to end, by their numbers."""

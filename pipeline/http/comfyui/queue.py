@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
-from bgpipe.pipeline.http.comfyui.desk import Body, TheDesk, running_and_pending, status
+from bgpipe.pipeline.http.comfyui.desk import HISTORY, Body, TheDesk, running_and_pending, status
 from bgpipe.pipeline.http.comfyui.posting import post
 from bgpipe.pipeline.http.comfyui.progress import Progress, Stage, outputs_of
 from bgpipe.pipeline.http.comfyui.refusal import ComfyRoute
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.workflow.graph import Json
-
-HISTORY = 1000
-"""Entries of the history that are shown unless a caller says how many."""
 
 router = APIRouter(route_class=ComfyRoute)
 
@@ -117,7 +114,7 @@ def list_jobs(
     offset: Annotated[int, Query(ge=0)] = 0,
 ) -> JSONResponse:
     stages = set(status.split(",")) if status else set(Stage)
-    found = [one for one in desk.look(desk.prompts.all()) if one.stage in stages]
+    found = [one for one in desk.all() if one.stage in stages]
     duration = sort_by == "execution_duration"
     found.sort(
         key=lambda one: one.ended - one.started if duration else one.started,

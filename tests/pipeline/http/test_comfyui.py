@@ -342,7 +342,21 @@ def test_an_upload_of_anything_else_is_refused(
     assert "error" in answer.json()
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"prompts": 1}', b'"x"', b"\xff"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"prompts": 1}',
+        b'"x"',
+        b"\xff",
+        b'{"prompt": NaN}',
+        b'{"prompt": 1e999}',
+        b'{"prompt": "\\ud800"}',
+        b"[" * 100_000,
+    ],
+)
 def test_a_body_that_is_no_prompt_is_refused(comfy: Comfy, body: bytes) -> None:
     answer = comfy.client.post("/prompt", content=body)
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "no_prompt")

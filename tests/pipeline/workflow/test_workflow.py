@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bgpipe.config.enhancement import Enhancement
 from bgpipe.config.settings import load_settings
@@ -16,6 +19,7 @@ from bgpipe.pipeline.workflow import Refused, node_types, read_workflow
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "infra/examples"
 UI = json.loads((EXAMPLES / "production_bg_removal.json").read_text())
+API = json.loads((EXAMPLES / "production_bg_removal_api.json").read_text())
 MODELS = {"BiRefNet-general": "birefnet-general", "BiRefNet_lite": "birefnet-lite"}
 LABELLED = {
     "balanced": [1.15, 0.05, 0.05, 0, False, False],
@@ -283,3 +287,31 @@ def test_every_node_type_describes_itself():
         assert len(info["output"]) == len(info["output_name"]) == len(info["output_is_list"])
         for group, names in info["input_order"].items():
             assert list(info["input"][group]) == names
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), value=JSON)
+def test_whatever_stands_anywhere_in_a_workflow_it_is_read_or_refused(
+    data: st.DataObject, value: Any
+) -> None:
+    document = copy.deepcopy(data.draw(st.sampled_from([UI, API])))
+    place = document
+    while True:
+        key = data.draw(
+            st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place)))
+        )
+        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.booleans()):
+            break
+        place = place[key]
+    place[key] = value
+    with contextlib.suppress(Refused):
+        read_workflow(document, MODELS, lambda name: len(name) < 99)
