@@ -103,7 +103,7 @@ def test_eight_widget_values_of_the_removal_node_begin_with_a_sensitivity(ui):
 def test_the_saved_cutout_has_the_refined_alpha_and_the_previews_their_own(ui):
     workflow = read_workflow(ui, MODELS)
     views = {output.node: output.view for output in workflow.outputs}
-    assert views["5"].preset.contrast == 1.15
+    assert (views["5"].preset.contrast, views["5"].is_mask) == (1.15, False)
     assert (views["6"].preset, views["6"].is_mask) == (Preset(), False)
     assert (views["7"].preset, views["7"].is_mask) == (Preset(), True)
     assert {view.photo for view in views.values()} == {"photo.jpg"}
