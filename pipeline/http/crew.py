@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,6 +47,8 @@ def _dispatch(session: Session, child: Child, stopped: threading.Event) -> None:
             more = False
         except Unavailable as error:
             log.critical("cannot work", extra={"fields": {"error": error}})
+            # A server that takes jobs which nobody does is worse than none.
+            os.kill(os.getpid(), signal.SIGTERM)
             return
         if not more:
             stopped.wait(session.settings.dispatch.poll)

@@ -114,21 +114,19 @@ def problem_of(error: BgpipeError) -> Problem:
 
 def tell_problems(app: FastAPI) -> None:
     """Let every error of `app` be answered as a problem."""
-    app.add_exception_handler(Problem, _on_problem)
-    app.add_exception_handler(BgpipeError, _on_our_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(Exception, _on_fault)
+    app.exception_handler(Problem)(_on_problem)
+    app.exception_handler(BgpipeError)(_on_our_error)
+    app.exception_handler(RequestValidationError)(_on_invalid)
+    app.exception_handler(HTTPException)(_on_http)
+    app.exception_handler(Exception)(_on_fault)
 
 
-async def _on_problem(request: Request, error: Exception) -> JSONResponse:
+async def _on_problem(request: Request, error: Problem) -> JSONResponse:
     del request
-    assert isinstance(error, Problem)  # noqa: S101  # registered for it
     return answer(error)
 
 
-async def _on_our_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, BgpipeError)  # noqa: S101  # registered for it
+async def _on_our_error(request: Request, error: BgpipeError) -> JSONResponse:
     problem = problem_of(error)
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         fields = {"path": request.url.path, "error": error}
@@ -136,16 +134,14 @@ async def _on_our_error(request: Request, error: Exception) -> JSONResponse:
     return answer(problem)
 
 
-async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+async def _on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     del request
-    assert isinstance(error, RequestValidationError)  # noqa: S101  # registered for it
     found = [{"at": list(map(str, item["loc"])), "what": item["msg"]} for item in error.errors()]
     first = f"{'.'.join(found[0]['at'])}: {found[0]['what']}" if found else "it cannot be read"
     return answer(Problem(422, "invalid-request", first), found)
 
 
-async def _on_http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101  # registered for it
+async def _on_http(request: Request, error: HTTPException) -> JSONResponse:
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         code = Code.TOO_LARGE

@@ -281,6 +281,9 @@ def test_a_source_that_is_allowed_is_listed_and_its_end_is_told(
     assert (told["state"], told["total"], told["done"]) == ("finished", 2, 2)
     assert headers["X-Bgpipe-Delivery"] == answer.json()["job"]
     assert told["job"] == answer.json()["job"]
+    # Any server knows the job, also once the one that took it has gone.
+    with service.client() as client:
+        assert client.get(f"/v1/jobs/{told['job']}").json()["done"] == 2
 
 
 class Hooks:

@@ -1,0 +1,109 @@
+"""What is done for jobs while nobody asks, also after the server that took them has died."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bgpipe.config.settings import load_settings
+from bgpipe.pipeline import keys
+from bgpipe.pipeline.ledger import UnknownJob
+from bgpipe.pipeline.types import Job, JobState
+
+pytest.importorskip("fastapi")
+from bgpipe.pipeline.http.attendant import Attendant
+from bgpipe.pipeline.http.backend import Backend, open_backend
+from bgpipe.pipeline.http.orders import (
+    Wishes,
+    enter,
+    keep,
+    new_job_name,
+    recipe_of,
+    submit,
+)
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def backend(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    monkeypatch.setenv("BGPIPE_REDIS_URL", redis_url)
+    monkeypatch.setenv("BGPIPE_SERVE__UPLOADS", str(tmp_path / "uploads"))
+    monkeypatch.setenv("BGPIPE_MODEL__NAME", "birefnet-nano")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    with open_backend(load_settings()) as backend:
+        yield backend
+
+
+@pytest.fixture
+def order(backend: Backend, photo: Callable[..., Path]) -> Job:
+    """A job of an upload that nobody has opened yet."""
+    upload = backend.uploads.new_name()
+    backend.uploads.put("anna", upload, "a.png", photo("a.png").read_bytes())
+    keep(backend, f"anna/uploads/{upload}")
+    name = new_job_name()
+    return Job(
+        name,
+        backend.uploads.source("anna", upload),
+        backend.uploads.results("anna", name),
+        recipe_of(backend.settings, Wishes()),
+        created=time.time(),
+        owner="anna",
+    )
+
+
+def test_a_job_whose_server_died_before_it_was_listed_is_listed(
+    backend: Backend, order: Job
+) -> None:
+    enter(backend, order)
+    backend.ledger.open(order)
+    attendant = Attendant(backend)
+    deadline = time.monotonic() + 60
+    while backend.ledger.books(order.id).state is JobState.LISTING:
+        assert time.monotonic() < deadline, "nobody lists it"
+        attendant.turn()
+        time.sleep(0.02)
+    assert backend.ledger.books(order.id).total == 1
+
+
+def test_a_job_that_is_over_is_open_no_longer(backend: Backend, order: Job) -> None:
+    submit(backend, order)
+    client, attendant = backend.session.client, Attendant(backend)
+    attendant.turn()
+    assert client.sismember(keys.of_open_jobs("anna"), order.id)
+    backend.ledger.cancel(order.id)
+    deadline = time.monotonic() + 60
+    while client.zcard(keys.SERVED):
+        assert time.monotonic() < deadline, "still on the list"
+        attendant.turn()
+        time.sleep(0.02)
+    assert not client.sismember(keys.of_open_jobs("anna"), order.id)
+
+
+def test_what_was_kept_for_long_enough_is_removed_with_its_job(
+    backend: Backend, order: Job, tmp_path: Path
+) -> None:
+    submit(backend, order)
+    backend.ledger.cancel(order.id)
+    backend.session.stores.open(order.out).write("a.png", b"a cutout")
+    old = time.time() - backend.settings.serve.keep_days * DAY - 1
+    client = backend.session.client
+    for folder in client.zrange(keys.KEPT, 0, -1):
+        client.zadd(keys.KEPT, {folder: old})
+    Attendant(backend).turn()
+    assert [path for path in (tmp_path / "uploads").rglob("*") if path.is_file()] == []
+    assert not client.zcard(keys.KEPT)
+    with pytest.raises(UnknownJob):
+        backend.ledger.job(order.id)
+
+
+def test_one_attendant_leads(backend: Backend, order: Job) -> None:
+    first, second = Attendant(backend), Attendant(backend)
+    first.turn()
+    enter(backend, order)
+    backend.ledger.open(order)
+    second.turn()
+    assert backend.ledger.books(order.id).state is JobState.LISTING
