@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,16 @@ DOCKERFILES = sorted((ROOT / "infra/docker").glob("*.Dockerfile"))
 
 def test_every_name_in_the_compose_file_is_the_codes_or_its_own() -> None:
     assert problems(TEXT) == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [("compose-spec", "docker-compose.yml"), ("github-workflows", ".github/workflows/ci.yml")],
+)
+def test_the_file_is_valid_by_its_schema(schema: str, path: str) -> None:
+    command = ["-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", ROOT / path]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
