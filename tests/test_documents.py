@@ -105,6 +105,9 @@ class Sandbox:
             command += " --device cpu"
         bare = re.sub(r"^(?:[A-Z_]+=\S+ )+", "", command)
         ready = next((SERVERS[name] for name in SERVERS if bare.startswith(name)), None)
+        program = bare.split()[0]
+        if self._ask(f"type {shlex.quote(program)} >/dev/null 2>&1; echo $?") != "0":
+            require_program(program)
         if ready:
             self._serve(command, ready)
             return
