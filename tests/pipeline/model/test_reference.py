@@ -18,6 +18,8 @@ from bgpipe.pipeline.model.weights import to_current_order
 
 TOLERANCE = 5e-5
 FUSED = 1e-4
+LEVELS = {torch.float32: 0.01, torch.float16: 2, torch.bfloat16: 12}
+"""By how much a matte may differ from the reference's, of 255 (infra/docs/performance.md)."""
 BACKBONES = ["swin_v1_t", "swin_v1_l"]
 CASES = {"swin_v1_t": ["256x256_s0", "320x224_s1", "512x512_s2"], "swin_v1_l": ["320x224_s1"]}
 
@@ -62,8 +64,34 @@ def test_logits_match_in_both_patch_orders(backbone: str, golden: Path, recipe: 
         assert _distance(_run(network, recipe, case), expected) <= TOLERANCE
 
 
-def _run(network: torch.nn.Module, recipe: ModuleType, case: str) -> Tensor:
-    image = torch.from_numpy(recipe.input_tensor(*recipe.CASES[case]))
+@pytest.mark.parametrize(
+    "backbone", ["swin_v1_t", pytest.param("swin_v1_l", marks=pytest.mark.slow)]
+)
+def test_every_precision_keeps_its_bound(
+    backbone: str, golden: Path, recipe: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = create(backbone)
+    with torch.inference_mode():
+        recipe.fill(network)
+    known = load_file(golden / f"golden_{backbone}.safetensors")
+    case = CASES[backbone][0]
+    logits = known[f"{case}/logits"]
+    for dtype, bound in LEVELS.items():
+        matte = _run(fuse(network, logits.shape[2:]).to(dtype), recipe, case, dtype).float()
+        levels = 255 * (matte.sigmoid() - logits.sigmoid()).abs()
+        worst, most, mean = levels.max(), levels.flatten().quantile(0.999), levels.mean()
+        with capsys.disabled():
+            print(f"\n{backbone} {case} {dtype}: {worst:.3f}, {most:.3f}, {mean:.4f} of 255")
+        assert worst <= bound
+
+
+def _run(
+    network: torch.nn.Module,
+    recipe: ModuleType,
+    case: str,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    image = torch.from_numpy(recipe.input_tensor(*recipe.CASES[case])).to(dtype)
     with torch.inference_mode():
         logits: Tensor = network(image)
     return logits
