@@ -106,18 +106,28 @@ def server_binary() -> str:
 
 
 def _start(home: Path, socket: Path) -> None:
-    """Start the server unless it lives, and wait for its first answer."""
-    with (home / "server.lock").open("ab") as lock:
-        if _locked(lock):
-            _spawn(home, socket, lock)
+    """Start the server unless it lives, and wait for its first answer.
+
+    One that is just ending, as a slow machine lets it do for a while, has another after it.
+    """
+    spawned = _spawn_if_none(home, socket)
     deadline = time.monotonic() + START_PATIENCE
     while not _answers(socket):
+        spawned = spawned or _spawn_if_none(home, socket)
         if not _alive(home) or time.monotonic() > deadline:
             raise RedisUnavailable(
                 f"the embedded Redis server does not answer: see {_log(home)}\n"
                 f"{last_lines(_log(home))}"
             )
         time.sleep(PAUSE)
+
+
+def _spawn_if_none(home: Path, socket: Path) -> bool:
+    with (home / "server.lock").open("ab") as lock:
+        none = _locked(lock)
+        if none:
+            _spawn(home, socket, lock)
+    return none
 
 
 def _spawn(home: Path, socket: Path, lock: BinaryIO) -> None:

@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -48,6 +49,15 @@ class Command:
     def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)
         self._process.communicate()
+
+
+HOLD = """
+import fcntl, sys
+with open(sys.argv[1], "ab") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -248,3 +258,19 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_after_a_server_that_takes_long_to_end_another_is_started(folder: Path) -> None:
+    home = folder / "redis"
+    home.mkdir(parents=True)
+    ending = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(home / "server.lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    ending.stdout.readline()
+    timer = threading.Timer(1.0, ending.communicate)  # it closes its stdin, so that it ends
+    timer.start()
+    with redis_server(folder) as url, connect(url) as client:
+        assert client.ping()
+    timer.join()
