@@ -19,6 +19,7 @@ from typing import Any
 import boto3
 import pytest
 import redis
+from botocore.config import Config
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
@@ -26,6 +27,8 @@ from bgpipe.pipeline.embedded import server_binary
 from bgpipe.pipeline.errors import RedisUnavailable
 
 ROOT = Path(__file__).resolve().parent.parent
+# By default a request to a server that does not answer would take five minutes, and the reason with it.
+BOUNDED = Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 3})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -217,7 +220,7 @@ def _s3_server(url: str, account: dict[str, str]) -> S3Server:
         aws_access_key_id=account["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=account["AWS_SECRET_ACCESS_KEY"],
         region_name=account.get("AWS_DEFAULT_REGION", "us-east-1"),
-    ).client("s3", endpoint_url=url)
+    ).client("s3", endpoint_url=url, config=BOUNDED)
     return S3Server(url, environment, client)
 
 

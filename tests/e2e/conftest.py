@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,12 @@ class Bgpipe:
 
 
 @pytest.fixture
-def bgpipe(tmp_path: Path) -> Bgpipe:
+def bgpipe(tmp_path: Path) -> Iterator[Bgpipe]:
     home = tmp_path / "home"
     home.mkdir()
-    return Bgpipe(home)
+    yield Bgpipe(home)
+    for log in (home / "state").glob("bgpipe/*.log"):  # shown beside a test that fails
+        print(f"--- {log.name}", log.read_text(errors="replace"), sep="\n")
 
 
 @pytest.fixture
