@@ -203,25 +203,43 @@ def test_a_store_that_refuses_ends_the_command_with_what_to_do(
 
 
 def test_a_bucket_that_is_not_there_and_an_empty_one_are_told_apart(
-    bgpipe: Bgpipe, s3: S3Server
+    bgpipe: Bgpipe, s3: S3Server, bucket: str
 ) -> None:
-    done = bgpipe("submit", "s3://no-such-bucket-anywhere/photos", *NANO, **s3.environment)
+    nowhere = "s3://no-such-bucket-anywhere/photos"
+    done = bgpipe("submit", nowhere, *NANO, **s3.environment)
     assert (done.returncode, "correct its name" in done.stderr) == (4, True)
+    done = bgpipe("submit", f"{bucket}/photos", "--out", nowhere, *NANO, **s3.environment)
+    assert (done.returncode, "correct its name" in done.stderr) == (4, True), done.stderr
     done = bgpipe("submit", f"{s3.make_bucket()}/photos", *NANO, **s3.environment)
     assert (done.returncode, "no images" in done.stderr) == (3, True)
+
+
+def test_without_credentials_it_is_said_where_they_are_looked_for(
+    bgpipe: Bgpipe, s3: S3Server, bucket: str
+) -> None:
+    nobody = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_CONFIG_FILE": "/dev/null"}
+    nobody |= {"AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_EC2_METADATA_DISABLED": "true"}
+    done = bgpipe("submit", f"{bucket}/photos", *NANO, **(s3.environment | nobody))
+    assert (done.returncode, "AWS_ACCESS_KEY_ID" in done.stderr) == (4, True), done.stderr
 
 
 def test_a_key_without_access_fails_and_the_others_are_done(
     bgpipe: Bgpipe, s3: S3Server, bucket: str, fault_proxy: Callable[..., FaultProxy]
 ) -> None:
-    locked = f"{bucket.removeprefix('s3:/')}/photos/a.jpg"
-    proxy = fault_proxy("--answer", f"GET {locked} 403 AccessDenied")
+    s3.put(f"{bucket}/photos/late.jpg", photo(7))
+    place = f"GET {bucket.removeprefix('s3:/')}/photos"
+    locked, expired = f"{place}/a.jpg 403 AccessDenied", f"{place}/late.jpg 400 ExpiredToken"
+    proxy = fault_proxy("--answer", locked, "--answer", expired)
     through = s3.environment | {"AWS_ENDPOINT_URL": proxy.url}
     books = books_of(bgpipe("submit", f"{bucket}/photos", *NANO, "--json", **through), code=1)
-    assert (books["done"], books["errors"]) == (2, {"E_ACCESS": 1})
-    (failure,) = bgpipe.records("errors", "--json")
-    assert (failure["source"], failure["attempts"]) == ("a.jpg", 1)
-    assert "s3:GetObject" in failure["detail"]
+    assert (books["done"], books["errors"]) == (2, {"E_ACCESS": 2})
+    told = {failure["source"]: failure for failure in bgpipe.records("errors", "--json")}
+    assert {name: failure["attempts"] for name, failure in told.items()} == {
+        "a.jpg": 1,
+        "late.jpg": 1,
+    }
+    assert "s3:GetObject" in told["a.jpg"]["detail"]
+    assert "log in again" in told["late.jpg"]["detail"]
 
 
 @pytest.mark.parametrize("images", [40, pytest.param(500, marks=pytest.mark.slow)])
