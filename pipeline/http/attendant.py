@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 8
 """Listings and messages under way in one server."""
+GRACE = 5.0
+"""Seconds that those may take once the server is told to leave."""
 YOUNG = 60.0
 """Seconds that may lie between a job's entry in the list of those served and its opening."""
 CLEANING = 600.0
@@ -58,7 +60,7 @@ class Attendant:
         self._client = backend.session.client
         self._served = self._client.register_script(scripts.SERVED)
         self._lease = backend.session.lease(keys.ATTEND)
-        self._at_work: set[str] = set()
+        self._at_work: dict[str, threading.Thread] = {}
         self._cleaned = -CLEANING
 
     def run(self, stopped: threading.Event) -> None:
@@ -68,8 +70,15 @@ class Attendant:
                 self.turn()
             except BgpipeError as error:
                 log.warning("cannot attend", extra={"fields": {"error": error}})
+        self.rest(GRACE)
         with suppress(RedisUnavailable):  # the lease ends by itself
             self._lease.free()
+
+    def rest(self, seconds: float) -> None:
+        """Wait for what is under way; what takes longer is begun again by the next who leads."""
+        deadline = time.monotonic() + seconds
+        for thread in list(self._at_work.values()):
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def turn(self) -> None:
         """Do once what there is to do, if this server leads."""
@@ -94,7 +103,6 @@ class Attendant:
         """Do `work` in a thread of its own, unless this is done already or much else is."""
         if member in self._at_work or len(self._at_work) >= AT_ONCE:
             return
-        self._at_work.add(member)
 
         def run() -> None:
             try:
@@ -102,9 +110,11 @@ class Attendant:
             except BgpipeError as error:
                 log.warning("cannot attend", extra={"fields": {"job": member, "error": error}})
             finally:
-                self._at_work.discard(member)
+                del self._at_work[member]
 
-        threading.Thread(target=run, name=f"attend {member}", daemon=True).start()
+        thread = threading.Thread(target=run, name=f"attend {member}", daemon=True)
+        self._at_work[member] = thread
+        thread.start()
 
     def _conclude(self, owner: str, job: JobId) -> None:
         """Tell of the job's end, and take it off the lists of what is open."""
