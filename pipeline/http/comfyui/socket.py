@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -95,13 +96,11 @@ class Teller:
 
 async def _tell(socket: WebSocket, teller: Teller) -> None:
     while True:
-        try:
+        with suppress(BgpipeError):  # Redis is away: it will be asked again, and may repeat itself
             news = await to_thread.run_sync(teller.news)
-        except BgpipeError:  # Redis is away: it will be asked again
-            news = []
-        for kind, data in news:
-            await socket.send_json({"type": kind, "data": data})
-        if ended := [data["prompt_id"] for kind, data in news if _is_end(kind, data)]:
+            for kind, data in news:
+                await socket.send_json({"type": kind, "data": data})
+            ended = [data["prompt_id"] for kind, data in news if _is_end(kind, data)]
             await to_thread.run_sync(teller.told, ended)
         await anyio.sleep(BUSY if teller.is_busy else IDLE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -272,7 +273,10 @@ def test_an_id_of_the_clients_own_is_taken_once(comfy: Comfy, graph: dict[str, A
 
 
 def test_what_describes_the_server(comfy: Comfy) -> None:
-    stats = comfy.client.get("/system_stats").json()
+    deadline = time.monotonic() + SECONDS
+    while not (stats := comfy.client.get("/system_stats").json())["devices"]:
+        assert time.monotonic() < deadline, "no worker came"
+        time.sleep(0.1)
     assert {"os", "ram_total", "comfyui_version", "python_version"} <= set(stats["system"])
     assert stats["devices"][0]["type"] == "cpu"
     info = comfy.client.get("/api/object_info").json()
