@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from .conftest import Bgpipe
 
-NIGHT = 15
+NIGHT = 40
 """Seconds from a start to its deadline."""
-IMAGES = 400
+IMAGES = 900
 SLEEPING_WORKER = Path(__file__).parents[1] / "bench" / "sleeping_worker.py"
 SECONDS = 240.0
 
@@ -291,13 +291,13 @@ def test_a_night_ends_at_its_deadline_and_the_next_one_goes_on(
             stderr=log,
         )
     with receiver() as (url, posted), ended(worker):
-        deadline = _next_half_minute() + timedelta(seconds=NIGHT)
+        deadline = _next_minute() + timedelta(seconds=NIGHT)
         declare(
             bgpipe,
             source=str(photos),
             target=f"{bucket}/cutouts",
             model="birefnet-nano",
-            schedule="*/30 * * * * *",
+            schedule="* * * * *",
             deadline=f"{deadline:%H:%M:%S}",
             on_finish=url,
             secret="hush",
@@ -315,7 +315,7 @@ def test_a_night_ends_at_its_deadline_and_the_next_one_goes_on(
     assert first["job"] not in told
 
 
-def _next_half_minute() -> datetime:
+def _next_minute() -> datetime:
     """The next start, far enough away for the dispatcher to be there before."""
     soon = datetime.now(UTC) + timedelta(seconds=10)
-    return soon.replace(microsecond=0) + timedelta(seconds=30 - soon.second % 30)
+    return soon.replace(second=0, microsecond=0) + timedelta(minutes=1)
