@@ -133,6 +133,7 @@ class EngineSettings(Section):
     precision: Precision
     compile: bool
     graphs: bool
+    means: bool
 
 
 class LimitSettings(Section):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bgpipe.config.settings import Precision
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
+from bgpipe.pipeline.matting.maps import mean_colours
 from bgpipe.pipeline.model.fuse import fuse
 from bgpipe.pipeline.model.graph import captured
 from bgpipe.pipeline.model.precision import DTYPES, cast, chosen
@@ -46,6 +47,8 @@ class Mode:
     """torch.compile: kernels made for this network and device."""
     graphs: bool = False
     """CUDA's: a forward pass is launched whole instead of kernel by kernel."""
+    means: bool = False
+    """Mean colours beside each matte, so that a lane has less to do."""
 
 
 class Engine:
@@ -164,13 +167,14 @@ class Engine:
             )
         return self._step
 
-    def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mattes [B, h, w] of uint8 [B, h, w, 3], and whether each is of numbers."""
+    def _forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Mattes [B, h, w] of uint8 [B, h, w, 3], whether each is of numbers, and mean colours."""
         logits = self._network(self._normalised(pixels)).float().squeeze(1)
         sound = logits.isfinite().flatten(1).all(dim=1)
         mattes = torch.sigmoid(logits)
         # Half the bytes to copy; their steps are a tenth of one of 255 levels.
-        return mattes.half() if self._on_gpu else mattes, sound
+        answers = (mattes.half() if self._on_gpu else mattes, sound)
+        return (*answers, mean_colours(pixels, mattes)) if self._mode.means else answers
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """The network's input [B, 3, h, w], its channels side by side as they come."""
@@ -179,8 +183,9 @@ class Engine:
 
 
 def _answers(launched: Transfer, count: int) -> Iterator[Matte]:
-    mattes, sound = launched.answers()
-    for matte, is_sound in zip(mattes[:count].float(), sound.tolist(), strict=False):
+    mattes, sound, *more = launched.answers()
+    means = [one.numpy() for one in more[0]] if more else [None] * len(mattes)
+    for matte, is_sound, mean in zip(mattes[:count].float(), sound.tolist(), means, strict=False):
         if not is_sound:
             raise TransientError(Code.DEVICE, "the model's answer holds values that are no numbers")
-        yield Matte(matte.numpy())
+        yield Matte(matte.numpy(), mean)

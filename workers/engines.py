@@ -10,6 +10,7 @@ from bgpipe.pipeline.errors import Code, ModelUnavailable, TransientError, Usage
 from bgpipe.pipeline.hub import Hub
 from bgpipe.pipeline.registry import resolve
 from bgpipe.pipeline.types import Matting, ResolvedModel
+from bgpipe.workers.devices import CPU
 from bgpipe.workers.shelf import Engine, EngineMaker, Wanted
 
 
@@ -32,7 +33,12 @@ def engine_maker(settings: Settings, device: str, batch: int) -> EngineMaker:
             from bgpipe.pipeline.engine import Mode
 
             how = settings.engine
-            mode = Mode(how.precision, compiled=how.compile, graphs=how.graphs)
+            mode = Mode(
+                how.precision,
+                compiled=how.compile,
+                graphs=how.graphs,
+                means=how.means and device != CPU,  # which the lanes' cores are already
+            )
             return TorchEngine(model, device, batch=batch, threads=threads, mode=mode)
         except torch.OutOfMemoryError as error:
             raise TransientError(

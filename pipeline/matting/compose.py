@@ -43,7 +43,8 @@ def cut_out(picture: Picture, matte: Matte, preset: Preset) -> Cutout:
         if soft.size:
             # A softer or harder finish does not change how subject and background were mixed.
             mixture = refine(full, _unrefined(preset))
-            rgba.reshape(-1, 4)[soft, :3] = estimate_foreground(picture.rgb, mixture, soft)
+            means = _usable_means(picture, matte, preset)
+            rgba.reshape(-1, 4)[soft, :3] = estimate_foreground(picture.rgb, mixture, soft, means)
     return Cutout(rgba)
 
 
@@ -55,6 +56,12 @@ def keep_own_alpha(picture: Picture) -> Cutout:
             picture.rgb, np.full(picture.rgb.shape[:2], 255, np.uint8) if own is None else own
         )
     )
+
+
+def _usable_means(picture: Picture, matte: Matte, preset: Preset) -> Pixels | None:
+    """The device's, unless the subject is another or its numbers mean other colours."""
+    inverted = preset.invert or any(step.invert for step in preset.enhance)
+    return None if inverted or picture.icc else matte.means
 
 
 def _unrefined(preset: Preset) -> Preset:

@@ -35,12 +35,17 @@ KERNELS = (90, 6)
 BLOCK = 1 << 20
 """Pixels solved at once: in float they take thirty times their room."""
 
-_EPSILON = 1e-5
+EPSILON = 1e-5
 
 
-def estimate_foreground(rgb: Pixels, alpha: Plane, pixels: Positions) -> Pixels:
-    """The colours [N, 3] of the given pixels; `alpha` is how the picture itself was mixed."""
-    foreground, background = _means(rgb, alpha)
+def estimate_foreground(
+    rgb: Pixels, alpha: Plane, pixels: Positions, means: Pixels | None = None
+) -> Pixels:
+    """The colours [N, 3] of the given pixels; `alpha` is how the picture itself was mixed.
+
+    `means` [h, w, 6] are those of foreground and background, where a device made them (maps.py).
+    """
+    foreground, background = _means(rgb, alpha) if means is None else _split(means)
     estimated = np.empty((pixels.size, 3), np.uint8)
     for start in range(0, pixels.size, BLOCK):
         block = pixels[start : start + BLOCK]
@@ -64,6 +69,14 @@ def _means(rgb: Pixels, alpha: Plane) -> Means:
     return _weighted_means(_corrected(*far, a, image), far[1], a, small, instead=far)
 
 
+def _split(means: Pixels) -> Means:
+    foreground, background = cv2.split(means)[:3], cv2.split(means)[3:]
+    return (
+        np.asarray(cv2.merge(foreground), np.float32),
+        np.asarray(cv2.merge(background), np.float32),
+    )
+
+
 def _shrunk(pixels: Pixels | Plane, scale: float) -> Colours:
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
     shrunk = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
@@ -81,8 +94,8 @@ def _weighted_means(
     """Means over the kernel; those of `instead` where it holds no foreground, or no background."""
     share = _box(a, kernel)[..., None]
     return (
-        (_box(foreground * a, kernel) + _EPSILON * instead[0]) / (share + _EPSILON),
-        (_box(background * (1 - a), kernel) + _EPSILON * instead[1]) / (1 - share + _EPSILON),
+        (_box(foreground * a, kernel) + EPSILON * instead[0]) / (share + EPSILON),
+        (_box(background * (1 - a), kernel) + EPSILON * instead[1]) / (1 - share + EPSILON),
     )
 
 

@@ -144,6 +144,18 @@ def test_half_precision_stays_near_float32(
     np.testing.assert_allclose(matte, expected(network, image(0)), atol=bound)
 
 
+def test_mean_colours_come_beside_a_matte_if_they_are_wanted(model: ResolvedModel) -> None:
+    plain, wanted = (
+        Engine(model, "cpu", batch=2, threads=1, mode=Mode(means=means)).infer([image(0), image(1)])
+        for means in (False, True)
+    )
+    for without, beside in zip(plain, wanted, strict=True):
+        assert without.means is None
+        assert beside.means is not None
+        assert (beside.means.shape, beside.means.dtype) == ((*SIZE, 6), np.uint8)
+        assert (without.alpha == beside.alpha).all()
+
+
 def test_a_precision_that_the_device_has_not_is_refused(model: ResolvedModel) -> None:
     with pytest.raises(UsageError, match="no precision of this device: tf32"):
         Engine(model, "cpu", batch=1, threads=1, mode=Mode(Precision.TF32))

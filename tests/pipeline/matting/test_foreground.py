@@ -5,8 +5,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from bgpipe.pipeline.matting import cut_out
 from bgpipe.pipeline.matting.foreground import estimate_foreground
+from bgpipe.pipeline.matting.maps import mean_colours
+from bgpipe.pipeline.matting.resize import resized
+from bgpipe.pipeline.model.resize import model_input
+from bgpipe.pipeline.types import Matte, Picture, Preset
 
 
 def texture(size, cells, low, high, seed):
@@ -126,3 +132,29 @@ def _reference_image(folder, height, width, seed):
     source = {}
     exec(compile((folder / "recipe.py").read_text(), "recipe.py", "exec"), source)
     return np.ascontiguousarray(source["image_u8"](height, width, seed))
+
+
+@pytest.mark.parametrize("size", [(420, 560), (1300, 1700)])
+@pytest.mark.parametrize("sigma", [1.0, 2.5])
+def test_means_made_at_the_networks_size_serve_as_well(size, sigma):
+    foreground, alpha, seen = mixture(size, sigma)
+    where = soft(alpha)
+    matte = resized(alpha, 512, 512)
+    pixels = torch.from_numpy(model_input(seen, (512, 512)))[None]
+    means = mean_colours(pixels, torch.from_numpy(matte)[None])[0].numpy()
+    assert (means.shape, means.dtype) == ((512, 512, 6), np.uint8)
+    device = estimate_foreground(seen, alpha, where, means)
+    assert composite_error(device, foreground, alpha, where) < 2.5
+    full = estimate_foreground(seen, alpha, where)
+    assert np.abs(device.astype(int) - full).mean() < 4
+
+
+def test_a_cutout_takes_the_devices_means_unless_the_subject_is_another():
+    _, alpha, seen = mixture((200, 260), 2.0)
+    black = Matte(alpha, np.zeros((200, 260, 6), np.uint8))
+    for preset, same in ((Preset(), False), (Preset(invert=True), True)):
+        with_means = cut_out(Picture(seen), black, preset).rgba
+        without = cut_out(Picture(seen), Matte(alpha), preset).rgba
+        assert np.array_equal(with_means, without) == same
+        opaque = without[..., 3] == 255
+        assert np.array_equal(with_means[opaque, :3], seen[opaque])
