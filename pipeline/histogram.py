@@ -23,6 +23,10 @@ class Histogram:
         self._counts[bisect_left(BOUNDS, seconds)] += 1
         self.sum += seconds
 
+    @property
+    def count(self) -> int:
+        return sum(self._counts)
+
     def cumulative(self) -> Iterator[tuple[float, int]]:
         """Each bound with the number of observations up to it, as Prometheus counts them."""
         return zip(BOUNDS, accumulate(self._counts), strict=True)

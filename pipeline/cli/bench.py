@@ -3,61 +3,141 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bgpipe.config.settings import Precision
 from bgpipe.pipeline.cli.session import read_settings
 from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.errors import UsageError
 
+if TYPE_CHECKING:
+    from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.sizing import Load, Plan
+
+PLAN = "With --plan"
+
+
+class Part(StrEnum):
+    """What is measured."""
+
+    DEVICE = "device"
+    WHOLE = "whole"
+
 
 def bench(
     context: typer.Context,
+    model: Annotated[str | None, typer.Option(help="A name, or a path to safetensors.")] = None,
+    random: Annotated[
+        bool, typer.Option("--random", help="Weights by chance: as fast as trained ones.")
+    ] = False,
+    only: Annotated[
+        Part | None, typer.Option(help="The network alone, or images from file to cutout.")
+    ] = None,
+    precision: Annotated[
+        list[Precision] | None, typer.Option(help="Of the network alone; default: all there are.")
+    ] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Images in a pass; default: 1, 2, 4 ...")
+    ] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the network that is measured alone.")
+    ] = False,
+    graphs: Annotated[
+        bool, typer.Option("--graphs", help="Launch its passes as CUDA graphs.")
+    ] = False,
+    size: Annotated[
+        list[float] | None,
+        typer.Option(min=0.01, help="Megapixels of whole images; default: 1, 4, 12 and 24."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="For each line of the tables.")] = 10.0,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what one device needs around it; measure nothing.")
     ] = False,
     images_per_second: Annotated[
         float | None,
-        typer.Option(min=0.001, help="What the device alone can do; default: that of [estimate]."),
+        typer.Option(
+            min=0.001,
+            help="What the device alone can do; default: that of [estimate].",
+            rich_help_panel=PLAN,
+        ),
     ] = None,
-    megapixels: Annotated[float, typer.Option(min=0.01, help="Of a typical source.")] = 12.0,
-    cores: Annotated[float, typer.Option(min=0, help="That there are for it; 0: enough.")] = 0,
-    connections: Annotated[int, typer.Option(min=0, help="To the storage at once; 0: enough.")] = 0,
-    images: Annotated[int, typer.Option(min=1, help="To estimate hours and cost of.")] = 1_000_000,
+    megapixels: Annotated[
+        float, typer.Option(min=0.01, help="Of a typical source.", rich_help_panel=PLAN)
+    ] = 12.0,
+    cores: Annotated[
+        float, typer.Option(min=0, help="That there are for it; 0: enough.", rich_help_panel=PLAN)
+    ] = 0,
+    connections: Annotated[
+        int,
+        typer.Option(min=0, help="To the storage at once; 0: enough.", rich_help_panel=PLAN),
+    ] = 0,
+    images: Annotated[
+        int, typer.Option(min=1, help="To estimate hours and cost of.", rich_help_panel=PLAN)
+    ] = 1_000_000,
     request_ms: Annotated[
-        float, typer.Option(min=0, help="Before the first byte of a request to the storage.")
+        float,
+        typer.Option(
+            min=0, help="Before the first byte of a request to the storage.", rich_help_panel=PLAN
+        ),
     ] = 50.0,
     megabytes_per_second: Annotated[
-        float, typer.Option(min=0.001, help="Of one connection to the storage.")
+        float,
+        typer.Option(min=0.001, help="Of one connection to the storage.", rich_help_panel=PLAN),
     ] = 80.0,
 ) -> None:
-    """Work out cores, connections, lanes and memory for a device (infra/docs/sizing.md)."""
-    from bgpipe.pipeline import sizing
+    """Measure this machine, or work out what a device needs (infra/docs/sizing.md)."""
+    settings, terminal = read_settings(), context.obj
+    if plan:
+        from bgpipe.pipeline import sizing
 
-    if not plan:
-        raise UsageError("nothing to do: bgpipe bench --plan works out what a device needs")
-    estimate = read_settings().estimate
-    pace = images_per_second or estimate.images_per_second
+        storage = sizing.Storage(request_ms / 1e3, megabytes_per_second * 1e6)
+        host = sizing.Host(cores, connections)
+        load = sizing.Load(_pace(settings, images_per_second), megapixels, images)
+        return _tell(
+            terminal, load, sizing.plan(load, host, storage, settings.estimate.price_per_hour)
+        )
+    from bgpipe.pipeline.cli.measure import Choices, measure
+
+    measure(
+        settings,
+        terminal,
+        Choices(
+            model=model or settings.model.name,
+            random=random,
+            device=only is not Part.WHOLE,
+            whole=only is not Part.DEVICE,
+            precisions=tuple(precision or ()),
+            batches=tuple(batch or ()),
+            compiled=compile_,
+            graphs=graphs,
+            sizes=tuple(size or ()),
+            seconds=seconds,
+        ),
+    )
+    return None
+
+
+def _pace(settings: Settings, given: float | None) -> float:
+    pace = given or settings.estimate.images_per_second
     if not pace:
         raise UsageError(
             "how fast is the device? say --images-per-second N, or set estimate.images_per_second"
         )
-    found = sizing.plan(
-        sizing.Load(pace, megapixels, images),
-        sizing.Host(cores, connections),
-        sizing.Storage(request_ms / 1e3, megabytes_per_second * 1e6),
-        estimate.price_per_hour,
-    )
-    terminal: Terminal = context.obj
+    return pace
+
+
+def _tell(terminal: Terminal, load: Load, found: Plan) -> None:
     terminal.emit(asdict(found))
     terminal.say(
-        f"to keep a device of {pace:g} images/s busy with {megapixels:g} megapixels each: "
-        f"{found.cores} cores, {found.connections} connections, {found.lanes} lanes, "
-        f"{found.memory / 1e9:.1f} GB for images in flight"
+        f"to keep a device of {load.images_per_second:g} images/s busy with {load.megapixels:g} "
+        f"megapixels each: {found.cores} cores, {found.connections} connections, {found.lanes} "
+        f"lanes, {found.memory / 1e9:.1f} GB for images in flight"
     )
     cost = "" if found.cost is None else f", at a cost of {found.cost:.2f}"
     terminal.say(
-        f"so it does {found.images_per_second:.1f} images/s (limit: {found.limit}): {images} images "
-        f"in {found.hours:.1f} hours{cost}"
+        f"so it does {found.images_per_second:.1f} images/s (limit: {found.limit}): {load.images} "
+        f"images in {found.hours:.1f} hours{cost}"
     )

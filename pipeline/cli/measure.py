@@ -1,0 +1,163 @@
+"""Measuring for `bgpipe bench`: the network alone, then whole images, as tables or JSON lines."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
+
+from bgpipe.pipeline.cli.recipe import choose_model
+from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.errors import Unavailable, UsageError
+
+if TYPE_CHECKING:
+    from bgpipe.config.settings import Precision, Settings
+    from bgpipe.pipeline.bench.trials import Forward, Machine, Order, Whole
+    from bgpipe.pipeline.types import ResolvedModel
+
+SIZES = (1.0, 4.0, 12.0, 24.0)
+STAGES = ("read", "decode", "resize", "infer", "refine", "encode", "write")
+MIB = 2**20
+DEVICE = "{:<10} {:>5} {:>9} {:>9} {:>8} {:>6}"
+WHOLE = "{:>5} {:>7} {:>9} {:>6} {:>8}  {}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What is measured; what is empty is chosen for the device."""
+
+    model: str
+    random: bool
+    device: bool
+    whole: bool
+    precisions: tuple[Precision, ...]
+    batches: tuple[int, ...]
+    compiled: bool
+    graphs: bool
+    sizes: tuple[float, ...]
+    seconds: float
+
+
+def measure(settings: Settings, terminal: Terminal, choices: Choices) -> None:
+    """Measure and tell, line by line.
+
+    Raises:
+        UsageError, ModelUnavailable: as of the choice of a model.
+        Unavailable: a process of the measurement ends too early.
+
+    """
+    with tempfile.TemporaryDirectory(prefix="bgpipe-bench-") as folder:
+        model = _model(settings, terminal, choices, Path(folder))
+        terminal.emit({"model": choices.model, "size": model.size, "random": choices.random})
+        height, width = model.size
+        chance = ", weights by chance" if choices.random else ""
+        terminal.say(f"{choices.model}, {height}x{width}{chance}")
+        if choices.device:
+            _device(settings, terminal, choices, model)
+        if choices.whole:
+            _whole(settings, terminal, choices, model, Path(folder))
+
+
+def _device(settings: Settings, terminal: Terminal, choices: Choices, model: ResolvedModel) -> None:
+    from bgpipe.pipeline.bench.trials import Machine, Order
+
+    order = Order(
+        model,
+        choices.precisions,
+        choices.batches,
+        settings.worker.cpu_threads,
+        choices.seconds,
+        choices.compiled,
+        choices.graphs,
+    )
+    for found in _forward_passes(order):
+        if isinstance(found, Machine):
+            terminal.emit({"machine": asdict(found)})
+            terminal.say(f"{found.product}, {found.software}: the network alone")
+            terminal.say(DEVICE.format("precision", "batch", "images/s", "ms", "MiB", "peak"))
+        else:
+            terminal.emit({"forward": asdict(found)})
+            terminal.say(_device_row(found))
+
+
+def _device_row(found: Forward) -> str:
+    if found.error:
+        return f"{found.precision:<10} {found.batch:>5}  {found.error}"
+    return DEVICE.format(
+        found.precision,
+        found.batch,
+        f"{found.images_per_second:.3g}",
+        f"{found.milliseconds:.1f}",
+        f"{found.memory / MIB:.0f}",
+        f"{found.share_of_peak:.0%}",
+    )
+
+
+def _whole(
+    settings: Settings, terminal: Terminal, choices: Choices, model: ResolvedModel, folder: Path
+) -> None:
+    from bgpipe.pipeline.bench import whole
+    from bgpipe.pipeline.recipes import preset_named
+    from bgpipe.pipeline.types import Recipe
+
+    preset = preset_named(settings, settings.refine.preset)
+    recipe = Recipe(model.name, model.sha256, model.size, preset)
+    terminal.say(f"from file to cutout, preset {settings.refine.preset}; stages in ms an image")
+    terminal.say(WHOLE.format("MP", "images", "images/s", "busy", "MiB", "stages"))
+    with whole.line(settings, folder) as line:
+        for found in line.measure(recipe, choices.sizes or SIZES, choices.seconds):
+            terminal.emit({"whole": asdict(found)})
+            terminal.say(_whole_row(found))
+
+
+def _whole_row(found: Whole) -> str:
+    stages = "  ".join(f"{name} {1e3 * found.stages[name]:.0f}" for name in STAGES)
+    return WHOLE.format(
+        f"{found.megapixels:g}",
+        found.images,
+        f"{found.images_per_second:.3g}",
+        f"{found.device_busy:.0%}",
+        f"{found.memory / MIB:.0f}",
+        stages,
+    )
+
+
+def _model(settings: Settings, terminal: Terminal, choices: Choices, folder: Path) -> ResolvedModel:
+    """The weights of the name, or others of the same shape made by chance."""
+    from bgpipe.pipeline import registry
+
+    if not choices.random:
+        return choose_model(settings, terminal, choices.model)
+    entry = registry.models().get(choices.model)
+    if entry is None:
+        raise UsageError(f"--random knows the names of bgpipe models list, not {choices.model}")
+    path = folder / f"{choices.model}.safetensors"
+    command = [sys.executable, "-m", "bgpipe.pipeline.bench.chance", entry.backbone, str(path)]
+    if subprocess.run(command, check=False).returncode:  # noqa: S603  # our own module
+        raise Unavailable("no weights were made: see the message above")
+    made = registry.resolve(str(path), cache=settings.model_folder, hub=None)
+    return replace(made, size=entry.size)
+
+
+def _forward_passes(order: Order) -> Iterator[Machine | Forward]:
+    """What a process finds that may import torch."""
+    from pydantic import TypeAdapter
+
+    from bgpipe.pipeline.bench.trials import Forward, Machine, Order
+
+    line = TypeAdapter[Machine | Forward](Machine | Forward)
+    with subprocess.Popen(
+        [sys.executable, "-m", "bgpipe.pipeline.bench.forward"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        to, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+        with to:
+            to.write(TypeAdapter(Order).dump_json(order))
+        yield from map(line.validate_json, answers)
+    if process.returncode:
+        raise Unavailable(f"the measurement ended with status {process.returncode}")

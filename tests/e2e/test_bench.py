@@ -1,0 +1,35 @@
+"""`bgpipe bench`: real forward passes, and real images through a queue of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .conftest import Bgpipe
+
+QUICK = ("--seconds", "0.1", "--batch", "1", "--precision", "float32", "--size", "0.05")
+
+
+def test_it_measures_the_network_alone_and_whole_images(bgpipe: Bgpipe) -> None:
+    model, machine, forward, whole = bgpipe.records("bench", "--model", "birefnet-nano", *QUICK)
+    assert model == {"model": "birefnet-nano", "size": [256, 256], "random": False}
+    assert machine["machine"]["matrix_peak"]["float32"] > 1e9
+    assert machine["machine"]["operations"] > 1e9
+    assert forward["forward"]["images_per_second"] > 0
+    assert 0 < forward["forward"]["share_of_peak"] < 2
+    assert whole["whole"]["megapixels"] == 0.05
+    assert whole["whole"]["images_per_second"] > 0
+    assert 0 < whole["whole"]["device_busy"] <= 1
+    assert {"read", "decode", "infer", "refine", "encode", "write"} <= set(whole["whole"]["stages"])
+
+
+def test_weights_by_chance_stand_for_those_that_are_not_here(bgpipe: Bgpipe) -> None:
+    done = bgpipe("bench", "--random", "--model", "birefnet-nano", "--only", "device", *QUICK)
+    assert (done.returncode, "weights by chance" in done.stdout) == (0, True), done.stderr
+    assert "float32" in done.stdout
+
+
+def test_what_cannot_be_measured_is_told_at_once(bgpipe: Bgpipe) -> None:
+    done = bgpipe("bench", "--random", "--model", "no-such-model", *QUICK)
+    assert (done.returncode, "no-such-model" in done.stderr) == (2, True)
+    assert bgpipe("bench", "--model", "no-such-model", *QUICK).returncode == 2
