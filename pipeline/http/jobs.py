@@ -28,13 +28,14 @@ from bgpipe.pipeline.http.orders import (
     new_job_name,
     recipe_of,
     submit,
+    take_over,
 )
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
 from bgpipe.pipeline.http.uploading import store
 from bgpipe.pipeline.http.uploads import unknown_upload
 from bgpipe.pipeline.ledger import Ledger, UnknownJob
 from bgpipe.pipeline.recipes import explained
-from bgpipe.pipeline.types import Job, JobId
+from bgpipe.pipeline.types import Job, JobId, JobState
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=DOCUMENTED, dependencies=KEYED)
 
@@ -150,12 +151,14 @@ def cancel_job(backend: TheBackend, caller: TheCaller, job: str) -> JobBody:
 def retry_job(backend: TheBackend, caller: TheCaller, job: str) -> JobBody:
     """Do the images of a finished job again that failed, and no others."""
     order = backend.job(caller, job)
+    if backend.ledger.books(order.id).state is not JobState.FINISHED:
+        raise Problem(409, "conflict", f"job {order.id} has not finished: wait for its end")
     check_room(backend)
     lease = backend.session.lease(keys.lease_of_job(order.id))
     if order.owner:
         enter(backend, order)
     try:
-        _change(lambda name: backend.ledger.retry(name, lease.take()), order.id)
+        _change(lambda name: backend.ledger.retry(name, take_over(backend, lease)), order.id)
     finally:
         lease.free()
     return body_of(backend, order)

@@ -23,11 +23,14 @@ from bgpipe.pipeline.types import Job, JobId, Output, Recipe
 if TYPE_CHECKING:
     from bgpipe.config.settings import ServeSettings, Settings
     from bgpipe.pipeline.http.backend import Backend
+    from bgpipe.pipeline.lease import Lease
     from bgpipe.pipeline.session import Session
     from bgpipe.pipeline.types import Preset
 
 PAUSE = 10
 """Seconds after which there may be room in a queue that is full."""
+SHORT_PAUSE = 0.1
+"""Seconds between two tries to take a lease."""
 
 Value = bool | float | Annotated[str, Field(max_length=40)]
 
@@ -126,6 +129,15 @@ def _list(session: Session, job: Job, token: int) -> None:
     # A folder of an upload is written to once: a catalog of it would serve nobody and stay.
     catalogs = session.catalogs if target.distant else None
     list_job(session.ledger, catalogs, job, source, target, token)
+
+
+def take_over(backend: Backend, lease: Lease) -> int:
+    """The token of a job that is over; who led it to its end may hold it a moment longer."""
+    settings = backend.settings.dispatch
+    deadline = time.monotonic() + settings.lease + settings.poll
+    while not (token := lease.take()) and time.monotonic() < deadline:
+        time.sleep(SHORT_PAUSE)
+    return token
 
 
 def keep(backend: Backend, folder: str) -> None:

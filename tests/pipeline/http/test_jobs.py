@@ -213,9 +213,26 @@ def test_what_a_jobs_state_does_not_allow_is_a_conflict(
 ) -> None:
     job = send(client, photo("a.png"))["job"]
     finished(job)
-    for answer in (client.post(f"/v1/jobs/{job}/cancel"),):
-        assert problem(answer) == (409, "conflict")
+    assert problem(client.post(f"/v1/jobs/{job}/cancel")) == (409, "conflict")
     assert client.post(f"/v1/jobs/{job}/retry").json()["state"] == "finished"
+
+
+def test_an_image_that_fails_is_named_with_its_reason_and_can_be_tried_again(
+    client: httpx2.Client, photo: Photo, finished: Finished
+) -> None:
+    path = photo("damaged.png", (64, 64))
+    data = bytearray(path.read_bytes())
+    middle = data.index(b"IDAT") + 20
+    data[middle : middle + 8] = bytes(8)
+    path.write_bytes(data)  # its header and its end are whole
+    job = send(client, path, photo("whole.png"))["job"]
+    for _ in range(2):
+        books = finished(job)
+        assert (books["done"], books["failed"], books["errors"]) == (1, 1, {"E_TRUNCATED": 1})
+        item = client.get(f"/v1/jobs/{job}/items/0").json()
+        assert (item["state"], item["code"], item["attempts"]) == ("failed", "E_TRUNCATED", 1)
+        assert problem(client.get(f"/v1/jobs/{job}/items/0/result")) == (404, "E_MISSING")
+        assert client.post(f"/v1/jobs/{job}/retry").json()["failed"] == 0
 
 
 def test_what_is_not_there_is_a_problem(client: httpx2.Client, photo: Photo) -> None:
@@ -242,9 +259,7 @@ def test_events_end_with_the_books_of_the_end(client: httpx2.Client, photo: Phot
     assert (books["state"], books["done"]) == ("finished", 2)
 
 
-def test_the_dispatcher_does_what_the_queue_had_no_room_for_and_a_full_one_refuses_more(
-    service: Service, photo: Photo
-) -> None:
+def test_a_queue_above_its_mark_refuses_more_for_a_while(service: Service, photo: Photo) -> None:
     with (
         service.another(BGPIPE_SERVE__QUEUE_MARK="1") as small,
         small.client() as client,
