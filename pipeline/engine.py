@@ -78,6 +78,7 @@ class Engine:
         self._device = torch.device(device)
         self._mode = mode
         self._size = model.size
+        self._weights = model.sha256
         self.precision = chosen(mode.precision, self._device)
         torch.set_num_threads(threads)
         # Among the forms of a convolution only those that give the same bits every time.
@@ -95,6 +96,22 @@ class Engine:
     def batch(self) -> int:
         """Images in one forward pass."""
         return self._batch
+
+    @property
+    def kind(self) -> str:
+        """What the best batch depends on: device, weights, size, mode and software, for people too."""
+        product = torch.cuda.get_device_name(self._device) if self._on_gpu else "CPU"
+        height, width = self._size
+        how = f"{self.precision}{' compiled' * self._mode.compiled}{' graphs' * self._mode.graphs}"
+        return (
+            f"{product}, {self._weights[:16]}, {height}x{width}, {how}, torch {torch.__version__}"
+        )
+
+    def take(self, batch: int) -> None:
+        """From now on, `batch` images in one forward pass."""
+        if batch != self._batch:
+            self._free()
+            self._allocate(batch)
 
     @property
     def memory(self) -> int:
@@ -132,11 +149,13 @@ class Engine:
         """Halve the batch; the same mattes in more passes."""
         if self._batch == 1:
             raise TransientError(Code.DEVICE, "out of device memory at a single image")
+        self.take(self._batch // 2)
+        log.warning("out of device memory", extra={"fields": {"batch": self._batch}})
+
+    def _free(self) -> None:
         self._transfers, self._step = [], None
         if self._on_gpu:
             torch.cuda.empty_cache()
-        self._allocate(self._batch // 2)
-        log.warning("out of device memory", extra={"fields": {"batch": self._batch}})
 
     def _warm_up(self) -> None:
         """Compile, capture and fill the memory now, where there is time, and not at an image."""

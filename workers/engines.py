@@ -39,7 +39,12 @@ def engine_maker(settings: Settings, device: str, batch: int) -> EngineMaker:
                 graphs=how.graphs,
                 means=how.means and device != CPU,  # which the lanes' cores are already
             )
-            return TorchEngine(model, device, batch=batch, threads=threads, mode=mode)
+            engine = TorchEngine(model, device, batch=batch, threads=threads, mode=mode)
+            if device != CPU and not settings.worker.batch and not how.compile:
+                from bgpipe.pipeline.tuning import tune
+
+                tune(engine, model.size, settings.state_folder / "batches.json")
+            return engine  # noqa: TRY300  # one way out for both kinds
         except torch.OutOfMemoryError as error:
             raise TransientError(
                 Code.DEVICE, f"the device's memory does not hold the model: {wanted.model}"

@@ -1,0 +1,45 @@
+"""The batch of an engine is measured once, and remembered for engines of its kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bgpipe.config.settings import load_settings
+from bgpipe.pipeline.engine import Engine
+from bgpipe.pipeline.recipes import choose_model
+from bgpipe.pipeline.tuning import tune
+
+
+@pytest.fixture
+def engine() -> Engine:
+    model, _ = choose_model(load_settings(), "birefnet-nano", pull=False)
+    return Engine(model, "cpu", batch=2, threads=1)
+
+
+def tuned(engine: Engine, memory: Path) -> int:
+    tune(engine, (256, 256), memory)
+    return engine.batch
+
+
+def test_what_was_measured_is_remembered(engine: Engine, tmp_path: Path) -> None:
+    memory = tmp_path / "state" / "batches.json"
+    batch = tuned(engine, memory)
+    assert batch in (1, 2)
+    assert json.loads(memory.read_text()) == {engine.kind: batch}
+    memory.write_text(json.dumps({engine.kind: 4}))
+    assert tuned(engine, memory) == 4
+    assert len(engine.infer([np.zeros((256, 256, 3), np.uint8)] * 5)) == 5
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"another": 3}'])
+def test_a_memory_that_does_not_help_is_written_anew(
+    engine: Engine, tmp_path: Path, text: str
+) -> None:
+    memory = tmp_path / "batches.json"
+    memory.write_text(text)
+    batch = tuned(engine, memory)
+    assert json.loads(memory.read_text())[engine.kind] == batch
