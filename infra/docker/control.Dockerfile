@@ -1,5 +1,5 @@
 # Everything but workers: submit, dispatch, serve, status, Flower. Without torch and the libraries that only
-# workers import (infra/docs/decisions/0007-what-the-control-image-leaves-out.md).
+# workers import (infra/docs/decisions/0008-what-the-control-image-leaves-out.md).
 # Built from the top of the repository: docker build -f infra/docker/control.Dockerfile -t bgpipe-control .
 ARG BASE=python:3.12.12-slim-bookworm
 
