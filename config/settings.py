@@ -16,6 +16,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from bgpipe.config.precision import Precision
 from bgpipe.config.presets import Preset
 from bgpipe.config.sweeps import Sweep, SweepName
 
@@ -117,16 +118,6 @@ class MetricsSettings(Section):
 
 class LogSettings(Section):
     format: LogFormat
-
-
-class Precision(StrEnum):
-    """The numbers a network computes in."""
-
-    AUTO = "auto"
-    FLOAT16 = "float16"
-    BFLOAT16 = "bfloat16"
-    TF32 = "tf32"
-    FLOAT32 = "float32"
 
 
 class EngineSettings(Section):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from bgpipe.config.settings import Precision
+from bgpipe.config.precision import Precision
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
 from bgpipe.pipeline.matting.maps import mean_colours
 from bgpipe.pipeline.model.fuse import fuse

@@ -19,7 +19,7 @@ import torch
 from pydantic import TypeAdapter
 from torch.utils.flop_counter import FlopCounterMode
 
-from bgpipe.config.settings import Precision
+from bgpipe.config.precision import Precision
 from bgpipe.pipeline.bench.trials import Forward, Machine, Order
 from bgpipe.pipeline.engine import Engine, Mode
 from bgpipe.pipeline.errors import BgpipeError, TransientError, UsageError

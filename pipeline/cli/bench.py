@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bgpipe.config.settings import Precision
+from bgpipe.config.precision import Precision
 from bgpipe.pipeline.cli.session import read_settings
 from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.errors import UsageError

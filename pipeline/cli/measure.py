@@ -15,7 +15,8 @@ from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
-    from bgpipe.config.settings import Precision, Settings
+    from bgpipe.config.precision import Precision
+    from bgpipe.config.settings import Settings
     from bgpipe.pipeline.bench.trials import Forward, Machine, Order, Whole
     from bgpipe.pipeline.types import ResolvedModel
 

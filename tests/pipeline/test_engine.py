@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bgpipe.config.settings import Precision
+from bgpipe.config.precision import Precision
 from bgpipe.pipeline.engine import DEVIATION, MEAN, Engine, Mode
 from bgpipe.pipeline.errors import Code, TransientError, UsageError
 from bgpipe.pipeline.model import BiRefNet, ModelConfig, build

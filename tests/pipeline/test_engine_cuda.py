@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bgpipe.config.settings import Precision
+from bgpipe.config.precision import Precision
 from bgpipe.pipeline.engine import Engine, Mode
 from bgpipe.pipeline.model import BiRefNet
 from bgpipe.pipeline.types import ResolvedModel
