@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bgpipe.pipeline.cli.asked import asked
 from bgpipe.pipeline.cli.pairs import find_pairs
 from bgpipe.pipeline.cli.recipe import choose_model, choose_preset
 from bgpipe.pipeline.cli.session import read_settings
 from bgpipe.pipeline.cli.terminal import Terminal
-from bgpipe.pipeline.errors import Unavailable, UsageError
+from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
@@ -98,23 +97,12 @@ def _edges(settings: Settings, name: str) -> Edges | None:
 
 
 def _answers(order: Order) -> Iterator[Result]:
-    """The results as they come, from a process that may import torch."""
+    """The results as they come."""
     from pydantic import TypeAdapter
 
-    from bgpipe.pipeline.quality.trials import Order, Result
+    from bgpipe.pipeline.quality.trials import Result
 
-    line = TypeAdapter(Result)
-    with subprocess.Popen(
-        [sys.executable, "-m", "bgpipe.pipeline.evaluation"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        to, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
-        with to:
-            to.write(TypeAdapter(Order).dump_json(order))
-        yield from map(line.validate_json, answers)
-    if process.returncode:
-        raise Unavailable(f"the evaluation ended with status {process.returncode}")
+    return asked("bgpipe.pipeline.evaluation", order, TypeAdapter(Result))
 
 
 def _record(result: Result) -> dict[str, object]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+from bgpipe.pipeline.cli.asked import asked
 from bgpipe.pipeline.cli.recipe import choose_model
 from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.errors import Unavailable, UsageError
@@ -17,7 +17,7 @@ from bgpipe.pipeline.errors import Unavailable, UsageError
 if TYPE_CHECKING:
     from bgpipe.config.precision import Precision
     from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.bench.trials import Forward, Machine, Order, Whole
+    from bgpipe.pipeline.bench.trials import Forward, Whole
     from bgpipe.pipeline.types import ResolvedModel
 
 SIZES = (1.0, 4.0, 12.0, 24.0)
@@ -64,7 +64,9 @@ def measure(settings: Settings, terminal: Terminal, choices: Choices) -> None:
 
 
 def _device(settings: Settings, terminal: Terminal, choices: Choices, model: ResolvedModel) -> None:
-    from bgpipe.pipeline.bench.trials import Machine, Order
+    from pydantic import TypeAdapter
+
+    from bgpipe.pipeline.bench.trials import Forward, Machine, Order
 
     order = Order(
         model,
@@ -75,7 +77,8 @@ def _device(settings: Settings, terminal: Terminal, choices: Choices, model: Res
         choices.compiled,
         choices.graphs,
     )
-    for found in _forward_passes(order):
+    line = TypeAdapter[Machine | Forward](Machine | Forward)
+    for found in asked("bgpipe.pipeline.bench.forward", order, line):
         if isinstance(found, Machine):
             terminal.emit({"machine": asdict(found)})
             terminal.say(f"{found.product}, {found.software}: the network alone")
@@ -142,23 +145,3 @@ def _model(settings: Settings, terminal: Terminal, choices: Choices, folder: Pat
         raise Unavailable("no weights were made: see the message above")
     made = registry.resolve(str(path), cache=settings.model_folder, hub=None)
     return replace(made, size=entry.size)
-
-
-def _forward_passes(order: Order) -> Iterator[Machine | Forward]:
-    """What a process finds that may import torch."""
-    from pydantic import TypeAdapter
-
-    from bgpipe.pipeline.bench.trials import Forward, Machine, Order
-
-    line = TypeAdapter[Machine | Forward](Machine | Forward)
-    with subprocess.Popen(
-        [sys.executable, "-m", "bgpipe.pipeline.bench.forward"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        to, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
-        with to:
-            to.write(TypeAdapter(Order).dump_json(order))
-        yield from map(line.validate_json, answers)
-    if process.returncode:
-        raise Unavailable(f"the measurement ended with status {process.returncode}")
