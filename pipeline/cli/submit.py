@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,6 +81,7 @@ def submit(
 ) -> None:
     """Make cutouts of every image in SOURCE; what is up to date is skipped."""
     from bgpipe.pipeline.cli.source import find_source, find_target
+    from bgpipe.pipeline.docket import new_job_id
     from bgpipe.pipeline.manifest import digest
     from bgpipe.pipeline.recipes import check_output
     from bgpipe.pipeline.types import Job, JobId
@@ -114,7 +114,7 @@ def submit(
     )
     check_output(recipe, name)
     order = Job(
-        id=JobId(job or _new_name()),
+        id=JobId(job) if job else new_job_id(),
         source=chosen.root,
         out=find_target(out) if out else chosen.default_out,
         recipe=recipe,
@@ -165,8 +165,3 @@ def _check_same(other: Job, order: Job) -> None:
             f"job {other.id} is writing cutouts of another kind to {other.out}: "
             f"wait for its end, or bgpipe cancel {other.id}"
         )
-
-
-def _new_name() -> str:
-    """Sorts by time, and is unlikely to be given twice."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os.path
-import secrets
 import time
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bgpipe.config.output import Format, InputAlpha
 from bgpipe.pipeline import keys, recipes, registry
+from bgpipe.pipeline.docket import new_job_id
 from bgpipe.pipeline.errors import NoImages, UsageError
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.producer import list_job
@@ -85,7 +85,7 @@ def new_job_name(owner: str = "", idempotency_key: str = "") -> JobId:
     if idempotency_key:
         text = f"{owner}/{idempotency_key}"
         return JobId(f"once-{hashlib.sha256(text.encode()).hexdigest()[:32]}")
-    return JobId(f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(8)}")
+    return new_job_id(chance=8)
 
 
 def submit(backend: Backend, job: Job, *, listed: bool = True) -> None:
