@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from .conftest import Bgpipe
 
@@ -23,6 +25,7 @@ def test_it_measures_the_network_alone_and_whole_images(bgpipe: Bgpipe) -> None:
     assert {"read", "decode", "infer", "refine", "encode", "write"} <= set(whole["whole"]["stages"])
 
 
+@pytest.mark.slow
 def test_weights_by_chance_stand_for_those_that_are_not_here(bgpipe: Bgpipe) -> None:
     done = bgpipe("bench", "--random", "--model", "birefnet-nano", "--only", "device", *QUICK)
     assert (done.returncode, "weights by chance" in done.stdout) == (0, True), done.stderr
