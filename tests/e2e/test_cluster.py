@@ -96,9 +96,13 @@ def get(url: str, data: bytes | None = None) -> bytes:
     if account:
         token = base64.b64encode(account.encode()).decode()
         request.add_header("Authorization", f"Basic {token}")
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        text: bytes = answer.read()
-        return text
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            text: bytes = answer.read()
+            return text
+    except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
+        raise
 
 
 class Chromium:
