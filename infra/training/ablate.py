@@ -3,12 +3,13 @@
     python infra/training/ablate.py --data DIR --photos DIR --out DIR --samples 8000 --size 96
 
 DATA is what train.py takes, PHOTOS what evaluate.py takes. A run that is done is not done again.
-The table is written to OUT/table.md.
+The table is written to OUT/table.md. `torchrun` shares each run among GPUs or cores, as for train.py.
 """
 
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import cv2
 import torch
 from compose import Mix
 from evaluate import ALL, Score, evaluate, predictor, validate
+from ranks import join
 from train import train
 from trainer import Leg, Run
 
@@ -58,6 +60,7 @@ def weights_of(variant: Variant, base: Run) -> Path:
                 precision=base.precision,
                 workers=base.workers,
                 checkpoint_minutes=float("inf"),
+                ranks=base.ranks,
             )
         )
     return weights
@@ -68,8 +71,9 @@ def data_without(part: str, data: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in PARTS:
         link = folder / name
-        if name != part and not link.exists():
-            link.symlink_to((data / name).resolve())
+        if name != part:
+            with suppress(FileExistsError):  # by a process beside this one, or in a run before
+                link.symlink_to((data / name).resolve())
     return folder
 
 
@@ -98,13 +102,16 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     leg = Leg(given.size, batch=32, rate=1e-3, samples=given.samples)
-    base = Run(data=given.data, out=given.out, leg=leg, precision=given.precision)
+    ranks = join()
+    base = Run(data=given.data, out=given.out, leg=leg, precision=given.precision, ranks=ranks)
     rows = [f"| data | held out | {' | '.join(COLUMNS)} |", "|---|---|" + "---|" * len(COLUMNS)]
     for variant in VARIANTS:
         weights = weights_of(variant, base)
-        rows.append(row(variant, weights, given.data, given.photos))
-        print(rows[-1], flush=True)
-    (given.out / "table.md").write_text("\n".join([*rows, ""]))
+        if ranks.leads:
+            rows.append(row(variant, weights, given.data, given.photos))
+            print(rows[-1], flush=True)
+    if ranks.leads:
+        (given.out / "table.md").write_text("\n".join([*rows, ""]))
 
 
 if __name__ == "__main__":

@@ -28,11 +28,13 @@ def jittered(rgb: Pixels, rng: np.random.Generator, strength: float = 1.0) -> Pi
 
 
 def photographed(rgb: Pixels, rng: np.random.Generator) -> Pixels:
-    """A random selection of vignette, blur, low resolution, noise and JPEG, in that order."""
+    """A random selection of vignette, blur or motion, low resolution, noise and JPEG, in that order."""
     if rng.random() < 0.10:
         rgb = vignetted(rgb, rng)
     if rng.random() < 0.12:
         rgb = _uint8(cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.4, 1.4)))
+    elif rng.random() < 0.05:
+        rgb = shaken(rgb, rng)
     if rng.random() < 0.15:
         rgb = coarse(rgb, rng.uniform(0.45, 0.9))
     if rng.random() < 0.30:
@@ -48,6 +50,17 @@ def vignetted(rgb: Pixels, rng: np.random.Generator) -> Pixels:
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     fall = 1 - np.float32(rng.uniform(0.1, 0.3)) * (x * x + y * y)
     return (rgb * fall[..., None]).astype(np.uint8)
+
+
+def shaken(rgb: Pixels, rng: np.random.Generator) -> Pixels:
+    """Motion of the camera: a straight line of one to four pixels to either side."""
+    reach = int(rng.integers(1, 5))
+    angle = rng.uniform(0, np.pi)
+    end = np.array([np.cos(angle), np.sin(angle)]) * reach
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
+    first, last = (tuple(round(reach + x) for x in sign * end) for sign in (-1, 1))
+    cv2.line(kernel, first, last, 1.0)
+    return _uint8(cv2.filter2D(rgb, -1, kernel / kernel.sum()))
 
 
 def coarse(rgb: Pixels, scale: float) -> Pixels:

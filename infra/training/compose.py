@@ -13,7 +13,7 @@ import numpy as np
 from backgrounds import background
 from camera import jittered, photographed
 from library import Layer, Library, Pixels, drawn_in, emptied
-from subjects import a_subject, paste
+from subjects import ASIDE, INSIDE, Place, a_subject, paste
 
 EMPTY = 0.04  # share of pictures with no subject at all
 WHOLE = 0.4  # share of photos shown (almost) whole
@@ -23,6 +23,7 @@ ATTEMPTS = 5  # at a scene that is not too full
 TILTED = 0.25  # share of photos that are not held level
 CROWDED = 0.1  # share of compositions that start from a photo with its subject in it
 DISTRACTED = 0.15  # share of backgrounds with something out of focus in them
+CLUTTERED = 0.1  # and of those with sharp things on the edge of the frame
 DEFOCUSED = 0.4  # share of regrounded photos that keep their ground, out of focus
 
 
@@ -80,12 +81,20 @@ class Composer:
         return canvas
 
     def _ground(self, rng: np.random.Generator) -> Layer:
-        canvas = _bare(background(self.library, self.size, rng))
-        if rng.random() >= DISTRACTED:
-            return canvas
-        scene = paste(canvas, a_subject(self.library, self.mix.made, rng), rng).rgb
-        blur = self.size * rng.uniform(0.02, 0.06)
-        return _bare(np.asarray(cv2.GaussianBlur(scene, (0, 0), blur), np.uint8))
+        ground = background(self.library, self.size, rng)
+        kind = rng.random()
+        if kind < DISTRACTED:
+            blur = self.size * rng.uniform(0.02, 0.06)
+            ground = self._with_thing(ground, INSIDE, rng)
+            ground = np.asarray(cv2.GaussianBlur(ground, (0, 0), blur), np.uint8)
+        elif kind < DISTRACTED + CLUTTERED:
+            for _ in range(rng.integers(1, 4)):
+                ground = self._with_thing(ground, ASIDE, rng)
+        return _bare(ground)
+
+    def _with_thing(self, ground: Pixels, where: Place, rng: np.random.Generator) -> Pixels:
+        """The ground with something that could be a subject, and is none."""
+        return paste(_bare(ground), a_subject(self.library, self.mix.made, rng), rng, where).rgb
 
 
 def defocused(photo: Layer, rng: np.random.Generator) -> Layer:

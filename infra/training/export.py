@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-SIDE = 256  # pixels that the bundled weights are for
+SIDE = 192  # pixels that the bundled weights are for
 DERIVED = ("relative_position_index", "num_batches_tracked")  # rebuilt or unused by the loader
 
 

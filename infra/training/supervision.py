@@ -14,6 +14,9 @@ from bgpipe.pipeline.model import BiRefNet
 LEVELS = (4, 3, 2)  # decoder blocks, coarse to fine
 COARSE_WEIGHT = 0.3
 EDGE_WEIGHT = 2.0
+STRUCTURE_WEIGHT = 0.5
+STRUCTURE_SIDE = 8  # pixels of the windows that structure is compared in
+STRUCTURE_STEP = 4  # pixels from one to the next
 
 
 @contextmanager
@@ -49,10 +52,13 @@ def loss_of(network: BiRefNet, image: Tensor, alpha: Tensor) -> Tensor:
 
 
 def matte_loss(logits: Tensor, alpha: Tensor) -> Tensor:
-    """Cross entropy per pixel, soft IoU per image, and the difference of neighbouring pixels."""
+    """Cross entropy and absolute error per pixel, soft IoU per image, the difference of neighbouring
+    pixels, and the structure of windows.
+    """
     matte = logits.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(logits, alpha)
-    return entropy + soft_iou_loss(matte, alpha) + EDGE_WEIGHT * edge_loss(matte, alpha)
+    pixels = entropy + (matte - alpha).abs().mean() + EDGE_WEIGHT * edge_loss(matte, alpha)
+    return pixels + soft_iou_loss(matte, alpha) + STRUCTURE_WEIGHT * structure_loss(matte, alpha)
 
 
 def soft_iou_loss(matte: Tensor, alpha: Tensor) -> Tensor:
@@ -66,3 +72,16 @@ def soft_iou_loss(matte: Tensor, alpha: Tensor) -> Tensor:
 def edge_loss(matte: Tensor, alpha: Tensor) -> Tensor:
     error = matte - alpha
     return error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+
+
+def structure_loss(matte: Tensor, alpha: Tensor) -> Tensor:
+    """1 - SSIM (Wang et al. 2004, equation 13) over square windows, without those that leave the map;
+    0 for a map smaller than a window.
+    """
+    if min(matte.shape[2:]) < STRUCTURE_SIDE:
+        return matte.new_zeros(())
+    pair = torch.cat([matte, alpha, matte * matte, alpha * alpha, matte * alpha], dim=1)
+    x, y, xx, yy, xy = F.avg_pool2d(pair, STRUCTURE_SIDE, STRUCTURE_STEP).unbind(dim=1)
+    means = (2 * x * y + 0.01**2) / (x * x + y * y + 0.01**2)
+    spreads = (2 * (xy - x * y) + 0.03**2) / (xx - x * x + yy - y * y + 0.03**2)
+    return (1 - means * spreads).mean()

@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="folder of the run")
     add("--minutes", type=float, default=math.inf, help="length of this leg")
     add("--samples", type=float, default=math.inf, help="length of this leg, if that comes first")
-    add("--size", type=int, default=256, help="pixels, a multiple of 32")
+    add("--size", type=int, default=SIDE, help="pixels, a multiple of 32")
     add("--batch", type=int, default=32)
     add("--rate", type=float, default=1e-3, help="highest learning rate")
     for share in fields(Mix):

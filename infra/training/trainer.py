@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from checkpoint import Progress, restore, save
 from compose import Mix
 from evaluate import Score
@@ -16,10 +17,13 @@ from export import SIDE, export
 from ranks import ALONE, Ranks
 from supervision import loss_of
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from bgpipe.pipeline.engine import DEVIATION, MEAN
 from bgpipe.pipeline.model import BiRefNet, create
+from bgpipe.pipeline.model.decoder import Decoder, resize_like
 from bgpipe.pipeline.model.deform import DeformableConv
+from bgpipe.pipeline.model.parts import part
 
 Judge = Callable[[Path], Score | None]
 
@@ -69,10 +73,12 @@ class Trainer:
         # With channels last, convolutions need no copies on a CPU and suit the cores of a GPU.
         self.network = create(run.model).train().to(self.device, memory_format=torch.channels_last)
         initialise(self.network)
+        enlarge_last(self.network.decoder)
         if run.plain:
             sample_plainly(self.network)
         self.optimiser = torch.optim.AdamW(_by_decay(self.network), fused=True)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        self._fractions = [k for k, v in self.average.items() if v.is_floating_point()]
         self._dtype = PRECISIONS[run.precision]
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._dtype is torch.float16)
         self.progress = Progress(leg=asdict(run.leg))
@@ -154,11 +160,11 @@ class Trainer:
         """Move the averaged weights towards the network's; fast at first, when these are bad."""
         steps = self.progress.step
         keep = min(self.run.average_decay, (1 + steps) / (10 + steps))
-        for name, tensor in self.network.state_dict().items():
-            if tensor.is_floating_point():
-                self.average[name].lerp_(tensor, 1 - keep)
-            else:
-                self.average[name].copy_(tensor)
+        now = self.network.state_dict()
+        averages = [self.average[name] for name in self._fractions]
+        get_ema_multi_avg_fn(keep)(averages, [now[name] for name in self._fractions], steps)
+        for name in now.keys() - set(self._fractions):
+            self.average[name].copy_(now[name])
 
 
 def initialise(network: BiRefNet) -> None:
@@ -183,6 +189,21 @@ def sample_plainly(network: BiRefNet) -> None:
     for module in network.modules():
         if isinstance(module, DeformableConv):
             module.forward = module.regular_conv.forward  # type: ignore[method-assign,assignment]
+
+
+def enlarge_last(decoder: Decoder) -> None:
+    """Let the decoder enlarge its logits instead of the map that they are made of: the same function,
+    as a 1x1 convolution commutes with a resize, and a sixth of a step's time less.
+    """
+    last = part(decoder, "conv_out1.0", nn.Conv2d)
+    wide = last.in_channels - decoder.ipt_blk1.conv_out.out_channels
+
+    def head(x: Tensor, image: Tensor) -> Tensor:
+        from_map, from_image = last.weight[:, :wide], last.weight[:, wide:]
+        small = F.conv2d(x, from_map, last.bias)
+        return resize_like(small, image) + F.conv2d(decoder.ipt_blk1(image), from_image)
+
+    decoder.head = head  # type: ignore[method-assign]
 
 
 def as_input(images: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def choose_model(settings: Settings, terminal: Terminal, name: str) -> ResolvedM
             f"{registry.DEFAULT} is not on this machine and no model hub was reached.\n"
             f"Going on with {registry.TRIAL}, which is bundled to try things out:\n"
             f"its mattes are far below those of the real model. In scenes where anything may\n"
-            f"be the subject it is even below GrabCut, which has learned nothing.\n"
+            f"be the subject it is hardly above GrabCut, which has learned nothing.\n"
             f"For real work: bgpipe models pull {registry.DEFAULT}, then submit again;\n"
             f"everything made with {registry.TRIAL} will be made anew.\n"
             f"{rule}"

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from bgpipe.pipeline.model.birefnet import BiRefNet, InvalidSize
-from bgpipe.pipeline.model.config import CONFIGS, ModelConfig
+from bgpipe.pipeline.model.config import CONFIGS, ModelConfig, ResNetConfig, SwinConfig
 
-__all__ = ["CONFIGS", "BiRefNet", "InvalidSize", "ModelConfig", "build", "create"]
+__all__ = [
+    "CONFIGS",
+    "BiRefNet",
+    "InvalidSize",
+    "ModelConfig",
+    "ResNetConfig",
+    "SwinConfig",
+    "build",
+    "create",
+]
 
 
 def build(config: ModelConfig) -> BiRefNet:

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bgpipe.pipeline.model.config import ModelConfig
+from bgpipe.pipeline.model.config import ModelConfig, SwinConfig
 from bgpipe.pipeline.model.decoder import Decoder, DecoderBlock, resize_like
+from bgpipe.pipeline.model.resnet import ResNet
 from bgpipe.pipeline.model.swin import Swin
 
 STRIDE = 32
@@ -24,7 +25,8 @@ class BiRefNet(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.bb = Swin(config)
+        backbone = config.backbone
+        self.bb = Swin(backbone) if isinstance(backbone, SwinConfig) else ResNet(backbone)
         context = sum(config.features)
         self.squeeze_module = nn.Sequential(DecoderBlock(config, context, config.features[-1]))
         self.decoder = Decoder(config)

@@ -101,9 +101,12 @@ class Decoder(nn.Module):
         p2 = self._gated(2, self.decoder_block2(torch.cat([a2, self.ipt_blk3(image)], dim=1)))
         a1 = resize_like(p2, x1) + self.lateral_block2(x1)
         p1 = self.decoder_block1(torch.cat([a1, self.ipt_blk2(image)], dim=1))
-        logits: Tensor = self.conv_out1(
-            torch.cat([resize_like(p1, image), self.ipt_blk1(image)], dim=1)
-        )
+        return self.head(p1, image)
+
+    def head(self, x: Tensor, image: Tensor) -> Tensor:
+        """Logits of the image's size, from the finest map and the image itself."""
+        maps = torch.cat([resize_like(x, image), self.ipt_blk1(image)], dim=1)
+        logits: Tensor = self.conv_out1(maps)
         return logits
 
     def _gated(self, level: int, x: Tensor) -> Tensor:

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from bgpipe.pipeline.model.birefnet import BiRefNet, check_size
 from bgpipe.pipeline.model.decoder import DecoderBlock, resize_like
 from bgpipe.pipeline.model.fused_decoder import FusedDecoder, FusedDecoderBlock
+from bgpipe.pipeline.model.fused_resnet import FusedResNet
 from bgpipe.pipeline.model.fused_swin import FusedSwin
 from bgpipe.pipeline.model.parts import part
+from bgpipe.pipeline.model.swin import Swin
 
 
 @torch.no_grad()
@@ -43,7 +45,12 @@ class FusedBiRefNet(nn.Module):
         super().__init__()
         check_size(*size)
         height, width = size
-        self.backbone = FusedSwin(network.bb, [size, (height // 2, width // 2)])
+        sizes = [size, (height // 2, width // 2)]
+        self.backbone = (
+            FusedSwin(network.bb, sizes)
+            if isinstance(network.bb, Swin)
+            else FusedResNet(network.bb)
+        )
         self.squeeze = FusedDecoderBlock(part(network, "squeeze_module.0", DecoderBlock))
         self.decoder = FusedDecoder(network.decoder)
 

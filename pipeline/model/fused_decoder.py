@@ -22,6 +22,7 @@ from bgpipe.pipeline.model.decoder import (
 )
 from bgpipe.pipeline.model.deform import sampled
 from bgpipe.pipeline.model.dense import Dense
+from bgpipe.pipeline.model.fold import convolution, folded, with_norm
 from bgpipe.pipeline.model.parts import part
 
 
@@ -45,7 +46,7 @@ class FusedDecoder(nn.Module):
         last = part(decoder, "conv_out1.0", nn.Conv2d)
         wide = last.in_channels - decoder.ipt_blk1.conv_out.out_channels
         from_map, from_image = torch.split(last.weight, [wide, last.in_channels - wide], dim=1)
-        self.last = _conv(from_map, None)
+        self.last = convolution(from_map, None)
         self.full = ImageHead(decoder.ipt_blk1, from_image, last.get_parameter("bias"))
 
     def forward(self, image: Tensor, features: list[Tensor]) -> Tensor:
@@ -107,7 +108,7 @@ class FusedBranch(nn.Module):
         super().__init__()
         conv = branch.atrous_conv
         self.points = _points(conv.offset_conv, conv.modulator_conv)
-        weight, bias = _with_norm(conv.regular_conv.weight, None, branch.bn)
+        weight, bias = with_norm(conv.regular_conv.weight, None, branch.bn)
         # Twice, since the modulators are: mask = 2 * sigmoid.
         self.taps = Dense(2 * weight.permute(0, 2, 3, 1).flatten(1), bias, "relu")
         self.mix = Dense(share.contiguous(), None)
@@ -159,12 +160,14 @@ class ImageHead(nn.Module):
         super().__init__()
         last = torch.einsum("oc,cihw->oihw", weight[..., 0, 0], branch.conv_out.weight)
         last_bias = bias + weight[..., 0, 0] @ branch.conv_out.get_parameter("bias")
-        self.first, self.second = branch.conv1, _conv(last, last_bias)
+        self.first, self.second = branch.conv1, convolution(last, last_bias)
         whole = last.new_zeros(1, 3, 5, 5)
         for y, x in product(range(3), range(3)):
             taps = torch.einsum("i,ichw->chw", last[0, :, y, x], branch.conv1.weight)
             whole[0, :, y : y + 3, x : x + 3] += taps
-        self.whole = _conv(whole, last_bias + last.sum((2, 3)) @ branch.conv1.get_parameter("bias"))
+        self.whole = convolution(
+            whole, last_bias + last.sum((2, 3)) @ branch.conv1.get_parameter("bias")
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         out: Tensor = self.whole(image)
@@ -179,34 +182,10 @@ class ImageHead(nn.Module):
         return out
 
 
-def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """A convolution that does what both do in eval mode."""
-    return _conv(*_with_norm(conv.weight, conv.bias, norm))
-
-
-def _with_norm(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    deviation = (norm.get_buffer("running_var") + norm.eps).sqrt()
-    scale = norm.get_parameter("weight") / deviation
-    shift = norm.get_parameter("bias") - scale * norm.get_buffer("running_mean")
-    return weight * scale.view(-1, 1, 1, 1), shift if bias is None else shift + scale * bias
-
-
 def _points(offset: nn.Conv2d, modulator: nn.Conv2d) -> nn.Conv2d:
     """One convolution for offsets along y, those along x, and modulators, in this order."""
-    joint = [
+    weight, bias = (
         torch.cat([offset.get_parameter(name)[0::2], offset.get_parameter(name)[1::2], last])
         for name, last in modulator.named_parameters()
-    ]
-    return _conv(*joint)
-
-
-def _conv(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """The convolution of stride 1 with these weights that keeps a map's size."""
-    outputs, inputs, kernel, _ = weight.shape
-    conv = nn.Conv2d(
-        inputs, outputs, kernel, padding=kernel // 2, bias=bias is not None, device="meta"
     )
-    conv.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        conv.bias = nn.Parameter(bias, requires_grad=False)
-    return conv
+    return convolution(weight, bias)

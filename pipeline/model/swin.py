@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bgpipe.pipeline.model.config import ModelConfig
+from bgpipe.pipeline.model.config import SwinConfig
 
 PATCH = 4
 MLP_RATIO = 4
@@ -20,7 +20,7 @@ MLP_RATIO = 4
 class Swin(nn.Module):
     """Image [B, 3, H, W] to four maps [B, embed * 2^i, H / (4 * 2^i), W / (4 * 2^i)], rounded up."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: SwinConfig) -> None:
         super().__init__()
         self.patch_embed = PatchEmbed(config.embed)
         self.layers = nn.ModuleList(

@@ -6,7 +6,7 @@ the configuration is read from the shapes. A checkpoint that does not fit exactl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, count, takewhile
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bgpipe.pipeline.errors import ModelUnavailable
 from bgpipe.pipeline.model.birefnet import BiRefNet
-from bgpipe.pipeline.model.config import ModelConfig
+from bgpipe.pipeline.model.config import ModelConfig, ResNetConfig, Stages, SwinConfig
 from bgpipe.pipeline.model.decoder import TILES
 from bgpipe.pipeline.model.swin import relative_position_index
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
@@ -67,10 +67,7 @@ def assemble(
     _check_shapes(tensors, template)
     if patch_order is PatchOrder.LEGACY:
         tensors = to_current_order(tensors)
-    state = {
-        key: _value(key, tensors.get(key), like, config.window, dtype)
-        for key, like in template.items()
-    }
+    state = {key: _value(key, tensors.get(key), like, dtype) for key, like in template.items()}
     _check_values(state)
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(requires_grad=False)
@@ -109,23 +106,43 @@ def _unwrapped(key: str) -> str:
 
 
 def _config_of(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
-    embed = shapes["bb.patch_embed.proj.weight"][0]
-    depths = [_consecutive(shapes, f"bb.layers.{i}.blocks.", ".norm1.weight") for i in range(4)]
-    tables = [shapes[f"bb.layers.{i}.blocks.0.attn.relative_position_bias_table"] for i in range(4)]
+    backbone = _resnet_of(shapes) if "bb.stem.0.weight" in shapes else _swin_of(shapes)
     aspp, conv = "squeeze_module.0.dec_att.", ".atrous_conv.regular_conv.weight"
     branches = _consecutive(shapes, f"{aspp}aspp_deforms.", conv)
     return ModelConfig(
-        embed=embed,
-        depths=(depths[0], depths[1], depths[2], depths[3]),
-        heads=(tables[0][1], tables[1][1], tables[2][1], tables[3][1]),
-        window=(round(tables[0][0] ** 0.5) + 1) // 2,
+        backbone=backbone,
         inner=shapes["squeeze_module.0.conv_in.weight"][0],
         branch=shapes[f"{aspp}aspp1{conv}"][0],
         kernels=tuple(shapes[f"{aspp}aspp_deforms.{j}{conv}"][-1] for j in range(branches)),
         image_inner=shapes["decoder.ipt_blk1.conv1.weight"][0],
-        image_divisor=16 * embed // shapes["decoder.ipt_blk5.conv_out.weight"][0],
+        image_divisor=2 * backbone.stages[3] // shapes["decoder.ipt_blk5.conv_out.weight"][0],
         gate=shapes["decoder.gdt_convs_4.0.weight"][0],
     )
+
+
+def _swin_of(shapes: Mapping[str, tuple[int, ...]]) -> SwinConfig:
+    embed = shapes["bb.patch_embed.proj.weight"][0]
+    tables = [shapes[f"bb.layers.{i}.blocks.0.attn.relative_position_bias_table"] for i in range(4)]
+    return SwinConfig(
+        embed=embed,
+        depths=_each_stage(
+            lambda i: _consecutive(shapes, f"bb.layers.{i}.blocks.", ".norm1.weight")
+        ),
+        heads=_each_stage(lambda i: tables[i][1]),
+        window=(round(tables[0][0] ** 0.5) + 1) // 2,
+    )
+
+
+def _resnet_of(shapes: Mapping[str, tuple[int, ...]]) -> ResNetConfig:
+    return ResNetConfig(
+        stem=shapes["bb.stem.0.weight"][0],
+        stages=_each_stage(lambda i: shapes[f"bb.layers.{i}.0.conv1.weight"][0]),
+        depths=_each_stage(lambda i: _consecutive(shapes, f"bb.layers.{i}.", ".conv1.weight")),
+    )
+
+
+def _each_stage(number: Callable[[int], int]) -> Stages:
+    return number(0), number(1), number(2), number(3)
 
 
 def _consecutive(shapes: Mapping[str, tuple[int, ...]], before: str, after: str) -> int:
@@ -163,9 +180,9 @@ def _is_optional(key: str) -> bool:
     return key.startswith(TRAINING_ONLY) or key.endswith((COUNTER, POSITION_INDEX))
 
 
-def _value(key: str, given: Tensor | None, like: Tensor, window: int, dtype: torch.dtype) -> Tensor:
+def _value(key: str, given: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:
     if key.endswith(POSITION_INDEX):
-        return relative_position_index(window)
+        return relative_position_index(round(len(like) ** 0.5))
     if key.endswith(COUNTER) or given is None:
         return torch.zeros(like.shape, dtype=like.dtype if key.endswith(COUNTER) else dtype)
     # A copy: the tensors of a file are a view of it, and it may be replaced while we run.

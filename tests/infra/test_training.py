@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from torch.nn import functional
 
 from bgpipe.pipeline.model import create
 from bgpipe.pipeline.model.weights import assemble, read
@@ -24,15 +25,18 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "infra" / "training"))
 
 from ablate import Variant, row, weights_of
 from baseline import grab_cut
+from camera import shaken
 from compose import Composer
 from evaluate import Score, evaluate, iou, validate
 from examples import sheet
 from library import Layer, Library, emptied, load_library
 from outlines import outline
 from split import held_out
+from subjects import ASIDE, harmonised, paste
+from supervision import structure_loss
 from surfaces import made_subject
 from train import train
-from trainer import Leg, Run, Trainer, as_input, sample_plainly
+from trainer import Leg, Run, Trainer, as_input, enlarge_last, sample_plainly
 
 TRAINING = Path(__file__).parents[2] / "infra" / "training"
 SIZE = 64
@@ -108,6 +112,52 @@ def test_made_subjects_have_a_form_and_a_surface(library: Library) -> None:
     assert len({s.rgb.tobytes() for s in subjects}) == 20
 
 
+def test_things_aside_lie_on_the_edge_of_the_frame_and_are_small(library: Library) -> None:
+    empty = Layer(np.zeros((96, 96, 3), np.uint8), np.zeros((96, 96), np.uint8))
+    shown = []
+    for i in range(60):
+        rng = np.random.default_rng(i)
+        shown.append(paste(empty, library.cutouts.draw(rng), rng, ASIDE).alpha > 127)
+    assert max(mask.mean() for mask in shown) < 0.1
+    middles = [np.argwhere(mask).mean(axis=0) for mask in shown if mask.any()]
+    assert len(middles) > 40
+    assert all(np.abs(middle - 48).max() > 24 for middle in middles)
+
+
+def test_a_harmonised_subject_has_more_of_the_grounds_colours() -> None:
+    rng = np.random.default_rng(0)
+    alpha = np.zeros((64, 64, 1), np.float32)
+    alpha[20:44, 20:44] = 1
+    red = (np.array([0.8, 0.2, 0.2]) + rng.normal(0, 0.02, (64, 64, 3))).astype(np.float32)
+    blue = (np.array([0.1, 0.2, 0.7]) + rng.normal(0, 0.1, (64, 64, 3))).astype(np.float32)
+    half, all_of_it = (
+        harmonised(red * alpha, alpha, blue, np.float32(share))[20:44, 20:44] for share in (0.5, 1)
+    )
+    assert half.mean(axis=(0, 1)) == pytest.approx([0.45, 0.2, 0.45], abs=0.02)
+    assert all_of_it.mean(axis=(0, 1)) == pytest.approx([0.1, 0.2, 0.7], abs=0.02)
+    assert all_of_it.std(axis=(0, 1)).min() > 0.03  # twice what it was: the most that is taken on
+
+
+def test_a_shaken_camera_spreads_a_point_along_a_line_and_keeps_its_light() -> None:
+    point = np.zeros((31, 31, 3), np.uint8)
+    point[15, 15] = 240
+    for seed in range(10):
+        line = shaken(point, np.random.default_rng(seed))[..., 0]
+        assert line[15, 15] == line.max() < 240
+        assert abs(int(line.sum()) - 240) <= 9
+        assert np.abs(np.argwhere(line).mean(axis=0) - 15).max() <= 0.5
+
+
+def test_structure_is_lost_by_blur_and_by_nothing_else() -> None:
+    alpha = torch.zeros(1, 1, 40, 40)
+    alpha[..., 10:30, 10:30] = 1
+    blurred = functional.avg_pool2d(alpha, 9, stride=1, padding=4)
+    assert structure_loss(alpha, alpha) == pytest.approx(0, abs=1e-5)
+    assert structure_loss(blurred, alpha) > 0.1
+    assert structure_loss(1 - alpha, alpha) > structure_loss(blurred, alpha)
+    assert structure_loss(alpha[..., :6, :6], 1 - alpha[..., :6, :6]) == 0
+
+
 def test_an_emptied_photo_shows_only_what_was_beside_its_subject() -> None:
     alpha = np.zeros((60, 80), np.uint8)
     alpha[20:, 30:50] = 255
@@ -149,6 +199,15 @@ def test_a_few_steps_lower_the_loss(run: Run, batch: tuple[torch.Tensor, torch.T
     trainer.advance_clock(200)  # past the warm-up
     losses = [trainer.step(*batch) for _ in range(8)]
     assert np.mean(losses[-2:]) < 0.8 * losses[0]
+
+
+def test_logits_enlarged_last_are_the_same(run: Run) -> None:
+    network = create(run.model)
+    images = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before = network(images)
+        enlarge_last(network.decoder)
+        torch.testing.assert_close(network(images), before, atol=1e-5, rtol=1e-4)
 
 
 def test_a_resumed_run_goes_on_as_if_never_stopped(

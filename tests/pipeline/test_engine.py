@@ -15,17 +15,14 @@ from torch import Tensor, nn
 from bgpipe.config.precision import Precision
 from bgpipe.pipeline.engine import DEVIATION, MEAN, Engine, Mode
 from bgpipe.pipeline.errors import Code, TransientError, UsageError
-from bgpipe.pipeline.model import BiRefNet, ModelConfig, build
+from bgpipe.pipeline.model import BiRefNet, ModelConfig, SwinConfig, build
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
 
 TINY = ModelConfig(
-    embed=8,
-    depths=(1, 1, 1, 1),
-    heads=(1, 2, 4, 8),
-    window=4,
+    backbone=SwinConfig(embed=8, depths=(1, 1, 1, 1), heads=(1, 2, 4, 8), window=4),
     inner=6,
     branch=10,
     kernels=(3,),

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from bgpipe.pipeline.errors import ModelUnavailable, UsageError
 from bgpipe.pipeline.hub import Hub
 from bgpipe.pipeline.lockfile import LockFile, Pin
-from bgpipe.pipeline.model import CONFIGS, ModelConfig, build
+from bgpipe.pipeline.model import CONFIGS, ModelConfig, SwinConfig, build
 from bgpipe.pipeline.model.weights import load
 from bgpipe.pipeline.registry import (
     EDGES_KEY,
@@ -37,10 +37,7 @@ from ..loopback_hub import LoopbackHub, serving
 NAME, REPO = "birefnet-hr", "ZhengPeng7/BiRefNet_HR"
 FIRST, SECOND = "1" * 40, "2" * 40
 TINY = ModelConfig(
-    embed=8,
-    depths=(1, 1, 1, 1),
-    heads=(1, 1, 1, 1),
-    window=4,
+    backbone=SwinConfig(embed=8, depths=(1, 1, 1, 1), heads=(1, 1, 1, 1), window=4),
     inner=4,
     branch=4,
     kernels=(3,),
@@ -211,7 +208,7 @@ def test_auto_is_the_general_model_where_it_can_be_had(cache: Path, hub: Hub) ->
 def test_auto_degrades_to_the_bundled_model_only_when_embedded(cache: Path, nowhere: Hub) -> None:
     model, degraded = resolve_auto(embedded=True, cache=cache, hub=nowhere)
     assert degraded
-    assert (model.name, model.size, model.bundled) == (TRIAL, (256, 256), True)
+    assert (model.name, model.size, model.bundled) == (TRIAL, (192, 192), True)
 
 
 def test_the_bundled_model_is_small_and_loads(cache: Path) -> None:

@@ -23,7 +23,7 @@ from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.connection import Connection, connect
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.lockfile import hash_file
-from bgpipe.pipeline.model import ModelConfig, build
+from bgpipe.pipeline.model import ModelConfig, SwinConfig, build
 from bgpipe.pipeline.queue import depth, make_app, publish
 from bgpipe.pipeline.types import Books, Item, Job, JobId, JobState, Preset, Recipe
 
@@ -149,7 +149,10 @@ def until(done: Callable[[], object], seconds: float = SECONDS) -> None:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a network so small that it takes no time; its mattes mean nothing."""
     config = ModelConfig(
-        embed=8, depths=(1, 1, 1, 1), heads=(1, 2, 4, 8), window=4, inner=6, branch=10, kernels=(3,)
+        backbone=SwinConfig(embed=8, depths=(1, 1, 1, 1), heads=(1, 2, 4, 8), window=4),
+        inner=6,
+        branch=10,
+        kernels=(3,),
     )
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"

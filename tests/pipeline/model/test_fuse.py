@@ -6,15 +6,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bgpipe.pipeline.model import InvalidSize, ModelConfig, build
+from bgpipe.pipeline.model import InvalidSize, ModelConfig, SwinConfig, build
 from bgpipe.pipeline.model.fuse import fuse
 
 from .test_golden import SHIFTED, SMALLER_THAN_A_WINDOW, image, weights
+from .test_network import CONVOLUTIONS
 
 BOUND = 1e-4
 RELEASED = {  # window, heads and kernels of the released networks, narrower
-    "large": ModelConfig(embed=24, depths=(2, 2, 3, 2), heads=(1, 2, 2, 4), window=12),
-    "lite": ModelConfig(embed=12, depths=(2, 2, 2, 2), heads=(1, 2, 2, 4), window=7),
+    "large": ModelConfig(
+        backbone=SwinConfig(embed=24, depths=(2, 2, 3, 2), heads=(1, 2, 2, 4), window=12)
+    ),
+    "lite": ModelConfig(
+        backbone=SwinConfig(embed=12, depths=(2, 2, 2, 2), heads=(1, 2, 2, 4), window=7)
+    ),
 }
 NETWORKS = RELEASED | {"shifted": SHIFTED, "small": SMALLER_THAN_A_WINDOW}
 
@@ -37,6 +42,11 @@ def test_the_logits_are_those_of_the_plain_network(name: str, size: tuple[int, i
     assert distance(network, fuse(network, size), image(*size)) < BOUND
 
 
+def test_convolutions_with_their_norms_folded_are_the_same_function() -> None:
+    network = plain(CONVOLUTIONS).double()  # of float32, weights made of hashes leave few digits
+    assert distance(network, fuse(network, (160, 96)), image(160, 96).double()) < 1e-10
+
+
 @pytest.mark.parametrize("images", [1, 3])
 def test_each_image_of_a_batch_has_its_own_logits(images: int) -> None:
     network = plain(SHIFTED)
@@ -53,10 +63,10 @@ def test_the_plain_network_stays_as_it_was() -> None:
     assert all(after[key].equal(value) for key, value in before.items())
 
 
-def test_no_norm_of_a_batch_is_left_to_compute() -> None:
-    assert not [
-        m for m in fuse(plain(SHIFTED), (64, 64)).modules() if isinstance(m, nn.BatchNorm2d)
-    ]
+@pytest.mark.parametrize("config", [SHIFTED, CONVOLUTIONS], ids=["swin", "resnet"])
+def test_no_norm_of_a_batch_is_left_to_compute(config: ModelConfig) -> None:
+    fused = fuse(plain(config), (64, 64))
+    assert not [module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 def test_a_size_of_no_whole_tiles_is_refused() -> None:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bgpipe.pipeline.model import BiRefNet, ModelConfig, build
+from bgpipe.pipeline.model import BiRefNet, ModelConfig, SwinConfig, build
 from bgpipe.pipeline.model.weights import assemble
 from bgpipe.pipeline.types import PatchOrder
 
@@ -34,10 +34,7 @@ class Case:
 
 
 SHIFTED = ModelConfig(
-    embed=8,
-    depths=(2, 2, 3, 2),
-    heads=(1, 2, 2, 4),
-    window=3,
+    backbone=SwinConfig(embed=8, depths=(2, 2, 3, 2), heads=(1, 2, 2, 4), window=3),
     inner=8,
     branch=12,
     kernels=(1, 3, 5),
@@ -45,10 +42,7 @@ SHIFTED = ModelConfig(
     gate=4,
 )
 SMALLER_THAN_A_WINDOW = ModelConfig(
-    embed=8,
-    depths=(2, 1, 2, 2),
-    heads=(2, 2, 4, 8),
-    window=7,
+    backbone=SwinConfig(embed=8, depths=(2, 1, 2, 2), heads=(2, 2, 4, 8), window=7),
     inner=6,
     branch=8,
     kernels=(1, 7),

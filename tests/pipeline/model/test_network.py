@@ -1,22 +1,35 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from bgpipe.pipeline.model import CONFIGS, InvalidSize, ModelConfig, build, create
+from bgpipe.pipeline.model import (
+    CONFIGS,
+    InvalidSize,
+    ModelConfig,
+    ResNetConfig,
+    SwinConfig,
+    build,
+    create,
+)
 from bgpipe.pipeline.model.decoder import stack_tiles
 
 TINY = ModelConfig(
-    embed=8,
-    depths=(2, 2, 2, 2),
-    heads=(1, 2, 4, 8),
-    window=4,
+    backbone=SwinConfig(embed=8, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), window=4),
     inner=6,
     branch=8,
     kernels=(3,),
     image_inner=4,
     gate=4,
+)
+
+
+CONVOLUTIONS = replace(
+    TINY,
+    backbone=ResNetConfig(stem=4, stages=(8, 12, 16, 24), depths=(1, 2, 1, 2)),
 )
 
 
@@ -27,7 +40,8 @@ def test_named_networks_are_in_eval_mode_with_the_norms_trained_with(name: str) 
     norms = [m for m in network.modules() if isinstance(m, nn.LayerNorm | nn.BatchNorm2d)]
     assert not any(module.training for module in network.modules())
     assert {norm.eps for norm in norms} == {1e-5}
-    assert {type(norm) for norm in norms} == {nn.LayerNorm, nn.BatchNorm2d}
+    transformer = isinstance(CONFIGS[name].backbone, SwinConfig)
+    assert {type(norm) for norm in norms} == {nn.BatchNorm2d, *([nn.LayerNorm] * transformer)}
 
 
 def test_the_bundled_network_fits_into_eight_megabytes_of_half_floats() -> None:
@@ -36,10 +50,11 @@ def test_the_bundled_network_fits_into_eight_megabytes_of_half_floats() -> None:
     assert 2 * sum(tensor.numel() for tensor in network.state_dict().values()) < 8_000_000
 
 
+@pytest.mark.parametrize("config", [TINY, CONVOLUTIONS], ids=["swin", "resnet"])
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (96, 32)])
-def test_logits_have_the_size_of_the_image(size: tuple[int, int]) -> None:
+def test_logits_have_the_size_of_the_image(config: ModelConfig, size: tuple[int, int]) -> None:
     with torch.inference_mode():
-        assert build(TINY)(torch.zeros(2, 3, *size)).shape == (2, 1, *size)
+        assert build(config)(torch.zeros(2, 3, *size)).shape == (2, 1, *size)
 
 
 @pytest.mark.parametrize("size", [(250, 250), (240, 240), (64, 100), (33, 64)])
@@ -57,9 +72,10 @@ def test_an_image_does_not_depend_on_its_neighbours_in_the_batch() -> None:
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
-def test_every_weight_used_at_inference_learns() -> None:
+@pytest.mark.parametrize("config", [TINY, CONVOLUTIONS], ids=["swin", "resnet"])
+def test_every_weight_used_at_inference_learns(config: ModelConfig) -> None:
     torch.manual_seed(0)
-    network = build(TINY).train()
+    network = build(config).train()
     network(torch.randn(2, 3, 64, 64)).square().mean().backward()
     idle = {name.split(".")[1] for name, p in network.named_parameters() if p.grad is None}
     assert {name[:-2] for name in idle} == {"conv_ms_spvn", "gdt_convs_pred"}
@@ -76,4 +92,4 @@ def test_tiles_are_stacked_colour_by_colour_then_row_by_row() -> None:
 
 def test_heads_that_do_not_divide_the_channels_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot be shared by heads"):
-        ModelConfig(embed=8, depths=(1, 1, 1, 1), heads=(3, 3, 3, 3), window=4)
+        ModelConfig(backbone=SwinConfig(embed=8, depths=(1, 1, 1, 1), heads=(3, 3, 3, 3), window=4))

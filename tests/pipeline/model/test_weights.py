@@ -10,15 +10,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bgpipe.pipeline.errors import ModelUnavailable
-from bgpipe.pipeline.model import CONFIGS, BiRefNet, ModelConfig, build, create
+from bgpipe.pipeline.model import CONFIGS, BiRefNet, ModelConfig, SwinConfig, build, create
 from bgpipe.pipeline.model.weights import infer_config, load
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
 
 TINY = ModelConfig(
-    embed=8,
-    depths=(1, 2, 3, 1),
-    heads=(1, 2, 4, 8),
-    window=4,
+    backbone=SwinConfig(embed=8, depths=(1, 2, 3, 1), heads=(1, 2, 4, 8), window=4),
     inner=6,
     branch=10,
     kernels=(1, 5),

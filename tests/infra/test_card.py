@@ -1,0 +1,38 @@
+"""What the documents say of the bundled model is said of the weights that ship."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "infra" / "training"))
+
+from evaluate import evaluate, predictor
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ROOT / "infra" / "docs"
+WEIGHTS = ROOT / "pipeline" / "model" / "birefnet-nano.safetensors"
+ROUNDING = 0.002  # of the tables, and what float arithmetic of other processors may turn over
+
+
+@pytest.mark.parametrize("name", ["models.md", "quality.md"])
+def test_the_scores_are_those_of_the_weights_that_ship(name: str) -> None:
+    sha256 = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+    assert f"`{sha256}`" in (DOCUMENTS / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_weights_score_as_the_card_says(shared: Path) -> None:
+    card = (DOCUMENTS / "models.md").read_text(encoding="utf-8")
+    line = r"^\| (\w+) \| (\d+) \| (0\.\d{3}) \| (0\.\d{3}) \|"
+    said = {group: scores for group, *scores in re.findall(line, card, re.MULTILINE)}
+    found = evaluate(predictor(WEIGHTS, threads=2), shared / "images" / "quality")
+    assert said.keys() == found.keys()
+    for group, (images, iou, mae) in said.items():
+        assert found[group].images == int(images)
+        assert found[group].iou == pytest.approx(float(iou), abs=ROUNDING)
+        assert found[group].mae == pytest.approx(float(mae), abs=ROUNDING)
