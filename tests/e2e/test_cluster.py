@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 NANO = ("--model", "birefnet-nano")
 ACCOUNT = "me:secret"
 SECONDS = 180.0
+ENDED = {"SUCCESS", "FAILURE"}
 ROW = re.compile(r'<tr id="[0-9a-f-]{36}".*?</tr>', re.DOTALL)
 
 
@@ -156,6 +157,12 @@ class Chromium:
         )
 
 
+def ended_rows(browser: Chromium, url: str) -> dict[str, str] | None:
+    """The rows of all six tasks, once Flower has heard how each ended."""
+    rows = browser.rows(f"{url}/tasks")
+    return rows if len(rows) == 6 and ENDED.issuperset(rows.values()) else None
+
+
 def submit(bgpipe: Bgpipe, photos: Path, environment: dict[str, str]) -> JobId:
     done = bgpipe("submit", photos, *NANO, "--detach", **environment)
     assert done.returncode == 0, done.stderr
@@ -182,7 +189,8 @@ def test_flower_lists_every_image_by_its_key_with_how_it_ended(
         until(lambda: workers(url))
         job = submit(bgpipe, photos, environment)
         books = closed_books(redis_url, job)
-        rows = until(lambda: len(rows := browser.rows(f"{url}/tasks")) == 6 and rows)
+        # The books are closed a moment before Flower hears of the last image.
+        rows = until(lambda: ended_rows(browser, url))
         picture = browser.screenshot(f"{url}/tasks")
         for address, answer in ((url, 403), (url.replace(f"{ACCOUNT}@", ""), 401)):
             with pytest.raises(urllib.error.HTTPError) as refused:

@@ -13,6 +13,8 @@ from bgpipe.pipeline.engine import Engine
 from bgpipe.pipeline.recipes import choose_model
 from bgpipe.pipeline.tuning import tune
 
+SIZE = (192, 192)  # of the bundled model
+
 
 @pytest.fixture
 def engine() -> Engine:
@@ -21,7 +23,7 @@ def engine() -> Engine:
 
 
 def tuned(engine: Engine, memory: Path) -> int:
-    tune(engine, (256, 256), memory)
+    tune(engine, SIZE, memory)
     return engine.batch
 
 
@@ -32,7 +34,7 @@ def test_what_was_measured_is_remembered(engine: Engine, tmp_path: Path) -> None
     assert json.loads(memory.read_text()) == {engine.kind: batch}
     memory.write_text(json.dumps({engine.kind: 4}))
     assert tuned(engine, memory) == 4
-    assert len(engine.infer([np.zeros((256, 256, 3), np.uint8)] * 5)) == 5
+    assert len(engine.infer([np.zeros((*SIZE, 3), np.uint8)] * 5)) == 5
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"another": 3}'])
