@@ -14,7 +14,7 @@ import typer
 
 from bgpipe.pipeline.cli.progress import progress
 from bgpipe.pipeline.cli.session import Session
-from bgpipe.pipeline.cli.summary import exit_code, show_books
+from bgpipe.pipeline.cli.summary import INTERRUPTED, exit_code, show_books
 from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.errors import Unavailable, UsageError
 
@@ -52,11 +52,12 @@ def see_through(
         if session.settings.embedded or stay:
             books = _to_the_end(session, terminal, job, run)
             show_books(terminal, books, session.ledger.failures(job))
-        else:
-            books = _published(session, terminal, job, run)
-            terminal.emit(asdict(books))
-            terminal.say(job)
-    return exit_code(books)
+            return exit_code(books)
+        books = _published(session, terminal, job, run)
+        terminal.emit(asdict(books))
+        terminal.say(job)
+    # Not what became of its images: whether a quick worker has ended them by now is chance.
+    return INTERRUPTED if books.state == "cancelled" else 0
 
 
 class Run:
