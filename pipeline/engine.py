@@ -21,16 +21,13 @@ from bgpipe.pipeline.matting.maps import mean_colours
 from bgpipe.pipeline.model.fuse import fuse
 from bgpipe.pipeline.model.graph import captured
 from bgpipe.pipeline.model.precision import DTYPES, cast, chosen
+from bgpipe.pipeline.model.resize import DEVIATION, MEAN
 from bgpipe.pipeline.model.weights import bytes_of, load
 from bgpipe.pipeline.transfer import Step, Transfer, transfer
 from bgpipe.pipeline.types import Matte
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels, ResolvedModel
-
-# ImageNet's statistics of RGB in [0, 1], which every released checkpoint was trained with.
-MEAN = (0.485, 0.456, 0.406)
-DEVIATION = (0.229, 0.224, 0.225)
 
 PASSES_IN_FLIGHT = 2
 """On a GPU: the copies of one lie beside the computing of the other."""

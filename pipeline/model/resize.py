@@ -11,6 +11,9 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
 
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet's photos, by which the networks want theirs normalised
+DEVIATION = (0.229, 0.224, 0.225)
+
 
 def model_input(rgb: Pixels, size: tuple[int, int]) -> Pixels:
     """The picture at `size` (height, width), its aspect given up, as the network was trained.

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bgpipe.pipeline.engine import DEVIATION, MEAN
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
 from bgpipe.pipeline.matting.trimap import UNKNOWN
+from bgpipe.pipeline.model.resize import DEVIATION, MEAN
 from bgpipe.pipeline.model.weights import bytes_of
 from bgpipe.pipeline.types import Matte
 from bgpipe.pipeline.vitmatte.weights import load

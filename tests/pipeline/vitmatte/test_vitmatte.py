@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from bgpipe.pipeline.engine import DEVIATION, MEAN
 from bgpipe.pipeline.errors import Code, ModelUnavailable, TransientError
 from bgpipe.pipeline.matting import solve_edges
 from bgpipe.pipeline.matting.trimap import UNKNOWN, trimap_of
+from bgpipe.pipeline.model.resize import DEVIATION, MEAN
 from bgpipe.pipeline.types import Matting, PatchOrder, ResolvedModel, Task
 from bgpipe.pipeline.vitmatte import weights
 from bgpipe.pipeline.vitmatte.engine import EdgeEngine
