@@ -1,6 +1,6 @@
 """Score weights on photos with ground truth: IoU at 0.5 and mean absolute error, by group.
 
-    python infra/training/evaluate.py --weights FILE --photos DIR [--held-out] [--json]
+    python infra/training/evaluate.py --weights FILE --photos DIR [--held-out] [--gain 0 0] [--json]
 
 The truth of `x.jpg` is `x_alpha.png` beside it; the folder it lies in is its group. The matte
 takes the way it takes in the pipeline: the photo stretched to the model's square with
@@ -13,7 +13,7 @@ import argparse
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
@@ -25,10 +25,13 @@ from camera import Floats, in_unit
 from library import MASK, Choice, Pixels, mask_of, photos_below
 from safetensors import safe_open
 from split import held_out
+from torch import nn
 
 from bgpipe.pipeline.engine import Engine
 from bgpipe.pipeline.matting.resize import resized
+from bgpipe.pipeline.model.fuse import fuse
 from bgpipe.pipeline.model.resize import model_input
+from bgpipe.pipeline.model.weights import load
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
 
 Predictor = Callable[[Pixels], Floats]
@@ -92,10 +95,19 @@ def iou(matte: Floats, truth: Floats) -> float:
     return np.count_nonzero(ours & theirs) / either if either else 1.0
 
 
-def predictor(weights: Path, threads: int) -> Predictor:
-    """The matte of a photo by the engine, with the configuration and size in the file's header."""
+def predictor(weights: Path, threads: int, gain: Sequence[float] | None = None) -> Predictor:
+    """The matte of a photo by the engine, with the configuration and size in the file's header.
+    `gain` takes the place of the one in the file, for what the colours say (evidence.py).
+    """
     model = resolved(weights)
-    engine = Engine(model, "cpu", batch=1, threads=threads)
+
+    def loaded(model: ResolvedModel) -> nn.Module:
+        network = load(model)
+        if gain is not None:
+            network.evidence.gain.copy_(torch.tensor(gain))
+        return fuse(network, model.size)
+
+    engine = Engine(model, "cpu", batch=1, threads=threads, load=loaded)
 
     def predict(rgb: Pixels) -> Floats:
         matte = engine.infer([model_input(rgb, model.size)])[0].alpha
@@ -144,11 +156,14 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--held-out", action="store_true", help="of training data, see split.py")
+    parser.add_argument(
+        "--gain", type=float, nargs=2, help="of the colours: border, what was found"
+    )
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     cv2.setNumThreads(given.threads)
     chosen = held_out if given.held_out else lambda _path: True
-    scores = evaluate(predictor(given.weights, given.threads), given.photos, chosen)
+    scores = evaluate(predictor(given.weights, given.threads, given.gain), given.photos, chosen)
     if given.json:
         print(json.dumps({group: asdict(score) for group, score in scores.items()}))
     else:

@@ -12,7 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bgpipe.pipeline.model import CONFIGS
+
 SIDE = 192  # pixels that the bundled weights are for
+GAIN = "evidence.gain"  # of what the colours say, which is not trained but added
 DERIVED = ("relative_position_index", "num_batches_tracked")  # rebuilt or unused by the loader
 
 
@@ -23,6 +26,8 @@ def export(average: dict[str, Tensor], model: str, target: Path, side: int = SID
         for name, tensor in average.items()
         if not name.endswith(DERIVED)
     }
+    if CONFIGS[model].evidence:
+        weights[GAIN] = torch.ones(2, dtype=torch.float16)
     metadata = {
         "format": "pt",
         "bgpipe.config": model,

@@ -138,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
     add("--checkpoint-minutes", type=float, default=3.0)
     add("--stop-after", type=float, default=math.inf, help="minutes; then go on with --resume")
     add("--resume", action="store_true")
+    add("--begin-from", type=Path, help="exported weights that a new run begins from")
     return options
 
 
@@ -163,6 +164,7 @@ def main() -> None:
         checkpoint_minutes=given.checkpoint_minutes,
         stop_after=given.stop_after,
         resume=given.resume,
+        start=given.begin_from,
         ranks=join(),
     )
     train(run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,17 +13,18 @@ import torch.nn.functional as F
 from checkpoint import Progress, restore, save
 from compose import Mix
 from evaluate import Score
-from export import SIDE, export
+from export import DERIVED, GAIN, SIDE, export
 from ranks import ALONE, Ranks
+from safetensors.torch import load_file
 from supervision import loss_of
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from bgpipe.pipeline.engine import DEVIATION, MEAN
-from bgpipe.pipeline.model import BiRefNet, create
+from bgpipe.pipeline.model import CONFIGS, BiRefNet, build
 from bgpipe.pipeline.model.decoder import Decoder, resize_like
 from bgpipe.pipeline.model.deform import DeformableConv
 from bgpipe.pipeline.model.parts import part
+from bgpipe.pipeline.model.resize import DEVIATION, MEAN
 
 Judge = Callable[[Path], Score | None]
 
@@ -62,6 +63,7 @@ class Run:
     checkpoint_minutes: float = 3.0
     stop_after: float = math.inf  # minutes of this process
     resume: bool = False
+    start: Path | None = None  # weights of another run, to begin from
     ranks: Ranks = ALONE
 
 
@@ -71,8 +73,12 @@ class Trainer:
         self.run = run
         self.device = run.ranks.device
         # With channels last, convolutions need no copies on a CPU and suit the cores of a GPU.
-        self.network = create(run.model).train().to(self.device, memory_format=torch.channels_last)
+        # What the colours say is left out: a network that is told relies on it where it need not.
+        network = build(replace(CONFIGS[run.model], evidence=False)).train()
+        self.network = network.to(self.device, memory_format=torch.channels_last)
         initialise(self.network)
+        if run.start:
+            begin_from(run.start, self.network)
         enlarge_last(self.network.decoder)
         if run.plain:
             sample_plainly(self.network)
@@ -180,6 +186,15 @@ def initialise(network: BiRefNet) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def begin_from(weights: Path, network: BiRefNet) -> None:
+    """Fill `network` with exported weights. Raises ValueError for those of another network."""
+    tensors = load_file(weights)
+    tensors.pop(GAIN, None)
+    missing, unknown = network.load_state_dict(tensors, strict=False)
+    if lacks := [*unknown, *(name for name in missing if not name.endswith(DERIVED))]:
+        raise ValueError(f"weights of another network: {weights}: {lacks[0]}")
 
 
 def sample_plainly(network: BiRefNet) -> None:

@@ -43,6 +43,7 @@ class ModelConfig:
     image_inner: int = 64  # channels between the two convolutions of an image branch
     image_divisor: int = 8  # an image branch ends in 1 / image_divisor of its stage's channels
     gate: int = 16  # channels of a gradient attention head
+    evidence: bool = False  # whether what the colours say is added to the logits
 
     @property
     def features(self) -> Stages:
@@ -65,5 +66,6 @@ CONFIGS: dict[str, ModelConfig] = {
         branch=64,
         kernels=(3,),
         image_inner=8,
+        evidence=True,
     ),
 }

@@ -53,6 +53,7 @@ class FusedBiRefNet(nn.Module):
         )
         self.squeeze = FusedDecoderBlock(part(network, "squeeze_module.0", DecoderBlock))
         self.decoder = FusedDecoder(network.decoder)
+        self.evidence = network.evidence if network.config.evidence else None
 
     def forward(self, image: Tensor) -> Tensor:
         image = image.contiguous(memory_format=torch.channels_last)
@@ -64,4 +65,4 @@ class FusedBiRefNet(nn.Module):
         *shallow, deep = maps
         context = torch.cat([*(resize_like(x, deep) for x in shallow), deep], dim=1)
         logits: Tensor = self.decoder(image, [*shallow, self.squeeze(context)])
-        return logits
+        return logits if self.evidence is None else self.evidence(image, logits)

@@ -117,6 +117,7 @@ def _config_of(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
         image_inner=shapes["decoder.ipt_blk1.conv1.weight"][0],
         image_divisor=2 * backbone.stages[3] // shapes["decoder.ipt_blk5.conv_out.weight"][0],
         gate=shapes["decoder.gdt_convs_4.0.weight"][0],
+        evidence="evidence.gain" in shapes,
     )
 
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from bgpipe.pipeline.model import create
+from bgpipe.pipeline.model import CONFIGS, create
 from bgpipe.pipeline.model.weights import assemble, read
 from bgpipe.pipeline.types import PatchOrder
 
@@ -27,7 +28,7 @@ from ablate import Variant, row, weights_of
 from baseline import grab_cut
 from camera import shaken
 from compose import Composer
-from evaluate import Score, evaluate, iou, validate
+from evaluate import Score, evaluate, iou, predictor, validate
 from examples import sheet
 from library import Layer, Library, emptied, load_library
 from outlines import outline
@@ -226,6 +227,37 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(
     torch.testing.assert_close(resumed.average, unbroken.average, rtol=0, atol=0)
 
 
+def test_a_run_can_begin_from_the_weights_of_another(run: Run) -> None:
+    first = Trainer(run)
+    first.save()
+    begun = Trainer(replace(run, seed=1, start=first.weights)).network.state_dict()
+    assert all(
+        begun[name].equal(tensor.half().float())
+        for name, tensor in first.network.state_dict().items()
+        if tensor.is_floating_point()
+    )
+
+
+@pytest.mark.parametrize("name", ["decoder.conv_out1.0.bias", "bb.layers.0.0.bn1.running_mean"])
+def test_a_run_does_not_begin_from_half_a_network(run: Run, name: str) -> None:
+    first = Trainer(run)
+    first.save()
+    tensors = load_file(first.weights)
+    del tensors[name]
+    save_file(tensors, first.weights)
+    with pytest.raises(ValueError, match=f"weights of another network: .*: {name}"):
+        Trainer(replace(run, start=first.weights))
+
+
+def test_what_the_colours_say_is_added_and_not_trained(run: Run) -> None:
+    trainer = Trainer(run)
+    trainer.save()
+    assert not trainer.network.config.evidence
+    shipped = assemble(read(trainer.weights), PatchOrder.CURRENT, torch.float32)
+    assert shipped.config == CONFIGS["birefnet_nano"]
+    assert shipped.evidence.gain.tolist() == [1, 1]
+
+
 def test_other_settings_begin_a_new_leg_from_the_same_weights(run: Run) -> None:
     trainer = Trainer(run)
     trainer.advance_clock(60)
@@ -261,6 +293,18 @@ def test_the_best_weights_are_those_that_score_best_on_photos_held_out(run: Run)
     assert (run.out / "best.safetensors").read_bytes() == best
     assert (run.out / "weights.safetensors").read_bytes() != best
     assert Trainer(replace(run, resume=True)).progress.best == 0.6
+
+
+def test_weights_can_be_scored_without_what_the_colours_say(run: Run) -> None:
+    trainer = Trainer(run)
+    trainer.average["decoder.conv_out1.0.weight"].zero_()  # a network that says nothing
+    trainer.save()
+    photo = cv2.imread(f"{run.data}/photos/drawn/0.webp")
+    with_colours, alone = (
+        predictor(trainer.weights, 1, gain)(photo) for gain in (None, (0.0, 0.0))
+    )
+    assert np.abs(with_colours - alone).max() > 0.01
+    assert (predictor(trainer.weights, 1, (1.0, 1.0))(photo) == with_colours).all()
 
 
 def test_weights_are_validated_on_the_photos_held_out(run: Run) -> None:

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bgpipe.config.precision import Precision
-from bgpipe.pipeline.engine import DEVIATION, MEAN, Engine, Mode
+from bgpipe.pipeline.engine import Engine, Mode
 from bgpipe.pipeline.errors import Code, TransientError, UsageError
 from bgpipe.pipeline.model import BiRefNet, ModelConfig, SwinConfig, build
+from bgpipe.pipeline.model.resize import DEVIATION, MEAN
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ TINY = ModelConfig(
     kernels=(3,),
     image_inner=4,
     gate=2,
+    evidence=True,
 )
 SIZE = (64, 96)
 

@@ -10,7 +10,7 @@ from bgpipe.pipeline.model import InvalidSize, ModelConfig, SwinConfig, build
 from bgpipe.pipeline.model.fuse import fuse
 
 from .test_golden import SHIFTED, SMALLER_THAN_A_WINDOW, image, weights
-from .test_network import CONVOLUTIONS
+from .test_network import CONVOLUTIONS, WITH_EVIDENCE
 
 BOUND = 1e-4
 RELEASED = {  # window, heads and kernels of the released networks, narrower
@@ -42,8 +42,9 @@ def test_the_logits_are_those_of_the_plain_network(name: str, size: tuple[int, i
     assert distance(network, fuse(network, size), image(*size)) < BOUND
 
 
-def test_convolutions_with_their_norms_folded_are_the_same_function() -> None:
-    network = plain(CONVOLUTIONS).double()  # of float32, weights made of hashes leave few digits
+@pytest.mark.parametrize("config", [CONVOLUTIONS, WITH_EVIDENCE], ids=["plain", "evidence"])
+def test_convolutions_with_their_norms_folded_are_the_same_function(config: ModelConfig) -> None:
+    network = plain(config).double()  # of float32, weights made of hashes leave few digits
     assert distance(network, fuse(network, (160, 96)), image(160, 96).double()) < 1e-10
 
 

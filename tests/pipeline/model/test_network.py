@@ -31,6 +31,10 @@ CONVOLUTIONS = replace(
     TINY,
     backbone=ResNetConfig(stem=4, stages=(8, 12, 16, 24), depths=(1, 2, 1, 2)),
 )
+WITH_EVIDENCE = replace(CONVOLUTIONS, evidence=True)
+EVERY = pytest.mark.parametrize(
+    "config", [TINY, CONVOLUTIONS, WITH_EVIDENCE], ids=["swin", "resnet", "evidence"]
+)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -50,7 +54,7 @@ def test_the_bundled_network_fits_into_eight_megabytes_of_half_floats() -> None:
     assert 2 * sum(tensor.numel() for tensor in network.state_dict().values()) < 8_000_000
 
 
-@pytest.mark.parametrize("config", [TINY, CONVOLUTIONS], ids=["swin", "resnet"])
+@EVERY
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (96, 32)])
 def test_logits_have_the_size_of_the_image(config: ModelConfig, size: tuple[int, int]) -> None:
     with torch.inference_mode():
@@ -63,8 +67,9 @@ def test_a_size_of_no_whole_tiles_is_refused_with_advice(size: tuple[int, int]) 
         build(TINY)(torch.zeros(1, 3, *size))
 
 
-def test_an_image_does_not_depend_on_its_neighbours_in_the_batch() -> None:
-    network = build(TINY)
+@EVERY
+def test_an_image_does_not_depend_on_its_neighbours_in_the_batch(config: ModelConfig) -> None:
+    network = build(config)
     images = torch.randn(3, 3, 64, 64)
     with torch.inference_mode():
         together = network(images)
@@ -72,7 +77,7 @@ def test_an_image_does_not_depend_on_its_neighbours_in_the_batch() -> None:
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("config", [TINY, CONVOLUTIONS], ids=["swin", "resnet"])
+@EVERY
 def test_every_weight_used_at_inference_learns(config: ModelConfig) -> None:
     torch.manual_seed(0)
     network = build(config).train()

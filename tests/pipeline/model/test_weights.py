@@ -10,9 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bgpipe.pipeline.errors import ModelUnavailable
-from bgpipe.pipeline.model import CONFIGS, BiRefNet, ModelConfig, SwinConfig, build, create
+from bgpipe.pipeline.model import CONFIGS, BiRefNet, ModelConfig, SwinConfig, build
 from bgpipe.pipeline.model.weights import infer_config, load
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
+
+from .test_network import CONVOLUTIONS, WITH_EVIDENCE
 
 TINY = ModelConfig(
     backbone=SwinConfig(embed=8, depths=(1, 2, 3, 1), heads=(1, 2, 4, 8), window=4),
@@ -58,11 +60,15 @@ def test_a_loaded_network_gives_the_saved_ones_logits(network: BiRefNet, tmp_pat
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_the_configuration_is_read_from_the_shapes(name: str) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [*CONFIGS.values(), CONVOLUTIONS, WITH_EVIDENCE],
+    ids=[*CONFIGS, "plain", "evidence"],
+)
+def test_the_configuration_is_read_from_the_shapes(config: ModelConfig) -> None:
     with torch.device("meta"):
-        state = create(name).state_dict()
-    assert infer_config({key: tuple(t.shape) for key, t in state.items()}) == CONFIGS[name]
+        state = build(config).state_dict()
+    assert infer_config({key: tuple(t.shape) for key, t in state.items()}) == config
 
 
 def test_what_only_training_needs_may_be_absent(network: BiRefNet, tmp_path: Path) -> None:
