@@ -97,12 +97,15 @@ def iou(matte: Floats, truth: Floats) -> float:
 
 def predictor(weights: Path, threads: int, gain: Sequence[float] | None = None) -> Predictor:
     """The matte of a photo by the engine, with the configuration and size in the file's header.
-    `gain` takes the place of the one in the file, for what the colours say (evidence.py).
+    `gain` takes the place of the one in the file, for what the colours say (evidence.py); ValueError
+    where there is none.
     """
     model = resolved(weights)
 
     def loaded(model: ResolvedModel) -> nn.Module:
         network = load(model)
+        if gain is not None and not network.config.evidence:
+            raise ValueError(f"nothing is said by colours in these weights: {weights}")
         if gain is not None:
             network.evidence.gain.copy_(torch.tensor(gain))
         return fuse(network, model.size)

@@ -4,7 +4,8 @@
 
 A run is made of legs: parts with one size, batch and learning rate, each with its own warm-up and
 cosine. `--resume` continues the leg it finds; with other settings it begins the next leg from the
-same weights. The last checkpoint is OUT/checkpoint.safetensors, the averaged weights in the form that
+same weights, and `--begin-from` begins a run from weights that were exported, such as the bundled
+ones. The last checkpoint is OUT/checkpoint.safetensors, the averaged weights in the form that
 ships are OUT/weights.safetensors, and of all checkpoints of a leg those that score best on photos
 held out of training are OUT/best.safetensors. The losses and scores are OUT/log.jsonl.
 
