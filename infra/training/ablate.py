@@ -9,7 +9,6 @@ The table is written to OUT/table.md. `torchrun` shares each run among GPUs or c
 from __future__ import annotations
 
 import argparse
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from ranks import join
 from train import train
 from trainer import Leg, Run
 
-PARTS = ("photos", "foreground", "background")
 COLUMNS = ("ecssd", "human290", ALL)  # groups of PHOTOS
 
 
@@ -29,7 +27,7 @@ COLUMNS = ("ecssd", "human290", ALL)  # groups of PHOTOS
 class Variant:
     name: str
     mix: Mix = field(default_factory=Mix)
-    lacks: str = ""  # a part of the data folder
+    without: tuple[str, ...] = ()  # of the data: patterns, see library.py
 
 
 VARIANTS = (
@@ -37,8 +35,8 @@ VARIANTS = (
     Variant("without photos as samples, only as material", Mix(photos=0)),
     Variant("without photos before another ground", Mix(regrounded=0)),
     Variant("without made subjects", Mix(made=0)),
-    Variant("without cut-outs", lacks="foreground"),
-    Variant("without photos at all", lacks="photos"),
+    Variant("without cut-outs", without=("foreground/*",)),
+    Variant("without photos at all", without=("photos/*",)),
 )
 
 
@@ -52,9 +50,10 @@ def weights_of(variant: Variant, base: Run) -> Path:
         )
         train(
             Run(
-                data=data_without(variant.lacks, base.data, out / "data"),
+                data=base.data,
                 out=out,
                 leg=leg,
+                without=variant.without,
                 native=base.leg.size,
                 average_decay=0.98,
                 precision=base.precision,
@@ -64,17 +63,6 @@ def weights_of(variant: Variant, base: Run) -> Path:
             )
         )
     return weights
-
-
-def data_without(part: str, data: Path, folder: Path) -> Path:
-    """`folder` with links to the other parts of `data`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in PARTS:
-        link = folder / name
-        if name != part:
-            with suppress(FileExistsError):  # by a process beside this one, or in a run before
-                link.symlink_to((data / name).resolve())
-    return folder
 
 
 def row(variant: Variant, weights: Path, data: Path, photos: Path) -> str:

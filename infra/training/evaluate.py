@@ -54,13 +54,12 @@ def evaluate(
     """
     by_group: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for path, photo in photos_below(folder, None, chosen):
-        matte, truth = predict(photo.rgb), in_unit(photo.alpha)
-        score = (iou(matte, truth), float(np.abs(matte - truth).mean()))
+        score = errors(predict(photo.rgb), in_unit(photo.alpha))
         by_group[path.parent.relative_to(folder).as_posix()].append(score)
         by_group[ALL].append(score)
     if not by_group:
         raise ValueError(f"no photos with ground truth: {folder}; x.jpg needs x_alpha.png")
-    return {group: _mean(by_group[group]) for group in sorted(by_group, key=_all_last)}
+    return {group: mean_of(by_group[group]) for group in sorted(by_group, key=_all_last)}
 
 
 def balanced(scores: dict[str, Score]) -> Score:
@@ -86,6 +85,11 @@ def validate(weights: Path, data: Path, threads: int) -> Score | None:
         return None
     scores = evaluate(predictor(weights, threads), data / "photos", lambda x: mask_of(x) in few)
     return balanced(scores)
+
+
+def errors(matte: Floats, truth: Floats) -> tuple[float, float]:
+    """IoU at 0.5 and mean absolute error of a matte [H,W] in [0,1]."""
+    return iou(matte, truth), float(np.abs(matte - truth).mean())
 
 
 def iou(matte: Floats, truth: Floats) -> float:
@@ -142,7 +146,7 @@ def table(scores: dict[str, Score]) -> str:
     return "\n".join(["| group | images | IoU at 0.5 | MAE |", "|---|---|---|---|", *rows])
 
 
-def _mean(scores: Iterable[tuple[float, float]]) -> Score:
+def mean_of(scores: Iterable[tuple[float, float]]) -> Score:
     values = np.array(list(scores))
     return Score(len(values), *(float(x) for x in values.mean(axis=0)))
 

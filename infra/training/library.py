@@ -12,8 +12,9 @@ The photos that split.py holds out are left alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,7 @@ Pixels = NDArray[np.uint8]
 Columns = NDArray[np.int64]
 Choice = Callable[[Path], bool]
 
+PARTS = ("foreground", "photos", "background")
 SUFFIXES = frozenset({".webp", ".png", ".jpg", ".jpeg"})
 MASK = "_alpha"
 OPAQUE_ENOUGH = 16  # of 255: below, a pixel does not count as part of a subject's box
@@ -74,15 +76,27 @@ class Library:
     surroundings: Groups  # the photos without their subject
 
 
-def load_library(folder: Path, side: int) -> Library:
-    """Decode every picture below `folder`; the longer side becomes at most `side` pixels.
-    Raises ValueError where there is nothing that could be composed.
+def load_library(folder: Path, side: int, without: Sequence[str] = ()) -> Library:
+    """Decode every picture below `folder`, but those whose path from there fits a pattern of `without`,
+    such as photos/people/*; the longer side becomes at most `side` pixels. Raises ValueError where there
+    is nothing that could be composed, or nothing that a pattern leaves out.
     """
-    cutouts = _groups(folder / "foreground", _cutouts(folder / "foreground", side))
-    shown = photos_below(folder / "photos", side, lambda path: not held_out(path))
+    pictures = [path for part in PARTS for path in _pictures(folder / part)]
+    left_out: set[Path] = set()
+    for pattern in without:
+        fitting = {p for p in pictures if fnmatchcase(p.relative_to(folder).as_posix(), pattern)}
+        if not fitting:
+            raise ValueError(f"nothing to leave out: {pattern}; a pattern is like photos/people/*")
+        left_out |= fitting
+
+    def used(path: Path) -> bool:
+        return path not in left_out
+
+    cutouts = _groups(folder / "foreground", _cutouts(folder / "foreground", side, used))
+    shown = photos_below(folder / "photos", side, lambda path: used(path) and not held_out(path))
     photos = _groups(folder / "photos", shown)
     subjects = Groups(tuple(filter(None, (_cut_out(group) for group in photos.members))))
-    backgrounds = tuple(image for _, image in _plain(folder / "background", side))
+    backgrounds = tuple(_plain(folder / "background", side, used))
     surroundings = Groups(tuple(filter(None, (_surroundings(group) for group in photos.members))))
     if not (photos or cutouts):
         raise ValueError(f"no cut-outs and no photos with masks: {folder}; see {__file__}")
@@ -176,8 +190,8 @@ def _pictures(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
 
 
-def _cutouts(folder: Path, side: int) -> Iterator[tuple[Path, Layer]]:
-    for path in _pictures(folder):
+def _cutouts(folder: Path, side: int, chosen: Choice) -> Iterator[tuple[Path, Layer]]:
+    for path in filter(chosen, _pictures(folder)):
         bgra = _shrunk(_read(path, cv2.IMREAD_UNCHANGED), side)
         if bgra.ndim != 3 or bgra.shape[2] != 4:
             raise ValueError(f"cut-out without an alpha channel: {path}; move it to background/")
@@ -186,9 +200,9 @@ def _cutouts(folder: Path, side: int) -> Iterator[tuple[Path, Layer]]:
             yield path, layer
 
 
-def _plain(folder: Path, side: int) -> Iterator[tuple[Path, Pixels]]:
-    for path in _pictures(folder):
-        yield path, _shrunk(_rgb(_read(path, cv2.IMREAD_COLOR)), side)
+def _plain(folder: Path, side: int, chosen: Choice) -> Iterator[Pixels]:
+    for path in filter(chosen, _pictures(folder)):
+        yield _shrunk(_rgb(_read(path, cv2.IMREAD_COLOR)), side)
 
 
 def _read(path: Path, mode: int) -> Pixels:

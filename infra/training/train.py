@@ -81,7 +81,7 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
 
 def batches(run: Run, first: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of one process, from sample `first` on; `run.workers` others compose them."""
-    library = load_library(run.data, side=max(CACHED_SIDE, run.leg.size))
+    library = load_library(run.data, max(CACHED_SIDE, run.leg.size), run.without)
     composer = Composer(library, run.leg.size, run.seed, run.leg.mix)
     return iter(
         DataLoader(
@@ -120,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     add = options.add_argument
     add("--data", type=Path, required=True, help="folder described in library.py")
+    add("--without", nargs="+", default=(), metavar="PATTERN", help="of DATA, as photos/people/*")
     add("--out", type=Path, required=True, help="folder of the run")
     add("--minutes", type=float, default=math.inf, help="length of this leg")
     add("--samples", type=float, default=math.inf, help="length of this leg, if that comes first")
@@ -154,6 +155,7 @@ def main() -> None:
         data=given.data,
         out=given.out,
         leg=leg,
+        without=tuple(given.without),
         model=given.model,
         native=given.native,
         seed=given.seed,

@@ -52,6 +52,7 @@ class Run:
     data: Path
     out: Path
     leg: Leg
+    without: tuple[str, ...] = ()  # what of the data is left out: patterns, see library.py
     model: str = "birefnet_nano"
     native: int = SIDE  # pixels that the weights are for in the end, and are judged at
     seed: int = 0

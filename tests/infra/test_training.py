@@ -28,8 +28,9 @@ from ablate import Variant, row, weights_of
 from baseline import grab_cut
 from camera import shaken
 from compose import Composer
-from evaluate import Score, evaluate, iou, predictor, validate
+from evaluate import ALL, Score, evaluate, iou, predictor, validate
 from examples import sheet
+from gains import scores_of, table
 from library import Layer, Library, emptied, load_library
 from outlines import outline
 from split import held_out
@@ -188,6 +189,35 @@ def test_one_part_of_the_data_is_enough(data: Path, tmp_path: Path, parts: list[
         (tmp_path / part).symlink_to(data / part)
     composer = Composer(load_library(tmp_path, side=128), SIZE)
     assert max(composer(i).alpha.max() for i in range(10)) > 200
+
+
+@pytest.mark.parametrize(
+    ("pattern", "photos", "cutouts", "backgrounds"),
+    [
+        ("photos/drawn/*", 0, 5, 5),
+        ("photos/drawn/[01].*", 2, 5, 5),
+        ("foreground/*", 4, 0, 5),
+        ("background/0.png", 4, 5, 4),
+    ],
+)
+def test_what_a_pattern_leaves_out_is_no_material(
+    data: Path, pattern: str, photos: int, cutouts: int, backgrounds: int
+) -> None:
+    library = load_library(data, 128, [pattern])
+    of_photos = (library.photos, library.subjects)
+    assert [sum(map(len, groups.members)) for groups in of_photos] == [photos] * 2
+    assert sum(map(len, library.cutouts.members)) == cutouts
+    assert len(library.backgrounds) == backgrounds
+
+
+def test_a_pattern_that_leaves_nothing_out_is_named(data: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to leave out: photos/persons/"):
+        load_library(data, 128, ["photos/drawn/*", "photos/persons/*"])
+
+
+def test_a_run_is_without_what_is_left_out(run: Run) -> None:
+    with pytest.raises(ValueError, match="no cut-outs and no photos"):
+        train(replace(run, without=("foreground/*", "photos/*")))
 
 
 def test_a_folder_without_material_is_named(tmp_path: Path) -> None:
@@ -371,10 +401,31 @@ def test_a_sheet_shows_every_photo_above_its_cutout() -> None:
 
 def test_an_ablation_trains_each_variant_once_and_without_its_part(run: Run) -> None:
     base = replace(run, leg=replace(run.leg, samples=4))
-    variant = Variant("without cut-outs", lacks="foreground")
+    variant = Variant("without cut-outs", without=("foreground/*",))
     weights = weights_of(variant, base)
-    assert {part.name for part in (weights.parent / "data").iterdir()} == {"photos", "background"}
     written = weights.stat().st_mtime_ns
     assert weights_of(variant, base) == weights
     assert weights.stat().st_mtime_ns == written
     assert row(variant, weights, run.data, run.data / "photos").count("/") == 2  # held out and all
+    with pytest.raises(ValueError, match="no cut-outs and no photos"):
+        weights_of(Variant("without any", without=("foreground/*", "photos/*")), base)
+
+
+def test_gains_are_scored_as_the_weights_with_these_gains_are(run: Run) -> None:
+    trainer = Trainer(run)
+    trainer.average["decoder.conv_out1.0.weight"].zero_()  # a network that says nothing
+    trainer.save()
+    weights = trainer.weights
+    scores = scores_of(weights, run.data / "photos")
+    assert len(scores) == 25
+    for gains in ((0.0, 0.0), (1.5, 0.5)):
+        alone = evaluate(predictor(weights, 1, gains), run.data / "photos")[ALL]
+        assert scores[gains].iou == pytest.approx(alone.iou, abs=0.002)
+        assert scores[gains].mae == pytest.approx(alone.mae, abs=0.0001)
+    assert scores[0.0, 0.0].mae != pytest.approx(scores[2.0, 2.0].mae, abs=0.001)
+    header, _, *rows = table({"drawn": scores, "again": scores}).splitlines()
+    assert header == "| border | found | drawn | again | mean |"
+    assert rows[0].startswith("| 0.0 | 0.0 | ")
+    assert len(rows) == 25
+    with pytest.raises(ValueError, match="no photos with masks"):
+        scores_of(weights, run.data / "background")
