@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -83,7 +82,9 @@ def hoist(arguments: Sequence[str]) -> list[str]:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        Terminal().say(f"bgpipe {importlib.metadata.version('bgpipe')}")
+        from importlib.metadata import version
+
+        Terminal().say(f"bgpipe {version('bgpipe')}")
         raise typer.Exit
 
 

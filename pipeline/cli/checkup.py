@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 import subprocess
@@ -36,9 +35,11 @@ def _versions() -> str:
 
 
 def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
-        return f"{name} {importlib.metadata.version(name)}"
-    except importlib.metadata.PackageNotFoundError:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
         return f"{name} not installed"  # a machine that only submits or dispatches needs no torch
 
 

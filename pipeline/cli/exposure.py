@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import stat
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -132,6 +130,9 @@ def _storage(settings: Settings) -> str:
 
 def _flower() -> str:
     """Whether the Flower of this machine shows its pages to everybody."""
+    import urllib.error
+    import urllib.request
+
     try:
         with urllib.request.urlopen(f"{FLOWER}/workers", timeout=5):  # noqa: S310  # a constant
             pass

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -166,7 +167,18 @@ def prometheus(watched: Watched, tmp_path_factory: pytest.TempPathFactory) -> It
         process = subprocess.Popen(command, stderr=log, text=True)
     with ended(process):
         await_listening(port)
-        yield f"http://127.0.0.1:{port}"
+        address = f"http://127.0.0.1:{port}"
+        until(lambda: is_ready(address))
+        yield address
+
+
+def is_ready(prometheus: str) -> bool:
+    """Whether it answers queries: it listens before it has opened its storage."""
+    try:
+        get(f"{prometheus}/-/ready")
+    except urllib.error.HTTPError:
+        return False
+    return True
 
 
 def ask(prometheus: str, query: str) -> list[Any]:
