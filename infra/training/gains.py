@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 import cv2
@@ -92,10 +92,14 @@ def main() -> None:
     given = parser.parse_args()
     if any(not groups for _, *groups in given.unseen):
         parser.error("name the groups that each FILE has not seen behind it")
+    photos = given.data / "photos"
+    for group in chain.from_iterable(groups for _, *groups in given.unseen):
+        if not (photos / group).is_dir():  # said now, not after minutes of scoring the others
+            parser.error(f"no such group: {photos / group}")
     torch.set_num_threads(given.threads)
     cv2.setNumThreads(given.threads)
     by_group = {
-        group: scores_of(Path(weights), given.data / "photos" / group)
+        group: scores_of(Path(weights), photos / group)
         for weights, *groups in given.unseen
         for group in groups
     }
