@@ -11,6 +11,15 @@ Format = Literal["png", "webp", "avif", "jpeg", "mask", "zip"]
 InputAlpha = Literal["multiply", "keep", "ignore"]
 
 _SUFFIXES: dict[Format, str] = {"jpeg": ".jpg", "mask": ".png"}
+FORMATS_BY_SUFFIX: dict[str, Format] = {
+    ".png": "png",
+    ".webp": "webp",
+    ".avif": "avif",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".zip": "zip",
+}
+"""What the name of one cutout's file asks for."""
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))

@@ -61,6 +61,8 @@ class Sweep(BaseModel):
     depth: Literal[8, 16] = 8
     quality: Annotated[int, Field(ge=1, le=100)] = 90
     input_alpha: InputAlpha = "multiply"
+    overwrite: bool = False
+    """Replace files at the target that bgpipe did not make."""
     name: str = ""
     """A template of the targets' names. Empty: those of the sources."""
     crop: bool | None = None

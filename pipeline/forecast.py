@@ -12,8 +12,9 @@ from random import Random
 
 from bgpipe.pipeline.catalog import Catalog, Row
 from bgpipe.pipeline.errors import ItemError
+from bgpipe.pipeline.ignored import IgnoredObjects
 from bgpipe.pipeline.images import Limits, measure
-from bgpipe.pipeline.producer import Ignored, survey
+from bgpipe.pipeline.producer import survey
 from bgpipe.pipeline.storage import Store
 from bgpipe.pipeline.survey import Planned, Standing
 from bgpipe.pipeline.types import Entry, Job
@@ -39,7 +40,7 @@ class Forecast:
     """What was found. `size` is the bytes to read; `lost` counts cutouts that no source asks for."""
 
     standings: Counter[Standing] = field(default_factory=Counter)
-    ignored: Counter[Ignored] = field(default_factory=Counter)
+    ignored: IgnoredObjects = field(default_factory=IgnoredObjects)
     lost: int = 0
     size: int = 0
     megapixels: Counter[str] = field(default_factory=Counter)
@@ -49,7 +50,12 @@ class Forecast:
 
     @property
     def to_do(self) -> int:
-        return self.standings.total() - self.standings[Standing.CURRENT]
+        return self.standings[Standing.NEW] + self.standings[Standing.CHANGED]
+
+    @property
+    def foreign(self) -> int:
+        """Images that would fail, as their targets were not made by bgpipe."""
+        return self.standings[Standing.FOREIGN]
 
 
 class Sample:
@@ -86,11 +92,7 @@ def foresee(
 
     """
     found, sample = Forecast(), Sample(SAMPLE)
-
-    def passed(_: str) -> None:
-        found.ignored[Ignored.NOT_AN_IMAGE] += 1
-
-    listed = source.list(passed=passed) if entries is None else entries
+    listed = source.list(passed=found.ignored.add_unread) if entries is None else entries
     for batch in survey(job, listed, source, target, catalog, found.ignored):
         for one in batch:
             _count(one, found, sample)
@@ -104,7 +106,7 @@ def _count(one: Planned | Row, found: Forecast, sample: Sample) -> None:
         found.lost += 1
         return
     found.standings[one.standing] += 1
-    if not one.current:
+    if one.standing in (Standing.NEW, Standing.CHANGED):
         found.size += one.entry.size
         sample.offer(one.entry)
 

@@ -16,6 +16,8 @@ from bgpipe.pipeline import png
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+RECIPE = "bgpipe:recipe"
+"""The keyword of the recipe: a file that carries it was made by bgpipe."""
 HEAD = 4096
 """Bytes at a file's start that hold the text of a PNG or JPEG."""
 TAIL = 4096
@@ -49,6 +51,13 @@ def read(head: bytes, tail: bytes) -> dict[str, str]:
     if head.startswith(_JPEG_START):
         return _entries(head) if tail.endswith(_JPEG_END) else {}
     return _entries(tail) if tail.endswith(_CLOSING) else {}
+
+
+def is_ours(head: bytes, tail: bytes) -> bool:
+    """Whether a file with these first and last bytes says that bgpipe made it, whole or not."""
+    if head.startswith(png.SIGNATURE):
+        return RECIPE in png.read_text(head)
+    return RECIPE in _entries(head) or RECIPE in _entries(tail)
 
 
 def _entries(data: bytes) -> dict[str, str]:

@@ -20,25 +20,37 @@ class Collision(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Gives every source's key a target's key.
+    """Gives every source's key a target's key; one without fields is the whole key of one target.
 
     Raises:
-        UsageError: it has other fields than FIELDS, or none that tells two sources apart.
+        UsageError: it has other fields than FIELDS.
 
     """
 
     text: str
     suffix: str
-    """Put behind each name that does not have it."""
+    """Put behind each name that does not have it, unless the template has no fields."""
     model: str
 
     def __post_init__(self) -> None:
-        used = _fields(self.text)
-        if unknown := used - set(FIELDS):
+        if unknown := self.fields - set(FIELDS):
             raise UsageError(
                 f"--name has no field {sorted(unknown)[0]!r}: there are {', '.join(FIELDS)}"
             )
-        if not used & {"stem", "name"}:
+
+    @property
+    def fields(self) -> set[str]:
+        """The names of the fields that the template uses."""
+        return _fields(self.text)
+
+    def check_distinct(self) -> None:
+        """Refuse a template that gives all images one name.
+
+        Raises:
+            UsageError: it has neither `stem` nor `name`.
+
+        """
+        if not self.fields & {"stem", "name"}:
             raise UsageError(f"--name gives all images one name: {self.text}: put {{stem}} into it")
 
     def target(self, key: str) -> str:
@@ -58,10 +70,21 @@ class Template:
             "model": self.model.rpartition("/")[2],
         }
         filled = self.text.format_map(values)
-        parts = (filled if filled.endswith(self.suffix) else filled + self.suffix).split("/")
+        complete = filled.endswith(self.suffix) or not self.fields
+        parts = (filled if complete else filled + self.suffix).split("/")
         if ".." in parts:
             raise Collision(f"--name leads out of the target's folder: {self.text}")
         return "/".join(part for part in parts if part not in ("", "."))
+
+
+def literal(key: str) -> str:
+    """The template that is this key and no other."""
+    return key.replace("{", "{{").replace("}", "}}")
+
+
+def literal_key(text: str) -> str:
+    """The key that `literal` made the template of; empty for any other template."""
+    return "" if _fields(text) else text.format_map({})
 
 
 def plan_by_template(entries: Iterable[Entry], template: Template) -> Iterator[tuple[Entry, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -20,40 +20,42 @@ class Misplaced(UsageError):
     """Sources and cutouts would get into each other's way."""
 
 
-def plan(entries: Iterable[Entry], suffix: str = PNG) -> Iterator[tuple[Entry, str]]:
+def plan(
+    entries: Iterable[Entry],
+    suffix: str = PNG,
+    is_image: Callable[[Entry], bool] = lambda entry: True,  # noqa: ARG005
+) -> Iterator[tuple[Entry, str]]:
     """Each entry with its target's key; no two have the same one.
 
     `suffix` takes the place of the source's. Where that makes two sources meet, or one meet such a full
     name, it is put after the suffix. `entries` come in the order of their keys' UTF-8 bytes: so
-    those that can meet come near each other, and only they are held. So do the targets come, where
-    all entries are images by their names.
+    those that can meet come near each other, and only they are held. So do the targets come.
+
+    `is_image` is asked of an entry without a suffix that would meet another one: a file of another kind
+    does not change an image's target, and is left out.
 
     Raises:
         StorageUnavailable: they come in another order, or one comes twice.
 
     """
     families: list[Family] = []
-    bare: set[str] = set()
     held: list[tuple[str, Entry]] = []
     last = ""
     for entry in entries:
         if entry.key <= last:
             raise StorageUnavailable(f"listed out of order: {entry.key!r} after {last!r}")
         last = entry.key
-        while families and not entry.key.startswith(families[-1].prefix):
-            _hold(families.pop().plan(bare, suffix), held)
+        while families and entry.key >= families[-1].end:
+            _hold(families.pop().plan(suffix, is_image), held)
         if not families:
             yield from _before(_least_target(entry.key, suffix), held)
         stem = _family(entry.key)
-        if stem == entry.key:
-            bare.add(stem)
-            _hold([(entry, entry.key + suffix)], held)
-        elif families and families[-1].stem == stem:
+        if families and families[-1].stem == stem:
             families[-1].entries.append(entry)
         else:
             families.append(Family(stem, [entry]))
     while families:
-        _hold(families.pop().plan(bare, suffix), held)
+        _hold(families.pop().plan(suffix, is_image), held)
     yield from _before(None, held)
 
 
@@ -65,24 +67,31 @@ class Family:
     entries: list[Entry]
 
     @property
-    def prefix(self) -> str:
-        """What the keys of all members begin with, and those of folders between them."""
-        return f"{self.stem}."
+    def end(self) -> str:
+        """The least string that is greater than the keys of all members."""
+        return f"{self.stem}/"  # the character after the dot
 
-    def plan(self, bare: Container[str], suffix: str) -> list[tuple[Entry, str]]:
-        """Each member with its target's key; `bare` are the sources whose names have no suffix."""
-        taken = [self.stem + suffix] if self.stem in bare else []
-        targets = {entry.key: _stem(entry.key) + suffix for entry in self.entries}
+    def plan(self, suffix: str, is_image: Callable[[Entry], bool]) -> list[tuple[Entry, str]]:
+        """Each member with its target's key."""
+        targets = {entry.key: self._short(entry.key) + suffix for entry in self.entries}
+        first = self.entries[0]
+        meets = Counter(targets.values())[self.stem + suffix] > 1
+        if first.key == self.stem and meets and not is_image(first):
+            del targets[first.key]
         clashing = list(targets)
         while clashing:
-            sharing = Counter([*targets.values(), *taken])
+            sharing = Counter(targets.values())
             clashing = [
                 key
                 for key, target in targets.items()
                 if sharing[target] > 1 and target != key + suffix
             ]
             targets.update((key, key + suffix) for key in clashing)
-        return [(entry, targets[entry.key]) for entry in self.entries]
+        return [(entry, targets[entry.key]) for entry in self.entries if entry.key in targets]
+
+    def _short(self, key: str) -> str:
+        """The key without its last suffix."""
+        return key if key == self.stem else key[: key.rindex(".")]
 
 
 def _hold(planned: Iterable[tuple[Entry, str]], held: list[tuple[str, Entry]]) -> None:
@@ -115,7 +124,3 @@ def _family(key: str) -> str:
     body = name.lstrip(".")
     dots = name[: len(name) - len(body)]
     return f"{folder}{slash}{dots}{body.partition('.')[0]}"
-
-
-def _stem(key: str) -> str:
-    return key[: key.rindex(".")]

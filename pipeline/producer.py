@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import os.path
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from enum import StrEnum
+from collections.abc import Container, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from itertools import count
 
 from bgpipe.pipeline.catalog import Catalog, Catalogs, CatalogWriter, Row
-from bgpipe.pipeline.errors import NoImages
+from bgpipe.pipeline.errors import Code, ItemError, NoImages
+from bgpipe.pipeline.ignored import Ignored, IgnoredObjects
+from bgpipe.pipeline.images.formats import SIGNATURE, is_readable
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.manifest import BLOCK
-from bgpipe.pipeline.naming import Collision, Template, plan_by_template
+from bgpipe.pipeline.naming import Collision, Template, literal_key, plan_by_template
+from bgpipe.pipeline.ownership import read_provenance
 from bgpipe.pipeline.plan import Misplaced, plan
 from bgpipe.pipeline.storage import Store
-from bgpipe.pipeline.survey import Planned, compare, look_at_each
+from bgpipe.pipeline.storage.base import has_no_suffix
+from bgpipe.pipeline.survey import THREADS, Planned, compare, look_at_each
 from bgpipe.pipeline.types import Entry, Item, Job
 
 
-class Ignored(StrEnum):
-    """Why a file of the source is left alone."""
-
-    NOT_AN_IMAGE = "not an image's name"
-    NOT_INCLUDED = "not included"
-    EXCLUDED = "excluded"
-    IN_TARGET = "in the target"
-
-
 def list_job(
-    ledger: Ledger, catalogs: Catalogs | None, job: Job, source: Store, target: Store, token: int
-) -> None:
+    ledger: Ledger,
+    catalogs: Catalogs | None,
+    job: Job,
+    source: Store,
+    target: Store,
+    token: int,
+    growing: Container[str] = (),
+) -> IgnoredObjects:
     """List an open job from the beginning, and start it; `token` is of the job's lease.
 
-    Without `catalogs` each cutout is opened, and nothing is noted of what it was made from.
+    Without `catalogs` each cutout is opened, and nothing is noted of what it was made from. The keys in
+    `growing` are left for a later job. Returns what the job leaves out for good.
 
     Raises:
         NoImages: nothing is left of the source once `job` has chosen. The job is forgotten.
@@ -44,7 +45,7 @@ def list_job(
 
     """
     try:
-        _list(ledger, catalogs, job, source, target, token)
+        return _list(ledger, catalogs, job, source, target, token, growing)
     except (NoImages, Misplaced, Collision):
         ledger.cancel(job.id)
         ledger.forget(job.id)
@@ -62,36 +63,53 @@ def survey(
     source: Store,
     target: Store,
     catalog: Catalog | None = None,
-    ignored: Counter[Ignored] | None = None,
+    ignored: IgnoredObjects | None = None,
 ) -> Iterator[list[Planned | Row]]:
     """What `job` would do, in batches; nothing is written, and little is held.
 
     With a catalog there are rows too, of cutouts that no source asks for any more. What `entries`
-    have beside that is counted in `ignored`.
+    have beside that is counted in `ignored`: objects without a suffix that are not images, and
+    cutouts in a folder.
 
     Raises:
         NoImages: there is nothing in `entries`.
         UsageError: a cutout would be written among the sources.
 
     """
-    _refuse_target(source, target)
-    ignored = Counter() if ignored is None else ignored
-    apart = _apart(entries, source, target, ignored)
-    chosen = select(apart, job.include, job.exclude, ignored)
-    planned = _refuse_sources(source, target, _placed(chosen, job))
+    if not literal_key(job.naming):
+        _refuse_target(source, target)
+    ignored = IgnoredObjects() if ignored is None else ignored
+    chosen = choose(job, entries, source, target, ignored)
+    planned = _refuse_sources(job, source, target, _placed(chosen, job, source, ignored))
     empty = True
-    for batch in _looked_at(planned, target, job, catalog):
-        empty = empty and all(isinstance(found, Row) for found in batch)
-        yield batch
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="source") as pool:
+        for batch in _looked_at(planned, target, job, catalog):
+            kept = list(_without_others(batch, source, pool, ignored))
+            empty = empty and all(isinstance(found, Row) for found in kept)
+            yield kept
     if empty:
-        raise NoImages(f"no images: {source.location}: check the path, --include and --exclude")
+        raise no_images(source, ignored)
+
+
+def no_images(source: Store, ignored: IgnoredObjects) -> NoImages:
+    """The error of a source of which nothing is left."""
+    why = str(ignored) or "check the path"
+    return NoImages(f"no images: {source.location}: {why}")
+
+
+def choose(
+    job: Job, entries: Iterable[Entry], source: Store, target: Store, ignored: IgnoredObjects
+) -> Iterator[Entry]:
+    """The entries that `job` selects by their keys, those in its own target left out."""
+    apart = entries if literal_key(job.naming) else _apart(entries, source, target, ignored)
+    return select(apart, job.include, job.exclude, ignored)
 
 
 def select(
     entries: Iterable[Entry],
     include: Sequence[str],
     exclude: Sequence[str],
-    ignored: Counter[Ignored],
+    ignored: IgnoredObjects,
 ) -> Iterator[Entry]:
     """Those matched by any pattern of `include`, which is all if it is empty, and none of `exclude`.
 
@@ -100,9 +118,9 @@ def select(
     """
     for entry in entries:
         if include and not _matches(entry.key, include):
-            ignored[Ignored.NOT_INCLUDED] += 1
+            ignored.add(Ignored.NOT_INCLUDED, entry.key)
         elif _matches(entry.key, exclude):
-            ignored[Ignored.EXCLUDED] += 1
+            ignored.add(Ignored.EXCLUDED, entry.key)
         else:
             yield entry
 
@@ -152,24 +170,85 @@ class Clerk:
 
 
 def _list(
-    ledger: Ledger, catalogs: Catalogs | None, job: Job, source: Store, target: Store, token: int
-) -> None:
+    ledger: Ledger,
+    catalogs: Catalogs | None,
+    job: Job,
+    source: Store,
+    target: Store,
+    token: int,
+    growing: Container[str],
+) -> IgnoredObjects:
     ledger.relist(job.id, token)
-    entries = named_entries(source, ledger.named(job.id)) if job.named else source.list()
+    ignored = IgnoredObjects()
+    entries = (
+        named_entries(source, ledger.named(job.id))
+        if job.named
+        else source.list(passed=ignored.add_unread)
+    )
     catalog = catalogs.of(job, target) if catalogs else None
     clerk = Clerk(ledger, job, token, catalog.successor(job) if catalog else None)
-    for batch in survey(job, entries, source, target, catalog):
+    complete = (entry for entry in entries if entry.key not in growing)
+    for batch in survey(job, complete, source, target, catalog, ignored):
         clerk.write(batch)
     clerk.close()
     ledger.start(job.id, token)
+    return ignored
 
 
-def _placed(entries: Iterable[Entry], job: Job) -> Iterator[tuple[Entry, str]]:
+def _placed(
+    entries: Iterable[Entry], job: Job, source: Store, ignored: IgnoredObjects
+) -> Iterator[tuple[Entry, str]]:
+    def is_image(entry: Entry) -> bool:
+        found = not has_no_suffix(entry.key) or _holds_image(source, entry)
+        if not found:
+            ignored.add(Ignored.NOT_AN_IMAGE, entry.key)
+        return found
+
     recipe = job.recipe
     if not job.naming:
-        return plan(entries, recipe.output.suffix)
+        return plan(entries, recipe.output.suffix, is_image)
     template = Template(job.naming, recipe.output.suffix, recipe.model)
-    return plan_by_template(entries, template)
+    return plan_by_template(filter(is_image, entries), template)
+
+
+def _without_others(
+    batch: Sequence[Planned | Row], source: Store, pool: Executor, ignored: IgnoredObjects
+) -> Iterator[Planned | Row]:
+    """The batch without what turns out not to be a source once its content is read."""
+
+    def reason(found: Planned | Row) -> Ignored | None:
+        return None if isinstance(found, Row) or found.current else _no_source(source, found.entry)
+
+    for found, why in zip(batch, pool.map(reason, batch), strict=True):
+        if why and isinstance(found, Planned):
+            ignored.add(why, found.entry.key)
+        else:
+            yield found
+
+
+def _no_source(source: Store, entry: Entry) -> Ignored | None:
+    """Why the content is not a source; of a bucket only what its key leaves open is read.
+
+    A worker refuses the cutouts in a bucket, which it reads as a whole in any case.
+    """
+    if has_no_suffix(entry.key) and not _holds_image(source, entry):
+        return Ignored.NOT_AN_IMAGE
+    return Ignored.CUTOUT if not source.distant and _is_cutout(source, entry) else None
+
+
+def _holds_image(source: Store, entry: Entry) -> bool:
+    """Whether the content is an image's; one that cannot be read is left to a worker to report."""
+    try:
+        return is_readable(source.read_range(entry.key, 0, SIGNATURE))
+    except ItemError as error:
+        return error.code is not Code.NOT_IMAGE
+
+
+def _is_cutout(source: Store, entry: Entry) -> bool:
+    try:
+        return read_provenance(source, entry.key).ours
+    except ItemError:
+        return False
 
 
 def _looked_at(
@@ -188,7 +267,7 @@ def _refuse_target(source: Store, target: Store) -> None:
 
 
 def _apart(
-    entries: Iterable[Entry], source: Store, target: Store, ignored: Counter[Ignored]
+    entries: Iterable[Entry], source: Store, target: Store, ignored: IgnoredObjects
 ) -> Iterator[Entry]:
     """The source's entries without those that lie in the target."""
     own = _place_below(source.location, target.location)
@@ -196,16 +275,20 @@ def _apart(
         if own is None or not entry.key.startswith(own):
             yield entry
         else:
-            ignored[Ignored.IN_TARGET] += 1
+            ignored.add(Ignored.IN_TARGET, entry.key)
 
 
 def _refuse_sources(
-    source: Store, target: Store, planned: Iterator[tuple[Entry, str]]
+    job: Job, source: Store, target: Store, planned: Iterator[tuple[Entry, str]]
 ) -> Iterator[tuple[Entry, str]]:
-    """See that nothing is written into a source folder that lies in the target."""
+    """See that nothing is written into a source folder within the target.
+
+    The one file that `job` names may be there, but must not be the source.
+    """
     place = _place_below(target.location, source.location)
+    is_file = bool(literal_key(job.naming))
     for entry, key in planned:
-        if place is not None and key.startswith(place):
+        if place is not None and (key == place + entry.key if is_file else key.startswith(place)):
             raise Misplaced(
                 f"the cutout would be written among the sources: {entry.key}: choose another --out"
             )

@@ -13,6 +13,9 @@ from bgpipe.pipeline.storage import Store
 from bgpipe.pipeline.survey import THREADS, Standing, says_it_is
 from bgpipe.pipeline.types import Job
 
+CUTOUTS = (Standing.CHANGED, Standing.CURRENT)
+"""How a target stands that is a cutout."""
+
 
 class TooManyOrphans(UsageError):
     """More cutouts would be removed than may be."""
@@ -62,9 +65,7 @@ def find_orphans(job: Job, source: Store, target: Store, catalog: Catalog) -> Or
             unasked = [one for one in batch if isinstance(one, Row)]
             gone = pool.map(lambda row: _is_gone(source, row.source), unasked)
             orphans += [row for row, is_gone in zip(unasked, gone, strict=True) if is_gone]
-            cutouts += sum(
-                isinstance(one, Row) or one.standing is not Standing.NEW for one in batch
-            )
+            cutouts += sum(isinstance(one, Row) or one.standing in CUTOUTS for one in batch)
     return Orphans(tuple(orphans), cutouts)
 
 

@@ -91,7 +91,7 @@ def check_output(recipe: Recipe, naming: str) -> None:
 
     """
     if naming:
-        Template(naming, recipe.output.suffix, recipe.model)
+        Template(naming, recipe.output.suffix, recipe.model).check_distinct()
     output, preset = recipe.output, recipe.preset
     grounded = bool(preset.background or output.backdrop)
     framed = bool(preset.crop or preset.margin or preset.canvas)

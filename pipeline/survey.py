@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 
-from bgpipe.pipeline import imprint
 from bgpipe.pipeline.catalog import Catalog, Place, Row, side_by_side
 from bgpipe.pipeline.errors import Code, ItemError
+from bgpipe.pipeline.ownership import read_provenance
 from bgpipe.pipeline.storage import Store
-from bgpipe.pipeline.types import Entry, Job, Recipe
+from bgpipe.pipeline.types import Entry, Job
 
 BATCH = 1000
 """Cutouts looked at before the next ones are taken from the plan."""
@@ -28,6 +28,7 @@ class Standing(StrEnum):
     NEW = "new"
     CHANGED = "changed"
     CURRENT = "up to date"
+    FOREIGN = "not made by bgpipe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,7 @@ def look_at_each(
 
     def look(pair: tuple[Entry, str]) -> Planned:
         entry, key = pair
-        if job.force:
-            return Planned(entry, key, Standing.CHANGED)
-        return Planned(entry, key, standing(target, key, job.recipe, entry.identity))
+        return Planned(entry, key, standing(target, key, job, entry.identity))
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:
         while batch := list(islice(planned, BATCH)):
@@ -94,14 +93,24 @@ def compare(
             yield _judged(batch, target, job, catalog, pool)
 
 
-def standing(target: Store, key: str, recipe: Recipe, identity: str) -> Standing:
+def standing(target: Store, key: str, job: Job, identity: str) -> Standing:
     """How the object at `key` stands towards the source with this `identity`: by what it says."""
     try:
-        says = says_it_is(target, key, recipe.hash, identity)
+        provenance = read_provenance(target, key)
     except ItemError as error:
-        # What cannot be read is done again; if it cannot be written either, that is reported.
-        return Standing.NEW if error.code is Code.MISSING else Standing.CHANGED
-    return Standing.CURRENT if says else Standing.CHANGED
+        return _unreadable(error, job)
+    if not provenance.ours:
+        return Standing.CHANGED if job.overwrite else Standing.FOREIGN
+    made = _matches(provenance.text, job.recipe.hash, identity)
+    return Standing.CURRENT if made and not job.force else Standing.CHANGED
+
+
+def _unreadable(error: ItemError, job: Job) -> Standing:
+    """An object that denies access may be foreign; any other error is reported by the write."""
+    if error.code is Code.MISSING:
+        return Standing.NEW
+    foreign = error.code is Code.ACCESS and not job.overwrite
+    return Standing.FOREIGN if foreign else Standing.CHANGED
 
 
 def says_it_is(target: Store, key: str, recipe: str, identity: str) -> bool:
@@ -111,9 +120,7 @@ def says_it_is(target: Store, key: str, recipe: str, identity: str) -> bool:
         ItemError: it cannot be read.
 
     """
-    text = _imprint(target, key)
-    made = (_recipe_hash(text.get("bgpipe:recipe", "")), text.get("bgpipe:source"))
-    return made == (recipe, identity)
+    return _matches(read_provenance(target, key).text, recipe, identity)
 
 
 def _judged(
@@ -130,7 +137,7 @@ def _asked(found: Unknown, target: Store, job: Job) -> Planned | Row | None:
     """What the object says of itself; nothing if it is none that `found.row` was about."""
     entry, row, listed = found.entry, found.row, found.listed
     if entry:
-        stands = standing(target, listed.key, job.recipe, entry.identity)
+        stands = standing(target, listed.key, job, entry.identity)
         made = listed.identity if stands is Standing.CURRENT else ""
         return Planned(entry, listed.key, stands, made)
     with suppress(ItemError):
@@ -157,18 +164,20 @@ def _judge(place: Place, job: Job, catalog: Catalog) -> Planned | Unknown | Row 
         if row is None:
             return Unknown(listed, row=place.row) if place.row else None
         return replace(row, made=listed.identity, index=-1)
-    if job.force:
-        return Planned(entry, place.key, Standing.CHANGED)
     if row is None:
         return Unknown(listed, entry)
-    if (row.source, row.identity, row.recipe) != (entry.key, entry.identity, job.recipe.hash):
+    if job.force or (row.source, row.identity, row.recipe) != (
+        entry.key,
+        entry.identity,
+        job.recipe.hash,
+    ):
         return Planned(entry, place.key, Standing.CHANGED)
     return Planned(entry, place.key, Standing.CURRENT, listed.identity)
 
 
-def _imprint(target: Store, key: str) -> dict[str, str]:
-    head = target.read_range(key, 0, imprint.HEAD)
-    return imprint.read(head, target.read_range(key, -imprint.TAIL, imprint.TAIL))
+def _matches(text: Mapping[str, str], recipe: str, identity: str) -> bool:
+    made = (_recipe_hash(text.get("bgpipe:recipe", "")), text.get("bgpipe:source"))
+    return made == (recipe, identity)
 
 
 def _recipe_hash(text: str) -> str | None:

@@ -133,6 +133,8 @@ class Job:
     exclude: tuple[str, ...] = ()
     force: bool = False
     """Redo what is up to date."""
+    overwrite: bool = False
+    """Replace files at the targets that bgpipe did not make."""
     named: str = ""
     """The digest of the keys that the submitter named; empty: all that the source lists."""
     naming: str = ""

@@ -92,6 +92,11 @@ class Beat:
     vitals: Vitals
 
     @property
+    def label(self) -> str:
+        """The device among those of its host, like gpu0; embedded workers' names have more."""
+        return self.worker.partition("@")[0].partition("-")[0]
+
+    @property
     def host(self) -> str:
         return self.worker.rpartition("@")[2]
 

@@ -25,6 +25,7 @@ from bgpipe.pipeline.errors import (
     UsageError,
 )
 from bgpipe.pipeline.ledger import Claim, Ledger
+from bgpipe.pipeline.ownership import RECIPE_METADATA, check_replaceable, refuse_cutout
 from bgpipe.pipeline.storage import Store, Stores
 from bgpipe.pipeline.types import Flag, Item, Job, JobId, Outcome
 from bgpipe.workers.custody import Custody, Elsewhere, Hold
@@ -139,11 +140,14 @@ class Lane:
         """Write the item's cutout; returns its identity and its flags."""
         recipe = job.recipe
         with watch("read"):
+            if not job.overwrite:
+                check_replaceable(self._store(job.out), item.target)
             data = self._store(job.source).read(item.source, self._max_bytes)
+            refuse_cutout(data)
         text = {"bgpipe:recipe": recipe.text, "bgpipe:source": item.identity}
         made = self._studio.make(data, recipe, text, watch)
         with watch("write"):
-            notes = {"bgpipe-recipe": recipe.hash, "bgpipe-source": item.identity}
+            notes = {RECIPE_METADATA: recipe.hash, "bgpipe-source": item.identity}
             identity = self._store(job.out).write(item.target, made.file, notes)
             if made.flags and self._review_out:
                 self._store(self._review_out).write(f"{job.id}/{item.target}", made.file, notes)

@@ -68,7 +68,8 @@ def _emit(terminal: Terminal, order: Job, found: Forecast, expected: Estimate) -
             "new": found.standings[Standing.NEW],
             "changed": found.standings[Standing.CHANGED],
             "deleted": found.lost,
-            "ignored": found.ignored,
+            "foreign": found.foreign,
+            **found.ignored.record(),
             "bytes": found.size,
             "megapixels": found.megapixels,
             "sample": found.sample,
@@ -81,6 +82,7 @@ def _emit(terminal: Terminal, order: Job, found: Forecast, expected: Estimate) -
 
 def _say(terminal: Terminal, order: Job, found: Forecast, expected: Estimate) -> None:
     from bgpipe.pipeline.forecast import BANDS
+    from bgpipe.pipeline.ownership import FOREIGN
     from bgpipe.pipeline.survey import Standing
 
     standings = found.standings
@@ -90,13 +92,15 @@ def _say(terminal: Terminal, order: Job, found: Forecast, expected: Estimate) ->
         f"{found.size / 1e6:.1f} MB), {standings[Standing.CURRENT]} up to date; cutouts would go "
         f"to {order.out}"
     )
-    if found.ignored:
-        reasons = (f"{count} {reason}" for reason, count in found.ignored.items())
-        terminal.say(f"ignored: {', '.join(reasons)}")
+    if found.foreign:
+        terminal.say(f"{found.foreign:,} would fail: the target {FOREIGN}")
+    if ignored := str(found.ignored):
+        terminal.say(ignored)
     if found.lost:
         terminal.say(f"{found.lost} cutouts there belong to none of these sources")
-    if found.sample:
-        bands = ", ".join(f"{band}: {found.megapixels[band]}" for band in BANDS)
+    if found.megapixels:
+        counts = ((band, found.megapixels[band]) for band in BANDS)
+        bands = ", ".join(f"{band}: {count}" for band, count in counts if count)
         read = f"{found.megapixels.total()} of {found.sample} sampled"
         terminal.say(f"megapixels ({read}): {bands}")
     if expected.hours is not None:

@@ -81,10 +81,10 @@ def choose_output(
 
 def _backdrop(settings: Settings, path: str) -> tuple[str, str]:
     """Where the image lies, for workers, and the sha256 of its content."""
-    from bgpipe.pipeline.cli.source import find_target
+    from bgpipe.pipeline.cli.source import find_location
     from bgpipe.pipeline.storage import Stores
 
-    location = find_target(path)
+    location = find_location(path)
     folder, _, name = location.rpartition("/")
     try:
         data = Stores(settings.s3).open(folder or "/").read(name, settings.images.max_bytes)

@@ -1,4 +1,4 @@
-"""A job's progress on stderr: a bar on a terminal, now and then a line elsewhere."""
+"""A job's progress on stderr: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.terminal import Terminal, short_location
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.types import Books
+    from rich.console import RenderableType
+
+    from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.session import Session
+    from bgpipe.pipeline.types import Books, JobId, Preset
 
 LINE_SECONDS = 10.0
 WINDOW = 60.0
 """Seconds over which the pace is measured: a job may have been interrupted for days."""
+WIDE = 100
+"""Columns from which one line holds everything."""
 
 Watcher = Callable[["Books"], None]
 
 
 class Pace:
-    """How fast a job goes now, by the books seen lately."""
+    """Images a second of late, by the books seen."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
@@ -39,13 +45,35 @@ class Pace:
 
 
 @contextmanager
-def progress(terminal: Terminal) -> Iterator[Watcher]:
-    """A function to be given the books whenever they have been read."""
+def progress(terminal: Terminal, heading: Callable[[], str] = str) -> Iterator[Watcher]:
+    """A function that takes the books whenever they have been read.
+
+    `heading` makes the line above the bar; it is asked until it no longer ends with dots.
+    """
     if terminal.live:
-        with _bar() as watch:
+        with _bar(heading) as watch:
             yield watch
     else:
         yield _lines(terminal)
+
+
+def heading(session: Session, job: JobId) -> Callable[[], str]:
+    """A function that makes `~/photos → ~/photos-cutouts   balanced · birefnet-lite · gpu0`.
+
+    The devices come from the workers' heartbeats, which take a moment to arrive.
+    """
+    asked = session.ledger.job(job)
+    recipe = asked.recipe
+    places = f"{short_location(asked.source)} → {short_location(asked.out)}"
+    look = f"{_preset_name(session.settings, recipe.preset)} · {recipe.model}"
+
+    def line() -> str:
+        from bgpipe.pipeline.vitals import beats
+
+        labels = sorted({beat.label for beat in beats(session.client)})
+        return f"{places}   {look} · {', '.join(labels) or '...'}"
+
+    return line
 
 
 def rate(images_per_second: float) -> str:
@@ -61,12 +89,14 @@ def failures(books: Books) -> str:
     """How many failed, and why: `3 failed (E_EMPTY 2, E_MISSING 1)`; empty if none did."""
     if not books.failed:
         return ""
-    codes = ", ".join(f"{code} {count}" for code, count in books.errors.items())
-    return f"{books.failed} failed ({codes})"
+    codes = ", ".join(f"{code} {count:,}" for code, count in books.errors.items())
+    return f"{books.failed:,} failed ({codes})"
 
 
 def duration(seconds: float) -> str:
-    """The two largest units: `2 h 5 min`, `40 s`."""
+    """The two largest units: `2 h 5 min`, `40 s`; tenths below ten seconds."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -74,37 +104,68 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-@contextmanager
-def _bar() -> Iterator[Watcher]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
+def _clock(seconds: float) -> str:
+    """`0:19`, `1:02:40`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
+
+def _preset_name(settings: Settings, preset: Preset) -> str:
+    names = (name for name, known in settings.presets.items() if known == preset)
+    return next(names, "own values")
+
+
+@contextmanager
+def _bar(heading: Callable[[], str]) -> Iterator[Watcher]:
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.text import Text
+
+    console = Console(stderr=True)
     pace = Pace()
-    with Progress(
+    title = ""
+    bar = Progress(
+        BarColumn(bar_width=None),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
         TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("{task.fields[pace]}"),
-        TextColumn("{task.fields[skipped]}"),
-        TextColumn("{task.fields[failed]}", style="red"),
-        console=Console(stderr=True),
-        transient=True,
-        refresh_per_second=4,
-    ) as bar:
-        task = bar.add_task("starting", total=0, pace="", skipped="", failed="")
+        console=console,
+        expand=True,
+    )
+    task = bar.add_task("starting", total=0)
+    with Live(bar, console=console, transient=True, refresh_per_second=4) as live:
 
         def watch(books: Books) -> None:
+            nonlocal title
+            if not title or title.endswith("..."):
+                title = heading()
+            trouble = _trouble(books)
+            left = _pace(books, pace.see(books)) or _activity(books)
+            wide = console.width >= WIDE
             bar.update(
                 task,
-                description=_activity(books),
+                description="   ".join(filter(None, [left, trouble if wide else ""])),
                 total=books.total - books.skipped,
                 completed=books.done + books.failed,
-                pace=_pace(books, pace.see(books)),
-                skipped=f"{books.skipped} up to date" if books.skipped else "",
-                failed=failures(books),
             )
+            lines: list[RenderableType] = [
+                Text(line, no_wrap=True, overflow="ellipsis")
+                for line in (title.removesuffix(" · ..."), "" if wide else trouble)
+                if line
+            ]
+            live.update(Group(*lines[:1], bar, *lines[1:]))
 
         yield watch
+
+
+def _trouble(books: Books) -> str:
+    counts = (
+        (books.skipped, "up to date"),
+        (books.failed, "failed"),
+        (books.flagged, "to look at"),
+    )
+    return " · ".join(f"{count:,} {what}" for count, what in counts if count)
 
 
 def _lines(terminal: Terminal) -> Watcher:
@@ -117,7 +178,7 @@ def _lines(terminal: Terminal) -> Watcher:
         if terminal.quiet or time.monotonic() - last < LINE_SECONDS:
             return
         last = time.monotonic()
-        counts = f"{books.done + books.failed} of {books.total - books.skipped}"
+        counts = f"{books.done + books.failed:,} of {books.total - books.skipped:,}"
         parts = [counts, _pace(books, now), failures(books)]
         terminal.warn(f"{_activity(books)}: {', '.join(filter(None, parts))}")
 
@@ -132,5 +193,5 @@ def _activity(books: Books) -> str:
 def _pace(books: Books, images_per_second: float) -> str:
     if images_per_second == 0:
         return ""
-    left = duration((books.queued + books.running) / images_per_second)
-    return f"{rate(images_per_second)}, {left} left"
+    left = _clock((books.queued + books.running) / images_per_second)
+    return f"{rate(images_per_second)}   {left} left"

@@ -67,16 +67,9 @@ def choose_model(settings: Settings, terminal: Terminal, name: str) -> ResolvedM
 
     model, degraded = recipes.choose_model(settings, name)
     if degraded:
-        rule = "!" * 78
         terminal.warn(
-            f"{rule}\n"
-            f"{registry.DEFAULT} is not on this machine and no model hub was reached.\n"
-            f"Going on with {registry.TRIAL}, which is bundled to try things out:\n"
-            f"its mattes are far below those of the real model. Where anything may be the\n"
-            f"subject, every fifth photo goes wrong; at times GrabCut, which has learned\n"
-            f"nothing, does better.\n"
-            f"For real work: bgpipe models pull {registry.DEFAULT}, then submit again;\n"
-            f"everything made with {registry.TRIAL} will be made anew.\n"
-            f"{rule}"
+            f"warning: {registry.DEFAULT} is not on this machine and no model hub answered: using "
+            f"the bundled {registry.TRIAL}, whose mattes are clearly worse. For real work run "
+            f"bgpipe models pull {registry.DEFAULT} and submit again, which redoes these cutouts."
         )
     return model

@@ -5,18 +5,19 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bgpipe.pipeline.cli.progress import progress
+from bgpipe.pipeline.cli.progress import heading, progress
 from bgpipe.pipeline.cli.session import Session
-from bgpipe.pipeline.cli.summary import INTERRUPTED, exit_code, show_books
+from bgpipe.pipeline.cli.summary import INTERRUPTED, exit_code, show_result
 from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.errors import Unavailable, UsageError
+from bgpipe.pipeline.ignored import IgnoredObjects
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,21 +38,31 @@ def check_wait(settings: Settings, wait: bool | None) -> None:
 
 
 def see_through(
-    session: Session, terminal: Terminal, job: JobId, lease: Lease, *, wait: bool | None
+    session: Session,
+    terminal: Terminal,
+    job: JobId,
+    lease: Lease,
+    *,
+    wait: bool | None,
+    ignored: IgnoredObjects | None = None,
+    growing: Container[str] = (),
 ) -> int:
     """Stay with `job` to its end, or only see that it is published; returns the exit code.
 
-    `lease` is the job's; it is renewed meanwhile and free at the end.
+    `lease` is the job's; it is renewed meanwhile and free at the end. `ignored` has what was left
+    out before the job was listed; a listing leaves out the keys in `growing`.
 
     Raises:
         KeyboardInterrupt: INT or TERM; the worker has drained, and the job can be resumed.
         Unavailable: Redis, a store or the embedded worker is away for good.
     """
     stay = sys.stdout.isatty() if wait is None else wait
-    with _resumable(terminal, job), Run(session, job, lease) as run:
+    with _resumable(terminal, job), Run(session, job, lease, growing) as run:
         if session.settings.embedded or stay:
             books = _to_the_end(session, terminal, job, run)
-            show_books(terminal, books, session.ledger.failures(job))
+            if ignored:
+                run.ignored.include(ignored)
+            show_result(terminal, session.ledger, books, run.ignored)
             return exit_code(books)
         books = _published(session, terminal, job, run)
         terminal.emit(asdict(books))
@@ -63,13 +74,19 @@ def see_through(
 class Run:
     """What a command does for its job, turn by turn, as far as nobody else does."""
 
-    def __init__(self, session: Session, job: JobId, lease: Lease) -> None:
+    def __init__(
+        self, session: Session, job: JobId, lease: Lease, growing: Container[str] = ()
+    ) -> None:
+        """`growing`: keys of the source that are not complete yet."""
         self._session = session
         self._job = job
         self._lease = lease
         self._leader = session.leader(job, lease)
         self._stack = ExitStack()
+        self._growing = growing
         self._worker: Child | None = None
+        self.ignored = IgnoredObjects()
+        """What the job left out, as far as this command listed it."""
 
     def __enter__(self) -> Run:
         from bgpipe.pipeline.dispatcher import forget_old
@@ -112,7 +129,9 @@ class Run:
         order = ledger.job(self._job)
         try:
             source, target = stores.open(order.source), stores.open(order.out)
-            list_job(ledger, self._session.catalogs, order, source, target, token)
+            self.ignored = list_job(
+                ledger, self._session.catalogs, order, source, target, token, self._growing
+            )
         except Superseded:
             return False
         return True
@@ -133,7 +152,7 @@ class Run:
 
 
 def _to_the_end(session: Session, terminal: Terminal, job: JobId, run: Run) -> Books:
-    with progress(terminal) as watch:
+    with progress(terminal, heading(session, job)) as watch:
         while (books := session.ledger.books(job)).state not in CLOSED:
             watch(books)
             run.turn(books)

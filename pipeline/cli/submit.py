@@ -1,138 +1,130 @@
-"""`bgpipe submit`: a folder in, a job in the ledger, cutouts out."""
+"""`bgpipe submit`: images in, a job in the ledger, cutouts out."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from bgpipe.pipeline.cli import submit_options as options
 from bgpipe.pipeline.cli.forecast import show_forecast
 from bgpipe.pipeline.cli.output import Finish, choose_output
+from bgpipe.pipeline.cli.preflight import check_source, check_target
 from bgpipe.pipeline.cli.prune import prune
 from bgpipe.pipeline.cli.recipe import choose_recipe
-from bgpipe.pipeline.cli.run import Wait, check_wait, see_through
+from bgpipe.pipeline.cli.run import check_wait, see_through
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
 from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.cli.workflow import load_workflow
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
+    from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.cli.stream import Endpoints
+    from bgpipe.pipeline.ignored import IgnoredObjects
     from bgpipe.pipeline.lease import Lease
-    from bgpipe.pipeline.types import Job, JobId
+    from bgpipe.pipeline.types import Job, JobId, Recipe
 
-Globs = list[str] | None
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the pixels are made with, as far as the command line says; None leaves the settings'."""
+
+    preset: str | None
+    assignments: Sequence[str]
+    workflow: Path | None
+    model: str | None
+    matting: str | None
+    finish: Finish
+
+
+@dataclass(frozen=True, slots=True)
+class FileOptions:
+    """How a cutout's file is written."""
+
+    format: str | None
+    compression: str
+    depth: int
+    quality: int
+    input_alpha: str
+    name: str
 
 
 def submit(
     context: typer.Context,
-    source: Annotated[
-        str,
-        typer.Argument(help="A folder, a file, s3://bucket/prefix, @list.txt, or - for a list."),
-    ],
-    out: Annotated[
-        str | None,
-        typer.Option(help="Folder or s3:// prefix of the cutouts; default: <source>-cutouts."),
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="balanced, products, portraits, catalogue, raw.")
-    ] = None,
-    workflow: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A ComfyUI workflow instead of a preset.")
-    ] = None,
-    set_: Annotated[Globs, typer.Option("--set", metavar="K=V", help="Change one value.")] = None,
-    model: Annotated[str | None, typer.Option(help="A name, or a path to safetensors.")] = None,
-    matting: Annotated[
-        str | None, typer.Option(help="For hair and fur: vitmatte, vitmatte-base, a path; or none.")
-    ] = None,
-    include: Annotated[Globs, typer.Option(metavar="GLOB", help="Only keys like this.")] = None,
-    exclude: Annotated[Globs, typer.Option(metavar="GLOB", help="No keys like this.")] = None,
-    format_: Annotated[
-        str, typer.Option("--format", help="png, webp, avif, jpeg, mask, zip.")
-    ] = "png",
-    png: Annotated[str, typer.Option(help="fast, or small: many times slower.")] = "fast",
-    depth: Annotated[int, typer.Option(help="16: keep 16-bit colours in the PNG.")] = 8,
-    quality: Annotated[int, typer.Option(help="Of JPEG, AVIF, WebP (100: lossless).")] = 90,
-    input_alpha: Annotated[
-        str, typer.Option(help="A source's own alpha: multiply, keep or ignore.")
-    ] = "multiply",
-    name: Annotated[
-        str, typer.Option(metavar="TEMPLATE", help="Like {folder}/{stem}-cutout.")
-    ] = "",
-    crop: Annotated[bool | None, typer.Option("--crop", help="Cut to the subject.")] = None,
-    margin: Annotated[float | None, typer.Option(help="Percent of the longer side.")] = None,
-    canvas: Annotated[str | None, typer.Option(help="2000x2000 pixels, or 4:5.")] = None,
-    place: Annotated[
-        str | None, typer.Option(help="On the canvas: middle, top, bottom, left, right.")
-    ] = None,
-    background: Annotated[
-        str | None, typer.Option(help="white, #rrggbb, or the path of an image.")
-    ] = None,
-    shadow: Annotated[float | None, typer.Option(help="On the ground: 0 to 1.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Redo what is up to date.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and do nothing.")] = False,
-    prune_: Annotated[
-        bool, typer.Option("--prune", help="Remove cutouts whose source is gone.")
-    ] = False,
-    wait: Wait = None,
-    job: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the job.")] = None,
+    sources: options.Sources,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    input_alpha: options.InputAlpha = "multiply",
+    preset: options.Preset = None,
+    set_: options.Assignments = None,
+    workflow: options.Workflow = None,
+    model: options.Model = None,
+    matting: options.Matting = None,
+    crop: options.Crop = None,
+    margin: options.Margin = None,
+    canvas: options.Canvas = None,
+    place: options.Place = None,
+    background: options.Background = None,
+    shadow: options.Shadow = None,
+    out: options.Out = None,
+    format_: options.FileFormat = None,
+    quality: options.Quality = 90,
+    png: options.Compression = "fast",
+    depth: options.Depth = 8,
+    name: options.Name = "",
+    overwrite: options.Overwrite = False,
+    prune_: options.Prune = False,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    watch: options.Watch = False,
+    wait: options.Wait = None,
+    job: options.JobName = None,
 ) -> None:
-    """Make cutouts of every image in SOURCE; what is up to date is skipped."""
-    from bgpipe.pipeline.cli.source import find_source, find_target
+    """Remove the backgrounds of images. Cutouts that are up to date are skipped."""
+    from bgpipe.pipeline.cli.stream import open_endpoints
     from bgpipe.pipeline.docket import new_job_id
+    from bgpipe.pipeline.ignored import IgnoredObjects
     from bgpipe.pipeline.manifest import digest
-    from bgpipe.pipeline.recipes import check_output
+    from bgpipe.pipeline.naming import literal
     from bgpipe.pipeline.types import Job, JobId
 
     terminal: Terminal = context.obj
     settings = read_settings()
     check_wait(settings, wait)
-    chosen = find_source(source)
-    drawn = load_workflow(settings, workflow) if workflow else None
-    if drawn and preset:
-        raise UsageError("a workflow takes the place of a preset: leave --preset or --workflow out")
+    ignored = IgnoredObjects()
     finish = Finish(crop, margin, canvas, place, background, shadow)
-    output = choose_output(
-        settings,
-        file_format="mask" if drawn and drawn.is_mask and format_ == "png" else format_,
-        compression=png,
-        depth=depth,
-        quality=quality,
-        input_alpha=input_alpha,
-        backdrop=finish.backdrop,
-    )
-    recipe = choose_recipe(
-        settings,
-        terminal,
-        model=model or (drawn.model if drawn else None),
-        preset=drawn.preset if drawn else preset,
-        matting=matting,
-        assignments=[*(set_ or ()), *finish.assignments()],
-        output=output,
-    )
-    check_output(recipe, name)
-    order = Job(
-        id=JobId(job) if job else new_job_id(),
-        source=chosen.root,
-        out=find_target(out) if out else chosen.default_out,
-        recipe=recipe,
-        created=time.time(),
-        include=tuple(include or ()),
-        exclude=tuple(exclude or ()),
-        force=force,
-        named=digest(chosen.keys) if chosen.keys else "",
-        naming=name,
-    )
-    with open_session(settings) as session:
-        if prune_:
-            prune(session, settings.prune.most, terminal, order, dry_run=dry_run)
-        if dry_run:
-            show_forecast(session, settings, terminal, order, chosen.keys)
-            return
-        opened, lease = open_order(session, terminal, order, chosen.keys or ())
-        code = see_through(session, terminal, opened, lease, wait=wait)
+    look = Look(preset, set_ or (), workflow, model, matting, finish)
+    with open_endpoints(sources, out, terminal, ignored) as ends:
+        _check_options(ends, name=name, watch=watch, wait=wait)
+        settings, terminal = ends.adapt(settings, terminal)
+        file_format = ends.destination.format(format_)
+        files = FileOptions(file_format, png, depth, quality, input_alpha, name)
+        _check_places(settings, ends, watch=watch)
+        order = Job(
+            id=JobId(job) if job else new_job_id(),
+            source=ends.source.root,
+            out=ends.destination.out,
+            recipe=_recipe(settings, terminal, look, files),
+            created=time.time(),
+            include=tuple(include or ()),
+            exclude=tuple(exclude or ()),
+            force=force,
+            overwrite=overwrite,
+            named=digest(ends.source.keys) if ends.source.keys else "",
+            naming=literal(ends.destination.file) or name,
+        )
+        with open_session(settings) as session:
+            if prune_:
+                prune(session, settings.prune.most, terminal, order, dry_run=dry_run)
+            if dry_run:
+                show_forecast(session, settings, terminal, order, ends.source.keys)
+                return
+            code = _run(session, terminal, order, ends, ignored, watch=watch, wait=wait)
     raise typer.Exit(code)
 
 
@@ -165,3 +157,72 @@ def _check_same(other: Job, order: Job) -> None:
             f"job {other.id} is writing cutouts of another kind to {other.out}: "
             f"wait for its end, or bgpipe cancel {other.id}"
         )
+
+
+def _run(
+    session: Session,
+    terminal: Terminal,
+    job: Job,
+    ends: Endpoints,
+    ignored: IgnoredObjects,
+    *,
+    watch: bool,
+    wait: bool | None,
+) -> int:
+    from bgpipe.pipeline.cli.watch import follow
+
+    if watch:
+        return follow(session, terminal, job)
+    opened, lease = open_order(session, terminal, job, ends.source.keys or ())
+    code = see_through(
+        session, terminal, opened, lease, wait=ends.is_private or wait, ignored=ignored
+    )
+    if ends.is_private:
+        ends.send()
+        for failure in session.ledger.failures(opened):
+            terminal.warn(f"bgpipe: {failure.code}: {failure.detail}")
+        session.ledger.forget(opened)
+    return code
+
+
+def _check_options(ends: Endpoints, *, name: str, watch: bool, wait: bool | None) -> None:
+    if watch and (ends.source.keys is not None or wait is False):
+        raise UsageError("--watch follows one folder or prefix, and does not go with --detach")
+    if name and ends.destination.file:
+        raise UsageError("--name and the file's name of --out contradict each other: leave one out")
+
+
+def _check_places(settings: Settings, ends: Endpoints, *, watch: bool) -> None:
+    from bgpipe.pipeline.storage import Stores
+
+    stores = Stores(settings.s3)
+    check_target(stores, ends.destination.out)
+    if ends.source.keys is None and not watch:
+        check_source(stores, ends.source.root)
+
+
+def _recipe(settings: Settings, terminal: Terminal, look: Look, files: FileOptions) -> Recipe:
+    from bgpipe.pipeline.recipes import check_output
+
+    drawn = load_workflow(settings, look.workflow) if look.workflow else None
+    if drawn and look.preset:
+        raise UsageError("--workflow replaces --preset: leave one out")
+    recipe = choose_recipe(
+        settings,
+        terminal,
+        model=look.model or (drawn.model if drawn else None),
+        preset=drawn.preset if drawn else look.preset,
+        matting=look.matting,
+        assignments=[*look.assignments, *look.finish.assignments()],
+        output=choose_output(
+            settings,
+            file_format=files.format or ("mask" if drawn and drawn.is_mask else "png"),
+            compression=files.compression,
+            depth=files.depth,
+            quality=files.quality,
+            input_alpha=files.input_alpha,
+            backdrop=look.finish.backdrop,
+        ),
+    )
+    check_output(recipe, files.name)
+    return recipe

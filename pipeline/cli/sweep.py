@@ -111,21 +111,22 @@ def _find(settings: Settings, name: str) -> Sweep:
 
 
 def _order(settings: Settings, terminal: Terminal, name: str, sweep: Sweep) -> Job:
-    from bgpipe.pipeline.cli.source import find_source, find_target
+    from bgpipe.pipeline.cli.source import find_location, find_source
     from bgpipe.pipeline.docket import new_job_id
     from bgpipe.pipeline.types import Job
 
-    source = find_source(sweep.source)
+    source = find_source([sweep.source])
     if source.keys is not None:
         raise UsageError(f"sweep {name} wants a folder or a prefix: {sweep.source}")
     return Job(
         id=new_job_id(f"{name}-"),
         source=source.root,
-        out=find_target(sweep.target),
+        out=find_location(sweep.target),
         recipe=_recipe(settings, terminal, sweep),
         created=time.time(),
         include=sweep.include,
         exclude=sweep.exclude,
+        overwrite=sweep.overwrite,
         sweep=name,
         naming=sweep.name,
     )

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -42,6 +43,18 @@ class Terminal:
     def live(self) -> bool:
         """Whether somebody watches: a bar may be drawn on stderr."""
         return sys.stderr.isatty() and not self.quiet and not self.json
+
+
+def short_location(location: str) -> str:
+    """A store's location for people: `~` stands for the home folder."""
+    home = str(Path.home())
+    below = location == home or location.startswith(f"{home}/")
+    return f"~{location.removeprefix(home)}" if below and home != "/" else location
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 image`, `1,204 images`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _write(stream: TextIO, text: str) -> None:

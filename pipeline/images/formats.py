@@ -12,6 +12,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 HEIF = "HEIF"
 """Read by pillow-heif, the extra `heic`."""
 
+SIGNATURE = 1024
+"""Bytes at a file's start that tell its format."""
+
 _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
     png.SIGNATURE: "PNG",
@@ -46,6 +49,11 @@ def format_of(data: bytes) -> str | None:
     if data[4:8] == b"ftyp":
         return _box_format(data)
     return "SVG" if b"<svg" in data[:1024] else None
+
+
+def is_readable(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is in a format that is read."""
+    return format_of(head) in (*FORMATS, HEIF)
 
 
 def is_cut_short(name: str, data: bytes) -> bool:

@@ -39,10 +39,10 @@ class Store(Protocol):
     def list(
         self, *, missing_ok: bool = False, passed: Callable[[str], None] = unheard
     ) -> Iterator[Entry]:
-        """Every image by its name, in the order of its key's UTF-8 bytes.
+        """Every image by its name, and every object without a suffix, in the order of its key's bytes.
 
-        `missing_ok`: a folder that is not there yet has none. `passed` is told what is not hidden
-        and has no image's name.
+        `missing_ok`: a folder that does not exist yet has none. `passed` gets the keys of the other
+        objects that are not hidden.
 
         Raises:
             StorageUnavailable: a part of the store cannot be listed.
@@ -60,6 +60,10 @@ class Store(Protocol):
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """At most `length` bytes from `start`, which counts from the end if it is negative."""
+        ...
+
+    def metadata(self, key: str) -> Mapping[str, str]:
+        """The `notes` of `write`, where the store has a place for them; MISSING without an object."""
         ...
 
     def write(self, key: str, data: bytes, notes: Mapping[str, str] | None = None) -> str:
@@ -87,6 +91,17 @@ class Store(Protocol):
 def is_image_name(name: str) -> bool:
     """Whether a file's name ends like an image's and is not hidden."""
     return not name.startswith(".") and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_candidate_name(name: str) -> bool:
+    """Whether a listing takes the file: an image by its name, or one whose content has to decide."""
+    return is_image_name(name) or has_no_suffix(name)
+
+
+def has_no_suffix(key: str) -> bool:
+    """Whether a key's file name has no suffix, as in content-addressed buckets, and is not hidden."""
+    name = key.rpartition("/")[2]
+    return not name.startswith(".") and not PurePosixPath(name).suffix
 
 
 def is_hidden(key: str) -> bool:

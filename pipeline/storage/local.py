@@ -25,7 +25,12 @@ from bgpipe.pipeline.errors import (
     StorageUnavailable,
     TransientError,
 )
-from bgpipe.pipeline.storage.base import is_image_name, is_safe_key, unheard
+from bgpipe.pipeline.storage.base import (
+    has_no_suffix,
+    is_image_name,
+    is_safe_key,
+    unheard,
+)
 from bgpipe.pipeline.types import Entry
 
 if TYPE_CHECKING:
@@ -94,6 +99,11 @@ class LocalStore:
             size = os.fstat(file.fileno()).st_size
             file.seek(start if start >= 0 else max(size + start, 0))
             return file.read(length)
+
+    def metadata(self, key: str) -> Mapping[str, str]:
+        """A file has none."""
+        del key
+        return {}
 
     def write(self, key: str, data: bytes, notes: Mapping[str, str] | None = None) -> str:
         """A file has no place for `notes`."""
@@ -164,7 +174,7 @@ def _names(folder: str, prefix: str, passed: Callable[[str], None]) -> Iterator[
                 name = _key_part(item.name)
                 if _is_folder(item):
                     yield f"{name}/"
-                elif is_image_name(item.name):
+                elif is_image_name(item.name) or (has_no_suffix(item.name) and item.is_file()):
                     yield name
                 elif not item.is_dir(follow_symlinks=False):
                     passed(prefix + name)

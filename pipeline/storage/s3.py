@@ -21,7 +21,7 @@ from botocore.exceptions import (
 )
 
 from bgpipe.pipeline.errors import Code, PermanentError, StorageUnavailable, UsageError
-from bgpipe.pipeline.storage.base import is_hidden, is_image_name, is_safe_key, unheard
+from bgpipe.pipeline.storage.base import is_candidate_name, is_hidden, is_safe_key, unheard
 from bgpipe.pipeline.storage.s3_errors import is_answer, item_errors, store_errors
 from bgpipe.pipeline.types import Entry
 
@@ -119,7 +119,7 @@ class S3Store:
             last = place
             if is_hidden(key) or not key or key.endswith("/"):
                 continue
-            if is_image_name(key.rpartition("/")[2]):
+            if is_candidate_name(key.rpartition("/")[2]):
                 yield Entry(key, found["Size"], _identity(found))
             else:
                 passed(key)
@@ -146,6 +146,12 @@ class S3Store:
             return self._get(key, max(least, -start), span)[:length]
         except _BeyondTheEnd:
             return b""
+
+    def metadata(self, key: str) -> Mapping[str, str]:
+        place = self._place(key)
+        with item_errors(key):
+            found: dict[str, str] = self._client.head_object(**place)["Metadata"]
+            return found
 
     def write(self, key: str, data: bytes, notes: Mapping[str, str] | None = None) -> str:
         place = self._place(key)

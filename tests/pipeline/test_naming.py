@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.naming import Collision, Template, plan_by_template
+from bgpipe.pipeline.naming import Collision, Template, literal, literal_key, plan_by_template
 from bgpipe.pipeline.plan import plan
 from bgpipe.pipeline.types import Entry
 
@@ -33,11 +33,24 @@ def test_fields_stand_for_parts_of_the_source(text, key, target):
 
 @pytest.mark.parametrize(
     "text",
-    ["same", "{folder}/x", "{stem}{other}", "{stem", "{}", "{0}{stem}", "{stem!r}", "{stem:>9}"],
+    ["{stem}{other}", "{stem", "{}", "{0}{stem}", "{stem!r}", "{stem:>9}"],
 )
 def test_what_is_no_template_is_refused(text):
     with pytest.raises(UsageError, match="--name"):
         Template(text, ".png", "m")
+
+
+@pytest.mark.parametrize("text", ["same", "{folder}/x"])
+def test_a_template_that_gives_all_one_name_is_refused(text):
+    with pytest.raises(UsageError, match="one name"):
+        Template(text, ".png", "m").check_distinct()
+
+
+def test_a_literal_is_the_whole_key_of_one_cutout():
+    text = literal("out {1}.jpeg")
+    assert Template(text, ".jpg", "m").target("a/b.png") == "out {1}.jpeg"
+    assert literal_key(text) == "out {1}.jpeg"
+    assert literal_key("{stem}") == ""
 
 
 @pytest.mark.parametrize("text", ["../{stem}", "{folder}/../{stem}"])

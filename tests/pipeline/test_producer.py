@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from bgpipe.pipeline import png
 from bgpipe.pipeline.catalog import Catalogs
 from bgpipe.pipeline.docket import NO_TOKEN
-from bgpipe.pipeline.errors import NoImages, StorageUnavailable, UsageError
+from bgpipe.pipeline.errors import Code, ItemError, NoImages, StorageUnavailable, UsageError
+from bgpipe.pipeline.ignored import Ignored, IgnoredObjects
 from bgpipe.pipeline.ledger import Ledger, Superseded
 from bgpipe.pipeline.manifest import digest
+from bgpipe.pipeline.ownership import check_replaceable
 from bgpipe.pipeline.plan import plan
-from bgpipe.pipeline.producer import Ignored, list_job, select, survey
+from bgpipe.pipeline.producer import list_job, select, survey
 from bgpipe.pipeline.storage import LocalStore
 from bgpipe.pipeline.survey import Standing, standing
 from bgpipe.pipeline.types import Books, Entry, Item, Job, JobId, JobState, Preset, Recipe
@@ -52,7 +54,7 @@ def cutout(recipe: Recipe, identity: str) -> bytes:
 def photo(root: Path, name: str) -> None:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"\xff\xd8 no matter, nobody decodes it here")
+    path.write_bytes(b"\xff\xd8\xff no matter, nobody decodes it here")
 
 
 @pytest.fixture
@@ -182,34 +184,33 @@ def test_patterns_match_keys_or_file_names(
     include: list[str], exclude: list[str], expected: list[str]
 ) -> None:
     listed = entries("a.jpg", "d/a.png", "d/e/b_alpha.png")
-    ignored: Counter[Ignored] = Counter()
+    ignored = IgnoredObjects()
     chosen = select(listed, include, exclude, ignored)
     assert [entry.key for entry in chosen] == expected
-    assert ignored.total() == len(listed) - len(expected)
+    assert ignored.reasons.total() == len(listed) - len(expected)
 
 
 def test_a_cutout_is_current_for_its_own_recipe_and_source_only(
-    target: LocalStore, recipe: Recipe
+    target: LocalStore, job: Job
 ) -> None:
-    target.write("a.png", cutout(recipe, "10-1"))
-    assert standing(target, "a.png", recipe, "10-1") is Standing.CURRENT
-    assert (
-        standing(target, "a.png", replace(recipe, model="the same by another name"), "10-1")
-        is Standing.CURRENT
-    )
-    assert standing(target, "a.png", replace(recipe, preset=Preset()), "10-1") is Standing.CHANGED
-    assert standing(target, "a.png", recipe, "10-2") is Standing.CHANGED
-    assert standing(target, "b.png", recipe, "10-1") is Standing.NEW
+    def with_recipe(**changes: object) -> Job:
+        return replace(job, recipe=replace(job.recipe, **changes))
+
+    target.write("a.png", cutout(job.recipe, "10-1"))
+    renamed, other = with_recipe(model="the same by another name"), with_recipe(preset=Preset())
+    assert standing(target, "a.png", job, "10-1") is Standing.CURRENT
+    assert standing(target, "a.png", renamed, "10-1") is Standing.CURRENT
+    assert standing(target, "a.png", other, "10-1") is Standing.CHANGED
+    assert standing(target, "a.png", job, "10-2") is Standing.CHANGED
+    assert standing(target, "a.png", replace(job, force=True), "10-1") is Standing.CHANGED
+    assert standing(target, "b.png", job, "10-1") is Standing.NEW
 
 
 @pytest.mark.parametrize(
     "damage",
     [
         lambda data: data[:-1],
-        lambda data: data[: len(data) // 2],
-        lambda data: b"",
-        lambda data: b"no PNG",
-        lambda data: png.encode(np.zeros((4, 4, 4), np.uint8), text={"bgpipe:source": "10-1"}),
+        lambda data: data[:-20],
         lambda data: png.encode(
             np.zeros((4, 4, 4), np.uint8),
             text={"bgpipe:source": "10-1", "bgpipe:recipe": "[1]"},
@@ -219,11 +220,84 @@ def test_a_cutout_is_current_for_its_own_recipe_and_source_only(
         ),
     ],
 )
-def test_a_damaged_or_foreign_file_is_not_current(
-    target: LocalStore, recipe: Recipe, damage
+def test_a_damaged_cutout_is_made_again(target: LocalStore, job: Job, damage) -> None:
+    target.write("a.png", damage(cutout(job.recipe, "10-1")))
+    assert standing(target, "a.png", job, "10-1") is Standing.CHANGED
+    check_replaceable(target, "a.png")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no PNG",
+        png.encode(np.zeros((4, 4, 4), np.uint8), text={"bgpipe:source": "10-1"}),
+        b"\xff\xd8\xff a JPEG of somebody else's \xff\xd9",
+    ],
+)
+def test_a_file_that_bgpipe_did_not_make_is_foreign(
+    target: LocalStore, job: Job, content: bytes
 ) -> None:
-    target.write("a.png", damage(cutout(recipe, "10-1")))
-    assert standing(target, "a.png", recipe, "10-1") is Standing.CHANGED
+    target.write("a.png", content)
+    assert standing(target, "a.png", job, "10-1") is Standing.FOREIGN
+    assert standing(target, "a.png", replace(job, force=True), "10-1") is Standing.FOREIGN
+    assert standing(target, "a.png", replace(job, overwrite=True), "10-1") is Standing.CHANGED
+    with pytest.raises(ItemError, match="was not made by bgpipe: pass --overwrite") as raised:
+        check_replaceable(target, "a.png")
+    assert raised.value.code is Code.TARGET
+
+
+def test_what_is_not_there_and_what_is_a_folder_is_left_to_the_write(target: LocalStore) -> None:
+    check_replaceable(target, "a.png")
+    (target.root / "b.png").mkdir(parents=True)
+    check_replaceable(target, "b.png")
+
+
+def test_files_without_a_suffix_are_judged_by_their_content(
+    job: Job, source: LocalStore, target: LocalStore
+) -> None:
+    for name in ("0a1b", "d/4f", "photo.jpg", "README.jpg"):
+        photo(source.root, name)
+    (source.root / "README").write_text("no photo")
+    (source.root / "d" / "LICENSE").touch()
+    (source.root / "raw.CR2").touch()
+    ignored = IgnoredObjects()
+    listed = source.list(passed=ignored.add_unread)
+    (batch,) = survey(job, listed, source, target, ignored=ignored)
+    assert {one.entry.key: one.target for one in batch} == {
+        "0a1b": "0a1b.png",
+        "d/4f": "d/4f.png",
+        "photo.jpg": "photo.png",
+        "README.jpg": "README.png",
+    }
+    assert str(ignored) == "3 ignored: 2 without suffix, 1 .CR2 are not read"
+
+
+def test_a_file_without_a_suffix_that_is_an_image_keeps_its_place(
+    job: Job, source: LocalStore, target: LocalStore
+) -> None:
+    for name in ("a", "a-b.jpg", "a.jpg", "a.x.jpg", "a/b.jpg"):
+        photo(source.root if name != "a/b.jpg" else source.root / "sub", name)
+    (batch,) = survey(job, source.list(), source, target)
+    assert [(one.entry.key, one.target) for one in batch] == [
+        ("a-b.jpg", "a-b.png"),
+        ("a.jpg", "a.jpg.png"),
+        ("a", "a.png"),
+        ("a.x.jpg", "a.x.png"),
+        ("sub/a/b.jpg", "sub/a/b.png"),
+    ]
+
+
+def test_cutouts_are_not_sources(job: Job, source: LocalStore, target: LocalStore) -> None:
+    photo(source.root, "a.jpg")
+    source.write("old.png", cutout(job.recipe, "10-1"))
+    ignored = IgnoredObjects()
+    (batch,) = survey(job, source.list(), source, target, ignored=ignored)
+    assert [one.entry.key for one in batch] == ["a.jpg"]
+    assert ignored.reasons == {Ignored.CUTOUT: 1}
+    (source.root / "a.jpg").unlink()
+    with pytest.raises(NoImages, match="1 ignored: 1 made by bgpipe"):
+        list(survey(job, source.list(), source, target))
 
 
 def test_a_job_skips_what_is_up_to_date_and_lists_the_rest(

@@ -88,8 +88,15 @@ def test_an_object_that_the_catalog_does_not_know_is_asked_itself(
     target.write("b.png", b"somebody else's")
     target.write("c.png", b"somebody else's")
     standings, left = found(target, ledger, job, sources("a.jpg", "b.jpg"))
-    assert standings == {"a.jpg": Standing.CURRENT, "b.jpg": Standing.CHANGED}
+    assert standings == {"a.jpg": Standing.CURRENT, "b.jpg": Standing.FOREIGN}
     assert left == []
+    overwritten = replace(job, overwrite=True)
+    assert found(target, ledger, overwritten, sources("b.jpg"))[0] == {"b.jpg": Standing.CHANGED}
+    forced = replace(job, force=True)
+    assert found(target, ledger, forced, sources("a.jpg", "b.jpg"))[0] == {
+        "a.jpg": Standing.CHANGED,
+        "b.jpg": Standing.FOREIGN,
+    }
 
 
 def test_of_a_target_that_is_not_there_yet_all_is_new(

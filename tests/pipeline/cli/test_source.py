@@ -1,25 +1,27 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from bgpipe.pipeline.cli.source import Source, find_source, find_target
-from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.cli.source import Source, find_location, find_source
+from bgpipe.pipeline.errors import NoImages, UsageError
+from bgpipe.pipeline.ignored import IgnoredObjects
 
 
 def listed(tmp_path: Path, *lines: object) -> Source:
     path = tmp_path / "list.txt"
     path.write_text("".join(f"{line}\n" for line in lines))
-    return find_source(f"@{path}")
+    return find_source([f"@{path}"])
 
 
 def test_a_folder_is_all_of_it_and_a_file_is_one_key(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
-    assert find_source(str(tmp_path)) == Source(str(tmp_path), None)
-    assert find_source(str(tmp_path / "a.jpg")) == Source(str(tmp_path), ("a.jpg",))
+    assert find_source([str(tmp_path)]) == Source(str(tmp_path), None)
+    assert find_source([str(tmp_path / "a.jpg")]) == Source(str(tmp_path), ("a.jpg",))
     with pytest.raises(UsageError, match=r"b\.jpg"):
-        find_source(str(tmp_path / "b.jpg"))
+        find_source([str(tmp_path / "b.jpg")])
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,7 @@ def test_a_folder_is_all_of_it_and_a_file_is_one_key(tmp_path: Path) -> None:
     ],
 )
 def test_an_address_in_a_bucket_is_a_prefix_or_an_image(text: str, source: Source) -> None:
-    assert find_source(text) == source
+    assert find_source([text]) == source
 
 
 def test_a_list_of_files_has_the_deepest_folder_of_all_as_its_root(tmp_path: Path) -> None:
@@ -52,20 +54,62 @@ def test_a_list_may_name_objects_of_one_bucket(tmp_path: Path) -> None:
     for other in ("s3://c/2.jpg", "/photos/2.jpg"):
         with pytest.raises(UsageError, match="more than one place"):
             listed(tmp_path, "s3://b/1.jpg", other)
-    with pytest.raises(UsageError, match="names no file"):
+    with pytest.raises(UsageError, match="is empty"):
         listed(tmp_path)
 
 
 def test_cutouts_go_beside_their_source() -> None:
     assert Source("/photos", None).default_out == "/photos-cutouts"
     assert Source("s3://bucket/photos", None).default_out == "s3://bucket/photos-cutouts"
-    with pytest.raises(UsageError, match="--out"):
-        _ = Source("s3://bucket", None).default_out
+    for root in ("s3://bucket", "/"):
+        with pytest.raises(UsageError, match="--out"):
+            _ = Source(root, None).default_out
+
+
+def test_several_sources_are_one_below_their_common_folder(tmp_path: Path) -> None:
+    for name in (
+        "p/a.jpg",
+        "p/sub/b.png",
+        "p/sub/notes.txt",
+        "p/sub/c.CR2",
+        "p/list.csv",
+        "p/0a1b",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "empty").mkdir()
+    ignored = IgnoredObjects()
+    source = find_source([str(path) for path in (tmp_path / "p").iterdir()], ignored)
+    assert source == Source(str(tmp_path / "p"), ("0a1b", "a.jpg", "sub/b.png"))
+    assert str(ignored) == "3 ignored: 1 .CR2, 1 .csv, 1 .txt are not read"
+    with pytest.raises(NoImages, match=r"1 ignored: 1 \.csv is not read"):
+        find_source([str(tmp_path / "p/list.csv"), str(tmp_path / "empty")])
+    bucket = find_source(["s3://b/x/1.jpg", "s3://b/x/y/2.jpg"])
+    assert bucket == Source("s3://b/x", ("1.jpg", "y/2.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["gs://bucket/photos"], "unsupported scheme: gs://bucket/photos"),
+        (["az://bucket"], "unsupported scheme"),
+        (["https://shop.example/a.jpg"], "unsupported scheme"),
+        (["s3://"], "no bucket named: s3://"),
+        (["s3:///photos"], "no bucket named"),
+        (["s3://b/1.jpg", "s3://b/photos"], "a prefix is a source of its own"),
+        (["s3://b/1.jpg", "s3://c/1.jpg"], "more than one place"),
+        (["s3://b/1.jpg", "@list.txt"], "a list is a source of its own"),
+    ],
+)
+def test_what_cannot_be_a_source_is_refused(texts: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        find_source(texts)
 
 
 def test_a_target_is_a_bucket_or_an_absolute_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_target("s3://bucket/x") == "s3://bucket/x"
-    assert find_target("out/../x") == str(tmp_path / "x")
+    assert find_location("s3://bucket/x") == "s3://bucket/x"
+    assert find_location("out/../x") == str(tmp_path / "x")

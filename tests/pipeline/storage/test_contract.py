@@ -98,8 +98,20 @@ def test_only_names_of_images_are_listed(store):
     suffixes += ["gif", "avif", "heic", "heif"]
     for suffix in [*suffixes, "txt", "jpg.txt", "svg", "JPG~"]:
         store.write(f"name.{suffix}", b"x")
-    store.write("jpg", b"x")
     assert {entry.key for entry in store.list()} == {f"name.{suffix}" for suffix in suffixes}
+
+
+def test_names_without_a_suffix_are_listed_since_their_content_decides(store):
+    for key in ("0a1b2c", "d/jpg", "a.jpg", "..x", "Makefile.am"):
+        store.write(key, b"x")
+    assert {entry.key for entry in store.list()} == {"0a1b2c", "a.jpg", "d/jpg"}
+
+
+def test_metadata_is_that_of_the_write_or_empty(store):
+    store.write("a.png", b"x", {"bgpipe-recipe": "0123"})
+    store.write("b.png", b"x")
+    assert store.metadata("a.png") == ({"bgpipe-recipe": "0123"} if store.distant else {})
+    assert store.metadata("b.png") == {}
 
 
 def test_who_asks_is_told_what_a_listing_passes_over(store):

@@ -1,0 +1,56 @@
+"""Checks of a job's source and target before anything is started for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING
+
+from bgpipe.pipeline.errors import StorageUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.storage import Stores
+
+
+def check_source(stores: Stores, location: str) -> None:
+    """See that there is an image to take.
+
+    Raises:
+        NoImages: there is none.
+        StorageUnavailable: the source cannot be listed.
+
+    """
+    from bgpipe.pipeline.ignored import IgnoredObjects
+    from bgpipe.pipeline.producer import no_images
+
+    source, ignored = stores.open(location), IgnoredObjects()
+    if next(source.list(passed=ignored.add_unread), None) is None:
+        raise no_images(source, ignored)
+
+
+def check_target(stores: Stores, location: str) -> None:
+    """See that a folder can be written and that a bucket answers.
+
+    Raises:
+        UsageError: a file is in the way.
+        StorageUnavailable: it cannot be written.
+
+    """
+    target = stores.open(location)
+    if target.distant:
+        next(target.list(missing_ok=True), None)
+        return
+    folder = _nearest_existing(Path(location))
+    if not folder.is_dir():
+        raise UsageError(f"--out is a file: {folder}: name a folder")
+    try:
+        TemporaryFile(dir=folder).close()  # which has no name and leaves nothing
+    except OSError as error:
+        reason = (error.strerror or "input/output error").lower()
+        raise StorageUnavailable(
+            f"the target cannot be written: {folder}: {reason}: choose another --out"
+        ) from error
+
+
+def _nearest_existing(path: Path) -> Path:
+    return next(place for place in (path, *path.parents) if place.exists())

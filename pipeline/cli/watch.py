@@ -1,0 +1,91 @@
+"""`bgpipe submit --watch`: a job for what has arrived, again and again."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import count
+from typing import TYPE_CHECKING
+
+from bgpipe.pipeline.cli.run import see_through
+from bgpipe.pipeline.cli.submit import open_order
+from bgpipe.pipeline.cli.terminal import Terminal, short_location
+from bgpipe.pipeline.errors import NoImages, StorageUnavailable
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.session import Session
+    from bgpipe.pipeline.types import Job, JobId
+
+POLL = 2.0
+"""Seconds between two listings of a folder. A file that did not change in between is complete."""
+BUCKET_POLL = 30.0
+"""Seconds between two listings of a bucket, which costs requests; its objects are always complete."""
+
+
+def follow(session: Session, terminal: Terminal, job: Job) -> int:
+    """Run jobs like `job` until interrupted; returns the exit code.
+
+    Raises:
+        KeyboardInterrupt: a job was running.
+        Unavailable: as of `see_through`.
+
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    terminal.say(f"watching {short_location(job.source)}: stop with Ctrl-C")
+    names = _names(job)
+    for growing in _arrivals(session, terminal, job):
+        _do_once(session, terminal, replace(job, id=next(names), created=time.time()), growing)
+    return 0
+
+
+def _do_once(session: Session, terminal: Terminal, job: Job, growing: frozenset[str]) -> None:
+    opened, lease = open_order(session, terminal, job)
+    try:
+        see_through(session, terminal, opened, lease, wait=True, growing=growing)
+    except NoImages as error:
+        terminal.warn(f"bgpipe: {error}")
+
+
+def _arrivals(session: Session, terminal: Terminal, job: Job) -> Iterator[frozenset[str]]:
+    """Wait for complete images that are new or changed; yields the keys of incomplete ones.
+
+    Ends at an interrupt while it waits.
+    """
+    is_bucket = session.stores.open(job.source).distant
+    seen: Mapping[str, str] = {}
+    before: Mapping[str, str] = {}
+    try:
+        while True:
+            now = _listing(session, terminal, job) or before
+            complete = now if is_bucket else dict(now.items() & before.items())
+            before = now
+            if not complete.items() <= seen.items():
+                seen = complete
+                yield frozenset(now.keys() - complete.keys())
+            time.sleep(BUCKET_POLL if is_bucket else POLL)
+    except KeyboardInterrupt:
+        return
+
+
+def _listing(session: Session, terminal: Terminal, job: Job) -> Mapping[str, str]:
+    """The identities of the images by their keys; empty while the source cannot be listed."""
+    from bgpipe.pipeline.ignored import IgnoredObjects
+    from bgpipe.pipeline.producer import choose
+
+    source, target = session.stores.open(job.source), session.stores.open(job.out)
+    try:
+        chosen = choose(job, source.list(), source, target, IgnoredObjects())
+        return {entry.key: entry.identity for entry in chosen}
+    except StorageUnavailable as error:
+        terminal.warn(f"bgpipe: {error}")
+        return {}
+
+
+def _names(job: Job) -> Iterator[JobId]:
+    """The job's own name first, then numbered ones."""
+    from bgpipe.pipeline.types import JobId
+
+    yield job.id
+    yield from (JobId(f"{job.id}-{number}") for number in count(2))

@@ -1,0 +1,68 @@
+"""The objects of a source that a job leaves out, counted by reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import PurePosixPath
+
+
+class Ignored(StrEnum):
+    """Why an object of the source is left out."""
+
+    NOT_AN_IMAGE = "not read"
+    NOT_INCLUDED = "not included"
+    EXCLUDED = "excluded"
+    IN_TARGET = "in the target"
+    CUTOUT = "made by bgpipe"
+
+
+NO_SUFFIX = "without suffix"
+
+
+@dataclass(slots=True)
+class IgnoredObjects:
+    """Counts by reason; `suffixes` tells what is NOT_AN_IMAGE apart."""
+
+    reasons: Counter[Ignored] = field(default_factory=Counter)
+    suffixes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, reason: Ignored, key: str) -> None:
+        self.reasons[reason] += 1
+        if reason is Ignored.NOT_AN_IMAGE:
+            self.suffixes[PurePosixPath(key).suffix or NO_SUFFIX] += 1
+
+    def add_unread(self, key: str) -> None:
+        """Count an object whose name is not an image's."""
+        self.add(Ignored.NOT_AN_IMAGE, key)
+
+    def include(self, others: IgnoredObjects) -> None:
+        """Add the counts of `others`."""
+        self.reasons += others.reasons
+        self.suffixes += others.suffixes
+
+    def record(self) -> dict[str, dict[str, int]]:
+        """The counts for JSON."""
+        return {
+            "ignored": {str(reason): count for reason, count in self.reasons.items()},
+            "ignored_suffixes": dict(self.suffixes),
+        }
+
+    def __str__(self) -> str:
+        """`4 ignored: 2 .CR2, 1 .psd are not read; 1 excluded`; empty if there are none."""
+        if not self.reasons:
+            return ""
+        return f"{self.reasons.total():,} ignored: {'; '.join(self._parts())}"
+
+    def _parts(self) -> list[str]:
+        parts = []
+        if self.suffixes:
+            counts = ", ".join(f"{count:,} {name}" for name, count in self._by_count())
+            verb = "is" if self.suffixes.total() == 1 else "are"
+            parts.append(f"{counts} {verb} not read")
+        others = (one for one in self.reasons.items() if one[0] is not Ignored.NOT_AN_IMAGE)
+        return parts + [f"{count:,} {reason}" for reason, count in others]
+
+    def _by_count(self) -> list[tuple[str, int]]:
+        return sorted(self.suffixes.items(), key=lambda one: (-one[1], one[0]))

@@ -1,0 +1,66 @@
+"""Whether an object is a cutout that bgpipe made: nothing else is ever replaced without --overwrite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bgpipe.pipeline import imprint
+from bgpipe.pipeline.errors import Code, PermanentError
+from bgpipe.pipeline.storage import Store
+
+RECIPE_METADATA = "bgpipe-recipe"
+"""The object metadata that workers write beside a cutout."""
+FOREIGN = "exists and was not made by bgpipe: pass --overwrite or choose another --out"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """`text` is that of a whole file, else empty; `ours` also holds for a truncated cutout."""
+
+    text: Mapping[str, str]
+    ours: bool
+
+
+def read_provenance(store: Store, key: str) -> Provenance:
+    """Read how the object at `key` was made, from its content, else from its metadata.
+
+    Raises:
+        ItemError: it is missing or cannot be read.
+
+    """
+    head = store.read_range(key, 0, imprint.HEAD)
+    tail = store.read_range(key, -imprint.TAIL, imprint.TAIL)
+    ours = imprint.is_ours(head, tail) or RECIPE_METADATA in store.metadata(key)
+    return Provenance(imprint.read(head, tail), ours)
+
+
+def check_replaceable(target: Store, key: str) -> None:
+    """Refuse to replace an object that bgpipe did not make.
+
+    Raises:
+        PermanentError: TARGET, the object is foreign or cannot be read.
+        TransientError: the store is away.
+
+    """
+    try:
+        ours = read_provenance(target, key).ours
+    except PermanentError as error:
+        if error.code is Code.ACCESS and not target.distant:
+            raise PermanentError(Code.TARGET, f"{FOREIGN}: {key}") from error
+        # Nothing there, or a folder, which the write reports. A bucket may deny reads to workers:
+        # the listing has looked at its objects then.
+        return
+    if not ours:
+        raise PermanentError(Code.TARGET, f"{FOREIGN}: {key}")
+
+
+def refuse_cutout(data: bytes) -> None:
+    """Refuse a file that bgpipe made as a source.
+
+    Raises:
+        PermanentError: UNSUPPORTED.
+
+    """
+    if imprint.is_ours(data[: imprint.HEAD], data[-imprint.TAIL :]):
+        raise PermanentError(Code.UNSUPPORTED, "a cutout made by bgpipe is not taken as a source")
