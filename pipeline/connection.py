@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -13,6 +14,7 @@ from redis.retry import Retry
 
 from bgpipe.pipeline.errors import LedgerDamaged, RedisUnavailable, UsageError
 
+MASK = "**********"
 PATIENCE = 30.0
 """Seconds for which a command is tried again: a restarting server reads its append-only file."""
 PAUSE = 0.25
@@ -120,6 +122,12 @@ def _wrong_type(command: Sequence[object]) -> LedgerDamaged:
         f"a key of the ledger is of a wrong type: {named} or one below it: find out who wrote it; "
         "bgpipe jobs --forget JOB removes all keys of a job"
     )
+
+
+def without_password(url: str) -> str:
+    """`url` with its passwords masked; other texts as they are."""
+    masked = re.sub(r"(://[^/@\s]*:)[^/@\s]+@", rf"\1{MASK}@", url)
+    return re.sub(r"([?&]password=)[^&\s]+", rf"\1{MASK}", masked)
 
 
 def public_address(redis_url: str) -> str:

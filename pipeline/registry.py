@@ -66,6 +66,12 @@ def models() -> dict[str, ModelEntry]:
     return TypeAdapter(dict[str, ModelEntry]).validate_python(tomllib.loads(text))
 
 
+def names_for(task: Task) -> list[str]:
+    """What may be written for a model of this kind, besides a path."""
+    special = {Task.SUBJECT: AUTO, Task.EDGES: NO_MATTING}[task]
+    return [special, *(name for name, entry in models().items() if entry.task is task)]
+
+
 def resolve(
     reference: str, *, cache: Path, hub: Hub | None = None, task: Task | None = None
 ) -> ResolvedModel:
