@@ -37,7 +37,8 @@ def examples(*lines: str) -> Callable[[Function], Function]:
 def complete(command: Any) -> Any:  # noqa: ANN401  # click's classes, or Typer's own copies of them
     """`command` and all below it with global options, examples and readable placeholders."""
     context = typer.Context(command, help_option_names=HELP)
-    command.get_help_option(context).rich_help_panel = GLOBAL
+    help_option = command.get_help_option(context)
+    help_option.rich_help_panel, help_option.metavar = GLOBAL, ""
     command.params += _global_options()
     command.epilog = _plain(getattr(command.callback, EXAMPLES, command.epilog))
     command.help, command.short_help = _plain(command.help), _plain(command.short_help)
@@ -49,16 +50,16 @@ def complete(command: Any) -> Any:  # noqa: ANN401  # click's classes, or Typer'
 
 
 def _describe(parameter: Any) -> None:  # noqa: ANN401
-    """A placeholder in capitals in place of Typer's `<str>` and `<bool>`."""
+    """Placeholders in capitals in place of Typer's `{name}`, `<str>` and `<bool>`."""
     parameter.help = _plain(parameter.help)
-    if parameter.param_type_name == "argument":
-        parameter.display_type_rich = _nothing
-    elif parameter.metavar is None:
-        parameter.metavar = "" if parameter.is_flag else parameter.name.strip("_").upper()
-
-
-def _nothing(ctx: typer.Context) -> None:
-    del ctx
+    is_argument = parameter.param_type_name == "argument"
+    if parameter.metavar is None:
+        is_flag = not is_argument and parameter.is_flag
+        parameter.metavar = "" if is_flag else parameter.name.strip("_").upper()
+    if is_argument:
+        usage = parameter.metavar if parameter.required else f"[{parameter.metavar}]"
+        parameter.get_usage_pieces = lambda ctx: [usage + ("..." if parameter.nargs != 1 else "")]
+        parameter.display_type_rich = lambda ctx: None
 
 
 def _plain(text: str | None) -> str | None:

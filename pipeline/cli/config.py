@@ -25,7 +25,7 @@ config = typer.Typer(help="Show or check the settings.", no_args_is_help=True)
 Keys = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY]...",
+        metavar="KEY",
         help="Sections or keys, such as worker or worker.lanes. Default: all.",
         autocompletion=completion.settings,
     ),
@@ -64,7 +64,8 @@ def show(context: typer.Context, keys: Keys = None) -> None:
 @config.command()
 @examples("bgpipe config check", "bgpipe --config new.toml config check")
 def check(context: typer.Context) -> None:
-    """Check all settings, and the preset and model names in them. Exit code 2: something is wrong."""
+    """Check all settings, including preset and model names. Exit code 2 if any is wrong."""
+    from bgpipe.config.layers import Bundled
     from bgpipe.pipeline.configuration import read_with_layers
 
     terminal: Terminal = context.obj
@@ -76,9 +77,9 @@ def check(context: typer.Context) -> None:
     except UsageError as error:
         terminal.emit({"ok": False, "errors": str(error).splitlines()})
         raise
-    sources = [layer.name for layer in layers if layer.values]
+    sources = [layer.name for layer in layers if layer.values and not isinstance(layer, Bundled)]
     terminal.emit({"ok": True, "sources": sources})
-    terminal.say(f"ok: {', '.join(sources)}")
+    terminal.say(f"ok: {', '.join(sources) or 'no settings file and no variables, defaults only'}")
 
 
 def _entries(settings: Settings, layers: Sequence[Layer]) -> Iterator[Entry]:
@@ -109,7 +110,8 @@ def _selected(entries: Sequence[Entry], keys: Sequence[str]) -> list[Entry]:
     """
     for key in keys:
         if not any(_is_below(entry.key, key) for entry in entries):
-            close = get_close_matches(key, [entry.key for entry in entries], n=1)
+            known = {name for entry in entries for name in (entry.key.split(".")[0], entry.key)}
+            close = get_close_matches(key, sorted(known), n=1)
             hint = f"; did you mean {close[0]}?" if close else ": bgpipe config show lists them"
             raise UsageError(f"no such setting: {key}{hint}")
     return [

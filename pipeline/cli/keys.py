@@ -8,24 +8,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.session import open_session, read_settings
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.cli.terminal import Terminal
 
-api_keys = typer.Typer(help="Make, list and revoke API keys of bgpipe serve.", no_args_is_help=True)
+api_keys = typer.Typer(help="Manage the API keys of bgpipe serve.", no_args_is_help=True)
 
 
 @api_keys.command()
+@examples("bgpipe keys add alice", "bgpipe keys add admin --everything")
 def add(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Whose it is; jobs belong to a name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Owner of the key. Jobs belong to a name.")],
     everything: Annotated[
-        bool, typer.Option("--everything", help="See and end all jobs, of others and of commands.")
+        bool, typer.Option("--everything", help="Allow access to the jobs of all owners.")
     ] = False,
 ) -> None:
-    """Make a key and print it; only a digest of it is kept."""
+    """Create a key and print it. Only a digest of it is stored."""
     from bgpipe.pipeline.access import Access
 
     terminal: Terminal = context.obj
@@ -36,8 +38,9 @@ def add(
 
 
 @api_keys.command("list")
+@examples("bgpipe keys list", "bgpipe --json keys list")
 def list_(context: typer.Context) -> None:
-    """Show whose keys there are, each with the first digits of its digest."""
+    """List the keys: first digits of the digest, date and owner."""
     from bgpipe.pipeline.access import Access
 
     terminal: Terminal = context.obj
@@ -50,11 +53,12 @@ def list_(context: typer.Context) -> None:
 
 
 @api_keys.command()
+@examples("bgpipe keys revoke alice", "bgpipe keys revoke 3f2a91c0")
 def revoke(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Or the digits that list shows.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Owner, or the digits that list shows.")],
 ) -> None:
-    """Make all keys of a name, or one key, worthless at once."""
+    """Revoke all keys of an owner, or one key, at once."""
     from bgpipe.pipeline.access import Access
 
     terminal: Terminal = context.obj

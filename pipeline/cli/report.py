@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.jobs import JobName
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
 from bgpipe.pipeline.cli.terminal import Terminal
@@ -19,14 +20,22 @@ DEFAULT_IMAGES = 1000
 PER_PAGE = 1000
 
 
+@examples("bgpipe report", "bgpipe report spring-2026 --out sheet.html --images 200")
 def report(
     context: typer.Context,
     job: JobName = None,
-    out: Annotated[Path | None, typer.Option(help="The page; default: <job>.html.")] = None,
-    images: Annotated[int, typer.Option(min=1, help="Show so many at most.")] = DEFAULT_IMAGES,
-    per_page: Annotated[int, typer.Option(min=1, help="More get further pages.")] = PER_PAGE,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Output file. Default: JOB.html."),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Maximum number of images.")
+    ] = DEFAULT_IMAGES,
+    per_page: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Images per file; the rest go to more files.")
+    ] = PER_PAGE,
 ) -> None:
-    """Write a contact sheet of a job: HTML that carries its pictures in itself."""
+    """Write a contact sheet of a job: one HTML file with the images inside."""
     terminal: Terminal = context.obj
     with open_session(read_settings()) as session:
         name = session.job(job)

@@ -45,7 +45,8 @@ class Terminal:
         if self.json or self.quiet:
             return
         if not sys.stdout.isatty():
-            _write_columns([names, *rows], [name in right for name in names])
+            heads = [name.replace("\n", " ") for name in names]
+            _write_columns([heads, *rows], [name in right for name in names])
             return
         from rich.table import Table
         from rich.text import Text
