@@ -86,7 +86,7 @@ class SecretFiles:
         self.name = str(folder)
         try:
             self.values = _SecretsSource(
-                settings,
+                settings,  # type: ignore[arg-type]  # the class serves as well
                 secrets_dir=folder,
                 # Without its secrets a process of a cluster would start an embedded server instead.
                 secrets_dir_missing="error",
@@ -145,11 +145,9 @@ def _over(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
 
 def _holds(values: object, path: KeyPath) -> bool:
     for name in path:
-        if isinstance(values, dict) and name in values:
-            values = values[name]
-        elif isinstance(values, (list, tuple)) and isinstance(name, int) and name < len(values):
-            values = values[name]
-        else:
+        try:
+            values = values[name]  # type: ignore[index]  # what has no items raises TypeError
+        except (TypeError, LookupError):
             return False
     return True
 

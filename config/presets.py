@@ -42,7 +42,10 @@ class Preset:
     margin: Annotated[float, Field(ge=0, le=100)] = 0.0
     """On every side, in percent of the longer side of what is left by `crop`."""
     canvas: Annotated[
-        str, Field(pattern=rf"^({_SIZE}[x:]{_SIZE})?$", description="WIDTHxHEIGHT, WIDTH:HEIGHT or empty")
+        str,
+        Field(
+            pattern=rf"^({_SIZE}[x:]{_SIZE})?$", description="WIDTHxHEIGHT, WIDTH:HEIGHT or empty"
+        ),
     ] = ""
     """`2000x2000`: scaled to fit into so many pixels; `4:5`: extended to this aspect."""
     place: Place = "middle"

@@ -78,8 +78,8 @@ def _child(node: Node, name: str | int) -> Node:
         items: Node = node.get("items", {})
         return items
     free = [*node.get("patternProperties", {}).values(), node.get("additionalProperties")]
-    found = node.get("properties", {}).get(name) or next(filter(None, free), {})
-    return found if isinstance(found, dict) else {}
+    child: Node | bool = node.get("properties", {}).get(name) or next(filter(None, free), {})
+    return child if isinstance(child, dict) else {}
 
 
 def _text(node: Node) -> str:

@@ -81,7 +81,9 @@ class ReviewSettings(Section):
 class QueueSettings(Section):
     name: Annotated[
         str,
-        Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="1 to 64 letters, digits, '.', '_', '-'"),
+        Field(
+            pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="1 to 64 letters, digits, '.', '_', '-'"
+        ),
     ]
     high_water: PositiveInt
     visibility_timeout: PositiveInt

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline import recipes, registry
+from bgpipe.pipeline.configuration import read_settings
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.images import Limits, decode, encode, one_pixel, seen_as_srgb, stored_with
 from bgpipe.pipeline.images.limits import check_size

@@ -33,7 +33,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer.main
 from PIL import Image
 
 from bgpipe.pipeline.cli.app import command_tree

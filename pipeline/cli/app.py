@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
-from bgpipe.pipeline.cli.bench import bench
 from bgpipe.pipeline.cli import command_line
+from bgpipe.pipeline.cli.bench import bench
 from bgpipe.pipeline.cli.config import config
 from bgpipe.pipeline.cli.dispatch import dispatch
 from bgpipe.pipeline.cli.doctor import doctor

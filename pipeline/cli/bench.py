@@ -84,14 +84,10 @@ def bench(
             help="Megapixels of whole images; repeat it for more. Default: 1, 4, 12 and 24.",
         ),
     ] = None,
-    seconds: Annotated[
-        float, typer.Option(min=0.1, help="Duration of each measurement.")
-    ] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each measurement.")] = 10.0,
     plan: Annotated[
         bool,
-        typer.Option(
-            "--plan", help="Print the host that one device needs, without a measurement."
-        ),
+        typer.Option("--plan", help="Print the host that one device needs, without a measurement."),
     ] = False,
     images_per_second: Annotated[
         float | None,

@@ -58,8 +58,9 @@ def _describe(parameter: Any) -> None:  # noqa: ANN401
         parameter.metavar = "" if is_flag else parameter.name.strip("_").upper()
     if is_argument:
         usage = parameter.metavar if parameter.required else f"[{parameter.metavar}]"
-        parameter.get_usage_pieces = lambda ctx: [usage + ("..." if parameter.nargs != 1 else "")]
-        parameter.display_type_rich = lambda ctx: None
+        usage += "..." if parameter.nargs != 1 else ""
+        parameter.get_usage_pieces = lambda _: [usage]
+        parameter.display_type_rich = lambda ctx: None  # noqa: ARG005  # given by name
 
 
 def _plain(text: str | None) -> str | None:

@@ -57,7 +57,10 @@ def show(context: typer.Context, keys: Keys = None) -> None:
         terminal.emit(asdict(entry))
     terminal.table(
         ("key", "value", "from"),
-        [(entry.key, json.dumps(entry.value, ensure_ascii=False), entry.origin) for entry in entries],
+        [
+            (entry.key, json.dumps(entry.value, ensure_ascii=False), entry.origin)
+            for entry in entries
+        ],
     )
 
 
@@ -66,20 +69,32 @@ def show(context: typer.Context, keys: Keys = None) -> None:
 def check(context: typer.Context) -> None:
     """Check all settings, including preset and model names. Exit code 2 if any is wrong."""
     from bgpipe.config.layers import Bundled
-    from bgpipe.pipeline.configuration import read_with_layers
 
     terminal: Terminal = context.obj
     try:
-        settings, layers = read_with_layers()
-        problems = list(_unknown_names(settings, layers))
-        if problems:
-            raise UsageError("\n".join(problems))
+        layers = checked()[1]
     except UsageError as error:
         terminal.emit({"ok": False, "errors": str(error).splitlines()})
         raise
     sources = [layer.name for layer in layers if layer.values and not isinstance(layer, Bundled)]
     terminal.emit({"ok": True, "sources": sources})
     terminal.say(f"ok: {', '.join(sources) or 'no settings file and no variables, defaults only'}")
+
+
+def checked() -> tuple[Settings, Sequence[Layer]]:
+    """The settings and their sources, once the names in them are known to exist too.
+
+    Raises:
+        UsageError: settings are wrong; the message has a line for each.
+
+    """
+    from bgpipe.pipeline.configuration import read_with_layers
+
+    settings, layers = read_with_layers()
+    problems = list(_unknown_names(settings, layers))
+    if problems:
+        raise UsageError("\n".join(problems))
+    return settings, layers
 
 
 def _entries(settings: Settings, layers: Sequence[Layer]) -> Iterator[Entry]:

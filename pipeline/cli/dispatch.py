@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 @examples("bgpipe dispatch", "bgpipe dispatch --metrics 127.0.0.1:9640")
 def dispatch(
     metrics: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Serve metrics of the cluster to Prometheus at this address.")
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Serve metrics of the cluster to Prometheus at this address."
+        ),
     ] = None,
 ) -> None:
     """Feed the jobs of a cluster and start its sweeps. Several may run; one of them leads."""

@@ -13,6 +13,7 @@ from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.asked import asked
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.pairs import find_pairs
+from bgpipe.pipeline.cli.parameters import output_file
 from bgpipe.pipeline.cli.recipe import choose_model, choose_preset
 from bgpipe.pipeline.cli.session import read_settings
 from bgpipe.pipeline.cli.terminal import Terminal
@@ -81,12 +82,13 @@ def evaluate(
         ),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write a page, worst images first.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also write a page, worst images first.", callback=output_file
+        ),
     ] = None,
 ) -> None:
     """Score models and presets against ground truth, side by side."""
-    if html:
-        check_writable(html)
     from bgpipe.pipeline.quality.trials import Order
 
     terminal: Terminal = context.obj

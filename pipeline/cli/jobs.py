@@ -10,6 +10,7 @@ import typer
 
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.parameters import JobName, ThatJob
 from bgpipe.pipeline.cli.progress import progress
 from bgpipe.pipeline.cli.run import CLOSED, Wait, check_wait, see_through
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
@@ -20,19 +21,6 @@ from bgpipe.pipeline.errors import LedgerDamaged, UsageError
 if TYPE_CHECKING:
     from bgpipe.pipeline.lease import Lease
     from bgpipe.pipeline.types import Books, JobId
-
-JobName = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="JOB", help="Default: the latest job.", autocompletion=completion.jobs
-    ),
-]
-ThatJob = Annotated[
-    str,
-    typer.Argument(
-        metavar="JOB", help="A name that bgpipe jobs lists.", autocompletion=completion.jobs
-    ),
-]
 
 
 @examples(
@@ -50,7 +38,7 @@ def status(
 ) -> None:
     """Show the progress of a job."""
     terminal: Terminal = context.obj
-    with open_session(read_settings()) as session:
+    with open_session(read_settings(), terminal) as session:
         name = session.job(job)
         books = session.ledger.books(name)
         with progress(terminal) as show:
@@ -84,7 +72,7 @@ def jobs(
 ) -> None:
     """List the jobs, newest first."""
     terminal: Terminal = context.obj
-    with open_session(read_settings()) as session:
+    with open_session(read_settings(), terminal) as session:
         if forget:
             _forget(session, terminal, session.job(forget))
         else:
@@ -95,7 +83,7 @@ def jobs(
 def errors(context: typer.Context, job: JobName = None) -> None:
     """List the failed images of a job with code and reason."""
     terminal: Terminal = context.obj
-    with open_session(read_settings()) as session:
+    with open_session(read_settings(), terminal) as session:
         for failure in session.ledger.failures(session.job(job)):
             terminal.emit(asdict(failure))
             terminal.say(
@@ -107,7 +95,7 @@ def errors(context: typer.Context, job: JobName = None) -> None:
 def cancel(context: typer.Context, job: ThatJob) -> None:
     """Stop a job. Images in progress are finished, no others are started."""
     terminal: Terminal = context.obj
-    with open_session(read_settings()) as session:
+    with open_session(read_settings(), terminal) as session:
         name = session.job(job)
         session.ledger.cancel(name)
         books = session.ledger.books(name)
@@ -121,7 +109,7 @@ def resume(context: typer.Context, job: JobName = None, wait: Wait = None) -> No
     terminal: Terminal = context.obj
     settings = read_settings()
     check_wait(settings, wait)
-    with open_session(settings) as session:
+    with open_session(settings, terminal) as session:
         name = session.job(job)
         lease = _lease(session, name)
         if session.ledger.books(name).state == "cancelled":
@@ -136,7 +124,7 @@ def retry(context: typer.Context, job: JobName = None, wait: Wait = None) -> Non
     terminal: Terminal = context.obj
     settings = read_settings()
     check_wait(settings, wait)
-    with open_session(settings) as session:
+    with open_session(settings, terminal) as session:
         name = session.job(job)
         lease = _lease(session, name)
         if not session.ledger.books(name).failed:

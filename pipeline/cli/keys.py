@@ -22,7 +22,9 @@ api_keys = typer.Typer(help="Manage the API keys of bgpipe serve.", no_args_is_h
 @examples("bgpipe keys add alice", "bgpipe keys add admin --everything")
 def add(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Owner of the key. Jobs belong to a name.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Owner of the key. Jobs belong to a name.")
+    ],
     everything: Annotated[
         bool, typer.Option("--everything", help="Allow access to the jobs of all owners.")
     ] = False,
@@ -31,7 +33,7 @@ def add(
     from bgpipe.pipeline.access import Access
 
     terminal: Terminal = context.obj
-    with open_session(read_settings()) as session:
+    with open_session(read_settings(), terminal) as session:
         secret = Access(session.client).add(name, everything=everything)
     terminal.emit({"name": name, "key": secret})
     terminal.say(secret)
@@ -44,7 +46,7 @@ def list_(context: typer.Context) -> None:
     from bgpipe.pipeline.access import Access
 
     terminal: Terminal = context.obj
-    with open_session(read_settings()) as session:
+    with open_session(read_settings(), terminal) as session:
         for digest, grant in Access(session.client).all():
             terminal.emit({"digest": digest} | asdict(grant))
             made = time.strftime("%Y-%m-%d", time.localtime(grant.created))
@@ -56,13 +58,15 @@ def list_(context: typer.Context) -> None:
 @examples("bgpipe keys revoke alice", "bgpipe keys revoke 3f2a91c0")
 def revoke(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Owner, or the digits that list shows.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Owner, or the digits that list shows.")
+    ],
 ) -> None:
     """Revoke all keys of an owner, or one key, at once."""
     from bgpipe.pipeline.access import Access
 
     terminal: Terminal = context.obj
-    with open_session(read_settings()) as session:
+    with open_session(read_settings(), terminal) as session:
         count = Access(session.client).revoke(name)
     if not count:
         raise UsageError(f"no such key: {name}: bgpipe keys list shows those there are")

@@ -62,13 +62,15 @@ def list_(context: typer.Context) -> None:
 
 
 @models.command()
-@examples("bgpipe models pull birefnet-general", "HF_ENDPOINT=https://mirror bgpipe models pull vitmatte")
+@examples(
+    "bgpipe models pull birefnet-general", "HF_ENDPOINT=https://mirror bgpipe models pull vitmatte"
+)
 def pull(context: typer.Context, name: Name) -> None:
     """Download the weights of a model. Their commit and sha256 are pinned."""
     from bgpipe.pipeline import registry
 
     settings = read_settings()
-    model = registry.pull(name, cache=settings.model_folder, hub=hub(settings))
+    model = registry.pull(name, cache=settings.model_folder, hub=hub(settings, context.obj))
     _show(context.obj, model, "pulled")
 
 
@@ -106,11 +108,11 @@ def path(context: typer.Context, name: Name) -> None:
     terminal.say(str(model.path))
 
 
-def hub(settings: Settings) -> Hub:
+def hub(settings: Settings, terminal: Terminal) -> Hub:
     """The model hub that HF_ENDPOINT names, or else the public one."""
     from bgpipe.pipeline.hub import Hub
 
-    return Hub(timeout=settings.model.hub_timeout)
+    return Hub(timeout=settings.model.hub_timeout, notify=terminal.notify)
 
 
 def _show(terminal: Terminal, model: ResolvedModel, done: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bgpipe.pipeline.cli.command_line import examples
-from bgpipe.pipeline.cli.jobs import JobName
+from bgpipe.pipeline.cli.parameters import JobName, output_file
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
 from bgpipe.pipeline.cli.terminal import Terminal
 
@@ -26,7 +26,13 @@ def report(
     job: JobName = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="Output file. Default: JOB.html."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Output file. Default: JOB.html.",
+            callback=output_file,
+        ),
     ] = None,
     images: Annotated[
         int, typer.Option(metavar="N", min=1, help="Maximum number of images.")
@@ -37,7 +43,7 @@ def report(
 ) -> None:
     """Write a contact sheet of a job: one HTML file with the images inside."""
     terminal: Terminal = context.obj
-    with open_session(read_settings()) as session:
+    with open_session(read_settings(), terminal) as session:
         name = session.job(job)
         books = session.ledger.books(name)
         if not books.done + books.failed:

@@ -21,9 +21,7 @@ def serve(
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(
-            min=0, max=65535, help="0 picks a free port. Default: serve.port, 8000."
-        ),
+        typer.Option(min=0, max=65535, help="0 picks a free port. Default: serve.port, 8000."),
     ] = None,
 ) -> None:
     """Serve the HTTP API and the web page. Without a cluster it brings its own worker."""

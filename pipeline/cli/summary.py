@@ -105,7 +105,9 @@ def _below_home(path: str) -> str:
 def _fitted(rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
     """`rows` with their last two cells, the paths, cut in the middle to what is left of `width`."""
     columns = zip(JOB_COLUMNS[:-2], *(row[:-2] for row in rows), strict=True)
-    used = sum(max(len(line) for cell in column for line in cell.split("\n")) + GAP for column in columns)
+    used = sum(
+        max(len(line) for cell in column for line in cell.split("\n")) + GAP for column in columns
+    )
     room = max((width - used - GAP) // 2, SHORTEST_PATH)
     return [[*row[:-2], *(_cut(path, room) for path in row[-2:])] for row in rows]
 

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 CHECKED = ".bgpipe/check"
 """What is written to see that a target can be written."""
 
-sweeps = typer.Typer(help="Run, list and check the sweeps of the settings: jobs that repeat.", no_args_is_help=True)
+sweeps = typer.Typer(
+    help="Run, list and check the sweeps of the settings: jobs that repeat.", no_args_is_help=True
+)
 
 SweepArgument = Annotated[
     str,
-    typer.Argument(
-        metavar="NAME", help="NAME of [sweeps.NAME].", autocompletion=completion.sweeps
-    ),
+    typer.Argument(metavar="NAME", help="NAME of [sweeps.NAME].", autocompletion=completion.sweeps),
 ]
 
 
@@ -46,7 +46,9 @@ SweepArgument = Annotated[
 def run(
     context: typer.Context,
     name: SweepArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what a run would do, without running it.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count what a run would do, without running it.")
+    ] = False,
     prune_: Annotated[
         bool, typer.Option("--prune", help="Remove cutouts whose source is gone.")
     ] = False,
@@ -54,7 +56,9 @@ def run(
     due: Annotated[
         datetime | None,
         typer.Option(
-            metavar="TIME", formats=["%Y-%m-%dT%H:%M:%S%z"], help="Scheduled start of this run, for its deadline."
+            metavar="TIME",
+            formats=["%Y-%m-%dT%H:%M:%S%z"],
+            help="Scheduled start of this run, for its deadline.",
         ),
     ] = None,
 ) -> None:
@@ -68,7 +72,7 @@ def run(
     sweep = _find(settings, name)
     order = _order(settings, terminal, name, sweep)
     until = deadline_of(sweep, due or datetime.now(UTC))
-    with open_session(settings) as session:
+    with open_session(settings, terminal) as session:
         if prune_ or sweep.prune:
             most = settings.prune.most if sweep.prune_most is None else sweep.prune_most
             _prune(session, most, terminal, order, dry_run=dry_run, asked=prune_)
@@ -90,7 +94,7 @@ def list_(context: typer.Context) -> None:
     """List the sweeps with last run, next run and counts."""
     terminal: Terminal = context.obj
     settings = read_settings()
-    with open_session(settings) as session:
+    with open_session(settings, terminal) as session:
         for name, sweep in settings.sweeps.items():
             standing = _standing(session, name, sweep)
             terminal.emit(standing)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bgpipe.pipeline.waiting import Notify
+
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
@@ -31,6 +33,11 @@ class Terminal:
 
     def warn(self, text: str) -> None:
         _write(sys.stderr, text)
+
+    @property
+    def notify(self) -> Notify | None:
+        """Shows a line about a wait on stderr; None with --quiet."""
+        return None if self.quiet else self.warn
 
     def table(
         self,
