@@ -67,7 +67,7 @@ class Hub:
         Raises ModelUnavailable when it does not arrive whole or the disk cannot take it.
         """
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
         if self.notify is None:
             disable_progress_bars()
