@@ -158,7 +158,7 @@ def _wrong_type(command: Sequence[object]) -> LedgerDamaged:
 
 def without_password(url: str) -> str:
     """`url` with its passwords masked; other texts as they are."""
-    masked = re.sub(r"(://[^/@\s]*:)[^/@\s]+@", rf"\1{MASK}@", url)
+    masked = re.sub(r"(://[^/@:\s]*:)[^/\s]+@", rf"\1{MASK}@", url)
     return re.sub(r"([?&]password=)[^&\s]+", rf"\1{MASK}", masked)
 
 

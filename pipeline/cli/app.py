@@ -29,7 +29,6 @@ app = typer.Typer(
     help="Remove the backgrounds of photos, from one folder to millions of images in a bucket.",
     no_args_is_help=True,
     context_settings={"obj": Terminal(), "help_option_names": command_line.HELP},
-    pretty_exceptions_show_locals=False,
 )
 for command in (
     submit,

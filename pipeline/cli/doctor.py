@@ -40,7 +40,7 @@ def doctor(
         bool, typer.Option("--security", help="Check only what others can access.")
     ] = False,
 ) -> None:
-    """Check whether a submit would work here. Exit code 4: it would not; 2: a setting is wrong."""
+    """Check whether a submit would work here. Exit code 4 if it would not."""
     asked = [
         name
         for name, wanted in (("worker", worker), ("dispatcher", dispatcher), ("security", security))
