@@ -41,11 +41,21 @@ class Preset:
     """Cut to the subject; what is hardly opaque, and specks, do not count."""
     margin: Annotated[float, Field(ge=0, le=100)] = 0.0
     """On every side, in percent of the longer side of what is left by `crop`."""
-    canvas: Annotated[str, Field(pattern=rf"^({_SIZE}[x:]{_SIZE})?$")] = ""
+    canvas: Annotated[
+        str,
+        Field(
+            pattern=rf"^({_SIZE}[x:]{_SIZE})?$", description="WIDTHxHEIGHT, WIDTH:HEIGHT or empty"
+        ),
+    ] = ""
     """`2000x2000`: scaled to fit into so many pixels; `4:5`: extended to this aspect."""
     place: Place = "middle"
     """Where on the canvas."""
-    background: Annotated[str, Field(pattern="^(#[0-9a-fA-F]{6}|white|black)?$")] = ""
+    background: Annotated[
+        str,
+        Field(
+            pattern="^(#[0-9a-fA-F]{6}|white|black)?$", description="white, black, #RRGGBB or empty"
+        ),
+    ] = ""
     """Colour behind the subject, in sRGB; empty: transparent."""
     shadow: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Darkness of a soft shadow on the ground below the subject."""

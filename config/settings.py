@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from pydantic_settings import (
-    BaseSettings,
-    NestedSecretsSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from bgpipe.config.layers import Bundled, Environment, Layer, SecretFiles, TomlLayer
 from bgpipe.config.precision import Precision
 from bgpipe.config.presets import Preset
+from bgpipe.config.problems import validated
 from bgpipe.config.sweeps import Sweep, SweepName
+from bgpipe.config.toml_file import read_toml
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 PRESETS = Path(__file__).with_name("presets.toml")
 USER_FILE = Path("bgpipe.toml")
+CONFIG = "BGPIPE_CONFIG"
+"""Names the settings file; `--config` sets it, for child processes too."""
 SECRETS = "BGPIPE_SECRETS_DIR"
 """Names a folder whose files hold a setting each: `redis_url`, `sweeps__products__secret`."""
 
@@ -30,7 +29,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Address = Annotated[str, Field(pattern=r"^([^\s:]+:\d{1,5})?$")]
+Address = Annotated[str, Field(pattern=r"^([^\s:]+:\d{1,5})?$", description="HOST:PORT or empty")]
 
 
 class LogFormat(StrEnum):
@@ -80,7 +79,12 @@ class ReviewSettings(Section):
 
 
 class QueueSettings(Section):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="1 to 64 letters, digits, '.', '_', '-'"
+        ),
+    ]
     high_water: PositiveInt
     visibility_timeout: PositiveInt
     max_attempts: PositiveInt
@@ -251,15 +255,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        del dotenv_settings
-        return (
-            init_settings,
-            env_settings,
-            *_secret_files(file_secret_settings),
-            TomlConfigSettingsSource(settings_cls, user_file()),
-            TomlConfigSettingsSource(settings_cls, PRESETS),
-            TomlConfigSettingsSource(settings_cls, DEFAULTS),
-        )
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)  # `read_layers` reads the sources: it knows where a value is set
 
     @property
     def embedded(self) -> bool:
@@ -278,8 +275,8 @@ class Settings(BaseSettings):
 
 
 def user_file() -> Path:
-    """The user's TOML file: BGPIPE_CONFIG (which `--config` sets, for child processes too)."""
-    return Path(os.environ.get("BGPIPE_CONFIG", USER_FILE))
+    """The user's TOML file."""
+    return Path(os.environ.get(CONFIG, USER_FILE))
 
 
 def host_and_port(address: str) -> tuple[str, int]:
@@ -292,15 +289,27 @@ def load_settings() -> Settings:
     """Read every source.
 
     Raises:
-        ValueError: a name is unknown, a value is out of range, or the user's file is no TOML
-            (pydantic.ValidationError and tomllib.TOMLDecodeError are both).
+        SettingsError: names are unknown, values wrong, or files not readable; all of them at once.
 
     """
-    ours = {name.upper() for name in Settings.model_fields} | {"CONFIG", "SECRETS_DIR"}
-    unknown = sorted(_variables() - ours)
-    if unknown:
-        raise ValueError(f"unknown environment variable: BGPIPE_{unknown[0]}")
-    return Settings()  # type: ignore[call-arg]  # every field comes from a source
+    return validated(Settings, read_layers())
+
+
+def read_layers() -> list[Layer]:
+    """The sources of the settings, the strongest one first.
+
+    Raises:
+        SettingsError: a file cannot be read or is not valid TOML.
+
+    """
+    folder = secrets_folder()
+    return [
+        Environment(Settings),
+        *([SecretFiles(Settings, folder)] if folder else []),
+        *_user_file(),
+        Bundled(PRESETS, PRESETS.name),
+        Bundled(DEFAULTS, "default"),
+    ]
 
 
 def secrets_folder() -> Path | None:
@@ -309,25 +318,17 @@ def secrets_folder() -> Path | None:
     return Path(folder) if folder else None
 
 
-def _secret_files(source: PydanticBaseSettingsSource) -> list[PydanticBaseSettingsSource]:
-    folder = secrets_folder()
-    if folder is None:
+def _user_file() -> list[Layer]:
+    """The user's file; without BGPIPE_CONFIG there need not be one.
+
+    Raises:
+        SettingsError: it cannot be read.
+
+    """
+    path = user_file()
+    if not path.is_file() and CONFIG not in os.environ:
         return []
-    return [
-        NestedSecretsSettingsSource(
-            source,
-            secrets_dir=folder,
-            # Without its secrets a process of a cluster would begin an embedded server instead.
-            secrets_dir_missing="error",
-            secrets_prefix="",
-        )
-    ]
-
-
-def _variables() -> set[str]:
-    """The first words of the BGPIPE_* variables that are set, which pydantic-settings overlooks."""
-    names = (name.removeprefix("BGPIPE_") for name in os.environ if name.startswith("BGPIPE_"))
-    return {name.split("__")[0] for name in names}
+    return [TomlLayer(read_toml(path))]
 
 
 def _xdg(variable: str, fallback: str) -> Path:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from bgpipe.config.output import Format, InputAlpha
 from bgpipe.config.presets import Place
@@ -31,10 +31,10 @@ def _zone(name: str) -> str:
     return name
 
 
-def _web_address(url: str, info: ValidationInfo) -> str:
+def _web_address(url: str) -> str:
     parts = urlsplit(url)
     if url and (parts.scheme not in {"http", "https"} or not parts.hostname):
-        raise ValueError(f"{info.field_name} is no http:// or https:// address")
+        raise ValueError("not an http:// or https:// address")
     return url
 
 

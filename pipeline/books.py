@@ -59,8 +59,12 @@ def read_record(job: JobId, text: str | bytes) -> Job:
         ) from error
 
 
-def account(job: JobId, head: Mapping[str, str], running: int, now: float) -> Books:
+def account(
+    job: JobId, head: Mapping[str, str], running: int, now: float, *, interrupted: bool = False
+) -> Books:
     """The books by the head's fields, with `running` items in flight; `now` is the server's time.
+
+    The clock of an `interrupted` job stands at its last outcome.
 
     Raises:
         LedgerDamaged: the fields are not those of a job.
@@ -70,7 +74,7 @@ def account(job: JobId, head: Mapping[str, str], running: int, now: float) -> Bo
     size, done, failed, skipped, flagged = (
         int(head.get(name, 0)) for name in ("size", "done", "failed", "skipped", "flagged")
     )
-    seconds = _seconds(head, now)
+    seconds = _seconds(head, _last_sign(head, now) if interrupted else now)
     return Books(
         job=order.id,
         state=JobState(head["state"]),
@@ -86,6 +90,7 @@ def account(job: JobId, head: Mapping[str, str], running: int, now: float) -> Bo
         source=order.source,
         out=order.out,
         model=order.recipe.model,
+        interrupted=interrupted,
         errors=_counters(head, ERROR),
         flags=_counters(head, FLAG),
     )
@@ -140,6 +145,11 @@ def _job(values: dict[str, Any]) -> Job:
     }
     patterns = {name: tuple(values[name]) for name in ("include", "exclude")}
     return Job(**values | patterns | {"recipe": Recipe(**recipe)})
+
+
+def _last_sign(head: Mapping[str, str], now: float) -> float:
+    """When the job was last known to run; records of older versions do not say so."""
+    return max(float(head.get("settled", now)), float(head.get("started", now)))
 
 
 def _seconds(head: Mapping[str, str], now: float) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -12,7 +14,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from bgpipe.pipeline.errors import LedgerDamaged, RedisUnavailable, UsageError
+from bgpipe.pipeline.waiting import Notify, reported
 
+MASK = "**********"
 PATIENCE = 30.0
 """Seconds for which a command is tried again: a restarting server reads its append-only file."""
 PAUSE = 0.25
@@ -22,6 +26,12 @@ SOCKET_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 5.0
 HEALTH_CHECK = 25
 """Seconds of idleness after which a connection is probed before it is used."""
+
+REFUSALS = (
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.NoPermissionError,
+    redis.exceptions.OutOfMemoryError,
+)
 
 Result = TypeVar("Result")
 
@@ -33,16 +43,25 @@ class Connection(redis.Redis):
     the server twice, and every change made through this client has to allow that.
 
     Raises:
-        RedisUnavailable: from every command, once the patience is over.
+        RedisUnavailable: from every command, once the patience is over, and from one that the server
+            does not permit, or not now: a replica, a full memory.
         LedgerDamaged: a key holds another type of value than the command is for.
 
     """
 
-    def __init__(self, pool: redis.ConnectionPool, address: str, patience: float) -> None:
+    def __init__(
+        self,
+        pool: redis.ConnectionPool,
+        address: str,
+        patience: float,
+        notify: Notify | None = None,
+    ) -> None:
+        """`notify` gets a line while a command is tried again."""
         super().__init__(connection_pool=pool)
         self.auto_close_connection_pool = True
         self.address = address
         self.patience = patience
+        self.notify = notify
 
     def execute_command(self, *args: object, **options: object) -> object:
         command: Callable[..., object] = super().execute_command
@@ -52,14 +71,19 @@ class Connection(redis.Redis):
                 away=(redis.ConnectionError, redis.TimeoutError),
                 address=self.address,
                 patience=self.patience,
+                notify=self.notify,
             )
+        except REFUSALS as error:
+            raise RedisUnavailable(
+                f"redis refuses a command: {self.address}: {error}: bgpipe doctor says more"
+            ) from error
         except redis.ResponseError as error:
             if "WRONGTYPE" in str(error):
                 raise _wrong_type(args) from error
             raise
 
 
-def connect(redis_url: str, patience: float = PATIENCE) -> Connection:
+def connect(redis_url: str, patience: float = PATIENCE, notify: Notify | None = None) -> Connection:
     """A client of the server at `redis_url`, which has answered once.
 
     Raises:
@@ -81,9 +105,9 @@ def connect(redis_url: str, patience: float = PATIENCE) -> Connection:
         raise UsageError(
             f"not a Redis address: {address}: it begins with redis://, rediss:// or unix://"
         ) from error
-    with Connection(pool, address, patience=0) as probe:
+    with reported(notify, _wait_for(address)), Connection(pool, address, patience=0) as probe:
         probe.ping()
-    return Connection(pool, address, patience)
+    return Connection(pool, address, patience, notify)
 
 
 def patiently(
@@ -92,6 +116,7 @@ def patiently(
     away: tuple[type[Exception], ...],
     address: str,
     patience: float = PATIENCE,
+    notify: Notify | None = None,
 ) -> Result:
     """What `work` returns, called again for up to `patience` seconds while it raises `away`.
 
@@ -100,16 +125,25 @@ def patiently(
 
     """
     deadline = time.monotonic() + patience
-    while True:
-        try:
-            return work()
-        except away as error:
-            if time.monotonic() >= deadline or isinstance(error, redis.AuthenticationError):
-                raise RedisUnavailable(
-                    f"redis cannot be used: {address}: {error}: check that the server runs there "
-                    "and lets us in"
-                ) from error
-        time.sleep(PAUSE)
+    with ExitStack() as stack:
+        while True:
+            try:
+                return work()
+            except away as error:
+                if time.monotonic() >= deadline or isinstance(error, redis.AuthenticationError):
+                    raise RedisUnavailable(
+                        f"redis cannot be used: {address}: {error}: check that the server runs "
+                        "there and lets us in"
+                    ) from error
+            if notify:  # once: the first try costs no thread
+                stack.enter_context(reported(notify, _wait_for(address)))
+                notify = None
+            time.sleep(PAUSE)
+
+
+def _wait_for(address: str) -> str:
+    parts = urlsplit(address)
+    return f"waiting for Redis at {parts.netloc or parts.path}"
 
 
 def _wrong_type(command: Sequence[object]) -> LedgerDamaged:
@@ -120,6 +154,12 @@ def _wrong_type(command: Sequence[object]) -> LedgerDamaged:
         f"a key of the ledger is of a wrong type: {named} or one below it: find out who wrote it; "
         "bgpipe jobs --forget JOB removes all keys of a job"
     )
+
+
+def without_password(url: str) -> str:
+    """`url` with its passwords masked; other texts as they are."""
+    masked = re.sub(r"(://[^/@:\s]*:)[^/\s]+@", rf"\1{MASK}@", url)
+    return re.sub(r"([?&]password=)[^&\s]+", rf"\1{MASK}", masked)
 
 
 def public_address(redis_url: str) -> str:

@@ -79,7 +79,8 @@ class Feeder:
         return count
 
     def _publish(self, job: JobId, indices: Iterable[int]) -> None:
-        publish(self._app, job, self._ledger.pick(job, indices), self._settings.name)
+        items = self._ledger.pick(job, indices)
+        publish(self._app, job, items, self._settings.name, self._client.notify)
 
     def _held(self, job: JobId) -> set[int]:
         """The items that workers with a heartbeat have claimed."""

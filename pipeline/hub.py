@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from bgpipe.pipeline.errors import ModelUnavailable
+from bgpipe.pipeline.waiting import Notify
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 NEWEST = "main"
@@ -19,10 +21,11 @@ NEWEST = "main"
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a hub has: the commit, and the file's sha256 where the hub tells it."""
+    """What a hub has: the commit, and sha256 and bytes of the file where the hub says so."""
 
     commit: str
     sha256: str | None
+    size: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,18 @@ class Hub:
     """Where models are pulled from.
 
     `timeout` is in seconds without an answer; without `endpoint` HF_ENDPOINT decides, or else
-    huggingface.co.
+    huggingface.co. `notify` gets a line about what takes long; without it there is no progress bar.
     """
 
     timeout: float
     endpoint: str | None = None
+    notify: Notify | None = None
+
+    @property
+    def host(self) -> str:
+        from huggingface_hub import constants
+
+        return urlsplit(self.endpoint or constants.ENDPOINT).netloc.rpartition("@")[2]
 
     def offer(self, repo: str, file: str, revision: str) -> Offer:
         """Ask once, without retries, so that a machine without internet hears it soon.
@@ -49,7 +59,7 @@ class Hub:
         if found.commit_hash is None:
             raise ModelUnavailable(f"no model hub: {url}; set HF_ENDPOINT to one")
         known = found.etag is not None and SHA256.fullmatch(found.etag)
-        return Offer(found.commit_hash, found.etag if known else None)
+        return Offer(found.commit_hash, found.etag if known else None, found.size)
 
     def download(self, repo: str, file: str, commit: str, folder: Path) -> Path:
         """Fetch one file of `commit` into `folder` and return where it lies.
@@ -57,7 +67,10 @@ class Hub:
         Raises ModelUnavailable when it does not arrive whole or the disk cannot take it.
         """
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
+        if self.notify is None:
+            disable_progress_bars()
         with _translated(repo):
             return Path(
                 hf_hub_download(

@@ -8,7 +8,7 @@ its cutout exists.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import cast
@@ -19,7 +19,7 @@ from bgpipe.pipeline.connection import Connection
 from bgpipe.pipeline.docket import Docket, Occupied, Superseded, UnknownJob, unknown
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.seals import Seals
-from bgpipe.pipeline.types import Books, Failure, Flag, Item, Job, JobId, Outcome
+from bgpipe.pipeline.types import Books, Failure, Flag, Item, Job, JobId, JobState, Outcome
 
 __all__ = ["Claim", "Holder", "Ledger", "Occupied", "Superseded", "UnknownJob"]
 
@@ -31,6 +31,7 @@ DETAIL = 1000
 """Characters of an error's detail that are kept."""
 JOBS_KEPT = 32
 """Records of jobs kept by those who claim; they meet few at a time."""
+OPEN = (JobState.LISTING, JobState.RUNNING)
 AGAIN = b"!"
 """The mark of a claim on an item that was in flight already."""
 
@@ -186,11 +187,15 @@ class Ledger(Docket):
     def books(self, job: JobId) -> Books:
         """The accounts as they are now."""
         names = keys.of_job(job)
-        flat, running, now = self._books(keys=[names.head, names.running])
+        leases = (keys.lease_of_job(job), keys.DISPATCH, keys.ATTEND)
+        flat, running, now, led = self._books(
+            keys=[names.head, names.running, *map(keys.of_lease, leases)]
+        )
         head = dict(zip(*[(text.decode() for text in flat)] * 2, strict=True))
         if not head:
             raise unknown(job)
-        return account(job, head, running, float(now))
+        interrupted = not led and self._is_left(head)
+        return account(job, head, running, float(now), interrupted=interrupted)
 
     def failures(self, job: JobId, start: int = 0, stop: int | None = None) -> Iterator[Failure]:
         """The images given up, in the order of the manifest; the first ones come at once.
@@ -218,6 +223,13 @@ class Ledger(Docket):
             return []
         found = self._client.hmget(keys.of_job(job).flags, [str(index) for index in indices])
         return [read_flags(int(bits or 0)) for bits in found]
+
+    def _is_left(self, head: Mapping[str, str]) -> bool:
+        """Whether a job without a leader stands still; published whole, it needs only workers."""
+        if head.get("state") not in OPEN:
+            return False
+        published = head["state"] == JobState.RUNNING and head.get("cursor") == head.get("size")
+        return not (published and any(self._client.scan_iter(keys.of_worker("*"), count=1000)))
 
     def _failed(self, job: JobId, start: int, stop: int) -> Iterator[int]:
         for first, bits in self._bits((keys.of_job(job).failed,), start, stop):

@@ -25,6 +25,7 @@ from bgpipe.pipeline.connection import (
     public_address,
 )
 from bgpipe.pipeline.types import Item, JobId
+from bgpipe.pipeline.waiting import Notify
 
 TASK = "bgpipe.remove_background"
 """Takes (job, index, source key); the key is there for Flower, the ledger's is used."""
@@ -80,8 +81,10 @@ def broker_url(redis_url: str) -> str:
     return redis_url
 
 
-def publish(app: Celery, job: JobId, items: Sequence[Item], queue: str) -> None:
-    """Send one message for each of `items`.
+def publish(
+    app: Celery, job: JobId, items: Sequence[Item], queue: str, notify: Notify | None = None
+) -> None:
+    """Send one message for each of `items`; `notify` gets a line while the server is away.
 
     If the connection breaks, all are sent again: an item may be delivered twice, which its claim
     makes harmless.
@@ -94,6 +97,7 @@ def publish(app: Celery, job: JobId, items: Sequence[Item], queue: str) -> None:
         lambda: _send(app, job, items, queue),
         away=_AWAY,
         address=public_address(app.conf.broker_url),
+        notify=notify,
     )
 
 

@@ -16,6 +16,7 @@ from bgpipe.pipeline.types import Matting, Preset, Recipe, ResolvedModel, Task
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.waiting import Notify
 
 
 def preset_named(settings: Settings, name: str) -> Preset:
@@ -48,10 +49,12 @@ def changed(preset: Preset, changes: Mapping[str, object]) -> Preset:
         raise UsageError(explained(error)) from error
 
 
-def choose_model(settings: Settings, name: str, *, pull: bool = True) -> tuple[ResolvedModel, bool]:
+def choose_model(
+    settings: Settings, name: str, *, pull: bool = True, notify: Notify | None = None
+) -> tuple[ResolvedModel, bool]:
     """The weights of `name`, and whether the bundled ones had to take the place of `auto`'s.
 
-    `pull`: fetch those that are not here.
+    `pull`: fetch those that are not here; `notify` gets a line about what takes long.
 
     Raises:
         UsageError: there is no such model.
@@ -59,23 +62,27 @@ def choose_model(settings: Settings, name: str, *, pull: bool = True) -> tuple[R
 
     """
     cache = settings.model_folder
-    hub = Hub(timeout=settings.model.hub_timeout) if pull else None
+    hub = Hub(timeout=settings.model.hub_timeout, notify=notify) if pull else None
     if name != registry.AUTO:
         return registry.resolve(name, cache=cache, hub=hub, task=Task.SUBJECT), False
     return registry.resolve_auto(embedded=settings.embedded, cache=cache, hub=hub)
 
 
-def choose_matting(settings: Settings, name: str, *, pull: bool = True) -> Matting | None:
+def choose_matting(
+    settings: Settings, name: str, *, pull: bool = True, notify: Notify | None = None
+) -> Matting | None:
     """What solves the edges of mattes again; None for `none`. Raises as `choose_model`."""
-    model = choose_edges(settings, name, pull=pull)
+    model = choose_edges(settings, name, pull=pull, notify=notify)
     return matting_with(settings, model) if model else None
 
 
-def choose_edges(settings: Settings, name: str, *, pull: bool = True) -> ResolvedModel | None:
+def choose_edges(
+    settings: Settings, name: str, *, pull: bool = True, notify: Notify | None = None
+) -> ResolvedModel | None:
     """The weights that `choose_matting` chooses."""
     if name == registry.NO_MATTING:
         return None
-    hub = Hub(timeout=settings.model.hub_timeout) if pull else None
+    hub = Hub(timeout=settings.model.hub_timeout, notify=notify) if pull else None
     return registry.resolve(name, cache=settings.model_folder, hub=hub, task=Task.EDGES)
 
 

@@ -13,9 +13,10 @@ from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 
 from bgpipe.pipeline.errors import ModelUnavailable, UsageError
-from bgpipe.pipeline.hub import NEWEST, Hub, cached
+from bgpipe.pipeline.hub import NEWEST, Hub, Offer, cached
 from bgpipe.pipeline.lockfile import LockFile, Pin, hash_file
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel, Task
+from bgpipe.pipeline.waiting import reported
 
 AUTO = "auto"
 NO_MATTING = "none"
@@ -64,6 +65,12 @@ def models() -> dict[str, ModelEntry]:
     """Read the registry."""
     text = files("bgpipe.config").joinpath("models.toml").read_text(encoding="utf-8")
     return TypeAdapter(dict[str, ModelEntry]).validate_python(tomllib.loads(text))
+
+
+def names_for(task: Task) -> list[str]:
+    """What may be written for a model of this kind, besides a path."""
+    special = {Task.SUBJECT: AUTO, Task.EDGES: NO_MATTING}[task]
+    return [special, *(name for name, entry in models().items() if entry.task is task)]
 
 
 def resolve(
@@ -131,9 +138,11 @@ def pull(name: str, *, cache: Path, hub: Hub) -> ResolvedModel:
     entry, lock = _entry(name), LockFile(cache)
     if entry.repo is None:
         return resolve(name, cache=cache)
-    pin = lock.pin(name)
+    offer = find_offer(name, cache=cache, hub=hub)
     try:
-        offer = hub.offer(entry.repo, FILE, pin.commit if pin else entry.revision)
+        if hub.notify:
+            size = f" ({offer.size / 1e6:.0f} MB)" if offer.size else ""
+            hub.notify(f"downloading {name}{size} from {hub.host} ...")
         path = hub.download(entry.repo, FILE, offer.commit, cache)
     except ModelUnavailable as error:
         raise ModelUnavailable(_advice(name, str(error))) from error
@@ -142,6 +151,21 @@ def pull(name: str, *, cache: Path, hub: Hub) -> ResolvedModel:
         raise WeightsDiffer(f"download damaged: {path.resolve()}; delete it and pull again")
     lock.record(name, Pin(entry.repo, offer.commit, sha256))
     return _checked(name, entry, path, lock)
+
+
+def find_offer(name: str, *, cache: Path, hub: Hub) -> Offer:
+    """What `hub` has of a model: the pinned commit, or else the newest.
+
+    Raises:
+        ModelUnavailable: nothing, or the hub does not answer.
+
+    """
+    entry, pin = _entry(name), LockFile(cache).pin(name)
+    try:
+        with reported(hub.notify, f"asking {hub.host} for {name}"):
+            return hub.offer(entry.repo or "", FILE, pin.commit if pin else entry.revision)
+    except ModelUnavailable as error:
+        raise ModelUnavailable(_advice(name, str(error))) from error
 
 
 def verify(reference: str, *, cache: Path) -> ResolvedModel:

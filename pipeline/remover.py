@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 from PIL import Image, ImageOps
 
-from bgpipe.config.settings import Settings, load_settings
+from bgpipe.config.settings import Settings
 from bgpipe.pipeline import recipes, registry
+from bgpipe.pipeline.configuration import read_settings
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.images import Limits, decode, encode, one_pixel, seen_as_srgb, stored_with
 from bgpipe.pipeline.images.limits import check_size
@@ -63,10 +64,7 @@ class BackgroundRemover:
             ModelUnavailable: the weights are not here and cannot be pulled.
 
         """
-        try:
-            self._settings = settings or load_settings()
-        except ValueError as error:
-            raise UsageError(f"settings: {recipes.explained(error)}") from error
+        self._settings = settings or read_settings()
         named = preset or self._settings.refine.preset
         base = named if isinstance(named, Preset) else recipes.preset_named(self._settings, named)
         name = model or self._settings.model.name

@@ -50,6 +50,17 @@ local function counting(totals)
 end
 """
 
+# A new leader of a job that runs: the seconds since the last outcome, when none led it, do not count.
+_TAKE_OVER = """
+local function take_over(head, fence)
+  if tonumber(ARGV[1]) <= tonumber(fence or 0) then return end
+  local times = redis.call('HMGET', head, 'started', 'settled')
+  if not (times[1] and times[2]) then return end
+  redis.call('HINCRBYFLOAT', head, 'spent', math.max(tonumber(times[2]) - tonumber(times[1]), 0))
+  redis.call('HSET', head, 'started', now())
+end
+"""
+
 # Of the submitting side: ARGV[1] is a fencing token, and older ones than the last are refused.
 _LEAD = """
 local state = redis.call('HGET', KEYS[1], 'state')
@@ -157,8 +168,14 @@ return 1
 
 # KEYS: head. ARGV: token. Returns the cursor.
 LEAD = (
-    _LEAD
+    _NOW
+    + _TAKE_OVER
     + """
+local fence = redis.call('HGET', KEYS[1], 'fence')
+"""
+    + _LEAD
+    + """
+if state == 'running' then take_over(KEYS[1], fence) end
 return tonumber(redis.call('HGET', KEYS[1], 'cursor'))
 """
 )
@@ -284,6 +301,7 @@ SETTLE = (
 redis.call('HDEL', KEYS[4], ARGV[1])
 if settled(KEYS[2], KEYS[3]) then return 0 end
 counting(KEYS[7])
+redis.call('HSET', KEYS[1], 'settled', now())
 local function count(name)
   redis.call('HINCRBY', KEYS[1], name, 1)
   redis.call('HINCRBY', KEYS[7], name, 1)
@@ -305,11 +323,13 @@ return 1
 """
 )
 
-# KEYS: head, running. Returns the head's fields, how many items are in flight, and the time.
+# KEYS: head, running, and the leases of those who may lead the job. Returns the head's fields, how many
+# items are in flight, the time, and how many of the leases are held.
 BOOKS = (
     _NOW
     + """
-return {redis.call('HGETALL', KEYS[1]), redis.call('HLEN', KEYS[2]), now()}
+local held = redis.call('EXISTS', KEYS[3], KEYS[4], KEYS[5])
+return {redis.call('HGETALL', KEYS[1]), redis.call('HLEN', KEYS[2]), now(), held}
 """
 )
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.ledger import Ledger
     from bgpipe.pipeline.storage import Stores
     from bgpipe.pipeline.types import JobId
+    from bgpipe.pipeline.waiting import Notify
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,13 @@ class Session:
 
 
 @contextmanager
-def open_session(settings: Settings, patience: float | None = None) -> Iterator[Session]:
+def open_session(
+    settings: Settings, patience: float | None = None, notify: Notify | None = None
+) -> Iterator[Session]:
     """Connect to the cluster's Redis, or to the embedded server for as long as this lasts.
 
     `patience`: seconds for which a command is tried again while Redis is away; default: a restart's.
+    `notify` gets a line about each longer wait.
     """
     from bgpipe.pipeline.connection import PATIENCE, connect
     from bgpipe.pipeline.embedded import redis_server
@@ -110,5 +114,7 @@ def open_session(settings: Settings, patience: float | None = None) -> Iterator[
 
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(redis_server(settings.state_folder))
-        client = stack.enter_context(connect(url, PATIENCE if patience is None else patience))
+        client = stack.enter_context(
+            connect(url, PATIENCE if patience is None else patience, notify)
+        )
         yield Session(settings, url, client, Ledger(client))

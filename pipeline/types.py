@@ -219,7 +219,10 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """A job's accounts: once finished, total = done + skipped + failed."""
+    """A job's accounts: once finished, total = done + skipped + failed.
+
+    `interrupted`: it is open, and neither a command nor a dispatcher leads it.
+    """
 
     job: JobId
     state: JobState
@@ -235,6 +238,7 @@ class Books:
     source: str
     out: str
     model: str
+    interrupted: bool = False
     errors: dict[str, int] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
 

@@ -33,10 +33,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer.main
 from PIL import Image
 
-from bgpipe.pipeline.cli.app import app
+from bgpipe.pipeline.cli.app import command_tree
 from bgpipe.pipeline.connection import connect
 from bgpipe.pipeline.embedded import server_binary
 from bgpipe.pipeline.errors import RedisUnavailable
@@ -267,7 +266,7 @@ def test_commands_in_the_running_text_exist(document: Path) -> None:
 
 def check_command(words: list[str], span: str) -> None:
     """Whether the words begin with a command, and all long options are its own or global."""
-    root = group = typer.main.get_command(app)
+    root = group = command_tree()
     known = spellings(group)
     for word in words:
         if word not in getattr(group, "commands", {}):

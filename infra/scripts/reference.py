@@ -10,10 +10,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import typer.main
-
 from bgpipe.config.settings import DEFAULTS
-from bgpipe.pipeline.cli.app import app
+from bgpipe.pipeline.cli.app import command_tree
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/options.md"
 HEAD = """# Commands and settings
@@ -46,7 +44,7 @@ def main() -> int:
 
 
 def _commands() -> Iterator[str]:
-    group: Any = typer.main.get_command(app)
+    group: Any = command_tree()
     yield "## Global options\n"
     yield from _options(group)
     yield "\n## Commands"

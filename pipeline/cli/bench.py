@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bgpipe.config.precision import Precision
+from bgpipe.pipeline.cli import completion
+from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.session import read_settings
 from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.errors import UsageError
@@ -27,68 +29,120 @@ class Part(StrEnum):
     WHOLE = "whole"
 
 
+@examples(
+    "bgpipe bench --model birefnet-nano",
+    "bgpipe bench --model birefnet-general --random --only device",
+    "bgpipe bench --plan --images-per-second 40 --cores 16",
+)
 def bench(
     context: typer.Context,
-    model: Annotated[str | None, typer.Option(help="A name, or a path to safetensors.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A name, or a path to safetensors. Default: model.name of the settings.",
+            autocompletion=completion.models,
+        ),
+    ] = None,
     random: Annotated[
-        bool, typer.Option("--random", help="Weights by chance: as fast as trained ones.")
+        bool, typer.Option("--random", help="Use random weights: as fast as trained ones.")
     ] = False,
     only: Annotated[
-        Part | None, typer.Option(help="The network alone, or images from file to cutout.")
+        Part | None,
+        typer.Option(
+            metavar="device|whole",
+            help="Measure only the network (device), or only from file to cutout (whole).",
+        ),
     ] = None,
     precision: Annotated[
-        list[Precision] | None, typer.Option(help="Of the network alone; default: all there are.")
+        list[Precision] | None,
+        typer.Option(
+            metavar="|".join(Precision),
+            help="For the network alone; repeat it for more. Default: all that the device has.",
+        ),
     ] = None,
     batch: Annotated[
-        list[int] | None, typer.Option(min=1, help="Images in a pass; default: 1, 2, 4 ...")
+        list[int] | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Images per forward pass; repeat it for more. Default: 1, 2, 4 ...",
+        ),
     ] = None,
     compile_: Annotated[
-        bool, typer.Option("--compile", help="Compile the network that is measured alone.")
+        bool, typer.Option("--compile", help="Compile the network before it is measured alone.")
     ] = False,
     graphs: Annotated[
-        bool, typer.Option("--graphs", help="Launch its passes as CUDA graphs.")
+        bool, typer.Option("--graphs", help="Run the network alone with CUDA graphs.")
     ] = False,
     size: Annotated[
         list[float] | None,
-        typer.Option(min=0.01, help="Megapixels of whole images; default: 1, 4, 12 and 24."),
+        typer.Option(
+            metavar="MP",
+            min=0.01,
+            help="Megapixels of whole images; repeat it for more. Default: 1, 4, 12 and 24.",
+        ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="For each line of the tables.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each measurement.")] = 10.0,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Say what one device needs around it; measure nothing.")
+        bool,
+        typer.Option("--plan", help="Print the host that one device needs, without a measurement."),
     ] = False,
     images_per_second: Annotated[
         float | None,
         typer.Option(
+            metavar="N",
             min=0.001,
-            help="What the device alone can do; default: that of [estimate].",
+            help="Speed of the device alone. Default: that of [estimate] in the settings.",
             rich_help_panel=PLAN,
         ),
     ] = None,
     megapixels: Annotated[
-        float, typer.Option(min=0.01, help="Of a typical source.", rich_help_panel=PLAN)
+        float,
+        typer.Option(metavar="N", min=0.01, help="Size of a typical image.", rich_help_panel=PLAN),
     ] = 12.0,
     cores: Annotated[
-        float, typer.Option(min=0, help="That there are for it; 0: enough.", rich_help_panel=PLAN)
+        float,
+        typer.Option(
+            metavar="N", min=0, help="CPU cores per device; 0: enough.", rich_help_panel=PLAN
+        ),
     ] = 0,
     connections: Annotated[
         int,
-        typer.Option(min=0, help="To the storage at once; 0: enough.", rich_help_panel=PLAN),
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Concurrent connections to the storage; 0: enough.",
+            rich_help_panel=PLAN,
+        ),
     ] = 0,
     images: Annotated[
-        int, typer.Option(min=1, help="To estimate hours and cost of.", rich_help_panel=PLAN)
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Images to estimate hours and cost for.", rich_help_panel=PLAN
+        ),
     ] = 1_000_000,
     request_ms: Annotated[
         float,
         typer.Option(
-            min=0, help="Before the first byte of a request to the storage.", rich_help_panel=PLAN
+            metavar="MS",
+            min=0,
+            help="Latency of the storage to the first byte.",
+            rich_help_panel=PLAN,
         ),
     ] = 50.0,
     megabytes_per_second: Annotated[
         float,
-        typer.Option(min=0.001, help="Of one connection to the storage.", rich_help_panel=PLAN),
+        typer.Option(
+            metavar="N",
+            min=0.001,
+            help="Throughput of one connection to the storage.",
+            rich_help_panel=PLAN,
+        ),
     ] = 80.0,
 ) -> None:
-    """Measure this machine, or work out what a device needs (infra/docs/sizing.md)."""
+    """Measure the speed of this machine, or plan the host of a device (infra/docs/sizing.md)."""
     settings, terminal = read_settings(), context.obj
     if plan:
         from bgpipe.pipeline import sizing

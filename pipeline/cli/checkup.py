@@ -6,27 +6,38 @@ import json
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.cli.finding import Finding, check
+from bgpipe.pipeline.cli.finding import Advice, Finding, check
 from bgpipe.pipeline.cli.probes import told_of
 from bgpipe.pipeline.cli.session import open_session
+from bgpipe.pipeline.errors import ModelUnavailable, Unavailable
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
 
+LEASE = "doctor"
+"""Name of a lease that is only tried."""
+NO_MATTING = "none"
 LIBRARIES = ("torch", "celery", "redis", "pillow", "opencv-python-headless", "flower")
 
 
 def machine(settings: Settings) -> Iterator[Finding]:
-    """What is installed, what is reachable, which device a worker would use."""
+    """What a submit needs, and what its job needs then."""
     yield check("bgpipe", _versions)
-    yield check("redis", lambda: _redis(settings))
-    yield check("durability", lambda: durability(settings))
-    yield check("workers", lambda: _workers(settings))
-    yield check("devices", _devices)
+    yield check("state", lambda: _state(settings))
+    redis = check("redis", lambda: _redis(settings))
+    yield redis
+    if redis.ok:
+        yield check("durability", lambda: durability(settings))
+        yield check("dispatcher", lambda: _dispatcher(settings))
+        yield check("workers", lambda: _workers(settings))
+    yield check("devices", lambda: _devices(settings))
     yield check("model", lambda: _model(settings))
+    if settings.matting.model != NO_MATTING:
+        yield check("matting", lambda: _available(settings, settings.matting.model))
 
 
 def _versions() -> str:
@@ -43,14 +54,47 @@ def _version(name: str) -> str:
         return f"{name} not installed"  # a machine that only submits or dispatches needs no torch
 
 
+def _state(settings: Settings) -> str:
+    """Write to the state folder, which keeps the embedded server's data and the catalogs.
+
+    Raises:
+        Unavailable: it is not writable.
+
+    """
+    folder = settings.state_folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise Unavailable(
+            f"the state folder is not writable: {folder}: {reason}: change its permissions, or set "
+            "BGPIPE_STATE_DIR to another"
+        ) from error
+    return str(folder)
+
+
 def _redis(settings: Settings) -> str:
+    """Connect, and write as a submit does: it takes a lease."""
     from bgpipe.pipeline.connection import public_address
 
     with open_session(settings) as session:
         version = session.client.info("server")["redis_version"]
-        led = "a dispatcher leads" if session.is_dispatched() else "no dispatcher"
+        lease = session.lease(LEASE)
+        lease.take()
+        lease.free()
     place = "embedded" if settings.embedded else public_address(settings.redis_url)
-    return f"{version}, {place}; {led}"
+    return f"{version}, {place}"
+
+
+def _dispatcher(settings: Settings) -> str:
+    if settings.embedded:
+        return "not needed: submit feeds its own job"
+    with open_session(settings) as session:
+        if not session.is_dispatched():
+            raise Advice("none: jobs are fed only by their command: start bgpipe dispatch")
+    return "one leads"
 
 
 def _workers(settings: Settings) -> str:
@@ -58,8 +102,11 @@ def _workers(settings: Settings) -> str:
 
     with open_session(settings) as session:
         told = [told_of(beat) for beat in beats(session.client)]
-    none = "none: submit starts its own" if settings.embedded else "none: bgpipe worker starts one"
-    return "; ".join(told) or none
+    if not told and settings.embedded:
+        return "none: submit starts its own"
+    if not told:
+        raise Advice("none: jobs wait for one: start bgpipe worker")
+    return "; ".join(told)
 
 
 def durability(settings: Settings) -> str:
@@ -88,25 +135,51 @@ def durability(settings: Settings) -> str:
     return "noeviction, append-only file"
 
 
-def _devices() -> str:
-    """Asked of the worker's own code, in a process of its own."""
+def _devices(settings: Settings) -> str:
+    """Ask the worker's own code, in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "bgpipe.workers", "--list-devices"],
         capture_output=True,
         text=True,
         timeout=60,
-        check=True,
+        check=False,
     )
+    if done.returncode:
+        reason = next(reversed(done.stderr.splitlines()), f"exit code {done.returncode}")
+        trouble = Unavailable if settings.embedded else Advice  # a cluster has other machines
+        raise trouble(f"no worker can run here: {reason}: install bgpipe again")
     found = [json.loads(line) for line in done.stdout.splitlines()]
     return ", ".join(f"{device['name']} {device['product']}".strip() for device in found)
 
 
 def _model(settings: Settings) -> str:
+    """The weights of the settings' model.
+
+    Raises:
+        ModelUnavailable: a submit would end without them.
+        Advice: a submit would download them, or go on with the bundled ones.
+
+    """
     from bgpipe.pipeline import registry
 
-    wanted = settings.model.name
-    name = registry.DEFAULT if wanted == registry.AUTO else wanted
-    if name in registry.models() and not registry.locate(name, cache=settings.model_folder):
-        stands_in = f"; until then {registry.TRIAL} takes its place" if settings.embedded else ""
-        return f"{name}: not pulled yet: bgpipe models pull {name}{stands_in}"
-    return f"{name}: {registry.resolve(name, cache=settings.model_folder).path}"
+    if settings.model.name != registry.AUTO:
+        return _available(settings, settings.model.name)
+    try:
+        return _available(settings, registry.DEFAULT)
+    except registry.WeightsDiffer:
+        raise
+    except ModelUnavailable as error:
+        if not settings.embedded:
+            raise
+        raise Advice(f"{registry.TRIAL} takes the place of a real model: {error}") from error
+
+
+def _available(settings: Settings, name: str) -> str:
+    from bgpipe.pipeline import registry
+    from bgpipe.pipeline.hub import Hub
+
+    cache = settings.model_folder
+    if name not in registry.models() or registry.locate(name, cache=cache):
+        return f"{name}: {registry.resolve(name, cache=cache).path}"
+    registry.find_offer(name, cache=cache, hub=Hub(settings.model.hub_timeout))
+    raise Advice(f"{name} is downloaded by the first job: bgpipe models pull {name} does it now")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
 from bgpipe.pipeline.errors import RedisUnavailable, UsageError
 
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@examples("bgpipe dispatch", "bgpipe dispatch --metrics 127.0.0.1:9640")
 def dispatch(
     metrics: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Tell Prometheus of the cluster there.")
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Serve metrics of the cluster to Prometheus at this address."
+        ),
     ] = None,
 ) -> None:
-    """Feed the jobs of a cluster; several may run, one leads, another takes over."""
+    """Feed the jobs of a cluster and start its sweeps. Several may run; one of them leads."""
     from bgpipe.pipeline.log import log_to_stderr
 
     if metrics is not None:

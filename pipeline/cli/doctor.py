@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bgpipe.pipeline.cli import checkup, probes
+from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.config import checked
 from bgpipe.pipeline.cli.exposure import exposure
-from bgpipe.pipeline.cli.session import read_settings
 from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.errors import UsageError
 
@@ -26,31 +27,32 @@ _LOOKS: Mapping[str, Callable[[Settings], Iterator[Finding]]] = {
 }
 
 
+@examples("bgpipe doctor", "bgpipe doctor --security", "bgpipe doctor --worker")
 def doctor(
     context: typer.Context,
     worker: Annotated[
-        bool, typer.Option("--worker", help="Only whether this machine's workers get work done.")
+        bool, typer.Option("--worker", help="Check only that this machine's workers make progress.")
     ] = False,
     dispatcher: Annotated[
-        bool, typer.Option("--dispatcher", help="Only whether a dispatcher leads the cluster.")
+        bool, typer.Option("--dispatcher", help="Check only that a dispatcher leads the cluster.")
     ] = False,
     security: Annotated[
-        bool, typer.Option("--security", help="What is open to others, and what closes it.")
+        bool, typer.Option("--security", help="Check only what others can access.")
     ] = False,
 ) -> None:
-    """Check this machine; exit code 4 if something is missing, or open."""
+    """Check whether a submit would work here. Exit code 4 if it would not."""
     asked = [
         name
         for name, wanted in (("worker", worker), ("dispatcher", dispatcher), ("security", security))
         if wanted
     ]
     if len(asked) > 1:
-        raise UsageError("one question at a time: --worker, --dispatcher or --security")
+        raise UsageError("options are mutually exclusive: --worker, --dispatcher, --security")
     terminal: Terminal = context.obj
     sound = True
     look = _LOOKS[asked[0]] if asked else checkup.machine
-    for finding in look(read_settings()):
+    for finding in look(checked()[0]):
         sound &= finding.ok
-        terminal.emit(asdict(finding))
-        terminal.say(f"{'ok ' if finding.ok else 'BAD'}  {finding.what:<11} {finding.detail}")
+        terminal.emit(asdict(finding) | {"ok": finding.ok})
+        terminal.say(f"{finding.level:<7}  {finding.what:<11} {finding.detail}")
     raise typer.Exit(0 if sound else 4)

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.asked import asked
+from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.pairs import find_pairs
+from bgpipe.pipeline.cli.parameters import output_file
 from bgpipe.pipeline.cli.recipe import choose_model, choose_preset
 from bgpipe.pipeline.cli.session import read_settings
 from bgpipe.pipeline.cli.terminal import Terminal
@@ -29,21 +32,61 @@ THUMBNAIL = 320
 Names = list[str] | None
 
 
+@examples(
+    "bgpipe eval --images photos --truth mattes",
+    "bgpipe eval --images photos --truth mattes -m birefnet-nano -m birefnet-lite --html scores.html",
+)
 def evaluate(
     context: typer.Context,
-    images: Annotated[Path, typer.Option(help="Folder of pictures.", exists=True, file_okay=False)],
-    truth: Annotated[
-        Path, typer.Option(help="Folder of truths: x.png or x_alpha.png.", exists=True)
+    images: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="Folder of images.", exists=True, file_okay=False),
     ],
-    preset: Annotated[Names, typer.Option(help="May be repeated.")] = None,
-    model: Annotated[Names, typer.Option(help="May be repeated; truth: no network.")] = None,
+    truth: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of ground truth: x.png or x_alpha.png for x.jpg.",
+            exists=True,
+            file_okay=False,
+        ),
+    ],
+    preset: Annotated[
+        Names,
+        typer.Option(
+            "--preset",
+            "-p",
+            help="Repeat it to compare. Default: refine.preset of the settings.",
+            autocompletion=completion.presets,
+        ),
+    ] = None,
+    model: Annotated[
+        Names,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Repeat it to compare. Default: model.name of the settings. 'truth' scores the "
+            "ground truth itself, scaled down and up again.",
+            autocompletion=completion.models,
+        ),
+    ] = None,
     set_: Annotated[
-        Names, typer.Option("--set", metavar="K=V", help="Change one value of every preset.")
+        Names, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of every preset.")
     ] = None,
     matting: Annotated[
-        str | None, typer.Option(help="For all: vitmatte, vitmatte-base, a path; or none.")
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Matting model for all: vitmatte, vitmatte-base, a path, or none.",
+            autocompletion=completion.matting_models,
+        ),
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write a page, worst first.")] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also write a page, worst images first.", callback=output_file
+        ),
+    ] = None,
 ) -> None:
     """Score models and presets against ground truth, side by side."""
     from bgpipe.pipeline.quality.trials import Order

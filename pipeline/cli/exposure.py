@@ -81,11 +81,15 @@ def _user(settings: Settings) -> str:
     """Whether our user may administer the server."""
     import redis
 
+    from bgpipe.pipeline.errors import RedisUnavailable
+
     with open_session(settings) as session:
         try:
             session.client.config_get("maxmemory")
-        except redis.exceptions.NoPermissionError:
-            return "a user of its own, who may not administer redis"
+        except RedisUnavailable as error:
+            if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
+                return "a user of its own, who may not administer redis"
+            raise
     raise Open(
         "bgpipe's user may do everything in redis, also to other programs' keys: give it the rights "
         "of infra/docker/redis/users.acl"

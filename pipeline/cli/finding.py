@@ -1,24 +1,47 @@
-"""One thing that `bgpipe doctor` looked at."""
+"""One check of `bgpipe doctor`."""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from bgpipe.pipeline.errors import BgpipeError
+
+
+class Level(StrEnum):
+    """How a check ended; with an error, the command that needs it fails."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Advice(BgpipeError):
+    """It works, but not well, or not for long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     what: str
-    ok: bool
+    level: Level
     detail: str
+
+    @property
+    def ok(self) -> bool:
+        return self.level is not Level.ERROR
 
 
 def check(what: str, look: Callable[[], str]) -> Finding:
-    """What `look` returns or raises, as a finding."""
+    """What `look` returns or raises, as a finding in one line."""
     try:
-        return Finding(what, ok=True, detail=look())
+        return Finding(what, Level.OK, look())
+    except Advice as error:
+        return Finding(what, Level.WARNING, _in_one_line(error))
     except (BgpipeError, OSError, subprocess.SubprocessError) as error:
-        return Finding(what, ok=False, detail=str(error))
+        return Finding(what, Level.ERROR, _in_one_line(error))
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

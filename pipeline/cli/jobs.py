@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bgpipe.pipeline.cli import completion
+from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.parameters import JobName, ThatJob
 from bgpipe.pipeline.cli.progress import progress
 from bgpipe.pipeline.cli.run import CLOSED, Wait, check_wait, see_through
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
@@ -19,55 +22,68 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.lease import Lease
     from bgpipe.pipeline.types import Books, JobId
 
-LATEST = "Default: the latest job."
 
-JobName = Annotated[str | None, typer.Argument(metavar="[JOB]", help=LATEST)]
-ThatJob = Annotated[str, typer.Argument(metavar="JOB", help="Its name, as bgpipe jobs lists it.")]
-
-
+@examples(
+    "bgpipe status",
+    "bgpipe status spring-2026 --watch",
+    "bgpipe status --flagged",
+)
 def status(
     context: typer.Context,
     job: JobName = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
     flagged: Annotated[
-        bool, typer.Option("--flagged", help="Also list the cutouts that somebody should look at.")
+        bool, typer.Option("--flagged", help="Also list the cutouts that need a review.")
     ] = False,
 ) -> None:
-    """Show how a job stands."""
+    """Show the progress of a job."""
     terminal: Terminal = context.obj
-    with open_session(read_settings()) as session:
+    with open_session(read_settings(), terminal) as session:
         name = session.job(job)
         books = session.ledger.books(name)
         with progress(terminal) as show:
+            warned = False
             while watch and books.state not in CLOSED:
                 show(books)
+                if books.interrupted and not warned:
+                    terminal.warn(interruption(name))
+                    warned = True
                 terminal.emit(asdict(books))
                 time.sleep(session.settings.dispatch.poll)
                 books = session.ledger.books(name)
         if flagged:
             show_flags(terminal, session.ledger, name)
         show_books(terminal, books, session.ledger.failures(name))
+        if books.interrupted:
+            terminal.say(interruption(name))
 
 
+@examples("bgpipe jobs", "bgpipe jobs --forget spring-2026")
 def jobs(
     context: typer.Context,
     forget: Annotated[
-        str | None, typer.Option(metavar="JOB", help="Remove a job that is over from the ledger.")
+        str | None,
+        typer.Option(
+            metavar="JOB",
+            help="Remove a job that has ended from the list. Its cutouts stay.",
+            autocompletion=completion.jobs,
+        ),
     ] = None,
 ) -> None:
-    """List the jobs that the ledger knows, newest first."""
+    """List the jobs, newest first."""
     terminal: Terminal = context.obj
-    with open_session(read_settings()) as session:
+    with open_session(read_settings(), terminal) as session:
         if forget:
             _forget(session, terminal, session.job(forget))
         else:
             show_jobs(terminal, _readable(session, terminal))
 
 
+@examples("bgpipe errors", "bgpipe --json errors spring-2026 | jq -r .source")
 def errors(context: typer.Context, job: JobName = None) -> None:
-    """List the images of a job that failed, with code and reason."""
+    """List the failed images of a job with code and reason."""
     terminal: Terminal = context.obj
-    with open_session(read_settings()) as session:
+    with open_session(read_settings(), terminal) as session:
         for failure in session.ledger.failures(session.job(job)):
             terminal.emit(asdict(failure))
             terminal.say(
@@ -75,10 +91,11 @@ def errors(context: typer.Context, job: JobName = None) -> None:
             )
 
 
+@examples("bgpipe cancel spring-2026")
 def cancel(context: typer.Context, job: ThatJob) -> None:
-    """End a job: what is in flight is finished, nothing else is begun."""
+    """Stop a job. Images in progress are finished, no others are started."""
     terminal: Terminal = context.obj
-    with open_session(read_settings()) as session:
+    with open_session(read_settings(), terminal) as session:
         name = session.job(job)
         session.ledger.cancel(name)
         books = session.ledger.books(name)
@@ -86,12 +103,13 @@ def cancel(context: typer.Context, job: ThatJob) -> None:
         terminal.say(f"cancelled: {name}: bgpipe resume {name} would go on")
 
 
+@examples("bgpipe resume", "bgpipe resume spring-2026 --detach")
 def resume(context: typer.Context, job: JobName = None, wait: Wait = None) -> None:
-    """Take up a job whose command was interrupted, or that was cancelled."""
+    """Continue a job that was interrupted or cancelled."""
     terminal: Terminal = context.obj
     settings = read_settings()
     check_wait(settings, wait)
-    with open_session(settings) as session:
+    with open_session(settings, terminal) as session:
         name = session.job(job)
         lease = _lease(session, name)
         if session.ledger.books(name).state == "cancelled":
@@ -100,12 +118,13 @@ def resume(context: typer.Context, job: JobName = None, wait: Wait = None) -> No
     raise typer.Exit(code)
 
 
+@examples("bgpipe retry", "bgpipe retry spring-2026 --detach")
 def retry(context: typer.Context, job: JobName = None, wait: Wait = None) -> None:
-    """Do the images of a finished job again that failed, and no others."""
+    """Process the failed images of a finished job again."""
     terminal: Terminal = context.obj
     settings = read_settings()
     check_wait(settings, wait)
-    with open_session(settings) as session:
+    with open_session(settings, terminal) as session:
         name = session.job(job)
         lease = _lease(session, name)
         if not session.ledger.books(name).failed:
@@ -113,6 +132,11 @@ def retry(context: typer.Context, job: JobName = None, wait: Wait = None) -> Non
         session.ledger.retry(name, _token(session, lease))
         code = see_through(session, terminal, name, lease, wait=wait)
     raise typer.Exit(code)
+
+
+def interruption(job: JobId) -> str:
+    """How to continue a job that no command leads."""
+    return f"interrupted: go on with bgpipe resume {job}"
 
 
 def _lease(session: Session, job: JobId) -> Lease:
@@ -136,12 +160,15 @@ def _forget(session: Session, terminal: Terminal, job: JobId) -> None:
     terminal.say(f"forgotten: {job}; its cutouts are untouched")
 
 
-def _readable(session: Session, terminal: Terminal) -> list[Books]:
-    """The books of all jobs, the newest first; what cannot be read is said and left out."""
+def _readable(session: Session, terminal: Terminal) -> list[tuple[Books, float]]:
+    """The books of all jobs with their Unix time of creation, the newest first.
+
+    Damaged ones are reported and left out.
+    """
     found = []
     for job in session.ledger.ids():
         try:
-            found.append(session.ledger.books(job))
+            found.append((session.ledger.books(job), session.ledger.job(job).created))
         except (LedgerDamaged, UsageError) as error:
             terminal.emit({"job": job, "error": str(error)})
             terminal.warn(f"bgpipe: {error}")

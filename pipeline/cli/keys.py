@@ -8,40 +8,45 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.session import open_session, read_settings
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.cli.terminal import Terminal
 
-api_keys = typer.Typer(help="Make, list and revoke API keys of bgpipe serve.", no_args_is_help=True)
+api_keys = typer.Typer(help="Manage the API keys of bgpipe serve.", no_args_is_help=True)
 
 
 @api_keys.command()
+@examples("bgpipe keys add alice", "bgpipe keys add admin --everything")
 def add(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Whose it is; jobs belong to a name.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Owner of the key. Jobs belong to a name.")
+    ],
     everything: Annotated[
-        bool, typer.Option("--everything", help="See and end all jobs, of others and of commands.")
+        bool, typer.Option("--everything", help="Allow access to the jobs of all owners.")
     ] = False,
 ) -> None:
-    """Make a key and print it; only a digest of it is kept."""
+    """Create a key and print it. Only a digest of it is stored."""
     from bgpipe.pipeline.access import Access
 
     terminal: Terminal = context.obj
-    with open_session(read_settings()) as session:
+    with open_session(read_settings(), terminal) as session:
         secret = Access(session.client).add(name, everything=everything)
     terminal.emit({"name": name, "key": secret})
     terminal.say(secret)
 
 
 @api_keys.command("list")
+@examples("bgpipe keys list", "bgpipe --json keys list")
 def list_(context: typer.Context) -> None:
-    """Show whose keys there are, each with the first digits of its digest."""
+    """List the keys: first digits of the digest, date and owner."""
     from bgpipe.pipeline.access import Access
 
     terminal: Terminal = context.obj
-    with open_session(read_settings()) as session:
+    with open_session(read_settings(), terminal) as session:
         for digest, grant in Access(session.client).all():
             terminal.emit({"digest": digest} | asdict(grant))
             made = time.strftime("%Y-%m-%d", time.localtime(grant.created))
@@ -50,15 +55,18 @@ def list_(context: typer.Context) -> None:
 
 
 @api_keys.command()
+@examples("bgpipe keys revoke alice", "bgpipe keys revoke 3f2a91c0")
 def revoke(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Or the digits that list shows.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Owner, or the digits that list shows.")
+    ],
 ) -> None:
-    """Make all keys of a name, or one key, worthless at once."""
+    """Revoke all keys of an owner, or one key, at once."""
     from bgpipe.pipeline.access import Access
 
     terminal: Terminal = context.obj
-    with open_session(read_settings()) as session:
+    with open_session(read_settings(), terminal) as session:
         count = Access(session.client).revoke(name)
     if not count:
         raise UsageError(f"no such key: {name}: bgpipe keys list shows those there are")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bgpipe.pipeline.cli import completion
+from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.session import read_settings
 from bgpipe.pipeline.cli.terminal import Terminal
 
@@ -14,14 +16,22 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.hub import Hub
     from bgpipe.pipeline.types import ResolvedModel
 
-models = typer.Typer(help="List, pull and check model weights.", no_args_is_help=True)
+models = typer.Typer(help="List, download and check model weights.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="A name that models list shows.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="A name that bgpipe models list shows.",
+        autocompletion=completion.all_models,
+    ),
+]
 
 
 @models.command("list")
+@examples("bgpipe models list", "bgpipe --json models list | jq -r 'select(.path).name'")
 def list_(context: typer.Context) -> None:
-    """Show the models, their licences, and which are on this machine."""
+    """List the models with input size and licence, and which are on this machine."""
     from rich.table import Table
 
     from bgpipe.pipeline import registry
@@ -52,21 +62,32 @@ def list_(context: typer.Context) -> None:
 
 
 @models.command()
+@examples(
+    "bgpipe models pull birefnet-general", "HF_ENDPOINT=https://mirror bgpipe models pull vitmatte"
+)
 def pull(context: typer.Context, name: Name) -> None:
-    """Fetch a model's weights and pin their commit and sha256."""
+    """Download the weights of a model. Their commit and sha256 are pinned."""
     from bgpipe.pipeline import registry
 
     settings = read_settings()
-    model = registry.pull(name, cache=settings.model_folder, hub=hub(settings))
+    model = registry.pull(name, cache=settings.model_folder, hub=hub(settings, context.obj))
     _show(context.obj, model, "pulled")
 
 
 @models.command()
+@examples("bgpipe models verify", "bgpipe models verify birefnet-general")
 def verify(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="Default: all on this machine.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="Default: all on this machine.",
+            autocompletion=completion.all_models,
+        ),
+    ] = None,
 ) -> None:
-    """Read weights again and compare them with what was pinned."""
+    """Compare the weights on this machine with their pinned sha256."""
     from bgpipe.pipeline import registry
 
     cache = read_settings().model_folder
@@ -76,8 +97,9 @@ def verify(
 
 
 @models.command()
+@examples("bgpipe models path birefnet-nano")
 def path(context: typer.Context, name: Name) -> None:
-    """Show where a model's weights lie."""
+    """Print the path of a model's weights."""
     from bgpipe.pipeline import registry
 
     model = registry.resolve(name, cache=read_settings().model_folder)
@@ -86,11 +108,11 @@ def path(context: typer.Context, name: Name) -> None:
     terminal.say(str(model.path))
 
 
-def hub(settings: Settings) -> Hub:
+def hub(settings: Settings, terminal: Terminal) -> Hub:
     """The model hub that HF_ENDPOINT names, or else the public one."""
     from bgpipe.pipeline.hub import Hub
 
-    return Hub(timeout=settings.model.hub_timeout)
+    return Hub(timeout=settings.model.hub_timeout, notify=terminal.notify)
 
 
 def _show(terminal: Terminal, model: ResolvedModel, done: str) -> None:

@@ -40,7 +40,7 @@ def choose_recipe(
         weights.size,
         refinement,
         output or Output(),
-        recipes.choose_matting(settings, matting or settings.matting.model),
+        recipes.choose_matting(settings, matting or settings.matting.model, notify=terminal.notify),
     )
 
 
@@ -65,7 +65,7 @@ def choose_model(settings: Settings, terminal: Terminal, name: str) -> ResolvedM
     """The weights of `name`; where `auto` has to make do with the bundled ones, it says so."""
     from bgpipe.pipeline import recipes, registry
 
-    model, degraded = recipes.choose_model(settings, name)
+    model, degraded = recipes.choose_model(settings, name, notify=terminal.notify)
     if degraded:
         terminal.warn(
             f"warning: {registry.DEFAULT} is not on this machine and no model hub answered: using "

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import webbrowser
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bgpipe.pipeline.cli.jobs import JobName
+from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.parameters import JobName, output_file
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
 from bgpipe.pipeline.cli.terminal import Terminal
 
@@ -19,16 +21,31 @@ DEFAULT_IMAGES = 1000
 PER_PAGE = 1000
 
 
+@examples("bgpipe report", "bgpipe report spring-2026 --out sheet.html --images 200")
 def report(
     context: typer.Context,
     job: JobName = None,
-    out: Annotated[Path | None, typer.Option(help="The page; default: <job>.html.")] = None,
-    images: Annotated[int, typer.Option(min=1, help="Show so many at most.")] = DEFAULT_IMAGES,
-    per_page: Annotated[int, typer.Option(min=1, help="More get further pages.")] = PER_PAGE,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Output file. Default: JOB.html.",
+            callback=output_file,
+        ),
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    images: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Maximum number of images.")
+    ] = DEFAULT_IMAGES,
+    per_page: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Images per file; the rest go to more files.")
+    ] = PER_PAGE,
 ) -> None:
-    """Write a contact sheet of a job: HTML that carries its pictures in itself."""
+    """Write a contact sheet of a job: one HTML file with the images inside."""
     terminal: Terminal = context.obj
-    with open_session(read_settings()) as session:
+    with open_session(read_settings(), terminal) as session:
         name = session.job(job)
         books = session.ledger.books(name)
         if not books.done + books.failed:
@@ -39,6 +56,8 @@ def report(
     terminal.emit({"job": name, "report": str(first), "pages": pages})
     further = f" and {pages - 1} more beside it" if pages > 1 else ""
     terminal.say(f"contact sheet: {first}{further}")
+    if open_ and not webbrowser.open(first.absolute().as_uri()):
+        terminal.warn(f"no browser found: open {first} yourself")
 
 
 def _write(session: Session, job: JobId, first: Path, images: int, per_page: int) -> int:

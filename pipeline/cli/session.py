@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.session import Session, open_session
+from bgpipe.pipeline import session
+from bgpipe.pipeline.configuration import read_settings
+from bgpipe.pipeline.session import Session
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.cli.terminal import Terminal
 
 __all__ = ["Session", "open_session", "read_settings"]
 
 
-def read_settings() -> Settings:
-    from bgpipe.config.settings import load_settings
-
-    try:
-        return load_settings()
-    except ValueError as error:
-        raise UsageError(f"settings: {error}") from error
+def open_session(
+    settings: Settings, terminal: Terminal | None = None
+) -> AbstractContextManager[Session]:
+    """Connect to Redis; `terminal` shows that it takes long."""
+    return session.open_session(settings, notify=terminal.notify if terminal else None)

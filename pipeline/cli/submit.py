@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from bgpipe.pipeline.cli import submit_options as options
+from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.forecast import show_forecast
 from bgpipe.pipeline.cli.output import Finish, choose_output
 from bgpipe.pipeline.cli.preflight import check_source, check_target
@@ -54,6 +55,13 @@ class FileOptions:
     name: str
 
 
+@examples(
+    "bgpipe submit ~/photos",
+    "bgpipe submit ~/photos --preset portraits --out ~/cutouts",
+    "bgpipe submit in.jpg --out out.png",
+    "bgpipe submit s3://shop/photos --out s3://shop/cutouts --format webp",
+    "bgpipe submit ~/incoming --watch",
+)
 def submit(
     context: typer.Context,
     sources: options.Sources,
@@ -118,7 +126,7 @@ def submit(
             named=digest(ends.source.keys) if ends.source.keys else "",
             naming=literal(ends.destination.file) or name,
         )
-        with open_session(settings) as session:
+        with open_session(settings, terminal) as session:
             if prune_:
                 prune(session, settings.prune.most, terminal, order, dry_run=dry_run)
             if dry_run:

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from bgpipe.pipeline.cli import completion
+
 _SOURCE, _LOOK, _OUTPUT, _RUN = "Source", "Look", "Output", "Run"
 
 Sources = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCE...",
+        metavar="SOURCE",
         help="Folders, files, s3://bucket/prefix, @list.txt, or - for stdin (an image, or a list).",
         show_default=False,
     ),
@@ -43,8 +45,8 @@ Preset = Annotated[
         "--preset",
         "-p",
         metavar="NAME",
-        help="balanced, products, portraits, catalogue or raw.",
-        show_default="balanced",
+        help="balanced, products, portraits, catalogue or raw. Default: balanced.",
+        autocompletion=completion.presets,
         rich_help_panel=_LOOK,
     ),
 ]
@@ -69,8 +71,8 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="NAME",
-        help="A model (see bgpipe models list), or a path to safetensors.",
-        show_default="auto",
+        help="A model (see bgpipe models list), or a path to safetensors. Default: auto.",
+        autocompletion=completion.models,
         rich_help_panel=_LOOK,
     ),
 ]
@@ -78,8 +80,8 @@ Matting = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Second network for hair and fur: vitmatte, vitmatte-base, a path, or none.",
-        show_default="none",
+        help="Second network for hair and fur: vitmatte, vitmatte-base, a path, or none. Default: none.",
+        autocompletion=completion.matting_models,
         rich_help_panel=_LOOK,
     ),
 ]
@@ -112,8 +114,7 @@ Background = Annotated[
     str | None,
     typer.Option(
         metavar="COLOR",
-        help="white, black, #rrggbb, or the path of an image.",
-        show_default="transparent",
+        help="white, black, #rrggbb, or the path of an image. Default: transparent.",
         rich_help_panel=_LOOK,
     ),
 ]
@@ -127,8 +128,7 @@ Out = Annotated[
         "--out",
         "-o",
         metavar="DEST",
-        help="Folder or s3:// prefix; for one image also a file, or - for stdout.",
-        show_default="SOURCE-cutouts",
+        help="Folder or s3:// prefix; for one image also a file, or - for stdout. Default: SOURCE-cutouts.",
         rich_help_panel=_OUTPUT,
     ),
 ]
@@ -137,8 +137,7 @@ FileFormat = Annotated[
     typer.Option(
         "--format",
         metavar="FORMAT",
-        help="png, webp, avif, jpeg, mask or zip.",
-        show_default="png",
+        help="png, webp, avif, jpeg, mask or zip. Default: png.",
         rich_help_panel=_OUTPUT,
     ),
 ]
@@ -200,8 +199,7 @@ Wait = Annotated[
     bool | None,
     typer.Option(
         "--wait/--detach",
-        help="Stay until the job ends, or return once it is queued.",
-        show_default="wait on a terminal",
+        help="Stay until the job ends, or return once it is queued. Default: stay on a terminal.",
         rich_help_panel=_RUN,
     ),
 ]
@@ -211,8 +209,7 @@ JobName = Annotated[
         "--job",
         "-j",
         metavar="NAME",
-        help="Name of the job.",
-        show_default="date and time",
+        help="Name of the job. Default: date and time.",
         rich_help_panel=_RUN,
     ),
 ]

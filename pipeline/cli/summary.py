@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.cli.progress import duration, failures, rate
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 SHOWN = 10
 """Failures that a person sees before being sent to `bgpipe errors`."""
 INTERRUPTED = 130
+SKIPPED = "up to\ndate"
+JOB_COLUMNS = ("job", "date", "state", "images", "done", SKIPPED, "failed", "source", "target")
+COUNTS = ("images", "done", SKIPPED, "failed")
+GAP = 2
+"""Spaces between two columns."""
+SHORTEST_PATH = 10
 
 
 def show_books(terminal: Terminal, books: Books, dead_letters: Iterable[Failure]) -> None:
@@ -85,15 +93,14 @@ def show_flags(terminal: Terminal, ledger: Ledger, job: JobId) -> None:
         terminal.say(f"  {', '.join(names)}  {item.target}")
 
 
-def show_jobs(terminal: Terminal, jobs: Sequence[Books]) -> None:
-    """A table where somebody looks at it, else a line for each."""
-    for books in jobs:
+def show_jobs(terminal: Terminal, jobs: Sequence[tuple[Books, float]]) -> None:
+    """A table of the jobs, each with its Unix time of creation; paths are shortened to fit a terminal."""
+    for books, _ in jobs:
         terminal.emit(asdict(books))
+    rows = [_row(books, created) for books, created in jobs]
     if sys.stdout.isatty():
-        _show_table(terminal, jobs)
-    else:
-        for books in jobs:
-            terminal.say(sentence(books))
+        rows = _fitted(rows, get_terminal_size().columns)
+    terminal.table(JOB_COLUMNS, rows, right=COUNTS)
 
 
 def sentence(books: Books) -> str:
@@ -120,22 +127,31 @@ def exit_code(books: Books) -> int:
     return 1 if books.state == "finished" and books.failed else 0
 
 
-def _show_table(terminal: Terminal, jobs: Sequence[Books]) -> None:
-    from rich.table import Table
+def _row(books: Books, created: float) -> list[str]:
+    state = "interrupted" if books.interrupted else str(books.state)
+    counts = (books.total, books.done, books.skipped, books.failed)
+    paths = (short_location(books.source), short_location(books.out))
+    return [books.job, _date(created), state, *map(str, counts), *paths]
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("job", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for name in ("images", "done", "skipped", "failed", "open"):
-        table.add_column(name, justify="right")
-    table.add_column("source", overflow="ellipsis", no_wrap=True)
-    for books in jobs:
-        counts = (
-            books.total,
-            books.done,
-            books.skipped,
-            books.failed,
-            books.queued + books.running,
-        )
-        table.add_row(books.job, books.state, *map(str, counts), books.source)
-    terminal.console().print(table)
+
+def _date(created: float) -> str:
+    """Local, and short: with the time of day if it is of this year, else with the year."""
+    moment, now = time.localtime(created), time.localtime()
+    return time.strftime("%d %b %H:%M" if moment.tm_year == now.tm_year else "%d %b %Y", moment)
+
+
+def _fitted(rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
+    """`rows` with their last two cells, the paths, cut in the middle to what is left of `width`."""
+    columns = zip(JOB_COLUMNS[:-2], *(row[:-2] for row in rows), strict=True)
+    used = sum(
+        max(len(line) for cell in column for line in cell.split("\n")) + GAP for column in columns
+    )
+    room = max((width - used - GAP) // 2, SHORTEST_PATH)
+    return [[*row[:-2], *(_cut(path, room) for path in row[-2:])] for row in rows]
+
+
+def _cut(path: str, room: int) -> str:
+    if len(path) <= room:
+        return path
+    end = (room - 1) * 2 // 3  # the end says more than the start
+    return f"{path[: room - 1 - end]}…{path[-end:]}"

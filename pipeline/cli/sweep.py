@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bgpipe.pipeline.cli import completion
+from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.forecast import show_forecast
 from bgpipe.pipeline.cli.output import Finish, choose_output
 from bgpipe.pipeline.cli.prune import prune
@@ -29,16 +31,24 @@ if TYPE_CHECKING:
 CHECKED = ".bgpipe/check"
 """What is written to see that a target can be written."""
 
-sweeps = typer.Typer(help="Jobs that are run again and again.", no_args_is_help=True)
+sweeps = typer.Typer(
+    help="Run, list and check the sweeps of the settings: jobs that repeat.", no_args_is_help=True
+)
 
-SweepArgument = Annotated[str, typer.Argument(metavar="NAME", help="Of the settings' [sweeps].")]
+SweepArgument = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="NAME of [sweeps.NAME].", autocompletion=completion.sweeps),
+]
 
 
 @sweeps.command()
+@examples("bgpipe sweep run products", "bgpipe sweep run products --dry-run")
 def run(
     context: typer.Context,
     name: SweepArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count what a run would do, without running it.")
+    ] = False,
     prune_: Annotated[
         bool, typer.Option("--prune", help="Remove cutouts whose source is gone.")
     ] = False,
@@ -46,11 +56,13 @@ def run(
     due: Annotated[
         datetime | None,
         typer.Option(
-            metavar="TIME", formats=["%Y-%m-%dT%H:%M:%S%z"], help="The start that this run is for."
+            metavar="TIME",
+            formats=["%Y-%m-%dT%H:%M:%S%z"],
+            help="Scheduled start of this run, for its deadline.",
         ),
     ] = None,
 ) -> None:
-    """Start a sweep now, and stop it at its deadline."""
+    """Run a sweep now, until its deadline."""
     from bgpipe.pipeline.schedule import deadline_of
     from bgpipe.pipeline.sweep import Records
 
@@ -60,7 +72,7 @@ def run(
     sweep = _find(settings, name)
     order = _order(settings, terminal, name, sweep)
     until = deadline_of(sweep, due or datetime.now(UTC))
-    with open_session(settings) as session:
+    with open_session(settings, terminal) as session:
         if prune_ or sweep.prune:
             most = settings.prune.most if sweep.prune_most is None else sweep.prune_most
             _prune(session, most, terminal, order, dry_run=dry_run, asked=prune_)
@@ -77,11 +89,12 @@ def run(
 
 
 @sweeps.command(name="list")
+@examples("bgpipe sweep list", "bgpipe --json sweep list | jq .next")
 def list_(context: typer.Context) -> None:
-    """Show the sweeps: last run, next run, books."""
+    """List the sweeps with last run, next run and counts."""
     terminal: Terminal = context.obj
     settings = read_settings()
-    with open_session(settings) as session:
+    with open_session(settings, terminal) as session:
         for name, sweep in settings.sweeps.items():
             standing = _standing(session, name, sweep)
             terminal.emit(standing)
@@ -89,8 +102,9 @@ def list_(context: typer.Context) -> None:
 
 
 @sweeps.command()
+@examples("bgpipe sweep check")
 def check(context: typer.Context) -> None:
-    """Try every sweep's model, and to list its source and to write to its target."""
+    """Check each sweep: its model is available, its source readable, its target writable."""
     terminal: Terminal = context.obj
     settings = read_settings()
     failed = None

@@ -8,24 +8,34 @@ from typing import Annotated
 
 import typer
 
+from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.session import read_settings
 from bgpipe.pipeline.errors import UsageError
 
 
+@examples(
+    "bgpipe worker",
+    "bgpipe worker --device cuda:0 --device cuda:1",
+    "bgpipe worker --device cpu --lanes 4",
+)
 def worker(
     device: Annotated[
         list[str] | None,
-        typer.Option(help="cuda:0, cuda:0.1 (a MIG instance) or cpu; default: every GPU."),
+        typer.Option(
+            help="cuda:0, cuda:0.1 (a MIG instance) or cpu; repeat it for more. Default: every GPU."
+        ),
     ] = None,
     lanes: Annotated[
-        int | None, typer.Option(min=1, help="Images in flight around one device.")
+        int | None, typer.Option(metavar="N", min=1, help="Images in flight per device.")
     ] = None,
     compiled: Annotated[
         bool,
-        typer.Option("--compile", help="Compile the model at start: minutes once, then kept."),
+        typer.Option(
+            "--compile", help="Compile the model at start. Takes minutes once, then it is cached."
+        ),
     ] = False,
 ) -> None:
-    """Work on the jobs of a cluster, one process per device."""
+    """Process the jobs of a cluster on this machine, one process per device."""
     if read_settings().embedded:
         raise UsageError(
             "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit starts its own worker)"

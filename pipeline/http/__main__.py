@@ -10,7 +10,8 @@ from types import FrameType
 
 import uvicorn
 
-from bgpipe.config.settings import KeyRule, Settings, load_settings
+from bgpipe.config.settings import KeyRule, Settings
+from bgpipe.pipeline.configuration import read_settings
 from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.http.app import create_app
 from bgpipe.pipeline.http.backend import Backend, open_backend
@@ -27,7 +28,7 @@ def main() -> int:
     """Serve until a signal says to stop; exit codes as bgpipe's."""
     log_to_stderr()
     try:
-        settings = load_settings()
+        settings = read_settings()
         log_to_stderr(settings.log.format)
         # Held meanwhile: the embedded Redis is the same for this look and for the server.
         with open_backend(settings) as backend:
@@ -36,9 +37,6 @@ def main() -> int:
     except BgpipeError as error:
         log.critical("cannot serve", extra={"fields": {"error": error}})
         return error.exit_code
-    except ValueError as error:
-        log.critical("cannot serve", extra={"fields": {"error": error}})
-        return 2
 
 
 def _check_keys(backend: Backend) -> None:

@@ -32,6 +32,8 @@ class JobBody(BaseModel):
     out: str
     """Where the cutouts are to be had."""
     model: str
+    interrupted: bool
+    """Whether it is open and no dispatcher leads it."""
     errors: dict[str, int]
     """How many images failed, by code."""
     flags: dict[str, int]

@@ -9,10 +9,9 @@ from types import UnionType
 from typing import Any, get_args
 
 from pydantic import BaseModel
-from typer.main import get_command
 
 from bgpipe.config.settings import Settings, load_settings
-from bgpipe.pipeline.cli.app import app
+from bgpipe.pipeline.cli.app import command_tree
 from bgpipe.workers.tether import GRACE
 
 OUTSIDE = {"BGPIPE_CONFIG", "BGPIPE_SECRETS_DIR"}
@@ -45,7 +44,7 @@ def drain_seconds() -> float:
 
 @cache
 def _tree() -> Any:
-    return get_command(app)
+    return command_tree()
 
 
 def _parse(command: Any, words: Sequence[str], parent: Any = None) -> None:

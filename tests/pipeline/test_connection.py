@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bgpipe.pipeline.connection import connect, public_address
+from bgpipe.pipeline.connection import MASK, connect, public_address, without_password
 from bgpipe.pipeline.errors import RedisUnavailable, UsageError
 
 SECRET = "hunter2"
@@ -21,6 +21,50 @@ SECRET = "hunter2"
 )
 def test_an_address_is_shown_without_its_secret(url: str, shown: str) -> None:
     assert public_address(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://user:hunter2@h:1/2", f"redis://user:{MASK}@h:1/2"),
+        ("rediss://:hunter2@x@h", f"rediss://:{MASK}@h"),
+        (
+            "unix:///run/redis.sock?db=1&password=hunter2",
+            f"unix:///run/redis.sock?db=1&password={MASK}",
+        ),
+        ("redis://h:6379/0", "redis://h:6379/0"),
+        ("s3://bucket/a:b@c", "s3://bucket/a:b@c"),
+    ],
+)
+def test_a_password_within_an_address_is_masked(text: str, shown: str) -> None:
+    assert without_password(text) == shown
+
+
+def test_a_wait_for_a_server_is_reported(redis_server_process) -> None:
+    said: list[str] = []
+    with connect(redis_server_process.url, notify=said.append) as client:
+        redis_server_process.kill()
+        restart = threading.Timer(2.0, redis_server_process.start)
+        restart.start()
+        client.get("key")
+        restart.join()
+        client.get("key")
+    assert said == [f"waiting for Redis at 127.0.0.1:{redis_server_process.port} ..."]
+
+
+def test_a_read_only_server_is_unavailable_for_what_writes(redis_server_process) -> None:
+    with connect(redis_server_process.url) as client:
+        client.replicaof("127.0.0.1", "9")
+        assert client.get("key") is None
+        with pytest.raises(RedisUnavailable, match="read only replica"):
+            client.set("key", 1)
+
+
+def test_a_server_whose_memory_is_full_is_unavailable_for_what_writes(redis_server_process) -> None:
+    with connect(redis_server_process.url) as client:
+        client.config_set("maxmemory", 1)
+        with pytest.raises(RedisUnavailable, match="maxmemory"):
+            client.set("key", 1)
 
 
 def test_a_server_that_is_away_at_the_start_is_told_at_once_and_without_its_password() -> None:
