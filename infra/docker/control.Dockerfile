@@ -16,6 +16,7 @@ RUN python infra/docker/requirements.py --extra serve \
 COPY config config
 COPY pipeline pipeline
 COPY workers workers
+COPY infra/package infra/package
 RUN pip --python /opt/bgpipe/bin/python install --no-deps .
 COPY --chmod=755 infra/docker/flower /opt/bgpipe/bin/bgpipe-flower
 

@@ -22,6 +22,7 @@ RUN python infra/docker/requirements.py --extra heic > requirements.txt \
 COPY config config
 COPY pipeline pipeline
 COPY workers workers
+COPY infra/package infra/package
 RUN pip install --no-deps .
 
 FROM ${BASE}
