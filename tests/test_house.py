@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
-import zipfile
-from email import message_from_bytes
 from pathlib import Path
 
 import pytest
@@ -18,9 +15,6 @@ import bgpipe
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("config", "pipeline", "workers")
-SOURCE = "https://github.com/bgpipe/bgpipe"
-BLOB = f"{SOURCE}/blob/main/"
-RAW = "https://raw.githubusercontent.com/bgpipe/bgpipe/main/"
 
 
 def test_every_package_on_disk_is_listed_and_every_listed_one_is_on_disk() -> None:
@@ -50,67 +44,6 @@ def test_nothing_new_lies_at_the_top() -> None:
     top = {path.split("/")[0] for path in listed.stdout.splitlines()}
     card = {"pyproject.toml", "README.md", "docker-compose.yml", "tests", "infra", *FOLDERS}
     assert {name for name in top if not name.startswith(".")} <= card
-
-
-@pytest.fixture(scope="module")
-def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an sdist and the wheel that was built from it."""
-    folder = tmp_path_factory.mktemp("dist")
-    tree = copy_of_the_tree(tmp_path_factory.mktemp("checkout"))
-    # Without --wheel or --sdist, build makes the wheel out of the sdist.
-    run("-m", "build", "--no-isolation", "--outdir", folder, tree, cwd=folder)
-    return folder
-
-
-def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=cwd,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_the_wheel_built_from_the_sdist_works_from_anywhere(
-    distributions: Path, tmp_path: Path
-) -> None:
-    (wheel,) = distributions.glob("*.whl")
-    site = tmp_path / "site"
-    quiet = ("--quiet", "--no-deps", "--no-index")
-    run("-m", "pip", "install", *quiet, "--target", site, wheel, cwd=tmp_path)
-    program = (
-        "import bgpipe.workers.process, bgpipe.pipeline.cli, bgpipe.config.settings as settings\n"
-        "from pathlib import Path\n"
-        "from bgpipe import remove\n"
-        "from bgpipe.pipeline.registry import resolve\n"
-        "settings.load_settings()\n"
-        "print(resolve('birefnet-nano', cache=Path('cache')).path)\n"
-    )
-    shown = run("-c", program, cwd=tmp_path, PYTHONPATH=str(site))
-    assert Path(shown.strip()).is_relative_to(site)
-    (facts,) = site.glob("*.dist-info")
-    licenses = facts / "licenses/infra"
-    assert (licenses / "LICENSE").read_bytes() == (ROOT / "infra/LICENSE").read_bytes()
-    assert "models.md" in (licenses / "NOTICE").read_text()
-
-
-def test_the_package_index_can_show_the_page(distributions: Path) -> None:
-    run("-m", "twine", "check", "--strict", *distributions.iterdir(), cwd=distributions)
-    (wheel,) = distributions.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
-        metadata = message_from_bytes(archive.read(name))
-    addresses = re.findall(r"\]\(([^)]*)\)", str(metadata.get_payload()))
-    addresses += [line.split(", ", 1)[1] for line in metadata.get_all("Project-URL", [])]
-    assert len(addresses) > 6
-    for address in addresses:
-        path = address.removeprefix(BLOB).removeprefix(RAW)
-        assert path != address or address == SOURCE, f"not an address of the repository: {address}"
-        assert (ROOT / path).is_file() or address == SOURCE, f"no such file: {address}"
 
 
 def copy_of_the_tree(folder: Path) -> Path:
