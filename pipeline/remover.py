@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from functools import cached_property
-from typing import TYPE_CHECKING, overload
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, TypeVar, overload
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -31,8 +31,37 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
     from bgpipe.pipeline.vitmatte.engine import EdgeEngine
 
+    Photo = TypeVar("Photo", Image.Image, Pixels, bytes)
+
 DEEP = ("I", "F")
 """What the modes of Pillow begin with whose samples have more than 8 bits."""
+
+_REMOVERS = 4
+"""How many networks `remove` keeps: each holds up to 1 GB of memory."""
+_choosing = threading.Lock()
+
+
+def remove(image: Photo, *, model: str = "", preset: str = "", device: str = "") -> Photo:
+    """Remove the background; the cutout is of the same kind as the image.
+
+    A Pillow image and an array are as of `BackgroundRemover`. Bytes are an image file and become
+    a PNG file. Weights and settings are loaded at the first call with the same `model`, `preset`
+    and `device`, and kept. Threads may call it.
+
+    Raises:
+        UsageError: a name, the configuration or the image is of no use.
+        ModelUnavailable: the weights are not on this machine and cannot be pulled.
+        ItemError: the image is too large or damaged, or the device failed.
+
+    """
+    with _choosing:  # two threads at once would load the same network twice
+        remover = _remover(model, preset, device)
+    return remover.file(image) if isinstance(image, bytes) else remover(image)
+
+
+@lru_cache(maxsize=_REMOVERS)
+def _remover(model: str, preset: str, device: str) -> BackgroundRemover:
+    return BackgroundRemover(model, preset, device=device)
 
 
 class BackgroundRemover:
@@ -173,6 +202,10 @@ class BackgroundRemover:
 
 
 def _picture_of_array(array: Pixels) -> Picture:
+    if not isinstance(array, np.ndarray):
+        raise UsageError(
+            f"not an image or an array: {type(array).__name__}: open a path with PIL.Image.open"
+        )
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in {3, 4}:
         raise UsageError(
             f"not an array uint8 [H, W, 3 or 4]: {array.dtype} {list(array.shape)}: convert it first"

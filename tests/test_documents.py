@@ -1,4 +1,4 @@
-"""Every command line in README.md and infra/docs is run, or says in the document why it is not.
+"""Every command line in the two README.md and infra/docs is run, or says in the document why it is not.
 
 The rule for whoever writes a document:
 
@@ -43,7 +43,8 @@ from bgpipe.pipeline.overview import overview
 
 from .conftest import ROOT, RedisServer, free_port, require_program
 
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "infra/docs").rglob("*.md")])
+PAGES = [ROOT / "README.md", ROOT / "infra/package/README.md"]
+DOCUMENTS = sorted([*PAGES, *(ROOT / "infra/docs").rglob("*.md")])
 BGPIPE = Path(sys.executable).with_name("bgpipe")
 FENCE = re.compile(r"((?:^<!--.*?-->\n+)*)^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"<!-- not run(?:, (.+?))?: .+? -->", re.DOTALL)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
+import bgpipe
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("config", "pipeline", "workers")
 
 
 def test_every_package_on_disk_is_listed_and_every_listed_one_is_on_disk() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    on_disk = {
+    on_disk = {"bgpipe"} | {
         ".".join(["bgpipe", *init.parent.relative_to(ROOT).parts])
         for folder in FOLDERS
         for init in (ROOT / folder).rglob("__init__.py")
@@ -25,12 +27,12 @@ def test_every_package_on_disk_is_listed_and_every_listed_one_is_on_disk() -> No
     assert set(project["tool"]["setuptools"]["packages"]) == on_disk
 
 
-def test_the_namespace_has_no_init_and_its_links_are_relative() -> None:
-    namespace = ROOT / "infra/typing/bgpipe"
-    assert not (namespace / "__init__.py").exists()
-    assert {link.name: str(link.readlink()) for link in namespace.iterdir()} == {
-        folder: f"../../../{folder}" for folder in FOLDERS
-    }
+def test_the_package_holds_its_front_door_and_a_relative_link_to_each_folder() -> None:
+    package = ROOT / "infra/package/bgpipe"
+    entries = {entry.name for entry in package.iterdir() if entry.name != "__pycache__"}
+    assert entries == {"__init__.py", "py.typed", *FOLDERS}
+    for folder in FOLDERS:
+        assert str((package / folder).readlink()) == f"../../../{folder}"
 
 
 def test_nothing_new_lies_at_the_top() -> None:
@@ -42,35 +44,6 @@ def test_nothing_new_lies_at_the_top() -> None:
     top = {path.split("/")[0] for path in listed.stdout.splitlines()}
     card = {"pyproject.toml", "README.md", "docker-compose.yml", "tests", "infra", *FOLDERS}
     assert {name for name in top if not name.startswith(".")} <= card
-
-
-def test_the_wheel_built_from_the_sdist_works_from_anywhere(tmp_path: Path) -> None:
-    def run(*command: str | Path, **environment: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *map(str, command)],
-            cwd=tmp_path,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    # Without --wheel or --sdist, build makes the wheel out of the sdist.
-    run("-m", "build", "--no-isolation", "--outdir", tmp_path, copy_of_the_tree(tmp_path))
-    (wheel,) = tmp_path.glob("*.whl")
-    site = tmp_path / "site"
-    run("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel)
-    program = (
-        "import bgpipe.workers.process, bgpipe.pipeline.cli, bgpipe.config.settings as settings\n"
-        "from pathlib import Path\n"
-        "from bgpipe.pipeline.registry import resolve\n"
-        "settings.load_settings()\n"
-        "print(resolve('birefnet-nano', cache=Path('cache')).path)\n"
-    )
-    shown = run("-c", program, PYTHONPATH=str(site))
-    assert Path(shown.strip()).is_relative_to(site)
 
 
 def copy_of_the_tree(folder: Path) -> Path:
@@ -104,6 +77,44 @@ def imported(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
+def test_the_package_names_its_version_and_offers_nothing_else() -> None:
+    assert (
+        bgpipe.__version__
+        == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    )
+    assert {name for name in dir(bgpipe) if not name.startswith("_")} >= {
+        "BackgroundRemover",
+        "remove",
+    }
+    with pytest.raises(AttributeError, match="no attribute 'removes'"):
+        _ = bgpipe.removes
+
+
+def test_a_type_checker_knows_the_kind_of_a_cutout_and_refuses_other_names(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import bgpipe\n"
+        "import numpy as np\n"
+        "from bgpipe import BackgroundRemover, remove\n"
+        "from PIL import Image\n"
+        "image: Image.Image = remove(Image.open('photo.jpg'), model='birefnet-nano')\n"
+        "data: bytes = remove(b'')\n"
+        "remover: BackgroundRemover = BackgroundRemover()\n"
+        "version: str = bgpipe.__version__\n"
+        "rows: bytes = remove(np.zeros((1, 1, 3), np.uint8))\n"
+        "bgpipe.removes\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(program)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = re.findall(r"program\.py:(\d+): error: .*\[([a-z-]+)\]", done.stdout)
+    assert found == [("9", "assignment"), ("10", "attr-defined")], done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -123,7 +134,8 @@ def test_the_submitting_side_never_imports_torch(module: str) -> None:
     assert not {"torch", "transformers"} & modules
 
 
-def test_help_needs_none_of_the_heavy_libraries() -> None:
-    modules = imported("import bgpipe.pipeline.cli")
+@pytest.mark.parametrize("module", ["bgpipe", "bgpipe.pipeline.cli"])
+def test_help_needs_none_of_the_heavy_libraries(module: str) -> None:
+    modules = imported(f"import {module}")
     heavy = {"numpy", "cv2", "PIL", "celery", "redis", "boto3", "huggingface_hub", "pydantic"}
     assert not heavy & modules

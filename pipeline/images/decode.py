@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from bgpipe.pipeline.images.formats import RAW, format_of
 from bgpipe.pipeline.images.frames import count_frames
 from bgpipe.pipeline.images.header import open_image, orientation, resolution
+from bgpipe.pipeline.images.raw import decode_raw, read_raw_size
 from bgpipe.pipeline.images.samples import read_samples
 from bgpipe.pipeline.types import Picture
 
@@ -35,12 +37,14 @@ def decode(data: bytes, limits: Limits, deep: bool = False) -> Picture:
     """The first frame, upright; with `deep`, its 16-bit samples too where the file has them.
 
     16-bit samples become 8 by their high byte. Colours keep the source's numbers and RGB profile;
-    CMYK, LAB, and grey or RGB that only a table explains become sRGB.
+    CMYK, LAB, camera RAW, and grey or RGB that only a table explains become sRGB.
 
     Raises:
         PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
 
     """
+    if format_of(data) in RAW:
+        return decode_raw(data, limits, deep)
     image = open_image(data, limits)
     frames = count_frames(image, data, limits)
     samples = read_samples(image, data, deep=deep)
@@ -58,7 +62,8 @@ def decode(data: bytes, limits: Limits, deep: bool = False) -> Picture:
 
 def measure(data: bytes, limits: Limits) -> int:
     """How many pixels the picture has, from the header alone. Raises as `decode` does."""
-    width, height = open_image(data, limits).size
+    is_raw = format_of(data) in RAW
+    width, height = read_raw_size(data, limits) if is_raw else open_image(data, limits).size
     return width * height
 
 

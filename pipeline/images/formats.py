@@ -6,11 +6,14 @@ from collections.abc import Iterator
 
 from bgpipe.pipeline import png
 from bgpipe.pipeline.errors import Code, PermanentError
+from bgpipe.pipeline.images import tiff
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 """What Pillow may try; its reader of JPEG sees what is MPO."""
 HEIF = "HEIF"
 """Read by pillow-heif, the extra `heic`."""
+RAW = frozenset({"CR2", "CR3", "ORF", "RAF", "RW2", tiff.DNG, *tiff.RAW_OF_MAKERS.values()})
+"""Read by rawpy, the extra `raw`."""
 
 SIGNATURE = 1024
 """Bytes at a file's start that tell its format."""
@@ -18,6 +21,11 @@ SIGNATURE = 1024
 _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
     png.SIGNATURE: "PNG",
+    b"FUJIFILMCCD-RAW": "RAF",
+    b"IIRO": "ORF",
+    b"IIRS": "ORF",
+    b"MMOR": "ORF",
+    b"IIU\0": "RW2",
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
     b"II+\0": "TIFF",
@@ -43,7 +51,7 @@ def format_of(data: bytes) -> str | None:
     """The name of the format, whether or not it is one of those that are read."""
     for signature, name in _SIGNATURES.items():
         if data.startswith(signature):
-            return name
+            return _tiff_format(data) if name == "TIFF" else name
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     if data[4:8] == b"ftyp":
@@ -88,11 +96,19 @@ def truncated(name: str | None, detail: object) -> PermanentError:
     return PermanentError(Code.TRUNCATED, f"{name} cut short or damaged: {detail}")
 
 
+def _tiff_format(data: bytes) -> str:
+    if data[8:11] == b"CR\2":
+        return "CR2"
+    return tiff.raw_format(data) or "TIFF"
+
+
 def _box_format(data: bytes) -> str | None:
     """What the brands of an ISO media file promise: the major one and the compatible ones."""
     brands = data[8 : min(int.from_bytes(data[:4]), 256)] or data[8:64]
     if b"avif" in brands or b"avis" in brands:
         return "AVIF"
+    if brands[:4] == b"crx ":
+        return "CR3"
     return HEIF if brands[:4] in _HEIF_BRANDS else None
 
 

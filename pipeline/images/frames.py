@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.images.header import PICTURES
 from bgpipe.pipeline.images.limits import Limits, too_many_frames
+from bgpipe.pipeline.images.tiff import pages
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +32,7 @@ def count_frames(image: Image, data: bytes, limits: Limits) -> int:
     """
     count: int
     if image.format in ("GIF", "TIFF"):
-        starts = _gif_frames(data) if image.format == "GIF" else _tiff_pages(data)
+        starts = _gif_frames(data) if image.format == "GIF" else pages(data)
         count = sum(1 for _ in islice(starts, limits.max_frames + 1))
     else:
         count = image.info.get(PICTURES, getattr(image, "n_frames", 1))
@@ -60,21 +61,3 @@ def _table_bytes(data: bytes, flags: int) -> int:
     """Bytes of the colour table that the flags at this place announce."""
     packed = data[flags] if flags < len(data) else 0
     return 3 << (packed & 7) + 1 if packed & 0x80 else 0
-
-
-def _tiff_pages(data: bytes) -> Iterator[int]:
-    """Where each directory starts (TIFF 6.0, section 2; BigTIFF's fields are wider)."""
-    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
-    big = b"+" in data[2:4]
-    pointer, counter, entry = (8, 8, 20) if big else (4, 2, 12)
-    seen: set[int] = set()
-    at = _number(data, 8 if big else 4, pointer, order)
-    while 0 < at < len(data) and at not in seen:
-        yield at
-        seen.add(at)
-        entries = _number(data, at, counter, order)
-        at = _number(data, at + counter + entries * entry, pointer, order)
-
-
-def _number(data: bytes, at: int, length: int, order: Literal["little", "big"]) -> int:
-    return int.from_bytes(data[at : at + length], order)

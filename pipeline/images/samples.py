@@ -9,6 +9,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from bgpipe.pipeline import png
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images import colour
 from bgpipe.pipeline.images.formats import truncated
@@ -163,7 +164,7 @@ def _key_alpha16(image: Image.Image, data: bytes) -> Grey | None:
 
 def _deep_rgb(image: Image.Image, data: bytes) -> Deep | None:
     """RGB uint16; None where the file has fewer bits, or its kind is not read with all of them."""
-    if not _has_16_bits(image, data):
+    if not _has_16_bits(image, data) or (image.format == "PNG" and not _chunks_fit(data)):
         return None
     import cv2  # not where files are only vetted: the control image has none (decisions/0007)
 
@@ -173,3 +174,11 @@ def _deep_rgb(image: Image.Image, data: bytes) -> Deep | None:
     if samples.ndim == 2:
         return np.repeat(samples[..., None], 3, axis=2)
     return np.ascontiguousarray(samples[..., 2::-1])
+
+
+def _chunks_fit(data: bytes) -> bool:
+    """Whether each chunk of a PNG is as long as it says: OpenCV allocates it before reading it."""
+    at = len(png.SIGNATURE)
+    while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IEND":
+        at += 12 + int.from_bytes(data[at : at + 4])
+    return at <= len(data)

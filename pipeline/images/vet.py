@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bgpipe.pipeline.images.decode import measure
 from bgpipe.pipeline.images.formats import format_of, is_cut_short, truncated
-from bgpipe.pipeline.images.header import open_image
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.images.limits import Limits
@@ -18,7 +18,7 @@ def vet(data: bytes, limits: Limits) -> str:
         PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
 
     """
-    open_image(data, limits).close()
+    measure(data, limits)
     name = format_of(data)
     if name is None or is_cut_short(name, data):
         raise truncated(name, f"{len(data)} bytes are there")

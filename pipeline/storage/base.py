@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import cache
+from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,8 +18,12 @@ IMAGE_SUFFIXES = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff",
     ".bmp", ".dib", ".gif", ".avif", ".heic", ".heif",
 ))
-# fmt: on
 """Names that are taken for images when a store is listed; the content decides later."""
+RAW_SUFFIXES = frozenset((
+    ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw",
+))
+# fmt: on
+"""Names of camera RAW, taken for images where rawpy is installed: see `reads_raw`."""
 
 
 def unheard(key: str) -> None:
@@ -89,8 +95,16 @@ class Store(Protocol):
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name ends like an image's and is not hidden."""
-    return not name.startswith(".") and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    """Whether a file's name ends like an image's that is read here, and is not hidden."""
+    suffix = PurePosixPath(name).suffix.lower()
+    is_image = suffix in IMAGE_SUFFIXES or (suffix in RAW_SUFFIXES and reads_raw())
+    return is_image and not name.startswith(".")
+
+
+@cache
+def reads_raw() -> bool:
+    """Whether the extra `raw` is installed; it is not imported."""
+    return find_spec("rawpy") is not None
 
 
 def is_candidate_name(name: str) -> bool:

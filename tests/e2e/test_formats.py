@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from ..pipeline.images.files import dng, mosaic
 
 if TYPE_CHECKING:
     from .conftest import Bgpipe
@@ -43,6 +46,20 @@ def test_a_cutout_in_another_format_is_done_again_when_it_was_cut_short(
     cutout = tmp_path / "out" / "chelsea.webp"
     cutout.write_bytes(cutout.read_bytes()[:-1])
     assert books(bgpipe, *order)["done"] == 1
+
+
+def test_a_cameras_raw_photo_becomes_a_cutout(bgpipe: Bgpipe, tmp_path: Path) -> None:
+    pytest.importorskip("rawpy")
+    linear = np.full((120, 160, 3), 4_000, np.uint16)
+    linear[30:90, 40:120] = (50_000, 20_000, 5_000)
+    (tmp_path / "shoot").mkdir()
+    (tmp_path / "shoot/DSC_1.NEF").write_bytes(dng(mosaic(linear), orientation=6))
+    done = bgpipe("submit", tmp_path / "shoot", "--model", "birefnet-nano", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with Image.open(tmp_path / "shoot-cutouts/DSC_1.png") as image:
+        assert (image.mode, image.size) == ("RGBA", (120, 160))
+        red, _, blue, alpha = np.asarray(image)[80, 60]
+        assert (alpha, red > 200, blue < 100) == (255, True, True)
 
 
 def test_what_cannot_be_written_is_refused(bgpipe: Bgpipe, photos: Path) -> None:

@@ -88,7 +88,7 @@ def test_every_name_in_a_dockerfile_is_the_codes(path: Path) -> None:
 
 def test_the_packages_of_the_project_are_all_in_the_images() -> None:
     for path in DOCKERFILES:
-        for folder in ("config", "pipeline", "workers"):
+        for folder in ("config", "pipeline", "workers", "infra/package"):
             assert f"COPY {folder} {folder}\n" in path.read_text()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from bgpipe import remove
 from bgpipe.pipeline.api import BackgroundRemover
 from bgpipe.pipeline.errors import Code, PermanentError, UsageError
 
@@ -119,10 +122,45 @@ def test_a_remover_is_light_until_it_is_used() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_example_of_the_documents_runs(tmp_path: Path, photo: Image.Image) -> None:
-    photo.save(tmp_path / "photo.jpg")
+def test_remove_gives_a_cutout_of_the_kind_that_it_was_given(
+    remover: BackgroundRemover, photo: Image.Image
+) -> None:
+    options = {"model": "birefnet-nano", "preset": "products", "device": "cpu"}
+    file = io.BytesIO()
+    photo.save(file, "PNG")
+    assert np.array_equal(np.asarray(remove(photo, **options)), np.asarray(remover(photo)))
+    assert np.array_equal(remove(np.asarray(photo), **options), remover(np.asarray(photo)))
+    assert remove(file.getvalue(), **options) == remover.file(file.getvalue())
+
+
+@pytest.mark.parametrize("photo", ["photo.jpg", Path("photo.jpg"), None])
+def test_remove_refuses_a_path_and_names_what_opens_it(photo: object) -> None:
+    with pytest.raises(UsageError, match=r"not an image or an array: .+: .*PIL\.Image\.open"):
+        remove(photo, model="birefnet-nano")  # type: ignore[type-var]
+
+
+def test_threads_that_remove_at_once_load_one_network() -> None:
+    code = (
+        "import gc\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from PIL import Image\n"
+        "from bgpipe import remove\n"
+        "photo = Image.new('RGB', (60, 40), 'navy')\n"
+        "with ThreadPoolExecutor(4) as pool:\n"
+        "    futures = [pool.submit(remove, photo, model='birefnet-nano') for _ in range(8)]\n"
+        "assert all(future.result().mode == 'RGBA' for future in futures)\n"
+        "from bgpipe.pipeline.engine import Engine\n"
+        "assert sum(isinstance(one, Engine) for one in gc.get_objects()) == 1\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_examples_of_the_documents_run(tmp_path: Path, photo: Image.Image) -> None:
     text = (Path(__file__).resolve().parents[2] / "infra/docs/python.md").read_text()
-    example = text.split("```python\n")[1].split("```")[0]
-    subprocess.run([sys.executable, "-c", example], check=True, cwd=tmp_path)
-    with Image.open(tmp_path / "cutout.png") as cutout:
-        assert cutout.mode == "RGBA"
+    for example in re.findall(r"```python\n(.*?)```", text.split("\n## ")[1], re.DOTALL):
+        photo.save(tmp_path / "photo.jpg")
+        environment = os.environ | {"BGPIPE_MODEL__NAME": "birefnet-nano"}
+        subprocess.run([sys.executable, "-c", example], check=True, cwd=tmp_path, env=environment)
+        with Image.open(tmp_path / "cutout.png") as cutout:
+            assert cutout.mode == "RGBA"
+        (tmp_path / "cutout.png").unlink()

@@ -68,3 +68,84 @@ def table_profile():
     whole = head + len(bodies).to_bytes(4) + entries + data
     whole[:4] = len(whole).to_bytes(4)
     return bytes(whole)
+
+
+TIFF_KINDS = {1: "B", 2: "B", 3: "H", 4: "I", 5: "I", 10: "i"}
+TIFF_WIDTHS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 10: 8}
+CFA, RGGB = 32803, (0, 1, 1, 2)
+XYZ_TO_SRGB = (3.2405, -1.5371, -0.4985, -0.9693, 1.8760, 0.0416, 0.0556, -0.2040, 1.0572)
+
+
+def mosaic(rgb):
+    """What a sensor under RGGB filters sees of an image [H, W, 3]; both sides are even."""
+    samples = rgb[..., 1].copy()
+    samples[0::2, 0::2] = rgb[0::2, 0::2, 0]
+    samples[1::2, 1::2] = rgb[1::2, 1::2, 2]
+    return samples
+
+
+def dng(samples, *, orientation=1, neutral=(1, 1, 1), make=b"bgpipe", order="<", changes=()):
+    """Linear samples uint16 [H, W] as the RAW file of a camera whose colors are sRGB's.
+
+    `changes` replace tags: (kind, values) by number, or None to leave one out.
+    """
+    height, width = samples.shape
+    matrix = [n for value in XYZ_TO_SRGB for n in (round(value * 10_000), 10_000)]
+    tags = {
+        254: (4, [0]),
+        256: (4, [width]),
+        257: (4, [height]),
+        258: (3, [16]),
+        259: (3, [1]),
+        262: (3, [CFA]),
+        271: (2, [*make, 0]),
+        272: (2, b"camera\0"),
+        273: (4, [0]),  # where the samples start: set below
+        274: (3, [orientation]),
+        277: (3, [1]),
+        278: (4, [height]),
+        279: (4, [2 * samples.size]),
+        33421: (3, [2, 2]),
+        33422: (1, RGGB),
+        50706: (1, [1, 4, 0, 0]),
+        50708: (2, b"bgpipe camera\0"),
+        50714: (3, [0]),
+        50717: (4, [65535]),
+        50721: (10, matrix),
+        50728: (5, [n for value in neutral for n in (round(value * 1000), 1000)]),
+        50778: (3, [21]),  # daylight of 6,500 K
+    }
+    tags = {tag: value for tag, value in (tags | dict(changes)).items() if value is not None}
+    return tiff(tags, samples.astype(f"{order}u2").tobytes(), order)
+
+
+def tiff(tags, samples, order="<", sub=None):
+    """A TIFF of one directory, and of one below it, then the samples, which the tag 273 names."""
+    start = 8 + _directory_bytes(tags)
+    end = start + (_directory_bytes(sub) if sub else 0)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
+    places = {273: end, 330: start}
+    tables = _directory(tags, 8, order, places) + (
+        _directory(sub, start, order, places) if sub else b""
+    )
+    return head + tables + samples
+
+
+def _directory(tags, start, order, places):
+    """The bytes of a directory that begins at `start`; `places` are the values of some tags."""
+    entries, values = b"", b""
+    for tag, (kind, numbers) in sorted(tags.items()):
+        numbers = [places[tag]] if tag in places else numbers
+        packed = struct.pack(f"{order}{len(numbers)}{TIFF_KINDS[kind]}", *numbers)
+        count = len(packed) // TIFF_WIDTHS[kind]
+        if len(packed) > 4:
+            at = start + 6 + 12 * len(tags) + len(values)
+            values += packed + b"\0" * (len(packed) % 2)
+            packed = struct.pack(f"{order}I", at)
+        entries += struct.pack(f"{order}HHI", tag, kind, count) + packed.ljust(4, b"\0")
+    return struct.pack(f"{order}H", len(tags)) + entries + b"\0\0\0\0" + values
+
+
+def _directory_bytes(tags):
+    lengths = [len(numbers) * struct.calcsize(f"<{TIFF_KINDS[k]}") for k, numbers in tags.values()]
+    return 6 + 12 * len(tags) + sum(length + length % 2 for length in lengths if length > 4)

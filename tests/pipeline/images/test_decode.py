@@ -161,6 +161,24 @@ def test_16_bits_turn_with_their_picture():
     assert np.array_equal(deep[..., 0], np.rot90(samples[..., 0], -1))
 
 
+def test_a_chunk_that_announces_gigabytes_costs_none():
+    data = png_of_16_bits(np.full((5, 6, 3), 700, np.uint16))
+    at = data.index(b"IDAT")
+    damaged = data[: at - 4] + b"\xff\0\0\x10" + data[at:]
+    program = f"""
+import resource
+from bgpipe.pipeline.errors import PermanentError
+from bgpipe.pipeline.images import Limits, decode
+try:
+    decode({damaged!r}, Limits(9999, 999, 9999), deep=True)
+except PermanentError:
+    pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert int(done.stdout) < 500_000, done.stderr
+
+
 def test_a_picture_of_8_bits_has_no_deeper_ones():
     assert decode(saved(Image.fromarray(scene()), "PNG"), LIMITS, deep=True).deep is None
 

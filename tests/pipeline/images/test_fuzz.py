@@ -14,9 +14,9 @@ from bgpipe.pipeline.errors import PermanentError
 from bgpipe.pipeline.images import Limits, decode
 
 if __name__ == "__main__":
-    from files import SRGB, png_of_16_bits, saved, scene
+    from files import SRGB, dng, mosaic, png_of_16_bits, saved, scene
 else:
-    from .files import SRGB, png_of_16_bits, saved, scene
+    from .files import SRGB, dng, mosaic, png_of_16_bits, saved, scene
 
 LIMITS = Limits(max_pixels=1_000_000, max_side=4_000, max_bytes=1_000_000, max_frames=100)
 HEADER = 600
@@ -53,6 +53,10 @@ def seeds():
     yield saved(photo().convert("P"), "BMP")
     yield saved(photo(), "GIF", **frames())
     yield saved(rgba, "AVIF")
+    sensor = mosaic(scene(24, 32).astype(np.uint16) * 257)
+    for make in (b"NIKON", b"SONY", b"Canon"):
+        yield dng(sensor, make=make, orientation=6)
+        yield dng(sensor, make=make, order=">", changes={50706: None})
 
 
 def damaged(data, chance):

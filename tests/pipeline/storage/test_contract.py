@@ -7,6 +7,7 @@ import pytest
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.storage import Stores
+from bgpipe.pipeline.storage.base import RAW_SUFFIXES, reads_raw
 
 KEYS = [
     "a.jpg",
@@ -96,6 +97,7 @@ def test_a_listing_is_in_the_order_of_the_keys_bytes(store):
 def test_only_names_of_images_are_listed(store):
     suffixes = ["jpg", "JPEG", "jpe", "jfif", "mpo", "Png", "webp", "tif", "TIFF", "bmp", "dib"]
     suffixes += ["gif", "avif", "heic", "heif"]
+    suffixes += [suffix[1:] for suffix in RAW_SUFFIXES] + ["NEF"] if reads_raw() else []
     for suffix in [*suffixes, "txt", "jpg.txt", "svg", "JPG~"]:
         store.write(f"name.{suffix}", b"x")
     assert {entry.key for entry in store.list()} == {f"name.{suffix}" for suffix in suffixes}
