@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
 
+from bgpipe.pipeline.storage.base import RAW_SUFFIXES
+
 
 class Ignored(StrEnum):
     """Why an object of the source is left out."""
@@ -61,6 +63,8 @@ class IgnoredObjects:
             counts = ", ".join(f"{count:,} {name}" for name, count in self._by_count())
             verb = "is" if self.suffixes.total() == 1 else "are"
             parts.append(f"{counts} {verb} not read")
+        if any(suffix.lower() in RAW_SUFFIXES for suffix in self.suffixes):
+            parts.append("for camera RAW: pip install 'bgpipe[raw]'")
         others = (one for one in self.reasons.items() if one[0] is not Ignored.NOT_AN_IMAGE)
         return parts + [f"{count:,} {reason}" for reason, count in others]
 

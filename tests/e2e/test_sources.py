@@ -111,20 +111,20 @@ def test_a_cutout_is_not_taken_as_a_source(bgpipe: Bgpipe, folder: Path, s3: S3S
 
 
 def test_ignored_files_are_counted_by_suffix(bgpipe: Bgpipe, folder: Path) -> None:
-    for name in ("1.CR2", "2.CR2", "x/3.NEF", "4.psd", "README", ".hidden.txt"):
+    for name in ("1.MOV", "2.MOV", "x/3.ai", "4.psd", "README", ".hidden.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("no photo")
     done = bgpipe("submit", folder, *NANO, "--exclude", "b.*")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == (
-        "6 ignored: 2 .CR2, 1 .NEF, 1 .psd, 1 without suffix are not read; 1 excluded"
+        "6 ignored: 2 .MOV, 1 .ai, 1 .psd, 1 without suffix are not read; 1 excluded"
     )
     assert done.stdout.startswith("1 cutout in ")
     for name in ("a.jpg", "b.jpg"):
         (folder / name).unlink()
     nothing = bgpipe("submit", folder, *NANO)
     assert nothing.returncode == 3
-    assert "2 .CR2, 1 .NEF, 1 .psd, 1 without suffix are not read" in nothing.stderr
+    assert "2 .MOV, 1 .ai, 1 .psd, 1 without suffix are not read" in nothing.stderr
 
 
 def test_keys_without_a_suffix_are_judged_by_their_content(

@@ -260,7 +260,7 @@ def test_files_without_a_suffix_are_judged_by_their_content(
         photo(source.root, name)
     (source.root / "README").write_text("no photo")
     (source.root / "d" / "LICENSE").touch()
-    (source.root / "raw.CR2").touch()
+    (source.root / "clip.mov").touch()
     ignored = IgnoredObjects()
     listed = source.list(passed=ignored.add_unread)
     (batch,) = survey(job, listed, source, target, ignored=ignored)
@@ -270,7 +270,7 @@ def test_files_without_a_suffix_are_judged_by_their_content(
         "photo.jpg": "photo.png",
         "README.jpg": "README.png",
     }
-    assert str(ignored) == "3 ignored: 2 without suffix, 1 .CR2 are not read"
+    assert str(ignored) == "3 ignored: 2 without suffix, 1 .mov are not read"
 
 
 def test_a_file_without_a_suffix_that_is_an_image_keeps_its_place(

@@ -71,7 +71,7 @@ def test_several_sources_are_one_below_their_common_folder(tmp_path: Path) -> No
         "p/a.jpg",
         "p/sub/b.png",
         "p/sub/notes.txt",
-        "p/sub/c.CR2",
+        "p/sub/c.mov",
         "p/list.csv",
         "p/0a1b",
     ):
@@ -82,7 +82,7 @@ def test_several_sources_are_one_below_their_common_folder(tmp_path: Path) -> No
     ignored = IgnoredObjects()
     source = find_source([str(path) for path in (tmp_path / "p").iterdir()], ignored)
     assert source == Source(str(tmp_path / "p"), ("0a1b", "a.jpg", "sub/b.png"))
-    assert str(ignored) == "3 ignored: 1 .CR2, 1 .csv, 1 .txt are not read"
+    assert str(ignored) == "3 ignored: 1 .csv, 1 .mov, 1 .txt are not read"
     with pytest.raises(NoImages, match=r"1 ignored: 1 \.csv is not read"):
         find_source([str(tmp_path / "p/list.csv"), str(tmp_path / "empty")])
     bucket = find_source(["s3://b/x/1.jpg", "s3://b/x/y/2.jpg"])
