@@ -17,13 +17,13 @@ from bgpipe.pipeline.cli.session import Session
 from bgpipe.pipeline.cli.summary import INTERRUPTED, exit_code, show_result
 from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.errors import Unavailable, UsageError
-from bgpipe.pipeline.ignored import IgnoredObjects
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.child import Child
+    from bgpipe.pipeline.ignored import IgnoredObjects
     from bgpipe.pipeline.lease import Lease
     from bgpipe.pipeline.types import Books, JobId
 
@@ -78,6 +78,8 @@ class Run:
         self, session: Session, job: JobId, lease: Lease, growing: Container[str] = ()
     ) -> None:
         """`growing`: keys of the source that are not complete yet."""
+        from bgpipe.pipeline.ignored import IgnoredObjects
+
         self._session = session
         self._job = job
         self._lease = lease
