@@ -17,7 +17,6 @@ COPY config config
 COPY pipeline pipeline
 COPY workers workers
 RUN pip --python /opt/bgpipe/bin/python install --no-deps .
-COPY --chmod=755 infra/docker/flower /opt/bgpipe/bin/bgpipe-flower
 
 FROM ${BASE}
 RUN install -d -o 1000 -g 1000 /models /uploads /state /etc/bgpipe
