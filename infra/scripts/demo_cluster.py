@@ -67,16 +67,7 @@ def _demonstrate(home: Path, stack: ExitStack, options: argparse.Namespace) -> i
     _await("redis", lambda: _listens(redis))
     start("dispatcher", BIN / "bgpipe", "dispatch", "--metrics", f"127.0.0.1:{metrics}")
     start("workers", BIN / "bgpipe", "worker", "--device", "cpu", "--device", "cpu")
-    conf = ROOT / "config/flowerconfig.py"
-    broker = environment["BGPIPE_REDIS_URL"]
-    start(
-        "flower",
-        BIN / "celery",
-        f"--broker={broker}",
-        "flower",
-        f"--conf={conf}",
-        f"--port={flower}",
-    )
+    start("flower", BIN / "bgpipe", "flower", f"--port={flower}")
     program = shutil.which("prometheus")
     if program:
         file = _prometheus_file(home, metrics)

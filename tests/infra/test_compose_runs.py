@@ -37,7 +37,6 @@ class Host:
         self.ports = {port: str(free_port()) for port in PORTS}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         (folder / "bin").mkdir()
-        (folder / "bin/bgpipe-flower").symlink_to(ROOT / "infra/docker/flower")
         (folder / "bin/redis-server").symlink_to(require_redis_server())
 
     def command(self, service: dict[str, Any], words: list[str]) -> list[str]:

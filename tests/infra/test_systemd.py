@@ -34,7 +34,7 @@ def problems(text: str) -> Iterator[str]:
         program, *words = shlex.split(line.replace("%i", "cpu"))
         if program == f"{PROGRAMS}/bgpipe":
             yield from command_problems(words)
-        elif program != f"{PROGRAMS}/bgpipe-flower":
+        else:
             yield f"no such program: {program}"
     variables = dict(pair.split("=", 1) for pair in values(text, "Environment"))
     yield from variable_problems(variables)
@@ -66,7 +66,7 @@ def test_every_name_in_a_unit_is_the_codes(path: Path) -> None:
         ("worker@", "redis_url:", "redis_address:", "neither a setting nor used"),
         ("dispatcher", "BGPIPE_STATE_DIR", "BGPIPE_STATE", "no such setting: BGPIPE_STATE"),
         ("sweep@", "sweep run", "sweep start", "No such command 'start'"),
-        ("flower", "bgpipe-flower ", "bgpipe-flour ", "no such program"),
+        ("flower", "bgpipe flower", "bgpipe flour", "No such command 'flour'"),
     ],
 )
 def test_a_name_that_is_changed_is_found_out(unit: str, old: str, new: str, told: str) -> None:
@@ -92,8 +92,7 @@ def test_systemd_finds_nothing_to_say_about_the_units(tmp_path: Path) -> None:
     # It looks for the programs: those of this environment stand in for those of /opt/bgpipe.
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("bgpipe", "bgpipe-flower"):
-        (programs / name).symlink_to(Path(sys.executable).with_name("bgpipe"))
+    (programs / "bgpipe").symlink_to(Path(sys.executable).with_name("bgpipe"))
     units = []
     for path in UNITS:
         template, at, kind = path.name.partition("@")

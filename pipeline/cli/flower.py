@@ -1,0 +1,56 @@
+"""`bgpipe flower`: Flower with the package's configuration, as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bgpipe.pipeline.cli.session import read_settings
+from bgpipe.pipeline.errors import UsageError
+
+ACCOUNTS = "FLOWER_BASIC_AUTH"
+
+
+def flower(
+    address: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 5555,
+) -> None:
+    """Show each image's task and the workers with Flower; needs a cluster and a password."""
+    settings = read_settings()
+    if settings.embedded:
+        raise UsageError("flower needs a cluster: set BGPIPE_REDIS_URL")
+    # By environment: arguments are visible to every user of the machine.
+    secrets = {"CELERY_BROKER_URL": settings.redis_url, ACCOUNTS: _accounts()}
+    settings.state_folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-P", "-m", "celery", "flower"]
+    options = {
+        "conf": files("bgpipe.config") / "flowerconfig.py",
+        "db": settings.state_folder / "flower",
+        "address": address,
+        "port": port,
+    }
+    words = [*command, *(f"--{name}={value}" for name, value in options.items())]
+    # In place of this process, so that signals reach Flower.
+    os.execve(sys.executable, words, os.environ | secrets)  # noqa: S606
+
+
+def _accounts() -> str:
+    """Return `user:password`, more of them separated by commas.
+
+    Raises:
+        UsageError: none is given, or the file that should hold it is not readable.
+
+    """
+    file = os.environ.get(f"{ACCOUNTS}_FILE")
+    try:
+        accounts = Path(file).read_text().strip() if file else os.environ.get(ACCOUNTS, "")
+    except OSError as error:
+        raise UsageError(f"not readable: {ACCOUNTS}_FILE: {error}") from error
+    if not all(all(one.partition(":")[::2]) for one in accounts.split(",")):
+        raise UsageError(f"flower needs a password: set {ACCOUNTS}=user:password")
+    return accounts
