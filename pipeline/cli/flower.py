@@ -10,15 +10,17 @@ from typing import Annotated
 
 import typer
 
+from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.session import read_settings
 from bgpipe.pipeline.errors import UsageError
 
 ACCOUNTS = "FLOWER_BASIC_AUTH"
 
 
+@examples("bgpipe flower", "FLOWER_BASIC_AUTH=me:secret bgpipe flower --port 5556")
 def flower(
-    address: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 5555,
+    address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 5555,
 ) -> None:
     """Show each image's task and the workers with Flower; needs a cluster and a password."""
     settings = read_settings()
