@@ -49,7 +49,7 @@ def remove(image: Photo, *, model: str = "", preset: str = "", device: str = "")
     and `device`, and kept. Threads may call it.
 
     Raises:
-        UsageError: a name, the configuration or the image is of no use.
+        UsageError: a name, the configuration or the kind of the image is wrong.
         ModelUnavailable: the weights are not on this machine and cannot be pulled.
         ItemError: the image is too large or damaged, or the device failed.
 

@@ -27,7 +27,7 @@ def test_every_package_on_disk_is_listed_and_every_listed_one_is_on_disk() -> No
     assert set(project["tool"]["setuptools"]["packages"]) == on_disk
 
 
-def test_the_package_holds_its_front_door_and_a_relative_link_to_each_folder() -> None:
+def test_the_package_holds_its_module_and_a_relative_link_to_each_folder() -> None:
     package = ROOT / "infra/package/bgpipe"
     entries = {entry.name for entry in package.iterdir() if entry.name != "__pycache__"}
     assert entries == {"__init__.py", "py.typed", *FOLDERS}
@@ -86,7 +86,7 @@ def test_the_package_names_its_version_and_offers_nothing_else() -> None:
         "BackgroundRemover",
         "remove",
     }
-    with pytest.raises(AttributeError, match="no attribute 'removes'"):
+    with pytest.raises(AttributeError, match="module 'bgpipe' has no attribute 'removes'"):
         _ = bgpipe.removes
 
 

@@ -1,7 +1,7 @@
 """The directories of a TIFF, read without a codec.
 
-The RAW files of most cameras are TIFFs too; what tells them apart is how they say their samples are
-to be read (TIFF/EP, DNG 1.7).
+The RAW files of most cameras are TIFFs too: their photometric interpretation distinguishes them
+(TIFF/EP, DNG 1.7).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def raw_format(data: bytes) -> str | None:
     if not any(_OF_A_SENSOR.intersection(_integers(data, at, _PHOTOMETRIC)) for at in directories):
         return None
     maker = bytes(_integers(data, tops[0], _MAKE)).upper()
-    # LibRaw knows more makers, by the content: the name of such a file is of no account.
+    # LibRaw reads the files of more makers, whatever they are called.
     return next((name for make, name in RAW_OF_MAKERS.items() if maker.startswith(make)), DNG)
 
 

@@ -141,13 +141,17 @@ def test_remove_refuses_a_path_and_names_what_opens_it(photo: object) -> None:
 
 def test_threads_that_remove_at_once_load_one_network() -> None:
     code = (
-        "import gc\n"
+        "import gc, threading\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
         "from PIL import Image\n"
         "from bgpipe import remove\n"
         "photo = Image.new('RGB', (60, 40), 'navy')\n"
-        "with ThreadPoolExecutor(4) as pool:\n"
-        "    futures = [pool.submit(remove, photo, model='birefnet-nano') for _ in range(8)]\n"
+        "together = threading.Barrier(8)\n"
+        "def cut():\n"
+        "    together.wait()\n"
+        "    return remove(photo, model='birefnet-nano')\n"
+        "with ThreadPoolExecutor(8) as pool:\n"
+        "    futures = [pool.submit(cut) for _ in range(8)]\n"
         "assert all(future.result().mode == 'RGBA' for future in futures)\n"
         "from bgpipe.pipeline.engine import Engine\n"
         "assert sum(isinstance(one, Engine) for one in gc.get_objects()) == 1\n"

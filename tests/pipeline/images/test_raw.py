@@ -1,4 +1,4 @@
-"""Camera RAW: told by its content, decoded by LibRaw, refused with the right code."""
+"""Camera RAW: recognized by its content, decoded by LibRaw, refused with the right code."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_tiff_of_sensor_samples_is_raw_by_whatever_directory_holds_them(make, 
     assert f".{name.lower()}" in RAW_SUFFIXES
 
 
-def test_a_dng_is_one_whoever_made_the_camera():
+def test_a_dng_of_a_maker_with_a_format_of_its_own_is_a_dng():
     assert format_of(dng(mosaic(halves()), make=b"NIKON CORPORATION")) == "DNG"
 
 
@@ -166,7 +166,7 @@ def test_every_format_has_a_name_that_is_listed():
     assert {f".{name.lower()}" for name in RAW} == RAW_SUFFIXES
 
 
-def test_an_ordinary_tiff_of_a_cameras_maker_is_none():
+def test_an_ordinary_tiff_of_a_cameras_maker_stays_a_tiff():
     exif = Image.Exif()
     exif[271], exif[330] = "NIKON CORPORATION", 8
     data = saved(Image.fromarray(scene()), "TIFF", exif=exif)
@@ -191,7 +191,7 @@ def test_directories_that_lead_nowhere_end(loop):
     assert format_of(bytes(data)) == "TIFF"
 
 
-def test_without_its_reader_a_name_is_none_of_an_image_and_a_file_says_what_to_install():
+def test_without_rawpy_a_raw_name_is_ignored_and_a_raw_file_names_the_extra():
     program = """
 import sys
 sys.modules["rawpy"] = None  # as if it were not installed
