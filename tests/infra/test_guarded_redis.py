@@ -49,6 +49,7 @@ class Site:
             "XDG_STATE_HOME": str(folder / "state"),
             "XDG_DATA_HOME": str(folder / "data"),
             "HF_ENDPOINT": "http://127.0.0.1:9",
+            "BGPIPE_MODEL__NAME": "birefnet-nano",
         }
         self.log = folder / "log"
 
