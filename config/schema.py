@@ -43,7 +43,9 @@ class Schema:
         close = get_close_matches(str(name), self.keys(tuple(table)), n=1, cutoff=CLOSENESS)
         if close:
             return (*table, close[0])
-        elsewhere = [known for known in self._known() if known[-1] == name]
+        known = self._known()
+        names = get_close_matches(str(name), {path[-1] for path in known}, n=1, cutoff=CLOSENESS)
+        elsewhere = [path for path in known if path[-1] in names]
         return elsewhere[0] if len(elsewhere) == 1 else None
 
     def keys(self, table: KeyPath) -> list[str]:
@@ -57,7 +59,7 @@ class Schema:
             node = self._resolved(_child(node, name))
         return node
 
-    def _known(self) -> list[KeyPath]:
+    def _known(self) -> list[tuple[str, ...]]:
         """The keys outside and inside of sections."""
         sections = self.keys(())
         inside = [(section, key) for section in sections for key in self.keys((section,))]

@@ -32,6 +32,13 @@ REFUSALS = (
     redis.exceptions.NoPermissionError,
     redis.exceptions.OutOfMemoryError,
 )
+REFUSED = (
+    "MISCONF",
+    "ACL failure",
+    "can't run this command",
+    "can't access at least one of the keys",
+)
+"""Words of refusals that have no class of their own, above all within scripts."""
 
 Result = TypeVar("Result")
 
@@ -73,13 +80,14 @@ class Connection(redis.Redis):
                 patience=self.patience,
                 notify=self.notify,
             )
-        except REFUSALS as error:
-            raise RedisUnavailable(
-                f"redis refuses a command: {self.address}: {error}: bgpipe doctor says more"
-            ) from error
         except redis.ResponseError as error:
             if "WRONGTYPE" in str(error):
                 raise _wrong_type(args) from error
+            if isinstance(error, REFUSALS) or any(words in str(error) for words in REFUSED):
+                raise RedisUnavailable(
+                    f"redis refuses a command: {self.address}: {error}: check the user's rights, the "
+                    "server's memory and disk, and that it is no replica"
+                ) from error
             raise
 
 

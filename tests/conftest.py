@@ -86,6 +86,11 @@ class RedisServer:
         assert self._process
         self._process.send_signal(signal.SIGSTOP)
 
+    def thaw(self) -> None:
+        """SIGCONT: it answers again."""
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
+
     def _await_answer(self) -> None:
         with redis.Redis.from_url(self.url, retry=Retry(ConstantBackoff(0.05), 200)) as client:
             client.ping()

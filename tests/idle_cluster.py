@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from PIL import Image
 
@@ -90,7 +91,9 @@ class Cluster:
         for number in range(1, count):
             (self.photos / f"{number:05}.png").hardlink_to(first)
 
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: object, stdout: int = subprocess.PIPE, **environment: str
+    ) -> subprocess.Popen[str]:
         ours = {
             "BGPIPE_REDIS_URL": self.server.url,
             "BGPIPE_QUEUE__HIGH_WATER": str(HIGH_WATER),
@@ -102,10 +105,10 @@ class Cluster:
         kept = {name: text for name, text in os.environ.items() if not name.startswith("BGPIPE_")}
         return subprocess.Popen(
             [str(BGPIPE), *map(str, arguments)],
-            env=kept | ours,
+            env=kept | ours | environment,
             cwd=self._home,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -115,6 +118,16 @@ class Cluster:
         process = self.start(*arguments)
         output, words = process.communicate(timeout=SECONDS)
         return process.returncode, output, words
+
+    @contextmanager
+    def followed(self, job: JobId = JOB) -> Iterator[IO[str]]:
+        """What `status --watch` says on stderr meanwhile."""
+        process = self.start("status", job, "--watch")
+        assert process.stderr
+        try:
+            yield process.stderr
+        finally:
+            kill(process)
 
     def submit(self, *options: object) -> subprocess.Popen[str]:
         return self.start("submit", self.photos, "--model", "birefnet-nano", *options)

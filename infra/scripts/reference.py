@@ -12,6 +12,7 @@ from typing import Any
 
 from bgpipe.config.settings import DEFAULTS
 from bgpipe.pipeline.cli.app import command_tree
+from bgpipe.pipeline.cli.command_line import GLOBAL
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/options.md"
 HEAD = """# Commands and settings
@@ -46,12 +47,12 @@ def main() -> int:
 def _commands() -> Iterator[str]:
     group: Any = command_tree()
     yield "## Global options\n"
-    yield from _options(group)
+    yield from _options([one for one in group.params if one.rich_help_panel == GLOBAL])
     yield "\n## Commands"
     for name, command in sorted(_leaves(group, "bgpipe")):
         yield f"\n### {name}\n"
-        yield f"{' '.join((command.help or '').split())}\n"
-        yield from _options(command)
+        yield f"{_plain(command.help)}\n"
+        yield from _options([one for one in command.params if one.rich_help_panel != GLOBAL])
 
 
 def _leaves(group: Any, path: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401  # click's, or typer's own copy
@@ -64,36 +65,28 @@ def _leaves(group: Any, path: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
             yield f"{path} {name}", command
 
 
-def _options(command: Any) -> Iterator[str]:  # noqa: ANN401
-    rows = [_row(one) for one in command.params if not _is_noise(one)]
+def _options(parameters: Sequence[Any]) -> Iterator[str]:
+    rows = [_row(one) for one in parameters if not getattr(one, "hidden", False)]
     if rows:
         yield "| | default | |\n|---|---|---|"
         yield from rows
 
 
-def _is_noise(parameter: Any) -> bool:  # noqa: ANN401
-    return (
-        getattr(parameter, "hidden", False)
-        or "--install-completion" in parameter.opts
-        or ("--show-completion" in parameter.opts)
-    )
-
-
 def _row(parameter: Any) -> str:  # noqa: ANN401
     if parameter.param_type_name == "argument":
-        word = (parameter.metavar or parameter.name.upper()).strip("[]")
+        word = parameter.metavar + ("..." if parameter.nargs != 1 else "")
         name = f"`{word}`" if parameter.required else f"`[{word}]`"
     else:
-        both = "/".join([*parameter.opts, *parameter.secondary_opts])
-        value = (
-            ""
-            if parameter.is_flag
-            else f" {parameter.metavar or parameter.name.strip('_').upper()}"
-        )
-        name = f"`{both}{value}`"
+        names = ", ".join(sorted(parameter.opts, key=len))
+        both = "/".join([names, *parameter.secondary_opts])
+        name = f"`{_cell(f'{both} {parameter.metavar}'.strip())}`"
     default = "" if parameter.default in (None, False, ()) else f"`{parameter.default}`"
-    text = " ".join((getattr(parameter, "help", "") or "").split())
-    return f"| {name} | {default} | {_cell(text)} |"
+    return f"| {name} | {default} | {_cell(_plain(parameter.help))} |"
+
+
+def _plain(text: str | None) -> str:
+    """Help in one line, without what keeps Rich from reading it as markup."""
+    return " ".join((text or "").split()).replace("\\[", "[")
 
 
 def _settings(text: str) -> Iterator[str]:

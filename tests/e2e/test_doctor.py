@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,8 @@ from bgpipe.pipeline.connection import Connection, connect
 from bgpipe.pipeline.lease import Lease
 from bgpipe.pipeline.vitals import Vitals
 from bgpipe.workers.health import Heartbeat
+
+from ..conftest import RedisServer
 
 if TYPE_CHECKING:
     from .conftest import Bgpipe
@@ -82,3 +85,89 @@ def test_a_dispatcher_is_healthy_while_one_of_the_cluster_leads(
 
 def test_two_questions_at_once_are_refused(doctor: Asked) -> None:
     assert doctor("--worker", "--dispatcher")[0] == 2
+
+
+CLUSTER = {"BGPIPE_MODEL__NAME": "birefnet-nano"}
+
+
+def lines(output: str) -> dict[str, tuple[str, str]]:
+    """Level and detail of each check."""
+    found = [line.split(maxsplit=2) for line in output.splitlines()]
+    return {what: (level, detail) for level, what, detail in found}
+
+
+def test_without_a_cluster_a_machine_is_fit_and_the_bundled_model_is_a_warning(
+    bgpipe: Bgpipe,
+) -> None:
+    done = bgpipe("doctor")
+    assert done.returncode == 0, done.stdout
+    found = lines(done.stdout)
+    assert list(found) == [
+        *("bgpipe", "state", "redis", "durability", "dispatcher", "workers", "devices", "model")
+    ]
+    assert {what for what, (level, _) in found.items() if level == "warning"} == {"model"}
+    assert "bgpipe models pull birefnet-general" in found["model"][1]
+    assert "embedded" in found["redis"][1]
+
+
+def test_a_cluster_without_the_model_is_not_fit_as_a_submit_would_not_be(
+    bgpipe: Bgpipe, redis_url: str, photos: Path
+) -> None:
+    done = bgpipe("doctor", BGPIPE_REDIS_URL=redis_url)
+    found = lines(done.stdout)
+    assert (done.returncode, found["model"][0]) == (4, "error"), done.stdout
+    assert {found["workers"][0], found["dispatcher"][0]} == {"warning"}
+    assert "start bgpipe worker" in found["workers"][1]
+    assert bgpipe("submit", photos, "--detach", BGPIPE_REDIS_URL=redis_url).returncode == 4
+    assert bgpipe("doctor", BGPIPE_REDIS_URL=redis_url, **CLUSTER).returncode == 0
+
+
+def test_a_state_folder_that_cannot_be_written_is_found(bgpipe: Bgpipe, photos: Path) -> None:
+    (bgpipe.home / "file").touch()
+    folder = str(bgpipe.home / "file/state")
+    done = bgpipe("doctor", BGPIPE_STATE_DIR=folder)
+    level, detail = lines(done.stdout)["state"]
+    assert (done.returncode, level) == (4, "error"), done.stdout
+    assert "set BGPIPE_STATE_DIR to another" in detail
+    assert bgpipe("submit", photos, BGPIPE_STATE_DIR=folder).returncode == 4
+
+
+def test_a_redis_that_is_away_is_found(bgpipe: Bgpipe) -> None:
+    done = bgpipe("doctor", BGPIPE_REDIS_URL="redis://:hunter2@127.0.0.1:9/0", **CLUSTER)
+    assert (done.returncode, lines(done.stdout)["redis"][0]) == (4, "error"), done.stdout
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("trouble", ["replica", "rights", "memory"])
+def test_a_redis_that_refuses_to_write_is_found_as_a_submit_finds_it(
+    bgpipe: Bgpipe, redis_server_process: RedisServer, photos: Path, trouble: str
+) -> None:
+    url = redis_server_process.url
+    with connect(url) as client:
+        if trouble == "replica":
+            client.replicaof("127.0.0.1", "9")
+        elif trouble == "rights":
+            client.execute_command("ACL", "SETUSER", "me", "on", ">pw", "~*", "+@all", "-@write")
+            url = url.replace("redis://", "redis://me:pw@")
+        else:
+            client.config_set("maxmemory", 1)
+        done = bgpipe("doctor", BGPIPE_REDIS_URL=url, **CLUSTER)
+        assert (done.returncode, lines(done.stdout)["redis"][0]) == (4, "error"), done.stdout
+        assert "Traceback" not in done.stderr
+        done = bgpipe("submit", photos, "--detach", BGPIPE_REDIS_URL=url, **CLUSTER)
+        assert done.returncode == 4, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("text", ["[worker]\nlane = 1\n", "[refine]\npreset = 'mine'\n"])
+def test_with_wrong_settings_nothing_is_checked(bgpipe: Bgpipe, text: str) -> None:
+    (bgpipe.home / "bgpipe.toml").write_text(text)
+    done = bgpipe("doctor")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("bgpipe: bgpipe.toml:2: ")
+
+
+def test_the_checks_are_json_lines_too(bgpipe: Bgpipe) -> None:
+    found = {record["what"]: record for record in bgpipe.records("doctor")}
+    assert (found["model"]["level"], found["model"]["ok"]) == ("warning", True)
+    assert (found["redis"]["level"], found["redis"]["ok"]) == ("ok", True)

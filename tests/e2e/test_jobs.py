@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,10 @@ import pytest
 from bgpipe.pipeline import keys
 from bgpipe.pipeline.connection import connect
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.types import JobId, Outcome
+from bgpipe.pipeline.types import JobId, JobState, Outcome
 
 from ..conftest import RedisServer
-from ..idle_cluster import JOB, Cluster, Idler, assert_closed
+from ..idle_cluster import JOB, SECONDS, Cluster, Idler, assert_closed, kill, until
 
 NOT_IMAGE = PermanentError(Code.NOT_IMAGE, "no image")
 
@@ -76,6 +79,60 @@ def test_a_job_is_cancelled_resumed_and_forgotten(cluster: Cluster) -> None:
     for command in ("status", "resume"):
         code, _, words = cluster.run(command, job)
         assert (code, f"unknown job: {job}" in words) == (2, True)
+
+
+def test_an_interrupted_job_says_how_to_go_on_and_its_clock_stands(cluster: Cluster) -> None:
+    cluster.fill(6)
+    idler = Idler(cluster.client)
+    process = cluster.submit("--wait", "--job", JOB)
+    until(lambda: cluster.is_in(JobState.RUNNING))
+    (books,) = records(cluster, "status")
+    assert (books["state"], books["interrupted"]) == ("running", False)
+    cluster.ledger.settle(JOB, Outcome.done(0))
+    kill(process)
+    until(lambda: cluster.ledger.books(JOB).interrupted)
+    first, second = records(cluster, "status"), records(cluster, "jobs")
+    assert (first[0]["state"], first[0]["interrupted"]) == ("running", True)
+    assert first == second  # a moment later
+    hint = f"interrupted: go on with bgpipe resume {JOB}"
+    assert hint in cluster.run("status")[1].splitlines()
+    assert cluster.run("jobs")[1].splitlines()[1].split()[:5][-1] == "interrupted"
+    with cluster.followed() as words:
+        assert hint in words.readline()
+    with idler.at_work():
+        assert cluster.run("resume", JOB, "--wait")[0] == 0
+    assert cluster.ledger.books(JOB).state is JobState.FINISHED
+    assert hint not in cluster.run("status")[1]
+
+
+def test_jobs_are_a_table_that_fits_a_terminal(cluster: Cluster) -> None:
+    submitted(cluster, 3)
+    header, row = cluster.run("jobs")[1].splitlines()
+    assert header.split() == (
+        ["job", "date", "state", "images", "done", "up", "to", "date", "failed", "source", "target"]
+    )
+    assert row.split()[0] == JOB
+    assert row.endswith(f"{cluster.photos}  {cluster.photos}-cutouts")
+    assert re.search(r"\s3\s+0\s+0\s+0\s", row)
+    assert "\x1b" not in header + row
+    lines = on_terminal(cluster, 100, "jobs")
+    assert max(map(len, lines)) <= 100
+    assert len(lines) == 3  # the header takes two
+    assert "…" in lines[-1]
+
+
+def on_terminal(cluster: Cluster, columns: int, *arguments: object) -> list[str]:
+    """What a command writes to a terminal of so many columns, without colours."""
+    ours, theirs = os.openpty()
+    process = cluster.start(*arguments, stdout=theirs, COLUMNS=str(columns))
+    os.close(theirs)
+    output = b""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while chunk := os.read(ours, 10_000):
+            output += chunk
+    process.communicate(timeout=SECONDS)
+    os.close(ours)
+    return re.sub(r"\x1b\[[0-9;]*m", "", output.decode()).splitlines()
 
 
 def test_damaged_books_are_told_and_the_other_jobs_go_on(cluster: Cluster) -> None:

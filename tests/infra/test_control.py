@@ -110,6 +110,7 @@ def test_it_submits_dispatches_serves_and_tells(
     port = free_port()
     state = {
         "BGPIPE_REDIS_URL": redis_url,
+        "BGPIPE_MODEL__NAME": "birefnet-nano",
         "BGPIPE_SERVE__UPLOADS": str(tmp_path / "uploads"),
         "XDG_DATA_HOME": str(tmp_path / "data"),
         "XDG_STATE_HOME": str(tmp_path / "state"),

@@ -52,6 +52,7 @@ class Site:
             "XDG_DATA_HOME": str(folder / "data"),
             "HF_ENDPOINT": "http://127.0.0.1:9",
             "FLOWER_BASIC_AUTH": ACCOUNT,
+            "BGPIPE_MODEL__NAME": "birefnet-nano",
         }
         self.log = folder / "log"
 
