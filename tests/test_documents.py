@@ -54,7 +54,7 @@ SERVERS = {
     "bgpipe worker": "worker is ready",
     "bgpipe dispatch": "dispatcher started",
     "bgpipe serve": "http://",
-    "celery": "Visit me at",
+    "bgpipe flower": "Visit me at",
 }
 SOME_FAILED = ("bgpipe submit", "bgpipe status", "bgpipe resume", "bgpipe retry")
 SECONDS = 180.0

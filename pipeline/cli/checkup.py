@@ -80,12 +80,13 @@ def _redis(settings: Settings) -> str:
     from bgpipe.pipeline.connection import public_address
 
     with open_session(settings) as session:
-        version = session.client.info("server")["redis_version"]
+        server = session.client.info("server")
         lease = session.lease(LEASE)
         lease.take()
         lease.free()
     place = "embedded" if settings.embedded else public_address(settings.redis_url)
-    return f"{version}, {place}"
+    valkey = server.get("valkey_version")  # beside the version of Redis that it is compatible with
+    return f"{f'Valkey {valkey}' if valkey else 'Redis ' + server['redis_version']}, {place}"
 
 
 def _dispatcher(settings: Settings) -> str:

@@ -13,6 +13,7 @@ import typer
 from bgpipe.pipeline.cli import submit_options as options
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.forecast import show_forecast
+from bgpipe.pipeline.cli.opening import open_job
 from bgpipe.pipeline.cli.output import Finish, choose_output
 from bgpipe.pipeline.cli.preflight import check_source, check_target
 from bgpipe.pipeline.cli.prune import prune
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.cli.stream import Endpoints
     from bgpipe.pipeline.ignored import IgnoredObjects
-    from bgpipe.pipeline.lease import Lease
-    from bgpipe.pipeline.types import Job, JobId, Recipe
+    from bgpipe.pipeline.types import Job, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,37 +136,6 @@ def submit(
     raise typer.Exit(code)
 
 
-def open_order(
-    session: Session, terminal: Terminal, order: Job, named: Sequence[str] = ()
-) -> tuple[JobId, Lease]:
-    """Open the job, or find the one that does the same already; with the lease of either."""
-    from bgpipe.pipeline import keys
-    from bgpipe.pipeline.ledger import Occupied
-
-    lease = session.lease(keys.lease_of_job(order.id))
-    lease.take()  # before others can see the job and miss its leader
-    try:
-        session.ledger.open(order, named)
-    except Occupied as error:
-        if session.is_attended(error.job):
-            lease.free()
-            _check_same(session.ledger.job(error.job), order)
-            terminal.warn(f"following job {error.job}, which does this already")
-            return error.job, session.lease(keys.lease_of_job(error.job))
-        terminal.warn(f"job {error.job} was left: {order.id} takes its place")
-        session.ledger.cancel(error.job)
-        session.ledger.open(order, named)
-    return order.id, lease
-
-
-def _check_same(other: Job, order: Job) -> None:
-    if not order.same_as(other):
-        raise UsageError(
-            f"job {other.id} is writing cutouts of another kind to {other.out}: "
-            f"wait for its end, or bgpipe cancel {other.id}"
-        )
-
-
 def _run(
     session: Session,
     terminal: Terminal,
@@ -181,7 +150,7 @@ def _run(
 
     if watch:
         return follow(session, terminal, job)
-    opened, lease = open_order(session, terminal, job, ends.source.keys or ())
+    opened, lease = open_job(session, terminal, job, ends.source.keys or ())
     code = see_through(
         session, terminal, opened, lease, wait=ends.is_private or wait, ignored=ignored
     )

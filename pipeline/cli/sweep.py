@@ -14,12 +14,12 @@ import typer
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.forecast import show_forecast
+from bgpipe.pipeline.cli.opening import open_job
 from bgpipe.pipeline.cli.output import Finish, choose_output
 from bgpipe.pipeline.cli.prune import prune
 from bgpipe.pipeline.cli.recipe import choose_recipe
 from bgpipe.pipeline.cli.run import Wait, check_wait, see_through
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
-from bgpipe.pipeline.cli.submit import open_order
 from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.errors import BgpipeError, ItemError, StorageUnavailable, UsageError
 
@@ -79,7 +79,7 @@ def run(
         if dry_run:
             show_forecast(session, settings, terminal, order)
             return
-        job, lease = open_order(session, terminal, order)
+        job, lease = open_job(session, terminal, order)
         if job == order.id:
             Records(session.client).begin(name, job, until)
         with _stopped_at(session, job, until):

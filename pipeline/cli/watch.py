@@ -9,8 +9,8 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
+from bgpipe.pipeline.cli.opening import open_job
 from bgpipe.pipeline.cli.run import see_through
-from bgpipe.pipeline.cli.submit import open_order
 from bgpipe.pipeline.cli.terminal import Terminal, short_location
 from bgpipe.pipeline.errors import NoImages, StorageUnavailable
 
@@ -41,7 +41,7 @@ def follow(session: Session, terminal: Terminal, job: Job) -> int:
 
 
 def _do_once(session: Session, terminal: Terminal, job: Job, growing: frozenset[str]) -> None:
-    opened, lease = open_order(session, terminal, job)
+    opened, lease = open_job(session, terminal, job)
     try:
         see_through(session, terminal, opened, lease, wait=True, growing=growing)
     except NoImages as error:
