@@ -14,6 +14,7 @@ from bgpipe.pipeline.cli.config import checked
 from bgpipe.pipeline.cli.exposure import exposure
 from bgpipe.pipeline.cli.terminal import Terminal
 from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.waiting import reported
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
@@ -51,8 +52,18 @@ def doctor(
     terminal: Terminal = context.obj
     sound = True
     look = _LOOKS[asked[0]] if asked else checkup.machine
-    for finding in look(checked()[0]):
+    for finding in _reported(look(checked()[0]), terminal):
         sound &= finding.ok
         terminal.emit(asdict(finding) | {"ok": finding.ok})
         terminal.say(f"{finding.level:<7}  {finding.what:<11} {finding.detail}")
     raise typer.Exit(0 if sound else 4)
+
+
+def _reported(findings: Iterator[Finding], terminal: Terminal) -> Iterator[Finding]:
+    """`findings`, and a line on stderr about one that takes long."""
+    while True:
+        with reported(terminal.notify, "checking"):
+            finding = next(findings, None)
+        if finding is None:
+            return
+        yield finding

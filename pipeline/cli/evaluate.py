@@ -106,7 +106,7 @@ def evaluate(
         limits=settings.images.model_dump(),
         threads=settings.worker.cpu_threads,
         thumbnail=THUMBNAIL if html else 0,
-        edges=_edges(settings, matting or settings.matting.model),
+        edges=_edges(settings, terminal, matting or settings.matting.model),
     )
     results = []
     for result in _answers(order):
@@ -131,11 +131,11 @@ def _source(settings: Settings, terminal: Terminal, name: str) -> Source:
     return Source(model.name, model.size, model)
 
 
-def _edges(settings: Settings, name: str) -> Edges | None:
+def _edges(settings: Settings, terminal: Terminal, name: str) -> Edges | None:
     from bgpipe.pipeline import recipes
     from bgpipe.pipeline.quality.trials import Edges
 
-    model = recipes.choose_edges(settings, name)
+    model = recipes.choose_edges(settings, name, notify=terminal.notify)
     return Edges(recipes.matting_with(settings, model), model) if model else None
 
 

@@ -76,7 +76,11 @@ def jobs(
         if forget:
             _forget(session, terminal, session.job(forget))
         else:
-            show_jobs(terminal, _readable(session, terminal))
+            readable = _readable(session, terminal)
+            show_jobs(terminal, readable)
+            for books, _ in readable:
+                if books.interrupted and not (terminal.json or terminal.quiet):
+                    terminal.warn(interruption(books.job))
 
 
 @examples("bgpipe errors", "bgpipe --json errors spring-2026 | jq -r .source")

@@ -57,7 +57,10 @@ def test_help_has_the_global_options_and_no_raw_types(path: tuple[str, ...]) -> 
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)
-def test_help_has_examples_that_the_command_line_takes(path: tuple[str, ...]) -> None:
+def test_help_has_examples_that_the_command_line_takes(
+    path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BGPIPE_CONFIG", "")  # an example sets it; this puts it back
     lines = shown(path).split(" Examples:")[1].splitlines()
     examples = [line.strip() for line in lines if line.strip()]
     assert examples

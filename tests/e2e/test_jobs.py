@@ -96,7 +96,8 @@ def test_an_interrupted_job_says_how_to_go_on_and_its_clock_stands(cluster: Clus
     assert first == second  # a moment later
     hint = f"interrupted: go on with bgpipe resume {JOB}"
     assert hint in cluster.run("status")[1].splitlines()
-    assert cluster.run("jobs")[1].splitlines()[1].split()[:5][-1] == "interrupted"
+    _, table, words = cluster.run("jobs")
+    assert (" interrupted " in table.splitlines()[1], words) == (True, f"{hint}\n")
     with cluster.followed() as words:
         assert hint in words.readline()
     with idler.at_work():
