@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.types import Books, JobId
 
 CLOSED = frozenset(("finished", "cancelled"))
+SHORTEST_PAUSE = 0.02
+"""Seconds between two looks at a young job; an older one is looked at less often."""
 
 Wait = Annotated[bool | None, typer.Option("--wait/--detach", help="Stay until the job has ended.")]
 
@@ -70,6 +72,7 @@ class Run:
         self._leader = session.leader(job, lease)
         self._stack = ExitStack()
         self._worker: Child | None = None
+        self._start = time.monotonic()
 
     def __enter__(self) -> Run:
         from bgpipe.pipeline.dispatcher import forget_old
@@ -98,7 +101,20 @@ class Run:
             more = self._leader.turn(self._session.feeder.room())
             self._work()
         if not more:
-            time.sleep(self._session.settings.dispatch.poll)
+            self._pause()
+
+    def release(self) -> None:
+        """Let the worker end by itself: all images are settled, so that nobody waits for it."""
+        if self._worker:
+            self._worker.release()
+
+    def _pause(self) -> None:
+        """Wait for the next turn or the end of the job, which a short one should not miss."""
+        end = time.monotonic() + self._session.settings.dispatch.poll
+        while (now := time.monotonic()) < end:
+            time.sleep(min(end - now, max(SHORTEST_PAUSE, (now - self._start) / 50)))
+            if self._session.ledger.books(self._job).state in CLOSED:
+                return
 
     def _list(self) -> bool:
         """List the job unless another command does; returns whether it is listed now."""
@@ -108,6 +124,7 @@ class Run:
         token = self._lease.take()
         if not token:
             return False
+        self._bring_worker()  # it starts while the source is listed
         ledger, stores = self._session.ledger, self._session.stores
         order = ledger.job(self._job)
         try:
@@ -118,18 +135,22 @@ class Run:
         return True
 
     def _work(self) -> None:
-        """Without a cluster, whoever leads the job brings its worker."""
+        """Without a cluster, the command that leads the job brings its worker."""
+        if self._leader.leads:
+            self._bring_worker()
+        if self._worker:
+            self._worker.check()
+
+    def _bring_worker(self) -> None:
         from bgpipe.pipeline.embedded import worker
 
         settings = self._session.settings
-        if settings.embedded and self._leader.leads and self._worker is None:
+        if settings.embedded and self._worker is None:
             self._worker = self._stack.enter_context(
                 worker(
                     self._session.redis_url, settings.state_folder, settings.worker.drain_timeout
                 )
             )
-        if self._worker:
-            self._worker.check()
 
 
 def _to_the_end(session: Session, terminal: Terminal, job: JobId, run: Run) -> Books:
@@ -138,6 +159,8 @@ def _to_the_end(session: Session, terminal: Terminal, job: JobId, run: Run) -> B
             watch(books)
             run.turn(books)
         watch(books)
+    if books.state == "finished":
+        run.release()
     return books
 
 
