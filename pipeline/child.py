@@ -19,15 +19,23 @@ LINES = 8
 class Child:
     """A command whose standard input is a pipe of ours, which tells it when we are gone.
 
-    It runs in a session of its own, so that Ctrl-C reaches us alone. It writes to the end of `log`.
+    It runs in a session of its own, so that Ctrl-C reaches us alone. It writes to the end of `log`
+    and keeps the `inherited` descriptors.
 
     Raises:
         Unavailable: the command or its log cannot be opened.
 
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        inherited: Sequence[int] = (),
+    ) -> None:
         self._log = log
+        self._released = False
         try:
             with log.open("ab") as output:
                 self._log_start = output.tell()
@@ -38,6 +46,7 @@ class Child:
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **environment},
                     start_new_session=True,
+                    pass_fds=inherited,
                 )
         except OSError as error:
             raise Unavailable(f"cannot be started: {command[0]}: {error}") from error
@@ -54,11 +63,19 @@ class Child:
             said = last_lines(self._log, self._log_start)
             raise Unavailable(f"the worker ended with status {status}: see {self._log}\n{said}")
 
+    def release(self) -> None:
+        """Close its standard input and let it end when it is done; `end` then does not wait."""
+        self._released = True
+        if self._process.stdin:
+            self._process.stdin.close()
+
     def end(self, patience: float, grace: float = TERM_GRACE) -> None:
         """Close its standard input and wait for it to end.
 
         After `patience` seconds it gets TERM, after `grace` more KILL.
         """
+        if self._released:
+            return
         if self._process.stdin:
             self._process.stdin.close()
         if not self._ends_within(patience):

@@ -4,7 +4,8 @@ The commands of one user share one server. Three locks keep that in order; the k
 when a process dies, however it dies:
 
     start.lock    exclusive, briefly: whoever starts or ends the server
-    users.lock    shared: every command that uses the server; the last one out ends it
+    users.lock    shared: every command that uses the server, and every worker; the last one out
+                  ends it
     server.lock   exclusive: the server itself, which inherits it; free means that it is gone
 """
 
@@ -35,6 +36,7 @@ from redis.retry import Retry
 from bgpipe.pipeline.child import Child, last_lines
 from bgpipe.pipeline.errors import RedisUnavailable
 
+WORKER = (sys.executable, "-m", "bgpipe.workers")
 SERVERS = ("redis-server", "valkey-server")
 OLDEST = 7
 """Major version of a server on the PATH: older ones keep their data in a file of another name."""
@@ -79,22 +81,39 @@ def redis_server(folder: Path) -> Iterator[str]:
         try:
             yield f"unix://{quote(str(socket))}"
         finally:
-            with _held(home / "start.lock"):
-                if _locked(users):
-                    _stop(home, socket)
+            leave_server(folder, users)
+
+
+def leave_server(folder: Path, users: BinaryIO) -> None:
+    """End the server in `folder` unless another process uses it; `users` has our lock of users.lock.
+
+    Raises:
+        RedisUnavailable: another command is starting or ending the server for too long.
+
+    """
+    home = _private(folder.absolute() / "redis")
+    with _held(home / "start.lock"):
+        if _locked(users):
+            _stop(home, _socket(home))
 
 
 @contextmanager
 def worker(redis_url: str, folder: Path, drain_timeout: float) -> Iterator[Child]:
     """A worker for this command's jobs; when the command ends, however it ends, so does it.
 
-    Its log is `worker.log` in `folder`.
+    Its log is `worker.log` in `folder`. It holds a lock of users.lock of its own, because it may
+    outlive the command by its last steps.
     """
-    child = Child(
-        [sys.executable, "-m", "bgpipe.workers", "--stop-with-stdin"],
-        {"BGPIPE_REDIS_URL": redis_url},
-        _private(folder.absolute()) / "worker.log",
-    )
+    folder = _private(folder.absolute())
+    with (_private(folder / "redis") / "users.lock").open("ab") as users:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        lock = users.fileno()
+        child = Child(
+            [*WORKER, "--stop-with-stdin", "--server", str(folder), str(lock)],
+            {"BGPIPE_REDIS_URL": redis_url},
+            folder / "worker.log",
+            inherited=[lock],
+        )
     try:
         yield child
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from itertools import count
@@ -31,11 +31,13 @@ def list_job(
     target: Store,
     token: int,
     growing: Container[str] = (),
+    on_work: Callable[[], None] = lambda: None,
 ) -> IgnoredObjects:
     """List an open job from the beginning, and start it; `token` is of the job's lease.
 
     Without `catalogs` each cutout is opened, and nothing is noted of what it was made from. The keys in
-    `growing` are left for a later job. Returns what the job leaves out for good.
+    `growing` are left for a later job. `on_work` is called once or more, as soon as there is something to do. Returns what
+    the job leaves out for good.
 
     Raises:
         NoImages: nothing is left of the source once `job` has chosen. The job is forgotten.
@@ -45,7 +47,7 @@ def list_job(
 
     """
     try:
-        return _list(ledger, catalogs, job, source, target, token, growing)
+        return _list(ledger, catalogs, job, source, target, token, growing, on_work)
     except (NoImages, Misplaced, Collision):
         ledger.cancel(job.id)
         ledger.forget(job.id)
@@ -138,6 +140,11 @@ class Clerk:
         self._skipped = 0
         self._items: list[Item] = []
 
+    @property
+    def has_work(self) -> bool:
+        """Whether an item was found that is not up to date."""
+        return bool(self._items)
+
     def write(self, batch: Iterable[Planned | Row]) -> None:
         if self._catalog and not self._begun:
             # Not before: sources that have no image, or the target among them, leave no trace.
@@ -177,6 +184,7 @@ def _list(
     target: Store,
     token: int,
     growing: Container[str],
+    on_work: Callable[[], None],
 ) -> IgnoredObjects:
     ledger.relist(job.id, token)
     ignored = IgnoredObjects()
@@ -190,6 +198,8 @@ def _list(
     complete = (entry for entry in entries if entry.key not in growing)
     for batch in survey(job, complete, source, target, catalog, ignored):
         clerk.write(batch)
+        if clerk.has_work:
+            on_work()
     clerk.close()
     ledger.start(job.id, token)
     return ignored

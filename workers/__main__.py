@@ -1,4 +1,7 @@
-"""`python -m bgpipe.workers`: the supervisor of this machine's devices, as `bgpipe worker` runs it."""
+"""`python -m bgpipe.workers`: the supervisor of this machine's devices, as `bgpipe worker` runs it.
+
+What it imports at its start, the worker of a command waits for.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,30 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 
-from bgpipe.pipeline.connection import connect
+from bgpipe.pipeline.errors import BgpipeError
 from bgpipe.workers.devices import devices
-from bgpipe.workers.entry import exit_code_of, worker_settings
-from bgpipe.workers.supervisor import Supervisor, workers
+from bgpipe.workers.supervisor import StartedWorker, Supervisor, Worker, workers
 from bgpipe.workers.tether import at_end_of
 
 
 def main() -> int:
     """Run workers until a signal says to stop; exit codes as bgpipe's."""
     options = _parse()
-    return exit_code_of(_list_devices if options.list_devices else lambda: _supervise(options))
+    started = _start_first(options) if options.stop_with_stdin else []
+    from bgpipe.workers.entry import exit_code_of  # brings the settings' libraries
+
+    try:
+        return exit_code_of(
+            _list_devices if options.list_devices else lambda: _supervise(options, started)
+        )
+    finally:
+        if options.server:
+            _leave_server(*options.server)
 
 
 def _parse() -> argparse.Namespace:
@@ -35,11 +49,22 @@ def _parse() -> argparse.Namespace:
         "there is no GPU",
     )
     parser.add_argument(
+        "--server",
+        nargs=2,
+        metavar=("FOLDER", "FD"),
+        help="the embedded server to leave at the end, and our lock of its users",
+    )
+    parser.add_argument(
         "--list-devices",
         action="store_true",
         help="print the devices that --device would default to, as JSON lines, and leave",
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.lanes:
+        os.environ["BGPIPE_WORKER__LANES"] = str(options.lanes)  # the worker processes read it too
+    if options.compile:
+        os.environ["BGPIPE_ENGINE__COMPILE"] = "true"
+    return options
 
 
 def _list_devices() -> int:
@@ -48,20 +73,39 @@ def _list_devices() -> int:
     return 0
 
 
-def _supervise(options: argparse.Namespace) -> int:
-    if options.lanes:
-        os.environ["BGPIPE_WORKER__LANES"] = str(options.lanes)  # the worker processes read it too
-    if options.compile:
-        os.environ["BGPIPE_ENGINE__COMPILE"] = "true"
+def _start_first(options: argparse.Namespace) -> list[Worker]:
+    """Start a command's workers before anything else: a person waits for them."""
+    with suppress(BgpipeError):  # raised again by _supervise, where it is logged
+        found = workers(devices(options.device, cpu_allowed=True), shared_host=True)
+        return [StartedWorker(one, one.start(0)) for one in found]
+    return []
+
+
+def _supervise(options: argparse.Namespace, started: Sequence[Worker]) -> int:
+    from bgpipe.workers.entry import worker_settings
+
     settings = worker_settings()
-    connect(settings.redis_url).close()  # away at the start is an error, away later is waited for
     owned: bool = options.stop_with_stdin
-    chosen = devices(options.device, cpu_allowed=owned)
-    posts = workers(chosen, shared_host=owned, metrics="" if owned else settings.metrics.worker)
+    if not owned:
+        from bgpipe.pipeline.connection import connect
+
+        connect(settings.redis_url).close()  # away at the start is an error, later is waited for
+    posts = started or workers(
+        devices(options.device, cpu_allowed=owned),
+        shared_host=owned,
+        metrics="" if owned else settings.metrics.worker,
+    )
     supervisor = Supervisor(posts, settings.worker)
     if owned:
         at_end_of(sys.stdin.fileno(), supervisor.stop)
     return supervisor.run()
+
+
+def _leave_server(folder: str, descriptor: str) -> None:
+    from bgpipe.pipeline.embedded import leave_server
+
+    with open(int(descriptor), "ab") as users:  # noqa: PTH123  # not a path
+        leave_server(Path(folder), users)
 
 
 if __name__ == "__main__":

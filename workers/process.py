@@ -16,17 +16,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
+from threading import Thread
 
 import cv2
 
 from bgpipe.config.settings import Settings, WorkerSettings, host_and_port
 from bgpipe.pipeline.connection import connect
-from bgpipe.pipeline.exposition import exposed
 from bgpipe.pipeline.images import Limits
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.storage import Stores
 from bgpipe.pipeline.vitals import Vitals
-from bgpipe.pipeline.worker_metrics import Self
 from bgpipe.workers.app import serve, worker_app
 from bgpipe.workers.batcher import Batcher
 from bgpipe.workers.custody import Custody
@@ -157,6 +157,8 @@ def _start(options: argparse.Namespace) -> int:
         from bgpipe.pipeline.probe import check_device  # brings torch, which a CPU awaits later
 
         check_device(device)
+    # A second, in which the worker connects. The device thread waits for the same import.
+    Thread(target=import_module, args=["bgpipe.pipeline.engine"], daemon=True).start()
     this = node(options.name, device, settings.worker)
     this = replace(this, restarts=options.restarts, metrics=options.metrics)
     return work(settings, this, Parts(engine_maker(settings, device, this.batch)))
@@ -180,6 +182,9 @@ def _told(node: Node, vitals: Callable[[], Vitals]) -> AbstractContextManager[No
     """Let Prometheus ask this process, where it was given an address for that."""
     if not node.metrics:
         return nullcontext()
+    from bgpipe.pipeline.exposition import exposed
+    from bgpipe.pipeline.worker_metrics import Self
+
     host, port = host_and_port(node.metrics)
     return exposed(Self(node.name, vitals), host, port)
 

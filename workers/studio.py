@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from bgpipe.pipeline.images import Limits, decode, encode, measure, seen_as_srgb
 from bgpipe.pipeline.matting import cut_out, finish, keep_own_alpha, solve_edges
 from bgpipe.pipeline.matting.framing import canvas_pixels
-from bgpipe.pipeline.model.resize import model_input
 from bgpipe.pipeline.quality.review import review
 from bgpipe.pipeline.types import Cutout, Flag, Matte, Matting, Output, Picture, Recipe
 from bgpipe.workers.grounds import Grounds
@@ -92,6 +91,9 @@ class Studio:
         return replace(picture, alpha=None) if recipe.output.input_alpha == "ignore" else picture
 
     def _matte(self, picture: Picture, recipe: Recipe, watch: Stopwatch) -> Matte:
+        # A first image waits for torch, which no stage's limit allows for.
+        from bgpipe.pipeline.model.resize import model_input
+
         with watch("resize"):
             pixels = seen_as_srgb(model_input(picture.rgb, recipe.size), picture.icc)
         with watch("infer"):

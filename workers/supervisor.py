@@ -15,12 +15,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from bgpipe.config.settings import WorkerSettings, host_and_port
 from bgpipe.pipeline.errors import RedisUnavailable, Unavailable, UsageError
 from bgpipe.workers.devices import Device
 from bgpipe.workers.tether import GRACE, READY
+
+if TYPE_CHECKING:
+    from bgpipe.config.settings import WorkerSettings
 
 POLL = 0.2
 """Seconds between two looks at the processes."""
@@ -62,6 +64,22 @@ class DeviceWorker:
             stdout=subprocess.PIPE,  # for READY
             start_new_session=True,  # Ctrl-C is the supervisor's, which lets the worker drain
         )
+
+
+@dataclass(frozen=True, slots=True)
+class StartedWorker:
+    """A worker whose first process runs before its supervisor has read the settings."""
+
+    worker: Worker
+    process: subprocess.Popen[bytes]
+
+    @property
+    def name(self) -> str:
+        return self.worker.name
+
+    def start(self, restarts: int) -> subprocess.Popen[bytes]:
+        """Return the process that runs, or start its successor."""
+        return self.worker.start(restarts) if restarts else self.process
 
 
 def workers(
@@ -226,6 +244,8 @@ class Supervisor:
 
 def next_address(address: str, places: int) -> str:
     """The HOST:PORT that is `places` ports behind `address`."""
+    from bgpipe.config.settings import host_and_port
+
     host, port = host_and_port(address)
     return f"{host}:{port + places}"
 

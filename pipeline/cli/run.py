@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.types import Books, JobId
 
 CLOSED = frozenset(("finished", "cancelled"))
+SHORTEST_PAUSE = 0.02
+"""Seconds between two looks at a young job; an older one is looked at less often."""
 
 Wait = Annotated[bool | None, typer.Option("--wait/--detach", help="Stay until the job has ended.")]
 
@@ -46,18 +48,20 @@ def see_through(
     wait: bool | None,
     ignored: IgnoredObjects | None = None,
     growing: Container[str] = (),
+    worker: Child | None = None,
 ) -> int:
     """Stay with `job` to its end, or only see that it is published; returns the exit code.
 
     `lease` is the job's; it is renewed meanwhile and free at the end. `ignored` has what was left
     out before the job was listed; a listing leaves out the keys in `growing`.
+    `worker` is one that outlives the job; without it the embedded mode starts one.
 
     Raises:
         KeyboardInterrupt: INT or TERM; the worker has drained, and the job can be resumed.
         Unavailable: Redis, a store or the embedded worker is away for good.
     """
     stay = sys.stdout.isatty() if wait is None else wait
-    with _resumable(terminal, job), Run(session, job, lease, growing) as run:
+    with _resumable(terminal, job), Run(session, job, lease, growing, worker) as run:
         if session.settings.embedded or stay:
             books = _to_the_end(session, terminal, job, run)
             if ignored:
@@ -75,7 +79,12 @@ class Run:
     """What a command does for its job, turn by turn, as far as nobody else does."""
 
     def __init__(
-        self, session: Session, job: JobId, lease: Lease, growing: Container[str] = ()
+        self,
+        session: Session,
+        job: JobId,
+        lease: Lease,
+        growing: Container[str] = (),
+        worker: Child | None = None,
     ) -> None:
         """`growing`: keys of the source that are not complete yet."""
         from bgpipe.pipeline.ignored import IgnoredObjects
@@ -86,9 +95,11 @@ class Run:
         self._leader = session.leader(job, lease)
         self._stack = ExitStack()
         self._growing = growing
-        self._worker: Child | None = None
+        self._worker = worker
+        self._owns_worker = worker is None
         self.ignored = IgnoredObjects()
         """What the job left out, as far as this command listed it."""
+        self._start = time.monotonic()
 
     def __enter__(self) -> Run:
         from bgpipe.pipeline.dispatcher import forget_old
@@ -117,7 +128,20 @@ class Run:
             more = self._leader.turn(self._session.feeder.room())
             self._work()
         if not more:
-            time.sleep(self._session.settings.dispatch.poll)
+            self._pause()
+
+    def release(self) -> None:
+        """Let the worker end by itself: all images are settled, so that nobody waits for it."""
+        if self._worker and self._owns_worker:
+            self._worker.release()
+
+    def _pause(self) -> None:
+        """Wait for the next turn or the end of the job, which a short one should not miss."""
+        end = time.monotonic() + self._session.settings.dispatch.poll
+        while (now := time.monotonic()) < end:
+            time.sleep(min(end - now, max(SHORTEST_PAUSE, (now - self._start) / 50)))
+            if self._session.ledger.books(self._job).state in CLOSED:
+                return
 
     def _list(self) -> bool:
         """List the job unless another command does; returns whether it is listed now."""
@@ -132,25 +156,36 @@ class Run:
         try:
             source, target = stores.open(order.source), stores.open(order.out)
             self.ignored = list_job(
-                ledger, self._session.catalogs, order, source, target, token, self._growing
+                ledger,
+                self._session.catalogs,
+                order,
+                source,
+                target,
+                token,
+                self._growing,
+                on_work=self._bring_worker,
             )
         except Superseded:
             return False
         return True
 
     def _work(self) -> None:
-        """Without a cluster, whoever leads the job brings its worker."""
+        """Without a cluster, the command that leads the job brings its worker."""
+        if self._leader.leads:
+            self._bring_worker()
+        if self._worker:
+            self._worker.check()
+
+    def _bring_worker(self) -> None:
         from bgpipe.pipeline.embedded import worker
 
         settings = self._session.settings
-        if settings.embedded and self._leader.leads and self._worker is None:
+        if settings.embedded and self._worker is None:
             self._worker = self._stack.enter_context(
                 worker(
                     self._session.redis_url, settings.state_folder, settings.worker.drain_timeout
                 )
             )
-        if self._worker:
-            self._worker.check()
 
 
 def _to_the_end(session: Session, terminal: Terminal, job: JobId, run: Run) -> Books:
@@ -159,6 +194,8 @@ def _to_the_end(session: Session, terminal: Terminal, job: JobId, run: Run) -> B
             watch(books)
             run.turn(books)
         watch(books)
+    if books.state == "finished":
+        run.release()
     return books
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from bgpipe.pipeline.cli.terminal import Terminal, short_location
 from bgpipe.pipeline.errors import NoImages, StorageUnavailable
 
 if TYPE_CHECKING:
+    from bgpipe.pipeline.child import Child
     from bgpipe.pipeline.session import Session
     from bgpipe.pipeline.types import Job, JobId
 
@@ -35,15 +37,33 @@ def follow(session: Session, terminal: Terminal, job: Job) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     terminal.say(f"watching {short_location(job.source)}: stop with Ctrl-C")
     names = _names(job)
-    for growing in _arrivals(session, terminal, job):
-        _do_once(session, terminal, replace(job, id=next(names), created=time.time()), growing)
+    with _worker(session) as worker:
+        for growing in _arrivals(session, terminal, job):
+            batch = replace(job, id=next(names), created=time.time())
+            _do_once(session, terminal, batch, growing, worker)
     return 0
 
 
-def _do_once(session: Session, terminal: Terminal, job: Job, growing: frozenset[str]) -> None:
+@contextmanager
+def _worker(session: Session) -> Iterator[Child | None]:
+    """One for all batches, which keeps the model loaded; None in a cluster."""
+    from bgpipe.pipeline.embedded import worker
+
+    settings = session.settings
+    if not settings.embedded:
+        yield None
+        return
+    folder, limit = settings.state_folder, settings.worker.drain_timeout
+    with worker(session.redis_url, folder, limit) as child:
+        yield child
+
+
+def _do_once(
+    session: Session, terminal: Terminal, job: Job, growing: frozenset[str], worker: Child | None
+) -> None:
     opened, lease = open_job(session, terminal, job)
     try:
-        see_through(session, terminal, opened, lease, wait=True, growing=growing)
+        see_through(session, terminal, opened, lease, wait=True, growing=growing, worker=worker)
     except NoImages as error:
         terminal.warn(f"bgpipe: {error}")
 

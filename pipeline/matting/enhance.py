@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -49,12 +48,16 @@ def _levels(mask: Plane) -> Levels:
 
 
 def _smoothed(mask: Plane, sigma: float) -> Plane:
+    from scipy import ndimage  # a tenth of a second, which few jobs need
+
     solid = (mask > 0.5).astype(np.float32)
     return np.asarray(ndimage.gaussian_filter(solid, sigma) > 0.5, np.float32)
 
 
 def _filled(mask: Plane) -> Plane:
     """Opaque wherever the mask is not empty, and in every hole of that."""
+    from scipy import ndimage
+
     return np.asarray(ndimage.binary_fill_holes(_levels(mask) > 0), np.float32)
 
 
