@@ -57,7 +57,9 @@ def is_ours(head: bytes, tail: bytes) -> bool:
     """Whether a file with these first and last bytes says that bgpipe made it, whole or not."""
     if head.startswith(png.SIGNATURE):
         return RECIPE in png.read_text(head)
-    return RECIPE in _entries(head) or RECIPE in _entries(tail)
+    return any(
+        RECIPE.encode() in data[data.rfind(_OPENING) :] for data in (head, tail) if _OPENING in data
+    )
 
 
 def _entries(data: bytes) -> dict[str, str]:

@@ -85,7 +85,8 @@ def test_what_changed_in_a_bucket_is_done_again_and_nothing_else(
     assert submit() == (3, 0)
     s3.put(f"{bucket}/photos/a.jpg", photo(seed=9))
     s3.put(f"{bucket}/photos/new.jpg", photo(seed=10))
-    s3.put(f"{bucket}/photos-cutouts/größe & more/b 1.png", b"somebody else's")
+    cutout = f"{bucket}/photos-cutouts/größe & more/b 1.png"
+    s3.put(cutout, s3.get(cutout)["Body"].read()[:-20])
     assert submit() == (3, 1)
     assert submit("--preset", "raw", "--include", "a*") == (1, 0)
     assert submit("--preset", "raw") == (3, 1)

@@ -107,6 +107,7 @@ def test_a_sweep_is_run_by_hand_told_of_and_listed(bgpipe: Bgpipe, tmp_path: Pat
         assert done.returncode == 0, done.stderr
     books = json.loads(done.stdout.splitlines()[-1])
     assert (books["done"], books["total"]) == (2, 2)
+    assert (books.pop("ignored"), books.pop("ignored_suffixes")) == ({"excluded": 1}, {})
     assert books["job"].startswith("night-")
     ((body, signed),) = posted
     assert json.loads(body) == {"sweep": "night"} | books
