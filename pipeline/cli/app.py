@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -64,6 +65,8 @@ def main() -> None:
     except BgpipeError as error:
         Terminal().warn(f"bgpipe: {error}")
         sys.exit(error.exit_code)
+    finally:
+        gc.freeze()  # the interpreter would search all modules for garbage at its end
 
 
 def hoist(arguments: Sequence[str]) -> list[str]:

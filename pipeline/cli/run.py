@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.child import Child
+    from bgpipe.pipeline.dispatcher import Leader
     from bgpipe.pipeline.lease import Lease
     from bgpipe.pipeline.types import Books, JobId
 
@@ -69,16 +71,15 @@ class Run:
         self._session = session
         self._job = job
         self._lease = lease
-        self._leader = session.leader(job, lease)
         self._stack = ExitStack()
         self._worker: Child | None = None
         self._start = time.monotonic()
 
-    def __enter__(self) -> Run:
-        from bgpipe.pipeline.dispatcher import forget_old
+    @cached_property
+    def _leader(self) -> Leader:
+        return self._session.leader(self._job, self._lease)
 
-        if self._session.settings.embedded:
-            forget_old(self._session.ledger, self._session.settings.dispatch.keep_days)
+    def __enter__(self) -> Run:
         self._stack.enter_context(self._lease.renewed())
         return self
 
@@ -89,6 +90,16 @@ class Run:
         traceback: TracebackType | None,
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
+
+    def prepare(self) -> None:
+        """Without a cluster: bring the worker, which starts meanwhile, and forget old jobs."""
+        if not self._session.settings.embedded:
+            return
+        if self._lease.take():
+            self._bring_worker()
+        from bgpipe.pipeline.dispatcher import forget_old
+
+        forget_old(self._session.ledger, self._session.settings.dispatch.keep_days)
 
     def turn(self, books: Books) -> None:
         """Do what there is to do by `books`, and wait until there may be more."""
@@ -124,7 +135,6 @@ class Run:
         token = self._lease.take()
         if not token:
             return False
-        self._bring_worker()  # it starts while the source is listed
         ledger, stores = self._session.ledger, self._session.stores
         order = ledger.job(self._job)
         try:
@@ -154,6 +164,7 @@ class Run:
 
 
 def _to_the_end(session: Session, terminal: Terminal, job: JobId, run: Run) -> Books:
+    run.prepare()
     with progress(terminal) as watch:
         while (books := session.ledger.books(job)).state not in CLOSED:
             watch(books)
