@@ -1,12 +1,13 @@
 """One worker process: one device, its batcher, and the lanes around it.
 
-The supervisor starts it as `python -m bgpipe.workers.process`, with CUDA_VISIBLE_DEVICES set to the
-one GPU it may use, or to nothing for the CPU.
+The supervisor starts it as `python -m bgpipe.workers.start`, with CUDA_VISIBLE_DEVICES set to the one
+GPU it may use, or to nothing for the CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import secrets
@@ -36,7 +37,7 @@ from bgpipe.workers.entry import exit_code_of, worker_settings
 from bgpipe.workers.grounds import Grounds
 from bgpipe.workers.health import Heartbeat, is_alive
 from bgpipe.workers.lane import Lane
-from bgpipe.workers.leaving import RESTART, end, leave
+from bgpipe.workers.leaving import RESTART, leave
 from bgpipe.workers.memory import Memory, half_of_the_machine, resident
 from bgpipe.workers.pool import Lanes
 from bgpipe.workers.shelf import EngineMaker, Shelf
@@ -79,7 +80,7 @@ class Parts:
 
 def main() -> int:
     """Work until told to stop; exit codes as bgpipe's."""
-    parser = argparse.ArgumentParser(prog="python -m bgpipe.workers.process", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bgpipe.workers.start", description=__doc__)
     parser.add_argument("--name", required=True, help="unique in the cluster, like gpu0@host")
     parser.add_argument(
         "--restarts", type=int, default=0, help="processes that had the name before"
@@ -157,11 +158,19 @@ def _start(options: argparse.Namespace) -> int:
         from bgpipe.pipeline.probe import check_device  # brings torch, which a CPU awaits later
 
         check_device(device)
-    # A second, in which the worker connects. The device thread waits for the same import.
-    Thread(target=import_module, args=["bgpipe.pipeline.engine"], daemon=True).start()
+    Thread(target=_import_engine, name="import", daemon=True).start()
     this = node(options.name, device, settings.worker)
     this = replace(this, restarts=options.restarts, metrics=options.metrics)
     return work(settings, this, Parts(engine_maker(settings, device, this.batch)))
+
+
+def _import_engine() -> None:
+    """Import torch, which takes a second, in which the worker connects."""
+    try:
+        import_module("bgpipe.pipeline.engine")  # the device thread waits for the same import
+    finally:
+        gc.freeze()
+        gc.enable()  # bgpipe.workers.start has turned it off
 
 
 def _studio(settings: Settings, parts: Parts, batcher: Batcher, stores: Stores) -> Studio:
@@ -221,7 +230,3 @@ def _leave_soon(limit: float) -> None:
     leave()
     time.sleep(limit)
     os._exit(1)
-
-
-if __name__ == "__main__":
-    end(main())

@@ -58,7 +58,7 @@ class DeviceWorker:
         """
         told = ["--restarts", str(restarts), "--metrics", self.metrics]
         return subprocess.Popen(  # noqa: S603  # our own module
-            [sys.executable, "-m", "bgpipe.workers.process", "--name", self.name, *told],
+            [sys.executable, "-m", "bgpipe.workers.start", "--name", self.name, *told],
             env=os.environ | self.device.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,  # for READY

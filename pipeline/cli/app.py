@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Any
 
@@ -68,3 +69,5 @@ def main() -> None:
         for line in str(error).splitlines():
             Terminal().warn(f"bgpipe: {line}")
         sys.exit(error.exit_code)
+    finally:
+        gc.freeze()  # the interpreter would search all modules for garbage at its end

@@ -8,6 +8,8 @@ import time
 from collections.abc import Container, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.child import Child
+    from bgpipe.pipeline.dispatcher import Leader
     from bgpipe.pipeline.ignored import IgnoredObjects
     from bgpipe.pipeline.lease import Lease
     from bgpipe.pipeline.types import Books, JobId
@@ -92,7 +95,6 @@ class Run:
         self._session = session
         self._job = job
         self._lease = lease
-        self._leader = session.leader(job, lease)
         self._stack = ExitStack()
         self._growing = growing
         self._worker = worker
@@ -101,11 +103,11 @@ class Run:
         """What the job left out, as far as this command listed it."""
         self._start = time.monotonic()
 
-    def __enter__(self) -> Run:
-        from bgpipe.pipeline.dispatcher import forget_old
+    @cached_property
+    def _leader(self) -> Leader:
+        return self._session.leader(self._job, self._lease)
 
-        if self._session.settings.embedded:
-            forget_old(self._session.ledger, self._session.settings.dispatch.keep_days)
+    def __enter__(self) -> Run:
         self._stack.enter_context(self._lease.renewed())
         return self
 
@@ -116,6 +118,21 @@ class Run:
         traceback: TracebackType | None,
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
+
+    def prepare(self) -> None:
+        """Without a cluster: start the worker early if it is likely needed, and forget old jobs."""
+        if not self._session.settings.embedded:
+            return
+        if self._lease.take() and self._is_likely_new():
+            self._bring_worker()
+        from bgpipe.pipeline.dispatcher import forget_old
+
+        forget_old(self._session.ledger, self._session.settings.dispatch.keep_days)
+
+    def _is_likely_new(self) -> bool:
+        """Whether named files, or no target yet, promise work; else the listing has to find some."""
+        job = self._session.ledger.job(self._job)
+        return bool(job.named) or not ("://" in job.out or Path(job.out).exists())
 
     def turn(self, books: Books) -> None:
         """Do what there is to do by `books`, and wait until there may be more."""
@@ -189,6 +206,7 @@ class Run:
 
 
 def _to_the_end(session: Session, terminal: Terminal, job: JobId, run: Run) -> Books:
+    run.prepare()
     with progress(terminal, heading(session, job)) as watch:
         while (books := session.ledger.books(job)).state not in CLOSED:
             watch(books)
