@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from bgpipe.config.settings import LogFormat, Settings, load_settings
+from bgpipe.pipeline.configuration import read_settings
 from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.log import log_to_stderr
 
@@ -40,10 +41,7 @@ def worker_settings() -> Settings:
         UsageError: a value is wrong, or there is no address.
 
     """
-    try:
-        settings = load_settings()
-    except ValueError as error:
-        raise UsageError(f"settings: {error}") from error
+    settings = read_settings()
     if settings.embedded:
         raise UsageError("no Redis to work for: set BGPIPE_REDIS_URL")
     return settings

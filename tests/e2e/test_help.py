@@ -27,11 +27,8 @@ def paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 
 
 COMMANDS = list(paths(command_tree()))
-# Its examples and its panels are its own module's.
 LEAVES = [
-    path
-    for path in COMMANDS
-    if path not in {(), ("submit",)} and path not in {other[:1] for other in COMMANDS if other[1:]}
+    path for path in COMMANDS if path and path not in {other[:1] for other in COMMANDS if other[1:]}
 ]
 
 

@@ -111,7 +111,7 @@ def test_a_worker_whose_device_is_lost_leaves(cluster: Cluster) -> None:
     ("arguments", "environment", "code", "said"),
     [
         (["--device", "cuda:7"], {}, 2, "no such device: cuda:7"),
-        (CPU, {"BGPIPE_WORKER__LANES": "many"}, 2, "worker.lanes"),
+        (CPU, {"BGPIPE_WORKER__LANES": "many"}, 2, "BGPIPE_WORKER__LANES"),
         (CPU, {"BGPIPE_REDIS_URL": ""}, 2, "set BGPIPE_REDIS_URL"),
         (CPU, {"BGPIPE_REDIS_URL": "redis://127.0.0.1:9/0"}, 4, "127.0.0.1:9"),
     ],
