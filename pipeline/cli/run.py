@@ -34,7 +34,14 @@ CLOSED = frozenset(("finished", "cancelled"))
 SHORTEST_PAUSE = 0.02
 """Seconds between two looks at a young job; an older one is looked at less often."""
 
-Wait = Annotated[bool | None, typer.Option("--wait/--detach", help="Stay until the job has ended.")]
+Wait = Annotated[
+    bool | None,
+    typer.Option(
+        "--wait/--detach",
+        help="Stay until the job ends, or return once it is queued. Default: stay on a terminal.",
+        show_default=False,
+    ),
+]
 
 
 def check_wait(settings: Settings, wait: bool | None) -> None:
