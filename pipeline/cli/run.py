@@ -46,7 +46,7 @@ Wait = Annotated[
 
 def check_wait(settings: Settings, wait: bool | None) -> None:
     if settings.embedded and wait is False:
-        raise UsageError("nobody would do a detached job without a cluster: set BGPIPE_REDIS_URL")
+        raise UsageError("--detach needs a cluster: set BGPIPE_REDIS_URL")
 
 
 def see_through(
