@@ -100,8 +100,8 @@ class BackgroundRemover:
         self._weights, degraded = recipes.choose_model(self._settings, name)
         if degraded:
             warnings.warn(
-                f"{registry.DEFAULT} cannot be had: going on with {registry.TRIAL}, whose mattes are "
-                f"far below it: bgpipe models pull {registry.DEFAULT}",
+                f"{registry.DEFAULT} is not available: using {registry.TRIAL}, whose mattes are clearly "
+                f"worse: bgpipe models pull {registry.DEFAULT}",
                 stacklevel=2,
             )
         self._edges = recipes.choose_edges(self._settings, self._settings.matting.model)

@@ -49,7 +49,7 @@ def report(
         name = session.job(job)
         books = session.ledger.books(name)
         if not books.done + books.failed:
-            terminal.warn(f"no contact sheet written: {name} made no cutouts")
+            terminal.say(f"no contact sheet written: job {name} made no cutouts")
             return
         first = out or Path(f"{name}.html")
         pages = _write(session, name, first, images, per_page)
