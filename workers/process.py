@@ -151,6 +151,15 @@ def node(name: str, device: str, settings: WorkerSettings) -> Node:
     return Node(name, device, settings.lanes or lanes, settings.batch or batch)
 
 
+def import_engine() -> None:
+    """Import torch, which takes a second, in which the worker connects."""
+    try:
+        import_module("bgpipe.pipeline.engine")  # the device thread waits for the same import
+    finally:
+        gc.freeze()
+        gc.enable()  # bgpipe.workers.start has turned it off
+
+
 def _start(options: argparse.Namespace) -> int:
     settings = worker_settings()
     device = "cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") else CPU
@@ -158,19 +167,10 @@ def _start(options: argparse.Namespace) -> int:
         from bgpipe.pipeline.probe import check_device  # brings torch, which a CPU awaits later
 
         check_device(device)
-    Thread(target=_import_engine, name="import", daemon=True).start()
+    Thread(target=import_engine, name="import", daemon=True).start()
     this = node(options.name, device, settings.worker)
     this = replace(this, restarts=options.restarts, metrics=options.metrics)
     return work(settings, this, Parts(engine_maker(settings, device, this.batch)))
-
-
-def _import_engine() -> None:
-    """Import torch, which takes a second, in which the worker connects."""
-    try:
-        import_module("bgpipe.pipeline.engine")  # the device thread waits for the same import
-    finally:
-        gc.freeze()
-        gc.enable()  # bgpipe.workers.start has turned it off
 
 
 def _studio(settings: Settings, parts: Parts, batcher: Batcher, stores: Stores) -> Studio:

@@ -54,6 +54,21 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
+def test_one_that_is_released_ends_by_itself_and_is_not_waited_for(log: Path) -> None:
+    slow = "import sys, time; print('ready', flush=True); sys.stdin.read(); time.sleep(1); print(7)"
+    child = start(slow, log)
+    wait_for(log, "ready")
+    child.release()
+    began = time.monotonic()
+    child.end(PATIENT)
+    assert time.monotonic() - began < 0.5
+    assert "7" not in log.read_text()
+    child.check()
+    wait_for(log, "7")
+    with pytest.raises(Unavailable):
+        watch(child)
+
+
 def test_it_ends_by_itself_when_its_standard_input_does(log: Path) -> None:
     child = start(DRAINS, log)
     wait_for(log, "ready")
