@@ -36,8 +36,8 @@ def list_job(
     """List an open job from the beginning, and start it; `token` is of the job's lease.
 
     Without `catalogs` each cutout is opened, and nothing is noted of what it was made from. The keys in
-    `growing` are left for a later job. `on_work` is called once or more, as soon as there is something to do. Returns what
-    the job leaves out for good.
+    `growing` are left for a later job. `on_work` is called as soon as there is something to do, perhaps
+    again later. Returns what the job leaves out for good.
 
     Raises:
         NoImages: nothing is left of the source once `job` has chosen. The job is forgotten.
@@ -224,23 +224,28 @@ def _placed(
 def _without_others(
     batch: Sequence[Planned | Row], source: Store, pool: Executor, ignored: IgnoredObjects
 ) -> Iterator[Planned | Row]:
-    """The batch without what turns out not to be a source once its content is read."""
+    """Yield the batch without what turns out not to be a source once its content is read.
 
-    def reason(found: Planned | Row) -> Ignored | None:
-        return None if isinstance(found, Row) or found.current else _no_source(source, found.entry)
-
-    for found, why in zip(batch, pool.map(reason, batch), strict=True):
+    Of a bucket only keys without a suffix are read: a worker refuses the cutouts there, which it reads
+    as a whole in any case.
+    """
+    unread = [
+        found.entry
+        for found in batch
+        if isinstance(found, Planned) and not found.current
+        if not source.distant or has_no_suffix(found.entry.key)
+    ]
+    reasons = pool.map(lambda entry: _why_no_source(source, entry), unread)
+    others = {entry.key: why for entry, why in zip(unread, reasons, strict=True) if why}
+    for found in batch:
+        why = None if isinstance(found, Row) else others.get(found.entry.key)
         if why and isinstance(found, Planned):
             ignored.add(why, found.entry.key)
         else:
             yield found
 
 
-def _no_source(source: Store, entry: Entry) -> Ignored | None:
-    """Why the content is not a source; of a bucket only what its key leaves open is read.
-
-    A worker refuses the cutouts in a bucket, which it reads as a whole in any case.
-    """
+def _why_no_source(source: Store, entry: Entry) -> Ignored | None:
     if has_no_suffix(entry.key) and not _holds_image(source, entry):
         return Ignored.NOT_AN_IMAGE
     return Ignored.CUTOUT if not source.distant and _is_cutout(source, entry) else None
