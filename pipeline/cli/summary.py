@@ -23,6 +23,9 @@ SHOWN = 10
 INTERRUPTED = 130
 SKIPPED = "up to\ndate"
 JOB_COLUMNS = ("job", "date", "state", "images", "done", SKIPPED, "failed", "source", "target")
+NARROW_COLUMNS = ("job", "state", "images", "done", "failed")
+NARROW = 90
+"""Columns of a terminal below which paths do not fit."""
 COUNTS = ("images", "done", SKIPPED, "failed")
 GAP = 2
 """Spaces between two columns."""
@@ -94,13 +97,19 @@ def show_flags(terminal: Terminal, ledger: Ledger, job: JobId) -> None:
 
 
 def show_jobs(terminal: Terminal, jobs: Sequence[tuple[Books, float]]) -> None:
-    """A table of the jobs, each with its Unix time of creation; paths are shortened to fit a terminal."""
+    """A table of the jobs, each with its Unix time of creation.
+
+    On a terminal the paths are shortened to fit; a narrow one shows fewer columns.
+    """
     for books, _ in jobs:
         terminal.emit(asdict(books))
     rows = [_row(books, created) for books, created in jobs]
-    if sys.stdout.isatty():
-        rows = _fitted(rows, get_terminal_size().columns)
-    terminal.table(JOB_COLUMNS, rows, right=COUNTS)
+    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    if width and width < NARROW:
+        shown = [JOB_COLUMNS.index(name) for name in NARROW_COLUMNS]
+        terminal.table(NARROW_COLUMNS, [[row[n] for n in shown] for row in rows], right=COUNTS)
+        return
+    terminal.table(JOB_COLUMNS, _fitted(rows, width) if width else rows, right=COUNTS)
 
 
 def sentence(books: Books) -> str:
