@@ -80,7 +80,7 @@ def test_a_job_that_was_left_gives_way_to_a_new_one(cluster: Cluster) -> None:
     second = cluster.submit("--wait", "--job", "second")
     with idler.at_work():
         _, words = second.communicate(timeout=SECONDS)
-    assert (second.returncode, f"job {JOB} was left" in words) == (0, True), words
+    assert (second.returncode, f"job {JOB} was abandoned" in words) == (0, True), words
     assert cluster.is_in(JobState.CANCELLED)
     assert_closed(cluster, idler, JobId("second"))
 
