@@ -46,6 +46,7 @@ def measure(folder: Path, rounds: int) -> dict[str, list[float]]:
             seconds = timed(command, folder)
             if number:
                 took.setdefault(name, []).append(seconds)
+    until_free(folder)  # before the folder is removed
     return took
 
 
