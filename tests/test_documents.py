@@ -54,6 +54,7 @@ SERVERS = {
     "bgpipe worker": "worker is ready",
     "bgpipe dispatch": "dispatcher started",
     "bgpipe serve": "http://",
+    "bgpipe flower": "Visit me at",
     "celery": "Visit me at",
 }
 SOME_FAILED = ("bgpipe submit", "bgpipe status", "bgpipe resume", "bgpipe retry")
