@@ -55,6 +55,7 @@ SERVERS = {
     "bgpipe dispatch": "dispatcher started",
     "bgpipe serve": "http://",
     "bgpipe flower": "Visit me at",
+    "celery": "Visit me at",
 }
 SOME_FAILED = ("bgpipe submit", "bgpipe status", "bgpipe resume", "bgpipe retry")
 SECONDS = 180.0

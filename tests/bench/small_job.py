@@ -39,6 +39,8 @@ def main() -> int:
         for number in range(options.rounds + 1):
             for side in sides:
                 side.measure(counts=number > 0)
+        for side in sides:
+            side.wait()  # before the folder is removed
     show(sides)
     medians = {name: median(seconds) for name, seconds in sides[0].took.items()}
     margin = medians["submit, one photo"] - medians["import torch"]
@@ -90,10 +92,14 @@ class Side:
             "models list": [*self._bgpipe, "models", "list"],
         }
 
-    def _timed(self, command: list[str]) -> float:
-        """Wait first until no worker and no server of the last command is left."""
+    def wait(self) -> None:
+        """Wait until no process of this home is left."""
         while subprocess.run(["pgrep", "-f", str(self._home)], capture_output=True).returncode == 0:
             time.sleep(0.05)
+
+    def _timed(self, command: list[str]) -> float:
+        """Run it once no worker and no server of the last command is left."""
+        self.wait()
         kept = {name: value for name, value in os.environ.items() if not name.startswith("BGPIPE_")}
         ours = {"BGPIPE_STATE_DIR": str(self._home / "state"), "HF_ENDPOINT": MISSING_HUB}
         start = time.perf_counter()

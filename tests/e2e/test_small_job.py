@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import SECONDS, Bgpipe
+from .conftest import Bgpipe
 
+PATIENCE = 90.0
 NANO = ("--model", "birefnet-nano")
 
 
@@ -28,7 +29,7 @@ def is_free(lock: Path) -> bool:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)
