@@ -55,7 +55,6 @@ SERVERS = {
     "bgpipe dispatch": "dispatcher started",
     "bgpipe serve": "http://",
     "bgpipe flower": "Visit me at",
-    "celery": "Visit me at",
 }
 SOME_FAILED = ("bgpipe submit", "bgpipe status", "bgpipe resume", "bgpipe retry")
 SECONDS = 180.0
@@ -213,7 +212,6 @@ def sandbox(redis_address: str, tmp_path: Path) -> Iterator[Sandbox]:
         "JOB": earlier,
         "127.0.0.1:9640": f"127.0.0.1:{free_port()}",
         "--port 8188": f"--port {free_port()}",
-        "--conf=config/flowerconfig.py": f"--conf=config/flowerconfig.py --port={free_port()}",
         "bgpipe flower": f"bgpipe flower --port={free_port()}",
     }
     shell = subprocess.Popen(

@@ -17,7 +17,7 @@ from bgpipe.pipeline.cli.opening import open_job
 from bgpipe.pipeline.cli.output import Finish, choose_output
 from bgpipe.pipeline.cli.preflight import check_source, check_target
 from bgpipe.pipeline.cli.prune import prune
-from bgpipe.pipeline.cli.recipe import choose_recipe
+from bgpipe.pipeline.cli.recipe import choose_preset, choose_recipe
 from bgpipe.pipeline.cli.run import check_wait, see_through
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
 from bgpipe.pipeline.cli.terminal import Terminal
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.cli.stream import Endpoints
     from bgpipe.pipeline.ignored import IgnoredObjects
-    from bgpipe.pipeline.types import Job, Recipe
+    from bgpipe.pipeline.types import Job, Output, Preset, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,16 @@ class FileOptions:
     depth: int
     quality: int
     input_alpha: str
-    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Checked values, all but the weights, which may have to be pulled."""
+
+    preset: Preset
+    output: Output
+    model: str | None
+    matting: str | None
 
 
 @examples(
@@ -111,13 +120,14 @@ def submit(
         _check_options(ends, name=name, watch=watch, wait=wait)
         settings, terminal = ends.adapt(settings, terminal)
         file_format = ends.destination.format(format_)
-        files = FileOptions(file_format, png, depth, quality, input_alpha, name)
+        files = FileOptions(file_format, png, depth, quality, input_alpha)
+        made = _resolve(settings, look, files)
         _check_places(settings, ends, watch=watch)
         order = Job(
             id=JobId(job) if job else new_job_id(),
             source=ends.source.root,
             out=ends.destination.out,
-            recipe=_recipe(settings, terminal, look, files),
+            recipe=_recipe(settings, terminal, made, name),
             created=time.time(),
             include=tuple(include or ()),
             exclude=tuple(exclude or ()),
@@ -178,20 +188,15 @@ def _check_places(settings: Settings, ends: Endpoints, *, watch: bool) -> None:
         check_source(stores, ends.source.root)
 
 
-def _recipe(settings: Settings, terminal: Terminal, look: Look, files: FileOptions) -> Recipe:
-    from bgpipe.pipeline.recipes import check_output
-
+def _resolve(settings: Settings, look: Look, files: FileOptions) -> Resolved:
+    """Check what the command line says of the cutouts, before anything is listed or pulled."""
     drawn = load_workflow(settings, look.workflow) if look.workflow else None
     if drawn and look.preset:
         raise UsageError("--workflow replaces --preset: leave one out")
-    recipe = choose_recipe(
-        settings,
-        terminal,
-        model=look.model or (drawn.model if drawn else None),
-        preset=drawn.preset if drawn else look.preset,
-        matting=look.matting,
-        assignments=[*look.assignments, *look.finish.assignments()],
-        output=choose_output(
+    base = drawn.preset if drawn else look.preset or settings.refine.preset
+    return Resolved(
+        choose_preset(settings, base, [*look.assignments, *look.finish.assignments()]),
+        choose_output(
             settings,
             file_format=files.format or ("mask" if drawn and drawn.is_mask else "png"),
             compression=files.compression,
@@ -200,6 +205,22 @@ def _recipe(settings: Settings, terminal: Terminal, look: Look, files: FileOptio
             input_alpha=files.input_alpha,
             backdrop=look.finish.backdrop,
         ),
+        look.model or (drawn.model if drawn else None),
+        look.matting,
     )
-    check_output(recipe, files.name)
+
+
+def _recipe(settings: Settings, terminal: Terminal, made: Resolved, naming: str) -> Recipe:
+    from bgpipe.pipeline.recipes import check_output
+
+    recipe = choose_recipe(
+        settings,
+        terminal,
+        model=made.model,
+        preset=made.preset,
+        matting=made.matting,
+        assignments=(),
+        output=made.output,
+    )
+    check_output(recipe, naming)
     return recipe
