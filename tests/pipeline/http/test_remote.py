@@ -81,7 +81,8 @@ def test_the_example_of_the_documents_runs(service: Service, photo: Photo, tmp_p
     photo("photo.jpg")
     shutil.copy(EXAMPLE, tmp_path)
     text = (ROOT / "infra/docs/python.md").read_text()
-    example = text.split("```python\n")[2].split("```")[0]
+    blocks = (block.split("```")[0] for block in text.split("```python\n")[1:])
+    example = next(block for block in blocks if "BackgroundRemovalAPI" in block)
     done = subprocess.run(
         [sys.executable, "-c", example.replace("8188", str(urlsplit(service.url).port))],
         check=False,
