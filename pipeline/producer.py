@@ -11,7 +11,6 @@ from itertools import count
 from bgpipe.pipeline.catalog import Catalog, Catalogs, CatalogWriter, Row
 from bgpipe.pipeline.errors import Code, ItemError, NoImages
 from bgpipe.pipeline.ignored import Ignored, IgnoredObjects
-from bgpipe.pipeline.images.formats import SIGNATURE, is_readable
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.manifest import BLOCK
 from bgpipe.pipeline.naming import Collision, Template, literal_key, plan_by_template
@@ -253,6 +252,9 @@ def _why_no_source(source: Store, entry: Entry) -> Ignored | None:
 
 def _holds_image(source: Store, entry: Entry) -> bool:
     """Whether the content is an image's; one that cannot be read is left to a worker to report."""
+    # Imported here: the libraries of images take a while that most listings do not need.
+    from bgpipe.pipeline.images.formats import SIGNATURE, is_readable
+
     try:
         return is_readable(source.read_range(entry.key, 0, SIGNATURE))
     except ItemError as error:
