@@ -28,8 +28,10 @@ def check_source(stores: Stores, location: str) -> None:
         raise no_images(source, ignored)
 
 
-def check_target(stores: Stores, location: str) -> None:
+def check_target(stores: Stores, location: str, *, writes: bool) -> None:
     """See that a folder can be written and that a bucket answers.
+
+    `writes`: the cutouts are written from this machine, not by workers elsewhere.
 
     Raises:
         UsageError: a file is in the way.
@@ -43,6 +45,8 @@ def check_target(stores: Stores, location: str) -> None:
     folder = _nearest_existing(Path(location))
     if not folder.is_dir():
         raise UsageError(f"--out is a file: {folder}: name a folder")
+    if not writes:
+        return
     try:
         TemporaryFile(dir=folder).close()  # which has no name and leaves nothing
     except OSError as error:

@@ -183,7 +183,7 @@ def _check_places(settings: Settings, ends: Endpoints, *, watch: bool) -> None:
     from bgpipe.pipeline.storage import Stores
 
     stores = Stores(settings.s3)
-    check_target(stores, ends.destination.out)
+    check_target(stores, ends.destination.out, writes=settings.embedded)
     if ends.source.keys is None and not watch:
         check_source(stores, ends.source.root)
 
