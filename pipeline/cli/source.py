@@ -115,7 +115,7 @@ def _expanded(text: str, ignore: Callable[[str], None]) -> Iterator[str]:
 
 def _existing(location: str, text: str) -> Path:
     path = Path(location)
-    if not path.exists():
+    if not os.access(path, os.F_OK):
         raise UsageError(f"no such file or folder: {text}")
     return path
 
