@@ -249,5 +249,5 @@ def _resumable(terminal: Terminal, job: JobId) -> Iterator[None]:
         terminal.warn(f"interrupted: go on with bgpipe resume {job}, or submit again")
         raise
     except Unavailable:
-        terminal.warn(f"job {job} is kept: once this is mended, go on with bgpipe resume {job}")
+        terminal.warn(f"job {job} is kept: after a fix, bgpipe resume {job} continues")
         raise
