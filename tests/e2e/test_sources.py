@@ -240,6 +240,30 @@ def test_a_target_that_cannot_be_written_is_found_before_a_worker_starts(
     assert not (bgpipe.home / "state" / "bgpipe" / "worker.log").exists()
 
 
+def test_the_bundled_model_is_warned_of_once_the_source_was_checked(
+    bgpipe: Bgpipe, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    nothing = bgpipe("submit", tmp_path / "empty")
+    assert (nothing.returncode, len(nothing.stderr.splitlines())) == (3, 1)
+    done = bgpipe("submit", folder)
+    (warning,) = done.stderr.splitlines()
+    assert warning.startswith("warning: birefnet-general is not on this machine")
+    assert "bgpipe models pull birefnet-general" in warning
+
+
+def test_a_report_opens_in_the_browser(bgpipe: Bgpipe, folder: Path, tmp_path: Path) -> None:
+    assert bgpipe("submit", folder, *NANO).returncode == 0
+    browser = tmp_path / "browser"
+    browser.write_text(f"#!/bin/sh\necho $1 > {tmp_path}/opened\n")
+    browser.chmod(0o755)
+    sheet = tmp_path / "sheet.html"
+    done = bgpipe("report", "--out", sheet, "--open", BROWSER=f"{browser} %s")
+    assert done.returncode == 0, done.stderr
+    await_true((tmp_path / "opened").exists, "no browser was started")
+    assert (tmp_path / "opened").read_text().strip() == sheet.as_uri()
+
+
 def test_watching_makes_cutouts_of_what_arrives_and_is_complete(
     bgpipe: Bgpipe, folder: Path, photos: Path
 ) -> None:
