@@ -1,8 +1,6 @@
 """Everything a run needs to go on, and the weights that ship: safetensors files, whole or absent.
 
-For pictures of another size:
-
-    python infra/training/checkpoint.py RUN/weights.safetensors pipeline/model/birefnet-nano.safetensors 352
+python infra/training/checkpoint.py RUN/weights.safetensors birefnet-nano.safetensors 352  # other size
 """
 
 from __future__ import annotations
@@ -39,8 +37,8 @@ def save(
     optimiser: torch.optim.Optimizer,
     progress: Progress,
 ) -> None:
-    tensors = {f"weights.{name}": tensor for name, tensor in network.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
+    tensors = {f"weights.{name}": x for name, x in network.state_dict().items()}
+    tensors |= {f"average.{name}": x for name, x in average.items()}
     for name, parameter in network.named_parameters():
         moments = optimiser.state.get(parameter, {})
         tensors |= {f"{key}.{name}": moments[key] for key in MOMENTS if key in moments}

@@ -51,9 +51,7 @@ class Composer:
         cutouts, photos = self.library.cutouts, self.library.photos
         drawn = cutouts if cutouts and (not photos or rng.random() < CUTOUTS) else photos
         layer = drawn.draw(rng).trimmed()
-        if layer is None:
-            return self._subject(rng)
-        return Layer(jittered(layer.rgb, rng), layer.alpha)
+        return Layer(jittered(layer.rgb, rng), layer.alpha) if layer else self._subject(rng)
 
 
 def ground(library: Library, size: int, rng: np.random.Generator) -> Layer:
@@ -92,8 +90,7 @@ def gradient(size: int, rng: np.random.Generator) -> Pixels:
     corners = rng.uniform(0, 255, 3) + rng.normal(0, rng.choice([4, 20, 60]), (2, 2, 3))
     if rng.random() < 0.5:
         corners = np.repeat(corners[:, :1], 2, axis=1)  # changes from top to bottom only
-    wide = cv2.resize(corners.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
-    return wide.clip(0, 255).astype(np.uint8)
+    return _square(corners.clip(0, 255).astype(np.uint8), size)
 
 
 def view(photo: Layer, size: int, rng: np.random.Generator) -> Layer:
@@ -106,12 +103,10 @@ def view(photo: Layer, size: int, rng: np.random.Generator) -> Layer:
     if rng.random() < TILTED:
         turn = cv2.getRotationMatrix2D((size / 2, size / 2), rng.normal(0, 10), 1.05)
         rgb, alpha = (
-            np.asarray(
-                cv2.warpAffine(x, turn, (size, size), borderMode=cv2.BORDER_REFLECT_101), np.uint8
-            )
+            cv2.warpAffine(x, turn, (size, size), borderMode=cv2.BORDER_REFLECT_101)
             for x in (rgb, alpha)
         )
-    return Layer(rgb, alpha)
+    return Layer(np.asarray(rgb, np.uint8), np.asarray(alpha, np.uint8))
 
 
 def pasted(canvas: Layer, subject: Layer, rng: np.random.Generator) -> Layer:
@@ -127,12 +122,10 @@ def pasted(canvas: Layer, subject: Layer, rng: np.random.Generator) -> Layer:
     colour, alpha = np.split(np.asarray(placed, np.float32), [3], axis=2)  # [S,S,3], [S,S,1]
     behind = in_unit(canvas.rgb)
     if rng.random() < 0.3:  # light that the subject takes from the ground below and beside it
-        shift = np.float32(
-            [[1, 0, rng.normal(0, 0.06) * size], [0, 1, rng.uniform(0, 0.06) * size]]
-        )
-        shade = cv2.GaussianBlur(
-            cv2.warpAffine(alpha, shift, (size, size)), (0, 0), rng.uniform(0.01, 0.05) * size
-        )
+        move = np.float32([[1, 0, rng.normal(0, 0.06) * size], [0, 1, 0]])
+        move[1, 2] = rng.uniform(0, 0.06) * size
+        shade = cv2.warpAffine(alpha, move, (size, size))
+        shade = cv2.GaussianBlur(shade, (0, 0), rng.uniform(0.01, 0.05) * size)
         behind *= 1 - shade[..., None] * np.float32(rng.uniform(0.15, 0.6))
     rgb = (colour + behind * (1 - alpha)) * 255
     union = alpha[..., 0] * 255 + canvas.alpha * (1 - alpha[..., 0])
@@ -154,9 +147,8 @@ def placement(subject: Layer, size: int, rng: np.random.Generator) -> Floats:
 
 def _whole(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
     height, width = photo.alpha.shape
-    top, bottom, left, right = (rng.uniform(0, 0.07, 4) * (height, height, width, width)).astype(
-        int
-    )
+    cut = rng.uniform(0, 0.07, 4) * (height, height, width, width)
+    top, bottom, left, right = cut.astype(int)
     return slice(top, height - bottom), slice(left, width - right)
 
 

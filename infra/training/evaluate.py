@@ -10,20 +10,18 @@ antialiasing, the engine, the matte back to the photo's size without rounding in
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-import cv2
 import numpy as np
 import torch
 from camera import Floats, in_unit
-from library import Choice, Pixels, photos_below
+from checkpoint import MODEL
+from library import Choice, Pixels, held_out, photos_below
 from safetensors import safe_open
-from split import held_out
 
 from bgpipe.pipeline.engine import Engine
 from bgpipe.pipeline.matting.resize import resized
@@ -50,8 +48,10 @@ def evaluate(
     by_group: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for path, photo in photos_below(folder, None, chosen):
         matte, truth = predict(photo.rgb), in_unit(photo.alpha)
+        ours, theirs = matte > 0.5, truth > 0.5
+        iou = (ours & theirs).sum() / (ours | theirs).sum() if (ours | theirs).any() else 1.0
         for group in (path.parent.relative_to(folder).as_posix(), ALL):
-            by_group[group].append((iou(matte, truth), float(np.abs(matte - truth).mean())))
+            by_group[group].append((float(iou), float(np.abs(matte - truth).mean())))
     if not by_group:
         raise ValueError(f"no photos with ground truth: {folder}; x.jpg needs x_alpha.png")
     return {
@@ -60,16 +60,11 @@ def evaluate(
     }
 
 
-def iou(matte: Floats, truth: Floats) -> float:
-    """Of the masks above 0.5; 1 where both are empty."""
-    ours, theirs = matte > 0.5, truth > 0.5
-    either = np.count_nonzero(ours | theirs)
-    return np.count_nonzero(ours & theirs) / either if either else 1.0
-
-
 def predictor(weights: Path, threads: int, size: int | None = None) -> Predictor:
     """The matte of a photo by the engine, at the size in the file's header or a square of `size`."""
-    model = resolved(weights, size)
+    with safe_open(weights, framework="pt") as file:
+        side = size or int(file.metadata()["bgpipe.size"].split("x")[0])
+    model = ResolvedModel(MODEL, weights, "", (side, side), PatchOrder.CURRENT, bundled=False)
     engine = Engine(model, "cpu", batch=1, threads=threads)
 
     def predict(rgb: Pixels) -> Floats:
@@ -79,40 +74,19 @@ def predictor(weights: Path, threads: int, size: int | None = None) -> Predictor
     return predict
 
 
-def resolved(weights: Path, size: int | None = None) -> ResolvedModel:
-    with safe_open(weights, framework="pt") as file:
-        header = file.metadata()
-    height, width = map(int, header["bgpipe.size"].split("x"))
-    return ResolvedModel(
-        name=header["bgpipe.config"],
-        path=weights,
-        sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
-        size=(size, size) if size else (height, width),
-        patch_order=PatchOrder(header["bgpipe.patch_order"]),
-        bundled=False,
-    )
-
-
-def table(scores: dict[str, Score]) -> str:
-    """The scores as a Markdown table."""
-    rows = [f"| {name} | {s.images} | {s.iou:.3f} | {s.mae:.3f} |" for name, s in scores.items()]
-    return "\n".join(["| group | images | IoU at 0.5 | MAE |", "|---|---|---|---|", *rows])
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--held-out", action="store_true", help="of training data, see split.py")
+    parser.add_argument("--held-out", action="store_true", help="of training data, see library.py")
     parser.add_argument("--size", type=int, help="pixels, if not the file's own")
     given = parser.parse_args()
-    cv2.setNumThreads(given.threads)
     chosen = held_out if given.held_out else lambda _path: True
-    scores = evaluate(predictor(given.weights, given.threads, given.size), given.photos, chosen)
-    print(table(scores))
+    predict = predictor(given.weights, given.threads, given.size)
+    print("| group | images | IoU at 0.5 | MAE |\n|---|---|---|---|")
+    for name, score in evaluate(predict, given.photos, chosen).items():
+        print(f"| {name} | {score.images} | {score.iou:.3f} | {score.mae:.3f} |")
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ A data folder has up to three parts; every sub-folder of a part is a group of it
     background/   pictures without a subject
 
 and may have an index.json: a list of {"file": ..., "sure": ...}, where `sure` in [0,1] says how far a
-photo's mask, if another network made it, is to be trusted. The photos that split.py holds out are left
-alone.
+photo's mask, if another network made it, is to be trusted. Photos that are held out are left alone.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from split import held_out
 
 Pixels = NDArray[np.uint8]
 Choice = Callable[[Path], bool]
 
 SUFFIXES = frozenset({".webp", ".png", ".jpg", ".jpeg"})
 MASK = "_alpha"
+HELD_OUT = 8  # one subject in so many
 OPAQUE_ENOUGH = 16  # of 255: below, a pixel does not count as part of a subject's box
 LEAST_SURE = 0.75  # where a photo would not be drawn at all
 # How often photos of a group are drawn; 1 for others. Many kinds come up more often than many photos.
@@ -46,12 +46,9 @@ class Layer:
 
     def trimmed(self) -> Layer | None:
         """The box around the subject, or None where there is none."""
-        rows = np.flatnonzero((self.alpha > OPAQUE_ENOUGH).any(axis=1))
-        columns = np.flatnonzero((self.alpha > OPAQUE_ENOUGH).any(axis=0))
-        if rows.size < 2 or columns.size < 2:
-            return None
-        box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        return Layer(self.rgb[box], self.alpha[box], self.weight)
+        x, y, width, height = cv2.boundingRect((self.alpha > OPAQUE_ENOUGH).astype(np.uint8))
+        box = (slice(y, y + height), slice(x, x + width))
+        return Layer(self.rgb[box], self.alpha[box]) if min(width, height) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ def load_library(folder: Path, side: int) -> Library:
     """Decode every picture below `folder`; the longer side becomes at most `side` pixels. Raises
     ValueError where there is no subject.
     """
-    cutouts = by_kind(_cutouts(folder / "foreground", side), _group)
+    cutouts = by_kind(_cutouts(folder / "foreground", side), lambda path: path.parent.name)
     photos = by_kind(_trusted(folder, side), kind_of)
     if not (photos or cutouts):
         raise ValueError(f"no cut-outs and no photos with masks: {folder}; see {__file__}")
@@ -89,7 +86,7 @@ def load_library(folder: Path, side: int) -> Library:
         (path, Layer(_read(path, side), np.empty((0, 0), np.uint8)))
         for path in _pictures(folder / "background")
     )
-    return Library(cutouts, photos, by_kind(plain, _group))
+    return Library(cutouts, photos, by_kind(plain, lambda path: path.parent.name))
 
 
 def photos_below(
@@ -109,6 +106,14 @@ def kind_of(photo: Path) -> str:
     return f"{photo.parent.name}/{re.sub(r'_?[^_]*[0-9][^_]*$', '', photo.stem)}"
 
 
+def held_out(photo: Path) -> bool:
+    """Whether `photo` is kept from training, to choose weights by: by its name alone, so in every run;
+    photos of one subject or kind, `name_01` and `name_02`, stay together.
+    """
+    subject = re.sub(r"(_\d+)?(_alpha)?$", "", photo.stem)
+    return zlib.crc32(f"{photo.parent.name}/{subject}".encode()) % HELD_OUT == 0
+
+
 def by_kind(layers: Iterable[tuple[Path, Layer]], kind: Callable[[Path], str]) -> Kinds:
     """A group gets its share, and in a group a kind the cube root of its size: a large one does not
     drown the others, nor a handful of pictures come up all the time.
@@ -122,10 +127,6 @@ def by_kind(layers: Iterable[tuple[Path, Layer]], kind: Callable[[Path], str]) -
     totals = [roots[groups == group].sum() for group in groups]
     chances = [SHARES.get(str(group), 1.0) for group in groups] * roots / totals
     return Kinds(tuple(tuple(members[name]) for name in names), tuple(chances / chances.sum()))
-
-
-def _group(path: Path) -> str:
-    return path.parent.name
 
 
 def _trusted(folder: Path, side: int) -> Iterator[tuple[Path, Layer]]:

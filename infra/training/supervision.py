@@ -50,22 +50,15 @@ def matte_loss(logits: Tensor, alpha: Tensor) -> Tensor:
     pixels, and the structure of windows.
     """
     matte = logits.sigmoid()
-    entropy = F.binary_cross_entropy_with_logits(logits, alpha)
-    pixels = entropy + (matte - alpha).abs().mean() + EDGE_WEIGHT * edge_loss(matte, alpha)
-    return pixels + soft_iou_loss(matte, alpha) + STRUCTURE_WEIGHT * structure_loss(matte, alpha)
-
-
-def soft_iou_loss(matte: Tensor, alpha: Tensor) -> Tensor:
-    """1 - IoU with products for intersections; an empty image asks for an empty matte."""
+    error = matte - alpha
+    pixels = F.binary_cross_entropy_with_logits(logits, alpha) + error.abs().mean()
+    edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     smooth = 0.005 * alpha[0].numel()  # else one pixel decides on the loss of an empty image
     both = (matte * alpha).sum(dim=(1, 2, 3))
     either = (matte + alpha - matte * alpha).sum(dim=(1, 2, 3))
-    return (1 - (both + smooth) / (either + smooth)).mean()
-
-
-def edge_loss(matte: Tensor, alpha: Tensor) -> Tensor:
-    error = matte - alpha
-    return error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+    overlap = (1 - (both + smooth) / (either + smooth)).mean()
+    structure = structure_loss(matte, alpha)
+    return pixels + EDGE_WEIGHT * edges + overlap + STRUCTURE_WEIGHT * structure
 
 
 def structure_loss(matte: Tensor, alpha: Tensor) -> Tensor:

@@ -4,7 +4,7 @@
 
 The last checkpoint is OUT/checkpoint.safetensors (`--resume` goes on from it), the averaged weights in
 the form that ships are OUT/weights.safetensors, and OUT/weights-MINUTES.safetensors those of each
-checkpoint. Losses and speeds are OUT/log.jsonl.
+checkpoint. Losses and speeds are OUT/log.jsonl. The other options: Run in trainer.py.
 
 The allocator of Linux gives large blocks back and asks for them again at every step, which costs
 up to half the speed on a CPU. To keep them: MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
@@ -18,7 +18,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 import cv2
@@ -34,11 +34,11 @@ from trainer import Run, Trainer
 CACHED_SIDE = 384  # pixels of the longer side of a picture in memory
 
 
-def train(run: Run) -> Trainer:
-    """Train until the run, or this process's share of it, is over."""
-    trainer = Trainer(run)
+def train(run: Run, features: Path | None = None) -> Trainer:
+    """Train until the run is over, from `features` of the backbone or from none."""
+    trainer = Trainer(run, features)
     composer = Composer(load_library(run.data, CACHED_SIDE), run.seed)
-    started = saved = trainer.progress.seconds
+    saved = trainer.progress.seconds
     losses: list[float] = []
     over = trainer.done >= 1
     while not over:
@@ -48,7 +48,7 @@ def train(run: Run) -> Trainer:
             before, clock = clock, time.monotonic()
             trainer.progress.seconds += clock - before
             now = trainer.progress.seconds
-            over = trainer.done >= 1 or now - started >= 60 * run.stop_after
+            over = trainer.done >= 1
             if over or now - saved >= 60 * run.checkpoint_minutes:
                 trainer.save()
                 write_log(trainer, losses, now - saved)
@@ -96,46 +96,34 @@ def write_log(trainer: Trainer, losses: list[float], seconds: float) -> None:
     run, progress = trainer.run, trainer.progress
     minutes = progress.seconds / 60
     shutil.copyfile(trainer.weights, run.out / f"weights-{minutes:05.1f}.safetensors")
-    line = {
-        "step": progress.step,
-        "samples": progress.samples,
-        "minutes": round(minutes, 2),
-        "loss": round(sum(losses) / len(losses), 4),
-        "images_per_second": round(len(losses) * run.batch / seconds, 1),
-    }
+    line = {"step": progress.step, "samples": progress.samples, "minutes": round(minutes, 2)}
+    line |= {"loss": round(sum(losses) / len(losses), 4)}
+    line |= {"images_per_second": round(len(losses) * run.batch / seconds, 1)}
     with (run.out / "log.jsonl").open("a") as file:
         print(json.dumps(line), file=file)
 
 
 def parser() -> argparse.ArgumentParser:
+    """An option for each field of Run."""
     raw = argparse.RawDescriptionHelpFormatter
     options = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    add = options.add_argument
-    add("--data", type=Path, required=True, help="folder described in library.py")
-    add("--out", type=Path, required=True, help="folder of the run")
-    add("--minutes", type=float, default=math.inf, help="length of the run")
-    add("--samples", type=float, default=math.inf, help="length of the run, if that comes first")
-    add("--sizes", type=int, nargs="+", default=Run.sizes, help="pixels, multiples of 32")
-    add("--last-sizes", type=int, nargs="+", default=Run.last_sizes, help="of the last part")
-    add("--last", type=float, default=Run.last, help="share of the run that this part is")
-    add("--batch", type=int, default=Run.batch)
-    add("--rate", type=float, default=Run.rate, help="highest learning rate")
-    add("--native", type=int, default=Run.native, help="pixels that the weights are for in the end")
-    add("--seed", type=int, default=Run.seed)
-    add("--threads", type=int, default=Run.threads, help="that share each batch")
-    add("--checkpoint-minutes", type=float, default=Run.checkpoint_minutes)
-    add("--stop-after", type=float, default=math.inf, help="minutes; then go on with --resume")
-    add("--resume", action="store_true")
-    add("--begin-from", type=Path, dest="start", help="exported weights that a run begins from")
+    for field in fields(Run):
+        name, usual = f"--{field.name.replace('_', '-')}", field.default
+        if isinstance(usual, bool):
+            options.add_argument(name, action=argparse.BooleanOptionalAction, default=usual)
+        elif isinstance(usual, tuple):
+            options.add_argument(name, type=int, nargs="+", default=usual)
+        else:
+            kind = Path if usual is MISSING else type(usual)
+            options.add_argument(name, type=kind, required=usual is MISSING, default=usual)
     return options
 
 
 def main() -> None:
-    given = vars(parser().parse_args())
-    if math.isinf(given["minutes"]) and math.isinf(given["samples"]):
+    run = Run(**vars(parser().parse_args()))
+    if math.isinf(run.minutes) and math.isinf(run.samples):
         parser().error("how long is this run? give --minutes or --samples")
-    sizes = {name: tuple(given.pop(name)) for name in ("sizes", "last_sizes")}
-    train(Run(**given, **sizes, features=checkpoint()))
+    train(run, features=checkpoint())
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from checkpoint import DERIVED, MODEL, Progress, export, restore, save
+from checkpoint import MODEL, Progress, export, restore, save
 from pretrained import fill
-from safetensors.torch import load_file
 from supervision import Supervision
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -49,24 +48,21 @@ class Run:
     aside: bool = True  # whether a process of its own composes the samples
     threads: int = 1  # that share each batch
     checkpoint_minutes: float = 5.0
-    stop_after: float = math.inf  # minutes of this process
     resume: bool = False
-    features: Path | None = None  # checkpoint of the backbone to begin from
-    start: Path | None = None  # weights of another run, to begin from
 
 
 class Trainer:
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, features: Path | None = None) -> None:
         torch.manual_seed(run.seed)
         self.run = run
+        self.weights = run.out / "weights.safetensors"  # the averaged ones of the last save
+        self._checkpoint = run.out / "checkpoint.safetensors"
         # With channels last, convolutions need no copies on a CPU.
         self.network = build(CONFIGS[MODEL]).train().to(memory_format=torch.channels_last)
         initialise(self.network)
-        if run.features:
-            fill(part(self.network, "bb", EfficientNet), run.features)
+        if features:
+            fill(part(self.network, "bb", EfficientNet), features)
             fix(self.network.bb)
-        if run.start:
-            begin_from(run.start, self.network)
         enlarge_last(self.network.decoder)
         self._loss = Supervision(self.network)
         # Threads of torch wait for each other in every operation, these once a step: a busy machine
@@ -75,10 +71,8 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(_groups(self.network), fused=True)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self._fractions = [k for k, v in self.average.items() if v.is_floating_point()]
-        self.progress = Progress()
-        if run.resume:
-            state = (self.network, self.average, self.optimiser)
-            self.progress = restore(self._checkpoint, *state)
+        state = (self.network, self.average, self.optimiser)
+        self.progress = restore(self._checkpoint, *state) if run.resume else Progress()
 
     @property
     def done(self) -> float:
@@ -104,20 +98,11 @@ class Trainer:
         self._follow()
         return loss
 
-    @property
-    def weights(self) -> Path:
-        """The averaged weights of the last save."""
-        return self.run.out / "weights.safetensors"
-
     def save(self) -> None:
         """Write the averaged weights and then the checkpoint."""
         self.run.out.mkdir(parents=True, exist_ok=True)
         export(self.average, MODEL, self.weights, self.run.native)
         save(self._checkpoint, self.network, self.average, self.optimiser, self.progress)
-
-    @property
-    def _checkpoint(self) -> Path:
-        return self.run.out / "checkpoint.safetensors"
 
     def _learn(self, images: Tensor, alphas: Tensor) -> float:
         """Add a part of a batch to the gradient."""
@@ -127,11 +112,10 @@ class Trainer:
         return loss.item()
 
     def _rate(self) -> float:
-        rate = self.run.rate
         if self.done < WARM_UP:
-            return rate * (0.01 + self.done / WARM_UP)
+            return self.run.rate * (0.01 + self.done / WARM_UP)
         falling = 0.5 + 0.5 * math.cos(math.pi * (self.done - WARM_UP) / (1 - WARM_UP))
-        return rate * (LAST_RATE + (1 - LAST_RATE) * falling)
+        return self.run.rate * (LAST_RATE + (1 - LAST_RATE) * falling)
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -158,13 +142,6 @@ def fix(backbone: nn.Module) -> None:
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-
-
-def begin_from(weights: Path, network: BiRefNet) -> None:
-    """Fill `network` with exported weights. Raises ValueError for those of another network."""
-    missing, unknown = network.load_state_dict(load_file(weights), strict=False)
-    if lacks := [*unknown, *(name for name in missing if not name.endswith(DERIVED))]:
-        raise ValueError(f"weights of another network: {weights}: {lacks[0]}")
 
 
 def enlarge_last(decoder: Decoder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ class FusedEfficientNet(nn.Module):
     def __init__(self, network: EfficientNet) -> None:
         super().__init__()
         self.stem = FusedConv(network, "_conv_stem", "_bn0")
-        blocks = iter(part(network, "_blocks", nn.ModuleList))
+        blocks = (part(network, f"_blocks.{i}", Block) for i in count())
         self.stages = nn.ModuleList(
             nn.Sequential(*(FusedBlock(next(blocks)) for _ in range(depth)))
             for depth in network.depths

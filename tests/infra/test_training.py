@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from bgpipe.pipeline.model import CONFIGS, EfficientNetConfig, create
@@ -27,9 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "infra" / "training"))
 from checkpoint import MODEL
 from compose import Composer, pasted
 from evaluate import evaluate, predictor
-from library import Layer, Library, by_kind, kind_of, load_library
+from library import Layer, Library, by_kind, held_out, kind_of, load_library
 from pretrained import fill
-from split import held_out
 from supervision import structure_loss
 from train import train
 from trainer import FIXED, Run, Trainer, enlarge_last
@@ -209,7 +207,7 @@ def test_features_are_those_of_the_checkpoint_on_images_normalised_as_it_wants(
 def test_first_blocks_and_statistics_of_learned_features_stay(
     run: Run, features: Path, batch: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    trainer = Trainer(replace(run, features=features))
+    trainer = Trainer(run, features)
     before = {name: x.clone() for name, x in trainer.network.bb.state_dict().items()}
     trainer.step(*batch)
     after = trainer.network.bb.state_dict()
@@ -262,28 +260,6 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(
     assert resumed.progress.samples == 8
     assert [resumed.step(*batch) for _ in range(2)] == [unbroken.step(*batch) for _ in range(2)]
     torch.testing.assert_close(resumed.average, unbroken.average, rtol=0, atol=0)
-
-
-def test_a_run_can_begin_from_the_weights_of_another(run: Run) -> None:
-    first = Trainer(run)
-    first.save()
-    begun = Trainer(replace(run, seed=1, start=first.weights)).network.state_dict()
-    assert all(
-        begun[name].equal(tensor.half().float())
-        for name, tensor in first.network.state_dict().items()
-        if tensor.is_floating_point()
-    )
-
-
-@pytest.mark.parametrize("name", ["decoder.conv_out1.0.bias", "bb._blocks.0._bn1.running_mean"])
-def test_a_run_does_not_begin_from_half_a_network(run: Run, name: str) -> None:
-    first = Trainer(run)
-    first.save()
-    tensors = load_file(first.weights)
-    del tensors[name]
-    save_file(tensors, first.weights)
-    with pytest.raises(ValueError, match=f"weights of another network: .*: {name}"):
-        Trainer(replace(run, start=first.weights))
 
 
 def test_the_last_part_of_a_run_has_other_sizes(run: Run) -> None:
