@@ -1,7 +1,7 @@
-"""The README's picture: photos above, their cutouts below.
+"""The README's picture: rows of photos, their cutouts below each.
 
-infra/scripts/quickstart
-python infra/scripts/showcase.py .venv/sample-photos .venv/sample-photos-cutouts infra/docs/images/cutouts.webp
+bgpipe submit PHOTOS --model birefnet-nano
+python infra/scripts/showcase.py PHOTOS PHOTOS-cutouts infra/docs/images/cutouts.webp
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-HEIGHT = 240
+HEIGHT = 200
+IN_A_ROW = 4
 GAP = 8
 SQUARE = 10
 """Pixels of the checkerboard, whose greys follow."""
@@ -26,7 +27,8 @@ def main() -> int:
         options.add_argument(name, type=Path)
     chosen = options.parse_args()
     columns = [column(photo, chosen.cutouts) for photo in sorted(chosen.photos.iterdir())]
-    beside(columns).save(chosen.out, quality=85, method=6)
+    rows = [beside(columns[i : i + IN_A_ROW]) for i in range(0, len(columns), IN_A_ROW)]
+    below(rows).save(chosen.out, quality=85, method=6)
     return 0
 
 
@@ -60,6 +62,15 @@ def beside(columns: list[Image.Image]) -> Image.Image:
     for each in columns:
         found.paste(each, (x, 0))
         x += each.width + GAP
+    return found
+
+
+def below(rows: list[Image.Image]) -> Image.Image:
+    height = rows[0].height + 2 * GAP
+    width = max(row.width for row in rows)
+    found = Image.new("RGB", (width, height * len(rows) - 2 * GAP), "white")
+    for i, row in enumerate(rows):
+        found.paste(row, ((width - row.width) // 2, i * height))
     return found
 
 

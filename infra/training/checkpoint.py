@@ -1,35 +1,33 @@
-"""Everything a run needs to go on, in one safetensors file, so that a write is whole or absent."""
+"""Everything a run needs to go on, and the weights that ship: safetensors files, whole or absent.
+
+python infra/training/checkpoint.py RUN/weights.safetensors birefnet-nano.safetensors 352  # other size
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+MODEL = "birefnet_nano"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+DERIVED = ("relative_position_index", "num_batches_tracked")  # rebuilt or unused by the loader
 
 
 @dataclass
 class Progress:
-    """How far a run has come. A leg is the part of a run with one set of settings."""
+    """How far a run has come."""
 
-    step: int = 0  # of the optimiser, over all legs
-    samples: int = 0  # also the index of the next sample
-    seconds: float = 0.0  # of training, over all legs
-    leg_seconds: float = 0.0
-    leg_samples: int = 0
-    best: float = 0.0  # score of the leg's best weights, on the photos held out
-    leg: dict[str, Any] = field(default_factory=dict)
-
-    def begin(self, leg: dict[str, Any]) -> None:
-        """Begin the next leg."""
-        self.leg, self.leg_seconds, self.leg_samples, self.best = leg, 0.0, 0, 0.0
+    step: int = 0  # of the optimiser
+    samples: int = 0
+    seconds: float = 0.0  # of training
 
 
 def save(
@@ -39,16 +37,12 @@ def save(
     optimiser: torch.optim.Optimizer,
     progress: Progress,
 ) -> None:
-    """Replace the checkpoint at `path`; a reader sees the old file or the whole new one."""
-    tensors = {f"weights.{name}": tensor for name, tensor in network.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
+    tensors = {f"weights.{name}": x for name, x in network.state_dict().items()}
+    tensors |= {f"average.{name}": x for name, x in average.items()}
     for name, parameter in network.named_parameters():
         moments = optimiser.state.get(parameter, {})
         tensors |= {f"{key}.{name}": moments[key] for key in MOMENTS if key in moments}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"progress": json.dumps(asdict(progress))})
-    partial.replace(path)
+    _write(path, tensors, {"progress": json.dumps(asdict(progress))})
 
 
 def restore(
@@ -69,14 +63,28 @@ def restore(
         if moments:
             # The fused optimiser wants them laid out in memory as their parameter is.
             alike = {k: torch.empty_like(parameter).copy_(v) for k, v in moments.items()}
-            step = torch.tensor(float(progress.step), device=parameter.device)
-            optimiser.state[parameter] = {"step": step, **alike}
+            optimiser.state[parameter] = {"step": torch.tensor(float(progress.step)), **alike}
     return progress
 
 
+def export(average: Mapping[str, Tensor], model: str, target: Path, side: int) -> None:
+    """Write what inference needs, in half precision, for pictures of `side` pixels."""
+    header = {"bgpipe.config": model, "bgpipe.size": f"{side}x{side}"}
+    header |= {"format": "pt", "bgpipe.patch_order": "current"}
+    weights = {name: x for name, x in average.items() if not name.endswith(DERIVED)}
+    _write(target, {name: x.to(torch.float16) for name, x in weights.items()}, header)
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
+    partial = path.with_suffix(".partial")
+    save_file({name: x.detach().contiguous() for name, x in tensors.items()}, partial, header)
+    partial.chmod(0o644)  # it is made for its owner alone, and may be installed
+    partial.replace(path)
+
+
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+    return {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}
+
+
+if __name__ == "__main__":
+    export(load_file(sys.argv[1]), MODEL, Path(sys.argv[2]), int(sys.argv[3]))

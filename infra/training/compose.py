@@ -1,7 +1,7 @@
 """One training sample from a number: a square picture and its alpha.
 
-Sample i of a seed is always the same, whichever process makes it and however often training was
-interrupted before it.
+Sample i of a seed is always the same for a size, whichever process makes it and however often training
+was interrupted before it.
 """
 
 from __future__ import annotations
@@ -10,111 +10,87 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from backgrounds import background
-from camera import jittered, photographed
-from library import Layer, Library, Pixels, drawn_in, emptied
-from subjects import ASIDE, INSIDE, Place, a_subject, paste
+from camera import Floats, in_unit, jittered, photographed
+from library import Layer, Library, Pixels
 
-EMPTY = 0.04  # share of pictures with no subject at all
-WHOLE = 0.4  # share of photos shown (almost) whole
-CLOSEST = 0.35  # the smallest part of a photo, of what fits in it
-FULLEST = 0.8  # share of a picture that subjects may cover: more leaves nothing to tell them from
-ATTEMPTS = 5  # at a scene that is not too full
+PHOTOS = 0.75  # share of samples that are photos
+EMPTY = 0.03  # share that have no subject at all; the rest are compositions
+WHOLE = 0.55  # share of photos shown (almost) whole
+CLOSEST = 0.4  # the smallest part of a photo, of what fits in it
 TILTED = 0.25  # share of photos that are not held level
-CROWDED = 0.1  # share of compositions that start from a photo with its subject in it
-DISTRACTED = 0.15  # share of backgrounds with something out of focus in them
-CLUTTERED = 0.1  # and of those with sharp things on the edge of the frame
-DEFOCUSED = 0.4  # share of regrounded photos that keep their ground, out of focus
-
-
-@dataclass(frozen=True)
-class Mix:
-    """Shares of the kinds of samples."""
-
-    photos: float = 0.5  # of samples: photos, the rest are compositions
-    regrounded: float = 0.4  # of photos: those that stand before another ground or a blurred one
-    made: float = 0.4  # of pasted subjects: forms that mean nothing, covered with real surfaces
+COVER = (0.04, 0.5)  # of a picture, by a pasted subject
+CUTOUTS = 0.5  # share of pasted subjects that are cut-outs, the rest are those of photos
+DEFOCUSED = 0.35  # share of grounds that are out of focus
 
 
 @dataclass(frozen=True)
 class Composer:
     library: Library
-    size: int
     seed: int = 0
-    mix: Mix = Mix()
 
-    def __call__(self, index: int) -> Layer:
+    def __call__(self, index: int, size: int) -> Layer:
         """Sample `index`: rgb uint8 [size,size,3] and alpha uint8 [size,size]."""
         rng = np.random.default_rng((self.seed, index))
-        for _ in range(ATTEMPTS):
-            sample = self._scene(rng)
-            if sample.alpha.mean() <= FULLEST * 255:
-                break
+        sample = self._scene(size, rng)
         return Layer(photographed(sample.rgb, rng), sample.alpha)
 
-    def _scene(self, rng: np.random.Generator) -> Layer:
-        if rng.random() < EMPTY:
-            return _bare(background(self.library, self.size, rng))
-        photos, cutouts = self.library.photos, self.library.cutouts
-        if photos and (rng.random() < self.mix.photos or not (cutouts or self.library.subjects)):
-            return self._photo(rng)
-        return self._composition(rng)
-
-    def _photo(self, rng: np.random.Generator) -> Layer:
-        photo = self.library.photos.draw(rng)
-        if rng.random() >= self.mix.regrounded:
-            shown = view(photo, self.size, rng)
-        elif rng.random() < DEFOCUSED:
-            shown = view(defocused(photo, rng), self.size, rng)
-        else:
-            ground = background(self.library, self.size, rng)
-            shown = over(view(photo, self.size, rng), ground, rng)
-        return Layer(jittered(shown.rgb, rng, 0.8), shown.alpha)
-
-    def _composition(self, rng: np.random.Generator) -> Layer:
-        if self.library.photos and rng.random() < CROWDED:
-            canvas = self._photo(rng)
-        else:
-            canvas = self._ground(rng)
-        for _ in range(rng.choice((1, 2, 3), p=(0.74, 0.17, 0.09))):
-            canvas = paste(canvas, a_subject(self.library, self.mix.made, rng), rng)
+    def _scene(self, size: int, rng: np.random.Generator) -> Layer:
+        kind = rng.random()
+        if kind < EMPTY:
+            return ground(self.library, size, rng)
+        if self.library.photos and kind < EMPTY + PHOTOS:
+            shown = view(self.library.photos.draw(rng), size, rng)
+            return Layer(jittered(shown.rgb, rng, 0.8), shown.alpha)
+        canvas = ground(self.library, size, rng)
+        for _ in range(rng.choice((1, 2), p=(0.8, 0.2))):
+            canvas = pasted(canvas, self._subject(rng), rng)
         return canvas
 
-    def _ground(self, rng: np.random.Generator) -> Layer:
-        ground = background(self.library, self.size, rng)
-        kind = rng.random()
-        if kind < DISTRACTED:
-            blur = self.size * rng.uniform(0.02, 0.06)
-            ground = self._with_thing(ground, INSIDE, rng)
-            ground = np.asarray(cv2.GaussianBlur(ground, (0, 0), blur), np.uint8)
-        elif kind < DISTRACTED + CLUTTERED:
-            for _ in range(rng.integers(1, 4)):
-                ground = self._with_thing(ground, ASIDE, rng)
-        return _bare(ground)
-
-    def _with_thing(self, ground: Pixels, where: Place, rng: np.random.Generator) -> Pixels:
-        """The ground with something that could be a subject, and is none."""
-        return paste(_bare(ground), a_subject(self.library, self.mix.made, rng), rng, where).rgb
+    def _subject(self, rng: np.random.Generator) -> Layer:
+        """A cut-out or the subject of a photo, in other light."""
+        cutouts, photos = self.library.cutouts, self.library.photos
+        drawn = cutouts if cutouts and (not photos or rng.random() < CUTOUTS) else photos
+        layer = drawn.draw(rng).trimmed()
+        return Layer(jittered(layer.rgb, rng), layer.alpha) if layer else self._subject(rng)
 
 
-def defocused(photo: Layer, rng: np.random.Generator) -> Layer:
-    """The photo with its ground out of focus and in other light; as it is where the ground cannot
-    be told without the subject.
-    """
-    ground = emptied(photo)
-    if ground is None:
-        return photo
-    blur = max(photo.alpha.shape) * rng.uniform(0.004, 0.03)
-    ground = np.asarray(cv2.GaussianBlur(ground, (0, 0), blur), np.uint8)
-    return over(photo, jittered(ground, rng, 0.6), rng)
+def ground(library: Library, size: int, rng: np.random.Generator) -> Layer:
+    """A square picture without a subject: a background, a photo too blurred to show one, or a gradient."""
+    kind = rng.random()
+    if library.backgrounds and kind < 0.65:
+        image = region(library.backgrounds.draw(rng).rgb, size, rng, 0.4)
+        if rng.random() < DEFOCUSED:
+            image = blurred(image, rng.uniform(0.005, 0.03) * size)
+    elif library.photos and kind < 0.85:
+        image = region(library.photos.draw(rng).rgb, size, rng, 0.4)
+        image = blurred(image, rng.uniform(0.07, 0.15) * size)
+    else:
+        image = gradient(size, rng)
+    return Layer(jittered(image, rng), np.zeros((size, size), np.uint8))
 
 
-def over(photo: Layer, ground: Pixels, rng: np.random.Generator) -> Layer:
-    """The photo's subject, where it is, in other light, over another ground of the same size."""
-    alpha = drawn_in(photo.alpha)
-    share = alpha[..., None] / np.float32(255)
-    subject = jittered(photo.rgb, rng, 0.4)
-    return Layer((ground + (subject - ground.astype(np.float32)) * share).astype(np.uint8), alpha)
+def region(image: Pixels, size: int, rng: np.random.Generator, smallest: float) -> Pixels:
+    """A random part of `image`, at least `smallest` of each side, at times mirrored."""
+    height, width = image.shape[:2]
+    tall, wide = (rng.uniform(smallest, 1, 2) * (height, width)).astype(int).clip(2)
+    top, left = rng.integers(height - tall + 1), rng.integers(width - wide + 1)
+    part = image[top : top + tall, left : left + wide]
+    return _square(part[:, ::-1] if rng.random() < 0.5 else part, size)
+
+
+def blurred(image: Pixels, sigma: float) -> Pixels:
+    side = image.shape[0]  # a wide blur costs less on a small copy and looks the same
+    small = cv2.resize(image, (side // 4, side // 4), interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), max(sigma / 4, 0.3))
+    return np.asarray(cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def gradient(size: int, rng: np.random.Generator) -> Pixels:
+    """A plain wall or studio sweep: corner colours of near or far hue."""
+    corners = rng.uniform(0, 255, 3) + rng.normal(0, rng.choice([4, 20, 60]), (2, 2, 3))
+    if rng.random() < 0.5:
+        corners = np.repeat(corners[:, :1], 2, axis=1)  # changes from top to bottom only
+    return _square(corners.clip(0, 255).astype(np.uint8), size)
 
 
 def view(photo: Layer, size: int, rng: np.random.Generator) -> Layer:
@@ -123,58 +99,72 @@ def view(photo: Layer, size: int, rng: np.random.Generator) -> Layer:
     rgb, alpha = photo.rgb[box], photo.alpha[box]
     if rng.random() < 0.5:
         rgb, alpha = rgb[:, ::-1], alpha[:, ::-1]
-    mode = cv2.INTER_AREA if alpha.size > size * size else cv2.INTER_LINEAR
-    square = (cv2.resize(x, (size, size), interpolation=mode) for x in (rgb, alpha))
-    shown = Layer(*(np.asarray(x, np.uint8) for x in square))
-    return _tilted(shown, rng.normal(0, 8)) if rng.random() < TILTED else shown
+    rgb, alpha = _square(rgb, size), _square(alpha, size)
+    if rng.random() < TILTED:
+        turn = cv2.getRotationMatrix2D((size / 2, size / 2), rng.normal(0, 10), 1.05)
+        rgb, alpha = (
+            cv2.warpAffine(x, turn, (size, size), borderMode=cv2.BORDER_REFLECT_101)
+            for x in (rgb, alpha)
+        )
+    return Layer(np.asarray(rgb, np.uint8), np.asarray(alpha, np.uint8))
 
 
-def _tilted(layer: Layer, degrees: float) -> Layer:
-    size = layer.alpha.shape[0]
-    matrix = cv2.getRotationMatrix2D((size / 2, size / 2), degrees, 1.05)
-    turned = (
-        cv2.warpAffine(x, matrix, (size, size), borderMode=cv2.BORDER_REFLECT_101)
-        for x in (layer.rgb, layer.alpha)
-    )
-    return Layer(*(np.asarray(x, np.uint8) for x in turned))
+def pasted(canvas: Layer, subject: Layer, rng: np.random.Generator) -> Layer:
+    """`canvas` with `subject` over it at a random place; the alphas unite. Colours are mixed by
+    alpha, so the alpha that was pasted is the exact answer.
+    """
+    size = canvas.alpha.shape[0]
+    share = in_unit(subject.alpha)[..., None]
+    premultiplied = np.concatenate([in_unit(subject.rgb) * share, share], axis=2)
+    placed = cv2.warpAffine(premultiplied, placement(subject, size, rng), (size, size))
+    if rng.random() < 0.3:
+        placed = cv2.GaussianBlur(placed, (0, 0), rng.uniform(0.4, 1.1))
+    colour, alpha = np.split(np.asarray(placed, np.float32), [3], axis=2)  # [S,S,3], [S,S,1]
+    behind = in_unit(canvas.rgb)
+    if rng.random() < 0.3:  # light that the subject takes from the ground below and beside it
+        move = np.float32([[1, 0, rng.normal(0, 0.06) * size], [0, 1, 0]])
+        move[1, 2] = rng.uniform(0, 0.06) * size
+        shade = cv2.warpAffine(alpha, move, (size, size))
+        shade = cv2.GaussianBlur(shade, (0, 0), rng.uniform(0.01, 0.05) * size)
+        behind *= 1 - shade[..., None] * np.float32(rng.uniform(0.15, 0.6))
+    rgb = (colour + behind * (1 - alpha)) * 255
+    union = alpha[..., 0] * 255 + canvas.alpha * (1 - alpha[..., 0])
+    return Layer(rgb.clip(0, 255).astype(np.uint8), union.clip(0, 255).astype(np.uint8))
 
 
-Box = tuple[slice, slice]
+def placement(subject: Layer, size: int, rng: np.random.Generator) -> Floats:
+    """The affine matrix from the subject's pixels to a square canvas: flip, turn, stretch, move."""
+    height, width = subject.alpha.shape
+    covered = max(float(subject.alpha.mean()) / 255, 0.05) * subject.alpha.size
+    scale = size * np.sqrt(np.exp(rng.uniform(*np.log(COVER))) / covered)
+    angle = np.deg2rad(rng.normal(0, 10))
+    stretch = np.exp(rng.normal(0, 0.12)) * rng.choice([-1, 1])
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    linear = scale * rotation @ np.diag([stretch, 1])
+    shift = rng.normal(0.5, 0.14, 2) * size - linear @ np.array([width / 2, height / 2])
+    return np.hstack([linear, shift[:, None]]).astype(np.float32)
 
 
-def _whole(photo: Layer, rng: np.random.Generator) -> Box:
+def _whole(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
     height, width = photo.alpha.shape
-    top, bottom, left, right = rng.uniform(0, 0.07, 4)
-    return (
-        slice(int(top * height), height - int(bottom * height)),
-        slice(int(left * width), width - int(right * width)),
-    )
+    cut = rng.uniform(0, 0.07, 4) * (height, height, width, width)
+    top, bottom, left, right = cut.astype(int)
+    return slice(top, height - bottom), slice(left, width - right)
 
 
-def _part(photo: Layer, rng: np.random.Generator) -> Box:
-    """A box of moderate aspect around a point of the subject's box."""
+def _part(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
+    """A box of moderate aspect around a point of the subject."""
     height, width = photo.alpha.shape
-    aspect = np.exp(rng.uniform(-0.5, 0.5))
+    aspect = width / height * np.exp(rng.uniform(-0.4, 0.4))
     wide = min(width, height * aspect) * rng.uniform(CLOSEST, 1)
-    tall = wide / aspect
-    y, x = _point_in_subject(photo, rng)
-    top = _start(y - tall * rng.normal(0.5, 0.15), tall, height)
-    left = _start(x - wide * rng.normal(0.5, 0.15), wide, width)
+    tall = min(wide / aspect, height)
+    inside = np.argwhere(photo.alpha > 127)
+    y, x = inside[rng.integers(len(inside))] if len(inside) else (height / 2, width / 2)
+    top = int(np.clip(y - tall * rng.normal(0.5, 0.15), 0, height - tall))
+    left = int(np.clip(x - wide * rng.normal(0.5, 0.15), 0, width - wide))
     return slice(top, top + max(int(tall), 2)), slice(left, left + max(int(wide), 2))
 
 
-def _start(wanted: float, length: float, limit: int) -> int:
-    return int(np.clip(wanted, 0, limit - length))
-
-
-def _point_in_subject(photo: Layer, rng: np.random.Generator) -> tuple[float, float]:
-    """A point of the subject's box, more often high than low: heads matter more than feet."""
-    rows = np.flatnonzero(photo.alpha.max(axis=1) > 127)
-    columns = np.flatnonzero(photo.alpha.max(axis=0) > 127)
-    if rows.size == 0:
-        return photo.alpha.shape[0] / 2, photo.alpha.shape[1] / 2
-    return float(rng.choice(rows, 2).min()), float(rng.choice(columns))
-
-
-def _bare(rgb: Pixels) -> Layer:
-    return Layer(rgb, np.zeros(rgb.shape[:2], np.uint8))
+def _square(image: Pixels, size: int) -> Pixels:
+    mode = cv2.INTER_AREA if min(image.shape[:2]) > size else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (size, size), interpolation=mode), np.uint8)

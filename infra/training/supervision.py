@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,36 +19,30 @@ STRUCTURE_SIDE = 8  # pixels of the windows that structure is compared in
 STRUCTURE_STEP = 4  # pixels from one to the next
 
 
-@contextmanager
-def coarse_logits(network: BiRefNet) -> Iterator[list[Tensor]]:
-    """Collects the logits of the decoder's coarser maps, [B,1,h,w] each, during a forward pass."""
-    collected: list[Tensor] = []
+class Supervision:
+    """The loss of a network; several threads may ask for it at a time."""
 
-    def watch(level: int) -> torch.utils.hooks.RemovableHandle:
-        head = network.decoder.get_submodule(f"conv_ms_spvn_{level}")
+    def __init__(self, network: BiRefNet) -> None:
+        self._network = network
+        self._coarse = threading.local()
+        for level in LEVELS:
+            head = network.decoder.get_submodule(f"conv_ms_spvn_{level}")
+            block = network.decoder.get_submodule(f"decoder_block{level}")
+            block.register_forward_hook(partial(self._collect, head))
 
-        def collect(_block: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            collected.append(head(output))
+    def __call__(self, image: Tensor, alpha: Tensor) -> Tensor:
+        """Mean loss of a batch: image [B,3,H,W] normalised, alpha [B,1,H,W] in [0,1]."""
+        self._coarse.logits = []
+        total = matte_loss(self._network(image), alpha)
+        for level in self._coarse.logits:
+            small = F.interpolate(alpha, size=level.shape[2:], mode="area")
+            total = total + COARSE_WEIGHT * matte_loss(level, small)
+        return total
 
-        return network.decoder.get_submodule(f"decoder_block{level}").register_forward_hook(collect)
-
-    handles = [watch(level) for level in LEVELS]
-    try:
-        yield collected
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def loss_of(network: BiRefNet, image: Tensor, alpha: Tensor) -> Tensor:
-    """Mean loss of a batch: image [B,3,H,W] normalised, alpha [B,1,H,W] in [0,1]."""
-    with coarse_logits(network) as coarse:
-        logits = network(image)
-    total = matte_loss(logits.float(), alpha)
-    for level in coarse:
-        small = F.interpolate(alpha, size=level.shape[2:], mode="area")
-        total = total + COARSE_WEIGHT * matte_loss(level.float(), small)
-    return total
+    def _collect(
+        self, head: nn.Module, _block: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor
+    ) -> None:
+        self._coarse.logits.append(head(output))
 
 
 def matte_loss(logits: Tensor, alpha: Tensor) -> Tensor:
@@ -56,22 +50,15 @@ def matte_loss(logits: Tensor, alpha: Tensor) -> Tensor:
     pixels, and the structure of windows.
     """
     matte = logits.sigmoid()
-    entropy = F.binary_cross_entropy_with_logits(logits, alpha)
-    pixels = entropy + (matte - alpha).abs().mean() + EDGE_WEIGHT * edge_loss(matte, alpha)
-    return pixels + soft_iou_loss(matte, alpha) + STRUCTURE_WEIGHT * structure_loss(matte, alpha)
-
-
-def soft_iou_loss(matte: Tensor, alpha: Tensor) -> Tensor:
-    """1 - IoU with products for intersections; an empty image asks for an empty matte."""
+    error = matte - alpha
+    pixels = F.binary_cross_entropy_with_logits(logits, alpha) + error.abs().mean()
+    edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     smooth = 0.005 * alpha[0].numel()  # else one pixel decides on the loss of an empty image
     both = (matte * alpha).sum(dim=(1, 2, 3))
     either = (matte + alpha - matte * alpha).sum(dim=(1, 2, 3))
-    return (1 - (both + smooth) / (either + smooth)).mean()
-
-
-def edge_loss(matte: Tensor, alpha: Tensor) -> Tensor:
-    error = matte - alpha
-    return error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+    overlap = (1 - (both + smooth) / (either + smooth)).mean()
+    structure = structure_loss(matte, alpha)
+    return pixels + EDGE_WEIGHT * edges + overlap + STRUCTURE_WEIGHT * structure
 
 
 def structure_loss(matte: Tensor, alpha: Tensor) -> Tensor:

@@ -1,17 +1,10 @@
-"""Train a BiRefNet on samples composed on the fly.
+"""Train the bundled model on samples composed on the fly.
 
-    python infra/training/train.py --data DIR --out DIR --minutes 60 --size 128
+    python infra/training/train.py --data DIR --out DIR --minutes 75 --sizes 192 224 256 --last-sizes 288 320
 
-A run is made of legs: parts with one size, batch and learning rate, each with its own warm-up and
-cosine. `--resume` continues the leg it finds; with other settings it begins the next leg from the
-same weights, and `--begin-from` begins a run from weights that were exported, such as the bundled
-ones. The last checkpoint is OUT/checkpoint.safetensors, the averaged weights in the form that
-ships are OUT/weights.safetensors, and of all checkpoints of a leg those that score best on photos
-held out of training are OUT/best.safetensors. The losses and scores are OUT/log.jsonl.
-
-Several GPUs, or the cores of a busy machine, share one run, each with its part of every batch:
-
-    torchrun --nproc-per-node 2 infra/training/train.py ... --threads 1
+The last checkpoint is OUT/checkpoint.safetensors (`--resume` goes on from it), the averaged weights in
+the form that ships are OUT/weights.safetensors, and OUT/weights-MINUTES.safetensors those of each
+checkpoint. Losses and speeds are OUT/log.jsonl. The other options: Run in trainer.py.
 
 The allocator of Linux gives large blocks back and asks for them again at every step, which costs
 up to half the speed on a CPU. To keep them: MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
@@ -22,163 +15,115 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import fields
-from functools import partial
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
-from checkpoint import Progress
-from compose import Composer, Mix
-from evaluate import Score, validate
-from export import SIDE
+from compose import Composer
 from library import load_library
-from ranks import Ranks, join
+from pretrained import checkpoint
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from trainer import PRECISIONS, Leg, Run, Trainer
+from torch.utils.data import DataLoader, IterableDataset
+from trainer import Run, Trainer
 
-CACHED_SIDE = 384  # pixels of the longer side of a picture in memory, more where the size asks it
+CACHED_SIDE = 384  # pixels of the longer side of a picture in memory
 
 
-def train(run: Run) -> Trainer:
-    """Train until the leg, or this process's share of it, is over."""
-    trainer = Trainer(run)
-    started = saved = trainer.progress.seconds
-    clock = time.monotonic()
+def train(run: Run, features: Path | None = None) -> Trainer:
+    """Train until the run is over, from `features` of the backbone or from none."""
+    trainer = Trainer(run, features)
+    composer = Composer(load_library(run.data, CACHED_SIDE), run.seed)
+    saved = trainer.progress.seconds
     losses: list[float] = []
-    for images, alphas in batches(run, trainer.progress.samples):
-        losses.append(trainer.step(images, alphas))
-        before, clock = clock, time.monotonic()
-        trainer.advance_clock(run.ranks.mean(clock - before))
-        now = trainer.progress.seconds
-        over = trainer.done >= 1 or now - started >= 60 * run.stop_after
-        if over or now - saved >= 60 * run.checkpoint_minutes:
-            if run.ranks.leads:
-                score = trainer.save(partial(validate, data=run.data, threads=run.threads))
-                write_log(run, trainer.progress, losses, now - saved, score)
-            saved, losses, clock = now, [], time.monotonic()
-        if over:
-            break
+    over = trainer.done >= 1
+    while not over:
+        sizes, clock = trainer.sizes, time.monotonic()
+        for images, alphas in loader(run, composer, sizes, trainer.progress.step):
+            losses.append(trainer.step(images, alphas))
+            before, clock = clock, time.monotonic()
+            trainer.progress.seconds += clock - before
+            now = trainer.progress.seconds
+            over = trainer.done >= 1
+            if over or now - saved >= 60 * run.checkpoint_minutes:
+                trainer.save()
+                write_log(trainer, losses, now - saved)
+                saved, losses, clock = now, [], time.monotonic()
+            if over or trainer.sizes != sizes:
+                break
     return trainer
 
 
-class Samples(Dataset[tuple[Tensor, Tensor]]):
-    """Endless: this process's share, every `ranks.count`th, of the samples from `first` on."""
+@dataclass(frozen=True)
+class Batches(IterableDataset[tuple[Tensor, Tensor]]):
+    """Endless: the batches from `first` on, each of one of the sizes."""
 
-    def __init__(self, composer: Composer, first: int, ranks: Ranks) -> None:
-        self.composer, self.first, self.ranks = composer, first + ranks.rank, ranks
+    composer: Composer
+    batch: int
+    sizes: tuple[int, ...]
+    first: int
 
-    def __len__(self) -> int:
-        return 2**40
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        step = self.first
+        while True:
+            size = self.sizes[np.random.default_rng((step, 1)).integers(len(self.sizes))]
+            numbers = range(step * self.batch, (step + 1) * self.batch)
+            samples = [self.composer(number, size) for number in numbers]
+            rgb, alpha = ([getattr(s, part) for s in samples] for part in ("rgb", "alpha"))
+            yield torch.from_numpy(np.stack(rgb)), torch.from_numpy(np.stack(alpha))
+            step += 1
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        sample = self.composer(self.first + index * self.ranks.count)
-        return torch.from_numpy(sample.rgb), torch.from_numpy(sample.alpha)
 
-
-def batches(run: Run, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of one process, from sample `first` on; `run.workers` others compose them."""
-    library = load_library(run.data, max(CACHED_SIDE, run.leg.size), run.without)
-    composer = Composer(library, run.leg.size, run.seed, run.leg.mix)
-    return iter(
-        DataLoader(
-            Samples(composer, first, run.ranks),
-            batch_size=run.leg.batch // run.ranks.count,
-            num_workers=run.workers,
-            prefetch_factor=8 if run.workers else None,
-            # Forked processes share the library; sent to fresh ones it would be copied.
-            multiprocessing_context="fork" if run.workers else None,
-            worker_init_fn=_one_thread,
-        )
+def loader(
+    run: Run, composer: Composer, sizes: tuple[int, ...], first: int
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    return DataLoader(
+        Batches(composer, run.batch, sizes, first),
+        batch_size=None,
+        num_workers=int(run.aside),
+        prefetch_factor=4 if run.aside else None,
+        # A forked process shares the library; sent to a fresh one it would be copied.
+        multiprocessing_context="fork" if run.aside else None,
+        worker_init_fn=lambda _worker: cv2.setNumThreads(0),
     )
 
 
-def write_log(
-    run: Run, progress: Progress, losses: list[float], seconds: float, score: Score | None
-) -> None:
-    line = {
-        "step": progress.step,
-        "samples": progress.samples,
-        "minutes": round(progress.seconds / 60, 2),
-        "size": run.leg.size,
-        "loss": round(sum(losses) / len(losses), 4),
-        "images_per_second": round(len(losses) * run.leg.batch / seconds, 1),
-    }
-    if score is not None:
-        line |= {"held_out_iou": round(score.iou, 4), "held_out_mae": round(score.mae, 4)}
-    text = json.dumps(line)
-    print(text, flush=True)
+def write_log(trainer: Trainer, losses: list[float], seconds: float) -> None:
+    run, progress = trainer.run, trainer.progress
+    minutes = progress.seconds / 60
+    shutil.copyfile(trainer.weights, run.out / f"weights-{minutes:05.1f}.safetensors")
+    line = {"step": progress.step, "samples": progress.samples, "minutes": round(minutes, 2)}
+    line |= {"loss": round(sum(losses) / len(losses), 4)}
+    line |= {"images_per_second": round(len(losses) * run.batch / seconds, 1)}
     with (run.out / "log.jsonl").open("a") as file:
-        file.write(text + "\n")
+        print(json.dumps(line), file=file)
 
 
 def parser() -> argparse.ArgumentParser:
+    """An option for each field of Run."""
     raw = argparse.RawDescriptionHelpFormatter
     options = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    add = options.add_argument
-    add("--data", type=Path, required=True, help="folder described in library.py")
-    add("--without", nargs="+", default=(), metavar="PATTERN", help="of DATA, as photos/people/*")
-    add("--out", type=Path, required=True, help="folder of the run")
-    add("--minutes", type=float, default=math.inf, help="length of this leg")
-    add("--samples", type=float, default=math.inf, help="length of this leg, if that comes first")
-    add("--size", type=int, default=SIDE, help="pixels, a multiple of 32")
-    add("--batch", type=int, default=32)
-    add("--rate", type=float, default=1e-3, help="highest learning rate")
-    for share in fields(Mix):
-        add(f"--{share.name}", type=float, default=share.default, help="share: Mix in compose.py")
-    add("--model", default="birefnet_nano", help="a name in pipeline/model/config.py")
-    add("--native", type=int, default=SIDE, help="pixels that the weights are for in the end")
-    add("--seed", type=int, default=0)
-    add("--average-decay", type=float, default=0.998, help="per step")
-    add("--precision", choices=PRECISIONS, default=_usual_precision())
-    add("--deform", action="store_true", help="learn the deformable offsets too")
-    add("--workers", type=int, default=1, help="processes that compose samples")
-    add("--threads", type=int, default=torch.get_num_threads())
-    add("--checkpoint-minutes", type=float, default=3.0)
-    add("--stop-after", type=float, default=math.inf, help="minutes; then go on with --resume")
-    add("--resume", action="store_true")
-    add("--begin-from", type=Path, help="exported weights that a new run begins from")
+    for field in fields(Run):
+        name, usual = f"--{field.name.replace('_', '-')}", field.default
+        if isinstance(usual, bool):
+            options.add_argument(name, action=argparse.BooleanOptionalAction, default=usual)
+        elif isinstance(usual, tuple):
+            options.add_argument(name, type=int, nargs="+", default=usual)
+        else:
+            kind = Path if usual is MISSING else type(usual)
+            options.add_argument(name, type=kind, required=usual is MISSING, default=usual)
     return options
 
 
 def main() -> None:
-    given = parser().parse_args()
-    if math.isinf(given.minutes) and math.isinf(given.samples):
-        parser().error("how long is this leg? give --minutes or --samples")
-    torch.set_num_threads(given.threads)
-    mix = Mix(given.photos, given.regrounded, given.made)
-    leg = Leg(given.size, given.batch, given.rate, mix, given.minutes, given.samples)
-    run = Run(
-        data=given.data,
-        out=given.out,
-        leg=leg,
-        without=tuple(given.without),
-        model=given.model,
-        native=given.native,
-        seed=given.seed,
-        average_decay=given.average_decay,
-        precision=given.precision,
-        plain=not given.deform,
-        workers=given.workers,
-        threads=given.threads,
-        checkpoint_minutes=given.checkpoint_minutes,
-        stop_after=given.stop_after,
-        resume=given.resume,
-        start=given.begin_from,
-        ranks=join(),
-    )
-    train(run)
-
-
-def _usual_precision() -> str:
-    return "bfloat16" if torch.cuda.is_available() else "float32"
-
-
-def _one_thread(_worker: int) -> None:
-    cv2.setNumThreads(0)
+    run = Run(**vars(parser().parse_args()))
+    if math.isinf(run.minutes) and math.isinf(run.samples):
+        parser().error("how long is this run? give --minutes or --samples")
+    train(run, features=checkpoint())
 
 
 if __name__ == "__main__":

@@ -3,164 +3,119 @@
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from checkpoint import Progress, restore, save
-from compose import Mix
-from evaluate import Score
-from export import DERIVED, GAIN, SIDE, export
-from ranks import ALONE, Ranks
-from safetensors.torch import load_file
-from supervision import loss_of
+from checkpoint import MODEL, Progress, export, restore, save
+from pretrained import fill
+from supervision import Supervision
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from bgpipe.pipeline.model import CONFIGS, BiRefNet, build
 from bgpipe.pipeline.model.decoder import Decoder, resize_like
-from bgpipe.pipeline.model.deform import DeformableConv
+from bgpipe.pipeline.model.efficientnet import EfficientNet
 from bgpipe.pipeline.model.parts import part
 from bgpipe.pipeline.model.resize import DEVIATION, MEAN
 
-Judge = Callable[[Path], Score | None]
-
-WARM_UP = 0.03  # of a leg
+SIDE = 320  # pixels that the bundled weights are for
+WARM_UP = 0.02  # of a run
 LAST_RATE = 0.02  # of the highest learning rate
+WARM = 0.25  # of the learning rate: for features that were learned before
+FIXED = ("_conv_stem", "_bn0", "_blocks.0.", "_blocks.1.", "_blocks.2.")
+"""Of the backbone, what stays as ImageNet made it: edges and colours, at a third of a step's cost."""
 WEIGHT_DECAY = 0.03
 LONGEST_GRADIENT = 2.0
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Leg:
-    """The settings of one leg, which ends after `minutes` or `samples`, whichever comes first."""
-
-    size: int
-    batch: int
-    rate: float
-    mix: Mix = field(default_factory=Mix)
-    minutes: float = math.inf
-    samples: float = math.inf
 
 
 @dataclass(frozen=True)
 class Run:
     data: Path
     out: Path
-    leg: Leg
-    without: tuple[str, ...] = ()  # what of the data is left out: patterns, see library.py
-    model: str = "birefnet_nano"
-    native: int = SIDE  # pixels that the weights are for in the end, and are judged at
+    minutes: float = math.inf  # length of the run, or
+    samples: float = math.inf  # its length if that comes first
+    sizes: tuple[int, ...] = (SIDE,)  # of the batches, at random
+    last_sizes: tuple[int, ...] = (SIDE,)  # those of the last part
+    last: float = 0.3  # share of the run that the last part is
+    batch: int = 16
+    rate: float = 1e-3  # the highest learning rate
+    native: int = SIDE  # pixels that the weights are for in the end
     seed: int = 0
-    average_decay: float = 0.998  # of the averaged weights, per step
-    precision: str = "float32"
-    plain: bool = True  # deformable convolutions as plain ones
-    workers: int = 1
-    threads: int = 1  # of the validation
-    checkpoint_minutes: float = 3.0
-    stop_after: float = math.inf  # minutes of this process
+    average_decay: float = 0.995  # of the averaged weights, per step
+    aside: bool = True  # whether a process of its own composes the samples
+    threads: int = 1  # that share each batch
+    checkpoint_minutes: float = 5.0
     resume: bool = False
-    start: Path | None = None  # weights of another run, to begin from
-    ranks: Ranks = ALONE
 
 
 class Trainer:
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, features: Path | None = None) -> None:
         torch.manual_seed(run.seed)
         self.run = run
-        self.device = run.ranks.device
-        # With channels last, convolutions need no copies on a CPU and suit the cores of a GPU.
-        # What the colours say is left out: a network that is told relies on it where it need not.
-        network = build(replace(CONFIGS[run.model], evidence=False)).train()
-        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.weights = run.out / "weights.safetensors"  # the averaged ones of the last save
+        self._checkpoint = run.out / "checkpoint.safetensors"
+        # With channels last, convolutions need no copies on a CPU.
+        self.network = build(CONFIGS[MODEL]).train().to(memory_format=torch.channels_last)
         initialise(self.network)
-        if run.start:
-            begin_from(run.start, self.network)
+        if features:
+            fill(part(self.network, "bb", EfficientNet), features)
+            fix(self.network.bb)
         enlarge_last(self.network.decoder)
-        if run.plain:
-            sample_plainly(self.network)
-        self.optimiser = torch.optim.AdamW(_by_decay(self.network), fused=True)
+        self._loss = Supervision(self.network)
+        # Threads of torch wait for each other in every operation, these once a step: a busy machine
+        # holds them up far less.
+        self._crew = ThreadPoolExecutor(run.threads)
+        self.optimiser = torch.optim.AdamW(_groups(self.network), fused=True)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self._fractions = [k for k, v in self.average.items() if v.is_floating_point()]
-        self._dtype = PRECISIONS[run.precision]
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._dtype is torch.float16)
-        self.progress = Progress(leg=asdict(run.leg))
-        if run.resume:
-            self._resume()
+        state = (self.network, self.average, self.optimiser)
+        self.progress = restore(self._checkpoint, *state) if run.resume else Progress()
 
     @property
     def done(self) -> float:
-        """Share of the leg that is behind, in [0, 1]."""
-        progress, leg = self.progress, self.run.leg
-        by_time = progress.leg_seconds / (60 * leg.minutes)
-        return min(max(by_time, progress.leg_samples / leg.samples), 1.0)
+        """Share of the run that is behind, in [0, 1]."""
+        progress, run = self.progress, self.run
+        return min(max(progress.seconds / (60 * run.minutes), progress.samples / run.samples), 1.0)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.run.last_sizes if self.done >= 1 - self.run.last else self.run.sizes
 
     def step(self, images: Tensor, alphas: Tensor) -> float:
         """One update from images uint8 [B,S,S,3] and alphas uint8 [B,S,S]; returns the loss."""
-        image, alpha = as_input(images.to(self.device)), alphas.to(self.device)[:, None] / 255
-        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
-            loss = loss_of(self.network, image, alpha)
-        torch.autograd.backward(self._scaler.scale(loss))
-        self._update()
+        parts = (x.chunk(self.run.threads) for x in (images, alphas))
+        loss = sum(self._crew.map(self._learn, *parts))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate() * group["share"]
+        nn.utils.clip_grad_norm_(self.network.parameters(), LONGEST_GRADIENT)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
         self.progress.step += 1
-        self.progress.samples += len(images) * self.run.ranks.count
-        self.progress.leg_samples += len(images) * self.run.ranks.count
+        self.progress.samples += len(images)
         self._follow()
+        return loss
+
+    def save(self) -> None:
+        """Write the averaged weights and then the checkpoint."""
+        self.run.out.mkdir(parents=True, exist_ok=True)
+        export(self.average, MODEL, self.weights, self.run.native)
+        save(self._checkpoint, self.network, self.average, self.optimiser, self.progress)
+
+    def _learn(self, images: Tensor, alphas: Tensor) -> float:
+        """Add a part of a batch to the gradient."""
+        torch.set_num_threads(1)
+        loss = self._loss(as_input(images), alphas[:, None] / 255) / self.run.threads
+        torch.autograd.backward(loss)
         return loss.item()
 
-    def advance_clock(self, seconds: float) -> None:
-        self.progress.seconds += seconds
-        self.progress.leg_seconds += seconds
-
-    @property
-    def weights(self) -> Path:
-        """The averaged weights of the last save."""
-        return self.run.out / "weights.safetensors"
-
-    def save(self, judge: Judge | None = None) -> Score | None:
-        """Write the averaged weights, also as the leg's best where `judge` has not seen better
-        ones, and then the checkpoint; returns what `judge` says of the weights.
-        """
-        self.run.out.mkdir(parents=True, exist_ok=True)
-        export(self.average, self.run.model, self.weights, self.run.native)
-        score = judge(self.weights) if judge else None
-        if score is not None and score.iou > self.progress.best:
-            self.progress.best = score.iou
-            shutil.copyfile(self.weights, self.run.out / "best.safetensors")
-        save(self._checkpoint, self.network, self.average, self.optimiser, self.progress)
-        return score
-
-    @property
-    def _checkpoint(self) -> Path:
-        return self.run.out / "checkpoint.safetensors"
-
-    def _resume(self) -> None:
-        progress = restore(self._checkpoint, self.network, self.average, self.optimiser)
-        if progress.leg != asdict(self.run.leg):
-            progress.begin(asdict(self.run.leg))
-        self.progress = progress
-
-    def _update(self) -> None:
-        """Descend along the mean gradient of all processes."""
-        self.run.ranks.average_(p.grad for p in self.network.parameters() if p.grad is not None)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._rate()
-        self._scaler.unscale_(self.optimiser)
-        nn.utils.clip_grad_norm_(self.network.parameters(), LONGEST_GRADIENT)
-        self._scaler.step(self.optimiser)
-        self._scaler.update()
-        self.optimiser.zero_grad()
-
     def _rate(self) -> float:
-        rate = self.run.leg.rate
         if self.done < WARM_UP:
-            return rate * (0.01 + self.done / WARM_UP)
+            return self.run.rate * (0.01 + self.done / WARM_UP)
         falling = 0.5 + 0.5 * math.cos(math.pi * (self.done - WARM_UP) / (1 - WARM_UP))
-        return rate * (LAST_RATE + (1 - LAST_RATE) * falling)
+        return self.run.rate * (LAST_RATE + (1 - LAST_RATE) * falling)
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -170,41 +125,23 @@ class Trainer:
         now = self.network.state_dict()
         averages = [self.average[name] for name in self._fractions]
         get_ema_multi_avg_fn(keep)(averages, [now[name] for name in self._fractions], steps)
-        for name in now.keys() - set(self._fractions):
-            self.average[name].copy_(now[name])
 
 
 def initialise(network: BiRefNet) -> None:
-    """Kaiming weights for every convolution that does not start at zero."""
-    zeros = {
-        conv
-        for module in network.modules()
-        if isinstance(module, DeformableConv)
-        for conv in (module.offset_conv, module.modulator_conv)
-    }
     for module in network.modules():
-        if isinstance(module, nn.Conv2d) and module not in zeros:
+        if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
 
-def begin_from(weights: Path, network: BiRefNet) -> None:
-    """Fill `network` with exported weights. Raises ValueError for those of another network."""
-    tensors = load_file(weights)
-    tensors.pop(GAIN, None)
-    missing, unknown = network.load_state_dict(tensors, strict=False)
-    if lacks := [*unknown, *(name for name in missing if not name.endswith(DERIVED))]:
-        raise ValueError(f"weights of another network: {weights}: {lacks[0]}")
-
-
-def sample_plainly(network: BiRefNet) -> None:
-    """Leave offsets at zero and modulators at one. A deformable convolution then is a plain one,
-    the same function several times as fast, and the weights still load anywhere.
-    """
-    for module in network.modules():
-        if isinstance(module, DeformableConv):
-            module.forward = module.regular_conv.forward  # type: ignore[method-assign,assignment]
+def fix(backbone: nn.Module) -> None:
+    """Leave FIXED as it is, and the statistics of every norm: batches are too small for better ones."""
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(not name.startswith(FIXED))
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 def enlarge_last(decoder: Decoder) -> None:
@@ -224,13 +161,21 @@ def enlarge_last(decoder: Decoder) -> None:
 
 def as_input(images: Tensor) -> Tensor:
     """uint8 [B,H,W,3] to normalised [B,3,H,W], channels last in memory."""
-    mean, deviation = (torch.tensor(x, device=images.device) for x in (MEAN, DEVIATION))
-    return ((images / 255 - mean) / deviation).permute(0, 3, 1, 2)
+    return ((images / 255 - torch.tensor(MEAN)) / torch.tensor(DEVIATION)).permute(0, 3, 1, 2)
 
 
-def _by_decay(network: nn.Module) -> list[dict[str, object]]:
-    """Weight decay for matrices and kernels, none for biases, norms and position tables."""
-    trained = list(network.named_parameters())
-    bare = [p for name, p in trained if p.ndim < 2 or "bias" in name]
-    rest = [p for name, p in trained if not (p.ndim < 2 or "bias" in name)]
-    return [{"params": rest, "weight_decay": WEIGHT_DECAY}, {"params": bare, "weight_decay": 0.0}]
+def _groups(network: nn.Module) -> list[dict[str, object]]:
+    """What is learned, at its share of the rate; weight decay for kernels, none for biases and norms."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            key = (name.startswith("bb."), parameter.ndim < 2)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": some,
+            "share": WARM if warm else 1.0,
+            "weight_decay": 0 if bare else WEIGHT_DECAY,
+        }
+        for (warm, bare), some in groups.items()
+    ]

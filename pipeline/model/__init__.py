@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bgpipe.pipeline.model.birefnet import BiRefNet, InvalidSize
-from bgpipe.pipeline.model.config import CONFIGS, ModelConfig, ResNetConfig, SwinConfig
+from bgpipe.pipeline.model.config import CONFIGS, EfficientNetConfig, ModelConfig, SwinConfig
 
 __all__ = [
     "CONFIGS",
     "BiRefNet",
+    "EfficientNetConfig",
     "InvalidSize",
     "ModelConfig",
-    "ResNetConfig",
     "SwinConfig",
     "build",
     "create",

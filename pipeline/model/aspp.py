@@ -1,4 +1,4 @@
-"""Atrous spatial pyramid pooling with deformable kernels: BiRefNet's reconstruction module."""
+"""Atrous spatial pyramid pooling, as a rule with deformable kernels: BiRefNet's reconstruction module."""
 
 from __future__ import annotations
 
@@ -10,26 +10,37 @@ from bgpipe.pipeline.model.config import ModelConfig
 from bgpipe.pipeline.model.deform import DeformableConv
 
 
-class DeformableBranch(nn.Module):
+class PlainConv(nn.Module):
+    """In the place of a deformable convolution: one that looks where it stands."""
+
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
-        self.atrous_conv = DeformableConv(inputs, outputs, kernel)
-        self.bn = nn.BatchNorm2d(outputs)
+        self.regular_conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.regular_conv(x)
+        return out
+
+
+class Branch(nn.Module):
+    def __init__(self, config: ModelConfig, kernel: int) -> None:
+        super().__init__()
+        conv = DeformableConv if config.deformable else PlainConv
+        self.atrous_conv = conv(config.inner, config.branch, kernel)
+        self.bn = nn.BatchNorm2d(config.branch)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn(self.atrous_conv(x)))
 
 
-class DeformableASPP(nn.Module):
-    """[B, inner, H, W] to the same shape: deformable branches of several reaches and a global one."""
+class ASPP(nn.Module):
+    """[B, inner, H, W] to the same shape: branches of several reaches and a global one."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         inner, branch = config.inner, config.branch
-        self.aspp1 = DeformableBranch(inner, branch, 1)
-        self.aspp_deforms = nn.ModuleList(
-            DeformableBranch(inner, branch, kernel) for kernel in config.kernels
-        )
+        self.aspp1 = Branch(config, 1)
+        self.aspp_deforms = nn.ModuleList(Branch(config, kernel) for kernel in config.kernels)
         self.global_avg_pool = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(inner, branch, 1, bias=False),

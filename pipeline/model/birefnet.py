@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from bgpipe.pipeline.model.config import ModelConfig, SwinConfig
 from bgpipe.pipeline.model.decoder import Decoder, DecoderBlock, resize_like
-from bgpipe.pipeline.model.evidence import ColourEvidence
-from bgpipe.pipeline.model.resnet import ResNet
+from bgpipe.pipeline.model.efficientnet import EfficientNet
 from bgpipe.pipeline.model.swin import Swin
 
 STRIDE = 32
@@ -27,12 +26,10 @@ class BiRefNet(nn.Module):
         super().__init__()
         self.config = config
         backbone = config.backbone
-        self.bb = Swin(backbone) if isinstance(backbone, SwinConfig) else ResNet(backbone)
+        self.bb = Swin(backbone) if isinstance(backbone, SwinConfig) else EfficientNet(backbone)
         context = sum(config.features)
         self.squeeze_module = nn.Sequential(DecoderBlock(config, context, config.features[-1]))
         self.decoder = Decoder(config)
-        if config.evidence:
-            self.evidence = ColourEvidence()
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits [B, 1, H, W] for RGB [B, 3, H, W], normalised with ImageNet's statistics.
@@ -41,7 +38,7 @@ class BiRefNet(nn.Module):
         """
         check_size(*image.shape[2:])
         logits: Tensor = self.decoder(image, self._encode(image))
-        return self.evidence(image, logits) if self.config.evidence else logits
+        return logits
 
     def _encode(self, image: Tensor) -> list[Tensor]:
         """Maps of stride 4, 8, 16, 32; the deepest one has seen all the others."""

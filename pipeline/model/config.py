@@ -28,22 +28,30 @@ class SwinConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNetConfig:
-    stem: int  # channels between the two convolutions before the first stage
-    stages: Stages  # channels of the maps, shallowest first
-    depths: Stages
+class EfficientNetConfig:
+    """An EfficientNet-Lite: its stages by their channels and blocks."""
+
+    widths: tuple[int, int, int, int, int, int, int]
+    depths: tuple[int, int, int, int, int, int, int]
+    stem: int = 32
+
+    @property
+    def stages(self) -> Stages:
+        """Channels of the maps, shallowest first."""
+        _, a, b, _, c, _, d = self.widths
+        return (a, b, c, d)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    backbone: SwinConfig | ResNetConfig
+    backbone: SwinConfig | EfficientNetConfig
     inner: int = 64  # channels inside a decoder block
     branch: int = 256  # channels of each of the five ASPP branches
-    kernels: tuple[int, ...] = (1, 3, 7)  # sides of the deformable kernels after the first 1x1
+    kernels: tuple[int, ...] = (1, 3, 7)  # sides of the ASPP's kernels after the first 1x1
+    deformable: bool = True  # whether these kernels sample where they choose to
     image_inner: int = 64  # channels between the two convolutions of an image branch
     image_divisor: int = 8  # an image branch ends in 1 / image_divisor of its stage's channels
     gate: int = 16  # channels of a gradient attention head
-    evidence: bool = False  # whether what the colours say is added to the logits
 
     @property
     def features(self) -> Stages:
@@ -59,13 +67,15 @@ CONFIGS: dict[str, ModelConfig] = {
     "swin_v1_t": ModelConfig(
         backbone=SwinConfig(embed=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24), window=7)
     ),
-    # Small enough to travel inside the package, for 192x192.
+    # Small enough to travel inside the package: an EfficientNet-Lite0.
     "birefnet_nano": ModelConfig(
-        backbone=ResNetConfig(stem=24, stages=(32, 64, 128, 192), depths=(2, 2, 2, 2)),
-        inner=48,
+        backbone=EfficientNetConfig(
+            widths=(16, 24, 40, 80, 112, 192, 320), depths=(1, 2, 2, 3, 3, 4, 1)
+        ),
+        inner=64,
         branch=64,
         kernels=(3,),
+        deformable=False,
         image_inner=8,
-        evidence=True,
     ),
 }

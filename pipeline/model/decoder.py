@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bgpipe.pipeline.model.aspp import DeformableASPP
+from bgpipe.pipeline.model.aspp import ASPP
 from bgpipe.pipeline.model.config import ModelConfig
 
 # Tiles per side of the image that the image branch of each level sees.
@@ -26,7 +26,7 @@ class DecoderBlock(nn.Module):
         super().__init__()
         self.conv_in = nn.Conv2d(inputs, config.inner, 3, padding=1)
         self.bn_in = nn.BatchNorm2d(config.inner)
-        self.dec_att = DeformableASPP(config)
+        self.dec_att = ASPP(config)
         self.conv_out = nn.Conv2d(config.inner, outputs, 3, padding=1)
         self.bn_out = nn.BatchNorm2d(outputs)
 

@@ -8,7 +8,19 @@ from torch import Tensor, nn
 
 def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     """A convolution that does what both do in eval mode."""
-    return convolution(*with_norm(conv.weight, conv.bias, norm), conv.stride[0])
+    weight, bias = with_norm(conv.weight, conv.bias, norm)
+    with torch.device("meta"):
+        both = nn.Conv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]  # a pair, whatever the annotation says
+            conv.stride[0],
+            conv.padding,  # type: ignore[arg-type]
+            groups=conv.groups,
+        )
+    both.weight = nn.Parameter(weight, requires_grad=False)
+    both.bias = nn.Parameter(bias, requires_grad=False)
+    return both
 
 
 def with_norm(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -19,12 +31,12 @@ def with_norm(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tupl
     return weight * scale.view(-1, 1, 1, 1), shift if bias is None else shift + scale * bias
 
 
-def convolution(weight: Tensor, bias: Tensor | None, stride: int = 1) -> nn.Conv2d:
-    """The convolution with these weights that keeps a map's size, or divides it by the stride."""
+def convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """The convolution with these weights that keeps a map's size."""
     outputs, inputs, kernel, _ = weight.shape
     has_bias = bias is not None
     with torch.device("meta"):
-        conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=has_bias)
+        conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=has_bias)
     conv.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
         conv.bias = nn.Parameter(bias, requires_grad=False)

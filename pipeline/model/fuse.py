@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bgpipe.pipeline.model.birefnet import BiRefNet, check_size
 from bgpipe.pipeline.model.decoder import DecoderBlock, resize_like
 from bgpipe.pipeline.model.fused_decoder import FusedDecoder, FusedDecoderBlock
-from bgpipe.pipeline.model.fused_resnet import FusedResNet
+from bgpipe.pipeline.model.fused_efficientnet import FusedEfficientNet
 from bgpipe.pipeline.model.fused_swin import FusedSwin
 from bgpipe.pipeline.model.parts import part
 from bgpipe.pipeline.model.swin import Swin
@@ -49,11 +49,10 @@ class FusedBiRefNet(nn.Module):
         self.backbone = (
             FusedSwin(network.bb, sizes)
             if isinstance(network.bb, Swin)
-            else FusedResNet(network.bb)
+            else FusedEfficientNet(network.bb)
         )
         self.squeeze = FusedDecoderBlock(part(network, "squeeze_module.0", DecoderBlock))
         self.decoder = FusedDecoder(network.decoder)
-        self.evidence = network.evidence if network.config.evidence else None
 
     def forward(self, image: Tensor) -> Tensor:
         image = image.contiguous(memory_format=torch.channels_last)
@@ -65,4 +64,4 @@ class FusedBiRefNet(nn.Module):
         *shallow, deep = maps
         context = torch.cat([*(resize_like(x, deep) for x in shallow), deep], dim=1)
         logits: Tensor = self.decoder(image, [*shallow, self.squeeze(context)])
-        return logits if self.evidence is None else self.evidence(image, logits)
+        return logits

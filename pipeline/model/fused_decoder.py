@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bgpipe.pipeline.model.aspp import DeformableASPP, DeformableBranch
+from bgpipe.pipeline.model.aspp import ASPP, Branch, PlainConv
 from bgpipe.pipeline.model.decoder import (
     Decoder,
     DecoderBlock,
@@ -20,7 +20,7 @@ from bgpipe.pipeline.model.decoder import (
     resize_like,
     stack_tiles,
 )
-from bgpipe.pipeline.model.deform import sampled
+from bgpipe.pipeline.model.deform import DeformableConv, sampled
 from bgpipe.pipeline.model.dense import Dense
 from bgpipe.pipeline.model.fold import convolution, folded, with_norm
 from bgpipe.pipeline.model.parts import part
@@ -76,15 +76,15 @@ class FusedDecoderBlock(nn.Module):
 class FusedASPP(nn.Module):
     """[B, inner, H, W] to the same shape; each branch is mixed in as soon as a line of it is there."""
 
-    def __init__(self, aspp: DeformableASPP) -> None:
+    def __init__(self, aspp: ASPP) -> None:
         super().__init__()
         mix = folded(aspp.conv1, aspp.bn1)
         deforms = range(len(aspp.aspp_deforms))
         names = ["aspp1", *(f"aspp_deforms.{i}" for i in deforms)]
-        branches = [part(aspp, name, DeformableBranch) for name in names]
+        branches = [part(aspp, name, Branch) for name in names]
         shares = mix.weight.flatten(1).chunk(len(branches) + 1, dim=1)
         self.branches = nn.ModuleList(
-            FusedBranch(branch, share) for branch, share in zip(branches, shares[:-1], strict=True)
+            fused_branch(branch, share) for branch, share in zip(branches, shares[:-1], strict=True)
         )
         pool = folded(
             part(aspp, "global_avg_pool.1", nn.Conv2d),
@@ -101,20 +101,37 @@ class FusedASPP(nn.Module):
         return F.relu_(out).permute(0, 3, 1, 2)
 
 
-class FusedBranch(nn.Module):
-    """A deformable convolution, its norm, and its share [inner, branch] of the mixture."""
+def fused_branch(branch: Branch, share: Tensor) -> nn.Module:
+    """From [B, inner, H, W] to the branch's part [B, H, W, inner] of the mixture, by its share
+    [inner, branch] of it.
+    """
+    conv = branch.atrous_conv
+    if isinstance(conv, PlainConv):
+        return PlainBranch(conv, branch.bn, share)
+    return DeformableBranch(conv, branch.bn, share)
 
-    def __init__(self, branch: DeformableBranch, share: Tensor) -> None:
+
+class PlainBranch(nn.Module):
+    def __init__(self, conv: PlainConv, norm: nn.BatchNorm2d, share: Tensor) -> None:
         super().__init__()
-        conv = branch.atrous_conv
+        self.conv = folded(conv.regular_conv, norm)
+        self.mix = Dense(share.contiguous(), None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.mix(F.relu_(self.conv(x)).permute(0, 2, 3, 1))
+        return out
+
+
+class DeformableBranch(nn.Module):
+    def __init__(self, conv: DeformableConv, norm: nn.BatchNorm2d, share: Tensor) -> None:
+        super().__init__()
         self.points = _points(conv.offset_conv, conv.modulator_conv)
-        weight, bias = with_norm(conv.regular_conv.weight, None, branch.bn)
+        weight, bias = with_norm(conv.regular_conv.weight, None, norm)
         # Twice, since the modulators are: mask = 2 * sigmoid.
         self.taps = Dense(2 * weight.permute(0, 2, 3, 1).flatten(1), bias, "relu")
         self.mix = Dense(share.contiguous(), None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inner, H, W] to [B, H, W, inner]."""
         points = self.points(x).permute(0, 2, 3, 1)
         taps = points.shape[3] // 3
         points = torch.cat([points[..., : 2 * taps], points[..., 2 * taps :].sigmoid()], dim=3)

@@ -7,7 +7,7 @@ the configuration is read from the shapes. A checkpoint that does not fit exactl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import chain, count, takewhile
+from itertools import chain, count, groupby, takewhile
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bgpipe.pipeline.errors import ModelUnavailable
 from bgpipe.pipeline.model.birefnet import BiRefNet
-from bgpipe.pipeline.model.config import ModelConfig, ResNetConfig, Stages, SwinConfig
+from bgpipe.pipeline.model.config import EfficientNetConfig, ModelConfig, Stages, SwinConfig
 from bgpipe.pipeline.model.decoder import TILES
 from bgpipe.pipeline.model.swin import relative_position_index
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
@@ -106,7 +106,7 @@ def _unwrapped(key: str) -> str:
 
 
 def _config_of(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
-    backbone = _resnet_of(shapes) if "bb.stem.0.weight" in shapes else _swin_of(shapes)
+    backbone = _efficientnet_of(shapes) if "bb._conv_stem.weight" in shapes else _swin_of(shapes)
     aspp, conv = "squeeze_module.0.dec_att.", ".atrous_conv.regular_conv.weight"
     branches = _consecutive(shapes, f"{aspp}aspp_deforms.", conv)
     return ModelConfig(
@@ -114,10 +114,10 @@ def _config_of(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
         inner=shapes["squeeze_module.0.conv_in.weight"][0],
         branch=shapes[f"{aspp}aspp1{conv}"][0],
         kernels=tuple(shapes[f"{aspp}aspp_deforms.{j}{conv}"][-1] for j in range(branches)),
+        deformable=f"{aspp}aspp1.atrous_conv.offset_conv.weight" in shapes,
         image_inner=shapes["decoder.ipt_blk1.conv1.weight"][0],
         image_divisor=2 * backbone.stages[3] // shapes["decoder.ipt_blk5.conv_out.weight"][0],
         gate=shapes["decoder.gdt_convs_4.0.weight"][0],
-        evidence="evidence.gain" in shapes,
     )
 
 
@@ -134,12 +134,14 @@ def _swin_of(shapes: Mapping[str, tuple[int, ...]]) -> SwinConfig:
     )
 
 
-def _resnet_of(shapes: Mapping[str, tuple[int, ...]]) -> ResNetConfig:
-    return ResNetConfig(
-        stem=shapes["bb.stem.0.weight"][0],
-        stages=_each_stage(lambda i: shapes[f"bb.layers.{i}.0.conv1.weight"][0]),
-        depths=_each_stage(lambda i: _consecutive(shapes, f"bb.layers.{i}.", ".conv1.weight")),
-    )
+def _efficientnet_of(shapes: Mapping[str, tuple[int, ...]]) -> EfficientNetConfig:
+    """A stage ends where the channels change."""
+    blocks = _consecutive(shapes, "bb._blocks.", "._project_conv.weight")
+    outputs = [shapes[f"bb._blocks.{i}._project_conv.weight"][0] for i in range(blocks)]
+    stages = [(width, len(list(same))) for width, same in groupby(outputs)]
+    (a, b, c, d, e, f, g) = stages
+    widths, depths = zip(a, b, c, d, e, f, g, strict=True)
+    return EfficientNetConfig(widths=widths, depths=depths, stem=shapes["bb._conv_stem.weight"][0])
 
 
 def _each_stage(number: Callable[[int], int]) -> Stages:

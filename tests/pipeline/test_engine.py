@@ -29,7 +29,6 @@ TINY = ModelConfig(
     kernels=(3,),
     image_inner=4,
     gate=2,
-    evidence=True,
 )
 SIZE = (64, 96)
 

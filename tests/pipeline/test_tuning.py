@@ -13,7 +13,7 @@ from bgpipe.pipeline.engine import Engine
 from bgpipe.pipeline.recipes import choose_model
 from bgpipe.pipeline.tuning import tune
 
-SIZE = (192, 192)  # of the bundled model
+SIZE = (320, 320)  # of the bundled model
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from torch import nn
 
 from bgpipe.pipeline.model import (
     CONFIGS,
+    EfficientNetConfig,
     InvalidSize,
     ModelConfig,
-    ResNetConfig,
     SwinConfig,
     build,
     create,
@@ -29,12 +29,12 @@ TINY = ModelConfig(
 
 CONVOLUTIONS = replace(
     TINY,
-    backbone=ResNetConfig(stem=4, stages=(8, 12, 16, 24), depths=(1, 2, 1, 2)),
+    backbone=EfficientNetConfig(
+        widths=(4, 6, 8, 10, 12, 14, 24), depths=(1, 2, 1, 2, 1, 1, 1), stem=8
+    ),
+    deformable=False,
 )
-WITH_EVIDENCE = replace(CONVOLUTIONS, evidence=True)
-EVERY = pytest.mark.parametrize(
-    "config", [TINY, CONVOLUTIONS, WITH_EVIDENCE], ids=["swin", "resnet", "evidence"]
-)
+EVERY = pytest.mark.parametrize("config", [TINY, CONVOLUTIONS], ids=["swin", "efficientnet"])
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -43,15 +43,15 @@ def test_named_networks_are_in_eval_mode_with_the_norms_trained_with(name: str) 
         network = create(name)
     norms = [m for m in network.modules() if isinstance(m, nn.LayerNorm | nn.BatchNorm2d)]
     assert not any(module.training for module in network.modules())
-    assert {norm.eps for norm in norms} == {1e-5}
+    assert {norm.eps for norm in norms} == {1e-5, *([1e-3] * (name == "birefnet_nano"))}
     transformer = isinstance(CONFIGS[name].backbone, SwinConfig)
     assert {type(norm) for norm in norms} == {nn.BatchNorm2d, *([nn.LayerNorm] * transformer)}
 
 
-def test_the_bundled_network_fits_into_eight_megabytes_of_half_floats() -> None:
+def test_the_bundled_network_fits_into_twelve_megabytes_of_half_floats() -> None:
     with torch.device("meta"):
         network = create("birefnet_nano")
-    assert 2 * sum(tensor.numel() for tensor in network.state_dict().values()) < 8_000_000
+    assert 2 * sum(tensor.numel() for tensor in network.state_dict().values()) < 12_000_000
 
 
 @EVERY

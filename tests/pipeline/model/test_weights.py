@@ -14,7 +14,7 @@ from bgpipe.pipeline.model import CONFIGS, BiRefNet, ModelConfig, SwinConfig, bu
 from bgpipe.pipeline.model.weights import infer_config, load
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
 
-from .test_network import CONVOLUTIONS, WITH_EVIDENCE
+from .test_network import CONVOLUTIONS
 
 TINY = ModelConfig(
     backbone=SwinConfig(embed=8, depths=(1, 2, 3, 1), heads=(1, 2, 4, 8), window=4),
@@ -62,8 +62,8 @@ def test_a_loaded_network_gives_the_saved_ones_logits(network: BiRefNet, tmp_pat
 
 @pytest.mark.parametrize(
     "config",
-    [*CONFIGS.values(), CONVOLUTIONS, WITH_EVIDENCE],
-    ids=[*CONFIGS, "plain", "evidence"],
+    [*CONFIGS.values(), CONVOLUTIONS],
+    ids=[*CONFIGS, "convolutions"],
 )
 def test_the_configuration_is_read_from_the_shapes(config: ModelConfig) -> None:
     with torch.device("meta"):

