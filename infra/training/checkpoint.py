@@ -1,6 +1,6 @@
 """Everything a run needs to go on, and the weights that ship: safetensors files, whole or absent.
 
-python infra/training/checkpoint.py RUN/weights.safetensors birefnet-nano.safetensors 352  # other size
+python infra/training/checkpoint.py RUN/weights.safetensors birefnet-nano.safetensors SIZE GAIN
 """
 
 from __future__ import annotations
@@ -86,5 +86,12 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}
 
 
+def surer(weights: Mapping[str, Tensor], gain: float) -> dict[str, Tensor]:
+    """Weights whose logits are `gain` times as large."""
+    last = ("decoder.conv_out1.0.weight", "decoder.conv_out1.0.bias")
+    return {name: x * gain if name in last else x for name, x in weights.items()}
+
+
 if __name__ == "__main__":
-    export(load_file(sys.argv[1]), MODEL, Path(sys.argv[2]), int(sys.argv[3]))
+    source, target, side, gain = sys.argv[1:]
+    export(surer(load_file(source), float(gain)), MODEL, Path(target), int(side))

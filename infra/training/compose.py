@@ -1,8 +1,4 @@
-"""One training sample from a number: a square picture and its alpha.
-
-Sample i of a seed is always the same for a size, whichever process makes it and however often training
-was interrupted before it.
-"""
+"""One training sample from a number: a square picture and its alpha, always the same for a size."""
 
 from __future__ import annotations
 

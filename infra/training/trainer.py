@@ -99,7 +99,6 @@ class Trainer:
         return loss
 
     def save(self) -> None:
-        """Write the averaged weights and then the checkpoint."""
         self.run.out.mkdir(parents=True, exist_ok=True)
         export(self.average, MODEL, self.weights, self.run.native)
         save(self._checkpoint, self.network, self.average, self.optimiser, self.progress)
@@ -136,7 +135,7 @@ def initialise(network: BiRefNet) -> None:
 
 
 def fix(backbone: nn.Module) -> None:
-    """Leave FIXED as it is, and the statistics of every norm: batches are too small for better ones."""
+    """Leave FIXED as it is, and the statistics of every norm: batches are too small for others."""
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_(not name.startswith(FIXED))
     for module in backbone.modules():

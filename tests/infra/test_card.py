@@ -7,15 +7,22 @@ import re
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
+import numpy.typing as npt
 import pytest
+
+from bgpipe.pipeline.api import BackgroundRemover
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "infra" / "training"))
 
 from evaluate import evaluate, predictor
+from library import photos_below
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ROOT / "infra" / "docs"
 WEIGHTS = ROOT / "pipeline" / "model" / "birefnet-nano.safetensors"
+DEPTH = 8  # pixels from an edge to what is inside
 ROUNDING = 0.002  # of the tables, and what float arithmetic of other processors may turn over
 
 
@@ -36,3 +43,20 @@ def test_the_weights_score_as_the_card_says(shared: Path) -> None:
         assert found[group].images == int(images)
         assert found[group].iou == pytest.approx(float(iou), abs=ROUNDING)
         assert found[group].mae == pytest.approx(float(mae), abs=ROUNDING)
+
+
+@pytest.mark.slow
+def test_the_inside_of_a_found_subject_is_opaque(shared: Path) -> None:
+    found, finished = (BackgroundRemover("birefnet-nano", name) for name in ("raw", "balanced"))
+    inside = faint = 0
+    for _, photo in photos_below(shared / "images" / "quality", None):
+        deep = inner(photo.alpha > 250) & inner(found(photo.rgb)[..., 3] > 127)
+        inside += np.count_nonzero(deep)
+        faint += np.count_nonzero(finished(photo.rgb)[..., 3][deep] < 250)
+    assert inside > 1_000_000
+    assert faint <= 0.01 * inside
+
+
+def inner(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """What lies deeper than DEPTH; the border of the picture is no edge."""
+    return np.asarray(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5) > DEPTH)

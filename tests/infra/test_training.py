@@ -23,7 +23,7 @@ from bgpipe.pipeline.types import PatchOrder
 # Training is run as scripts, not installed: its files import each other from their own folder.
 sys.path.insert(0, str(Path(__file__).parents[2] / "infra" / "training"))
 
-from checkpoint import MODEL
+from checkpoint import MODEL, export, surer
 from compose import Composer, pasted
 from evaluate import evaluate, predictor
 from library import Layer, Library, by_kind, held_out, kind_of, load_library
@@ -293,6 +293,18 @@ def test_weights_are_scored_at_their_own_size_or_another(run: Run) -> None:
     assert own.shape == photo.shape[:2]
     assert (own == same).all()
     assert not (own == other).all()
+
+
+def test_surer_weights_have_the_same_mask_and_a_clearer_matte(run: Run) -> None:
+    trainer = Trainer(run)
+    trainer.save()
+    sure = run.out / "sure.safetensors"
+    export(surer(trainer.average, 2.0), MODEL, sure, SIZE)
+    photo = cv2.imread(f"{run.data}/photos/drawn/0.webp")
+    before, after = (predictor(path, 1, SIZE)(photo[:64, :64]) for path in (trainer.weights, sure))
+    logits = np.log(before / (1 - before))
+    np.testing.assert_allclose(after, 1 / (1 + np.exp(-2 * logits)), atol=2e-3)
+    assert np.abs(after - 0.5).mean() > np.abs(before - 0.5).mean()
 
 
 @pytest.mark.parametrize(("answer", "iou", "mae"), [("right", 1.0, 0.0), ("inverse", 0.0, 1.0)])
