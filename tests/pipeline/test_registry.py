@@ -213,7 +213,7 @@ def test_auto_degrades_to_the_bundled_model_only_when_embedded(cache: Path, nowh
 
 def test_the_bundled_model_is_small_and_loads(cache: Path) -> None:
     model = resolve(TRIAL, cache=cache)
-    assert model.path.stat().st_size < 8_000_000
+    assert model.path.stat().st_size < 12_000_000
     assert load(model).config == CONFIGS["birefnet_nano"]
 
 
