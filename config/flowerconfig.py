@@ -1,4 +1,4 @@
-"""Flower's options, which `bgpipe flower` has it read: each name is one of them."""
+"""Flower's options, read by `bgpipe flower`: each name is one of them."""
 
 read_only = True
 # Some 4 KB of memory each; beyond them the oldest are dropped.

@@ -7,7 +7,7 @@ A data folder has up to three parts; every sub-folder of a part is a group of it
     background/   pictures without a subject
 
 and may have an index.json: a list of {"file": ..., "sure": ...}, where `sure` in [0,1] says how far a
-photo's mask, if another network made it, is to be trusted. Photos that are held out are left alone.
+photo's mask, if another network made it, can be trusted. Held-out photos are not loaded.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def by_kind(layers: Iterable[tuple[Path, Layer]], kind: Callable[[Path], str]) -
 
 
 def _trusted(folder: Path, side: int) -> Iterator[tuple[Path, Layer]]:
-    """The photos to learn from, weighed by how far their masks are to be trusted."""
+    """The photos to learn from, weighted by the confidence of their masks."""
     index = folder / "index.json"
     entries = json.loads(index.read_text()) if index.is_file() else []
     sure = {entry["file"]: entry["sure"] for entry in entries if "sure" in entry}

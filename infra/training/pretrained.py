@@ -27,6 +27,7 @@ def checkpoint() -> Path:
 
 def fill(backbone: EfficientNet, path: Path) -> None:
     """Load the features of `path`, for images normalised as ours are."""
+    # The published weights exist as a PyTorch checkpoint only; weights_only refuses to run code in it.
     tensors = torch.load(path, map_location="cpu", weights_only=True)
     features = {k: v for k, v in tensors.items() if not k.startswith(CLASSIFIER)}
     backbone.load_state_dict(for_our_images(features))

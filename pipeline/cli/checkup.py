@@ -102,12 +102,12 @@ def _workers(settings: Settings) -> str:
     from bgpipe.pipeline.vitals import beats
 
     with open_session(settings) as session:
-        told = [told_of(beat) for beat in beats(session.client)]
-    if not told and settings.embedded:
+        states = [told_of(beat) for beat in beats(session.client)]
+    if not states and settings.embedded:
         return "none: submit starts its own"
-    if not told:
+    if not states:
         raise Advice("none: jobs wait for one: start bgpipe worker")
-    return "; ".join(told)
+    return "; ".join(states)
 
 
 def durability(settings: Settings) -> str:

@@ -33,7 +33,7 @@ Keys = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class EffectiveSetting:
     """`origin`: default, FILE:LINE, a variable, a file of the secrets folder, or presets.toml."""
 
     key: str
@@ -97,7 +97,7 @@ def checked() -> tuple[Settings, Sequence[Layer]]:
     return settings, layers
 
 
-def _entries(settings: Settings, layers: Sequence[Layer]) -> Iterator[Entry]:
+def _entries(settings: Settings, layers: Sequence[Layer]) -> Iterator[EffectiveSetting]:
     from bgpipe.config.layers import source_of
     from bgpipe.config.toml_file import dotted
     from bgpipe.pipeline.connection import without_password
@@ -105,7 +105,7 @@ def _entries(settings: Settings, layers: Sequence[Layer]) -> Iterator[Entry]:
     for path, value in _leaves(settings.model_dump(mode="json")):
         layer = source_of(layers, path)
         shown = without_password(value) if isinstance(value, str) else value
-        yield Entry(dotted(path), shown, layer.origin(path) if layer else "default")
+        yield EffectiveSetting(dotted(path), shown, layer.origin(path) if layer else "default")
 
 
 def _leaves(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
@@ -116,7 +116,7 @@ def _leaves(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyP
             yield (*path, name), value
 
 
-def _selected(entries: Sequence[Entry], keys: Sequence[str]) -> list[Entry]:
+def _selected(entries: Sequence[EffectiveSetting], keys: Sequence[str]) -> list[EffectiveSetting]:
     """The entries below `keys`, in their order; all without any.
 
     Raises:

@@ -146,7 +146,7 @@ def _flower() -> str:
         return f"does not tell anything: {FLOWER}: {error}"
     except OSError:
         return f"none at {FLOWER}"
-    raise Open(f"everybody may look at {FLOWER}: start it with bgpipe flower")
+    raise Open(f"open without a password: {FLOWER}: start it with bgpipe flower")
 
 
 def _metrics(settings: Settings) -> str:

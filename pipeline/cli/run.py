@@ -155,7 +155,7 @@ class Run:
             self._pause()
 
     def release(self) -> None:
-        """Let the worker end by itself: all images are settled, so that nobody waits for it."""
+        """Let the worker end by itself without waiting for it: all images are settled."""
         if self._worker and self._owns_worker:
             self._worker.release()
 

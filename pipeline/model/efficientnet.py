@@ -32,7 +32,7 @@ class EfficientNet(nn.Module):
         self._bn0 = norm(config.stem)
         widths = pairwise((config.stem, *config.widths))
         self._blocks = nn.ModuleList(
-            Block(
+            MBConvBlock(
                 outputs if i else inputs,
                 outputs,
                 KERNELS[stage],
@@ -66,7 +66,7 @@ class SameConv(nn.Conv2d):
         return super().forward(padded(x, self.kernel_size[0]) if self.stride[0] > 1 else x)
 
 
-class Block(nn.Module):
+class MBConvBlock(nn.Module):
     """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]: wide, filtered, narrow again."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, expand: int, stride: int) -> None:

@@ -8,7 +8,7 @@ from itertools import count
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bgpipe.pipeline.model.efficientnet import SEEN, Block, EfficientNet, SameConv, padded
+from bgpipe.pipeline.model.efficientnet import SEEN, EfficientNet, MBConvBlock, SameConv, padded
 from bgpipe.pipeline.model.fold import folded
 from bgpipe.pipeline.model.parts import part
 
@@ -19,9 +19,9 @@ class FusedEfficientNet(nn.Module):
     def __init__(self, network: EfficientNet) -> None:
         super().__init__()
         self.stem = FusedConv(network, "_conv_stem", "_bn0")
-        blocks = (part(network, f"_blocks.{i}", Block) for i in count())
+        blocks = (part(network, f"_blocks.{i}", MBConvBlock) for i in count())
         self.stages = nn.ModuleList(
-            nn.Sequential(*(FusedBlock(next(blocks)) for _ in range(depth)))
+            nn.Sequential(*(FusedMBConvBlock(next(blocks)) for _ in range(depth)))
             for depth in network.depths
         )
 
@@ -37,8 +37,8 @@ class FusedEfficientNet(nn.Module):
         return [maps[stage] for stage in SEEN]
 
 
-class FusedBlock(nn.Module):
-    def __init__(self, block: Block) -> None:
+class FusedMBConvBlock(nn.Module):
+    def __init__(self, block: MBConvBlock) -> None:
         super().__init__()
         self.adds = block.adds
         inner = [("_expand_conv", "_bn0")] * block.expands + [("_depthwise_conv", "_bn1")]

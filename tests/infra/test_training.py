@@ -191,6 +191,7 @@ def test_features_are_those_of_the_checkpoint_on_images_normalised_as_it_wants(
     backbone = CONFIGS["birefnet_nano"].backbone
     assert isinstance(backbone, EfficientNetConfig)
     plain, ours = EfficientNet(backbone).eval(), EfficientNet(backbone).eval()
+    # The file that this test wrote, in the format of the published weights.
     tensors = torch.load(features, weights_only=True)
     tensors.pop("_fc.weight")
     plain.load_state_dict(tensors)

@@ -434,7 +434,7 @@ def test_the_clock_of_a_leader_that_stays_goes_on(ledger: Ledger, open_job: Open
     ledger.settle(job, Outcome.done(0))
     time.sleep(0.2)
     ledger.lead(job, token=5)
-    assert ledger.books(job).interrupted  # by the lease, which nobody holds here
+    assert ledger.books(job).interrupted  # no process holds a lease here
     for index in (1, 2):
         ledger.settle(job, Outcome.done(index))
     assert ledger.books(job).seconds >= 0.2

@@ -54,7 +54,7 @@ def cutout(recipe: Recipe, identity: str) -> bytes:
 def photo(root: Path, name: str) -> None:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"\xff\xd8\xff no matter, nobody decodes it here")
+    path.write_bytes(b"\xff\xd8\xff a JPEG by its signature only")
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def test_a_damaged_cutout_is_made_again(target: LocalStore, job: Job, damage) ->
         b"",
         b"no PNG",
         png.encode(np.zeros((4, 4, 4), np.uint8), text={"bgpipe:source": "10-1"}),
-        b"\xff\xd8\xff a JPEG of somebody else's \xff\xd9",
+        b"\xff\xd8\xff a JPEG without provenance \xff\xd9",
     ],
 )
 def test_a_file_that_bgpipe_did_not_make_is_foreign(
