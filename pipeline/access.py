@@ -19,11 +19,11 @@ from bgpipe.pipeline import keys
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.connection import Connection
+    from bgpipe.pipeline.connection import RedisClient
 
 PREFIX = "bgp_"
 """What every key begins with, so that scanners for leaked secrets find it."""
-VISIT = 12 * 3600
+SESSION_SECONDS = 12 * 3600
 """Seconds for which a browser is let in."""
 MINUTE = 60
 NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
@@ -32,7 +32,7 @@ RESERVED = "local"
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class ApiKey:
     """What a key gives. `name` owns the jobs asked for with it; several keys may have one name."""
 
     name: str
@@ -42,10 +42,10 @@ class Grant:
     """Jobs of all others too, and those of commands."""
 
 
-class Access:
+class ApiKeys:
     """All keys of one Redis. Threads may share it."""
 
-    def __init__(self, client: Connection) -> None:
+    def __init__(self, client: RedisClient) -> None:
         self._client = client
 
     def add(self, name: str, *, everything: bool = False) -> str:
@@ -60,11 +60,11 @@ class Access:
                 f"not a name for a key: {name!r}: use up to 40 letters, digits, - and _"
             )
         secret = PREFIX + secrets.token_urlsafe(32)
-        grant = Grant(name, time.time(), everything)
+        grant = ApiKey(name, time.time(), everything)
         self._client.hset(keys.ACCESS, _digest(secret), json.dumps(asdict(grant)))
         return secret
 
-    def all(self) -> list[tuple[str, Grant]]:
+    def all(self) -> list[tuple[str, ApiKey]]:
         """The first digits of each key's digest, and what it gives; the oldest first."""
         found = cast("dict[bytes, bytes]", self._client.hgetall(keys.ACCESS))
         grants = [(digest.decode()[:8], _grant(text)) for digest, text in found.items()]
@@ -84,23 +84,23 @@ class Access:
         ]
         return int(self._client.hdel(keys.ACCESS, *wanted)) if wanted else 0
 
-    def grant(self, secret: str) -> Grant | None:
+    def grant(self, secret: str) -> ApiKey | None:
         """What the key gives, if it is one."""
         return self._of(_digest(secret))
 
-    def begin_visit(self, secret: str) -> str:
+    def begin_session(self, secret: str) -> str:
         """A token that stands for the key for some hours."""
         token = secrets.token_urlsafe(32)
-        self._client.set(keys.of_visit(_digest(token)), _digest(secret), ex=VISIT)
+        self._client.set(keys.of_session(_digest(token)), _digest(secret), ex=SESSION_SECONDS)
         return token
 
-    def visitor(self, token: str) -> Grant | None:
+    def session_key(self, token: str) -> ApiKey | None:
         """What the key gives that the visit began with, unless it was revoked."""
-        digest = cast("bytes | None", self._client.get(keys.of_visit(_digest(token))))
+        digest = cast("bytes | None", self._client.get(keys.of_session(_digest(token))))
         return self._of(digest.decode()) if digest else None
 
-    def end_visit(self, token: str) -> None:
-        self._client.unlink(keys.of_visit(_digest(token)))
+    def end_session(self, token: str) -> None:
+        self._client.unlink(keys.of_session(_digest(token)))
 
     def count(self, name: str) -> int:
         """How many requests `name` has made in this minute, with this one."""
@@ -110,7 +110,7 @@ class Access:
             self._client.expire(key, 2 * MINUTE)
         return number
 
-    def _of(self, digest: str) -> Grant | None:
+    def _of(self, digest: str) -> ApiKey | None:
         text = cast("bytes | None", self._client.hget(keys.ACCESS, digest))
         return _grant(text) if text else None
 
@@ -119,5 +119,5 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _grant(text: bytes) -> Grant:
-    return Grant(**json.loads(text))
+def _grant(text: bytes) -> ApiKey:
+    return ApiKey(**json.loads(text))

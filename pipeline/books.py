@@ -9,19 +9,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from bgpipe.pipeline.errors import LedgerDamaged
+from bgpipe.pipeline.errors import StoreCorrupted
 from bgpipe.pipeline.types import (
-    Books,
     Failure,
-    Flag,
     Item,
     Job,
     JobId,
     JobState,
+    JobSummary,
     Matting,
     Output,
     Preset,
     Recipe,
+    ReviewFlag,
 )
 
 VERSION = 1
@@ -48,20 +48,20 @@ def read_record(job: JobId, text: str | bytes) -> Job:
         values = json.loads(text)
         version = values.pop("version", None)
         if version != VERSION:
-            raise LedgerDamaged(
+            raise StoreCorrupted(
                 f"job {job} was opened by another version of bgpipe: its record has version "
                 f"{version}, this program reads {VERSION}: use that one, or bgpipe jobs --forget {job}"
             )
         return _job(values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise LedgerDamaged(
+        raise StoreCorrupted(
             f"the record of job {job} is damaged: {error!r}: bgpipe jobs --forget {job} removes it"
         ) from error
 
 
-def account(
+def summarize(
     job: JobId, head: Mapping[str, str], running: int, now: float, *, interrupted: bool = False
-) -> Books:
+) -> JobSummary:
     """The books by the head's fields, with `running` items in flight; `now` is the server's time.
 
     The clock of an `interrupted` job stands at its last outcome.
@@ -75,7 +75,7 @@ def account(
         int(head.get(name, 0)) for name in ("size", "done", "failed", "skipped", "flagged")
     )
     seconds = _seconds(head, _last_sign(head, now) if interrupted else now)
-    return Books(
+    return JobSummary(
         job=order.id,
         state=JobState(head["state"]),
         total=size + skipped,
@@ -96,14 +96,14 @@ def account(
     )
 
 
-def write_flags(flags: Iterable[Flag]) -> int:
+def write_flags(flags: Iterable[ReviewFlag]) -> int:
     """A bit for each flag, by its place in `Flag`."""
-    places = list(Flag)
+    places = list(ReviewFlag)
     return sum(1 << places.index(flag) for flag in flags)
 
 
-def read_flags(bits: int) -> tuple[Flag, ...]:
-    return tuple(flag for place, flag in enumerate(Flag) if bits >> place & 1)
+def read_flags(bits: int) -> tuple[ReviewFlag, ...]:
+    return tuple(flag for place, flag in enumerate(ReviewFlag) if bits >> place & 1)
 
 
 def write_error(code: str, detail: str) -> str:
@@ -121,7 +121,7 @@ def read_failure(job: JobId, item: Item, error: bytes | None, repeats: int) -> F
         values = json.loads(error or "")
         code, detail = str(values["code"]), str(values["detail"])
     except (ValueError, TypeError, KeyError) as damage:
-        raise LedgerDamaged(f"the error of item {item.index} of job {job} is damaged") from damage
+        raise StoreCorrupted(f"the error of item {item.index} of job {job} is damaged") from damage
     return Failure(item.index, item.source, item.target, code, detail, attempts=1 + repeats)
 
 

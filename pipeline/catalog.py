@@ -28,10 +28,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from bgpipe.pipeline.errors import Code, ItemError, StorageUnavailable
-from bgpipe.pipeline.seals import Seals, seal
+from bgpipe.pipeline.seals import Fingerprints, fingerprint
 from bgpipe.pipeline.storage import LocalStore, Store
 from bgpipe.pipeline.storage.base import is_hidden, is_image_name
-from bgpipe.pipeline.types import Entry, Job, JobId
+from bgpipe.pipeline.types import Job, JobId, ObjectInfo
 
 FOLDER = ".bgpipe/"
 RECIPE = FOLDER + "recipe.json"
@@ -40,12 +40,12 @@ PART_ROWS = 50_000
 """Rows of a part: some 10 MB while it is written or read."""
 LARGEST = 1 << 28
 """Bytes; what is larger is no part of a catalog."""
-SEALS_READ = 8192
+FINGERPRINTS_READ = 8192
 """Seals fetched at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CatalogRow:
     """A fact about the cutout at `target`, or with `index` the promise of one."""
 
     target: str
@@ -60,17 +60,17 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class JoinedRow:
     """One target's key: the source that wants it, the object there, and the row about it."""
 
     key: str
-    entry: Entry | None
-    listed: Entry | None
-    row: Row | None
+    entry: ObjectInfo | None
+    listed: ObjectInfo | None
+    row: CatalogRow | None
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class CatalogHeader:
     """The job whose items the promises name, and the keys of the parts."""
 
     job: JobId
@@ -78,7 +78,7 @@ class Header:
 
 
 _ROW = TypeAdapter(tuple[str, str, str, str, str, int])
-NOTHING_KNOWN = Header(JobId(""), ())
+EMPTY_CATALOG = CatalogHeader(JobId(""), ())
 
 
 def header_of(source: str) -> str:
@@ -89,7 +89,7 @@ def header_of(source: str) -> str:
 class Catalogs:
     """Opens the catalog of a target; those of folders are in the folder `home` on this machine."""
 
-    def __init__(self, seals: Seals, home: Path) -> None:
+    def __init__(self, seals: Fingerprints, home: Path) -> None:
         self._seals = seals
         self._home = home
 
@@ -100,16 +100,16 @@ class Catalogs:
         them. So are objects in a bucket whose names its listing leaves out.
         """
         unlisted = is_hidden(job.naming) or not is_image_name(f"a{job.recipe.output.suffix}")
-        if job.named or (target.distant and unlisted):
+        if job.named or (target.is_remote and unlisted):
             return None
-        place = target if target.distant else LocalStore(self._home / _digest(target.location))
+        place = target if target.is_remote else LocalStore(self._home / _digest(target.location))
         return Catalog(place, job.source, self._seals)
 
 
 class Catalog:
     """The catalog at `place` of what was made from `source`; empty if there is none."""
 
-    def __init__(self, place: Store, source: str, seals: Seals) -> None:
+    def __init__(self, place: Store, source: str, seals: Fingerprints) -> None:
         self._place = place
         self._header = _read_header(place, source)
         self._seals = seals
@@ -120,19 +120,19 @@ class Catalog:
         """The keys of its parts."""
         return self._header.parts
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[CatalogRow]:
         """Every row that can be read, in the order of the target's keys."""
         for part in self.parts:
             # What is damaged is not missed: its cutouts are opened and speak for themselves.
             with suppress(ValueError, EOFError, OSError, zlib.error):
                 for line in gzip.decompress(_read(self._place, part)).splitlines():
-                    yield Row(*_ROW.validate_json(line))
+                    yield CatalogRow(*_ROW.validate_json(line))
 
-    def vouches(self, row: Row, listed: Entry) -> bool:
+    def confirms(self, row: CatalogRow, listed: ObjectInfo) -> bool:
         """Whether `row` is about the very object that is listed."""
         if row.index < 0:
             return row.made == listed.identity
-        return self._seal(row.index) == seal(listed.identity)
+        return self._seal(row.index) == fingerprint(listed.identity)
 
     def successor(self, job: Job) -> CatalogWriter:
         """The catalog that `job` writes."""
@@ -140,10 +140,13 @@ class Catalog:
 
     def _seal(self, index: int) -> bytes:
         """The rows come nearly in the order of their indices, so that a block serves many."""
-        number, place = divmod(index, SEALS_READ)
+        number, place = divmod(index, FINGERPRINTS_READ)
         if self._block[0] != number:
-            start = number * SEALS_READ
-            self._block = (number, self._seals.read(self._header.job, start, start + SEALS_READ))
+            start = number * FINGERPRINTS_READ
+            self._block = (
+                number,
+                self._seals.read(self._header.job, start, start + FINGERPRINTS_READ),
+            )
         return self._block[1][place]
 
 
@@ -168,7 +171,7 @@ class CatalogWriter:
         """
         self._write(RECIPE, self._job.recipe.text.encode())
 
-    def add(self, row: Row) -> None:
+    def add(self, row: CatalogRow) -> None:
         """Append a row; they come in the order of the target's keys."""
         self._rows.append(json.dumps(astuple(row), separators=(",", ":")).encode())
         if len(self._rows) >= PART_ROWS:
@@ -204,7 +207,7 @@ class CatalogWriter:
         try:
             self._place.write(key, data)
         except ItemError as error:
-            self._given_up = not self._place.distant
+            self._given_up = not self._place.is_remote
             if self._given_up:
                 return
             raise StorageUnavailable(
@@ -212,9 +215,11 @@ class CatalogWriter:
             ) from error
 
 
-def side_by_side(
-    planned: Iterable[tuple[Entry, str]], listed: Iterable[Entry], rows: Iterable[Row]
-) -> Iterator[Place]:
+def merge_join(
+    planned: Iterable[tuple[ObjectInfo, str]],
+    listed: Iterable[ObjectInfo],
+    rows: Iterable[CatalogRow],
+) -> Iterator[JoinedRow]:
     """All three, each in the order of the target's keys, joined by them in constant memory."""
     streams: list[Iterable[tuple[bytes, int, Any]]] = [
         ((_order(key), 0, entry) for entry, key in planned),
@@ -224,22 +229,24 @@ def side_by_side(
     together = merge(*streams, key=itemgetter(0))
     for key, group in groupby(together, key=itemgetter(0)):
         found = {kind: value for _, kind, value in group}
-        yield Place(key.decode("utf-8", "surrogatepass"), found.get(0), found.get(1), found.get(2))
+        yield JoinedRow(
+            key.decode("utf-8", "surrogatepass"), found.get(0), found.get(1), found.get(2)
+        )
 
 
 def _order(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")
 
 
-def _read_header(place: Store, source: str) -> Header:
+def _read_header(place: Store, source: str) -> CatalogHeader:
     """The header, empty unless it is of this version and of cutouts from `source`."""
     try:
         values = json.loads(_read(place, header_of(source)))
         if (values["version"], values["source"]) == (VERSION, source):
-            return Header(JobId(values["job"]), tuple(map(_part, values["parts"])))
+            return CatalogHeader(JobId(values["job"]), tuple(map(_part, values["parts"])))
     except (ValueError, KeyError, TypeError):
         pass  # none there, or a damaged one
-    return NOTHING_KNOWN
+    return EMPTY_CATALOG
 
 
 def _stem(source: str) -> str:
@@ -260,7 +267,7 @@ def _read(place: Store, key: str) -> bytes:
     try:
         return place.read(key, LARGEST)
     except ItemError as error:
-        if error.code is Code.MISSING or not place.distant:
+        if error.code is Code.MISSING or not place.is_remote:
             return b""
         raise StorageUnavailable(
             f"the target cannot be read: {place.location}: {error.detail}"

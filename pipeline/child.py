@@ -16,7 +16,7 @@ LINES = 8
 """Lines of a log that are shown."""
 
 
-class Child:
+class ChildProcess:
     """A command whose standard input is a pipe of ours, which tells it when we are gone.
 
     It runs in a session of its own, so that Ctrl-C reaches us alone. It writes to the end of `log`

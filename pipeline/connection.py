@@ -13,11 +13,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from bgpipe.pipeline.errors import LedgerDamaged, RedisUnavailable, UsageError
-from bgpipe.pipeline.waiting import Notify, reported
+from bgpipe.pipeline.errors import RedisUnavailable, StoreCorrupted, UsageError
+from bgpipe.pipeline.waiting import Notify, report_wait
 
 MASK = "**********"
-PATIENCE = 30.0
+RETRY_SECONDS = 30.0
 """Seconds for which a command is tried again: a restarting server reads its append-only file."""
 PAUSE = 0.25
 """Seconds between two tries."""
@@ -43,7 +43,7 @@ REFUSED = (
 Result = TypeVar("Result")
 
 
-class Connection(redis.Redis):
+class RedisClient(redis.Redis):
     """A client whose answers are bytes. Threads may share it.
 
     While the server is away a command is tried again for `patience` seconds; so a command may reach
@@ -73,7 +73,7 @@ class Connection(redis.Redis):
     def execute_command(self, *args: object, **options: object) -> object:
         command: Callable[..., object] = super().execute_command
         try:
-            return patiently(
+            return retry_while_away(
                 lambda: command(*args, **options),
                 away=(redis.ConnectionError, redis.TimeoutError),
                 address=self.address,
@@ -91,7 +91,9 @@ class Connection(redis.Redis):
             raise
 
 
-def connect(redis_url: str, patience: float = PATIENCE, notify: Notify | None = None) -> Connection:
+def connect(
+    redis_url: str, retry_seconds: float = RETRY_SECONDS, notify: Notify | None = None
+) -> RedisClient:
     """A client of the server at `redis_url`, which has answered once.
 
     Raises:
@@ -113,17 +115,17 @@ def connect(redis_url: str, patience: float = PATIENCE, notify: Notify | None = 
         raise UsageError(
             f"not a Redis address: {address}: it begins with redis://, rediss:// or unix://"
         ) from error
-    with reported(notify, _wait_for(address)), Connection(pool, address, patience=0) as probe:
+    with report_wait(notify, _wait_for(address)), RedisClient(pool, address, patience=0) as probe:
         probe.ping()
-    return Connection(pool, address, patience, notify)
+    return RedisClient(pool, address, retry_seconds, notify)
 
 
-def patiently(
+def retry_while_away(
     work: Callable[[], Result],
     *,
     away: tuple[type[Exception], ...],
     address: str,
-    patience: float = PATIENCE,
+    patience: float = RETRY_SECONDS,
     notify: Notify | None = None,
 ) -> Result:
     """What `work` returns, called again for up to `patience` seconds while it raises `away`.
@@ -144,7 +146,7 @@ def patiently(
                         "there and lets us in"
                     ) from error
             if notify:  # once: the first try costs no thread
-                stack.enter_context(reported(notify, _wait_for(address)))
+                stack.enter_context(report_wait(notify, _wait_for(address)))
                 notify = None
             time.sleep(PAUSE)
 
@@ -154,11 +156,11 @@ def _wait_for(address: str) -> str:
     return f"waiting for Redis at {parts.netloc or parts.path}"
 
 
-def _wrong_type(command: Sequence[object]) -> LedgerDamaged:
+def _wrong_type(command: Sequence[object]) -> StoreCorrupted:
     """`command` begins with its name and a key, or is a script with a number of keys."""
     name = str(command[0]).upper()
     named = command[3] if name.startswith("EVAL") else command[1]
-    return LedgerDamaged(
+    return StoreCorrupted(
         f"a key of the ledger is of a wrong type: {named} or one below it: find out who wrote it; "
         "bgpipe jobs --forget JOB removes all keys of a job"
     )

@@ -18,12 +18,12 @@ from typing import TypeVar, cast
 
 from bgpipe.pipeline import keys, scripts
 from bgpipe.pipeline.books import read_record, write_record
-from bgpipe.pipeline.connection import Connection
-from bgpipe.pipeline.errors import LedgerDamaged, UsageError
-from bgpipe.pipeline.manifest import Manifests, pack_names, unpack_names
+from bgpipe.pipeline.connection import RedisClient
+from bgpipe.pipeline.errors import StoreCorrupted, UsageError
+from bgpipe.pipeline.manifest import ManifestStore, pack_names, unpack_names
 from bgpipe.pipeline.types import Item, Job, JobId
 
-Answer = TypeVar("Answer")
+ScriptResult = TypeVar("ScriptResult")
 
 NO_TOKEN = 0
 """Enough while nobody has led the job."""
@@ -34,15 +34,15 @@ def new_job_id(prefix: str = "", chance: int = 2) -> JobId:
     return JobId(f"{prefix}{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(chance)}")
 
 
-class UnknownJob(UsageError):
+class JobNotFound(UsageError):
     pass
 
 
-class Superseded(UsageError):
+class LeaseLost(UsageError):
     """Another command has taken the job over; this one may only watch."""
 
 
-class Occupied(UsageError):
+class JobConflict(UsageError):
     """Another job that does the same is open."""
 
     def __init__(self, job: JobId) -> None:
@@ -57,9 +57,9 @@ class Docket:
     keys hold what the ledger did not write.
     """
 
-    def __init__(self, client: Connection) -> None:
+    def __init__(self, client: RedisClient) -> None:
         self._client = client
-        self._manifests = Manifests(client)
+        self._manifests = ManifestStore(client)
         self._open = client.register_script(scripts.OPEN)
         self._list = client.register_script(scripts.LIST)
         self._write = client.register_script(scripts.WRITE)
@@ -92,7 +92,7 @@ class Docket:
         """What was asked for."""
         record = self._client.hget(keys.of_job(job).head, "job")
         if record is None:
-            raise unknown(job)
+            raise job_not_found(job)
         return read_record(job, record)
 
     def named(self, job: JobId) -> list[str]:
@@ -134,7 +134,7 @@ class Docket:
         cursor: int = _check(self._lead(keys=[keys.of_job(job).head], args=[token]), job)
         return cursor
 
-    def advance(self, job: JobId, cursor: int, token: int = NO_TOKEN) -> None:
+    def set_cursor(self, job: JobId, cursor: int, token: int = NO_TOKEN) -> None:
         """Say that all items before `cursor` were published."""
         self._put(job, "cursor", cursor, token)
 
@@ -191,7 +191,7 @@ class Docket:
 
         """
         if self._client.zscore(keys.JOBS, job) is None:
-            raise unknown(job)
+            raise job_not_found(job)
         names = keys.of_job(job)
         answer = self._forget(
             keys=[keys.JOBS, self._place(job), *names.all()],
@@ -226,7 +226,7 @@ class Docket:
         """The key of the job's place; a damaged record has none to be kept."""
         try:
             return keys.of_place(self.job(job).place)
-        except (LedgerDamaged, UnknownJob):
+        except (StoreCorrupted, JobNotFound):
             return keys.of_place("")
 
     def _put(self, job: JobId, field: str, value: int, token: int) -> None:
@@ -239,16 +239,16 @@ class Docket:
         return [JobId(name.decode()) for name in names]
 
 
-def unknown(job: JobId) -> UnknownJob:
-    return UnknownJob(f"unknown job: {job}: bgpipe jobs lists those that are known")
+def job_not_found(job: JobId) -> JobNotFound:
+    return JobNotFound(f"unknown job: {job}: bgpipe jobs lists those that are known")
 
 
-def _check(answer: Answer, job: JobId, wrong_state: str = "") -> Answer:
+def _check(answer: ScriptResult, job: JobId, wrong_state: str = "") -> ScriptResult:
     """A script's answer, unless it is that nothing was done."""
     if answer == scripts.UNKNOWN_JOB:
-        raise unknown(job)
+        raise job_not_found(job)
     if answer == scripts.SUPERSEDED:
-        raise Superseded(f"another command leads job {job} now: bgpipe status {job} --watch")
+        raise LeaseLost(f"another command leads job {job} now: bgpipe status {job} --watch")
     if answer == scripts.WRONG_STATE:
         raise UsageError(wrong_state or f"job {job} was cancelled: bgpipe resume {job} goes on")
     return answer
@@ -256,4 +256,4 @@ def _check(answer: Answer, job: JobId, wrong_state: str = "") -> Answer:
 
 def _not_occupied(holder: bytes, job: JobId) -> None:
     if holder.decode() != job:
-        raise Occupied(JobId(holder.decode()))
+        raise JobConflict(JobId(holder.decode()))

@@ -33,7 +33,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from bgpipe.pipeline.child import Child, last_lines
+from bgpipe.pipeline.child import ChildProcess, last_lines
 from bgpipe.pipeline.errors import RedisUnavailable
 
 WORKER = (sys.executable, "-m", "bgpipe.workers")
@@ -50,9 +50,9 @@ UNREADABLE = re.compile(
 """What a server logs before it ends because it cannot read its data: damaged, or a newer format."""
 LONGEST_SOCKET_PATH = 100
 """Bytes. The kernels allow 107 (Linux) and 103 (macOS)."""
-START_PATIENCE = 60.0
+START_SECONDS = 60.0
 """Seconds for which a server may read its append-only file, or another command may start it."""
-STOP_PATIENCE = 10.0
+STOP_SECONDS = 10.0
 PAUSE = 0.02
 WORKER_GRACE = 10.0
 """Seconds a worker gets beyond its own limit for draining."""
@@ -81,10 +81,10 @@ def redis_server(folder: Path) -> Iterator[str]:
         try:
             yield f"unix://{quote(str(socket))}"
         finally:
-            leave_server(folder, users)
+            release_server(folder, users)
 
 
-def leave_server(folder: Path, users: BinaryIO) -> None:
+def release_server(folder: Path, users: BinaryIO) -> None:
     """End the server in `folder` unless another process uses it; `users` has our lock of users.lock.
 
     Raises:
@@ -98,7 +98,7 @@ def leave_server(folder: Path, users: BinaryIO) -> None:
 
 
 @contextmanager
-def worker(redis_url: str, folder: Path, drain_timeout: float) -> Iterator[Child]:
+def worker(redis_url: str, folder: Path, drain_timeout: float) -> Iterator[ChildProcess]:
     """A worker for this command's jobs; when the command ends, however it ends, so does it.
 
     Its log is `worker.log` in `folder`. It holds a lock of users.lock of its own, because it may
@@ -108,7 +108,7 @@ def worker(redis_url: str, folder: Path, drain_timeout: float) -> Iterator[Child
     with (_private(folder / "redis") / "users.lock").open("ab") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         lock = users.fileno()
-        child = Child(
+        child = ChildProcess(
             [*WORKER, "--stop-with-stdin", "--server", str(folder), str(lock)],
             {"BGPIPE_REDIS_URL": redis_url},
             folder / "worker.log",
@@ -154,10 +154,10 @@ def _installed() -> str | None:
 def _start(home: Path, socket: Path) -> None:
     """Start the server unless it runs, and wait for its first answer."""
     try:
-        _await_answer(home, socket)
+        _wait_until_ready(home, socket)
     except DataUnreadable:
         wrote, kept = _recorded(home), _set_aside(home)
-        _await_answer(home, socket)
+        _wait_until_ready(home, socket)
         log.warning(
             "%s cannot read the jobs of earlier commands, which %s wrote: kept in %s, starting "
             "without them",
@@ -167,14 +167,14 @@ def _start(home: Path, socket: Path) -> None:
         )
 
 
-def _await_answer(home: Path, socket: Path) -> None:
+def _wait_until_ready(home: Path, socket: Path) -> None:
     """Wait for a server, which is started where none is.
 
     A server that takes long to end, on a slow machine, gets a successor once it has.
     """
     log_start = _log(home).stat().st_size if _log(home).exists() else 0
     spawned = _spawn_if_none(home, socket)
-    deadline = time.monotonic() + START_PATIENCE
+    deadline = time.monotonic() + START_SECONDS
     while not _answers(socket):
         spawned = spawned or _spawn_if_none(home, socket)
         if not _alive(home) or time.monotonic() > deadline:
@@ -270,7 +270,7 @@ def _stop(home: Path, socket: Path) -> None:
     # A server that refuses to end is left to the next command, with all its data.
     with suppress(redis.RedisError), _client(socket) as client:
         client.shutdown()
-    deadline = time.monotonic() + STOP_PATIENCE
+    deadline = time.monotonic() + STOP_SECONDS
     while _alive(home) and time.monotonic() < deadline:
         time.sleep(PAUSE)
     if socket.parent != home:
@@ -304,7 +304,7 @@ def _log(home: Path) -> Path:
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
     """Hold the lock of `path` alone."""
-    deadline = time.monotonic() + START_PATIENCE + STOP_PATIENCE
+    deadline = time.monotonic() + START_SECONDS + STOP_SECONDS
     with path.open("ab") as file:
         while not _locked(file):
             if time.monotonic() > deadline:

@@ -19,11 +19,11 @@ from bgpipe.config.precision import Precision
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
 from bgpipe.pipeline.matting.maps import mean_colours
 from bgpipe.pipeline.model.fuse import fuse
-from bgpipe.pipeline.model.graph import captured
-from bgpipe.pipeline.model.precision import DTYPES, cast, chosen
+from bgpipe.pipeline.model.graph import capture
+from bgpipe.pipeline.model.precision import DTYPES, cast_network, choose_precision
 from bgpipe.pipeline.model.resize import DEVIATION, MEAN
-from bgpipe.pipeline.model.weights import bytes_of, load
-from bgpipe.pipeline.transfer import Step, Transfer, transfer
+from bgpipe.pipeline.model.weights import load, memory_bytes
+from bgpipe.pipeline.transfer import Step, Transfer, make_transfer
 from bgpipe.pipeline.types import Matte
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Mode:
+class EngineOptions:
     """How an engine computes; `compiled` and `graphs` cost time at the start."""
 
     precision: Precision = Precision.AUTO
@@ -48,7 +48,7 @@ class Mode:
     """Mean colours beside each matte, so that a lane has less to do."""
 
 
-class Engine:
+class BiRefNetEngine:
     """One model on one device. Use it from one thread: its buffers are reused."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Engine:
         *,
         batch: int,
         threads: int,
-        mode: Mode = Mode(),
+        mode: EngineOptions = EngineOptions(),
         load: Callable[[ResolvedModel], nn.Module] = lambda model: fuse(load(model), model.size),
     ) -> None:
         """Put `model` on `device`, cpu or cuda; `threads` of the CPU run one forward pass.
@@ -76,11 +76,11 @@ class Engine:
         self._mode = mode
         self._size = model.size
         self._weights = model.sha256
-        self.precision = chosen(mode.precision, self._device)
+        self.precision = choose_precision(mode.precision, self._device)
         torch.set_num_threads(threads)
         # Among the forms of a convolution only those that give the same bits every time.
         torch.backends.cudnn.deterministic = True
-        self._network = cast(load(model), self.precision, self._device)
+        self._network = cast_network(load(model), self.precision, self._device)
         if mode.compiled:
             self._network.compile(dynamic=False)
         self._mean = torch.tensor(MEAN, device=self._device).view(1, 3, 1, 1)
@@ -95,7 +95,7 @@ class Engine:
         return self._batch
 
     @property
-    def kind(self) -> str:
+    def signature(self) -> str:
         """What the best batch depends on: device, weights, size, mode and software, for people too."""
         product = torch.cuda.get_device_name(self._device) if self._on_gpu else "CPU"
         height, width = self._size
@@ -104,7 +104,7 @@ class Engine:
             f"{product}, {self._weights[:16]}, {height}x{width}, {how}, torch {torch.__version__}"
         )
 
-    def take(self, batch: int) -> None:
+    def set_batch_size(self, batch: int) -> None:
         """From now on, `batch` images in one forward pass."""
         if batch != self._batch:
             self._free()
@@ -113,7 +113,7 @@ class Engine:
     @property
     def memory(self) -> int:
         """Bytes of the device that its weights hold."""
-        return bytes_of(self._network)
+        return memory_bytes(self._network)
 
     def infer(self, images: Sequence[Pixels]) -> list[Matte]:
         """One matte for each image, uint8 RGB [h, w, 3] of the model's size.
@@ -139,14 +139,14 @@ class Engine:
     def _allocate(self, batch: int) -> None:
         self._batch = batch
         count = PASSES_IN_FLIGHT if self._on_gpu else 1
-        self._transfers = [transfer(batch, self._size, self._device) for _ in range(count)]
+        self._transfers = [make_transfer(batch, self._size, self._device) for _ in range(count)]
         self._step: Step | None = None
 
     def _shrink(self) -> None:
         """Halve the batch; the same mattes in more passes."""
         if self._batch == 1:
             raise TransientError(Code.DEVICE, "out of device memory at a single image")
-        self.take(self._batch // 2)
+        self.set_batch_size(self._batch // 2)
         log.warning("out of device memory", extra={"fields": {"batch": self._batch}})
 
     def _free(self) -> None:
@@ -167,19 +167,19 @@ class Engine:
         for number, start in enumerate(range(0, len(images), self._batch)):
             free = self._transfers[number % len(self._transfers)]
             if len(launched) == len(self._transfers):
-                yield from _answers(*launched.pop(0))
+                yield from _outputs(*launched.pop(0))
             some = images[start : start + self._batch]
             free.launch(some, self._ready_step())
             launched.append((free, len(some)))
         for transfer_, count in launched:
-            yield from _answers(transfer_, count)
+            yield from _outputs(transfer_, count)
 
     def _ready_step(self) -> Step:
         if self._step is None:
             shape = (self._batch, *self._size, 3)
             with_graph = self._on_gpu and self._mode.graphs
             self._step = (
-                captured(self._forward, shape, self._device) if with_graph else self._forward
+                capture(self._forward, shape, self._device) if with_graph else self._forward
             )
         return self._step
 
@@ -198,8 +198,8 @@ class Engine:
         return image.sub(self._mean).div(self._deviation).to(DTYPES[self.precision])
 
 
-def _answers(launched: Transfer, count: int) -> Iterator[Matte]:
-    mattes, sound, *more = launched.answers()
+def _outputs(launched: Transfer, count: int) -> Iterator[Matte]:
+    mattes, sound, *more = launched.outputs()
     means = [one.numpy() for one in more[0]] if more else [None] * len(mattes)
     for matte, is_sound, mean in zip(mattes[:count].float(), sound.tolist(), means, strict=False):
         if not is_sound:

@@ -62,7 +62,7 @@ class RedisUnavailable(Unavailable):
     pass
 
 
-class LedgerDamaged(Unavailable):
+class StoreCorrupted(Unavailable):
     """The books of a job cannot be read; the other jobs go on."""
 
 

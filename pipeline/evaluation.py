@@ -18,25 +18,32 @@ import torch
 from pydantic import TypeAdapter
 
 from bgpipe.pipeline import png
-from bgpipe.pipeline.engine import Engine
+from bgpipe.pipeline.engine import BiRefNetEngine
 from bgpipe.pipeline.errors import BgpipeError, Code, ItemError, PermanentError
-from bgpipe.pipeline.images import Limits, decode, seen_as_srgb, thumbnail
+from bgpipe.pipeline.images import Limits, decode, thumbnail, to_viewed_srgb
 from bgpipe.pipeline.matting import cut_out, solve_edges
-from bgpipe.pipeline.matting.resize import resized
-from bgpipe.pipeline.model.resize import model_input
+from bgpipe.pipeline.matting.resize import resize
+from bgpipe.pipeline.model.resize import preprocess
 from bgpipe.pipeline.quality.scores import score
-from bgpipe.pipeline.quality.trials import Edges, Order, Pair, Pictures, Result, Source
-from bgpipe.pipeline.types import Matte, Picture, Preset
+from bgpipe.pipeline.quality.trials import (
+    EdgeMatting,
+    EvaluatedModel,
+    EvaluationRequest,
+    EvaluationResult,
+    ImagePair,
+    ResultImages,
+)
+from bgpipe.pipeline.types import DecodedImage, Matte, Preset
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
 
-    Predict = Callable[[Picture, Pixels], Matte]
+    Predict = Callable[[DecodedImage, Pixels], Matte]
     """From a picture and the true cutout."""
-    Sharpen = Callable[[Picture, Matte], Matte]
+    Sharpen = Callable[[DecodedImage, Matte], Matte]
 
 
-def evaluate(order: Order) -> Iterator[Result]:
+def evaluate(order: EvaluationRequest) -> Iterator[EvaluationResult]:
     """Score every source and preset on every pair; a pair that cannot be read is a result too."""
     threads = order.threads or os.cpu_count() or 1
     sharpen = _sharpener(order.edges, threads)
@@ -47,30 +54,30 @@ def evaluate(order: Order) -> Iterator[Result]:
                 yield from _results(order, source, pair, predict, sharpen)
             except ItemError as error:
                 for preset in order.presets:
-                    yield Result(source.name, preset, pair.name, error=str(error))
+                    yield EvaluationResult(source.name, preset, pair.name, error=str(error))
 
 
-def _predictor(source: Source, threads: int) -> Predict:
+def _predictor(source: EvaluatedModel, threads: int) -> Predict:
     if source.model is None:
         return lambda _, truth: _through(source.size, truth)
-    engine = Engine(source.model, _device(), batch=1, threads=threads)
+    engine = BiRefNetEngine(source.model, _device(), batch=1, threads=threads)
 
-    def predict(picture: Picture, _: Pixels) -> Matte:
-        pixels = seen_as_srgb(model_input(picture.rgb, source.size), picture.icc)
+    def predict(picture: DecodedImage, _: Pixels) -> Matte:
+        pixels = to_viewed_srgb(preprocess(picture.rgb, source.size), picture.icc)
         return engine.infer([pixels])[0]
 
     return predict
 
 
-def _sharpener(edges: Edges | None, threads: int) -> Sharpen:
+def _sharpener(edges: EdgeMatting | None, threads: int) -> Sharpen:
     if edges is None:
         return lambda _, matte: matte
-    from bgpipe.pipeline.vitmatte.engine import EdgeEngine  # and with it transformers
+    from bgpipe.pipeline.vitmatte.engine import VitMatteEngine  # and with it transformers
 
-    engine = EdgeEngine(edges.model, _device(), batch=1, threads=threads)
+    engine = VitMatteEngine(edges.model, _device(), batch=1, threads=threads)
 
-    def sharpen(picture: Picture, matte: Matte) -> Matte:
-        rgb = seen_as_srgb(picture.rgb, picture.icc)
+    def sharpen(picture: DecodedImage, matte: Matte) -> Matte:
+        rgb = to_viewed_srgb(picture.rgb, picture.icc)
         return Matte(solve_edges(rgb, matte.alpha, edges.matting, engine.infer))
 
     return sharpen
@@ -82,12 +89,16 @@ def _device() -> str:
 
 def _through(size: tuple[int, int], truth: Pixels) -> Matte:
     """The best matte that a network of this size could give."""
-    return Matte(resized(truth[..., 3].astype(np.float32) / np.float32(255), *size))
+    return Matte(resize(truth[..., 3].astype(np.float32) / np.float32(255), *size))
 
 
 def _results(
-    order: Order, source: Source, pair: Pair, predict: Predict, sharpen: Sharpen
-) -> Iterator[Result]:
+    order: EvaluationRequest,
+    source: EvaluatedModel,
+    pair: ImagePair,
+    predict: Predict,
+    sharpen: Sharpen,
+) -> Iterator[EvaluationResult]:
     limits = Limits(**order.limits)
     picture = decode(_read(pair.image), limits)
     truth = _true_cutout(picture, decode(_read(pair.truth), limits))
@@ -95,7 +106,7 @@ def _results(
     for name, preset in order.presets.items():
         cutout = cut_out(picture, matte, preset).rgba
         shown = _pictures(order, pair, truth, cutout) if order.thumbnail else None
-        yield Result(source.name, name, pair.name, score(cutout, truth), shown)
+        yield EvaluationResult(source.name, name, pair.name, score(cutout, truth), shown)
 
 
 def _read(path: Path) -> bytes:
@@ -105,7 +116,7 @@ def _read(path: Path) -> bytes:
         raise PermanentError(Code.ACCESS, f"cannot be read: {path}: {error.strerror}") from error
 
 
-def _true_cutout(picture: Picture, truth: Picture) -> Pixels:
+def _true_cutout(picture: DecodedImage, truth: DecodedImage) -> Pixels:
     """The truth's own colours where it has an alpha; else those that its matte gives the picture."""
     if truth.rgb.shape != picture.rgb.shape:
         raise PermanentError(
@@ -119,16 +130,18 @@ def _true_cutout(picture: Picture, truth: Picture) -> Pixels:
     return cut_out(picture, Matte(grey.astype(np.float32) / np.float32(255)), Preset()).rgba
 
 
-def _pictures(order: Order, pair: Pair, truth: Pixels, cutout: Pixels) -> Pictures:
+def _pictures(
+    order: EvaluationRequest, pair: ImagePair, truth: Pixels, cutout: Pixels
+) -> ResultImages:
     limits = Limits(**order.limits)
     files = (_read(pair.image), png.encode(truth, text={}), png.encode(cutout, text={}))
     shown = (base64.b64encode(thumbnail(file, limits, order.thumbnail)) for file in files)
-    return Pictures(*(each.decode() for each in shown))
+    return ResultImages(*(each.decode() for each in shown))
 
 
 def main() -> int:
-    order = TypeAdapter(Order).validate_json(sys.stdin.buffer.read())
-    line = TypeAdapter(Result)
+    order = TypeAdapter(EvaluationRequest).validate_json(sys.stdin.buffer.read())
+    line = TypeAdapter(EvaluationResult)
     try:
         for result in evaluate(order):
             sys.stdout.buffer.write(line.dump_json(result) + b"\n")

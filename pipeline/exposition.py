@@ -14,16 +14,16 @@ from bgpipe.pipeline.errors import UsageError
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
-__all__ = ["CONTENT_TYPE", "exposed", "exposition"]
+__all__ = ["CONTENT_TYPE", "render_metrics", "serve_metrics"]
 
 
-def exposition(collector: Collector) -> bytes:
+def render_metrics(collector: Collector) -> bytes:
     """What `collector` tells now, in the text format of CONTENT_TYPE."""
     return generate_latest(_registry(collector))
 
 
 @contextmanager
-def exposed(collector: Collector, host: str, port: int) -> Iterator[None]:
+def serve_metrics(collector: Collector, host: str, port: int) -> Iterator[None]:
     """Answer GET /metrics meanwhile.
 
     Raises:

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from random import Random
 
-from bgpipe.pipeline.catalog import Catalog, Row
+from bgpipe.pipeline.catalog import Catalog, CatalogRow
 from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.ignored import IgnoredObjects
-from bgpipe.pipeline.images import Limits, measure
-from bgpipe.pipeline.producer import survey
+from bgpipe.pipeline.images import Limits, read_pixel_count
+from bgpipe.pipeline.producer import plan_job
 from bgpipe.pipeline.storage import Store
-from bgpipe.pipeline.survey import Planned, Standing
-from bgpipe.pipeline.types import Entry, Job
+from bgpipe.pipeline.survey import PlannedItem, TargetState
+from bgpipe.pipeline.types import Job, ObjectInfo
 
 SAMPLE = 200
 """Images whose headers are read, one request each."""
@@ -36,12 +36,12 @@ BANDS = (
 
 
 @dataclass(slots=True)
-class Forecast:
+class DryRunReport:
     """What was found. `size` is the bytes to read; `lost` counts cutouts that no source asks for."""
 
-    standings: Counter[Standing] = field(default_factory=Counter)
+    states: Counter[TargetState] = field(default_factory=Counter)
     ignored: IgnoredObjects = field(default_factory=IgnoredObjects)
-    lost: int = 0
+    orphans: int = 0
     size: int = 0
     megapixels: Counter[str] = field(default_factory=Counter)
     """How many images of the sample are in each of BANDS."""
@@ -50,25 +50,25 @@ class Forecast:
 
     @property
     def to_do(self) -> int:
-        return self.standings[Standing.NEW] + self.standings[Standing.CHANGED]
+        return self.states[TargetState.NEW] + self.states[TargetState.CHANGED]
 
     @property
     def foreign(self) -> int:
         """Images that would fail, as their targets were not made by bgpipe."""
-        return self.standings[Standing.FOREIGN]
+        return self.states[TargetState.FOREIGN]
 
 
-class Sample:
+class HeaderSample:
     """At most `size` of all that are offered, each as likely as any other (Vitter's algorithm R)."""
 
     def __init__(self, size: int) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[ObjectInfo] = []
         self._size = size
         self._offered = 0
         # Two looks at an unchanged source are to say the same.
         self._random = Random(0)
 
-    def offer(self, entry: Entry) -> None:
+    def offer(self, entry: ObjectInfo) -> None:
         self._offered += 1
         if len(self.entries) < self._size:
             self.entries.append(entry)
@@ -76,24 +76,24 @@ class Sample:
             self.entries[place] = entry
 
 
-def foresee(
+def estimate_job(
     job: Job,
     source: Store,
     target: Store,
     limits: Limits,
     *,
-    entries: Iterable[Entry] | None = None,
+    entries: Iterable[ObjectInfo] | None = None,
     catalog: Catalog | None = None,
-) -> Forecast:
+) -> DryRunReport:
     """Survey `job` and measure a sample of what it would do. `entries`: None for all of `source`.
 
     Raises:
         NoImages, UsageError: as of `survey`.
 
     """
-    found, sample = Forecast(), Sample(SAMPLE)
-    listed = source.list(passed=found.ignored.add_unread) if entries is None else entries
-    for batch in survey(job, listed, source, target, catalog, found.ignored):
+    found, sample = DryRunReport(), HeaderSample(SAMPLE)
+    listed = source.list(on_skipped=found.ignored.add_unread) if entries is None else entries
+    for batch in plan_job(job, listed, source, target, catalog, found.ignored):
         for one in batch:
             _count(one, found, sample)
     found.sample = len(sample.entries)
@@ -101,21 +101,21 @@ def foresee(
     return found
 
 
-def _count(one: Planned | Row, found: Forecast, sample: Sample) -> None:
-    if isinstance(one, Row):
-        found.lost += 1
+def _count(one: PlannedItem | CatalogRow, found: DryRunReport, sample: HeaderSample) -> None:
+    if isinstance(one, CatalogRow):
+        found.orphans += 1
         return
-    found.standings[one.standing] += 1
-    if one.standing in (Standing.NEW, Standing.CHANGED):
+    found.states[one.state] += 1
+    if one.state in (TargetState.NEW, TargetState.CHANGED):
         found.size += one.entry.size
         sample.offer(one.entry)
 
 
-def _histogram(source: Store, entries: Iterable[Entry], limits: Limits) -> Counter[str]:
-    def band(entry: Entry) -> str | None:
+def _histogram(source: Store, entries: Iterable[ObjectInfo], limits: Limits) -> Counter[str]:
+    def band(entry: ObjectInfo) -> str | None:
         length = entry.size if entry.size <= WHOLE else HEADER
         try:
-            pixels = measure(source.read_range(entry.key, 0, length), limits)
+            pixels = read_pixel_count(source.read_range(entry.key, 0, length), limits)
         except ItemError:
             return None  # the job itself will say what is wrong with it, if anything is
         return BANDS[bisect_right(EDGES, pixels / 1e6)]

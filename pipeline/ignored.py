@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from bgpipe.pipeline.storage.base import RAW_SUFFIXES
 
 
-class Ignored(StrEnum):
+class IgnoredReason(StrEnum):
     """Why an object of the source is left out."""
 
     NOT_AN_IMAGE = "not read"
@@ -27,17 +27,17 @@ NO_SUFFIX = "without suffix"
 class IgnoredObjects:
     """Counts by reason; `suffixes` tells what is NOT_AN_IMAGE apart."""
 
-    reasons: Counter[Ignored] = field(default_factory=Counter)
+    reasons: Counter[IgnoredReason] = field(default_factory=Counter)
     suffixes: Counter[str] = field(default_factory=Counter)
 
-    def add(self, reason: Ignored, key: str) -> None:
+    def add(self, reason: IgnoredReason, key: str) -> None:
         self.reasons[reason] += 1
-        if reason is Ignored.NOT_AN_IMAGE:
+        if reason is IgnoredReason.NOT_AN_IMAGE:
             self.suffixes[PurePosixPath(key).suffix or NO_SUFFIX] += 1
 
     def add_unread(self, key: str) -> None:
         """Count an object whose name is not an image's."""
-        self.add(Ignored.NOT_AN_IMAGE, key)
+        self.add(IgnoredReason.NOT_AN_IMAGE, key)
 
     def include(self, others: IgnoredObjects) -> None:
         """Add the counts of `others`."""
@@ -65,7 +65,7 @@ class IgnoredObjects:
             parts.append(f"{counts} {verb} not read")
         if any(suffix.lower() in RAW_SUFFIXES for suffix in self.suffixes):
             parts.append("for camera RAW: pip install 'bgpipe[raw]'")
-        others = (one for one in self.reasons.items() if one[0] is not Ignored.NOT_AN_IMAGE)
+        others = (one for one in self.reasons.items() if one[0] is not IgnoredReason.NOT_AN_IMAGE)
         return parts + [f"{count:,} {reason}" for reason, count in others]
 
     def _by_count(self) -> list[tuple[str, int]]:

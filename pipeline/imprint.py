@@ -31,7 +31,7 @@ _ENTRY = re.compile(r'(bgpipe:\w+)="([^"]*)"')
 _QUOTES = {"&quot;": '"', "&#10;": "\n", "&#13;": "\r", "&#9;": "\t"}
 
 
-def packet(text: Mapping[str, str]) -> bytes:
+def xmp_packet(text: Mapping[str, str]) -> bytes:
     """The text, its keywords in the form `bgpipe:word`, as an XMP packet."""
     entries = " ".join(f"{name}={_quoted(value)}" for name, value in text.items())
     body = (

@@ -141,7 +141,7 @@ def of_rate(owner: str, minute: int) -> str:
     return f"{PREFIX}rate:{owner}:{minute}"
 
 
-def of_visit(digest: str) -> str:
+def of_session(digest: str) -> str:
     """String with a time to live: the digest of the API key that a browser was let in with."""
     return f"{PREFIX}visit:{digest}"
 

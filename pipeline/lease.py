@@ -16,14 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from bgpipe.pipeline import keys, scripts
-from bgpipe.pipeline.connection import Connection
+from bgpipe.pipeline.connection import RedisClient
 from bgpipe.pipeline.errors import RedisUnavailable
 
 
 class Lease:
     """One holder's end of the lease called `name`; `seconds` after its last renewal it is free."""
 
-    def __init__(self, client: Connection, name: str, seconds: float) -> None:
+    def __init__(self, client: RedisClient, name: str, seconds: float) -> None:
         self._client = client
         self._key = keys.of_lease(name)
         self._seconds = seconds
@@ -31,18 +31,18 @@ class Lease:
         self._take = client.register_script(scripts.TAKE)
         self._free = client.register_script(scripts.FREE)
 
-    def take(self) -> int:
+    def acquire(self) -> int:
         """Take it, or renew it; returns the fencing token, or 0 if somebody else holds it."""
         milliseconds = round(self._seconds * 1000)
         token: int = self._take(keys=[self._key, keys.FENCE], args=[self._holder, milliseconds])
         return token
 
-    def free(self) -> None:
+    def release(self) -> None:
         """Let others have it at once."""
         self._free(keys=[self._key], args=[self._holder])
 
     @contextmanager
-    def renewed(self) -> Iterator[None]:
+    def renewing(self) -> Iterator[None]:
         """Renew it from a thread meanwhile, and free it at the end."""
         stopped = threading.Event()
         thread = threading.Thread(target=self._renew, args=(stopped,), name="lease", daemon=True)
@@ -57,15 +57,15 @@ class Lease:
             stopped.set()
             if reachable:
                 thread.join()
-                self.free()
+                self.release()
 
     def _renew(self, stopped: threading.Event) -> None:
         while not stopped.wait(self._seconds / 3):
             # While Redis is away there is nothing to hold; whoever leads meets that too.
             with suppress(RedisUnavailable):
-                self.take()
+                self.acquire()
 
 
-def is_held(client: Connection, name: str) -> bool:
+def is_held(client: RedisClient, name: str) -> bool:
     """Whether anybody holds the lease called `name`."""
     return bool(client.exists(keys.of_lease(name)))

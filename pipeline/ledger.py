@@ -14,14 +14,23 @@ from itertools import islice
 from typing import cast
 
 from bgpipe.pipeline import keys, scripts
-from bgpipe.pipeline.books import account, read_failure, read_flags, write_error, write_flags
-from bgpipe.pipeline.connection import Connection
-from bgpipe.pipeline.docket import Docket, Occupied, Superseded, UnknownJob, unknown
+from bgpipe.pipeline.books import read_failure, read_flags, summarize, write_error, write_flags
+from bgpipe.pipeline.connection import RedisClient
+from bgpipe.pipeline.docket import Docket, JobConflict, JobNotFound, LeaseLost, job_not_found
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.seals import Seals
-from bgpipe.pipeline.types import Books, Failure, Flag, Item, Job, JobId, JobState, Outcome
+from bgpipe.pipeline.seals import Fingerprints
+from bgpipe.pipeline.types import (
+    Failure,
+    Item,
+    Job,
+    JobId,
+    JobState,
+    JobSummary,
+    Outcome,
+    ReviewFlag,
+)
 
-__all__ = ["Claim", "Holder", "Ledger", "Occupied", "Superseded", "UnknownJob"]
+__all__ = ["Claim", "ClaimOwner", "JobConflict", "JobNotFound", "LeaseLost", "Ledger"]
 
 CHUNK = 8192
 """Bytes of a bitmap read at once: 65,536 images."""
@@ -32,7 +41,7 @@ DETAIL = 1000
 JOBS_KEPT = 32
 """Records of jobs kept by those who claim; they meet few at a time."""
 OPEN = (JobState.LISTING, JobState.RUNNING)
-AGAIN = b"!"
+RETRY = b"!"
 """The mark of a claim on an item that was in flight already."""
 
 
@@ -46,29 +55,29 @@ class Claim:
 
     attempt: int
     item: Item
-    suspect: bool
+    redelivered: bool
     job: Job
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class ClaimOwner:
     """`worker` has claimed the item; `suspect`: it was in flight already when it did."""
 
     worker: str
-    suspect: bool
+    redelivered: bool
 
 
 class Ledger(Docket):
     """The books of all jobs in one Redis. Threads may share it."""
 
-    def __init__(self, client: Connection) -> None:
+    def __init__(self, client: RedisClient) -> None:
         super().__init__(client)
-        self.seals = Seals(client)
+        self.seals = Fingerprints(client)
         self._jobs: dict[tuple[JobId, str], Job] = {}
         self._claim = client.register_script(scripts.CLAIM)
         self._give_back = client.register_script(scripts.GIVE_BACK)
         self._settle = client.register_script(scripts.SETTLE)
-        self._books = client.register_script(scripts.BOOKS)
+        self._books = client.register_script(scripts.SUMMARY)
 
     def item(self, job: JobId, index: int) -> Item:
         """The item at `index`.
@@ -117,7 +126,7 @@ class Ledger(Docket):
         attempt, mark, created = answer
         edition = created.decode()
         item = self._manifests.item(job, edition, index)
-        return Claim(attempt, item, mark == AGAIN, self._edition(job, edition))
+        return Claim(attempt, item, mark == RETRY, self._edition(job, edition))
 
     def settle(self, job: JobId, outcome: Outcome) -> bool:
         """Record how an item ended; the last one finishes the job.
@@ -146,7 +155,7 @@ class Ledger(Docket):
         )
         return _found(settled, job, outcome.index) != scripts.REFUSED
 
-    def holder(self, job: JobId, index: int) -> Holder | None:
+    def owner(self, job: JobId, index: int) -> ClaimOwner | None:
         """Whoever claimed the item last, unless it has been settled or released since."""
         claim = self._client.hget(keys.of_job(job).running, str(index))
         return _holder(claim) if isinstance(claim, bytes) else None
@@ -184,7 +193,7 @@ class Ledger(Docket):
         """How many items, from the first one on, were published."""
         return self._number(job, "cursor")
 
-    def books(self, job: JobId) -> Books:
+    def summary(self, job: JobId) -> JobSummary:
         """The accounts as they are now."""
         names = keys.of_job(job)
         leases = (keys.lease_of_job(job), keys.DISPATCH, keys.ATTEND)
@@ -193,9 +202,9 @@ class Ledger(Docket):
         )
         head = dict(zip(*[(text.decode() for text in flat)] * 2, strict=True))
         if not head:
-            raise unknown(job)
+            raise job_not_found(job)
         interrupted = not led and self._is_left(head)
-        return account(job, head, running, float(now), interrupted=interrupted)
+        return summarize(job, head, running, float(now), interrupted=interrupted)
 
     def failures(self, job: JobId, start: int = 0, stop: int | None = None) -> Iterator[Failure]:
         """The images given up, in the order of the manifest; the first ones come at once.
@@ -211,13 +220,13 @@ class Ledger(Docket):
             for item, error, repeated in zip(items, errors, repeats, strict=True):
                 yield read_failure(job, item, error, int(repeated or 0))
 
-    def flags(self, job: JobId) -> dict[int, tuple[Flag, ...]]:
+    def flags(self, job: JobId) -> dict[int, tuple[ReviewFlag, ...]]:
         """The flags of the cutouts that have any, in the order of the manifest."""
         found = cast("dict[bytes, bytes]", self._client.hgetall(keys.of_job(job).flags))
         bits = {int(index): int(value) for index, value in found.items()}
         return {index: read_flags(bits[index]) for index in sorted(bits)}
 
-    def flags_of(self, job: JobId, indices: Sequence[int]) -> list[tuple[Flag, ...]]:
+    def flags_of(self, job: JobId, indices: Sequence[int]) -> list[tuple[ReviewFlag, ...]]:
         """The flags of the cutouts at `indices`, one for one."""
         if not indices:
             return []
@@ -260,19 +269,19 @@ class Ledger(Docket):
     def _number(self, job: JobId, field: str) -> int:
         value = self._client.hget(keys.of_job(job).head, field)
         if value is None:
-            raise unknown(job)
+            raise job_not_found(job)
         return int(value)
 
 
-def _holder(claim: bytes) -> Holder:
+def _holder(claim: bytes) -> ClaimOwner:
     """Of a claim as it is kept: a mark, the worker's name, and what makes it unique."""
-    return Holder(claim[1:].decode().rpartition(" ")[0], suspect=claim[:1] == AGAIN)
+    return ClaimOwner(claim[1:].decode().rpartition(" ")[0], redelivered=claim[:1] == RETRY)
 
 
 def _found(answer: int, job: JobId, index: int) -> int:
     """A script's answer, unless it is that there is no such thing."""
     if answer == scripts.UNKNOWN_JOB:
-        raise unknown(job)
+        raise job_not_found(job)
     if answer == scripts.NO_SUCH_ITEM:
         raise _no_item(job, index)
     return answer

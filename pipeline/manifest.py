@@ -13,12 +13,12 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from bgpipe.pipeline import keys
-from bgpipe.pipeline.errors import LedgerDamaged
+from bgpipe.pipeline.errors import StoreCorrupted
 from bgpipe.pipeline.scripts import APPEND
 from bgpipe.pipeline.types import Item, JobId
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.connection import Connection
+    from bgpipe.pipeline.connection import RedisClient
 
 VERSION = 1
 """Of a block; the first ones carried none. Raised when older programs would read it wrongly."""
@@ -36,10 +36,10 @@ class NewerBlock(Exception):
     """A block of a version that this program does not know."""
 
 
-class Manifests:
+class ManifestStore:
     """The manifests of all jobs, read through a cache. Threads may share it."""
 
-    def __init__(self, client: Connection) -> None:
+    def __init__(self, client: RedisClient) -> None:
         self._client = client
         self._append = client.register_script(APPEND)
         self._cache: OrderedDict[tuple[JobId, str, int], list[Item]] = OrderedDict()
@@ -105,7 +105,7 @@ class Manifests:
         try:
             return unpack(data, number * BLOCK) if isinstance(data, bytes) else []
         except NewerBlock as error:
-            raise LedgerDamaged(
+            raise StoreCorrupted(
                 f"the manifest of job {job} was written by a later version of bgpipe: block "
                 f"{number}: {error}: use that version here too"
             ) from error
@@ -204,8 +204,8 @@ def _at(job: JobId, block: Sequence[Item], index: int) -> Item:
     return block[position]
 
 
-def _damaged(job: JobId, detail: str) -> LedgerDamaged:
-    return LedgerDamaged(
+def _damaged(job: JobId, detail: str) -> StoreCorrupted:
+    return StoreCorrupted(
         f"the manifest of job {job} is damaged: {detail}: "
         f"bgpipe jobs --forget {job} removes it; then submit again"
     )

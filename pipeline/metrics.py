@@ -14,58 +14,58 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from bgpipe.pipeline import keys
-from bgpipe.pipeline.errors import Code, LedgerDamaged, RedisUnavailable
+from bgpipe.pipeline.errors import Code, RedisUnavailable, StoreCorrupted
 from bgpipe.pipeline.lease import is_held
-from bgpipe.pipeline.overview import Overview, Totals, overview
-from bgpipe.pipeline.queue import Standing, standing
-from bgpipe.pipeline.types import Flag
-from bgpipe.pipeline.vitals import beats
-from bgpipe.pipeline.worker_metrics import build, workers
+from bgpipe.pipeline.overview import ClusterStats, OutcomeTotals, read_cluster_stats
+from bgpipe.pipeline.queue import QueueStats, read_stats
+from bgpipe.pipeline.types import ReviewFlag
+from bgpipe.pipeline.vitals import read_heartbeats
+from bgpipe.pipeline.worker_metrics import build_family, worker_families
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.connection import Connection
+    from bgpipe.pipeline.connection import RedisClient
 
 HOUR = 3600.0
 THOUSAND = 1000
 
 
-class Cluster(Collector):
+class ClusterCollector(Collector):
     """Everything that the Redis behind `client` knows. Threads may share it.
 
     Give it a client without patience: a scraper does not wait for a server that is away.
     """
 
-    def __init__(self, client: Connection, settings: Settings) -> None:
+    def __init__(self, client: RedisClient, settings: Settings) -> None:
         self._client = client
         self._queue = settings.queue.name
         self._price = settings.estimate.price_per_hour
-        self._ratchet = Ratchet()
+        self._ratchet = MonotonicTotals()
 
     def collect(self) -> Iterator[Metric]:
-        yield build()
+        yield build_family()
         try:
-            found = list(self._look())
-        except (RedisUnavailable, LedgerDamaged):
+            found = list(self._read())
+        except (RedisUnavailable, StoreCorrupted):
             found = [_gauge("redis_up", "Whether Redis answers.", 0)]
         yield from found
 
-    def _look(self) -> Iterator[Metric]:
+    def _read(self) -> Iterator[Metric]:
         client = self._client
-        view, seen = overview(client), beats(client)
+        view, seen = read_cluster_stats(client), read_heartbeats(client)
         yield _gauge("redis_up", "Whether Redis answers.", 1)
         yield from _redis(client.info("memory"), client.info("persistence"))
         yield _gauge(
             "dispatcher_leads", "Whether a dispatcher leads.", is_held(client, keys.DISPATCH)
         )
         yield from _outcomes(view.totals, self._ratchet)
-        yield from _standing(view, standing(client, self._queue))
+        yield from _queue(view, read_stats(client, self._queue))
         yield _gauge("workers", "Worker processes with a heartbeat.", len(seen))
         yield from _cost(view, len(seen), self._price)
-        yield from workers(seen)
+        yield from worker_families(seen)
 
 
-class Ratchet:
+class MonotonicTotals:
     """Lets no counter go back while it counts from the same moment.
 
     A Redis that was killed has lost up to a second of counts; Prometheus would take the smaller
@@ -77,14 +77,14 @@ class Ratchet:
         self._since = ""
         self._highest: dict[str, int] = {}
 
-    def rise(self, totals: Totals) -> Totals:
+    def raise_to(self, totals: OutcomeTotals) -> OutcomeTotals:
         """The highest totals seen since `totals.since`."""
         with self._lock:
             if totals.since != self._since:
                 self._since, self._highest = totals.since, {}
             for name, count in totals.counts.items():
                 self._highest[name] = max(count, self._highest.get(name, 0))
-            return Totals(totals.since, dict(self._highest))
+            return OutcomeTotals(totals.since, dict(self._highest))
 
 
 def _redis(memory: Mapping[str, int], persistence: Mapping[str, str]) -> Iterator[Metric]:
@@ -97,8 +97,8 @@ def _redis(memory: Mapping[str, int], persistence: Mapping[str, str]) -> Iterato
     yield _gauge("redis_writes_ok", "Whether Redis can write to its disk.", set(written) == {"ok"})
 
 
-def _outcomes(totals: Totals, ratchet: Ratchet) -> Iterator[Metric]:
-    totals = ratchet.rise(totals)
+def _outcomes(totals: OutcomeTotals, ratchet: MonotonicTotals) -> Iterator[Metric]:
+    totals = ratchet.raise_to(totals)
     images = CounterMetricFamily(
         "bgpipe_images", "Images by how they ended.", labels=["outcome", "code"]
     )
@@ -107,14 +107,14 @@ def _outcomes(totals: Totals, ratchet: Ratchet) -> Iterator[Metric]:
     for code in Code:
         images.add_metric(["failed", code], totals.failed(code))
     flags = CounterMetricFamily("bgpipe_image_flags", "Review flags.", labels=["flag"])
-    for flag in Flag:
+    for flag in ReviewFlag:
         flags.add_metric([flag], totals.with_flag(flag))
     flagged = CounterMetricFamily("bgpipe_images_flagged", "Cutouts that somebody should look at.")
     flagged.add_metric([], totals.ended("flagged"))
     yield from (images, flagged, flags)
 
 
-def _standing(view: Overview, queue: Standing) -> Iterator[Metric]:
+def _queue(view: ClusterStats, queue: QueueStats) -> Iterator[Metric]:
     jobs = GaugeMetricFamily("bgpipe_jobs", "Jobs that the ledger keeps.", labels=["state"])
     for state, count in view.jobs.items():
         jobs.add_metric([state], count)
@@ -132,7 +132,7 @@ def _standing(view: Overview, queue: Standing) -> Iterator[Metric]:
     )
 
 
-def _cost(view: Overview, devices: int, price: float) -> Iterator[Metric]:
+def _cost(view: ClusterStats, devices: int, price: float) -> Iterator[Metric]:
     """Only what is known: without a price or progress there is nothing to tell."""
     if not price:
         return

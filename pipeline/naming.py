@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from string import Formatter
 
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.spill import in_order_of_targets
-from bgpipe.pipeline.types import Entry
+from bgpipe.pipeline.spill import sorted_by_target
+from bgpipe.pipeline.types import ObjectInfo
 
 FIELDS = ("folder", "stem", "name", "suffix", "model")
 """The source's folder, its file name without the suffix, with it, the suffix, and the model."""
 
 
-class Collision(UsageError):
+class TargetCollision(UsageError):
     """Two images would have one cutout, or one would lie outside the target."""
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
+class NameTemplate:
     """Gives every source's key a target's key; one without fields is the whole key of one target.
 
     Raises:
@@ -73,7 +73,7 @@ class Template:
         complete = filled.endswith(self.suffix) or not self.fields
         parts = (filled if complete else filled + self.suffix).split("/")
         if ".." in parts:
-            raise Collision(f"--name leads out of the target's folder: {self.text}")
+            raise TargetCollision(f"--name leads out of the target's folder: {self.text}")
         return "/".join(part for part in parts if part not in ("", "."))
 
 
@@ -87,7 +87,9 @@ def literal_key(text: str) -> str:
     return "" if _fields(text) else text.format_map({})
 
 
-def plan_by_template(entries: Iterable[Entry], template: Template) -> Iterator[tuple[Entry, str]]:
+def assign_by_template(
+    entries: Iterable[ObjectInfo], template: NameTemplate
+) -> Iterator[tuple[ObjectInfo, str]]:
     """Each entry with the target's key that the template gives it, in the order of those keys.
 
     Raises:
@@ -95,11 +97,9 @@ def plan_by_template(entries: Iterable[Entry], template: Template) -> Iterator[t
 
     """
     last: str | None = None
-    for entry, target in in_order_of_targets(
-        (entry, template.target(entry.key)) for entry in entries
-    ):
+    for entry, target in sorted_by_target((entry, template.target(entry.key)) for entry in entries):
         if target == last:
-            raise Collision(
+            raise TargetCollision(
                 f"--name gives {entry.key} the place of another image: {target}: "
                 f"put {{folder}} or {{name}} into it"
             )

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from bgpipe.pipeline import keys
 from bgpipe.pipeline.books import ERROR, FLAG
-from bgpipe.pipeline.connection import Connection
+from bgpipe.pipeline.connection import RedisClient
 from bgpipe.pipeline.types import JobState
 
 # KEYS: jobs, totals. ARGV: what every head's key begins with. Returns the totals, then flat: how many
 # jobs are in which state, and of those that run the images unsettled and in flight, the seconds of
 # the one that runs for longest, and the sum of their images a second. What is damaged is left out.
-OVERVIEW = """
+CLUSTER_STATS = """
 local states = {listing = 0, running = 0, finished = 0, cancelled = 0}
 local unsettled, in_flight, oldest, speed = 0, 0, 0, 0
 local time = redis.call('TIME')
@@ -52,7 +52,7 @@ return {redis.call('HGETALL', KEYS[2]), found}
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
+class OutcomeTotals:
     """Images by how they ended. `since`: when the counting began, another moment if Redis was emptied."""
 
     since: str
@@ -70,14 +70,14 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
-class Overview:
+class ClusterStats:
     """Of the jobs that run: images unsettled and in flight, and their images a second on average.
 
     `oldest`: seconds since the first of them was listed, which is the age of the oldest image that
     has not been settled.
     """
 
-    totals: Totals
+    totals: OutcomeTotals
     jobs: Mapping[JobState, int]
     unsettled: int
     in_flight: int
@@ -85,11 +85,11 @@ class Overview:
     images_per_second: float
 
 
-def overview(client: Connection) -> Overview:
+def read_cluster_stats(client: RedisClient) -> ClusterStats:
     """How all jobs stand now, at one moment."""
-    counted, flat = client.eval(OVERVIEW, 2, keys.JOBS, keys.TOTALS, keys.HEAD)
+    counted, flat = client.eval(CLUSTER_STATS, 2, keys.JOBS, keys.TOTALS, keys.HEAD)
     now = _pairs(flat)
-    return Overview(
+    return ClusterStats(
         totals=_totals(_pairs(counted)),
         jobs={state: int(now[state]) for state in JobState},
         unsettled=int(now["unsettled"]),
@@ -99,9 +99,9 @@ def overview(client: Connection) -> Overview:
     )
 
 
-def _totals(fields: dict[str, str]) -> Totals:
+def _totals(fields: dict[str, str]) -> OutcomeTotals:
     since = fields.pop("since", "")
-    return Totals(since, {name: int(count) for name, count in fields.items()})
+    return OutcomeTotals(since, {name: int(count) for name, count in fields.items()})
 
 
 def _pairs(flat: Sequence[bytes | int]) -> dict[str, str]:

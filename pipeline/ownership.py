@@ -15,14 +15,14 @@ FOREIGN = "exists and was not made by bgpipe: pass --overwrite or choose another
 
 
 @dataclass(frozen=True, slots=True)
-class Provenance:
+class ProvenanceText:
     """`text` is that of a whole file, else empty; `ours` also holds for a truncated cutout."""
 
     text: Mapping[str, str]
     ours: bool
 
 
-def read_provenance(store: Store, key: str) -> Provenance:
+def read_provenance(store: Store, key: str) -> ProvenanceText:
     """Read how the object at `key` was made, from its content, else from its metadata.
 
     Raises:
@@ -32,7 +32,7 @@ def read_provenance(store: Store, key: str) -> Provenance:
     head = store.read_range(key, 0, imprint.HEAD)
     tail = store.read_range(key, -imprint.TAIL, imprint.TAIL)
     ours = imprint.is_ours(head, tail) or RECIPE_METADATA in store.metadata(key)
-    return Provenance(imprint.read(head, tail), ours)
+    return ProvenanceText(imprint.read(head, tail), ours)
 
 
 def check_replaceable(target: Store, key: str) -> None:
@@ -46,7 +46,7 @@ def check_replaceable(target: Store, key: str) -> None:
     try:
         ours = read_provenance(target, key).ours
     except PermanentError as error:
-        if error.code is Code.ACCESS and not target.distant:
+        if error.code is Code.ACCESS and not target.is_remote:
             raise PermanentError(Code.TARGET, f"{FOREIGN}: {key}") from error
         # Nothing there, or a folder, which the write reports. A bucket may deny reads to workers:
         # the listing has looked at its objects then.

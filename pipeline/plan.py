@@ -9,22 +9,22 @@ from heapq import heappop, heappush
 
 from bgpipe.pipeline.errors import StorageUnavailable, UsageError
 from bgpipe.pipeline.storage.base import IMAGE_SUFFIXES
-from bgpipe.pipeline.types import Entry
+from bgpipe.pipeline.types import ObjectInfo
 
 PNG = ".png"
 LAST_SUFFIX = max(IMAGE_SUFFIXES)
 """What the name of an image ends with at most, in the order of bytes."""
 
 
-class Misplaced(UsageError):
+class OverlappingLocations(UsageError):
     """Sources and cutouts would get into each other's way."""
 
 
-def plan(
-    entries: Iterable[Entry],
+def assign_targets(
+    entries: Iterable[ObjectInfo],
     suffix: str = PNG,
-    is_image: Callable[[Entry], bool] = lambda entry: True,  # noqa: ARG005
-) -> Iterator[tuple[Entry, str]]:
+    is_image: Callable[[ObjectInfo], bool] = lambda entry: True,  # noqa: ARG005
+) -> Iterator[tuple[ObjectInfo, str]]:
     """Each entry with its target's key; no two have the same one.
 
     `suffix` takes the place of the source's. Where that makes two sources meet, or one meet such a full
@@ -38,40 +38,42 @@ def plan(
         StorageUnavailable: they come in another order, or one comes twice.
 
     """
-    families: list[Family] = []
-    held: list[tuple[str, Entry]] = []
+    families: list[NameGroup] = []
+    held: list[tuple[str, ObjectInfo]] = []
     last = ""
     for entry in entries:
         if entry.key <= last:
             raise StorageUnavailable(f"listed out of order: {entry.key!r} after {last!r}")
         last = entry.key
         while families and entry.key >= families[-1].end:
-            _hold(families.pop().plan(suffix, is_image), held)
+            _hold(families.pop().assign(suffix, is_image), held)
         if not families:
             yield from _before(_least_target(entry.key, suffix), held)
         stem = _family(entry.key)
         if families and families[-1].stem == stem:
             families[-1].entries.append(entry)
         else:
-            families.append(Family(stem, [entry]))
+            families.append(NameGroup(stem, [entry]))
     while families:
-        _hold(families.pop().plan(suffix, is_image), held)
+        _hold(families.pop().assign(suffix, is_image), held)
     yield from _before(None, held)
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class NameGroup:
     """Sources whose cutouts could meet: all of one folder and one name up to its first dot."""
 
     stem: str
-    entries: list[Entry]
+    entries: list[ObjectInfo]
 
     @property
     def end(self) -> str:
         """The least string that is greater than the keys of all members."""
         return f"{self.stem}/"  # the character after the dot
 
-    def plan(self, suffix: str, is_image: Callable[[Entry], bool]) -> list[tuple[Entry, str]]:
+    def assign(
+        self, suffix: str, is_image: Callable[[ObjectInfo], bool]
+    ) -> list[tuple[ObjectInfo, str]]:
         """Each member with its target's key."""
         targets = {entry.key: self._short(entry.key) + suffix for entry in self.entries}
         first = self.entries[0]
@@ -94,12 +96,14 @@ class Family:
         return key if key == self.stem else key[: key.rindex(".")]
 
 
-def _hold(planned: Iterable[tuple[Entry, str]], held: list[tuple[str, Entry]]) -> None:
+def _hold(planned: Iterable[tuple[ObjectInfo, str]], held: list[tuple[str, ObjectInfo]]) -> None:
     for entry, target in planned:
         heappush(held, (target, entry))
 
 
-def _before(bound: str | None, held: list[tuple[str, Entry]]) -> Iterator[tuple[Entry, str]]:
+def _before(
+    bound: str | None, held: list[tuple[str, ObjectInfo]]
+) -> Iterator[tuple[ObjectInfo, str]]:
     """Take from `held`, in order, what comes before `bound`; all if there is none."""
     while held and (bound is None or held[0][0] < bound):
         target, entry = heappop(held)

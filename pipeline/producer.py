@@ -8,22 +8,22 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from itertools import count
 
-from bgpipe.pipeline.catalog import Catalog, Catalogs, CatalogWriter, Row
+from bgpipe.pipeline.catalog import Catalog, CatalogRow, Catalogs, CatalogWriter
 from bgpipe.pipeline.errors import Code, ItemError, NoImages
-from bgpipe.pipeline.ignored import Ignored, IgnoredObjects
+from bgpipe.pipeline.ignored import IgnoredObjects, IgnoredReason
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.manifest import BLOCK
-from bgpipe.pipeline.naming import Collision, Template, literal_key, plan_by_template
+from bgpipe.pipeline.naming import NameTemplate, TargetCollision, assign_by_template, literal_key
 from bgpipe.pipeline.ownership import read_provenance
-from bgpipe.pipeline.plan import Misplaced, plan
+from bgpipe.pipeline.plan import OverlappingLocations, assign_targets
 from bgpipe.pipeline.storage import Store
 from bgpipe.pipeline.storage.base import has_no_suffix
-from bgpipe.pipeline.survey import THREADS, Planned, compare, look_at_each
-from bgpipe.pipeline.types import Entry, Item, Job
+from bgpipe.pipeline.survey import THREADS, PlannedItem, compare, inspect_targets
+from bgpipe.pipeline.types import Item, Job, ObjectInfo
 
 
 def list_job(
-    ledger: Ledger,
+    job_store: Ledger,
     catalogs: Catalogs | None,
     job: Job,
     source: Store,
@@ -46,26 +46,26 @@ def list_job(
 
     """
     try:
-        return _list(ledger, catalogs, job, source, target, token, growing, on_work)
-    except (NoImages, Misplaced, Collision):
-        ledger.cancel(job.id)
-        ledger.forget(job.id)
+        return _list(job_store, catalogs, job, source, target, token, growing, on_work)
+    except (NoImages, OverlappingLocations, TargetCollision):
+        job_store.cancel(job.id)
+        job_store.forget(job.id)
         raise
 
 
-def named_entries(source: Store, named: Iterable[str]) -> Iterator[Entry]:
+def named_entries(source: Store, named: Iterable[str]) -> Iterator[ObjectInfo]:
     """What is named and not there is an item that fails, not one that vanishes."""
-    return (source.head(key) or Entry(key, 0, "") for key in named)
+    return (source.head(key) or ObjectInfo(key, 0, "") for key in named)
 
 
-def survey(
+def plan_job(
     job: Job,
-    entries: Iterable[Entry],
+    entries: Iterable[ObjectInfo],
     source: Store,
     target: Store,
     catalog: Catalog | None = None,
     ignored: IgnoredObjects | None = None,
-) -> Iterator[list[Planned | Row]]:
+) -> Iterator[list[PlannedItem | CatalogRow]]:
     """What `job` would do, in batches; nothing is written, and little is held.
 
     With a catalog there are rows too, of cutouts that no source asks for any more. What `entries`
@@ -78,15 +78,15 @@ def survey(
 
     """
     if not literal_key(job.naming):
-        _refuse_target(source, target)
+        _check_locations(source, target)
     ignored = IgnoredObjects() if ignored is None else ignored
-    chosen = choose(job, entries, source, target, ignored)
-    planned = _refuse_sources(job, source, target, _placed(chosen, job, source, ignored))
+    chosen = select_sources(job, entries, source, target, ignored)
+    planned = _check_targets_apart(job, source, target, _assign(chosen, job, source, ignored))
     empty = True
     with ThreadPoolExecutor(THREADS, thread_name_prefix="source") as pool:
-        for batch in _looked_at(planned, target, job, catalog):
+        for batch in _compare(planned, target, job, catalog):
             kept = list(_without_others(batch, source, pool, ignored))
-            empty = empty and all(isinstance(found, Row) for found in kept)
+            empty = empty and all(isinstance(found, CatalogRow) for found in kept)
             yield kept
     if empty:
         raise no_images(source, ignored)
@@ -98,20 +98,22 @@ def no_images(source: Store, ignored: IgnoredObjects) -> NoImages:
     return NoImages(f"no images: {source.location}: {why}")
 
 
-def choose(
-    job: Job, entries: Iterable[Entry], source: Store, target: Store, ignored: IgnoredObjects
-) -> Iterator[Entry]:
+def select_sources(
+    job: Job, entries: Iterable[ObjectInfo], source: Store, target: Store, ignored: IgnoredObjects
+) -> Iterator[ObjectInfo]:
     """The entries that `job` selects by their keys, those in its own target left out."""
-    apart = entries if literal_key(job.naming) else _apart(entries, source, target, ignored)
-    return select(apart, job.include, job.exclude, ignored)
+    apart = (
+        entries if literal_key(job.naming) else _outside_target(entries, source, target, ignored)
+    )
+    return match_patterns(apart, job.include, job.exclude, ignored)
 
 
-def select(
-    entries: Iterable[Entry],
+def match_patterns(
+    entries: Iterable[ObjectInfo],
     include: Sequence[str],
     exclude: Sequence[str],
     ignored: IgnoredObjects,
-) -> Iterator[Entry]:
+) -> Iterator[ObjectInfo]:
     """Those matched by any pattern of `include`, which is all if it is empty, and none of `exclude`.
 
     A pattern matches a whole key or a file name; `*` matches `/` too. The others are counted in
@@ -119,18 +121,20 @@ def select(
     """
     for entry in entries:
         if include and not _matches(entry.key, include):
-            ignored.add(Ignored.NOT_INCLUDED, entry.key)
+            ignored.add(IgnoredReason.NOT_INCLUDED, entry.key)
         elif _matches(entry.key, exclude):
-            ignored.add(Ignored.EXCLUDED, entry.key)
+            ignored.add(IgnoredReason.EXCLUDED, entry.key)
         else:
             yield entry
 
 
-class Clerk:
+class PlanWriter:
     """Writes what a survey finds into a job's books, and into the target's catalog if one is kept."""
 
-    def __init__(self, ledger: Ledger, job: Job, token: int, catalog: CatalogWriter | None) -> None:
-        self._ledger = ledger
+    def __init__(
+        self, job_store: Ledger, job: Job, token: int, catalog: CatalogWriter | None
+    ) -> None:
+        self._job_store = job_store
         self._job = job
         self._token = token
         self._catalog = catalog
@@ -144,26 +148,26 @@ class Clerk:
         """Whether an item was found that is not up to date."""
         return bool(self._items)
 
-    def write(self, batch: Iterable[Planned | Row]) -> None:
+    def write(self, batch: Iterable[PlannedItem | CatalogRow]) -> None:
         if self._catalog and not self._begun:
             # Not before: sources that have no image, or the target among them, leave no trace.
             self._catalog.begin()
             self._begun = True
         for found in batch:
-            row = found if isinstance(found, Row) else self._enter(found)
+            row = found if isinstance(found, CatalogRow) else self._enter(found)
             if self._catalog:
                 self._catalog.add(row)
-        self._ledger.skip(self._job.id, self._skipped, self._token)
+        self._job_store.skip(self._job.id, self._skipped, self._token)
         while len(self._items) >= BLOCK:
-            self._ledger.add(self._job.id, self._items[:BLOCK], self._token)
+            self._job_store.add(self._job.id, self._items[:BLOCK], self._token)
             del self._items[:BLOCK]
 
     def close(self) -> None:
-        self._ledger.add(self._job.id, self._items, self._token)
+        self._job_store.add(self._job.id, self._items, self._token)
         if self._catalog:
             self._catalog.close()
 
-    def _enter(self, found: Planned) -> Row:
+    def _enter(self, found: PlannedItem) -> CatalogRow:
         """Count what is up to date, note what is to do; returns the cutout's row."""
         entry, index = found.entry, -1
         if found.current:
@@ -172,11 +176,11 @@ class Clerk:
             index = next(self._index)
             self._items.append(Item(index, entry.key, found.target, entry.identity))
         recipe = self._job.recipe.hash
-        return Row(found.target, found.made, entry.key, entry.identity, recipe, index)
+        return CatalogRow(found.target, found.made, entry.key, entry.identity, recipe, index)
 
 
 def _list(
-    ledger: Ledger,
+    job_store: Ledger,
     catalogs: Catalogs | None,
     job: Job,
     source: Store,
@@ -185,44 +189,47 @@ def _list(
     growing: Container[str],
     on_work: Callable[[], None],
 ) -> IgnoredObjects:
-    ledger.relist(job.id, token)
+    job_store.relist(job.id, token)
     ignored = IgnoredObjects()
     entries = (
-        named_entries(source, ledger.named(job.id))
+        named_entries(source, job_store.named(job.id))
         if job.named
-        else source.list(passed=ignored.add_unread)
+        else source.list(on_skipped=ignored.add_unread)
     )
     catalog = catalogs.of(job, target) if catalogs else None
-    clerk = Clerk(ledger, job, token, catalog.successor(job) if catalog else None)
+    clerk = PlanWriter(job_store, job, token, catalog.successor(job) if catalog else None)
     complete = (entry for entry in entries if entry.key not in growing)
-    for batch in survey(job, complete, source, target, catalog, ignored):
+    for batch in plan_job(job, complete, source, target, catalog, ignored):
         clerk.write(batch)
         if clerk.has_work:
             on_work()
     clerk.close()
-    ledger.start(job.id, token)
+    job_store.start(job.id, token)
     return ignored
 
 
-def _placed(
-    entries: Iterable[Entry], job: Job, source: Store, ignored: IgnoredObjects
-) -> Iterator[tuple[Entry, str]]:
-    def is_image(entry: Entry) -> bool:
+def _assign(
+    entries: Iterable[ObjectInfo], job: Job, source: Store, ignored: IgnoredObjects
+) -> Iterator[tuple[ObjectInfo, str]]:
+    def is_image(entry: ObjectInfo) -> bool:
         found = not has_no_suffix(entry.key) or _holds_image(source, entry)
         if not found:
-            ignored.add(Ignored.NOT_AN_IMAGE, entry.key)
+            ignored.add(IgnoredReason.NOT_AN_IMAGE, entry.key)
         return found
 
     recipe = job.recipe
     if not job.naming:
-        return plan(entries, recipe.output.suffix, is_image)
-    template = Template(job.naming, recipe.output.suffix, recipe.model)
-    return plan_by_template(filter(is_image, entries), template)
+        return assign_targets(entries, recipe.output.suffix, is_image)
+    template = NameTemplate(job.naming, recipe.output.suffix, recipe.model)
+    return assign_by_template(filter(is_image, entries), template)
 
 
 def _without_others(
-    batch: Sequence[Planned | Row], source: Store, pool: Executor, ignored: IgnoredObjects
-) -> Iterator[Planned | Row]:
+    batch: Sequence[PlannedItem | CatalogRow],
+    source: Store,
+    pool: Executor,
+    ignored: IgnoredObjects,
+) -> Iterator[PlannedItem | CatalogRow]:
     """Yield the batch without what turns out not to be a source once its content is read.
 
     Of a bucket only keys without a suffix are read: a worker refuses the cutouts there, which it reads
@@ -231,26 +238,26 @@ def _without_others(
     unread = [
         found.entry
         for found in batch
-        if isinstance(found, Planned) and not found.current
-        if not source.distant or has_no_suffix(found.entry.key)
+        if isinstance(found, PlannedItem) and not found.current
+        if not source.is_remote or has_no_suffix(found.entry.key)
     ]
     reasons = pool.map(lambda entry: _why_no_source(source, entry), unread)
     others = {entry.key: why for entry, why in zip(unread, reasons, strict=True) if why}
     for found in batch:
-        why = None if isinstance(found, Row) else others.get(found.entry.key)
-        if why and isinstance(found, Planned):
+        why = None if isinstance(found, CatalogRow) else others.get(found.entry.key)
+        if why and isinstance(found, PlannedItem):
             ignored.add(why, found.entry.key)
         else:
             yield found
 
 
-def _why_no_source(source: Store, entry: Entry) -> Ignored | None:
+def _why_no_source(source: Store, entry: ObjectInfo) -> IgnoredReason | None:
     if has_no_suffix(entry.key) and not _holds_image(source, entry):
-        return Ignored.NOT_AN_IMAGE
-    return Ignored.CUTOUT if not source.distant and _is_cutout(source, entry) else None
+        return IgnoredReason.NOT_AN_IMAGE
+    return IgnoredReason.CUTOUT if not source.is_remote and _is_cutout(source, entry) else None
 
 
-def _holds_image(source: Store, entry: Entry) -> bool:
+def _holds_image(source: Store, entry: ObjectInfo) -> bool:
     """Whether the content is an image's; one that cannot be read is left to a worker to report."""
     # Imported here: the libraries of images take a while that most listings do not need.
     from bgpipe.pipeline.images.formats import SIGNATURE, is_readable
@@ -261,43 +268,43 @@ def _holds_image(source: Store, entry: Entry) -> bool:
         return error.code is not Code.NOT_IMAGE
 
 
-def _is_cutout(source: Store, entry: Entry) -> bool:
+def _is_cutout(source: Store, entry: ObjectInfo) -> bool:
     try:
         return read_provenance(source, entry.key).ours
     except ItemError:
         return False
 
 
-def _looked_at(
-    planned: Iterator[tuple[Entry, str]], target: Store, job: Job, catalog: Catalog | None
-) -> Iterator[list[Planned | Row]]:
+def _compare(
+    planned: Iterator[tuple[ObjectInfo, str]], target: Store, job: Job, catalog: Catalog | None
+) -> Iterator[list[PlannedItem | CatalogRow]]:
     if catalog is None:
-        return (list(batch) for batch in look_at_each(planned, target, job))
+        return (list(batch) for batch in inspect_targets(planned, target, job))
     return compare(planned, target, job, catalog)
 
 
-def _refuse_target(source: Store, target: Store) -> None:
+def _check_locations(source: Store, target: Store) -> None:
     if _place_below(source.location, target.location) == "":
-        raise Misplaced(
+        raise OverlappingLocations(
             f"cutouts cannot be written among their sources: {target.location}: choose another --out"
         )
 
 
-def _apart(
-    entries: Iterable[Entry], source: Store, target: Store, ignored: IgnoredObjects
-) -> Iterator[Entry]:
+def _outside_target(
+    entries: Iterable[ObjectInfo], source: Store, target: Store, ignored: IgnoredObjects
+) -> Iterator[ObjectInfo]:
     """The source's entries without those that lie in the target."""
     own = _place_below(source.location, target.location)
     for entry in entries:
         if own is None or not entry.key.startswith(own):
             yield entry
         else:
-            ignored.add(Ignored.IN_TARGET, entry.key)
+            ignored.add(IgnoredReason.IN_TARGET, entry.key)
 
 
-def _refuse_sources(
-    job: Job, source: Store, target: Store, planned: Iterator[tuple[Entry, str]]
-) -> Iterator[tuple[Entry, str]]:
+def _check_targets_apart(
+    job: Job, source: Store, target: Store, planned: Iterator[tuple[ObjectInfo, str]]
+) -> Iterator[tuple[ObjectInfo, str]]:
     """See that nothing is written into a source folder within the target.
 
     The one file that `job` names may be there, but must not be the source.
@@ -306,7 +313,7 @@ def _refuse_sources(
     is_file = bool(literal_key(job.naming))
     for entry, key in planned:
         if place is not None and (key == place + entry.key if is_file else key.startswith(place)):
-            raise Misplaced(
+            raise OverlappingLocations(
                 f"the cutout would be written among the sources: {entry.key}: choose another --out"
             )
         yield entry, key

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from bgpipe.pipeline.catalog import Catalog, Row
+from bgpipe.pipeline.catalog import Catalog, CatalogRow
 from bgpipe.pipeline.errors import ItemError, UsageError
-from bgpipe.pipeline.producer import survey
+from bgpipe.pipeline.producer import plan_job
 from bgpipe.pipeline.storage import Store
-from bgpipe.pipeline.survey import THREADS, Standing, says_it_is
+from bgpipe.pipeline.survey import THREADS, TargetState, matches_provenance
 from bgpipe.pipeline.types import Job
 
-CUTOUTS = (Standing.CHANGED, Standing.CURRENT)
+CUTOUTS = (TargetState.CHANGED, TargetState.CURRENT)
 """How a target stands that is a cutout."""
 
 
@@ -25,7 +25,7 @@ class TooManyOrphans(UsageError):
 class Orphans:
     """Rows of the cutouts whose sources are gone, among so many `cutouts` at the target."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[CatalogRow, ...]
     cutouts: int
 
     @property
@@ -58,18 +58,20 @@ def find_orphans(job: Job, source: Store, target: Store, catalog: Catalog) -> Or
         UsageError: as of `survey`.
 
     """
-    orphans: list[Row] = []
+    orphans: list[CatalogRow] = []
     cutouts = 0
     with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:
-        for batch in survey(job, source.list(), source, target, catalog):
-            unasked = [one for one in batch if isinstance(one, Row)]
+        for batch in plan_job(job, source.list(), source, target, catalog):
+            unasked = [one for one in batch if isinstance(one, CatalogRow)]
             gone = pool.map(lambda row: _is_gone(source, row.source), unasked)
             orphans += [row for row, is_gone in zip(unasked, gone, strict=True) if is_gone]
-            cutouts += sum(isinstance(one, Row) or one.standing in CUTOUTS for one in batch)
+            cutouts += sum(isinstance(one, CatalogRow) or one.state in CUTOUTS for one in batch)
     return Orphans(tuple(orphans), cutouts)
 
 
-def remove(target: Store, rows: Iterable[Row]) -> Iterator[tuple[Row, ItemError | None]]:
+def remove(
+    target: Store, rows: Iterable[CatalogRow]
+) -> Iterator[tuple[CatalogRow, ItemError | None]]:
     """Delete the cutouts one by one; with each that could not be, the reason.
 
     What was put in a cutout's place since, and what does not itself say how it was made, is left
@@ -81,7 +83,7 @@ def remove(target: Store, rows: Iterable[Row]) -> Iterator[tuple[Row, ItemError 
             found = target.head(row.target)
             if found is None or found.identity != row.made:
                 continue
-            if not says_it_is(target, row.target, row.recipe, row.identity):
+            if not matches_provenance(target, row.target, row.recipe, row.identity):
                 continue
             target.delete(row.target)
         except ItemError as error:

@@ -20,9 +20,9 @@ from bgpipe.pipeline import keys
 from bgpipe.pipeline.connection import (
     CONNECT_TIMEOUT,
     SOCKET_TIMEOUT,
-    Connection,
-    patiently,
+    RedisClient,
     public_address,
+    retry_while_away,
 )
 from bgpipe.pipeline.types import Item, JobId
 from bgpipe.pipeline.waiting import Notify
@@ -40,7 +40,7 @@ PAGE = 500
 DEPTH = "return redis.call('LLEN', KEYS[1]) + redis.call('HLEN', KEYS[2])"
 
 # The message that is delivered next, and the one that was delivered first of those not acknowledged.
-STANDING = """
+STATS = """
 local first = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
 return {redis.call('LLEN', KEYS[1]), redis.call('HLEN', KEYS[2]), redis.call('LINDEX', KEYS[1], -1),
         first and redis.call('HGET', KEYS[2], first)}
@@ -93,7 +93,7 @@ def publish(
         RedisUnavailable: the server stays away.
 
     """
-    patiently(
+    retry_while_away(
         lambda: _send(app, job, items, queue),
         away=_AWAY,
         address=public_address(app.conf.broker_url),
@@ -101,7 +101,7 @@ def publish(
     )
 
 
-def depth(client: Connection, queue: str) -> int:
+def depth(client: RedisClient, queue: str) -> int:
     """How many messages wait in `queue` or are with a worker that has not acknowledged them.
 
     A message that a worker is just receiving is in neither place for a moment.
@@ -111,7 +111,7 @@ def depth(client: Connection, queue: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class QueueStats:
     """Messages that wait and that workers hold; the oldest of both was published `age` seconds ago."""
 
     waiting: int
@@ -119,15 +119,15 @@ class Standing:
     age: float
 
 
-def standing(client: Connection, queue: str) -> Standing:
+def read_stats(client: RedisClient, queue: str) -> QueueStats:
     """How the queue stands; the age is 0 where no message is, and by the clocks of two hosts."""
-    ready, unacked, *oldest = client.eval(STANDING, 3, queue, keys.UNACKED, keys.UNACKED_INDEX)
+    ready, unacked, *oldest = client.eval(STATS, 3, queue, keys.UNACKED, keys.UNACKED_INDEX)
     now = time.time()
     published = [_published(text, now) for text in oldest if text]
-    return Standing(ready, unacked, max(0.0, now - min(published, default=now)))
+    return QueueStats(ready, unacked, max(0.0, now - min(published, default=now)))
 
 
-def waiting(client: Connection, queue: str, job: JobId) -> set[int]:
+def waiting_messages(client: RedisClient, queue: str, job: JobId) -> set[int]:
     """The items of `job` whose messages wait in `queue`, or are with a worker and unacknowledged.
 
     Reads every message: 20,000 take about a second.
@@ -136,7 +136,7 @@ def waiting(client: Connection, queue: str, job: JobId) -> set[int]:
     return {address[1] for address in addresses if address and address[0] == job}
 
 
-def _messages(client: Connection, queue: str) -> Iterator[bytes]:
+def _messages(client: RedisClient, queue: str) -> Iterator[bytes]:
     # From the new end: what arrives meanwhile only makes a message be seen twice.
     start = 0
     while page := cast("list[bytes]", client.lrange(queue, start, start + PAGE - 1)):

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from bgpipe.pipeline import registry
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.hub import Hub
-from bgpipe.pipeline.naming import Template
-from bgpipe.pipeline.types import Matting, Preset, Recipe, ResolvedModel, Task
+from bgpipe.pipeline.naming import NameTemplate
+from bgpipe.pipeline.types import Matting, ModelTask, Preset, Recipe, ResolvedModel
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
@@ -31,7 +31,7 @@ def preset_named(settings: Settings, name: str) -> Preset:
     return settings.presets[name]
 
 
-def changed(preset: Preset, changes: Mapping[str, object]) -> Preset:
+def apply_changes(preset: Preset, changes: Mapping[str, object]) -> Preset:
     """`preset` with other values; words such as `1.2` and `true` are read as what they say.
 
     Raises:
@@ -46,7 +46,7 @@ def changed(preset: Preset, changes: Mapping[str, object]) -> Preset:
     try:
         return Preset(**values)
     except ValueError as error:
-        raise UsageError(explained(error)) from error
+        raise UsageError(explain(error)) from error
 
 
 def choose_model(
@@ -64,7 +64,7 @@ def choose_model(
     cache = settings.model_folder
     hub = Hub(timeout=settings.model.hub_timeout, notify=notify) if pull else None
     if name != registry.AUTO:
-        return registry.resolve(name, cache=cache, hub=hub, task=Task.SUBJECT), False
+        return registry.resolve(name, cache=cache, hub=hub, task=ModelTask.SUBJECT), False
     return registry.resolve_auto(embedded=settings.embedded, cache=cache, hub=hub)
 
 
@@ -83,7 +83,7 @@ def choose_edges(
     if name == registry.NO_MATTING:
         return None
     hub = Hub(timeout=settings.model.hub_timeout, notify=notify) if pull else None
-    return registry.resolve(name, cache=settings.model_folder, hub=hub, task=Task.EDGES)
+    return registry.resolve(name, cache=settings.model_folder, hub=hub, task=ModelTask.EDGES)
 
 
 def matting_with(settings: Settings, model: ResolvedModel) -> Matting:
@@ -98,7 +98,7 @@ def check_output(recipe: Recipe, naming: str) -> None:
 
     """
     if naming:
-        Template(naming, recipe.output.suffix, recipe.model).check_distinct()
+        NameTemplate(naming, recipe.output.suffix, recipe.model).check_distinct()
     output, preset = recipe.output, recipe.preset
     grounded = bool(preset.background or output.backdrop)
     framed = bool(preset.crop or preset.margin or preset.canvas)
@@ -108,7 +108,7 @@ def check_output(recipe: Recipe, naming: str) -> None:
         raise UsageError("a mask has no background and no shadow: leave them out, or --format png")
 
 
-def explained(error: ValueError) -> str:
+def explain(error: ValueError) -> str:
     """What is wrong with a value, in one line, if pydantic found it."""
     if not isinstance(error, ValidationError):
         return str(error)

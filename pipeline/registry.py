@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from bgpipe.pipeline.errors import ModelUnavailable, UsageError
 from bgpipe.pipeline.hub import NEWEST, Hub, Offer, cached
 from bgpipe.pipeline.lockfile import LockFile, Pin, hash_file
-from bgpipe.pipeline.types import PatchOrder, ResolvedModel, Task
-from bgpipe.pipeline.waiting import reported
+from bgpipe.pipeline.types import ModelTask, PatchOrder, ResolvedModel
+from bgpipe.pipeline.waiting import report_wait
 
 AUTO = "auto"
 NO_MATTING = "none"
@@ -32,7 +32,7 @@ ORDER_KEY = "bgpipe.patch_order"
 EDGES_KEY = "decoder.matting_head.matting_convs.0.weight"
 EDGES_SIZE = "512x512"  # the crops that ViTMatte was trained on
 
-OPTIONS = {Task.SUBJECT: "--model", Task.EDGES: "--matting"}
+OPTIONS = {ModelTask.SUBJECT: "--model", ModelTask.EDGES: "--matting"}
 
 Side = Annotated[int, Field(gt=0, le=8192, multiple_of=32)]
 Size = tuple[Side, Side]
@@ -52,7 +52,7 @@ class ModelEntry:
     license: str
     commercial: str
     patch_order: PatchOrder = PatchOrder.CURRENT
-    task: Task = Task.SUBJECT
+    task: ModelTask = ModelTask.SUBJECT
     repo: str | None = None
     revision: str = NEWEST
 
@@ -67,14 +67,14 @@ def models() -> dict[str, ModelEntry]:
     return TypeAdapter(dict[str, ModelEntry]).validate_python(tomllib.loads(text))
 
 
-def names_for(task: Task) -> list[str]:
+def names_for(task: ModelTask) -> list[str]:
     """What may be written for a model of this kind, besides a path."""
-    special = {Task.SUBJECT: AUTO, Task.EDGES: NO_MATTING}[task]
+    special = {ModelTask.SUBJECT: AUTO, ModelTask.EDGES: NO_MATTING}[task]
     return [special, *(name for name, entry in models().items() if entry.task is task)]
 
 
 def resolve(
-    reference: str, *, cache: Path, hub: Hub | None = None, task: Task | None = None
+    reference: str, *, cache: Path, hub: Hub | None = None, task: ModelTask | None = None
 ) -> ResolvedModel:
     """Find the weights of a registry name, a safetensors file or a folder with model.safetensors.
 
@@ -162,7 +162,7 @@ def find_offer(name: str, *, cache: Path, hub: Hub) -> Offer:
     """
     entry, pin = _entry(name), LockFile(cache).pin(name)
     try:
-        with reported(hub.notify, f"asking {hub.host} for {name}"):
+        with report_wait(hub.notify, f"asking {hub.host} for {name}"):
             return hub.offer(entry.repo or "", FILE, pin.commit if pin else entry.revision)
     except ModelUnavailable as error:
         raise ModelUnavailable(_advice(name, str(error))) from error
@@ -198,7 +198,7 @@ def _checked(name: str, entry: ModelEntry, path: Path, lock: LockFile) -> Resolv
     )
 
 
-def _check_task(reference: str, task: Task, wanted: Task | None) -> None:
+def _check_task(reference: str, task: ModelTask, wanted: ModelTask | None) -> None:
     if wanted not in (None, task):
         raise UsageError(f"{reference} is for {OPTIONS[task]}, not for {OPTIONS[wanted]}")
 
@@ -213,13 +213,13 @@ def _resolve_path(reference: str, cache: Path) -> ResolvedModel:
     return ResolvedModel(str(path.resolve()), path, sha256, size, order, bundled=False, task=task)
 
 
-def _described(path: Path) -> tuple[Size, PatchOrder, Task]:
+def _described(path: Path) -> tuple[Size, PatchOrder, ModelTask]:
     """What the file's header says of itself; the released models' values where it says nothing."""
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            task = Task.EDGES if EDGES_KEY in file.keys() else Task.SUBJECT  # noqa: SIM118  # no dict
-        size = EDGES_SIZE if task is Task.EDGES else "1024x1024"
+            task = ModelTask.EDGES if EDGES_KEY in file.keys() else ModelTask.SUBJECT  # noqa: SIM118  # no dict
+        size = EDGES_SIZE if task is ModelTask.EDGES else "1024x1024"
         order = PatchOrder(header.get(ORDER_KEY, "current"))
         return _size(header.get(SIZE_KEY, size)), order, task
     except (OSError, SafetensorError) as error:
@@ -243,7 +243,9 @@ def _unknown(reference: str) -> str:
 
 def _advice(name: str, reason: str) -> str:
     task = _entry(name).task
-    without = f"try things out with --model {TRIAL}" if task is Task.SUBJECT else "do without it"
+    without = (
+        f"try things out with --model {TRIAL}" if task is ModelTask.SUBJECT else "do without it"
+    )
     return (
         f"model not on this machine: {name} ({reason}); run `bgpipe models pull {name}` where a"
         f" model hub can be reached, set HF_ENDPOINT to a mirror, give weights with {OPTIONS[task]}"

@@ -19,17 +19,17 @@ from bgpipe.config.settings import Settings
 from bgpipe.pipeline import recipes, registry
 from bgpipe.pipeline.configuration import read_settings
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.images import Limits, decode, encode, one_pixel, seen_as_srgb, stored_with
+from bgpipe.pipeline.images import Limits, color_pixel, decode, encode, from_srgb, to_viewed_srgb
 from bgpipe.pipeline.images.limits import check_size
-from bgpipe.pipeline.matting import cut_out, finish, solve_edges
-from bgpipe.pipeline.types import Cutout, Matte, Output, Picture, Preset, Recipe
+from bgpipe.pipeline.matting import composite, cut_out, solve_edges
+from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output, Preset, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bgpipe.pipeline.engine import Engine
+    from bgpipe.pipeline.engine import BiRefNetEngine
     from bgpipe.pipeline.types import Pixels
-    from bgpipe.pipeline.vitmatte.engine import EdgeEngine
+    from bgpipe.pipeline.vitmatte.engine import VitMatteEngine
 
     Photo = TypeVar("Photo", Image.Image, Pixels, bytes)
 
@@ -112,7 +112,7 @@ class BackgroundRemover:
             self._weights.name,
             self._weights.sha256,
             self._weights.size,
-            recipes.changed(base, changes or {}),
+            recipes.apply_changes(base, changes or {}),
             matting=recipes.matting_with(self._settings, self._edges) if self._edges else None,
         )
         """Everything that determines the pixels."""
@@ -155,40 +155,40 @@ class BackgroundRemover:
         text = {"bgpipe:recipe": self.recipe.text}
         return encode(self._cutout(picture), picture, output, text)
 
-    def _cutout(self, picture: Picture) -> Cutout:
+    def _cutout(self, picture: DecodedImage) -> Cutout:
         height, width, _ = picture.rgb.shape
         check_size((width, height), self._limits)
         preset = self.recipe.preset
         with self._turn:
             matte = self._matte(picture)
         colour = preset.background
-        ground = stored_with(one_pixel(colour), picture.icc) if colour else None
-        return finish(cut_out(picture, matte, preset), preset, ground, self._limits.max_pixels)
+        ground = from_srgb(color_pixel(colour), picture.icc) if colour else None
+        return composite(cut_out(picture, matte, preset), preset, ground, self._limits.max_pixels)
 
-    def _matte(self, picture: Picture) -> Matte:
-        from bgpipe.pipeline.model.resize import model_input
+    def _matte(self, picture: DecodedImage) -> Matte:
+        from bgpipe.pipeline.model.resize import preprocess
 
-        pixels = seen_as_srgb(model_input(picture.rgb, self.recipe.size), picture.icc)
+        pixels = to_viewed_srgb(preprocess(picture.rgb, self.recipe.size), picture.icc)
         (matte,) = self._engine.infer([pixels])
         matting = self.recipe.matting
         if matting is None or self._edge_engine is None:
             return matte
-        rgb = seen_as_srgb(picture.rgb, picture.icc)
+        rgb = to_viewed_srgb(picture.rgb, picture.icc)
         return Matte(solve_edges(rgb, matte.alpha, matting, self._edge_engine.infer))
 
     @cached_property
-    def _engine(self) -> Engine:
-        from bgpipe.pipeline.engine import Engine
+    def _engine(self) -> BiRefNetEngine:
+        from bgpipe.pipeline.engine import BiRefNetEngine
 
-        return Engine(self._weights, self._chosen_device, batch=1, threads=self._threads)
+        return BiRefNetEngine(self._weights, self._chosen_device, batch=1, threads=self._threads)
 
     @cached_property
-    def _edge_engine(self) -> EdgeEngine | None:
+    def _edge_engine(self) -> VitMatteEngine | None:
         if self._edges is None:
             return None
-        from bgpipe.pipeline.vitmatte.engine import EdgeEngine
+        from bgpipe.pipeline.vitmatte.engine import VitMatteEngine
 
-        return EdgeEngine(self._edges, self._chosen_device, batch=1, threads=self._threads)
+        return VitMatteEngine(self._edges, self._chosen_device, batch=1, threads=self._threads)
 
     @cached_property
     def _chosen_device(self) -> str:
@@ -201,7 +201,7 @@ class BackgroundRemover:
         return self._settings.worker.cpu_threads or os.cpu_count() or 1
 
 
-def _picture_of_array(array: Pixels) -> Picture:
+def _picture_of_array(array: Pixels) -> DecodedImage:
     if not isinstance(array, np.ndarray):
         raise UsageError(
             f"not an image or an array: {type(array).__name__}: open a path with PIL.Image.open"
@@ -213,10 +213,10 @@ def _picture_of_array(array: Pixels) -> Picture:
     if not array.size:
         raise UsageError(f"the array has no pixels: {list(array.shape)}")
     alpha = np.ascontiguousarray(array[..., 3]) if array.shape[2] == 4 else None
-    return Picture(np.ascontiguousarray(array[..., :3]), alpha)
+    return DecodedImage(np.ascontiguousarray(array[..., :3]), alpha)
 
 
-def _picture_of_image(image: Image.Image) -> Picture:
+def _picture_of_image(image: Image.Image) -> DecodedImage:
     if image.mode.startswith(DEEP):
         raise UsageError(
             f"an image of mode {image.mode} has more than 8 bits: give its file to file()"
@@ -225,4 +225,4 @@ def _picture_of_image(image: Image.Image) -> Picture:
     has_alpha = upright.has_transparency_data
     icc = upright.info.get("icc_profile") if image.mode in {"RGB", "RGBA", "P"} else None
     picture = _picture_of_array(np.asarray(upright.convert("RGBA" if has_alpha else "RGB")))
-    return Picture(picture.rgb, picture.alpha, icc)
+    return DecodedImage(picture.rgb, picture.alpha, icc)

@@ -325,7 +325,7 @@ return 1
 
 # KEYS: head, running, and the leases of those who may lead the job. Returns the head's fields, how many
 # items are in flight, the time, and how many of the leases are held.
-BOOKS = (
+SUMMARY = (
     _NOW
     + """
 local held = redis.call('EXISTS', KEYS[3], KEYS[4], KEYS[5])

@@ -10,22 +10,22 @@ import hashlib
 from typing import cast
 
 from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import Connection
+from bgpipe.pipeline.connection import RedisClient
 from bgpipe.pipeline.types import JobId
 
 SIZE = 8
 """Bytes: chance makes two seals equal once in 10^19."""
 
 
-class Seals:
+class Fingerprints:
     """The seals of all jobs. Threads may share it."""
 
-    def __init__(self, client: Connection) -> None:
+    def __init__(self, client: RedisClient) -> None:
         self._client = client
 
-    def leave(self, job: JobId, index: int, identity: str) -> None:
+    def write(self, job: JobId, index: int, identity: str) -> None:
         """Note the identity of the cutout that item `index` of `job` has become."""
-        self._client.setrange(keys.of_job(job).seals, index * SIZE, seal(identity))
+        self._client.setrange(keys.of_job(job).seals, index * SIZE, fingerprint(identity))
 
     def read(self, job: JobId, start: int, stop: int) -> list[bytes]:
         """Those of the items from `start` to before `stop`; no cutout's where none was left."""
@@ -36,5 +36,5 @@ class Seals:
         return [data[place * SIZE : (place + 1) * SIZE] for place in range(stop - start)]
 
 
-def seal(identity: str) -> bytes:
+def fingerprint(identity: str) -> bytes:
     return hashlib.sha256(identity.encode()).digest()[:SIZE]

@@ -13,12 +13,12 @@ from bgpipe.pipeline.errors import UsageError
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.catalog import Catalogs
-    from bgpipe.pipeline.connection import Connection
-    from bgpipe.pipeline.dispatcher import Dispatcher, Leader
+    from bgpipe.pipeline.connection import RedisClient
+    from bgpipe.pipeline.dispatcher import Dispatcher, JobController
     from bgpipe.pipeline.feeder import Feeder
     from bgpipe.pipeline.lease import Lease
     from bgpipe.pipeline.ledger import Ledger
-    from bgpipe.pipeline.storage import Stores
+    from bgpipe.pipeline.storage import StoreFactory
     from bgpipe.pipeline.types import JobId
     from bgpipe.pipeline.waiting import Notify
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Session:
     settings: Settings
     redis_url: str
-    client: Connection
-    ledger: Ledger
+    client: RedisClient
+    jobs: Ledger
 
     @cached_property
     def feeder(self) -> Feeder:
@@ -36,19 +36,19 @@ class Session:
         from bgpipe.pipeline.queue import make_app
 
         app = make_app(self.settings, self.redis_url)
-        return Feeder(self.ledger, app, self.client, self.settings.queue)
+        return Feeder(self.jobs, app, self.client, self.settings.queue)
 
     @cached_property
-    def stores(self) -> Stores:
-        from bgpipe.pipeline.storage import Stores
+    def stores(self) -> StoreFactory:
+        from bgpipe.pipeline.storage import StoreFactory
 
-        return Stores(self.settings.s3)
+        return StoreFactory(self.settings.s3)
 
     @cached_property
     def catalogs(self) -> Catalogs:
         from bgpipe.pipeline.catalog import Catalogs
 
-        return Catalogs(self.ledger.seals, self.settings.state_folder / "catalogs")
+        return Catalogs(self.jobs.seals, self.settings.state_folder / "catalogs")
 
     def lease(self, name: str) -> Lease:
         from bgpipe.pipeline.lease import Lease
@@ -61,21 +61,21 @@ class Session:
 
         return is_held(self.client, name)
 
-    def leader(self, job: JobId, lease: Lease | None = None) -> Leader:
+    def leader(self, job: JobId, lease: Lease | None = None) -> JobController:
         """Of `job`, by a lease of its own unless one is given."""
         from bgpipe.pipeline import keys
-        from bgpipe.pipeline.dispatcher import MARGIN, Leader
+        from bgpipe.pipeline.dispatcher import MARGIN, JobController
 
         lease = lease or self.lease(keys.lease_of_job(job))
         patience = self.settings.queue.visibility_timeout + MARGIN
-        return Leader(self.ledger, self.feeder, lease, job, patience)
+        return JobController(self.jobs, self.feeder, lease, job, patience)
 
     def dispatcher(self) -> Dispatcher:
         from bgpipe.pipeline import keys
         from bgpipe.pipeline.dispatcher import Dispatcher
 
         lease = self.lease(keys.DISPATCH)
-        return Dispatcher(self.ledger, self.feeder, lease, self.leader, self.settings.dispatch)
+        return Dispatcher(self.jobs, self.feeder, lease, self.leader, self.settings.dispatch)
 
     def is_dispatched(self) -> bool:
         """Whether a dispatcher feeds the jobs of this cluster."""
@@ -93,7 +93,7 @@ class Session:
         """The job named, or the latest one."""
         from bgpipe.pipeline.types import JobId
 
-        job = JobId(name) if name else self.ledger.latest()
+        job = JobId(name) if name else self.jobs.latest()
         if job is None:
             raise UsageError("no job yet: start one with bgpipe submit FOLDER")
         return job
@@ -101,20 +101,20 @@ class Session:
 
 @contextmanager
 def open_session(
-    settings: Settings, patience: float | None = None, notify: Notify | None = None
+    settings: Settings, retry_seconds: float | None = None, notify: Notify | None = None
 ) -> Iterator[Session]:
     """Connect to the cluster's Redis, or to the embedded server for as long as this lasts.
 
     `patience`: seconds for which a command is tried again while Redis is away; default: a restart's.
     `notify` gets a line about each longer wait.
     """
-    from bgpipe.pipeline.connection import PATIENCE, connect
+    from bgpipe.pipeline.connection import RETRY_SECONDS, connect
     from bgpipe.pipeline.embedded import redis_server
     from bgpipe.pipeline.ledger import Ledger
 
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(redis_server(settings.state_folder))
         client = stack.enter_context(
-            connect(url, PATIENCE if patience is None else patience, notify)
+            connect(url, RETRY_SECONDS if retry_seconds is None else retry_seconds, notify)
         )
         yield Session(settings, url, client, Ledger(client))

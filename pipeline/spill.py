@@ -10,20 +10,20 @@ from itertools import islice
 from tempfile import TemporaryFile
 from typing import TextIO
 
-from bgpipe.pipeline.types import Entry
+from bgpipe.pipeline.types import ObjectInfo
 
 PIECE = 100_000
 """Pairs held at once: some 50 MB."""
 
-Pair = tuple[Entry, str]
+SourceTarget = tuple[ObjectInfo, str]
 
 
-def in_order_of_targets(pairs: Iterable[Pair], piece: int = PIECE) -> Iterator[Pair]:
+def sorted_by_target(pairs: Iterable[SourceTarget], piece: int = PIECE) -> Iterator[SourceTarget]:
     """`pairs` of a source and its target's key, by the UTF-8 bytes of the latter."""
     pairs = iter(pairs)
     with ExitStack() as files:
         kept = sorted(islice(pairs, piece), key=_place)
-        spilled: list[Iterator[Pair]] = []
+        spilled: list[Iterator[SourceTarget]] = []
         while following := sorted(islice(pairs, piece), key=_place):
             file = files.enter_context(TemporaryFile("w+", encoding="utf-8"))
             _write(kept, file)
@@ -32,18 +32,18 @@ def in_order_of_targets(pairs: Iterable[Pair], piece: int = PIECE) -> Iterator[P
         yield from merge(*spilled, kept, key=_place)
 
 
-def _place(pair: Pair) -> bytes:
+def _place(pair: SourceTarget) -> bytes:
     return pair[1].encode("utf-8", "surrogatepass")
 
 
-def _write(pairs: Iterable[Pair], file: TextIO) -> None:
+def _write(pairs: Iterable[SourceTarget], file: TextIO) -> None:
     for entry, target in pairs:
         json.dump((entry.key, entry.size, entry.identity, target), file)
         file.write("\n")
 
 
-def _read(file: TextIO) -> Iterator[Pair]:
+def _read(file: TextIO) -> Iterator[SourceTarget]:
     file.seek(0)
     for line in file:
         key, size, identity, target = json.loads(line)
-        yield Entry(key, size, identity), target
+        yield ObjectInfo(key, size, identity), target

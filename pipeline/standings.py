@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.ledger import Ledger
-    from bgpipe.pipeline.types import Failure, Flag, Item, JobId
+    from bgpipe.pipeline.types import Failure, Item, JobId, ReviewFlag
 
 
 class ItemState(StrEnum):
@@ -20,23 +20,23 @@ class ItemState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ItemView:
     item: Item
     state: ItemState
     failure: Failure | None = None
-    flags: tuple[Flag, ...] = ()
+    flags: tuple[ReviewFlag, ...] = ()
 
 
-def standings(ledger: Ledger, job: JobId, start: int, stop: int) -> list[Standing]:
+def read_items(job_store: Ledger, job: JobId, start: int, stop: int) -> list[ItemView]:
     """Those of the items from `start` to before `stop`, as many as there are."""
-    items = list(ledger.items(job, start, min(stop, ledger.size(job))))
+    items = list(job_store.items(job, start, min(stop, job_store.size(job))))
     # What is open is read first: an image that ends meanwhile is then seen as open, or as it ended.
-    running = ledger.claims(job)
-    unsettled = set(takewhile(lambda index: index < stop, ledger.missing(job, start)))
+    running = job_store.claims(job)
+    unsettled = set(takewhile(lambda index: index < stop, job_store.missing(job, start)))
     failures = {
-        failure.index: failure for failure in ledger.failures(job, start, start + len(items))
+        failure.index: failure for failure in job_store.failures(job, start, start + len(items))
     }
-    flags = ledger.flags_of(job, [item.index for item in items])
+    flags = job_store.flags_of(job, [item.index for item in items])
 
     def state(index: int) -> ItemState:
         if index in failures:
@@ -46,6 +46,6 @@ def standings(ledger: Ledger, job: JobId, start: int, stop: int) -> list[Standin
         return ItemState.RUNNING if index in running else ItemState.QUEUED
 
     return [
-        Standing(item, state(item.index), failures.get(item.index), flags=found)
+        ItemView(item, state(item.index), failures.get(item.index), flags=found)
         for item, found in zip(items, flags, strict=True)
     ]

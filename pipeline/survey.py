@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 
-from bgpipe.pipeline.catalog import Catalog, Place, Row, side_by_side
+from bgpipe.pipeline.catalog import Catalog, CatalogRow, JoinedRow, merge_join
 from bgpipe.pipeline.errors import Code, ItemError
 from bgpipe.pipeline.ownership import read_provenance
 from bgpipe.pipeline.storage import Store
-from bgpipe.pipeline.types import Entry, Job
+from bgpipe.pipeline.types import Job, ObjectInfo
 
 BATCH = 1000
 """Cutouts looked at before the next ones are taken from the plan."""
@@ -22,7 +22,7 @@ THREADS = 8
 """Looks at once: a store answers slowly and willingly."""
 
 
-class Standing(StrEnum):
+class TargetState(StrEnum):
     """How a target stands towards its source."""
 
     NEW = "new"
@@ -32,42 +32,42 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedItem:
     """An image, its cutout's place, and how the cutout there stands.
 
     `made` is the identity of a cutout that is up to date, where a catalog is kept.
     """
 
-    entry: Entry
+    entry: ObjectInfo
     target: str
-    standing: Standing
+    state: TargetState
     made: str = ""
 
     @property
     def current(self) -> bool:
-        return self.standing is Standing.CURRENT
+        return self.state is TargetState.CURRENT
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
+class UnverifiedTarget:
     """A cutout of which only the object itself can say how it was made.
 
     `entry` is the source that asks for it; without one, `row` is what was once known of it.
     """
 
-    listed: Entry
-    entry: Entry | None = None
-    row: Row | None = None
+    listed: ObjectInfo
+    entry: ObjectInfo | None = None
+    row: CatalogRow | None = None
 
 
-def look_at_each(
-    planned: Iterator[tuple[Entry, str]], target: Store, job: Job
-) -> Iterator[list[Planned]]:
+def inspect_targets(
+    planned: Iterator[tuple[ObjectInfo, str]], target: Store, job: Job
+) -> Iterator[list[PlannedItem]]:
     """Open every cutout, in batches."""
 
-    def look(pair: tuple[Entry, str]) -> Planned:
+    def look(pair: tuple[ObjectInfo, str]) -> PlannedItem:
         entry, key = pair
-        return Planned(entry, key, standing(target, key, job, entry.identity))
+        return PlannedItem(entry, key, target_state(target, key, job, entry.identity))
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:
         while batch := list(islice(planned, BATCH)):
@@ -75,8 +75,8 @@ def look_at_each(
 
 
 def compare(
-    planned: Iterator[tuple[Entry, str]], target: Store, job: Job, catalog: Catalog
-) -> Iterator[list[Planned | Row]]:
+    planned: Iterator[tuple[ObjectInfo, str]], target: Store, job: Job, catalog: Catalog
+) -> Iterator[list[PlannedItem | CatalogRow]]:
     """Compare with what is at the target; only cutouts that `catalog` does not know are opened.
 
     A bucket is listed; in a folder, where many other things may be, the files are asked for.
@@ -84,36 +84,36 @@ def compare(
     `planned` comes in the order of the targets' keys, and so does what is yielded, in batches. A
     row is of a cutout that was made from this source, and that nothing in `planned` asks for.
     """
-    listed = target.list(missing_ok=True) if target.distant else ()
-    places = side_by_side(planned, listed, catalog.rows())
-    if not target.distant:
-        places = (replace(place, listed=_present(target, place.key)) for place in places)
+    listed = target.list(missing_ok=True) if target.is_remote else ()
+    places = merge_join(planned, listed, catalog.rows())
+    if not target.is_remote:
+        places = (replace(place, listed=_is_present(target, place.key)) for place in places)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:
         while batch := list(islice(places, BATCH)):
-            yield _judged(batch, target, job, catalog, pool)
+            yield _verify(batch, target, job, catalog, pool)
 
 
-def standing(target: Store, key: str, job: Job, identity: str) -> Standing:
+def target_state(target: Store, key: str, job: Job, identity: str) -> TargetState:
     """How the object at `key` stands towards the source with this `identity`: by what it says."""
     try:
         provenance = read_provenance(target, key)
     except ItemError as error:
         return _unreadable(error, job)
     if not provenance.ours:
-        return Standing.CHANGED if job.overwrite else Standing.FOREIGN
+        return TargetState.CHANGED if job.overwrite else TargetState.FOREIGN
     made = _matches(provenance.text, job.recipe.hash, identity)
-    return Standing.CURRENT if made and not job.force else Standing.CHANGED
+    return TargetState.CURRENT if made and not job.force else TargetState.CHANGED
 
 
-def _unreadable(error: ItemError, job: Job) -> Standing:
+def _unreadable(error: ItemError, job: Job) -> TargetState:
     """An object that denies access may be foreign; any other error is reported by the write."""
     if error.code is Code.MISSING:
-        return Standing.NEW
+        return TargetState.NEW
     foreign = error.code is Code.ACCESS and not job.overwrite
-    return Standing.FOREIGN if foreign else Standing.CHANGED
+    return TargetState.FOREIGN if foreign else TargetState.CHANGED
 
 
-def says_it_is(target: Store, key: str, recipe: str, identity: str) -> bool:
+def matches_provenance(target: Store, key: str, recipe: str, identity: str) -> bool:
     """Whether the object says that it is of the recipe with this hash and the source so identified.
 
     Raises:
@@ -123,30 +123,32 @@ def says_it_is(target: Store, key: str, recipe: str, identity: str) -> bool:
     return _matches(read_provenance(target, key).text, recipe, identity)
 
 
-def _judged(
-    batch: list[Place], target: Store, job: Job, catalog: Catalog, pool: Executor
-) -> list[Planned | Row]:
-    judged = [_judge(place, job, catalog) for place in batch]
-    unknown = [found for found in judged if isinstance(found, Unknown)]
-    looked = pool.map(lambda found: _asked(found, target, job), unknown)
-    known = (next(looked) if isinstance(found, Unknown) else found for found in judged)
+def _verify(
+    batch: list[JoinedRow], target: Store, job: Job, catalog: Catalog, pool: Executor
+) -> list[PlannedItem | CatalogRow]:
+    judged = [_classify(place, job, catalog) for place in batch]
+    unknown = [found for found in judged if isinstance(found, UnverifiedTarget)]
+    looked = pool.map(lambda found: _verify_target(found, target, job), unknown)
+    known = (next(looked) if isinstance(found, UnverifiedTarget) else found for found in judged)
     return [found for found in known if found]
 
 
-def _asked(found: Unknown, target: Store, job: Job) -> Planned | Row | None:
+def _verify_target(
+    found: UnverifiedTarget, target: Store, job: Job
+) -> PlannedItem | CatalogRow | None:
     """What the object says of itself; nothing if it is none that `found.row` was about."""
     entry, row, listed = found.entry, found.row, found.listed
     if entry:
-        stands = standing(target, listed.key, job, entry.identity)
-        made = listed.identity if stands is Standing.CURRENT else ""
-        return Planned(entry, listed.key, stands, made)
+        stands = target_state(target, listed.key, job, entry.identity)
+        made = listed.identity if stands is TargetState.CURRENT else ""
+        return PlannedItem(entry, listed.key, stands, made)
     with suppress(ItemError):
-        if row and says_it_is(target, listed.key, row.recipe, row.identity):
+        if row and matches_provenance(target, listed.key, row.recipe, row.identity):
             return replace(row, made=listed.identity, index=-1)
     return None
 
 
-def _present(target: Store, key: str) -> Entry | None:
+def _is_present(target: Store, key: str) -> ObjectInfo | None:
     """What is there under the key, if it can be looked at."""
     try:
         return target.head(key)
@@ -154,25 +156,27 @@ def _present(target: Store, key: str) -> Entry | None:
         return None
 
 
-def _judge(place: Place, job: Job, catalog: Catalog) -> Planned | Unknown | Row | None:
+def _classify(
+    place: JoinedRow, job: Job, catalog: Catalog
+) -> PlannedItem | UnverifiedTarget | CatalogRow | None:
     """What listing and catalog say; nothing of objects that no source asks for and nobody knows."""
     entry, listed = place.entry, place.listed
     if listed is None:
-        return Planned(entry, place.key, Standing.NEW) if entry else None
-    row = place.row if place.row and catalog.vouches(place.row, listed) else None
+        return PlannedItem(entry, place.key, TargetState.NEW) if entry else None
+    row = place.row if place.row and catalog.confirms(place.row, listed) else None
     if entry is None:
         if row is None:
-            return Unknown(listed, row=place.row) if place.row else None
+            return UnverifiedTarget(listed, row=place.row) if place.row else None
         return replace(row, made=listed.identity, index=-1)
     if row is None:
-        return Unknown(listed, entry)
+        return UnverifiedTarget(listed, entry)
     if job.force or (row.source, row.identity, row.recipe) != (
         entry.key,
         entry.identity,
         job.recipe.hash,
     ):
-        return Planned(entry, place.key, Standing.CHANGED)
-    return Planned(entry, place.key, Standing.CURRENT, listed.identity)
+        return PlannedItem(entry, place.key, TargetState.CHANGED)
+    return PlannedItem(entry, place.key, TargetState.CURRENT, listed.identity)
 
 
 def _matches(text: Mapping[str, str], recipe: str, identity: str) -> bool:

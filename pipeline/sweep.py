@@ -15,13 +15,13 @@ from typing import Protocol, cast
 
 from bgpipe.config.sweeps import Sweep
 from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import Connection
+from bgpipe.pipeline.connection import RedisClient
 from bgpipe.pipeline.errors import Unavailable, UsageError
 from bgpipe.pipeline.lease import is_held
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.schedule import deadline_of, last_start
-from bgpipe.pipeline.types import Books, JobId, JobState
-from bgpipe.pipeline.webhook import tell
+from bgpipe.pipeline.types import JobId, JobState, JobSummary
+from bgpipe.pipeline.webhook import post_webhook
 
 LONGEST_RETRY = 3600.0
 """Seconds before a start that failed is tried again at most."""
@@ -31,44 +31,44 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class SweepState:
     """What was last done for a sweep. Times are Unix seconds; 0 where there is none."""
 
-    since: float
+    first_seen: float
     """When it was first seen: starts before that were not missed."""
     start: float
     """The start that was last dealt with."""
     job: JobId
     """Of the last run; empty if there was none."""
-    until: float
+    deadline: float
     """The last run's deadline."""
-    told: bool
+    notified: bool
     """Whether the end of the last run was told."""
     failures: int
     """How often the last start failed."""
-    again: float
+    retry_at: float
     """When it is tried again."""
 
 
-class Records:
+class SweepStateStore:
     """The records of all sweeps, in Redis."""
 
-    def __init__(self, client: Connection) -> None:
+    def __init__(self, client: RedisClient) -> None:
         self._client = client
 
-    def read(self, name: str, now: datetime) -> Record:
+    def read(self, name: str, now: datetime) -> SweepState:
         key = keys.of_sweep(name)
         self._client.hsetnx(key, "since", str(now.timestamp()))
         found = cast("dict[bytes, bytes]", self._client.hgetall(key))
         values = {field.decode(): value.decode() for field, value in found.items()}
-        return Record(
-            since=float(values["since"]),
+        return SweepState(
+            first_seen=float(values["since"]),
             start=float(values.get("start", 0)),
             job=JobId(values.get("job", "")),
-            until=float(values.get("until", 0)),
-            told="told" in values,
+            deadline=float(values.get("until", 0)),
+            notified="told" in values,
             failures=int(values.get("failures", 0)),
-            again=float(values.get("again", 0)),
+            retry_at=float(values.get("again", 0)),
         )
 
     def start(self, name: str, start: datetime) -> None:
@@ -103,21 +103,21 @@ class Records:
         return is_held(self._client, keys.lease_of_job(job))
 
 
-class Process(Protocol):
+class SweepProcess(Protocol):
     """A command that starts a run, as a process of its own: listing a bucket takes a while."""
 
     def poll(self) -> int | None: ...
 
 
-class Sweeper:
+class SweepScheduler:
     """Starts, stops and tells of the sweeps. Call `turn` again and again, in one process only."""
 
     def __init__(
         self,
         sweeps: Mapping[str, Sweep],
-        records: Records,
-        ledger: Ledger,
-        launch: Callable[[str, datetime], Process],
+        records: SweepStateStore,
+        job_store: Ledger,
+        launch: Callable[[str, datetime], SweepProcess],
         retry: float,
     ) -> None:
         """`launch` starts the sweep of a name, whose start was due at a time.
@@ -126,40 +126,40 @@ class Sweeper:
         """
         self._sweeps = sweeps
         self._records = records
-        self._ledger = ledger
+        self._job_store = job_store
         self._launch = launch
         self._retry = retry
-        self._launched: dict[str, Process] = {}
+        self._launched: dict[str, SweepProcess] = {}
         self._telling: dict[str, Thread] = {}
 
-    def turn(self) -> None:
+    def step(self) -> None:
         """Do once what there is to do for every sweep."""
         now = datetime.now(UTC)
         for name, sweep in self._sweeps.items():
             record = self._records.read(name, now)
-            books = self._books(record.job)
-            if books and books.state in OPEN:
+            summary = self._summary(record.job)
+            if summary and summary.state in OPEN:
                 self._stop_if_late(name, record, now)
-            elif books and books.state is JobState.FINISHED and not record.told:
-                self._tell(name, sweep, books)
+            elif summary and summary.state is JobState.FINISHED and not record.notified:
+                self._notify(name, sweep, summary)
             if self._is_starting(name, record, now):
                 continue
-            if books and books.state in OPEN and not self._is_left(books):
+            if summary and summary.state in OPEN and not self._is_abandoned(summary):
                 # It goes on; a start that comes meanwhile is caught up when it has ended.
                 self._records.try_again(name)
             else:
-                self._start_if_due(name, sweep, record, books, now)
+                self._start_if_due(name, sweep, record, summary, now)
 
     def _start_if_due(
-        self, name: str, sweep: Sweep, record: Record, books: Books | None, now: datetime
+        self, name: str, sweep: Sweep, record: SweepState, summary: JobSummary | None, now: datetime
     ) -> None:
         start = last_start(sweep, now)
         if start is None:
             return
-        is_new = start.timestamp() > max(record.since, record.start)
-        if is_new or 0 < record.again <= now.timestamp():
+        is_new = start.timestamp() > max(record.first_seen, record.start)
+        if is_new or 0 < record.retry_at <= now.timestamp():
             self._start(name, sweep, start, now, is_new=is_new)
-        elif not record.again and books and books.state is JobState.LISTING:
+        elif not record.retry_at and summary and summary.state is JobState.LISTING:
             self._plan_retry(name, record, now, "its listing was left")
 
     def _start(
@@ -179,31 +179,31 @@ class Sweeper:
         else:
             self._records.try_again(name)
 
-    def _is_left(self, books: Books) -> bool:
+    def _is_abandoned(self, summary: JobSummary) -> bool:
         """Whether whoever listed the run is gone; one that is listed is the dispatcher's."""
-        return books.state is JobState.LISTING and not self._records.is_led(books.job)
+        return summary.state is JobState.LISTING and not self._records.is_led(summary.job)
 
-    def _plan_retry(self, name: str, record: Record, now: datetime, reason: str) -> None:
+    def _plan_retry(self, name: str, record: SweepState, now: datetime, reason: str) -> None:
         delay = min(self._retry * 2.0**record.failures, LONGEST_RETRY)
         self._records.fail(name, record.failures + 1, now + timedelta(seconds=delay))
         fields = {"sweep": name, "reason": reason, "failures": record.failures + 1}
         log.error("sweep did not start", extra={"fields": fields | {"again_in": delay}})
 
-    def _stop_if_late(self, name: str, record: Record, now: datetime) -> None:
-        if 0 < record.until <= now.timestamp():
+    def _stop_if_late(self, name: str, record: SweepState, now: datetime) -> None:
+        if 0 < record.deadline <= now.timestamp():
             log.info("sweep reached its deadline", extra={"fields": {"sweep": name}})
-            stop(self._ledger, record.job)
+            stop(self._job_store, record.job)
 
-    def _tell(self, name: str, sweep: Sweep, books: Books) -> None:
+    def _notify(self, name: str, sweep: Sweep, summary: JobSummary) -> None:
         """In a thread: whoever is told may be slow, and the jobs do not wait for it."""
         thread = self._telling.get(name)
         if thread is None or not thread.is_alive():
-            arguments = (self._records, name, sweep, books)
-            thread = Thread(target=report_end, args=arguments, name="webhook", daemon=True)
+            arguments = (self._records, name, sweep, summary)
+            thread = Thread(target=notify_finished, args=arguments, name="webhook", daemon=True)
             self._telling[name] = thread
             thread.start()
 
-    def _is_starting(self, name: str, record: Record, now: datetime) -> bool:
+    def _is_starting(self, name: str, record: SweepState, now: datetime) -> bool:
         """Whether the command that starts a run is at work; one that failed is tried again."""
         process = self._launched.get(name)
         if process is None:
@@ -219,26 +219,28 @@ class Sweeper:
             log.error("sweep did not start", extra={"fields": {"sweep": name, "exit": code}})
         return False
 
-    def _books(self, job: JobId) -> Books | None:
+    def _summary(self, job: JobId) -> JobSummary | None:
         try:
-            return self._ledger.books(job) if job else None
+            return self._job_store.summary(job) if job else None
         except UsageError:
             return None  # forgotten since
 
 
-def stop(ledger: Ledger, job: JobId) -> None:
+def stop(job_store: Ledger, job: JobId) -> None:
     """Let nothing more of a sweep's run be done."""
     try:
-        ledger.cancel(job)
+        job_store.cancel(job)
     except UsageError:
         log.info("sweep ended just in time", extra={"fields": {"job": job}})
 
 
-def report_end(records: Records, name: str, sweep: Sweep, books: Books) -> None:
+def notify_finished(records: SweepStateStore, name: str, sweep: Sweep, summary: JobSummary) -> None:
     """Send the books of a finished run to the sweep's address, if it has one."""
     if sweep.on_finish:
-        message = {"sweep": name} | asdict(books)
-        trouble = tell(sweep.on_finish, message, sweep.secret.get_secret_value(), books.job)
+        message = {"sweep": name} | asdict(summary)
+        trouble = post_webhook(
+            sweep.on_finish, message, sweep.secret.get_secret_value(), summary.job
+        )
         if trouble:
             fields = {"sweep": name, "error": trouble}
             log.error("nobody could be told of a sweep's end", extra={"fields": fields})

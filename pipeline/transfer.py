@@ -23,11 +23,11 @@ class Transfer(Protocol):
     def launch(self, images: Sequence[Pixels], step: Step) -> None:
         """Give the device its work; rows without an image hold earlier ones."""
 
-    def answers(self) -> tuple[Tensor, ...]:
+    def outputs(self) -> tuple[Tensor, ...]:
         """Wait for what was launched: on the host, and nobody else's."""
 
 
-def transfer(batch: int, size: tuple[int, int], device: torch.device) -> Transfer:
+def make_transfer(batch: int, size: tuple[int, int], device: torch.device) -> Transfer:
     """For micro-batches of this shape."""
     return CudaTransfer(batch, size, device) if device.type == "cuda" else HostTransfer(batch, size)
 
@@ -43,7 +43,7 @@ class HostTransfer:
         _fill(self._pixels, images)
         self._answers = step(self._pixels)
 
-    def answers(self) -> tuple[Tensor, ...]:
+    def outputs(self) -> tuple[Tensor, ...]:
         answers, self._answers = self._answers, ()
         return answers
 
@@ -55,7 +55,7 @@ class CudaTransfer:
         shape = (batch, *size, 3)
         self._host_pixels = torch.zeros(shape, dtype=torch.uint8, pin_memory=True)
         self._pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
-        self._inward, self._outward = stream(device), stream(device)
+        self._inward, self._outward = side_stream(device), side_stream(device)
         self._compute = torch.cuda.current_stream(device)
         self._held: tuple[Tensor, ...] = ()
         self._host_answers: tuple[Tensor, ...] = ()
@@ -72,7 +72,7 @@ class CudaTransfer:
             for host, held in zip(self._host_answers, self._held, strict=True):
                 host.copy_(held, non_blocking=True)
 
-    def answers(self) -> tuple[Tensor, ...]:
+    def outputs(self) -> tuple[Tensor, ...]:
         self._outward.synchronize()
         return tuple(answer.clone() for answer in self._host_answers)
 
@@ -87,7 +87,7 @@ class CudaTransfer:
             held.copy_(answer)
 
 
-def stream(device: torch.device) -> torch.cuda.Stream:
+def side_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has no types for it
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.engine import Engine
+    from bgpipe.pipeline.engine import BiRefNetEngine
 
 GAIN = 1.03
 """How many times as fast a larger batch has to be: it costs memory, and images wait for it."""
@@ -28,27 +28,27 @@ TURNS = 5
 log = logging.getLogger(__name__)
 
 
-def tune(engine: Engine, size: tuple[int, int], memory: Path) -> None:
+def tune(engine: BiRefNetEngine, size: tuple[int, int], memory: Path) -> None:
     """Give `engine` the batch that suits it, at most the one it has.
 
     `size`: of its images. `memory`: a JSON file of what was found before, by `engine.kind`.
     """
     known = _read(memory)
-    batch = known.get(engine.kind)
+    batch = known.get(engine.signature)
     if not batch:
-        batch = known[engine.kind] = _fastest(engine, size)
+        batch = known[engine.signature] = _fastest(engine, size)
         _write(memory, known)
-        log.info("batch measured", extra={"fields": {"batch": batch, "device": engine.kind}})
-    engine.take(batch)
+        log.info("batch measured", extra={"fields": {"batch": batch, "device": engine.signature}})
+    engine.set_batch_size(batch)
 
 
-def _fastest(engine: Engine, size: tuple[int, int]) -> int:
+def _fastest(engine: BiRefNetEngine, size: tuple[int, int]) -> int:
     """The smallest batch than which no larger one is clearly faster."""
     most = engine.batch
     images = [np.zeros((*size, 3), np.uint8)] * most
     best, least = 1, float("inf")
     for batch in _powers(most):
-        engine.take(batch)
+        engine.set_batch_size(batch)
         engine.infer(images)
         seconds = median(_turns(engine, images))
         if seconds * GAIN < least:
@@ -63,7 +63,7 @@ def _powers(most: int) -> Iterator[int]:
         batch *= 2
 
 
-def _turns(engine: Engine, images: list[np.ndarray]) -> Iterator[float]:
+def _turns(engine: BiRefNetEngine, images: list[np.ndarray]) -> Iterator[float]:
     for _ in range(TURNS):
         start = time.perf_counter()
         engine.infer(images)

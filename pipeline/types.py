@@ -32,7 +32,7 @@ RECIPE_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ObjectInfo:
     """One object of a store.
 
     `key` is relative to the store's root, with `/` between its parts; `identity` changes whenever
@@ -44,7 +44,7 @@ class Entry:
     identity: str
 
 
-class Task(StrEnum):
+class ModelTask(StrEnum):
     """What a network is for."""
 
     SUBJECT = "subject"  # finds the subject: --model
@@ -70,7 +70,7 @@ class ResolvedModel:
     """Height and width of the model's input, multiples of 32."""
     patch_order: PatchOrder
     bundled: bool
-    task: Task = Task.SUBJECT
+    task: ModelTask = ModelTask.SUBJECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ class Item:
     identity: str
 
 
-class Flag(StrEnum):
+class ReviewFlag(StrEnum):
     """Why a person should look at a cutout that is done."""
 
     NO_SUBJECT = "no-subject"
@@ -187,10 +187,10 @@ class Outcome:
     index: int
     code: Code | None = None
     detail: str = ""
-    flags: tuple[Flag, ...] = ()
+    flags: tuple[ReviewFlag, ...] = ()
 
     @classmethod
-    def done(cls, index: int, flags: tuple[Flag, ...] = ()) -> Outcome:
+    def done(cls, index: int, flags: tuple[ReviewFlag, ...] = ()) -> Outcome:
         return cls(index, flags=flags)
 
     @classmethod
@@ -218,7 +218,7 @@ class JobState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class JobSummary:
     """A job's accounts: once finished, total = done + skipped + failed.
 
     `interrupted`: it is open, and neither a command nor a dispatcher leads it.
@@ -244,7 +244,7 @@ class Books:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class DecodedImage:
     """A decoded source, upright.
 
     `alpha` is the source's own, if it had one; `deep` is the RGB with all of its 16 bits, if it has
@@ -255,7 +255,7 @@ class Picture:
     alpha: npt.NDArray[np.uint8] | None = None
     icc: bytes | None = None
     dpi: tuple[float, float] | None = None
-    deep: Deep | None = None
+    rgb16: Deep | None = None
     frames: int = 1
 
 

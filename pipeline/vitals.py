@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import Connection
+from bgpipe.pipeline.connection import RedisClient
 from bgpipe.pipeline.histogram import Histogram
 
 LIFE = 20
@@ -31,7 +31,7 @@ return found
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class WorkerStats:
     """Numbers count since the process began; times are Unix times. 0 where nothing is known."""
 
     device: str = ""
@@ -69,7 +69,7 @@ class Vitals:
         return plain | {f"{STAGE}{name}": one.write() for name, one in self.stages.items()}
 
     @classmethod
-    def read(cls, hashed: Mapping[str, str]) -> Vitals:
+    def read(cls, hashed: Mapping[str, str]) -> WorkerStats:
         """What `write` made, also that of an older version or a newer one, as far as it goes."""
         kinds = {name: type(value) for name, value in cls().write().items()}
         plain: dict[str, Any] = {
@@ -84,12 +84,12 @@ class Vitals:
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class Heartbeat:
     """A heartbeat that is `age` seconds old. `worker` is the place's name, not the process's."""
 
     worker: str
     age: float
-    vitals: Vitals
+    stats: WorkerStats
 
     @property
     def label(self) -> str:
@@ -103,20 +103,20 @@ class Beat:
     @property
     def idle(self) -> float:
         """Seconds since an image ended; without one, for which the oldest has been in flight."""
-        vitals = self.vitals
+        vitals = self.stats
         return vitals.beat - vitals.progress if vitals.progress else vitals.oldest
 
     def is_stalled(self, limit: float) -> bool:
         """Whether for `limit` seconds there was work in hand and none of it came to its end."""
-        return self.vitals.in_flight > 0 and min(self.vitals.oldest, self.idle) > limit
+        return self.stats.in_flight > 0 and min(self.stats.oldest, self.idle) > limit
 
 
-def beats(client: Connection) -> list[Beat]:
+def read_heartbeats(client: RedisClient) -> list[Heartbeat]:
     """The last heartbeat of each worker that lives, or died less than `LIFE` seconds ago, by name."""
     prefix = keys.of_worker("")
     names = list(client.scan_iter(match=keys.of_worker("*"), count=1000))
     answers = client.eval(BEATS, len(names), *names) if names else []
-    found: dict[str, Beat] = {}
+    found: dict[str, Heartbeat] = {}
     for name, (flat, left) in zip(
         names, cast("list[tuple[list[bytes], int]]", answers), strict=True
     ):
@@ -125,5 +125,5 @@ def beats(client: Connection) -> list[Beat]:
         age = LIFE - left / 1000
         # Of a process that died and its successor, the one that beats speaks for the place.
         if hashed and (worker not in found or age < found[worker].age):
-            found[worker] = Beat(worker, age, Vitals.read(hashed))
+            found[worker] = Heartbeat(worker, age, WorkerStats.read(hashed))
     return [found[worker] for worker in sorted(found)]

@@ -17,7 +17,7 @@ INTERVAL = 10.0
 
 
 @contextmanager
-def reported(notify: Notify | None, activity: str) -> Iterator[None]:
+def report_wait(notify: Notify | None, activity: str) -> Iterator[None]:
     """Pass `activity` to `notify` once the block has taken a second, then every ten with the time."""
     if notify is None:
         yield

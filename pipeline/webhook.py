@@ -24,7 +24,7 @@ BUSY = (408, 425, 429)
 """Answers that blame the sender, and yet may change."""
 
 
-def tell(url: str, message: Mapping[str, Any], secret: str, delivery: str) -> str:
+def post_webhook(url: str, message: Mapping[str, Any], secret: str, delivery: str) -> str:
     """Post `message`, again where that may help; returns what was wrong in the end, or nothing.
 
     `delivery` is the same for every attempt, so that the receiver can tell a repetition.

@@ -18,10 +18,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from bgpipe.pipeline.vitals import Beat, Vitals
+from bgpipe.pipeline.vitals import Heartbeat, WorkerStats
 
 Family = GaugeMetricFamily | CounterMetricFamily
-Reading = Callable[[Vitals], float]
+Reading = Callable[[WorkerStats], float]
 
 GAUGES: tuple[tuple[str, str, Reading], ...] = (
     ("lanes", "Images that it can have in flight.", lambda vitals: vitals.lanes),
@@ -43,31 +43,31 @@ COUNTERS: tuple[tuple[str, str, Reading], ...] = (
 )
 
 
-class Self(Collector):
+class WorkerCollector(Collector):
     """One worker's numbers as it knows them at the moment."""
 
-    def __init__(self, worker: str, vitals: Callable[[], Vitals]) -> None:
+    def __init__(self, worker: str, vitals: Callable[[], WorkerStats]) -> None:
         self._worker = worker
         self._vitals = vitals
 
     def collect(self) -> Iterator[Metric]:
-        yield build()
-        yield from workers([Beat(self._worker, 0.0, self._vitals())])
+        yield build_family()
+        yield from worker_families([Heartbeat(self._worker, 0.0, self._vitals())])
 
 
-def build() -> Metric:
+def build_family() -> Metric:
     family = InfoMetricFamily("bgpipe_build", "What runs here.")
     family.add_metric([], {"version": importlib.metadata.version("bgpipe")})
     return family
 
 
-def workers(seen: Sequence[Beat]) -> Iterator[Metric]:
+def worker_families(seen: Sequence[Heartbeat]) -> Iterator[Metric]:
     """The families of all workers."""
     yield _info(seen)
     for name, text, reading in GAUGES:
-        yield _read(GaugeMetricFamily(*_named(name, text)), seen, reading)
+        yield _family(GaugeMetricFamily(*_named(name, text)), seen, reading)
     for name, text, reading in COUNTERS:
-        yield _read(CounterMetricFamily(*_named(name, text)), seen, reading)
+        yield _family(CounterMetricFamily(*_named(name, text)), seen, reading)
     yield _ages(seen)
     yield _disks(seen)
     yield _stages(seen)
@@ -78,42 +78,40 @@ def _named(name: str, text: str) -> tuple[str, str, None, list[str]]:
     return f"bgpipe_worker_{name}", text, None, ["worker"]
 
 
-def _read(family: Family, seen: Sequence[Beat], reading: Reading) -> Metric:
+def _family(family: Family, seen: Sequence[Heartbeat], reading: Reading) -> Metric:
     for one in seen:
-        family.add_metric([one.worker], reading(one.vitals))
+        family.add_metric([one.worker], reading(one.stats))
     return family
 
 
-def _info(seen: Sequence[Beat]) -> Metric:
+def _info(seen: Sequence[Heartbeat]) -> Metric:
     family = InfoMetricFamily("bgpipe_worker", "What it works with.", labels=["worker"])
     for one in seen:
-        family.add_metric(
-            [one.worker], {"device": one.vitals.device, "model": one.vitals.model[:12]}
-        )
+        family.add_metric([one.worker], {"device": one.stats.device, "model": one.stats.model[:12]})
     return family
 
 
-def _ages(seen: Sequence[Beat]) -> Metric:
+def _ages(seen: Sequence[Heartbeat]) -> Metric:
     family = GaugeMetricFamily(*_named("heartbeat_age_seconds", "Since its last heartbeat."))
     for one in seen:
         family.add_metric([one.worker], one.age)
     return family
 
 
-def _disks(seen: Sequence[Beat]) -> Metric:
+def _disks(seen: Sequence[Heartbeat]) -> Metric:
     family = GaugeMetricFamily(*_named("disk_free_bytes", "Where its last cutout was written."))
     for one in seen:
-        if one.vitals.disk_free >= 0:  # a bucket has no such number
-            family.add_metric([one.worker], one.vitals.disk_free)
+        if one.stats.disk_free >= 0:  # a bucket has no such number
+            family.add_metric([one.worker], one.stats.disk_free)
     return family
 
 
-def _stages(seen: Sequence[Beat]) -> Metric:
+def _stages(seen: Sequence[Heartbeat]) -> Metric:
     family = HistogramMetricFamily(
         "bgpipe_worker_stage_seconds", "Stages of an image.", labels=["worker", "stage"]
     )
     for one in seen:
-        for stage, histogram in sorted(one.vitals.stages.items()):
+        for stage, histogram in sorted(one.stats.stages.items()):
             buckets = [(_bound(bound), float(count)) for bound, count in histogram.cumulative()]
             family.add_metric([one.worker, stage], buckets, histogram.sum)
     return family

@@ -22,9 +22,9 @@ from typing import IO
 
 from PIL import Image
 
-from bgpipe.pipeline.connection import Connection
-from bgpipe.pipeline.ledger import Ledger, UnknownJob
-from bgpipe.pipeline.types import Books, JobId, JobState, Outcome
+from bgpipe.pipeline.connection import RedisClient
+from bgpipe.pipeline.ledger import JobNotFound, Ledger
+from bgpipe.pipeline.types import JobId, JobState, JobSummary, Outcome
 
 from .conftest import RedisServer
 
@@ -45,9 +45,9 @@ def until(done: Callable[[], object], seconds: float = SECONDS) -> None:
 class Idler:
     """A worker that has nothing to make; `settled` counts the outcomes that the ledger took."""
 
-    def __init__(self, client: Connection) -> None:
+    def __init__(self, client: RedisClient) -> None:
         self._client = client
-        self._ledger = Ledger(client)
+        self._job_store = Ledger(client)
         self.settled: Counter[tuple[str, int]] = Counter()
 
     @contextmanager
@@ -70,17 +70,17 @@ class Idler:
     def _do(self, text: bytes) -> None:
         job, index = ADDRESS.match(json.loads(text)["headers"]["argsrepr"].encode()).groups()
         address = JobId(job.decode()), int(index)
-        if self._ledger.claim(*address, "idler@test"):
-            self.settled[address] += self._ledger.settle(address[0], Outcome.done(address[1]))
+        if self._job_store.claim(*address, "idler@test"):
+            self.settled[address] += self._job_store.settle(address[0], Outcome.done(address[1]))
 
 
 class Cluster:
     """A Redis, a folder of very many very small images, and the commands that use both."""
 
-    def __init__(self, server: RedisServer, client: Connection, home: Path) -> None:
+    def __init__(self, server: RedisServer, client: RedisClient, home: Path) -> None:
         self.server = server
         self.client = client
-        self.ledger = Ledger(client)
+        self.jobs = Ledger(client)
         self.photos = home / "photos"
         self._home = home
 
@@ -142,15 +142,15 @@ class Cluster:
             process.terminate()
             process.communicate(timeout=SECONDS)
 
-    def books(self, job: JobId = JOB) -> Books | None:
+    def summary(self, job: JobId = JOB) -> JobSummary | None:
         try:
-            return self.ledger.books(job)
-        except UnknownJob:
+            return self.jobs.summary(job)
+        except JobNotFound:
             return None
 
     def is_in(self, state: JobState, job: JobId = JOB) -> bool:
-        books = self.books(job)
-        return books is not None and books.state is state
+        summary = self.books(job)
+        return summary is not None and summary.state is state
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -160,9 +160,9 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 def assert_closed(cluster: Cluster, idler: Idler, job: JobId = JOB) -> None:
     """Every image of the folder is in the books, and ended once."""
-    books = cluster.ledger.books(job)
+    summary = cluster.jobs.summary(job)
     count = len(list(cluster.photos.iterdir()))
-    assert (books.state, books.total, books.done) == (JobState.FINISHED, count, count)
-    sources = [item.source for item in cluster.ledger.items(job, 0, books.total)]
+    assert (summary.state, summary.total, summary.done) == (JobState.FINISHED, count, count)
+    sources = [item.source for item in cluster.jobs.items(job, 0, summary.total)]
     assert sorted(sources) == sorted(path.name for path in cluster.photos.iterdir())
     assert idler.settled == Counter({(job, index): 1 for index in range(count)})

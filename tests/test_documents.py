@@ -39,7 +39,7 @@ from bgpipe.pipeline.cli.app import command_tree
 from bgpipe.pipeline.connection import connect
 from bgpipe.pipeline.embedded import server_binary
 from bgpipe.pipeline.errors import RedisUnavailable
-from bgpipe.pipeline.overview import overview
+from bgpipe.pipeline.overview import read_cluster_stats
 
 from .conftest import ROOT, RedisServer, free_port, require_program
 
@@ -140,7 +140,7 @@ class Sandbox:
         """What a document does next is about a job that has ended."""
         deadline = time.monotonic() + SECONDS
         with connect(self.url) as client:
-            while overview(client).unsettled:
+            while read_cluster_stats(client).unsettled:
                 assert time.monotonic() < deadline, "the job does not end"
                 time.sleep(0.1)
 

@@ -15,19 +15,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bgpipe.pipeline.errors import BgpipeError
-from bgpipe.workers.devices import devices
-from bgpipe.workers.supervisor import StartedWorker, Supervisor, Worker, workers
-from bgpipe.workers.tether import at_end_of
+from bgpipe.workers.devices import select_devices
+from bgpipe.workers.supervisor import StartedWorker, Supervisor, WorkerProcess, make_workers
+from bgpipe.workers.tether import on_parent_exit
 
 
 def main() -> int:
     """Run workers until a signal says to stop; exit codes as bgpipe's."""
     options = _parse()
     started = _start_first(options) if options.stop_with_stdin else []
-    from bgpipe.workers.entry import exit_code_of  # brings the settings' libraries
+    from bgpipe.workers.entry import run_entry_point  # brings the settings' libraries
 
     try:
-        return exit_code_of(
+        return run_entry_point(
             _list_devices if options.list_devices else lambda: _supervise(options, started)
         )
     finally:
@@ -68,20 +68,20 @@ def _parse() -> argparse.Namespace:
 
 
 def _list_devices() -> int:
-    for device in devices([], cpu_allowed=True):
+    for device in select_devices([], cpu_allowed=True):
         sys.stdout.write(json.dumps(asdict(device)) + "\n")
     return 0
 
 
-def _start_first(options: argparse.Namespace) -> list[Worker]:
+def _start_first(options: argparse.Namespace) -> list[WorkerProcess]:
     """Start a command's workers before anything else: a person waits for them."""
     with suppress(BgpipeError):  # raised again by _supervise, where it is logged
-        found = workers(devices(options.device, cpu_allowed=True), shared_host=True)
+        found = make_workers(select_devices(options.device, cpu_allowed=True), shared_host=True)
         return [StartedWorker(one, one.start(0)) for one in found]
     return []
 
 
-def _supervise(options: argparse.Namespace, started: Sequence[Worker]) -> int:
+def _supervise(options: argparse.Namespace, started: Sequence[WorkerProcess]) -> int:
     from bgpipe.workers.entry import worker_settings
 
     settings = worker_settings()
@@ -90,22 +90,22 @@ def _supervise(options: argparse.Namespace, started: Sequence[Worker]) -> int:
         from bgpipe.pipeline.connection import connect
 
         connect(settings.redis_url).close()  # away at the start is an error, later is waited for
-    posts = started or workers(
-        devices(options.device, cpu_allowed=owned),
+    posts = started or make_workers(
+        select_devices(options.device, cpu_allowed=owned),
         shared_host=owned,
         metrics="" if owned else settings.metrics.worker,
     )
     supervisor = Supervisor(posts, settings.worker)
     if owned:
-        at_end_of(sys.stdin.fileno(), supervisor.stop)
+        on_parent_exit(sys.stdin.fileno(), supervisor.stop)
     return supervisor.run()
 
 
 def _leave_server(folder: str, descriptor: str) -> None:
-    from bgpipe.pipeline.embedded import leave_server
+    from bgpipe.pipeline.embedded import release_server
 
     with open(int(descriptor), "ab") as users:  # noqa: PTH123  # not a path
-        leave_server(Path(folder), users)
+        release_server(Path(folder), users)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from celery.exceptions import CPendingDeprecationWarning, Reject, SecurityWarnin
 
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.queue import make_app
-from bgpipe.workers.leaving import obey_signals
-from bgpipe.workers.pool import LANES_SETTING, LanePool, Lanes
+from bgpipe.workers.leaving import install_signal_handlers
+from bgpipe.workers.pool import LANES_SETTING, LaneOptions, LanePool
 
 
 class LaneWorker(Worker):  # type: ignore[misc]  # Celery has no types
@@ -27,14 +27,14 @@ class LaneWorker(Worker):  # type: ignore[misc]  # Celery has no types
     def install_platform_tweaks(self, worker: Worker) -> None:
         """Celery would ignore a second TERM, and give up what is in flight at a QUIT."""
         del worker
-        obey_signals()
+        install_signal_handlers()
 
     def on_consumer_ready(self, consumer: object) -> None:
         super().on_consumer_ready(consumer)
         self._on_ready()
 
 
-def worker_app(settings: Settings, lanes: Lanes) -> Celery:
+def make_worker_app(settings: Settings, lanes: LaneOptions) -> Celery:
     """The queue's app, set up for a pool of `lanes`."""
     app = make_app(settings, settings.redis_url)
     app.conf[LANES_SETTING] = lanes

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Self
 
 from bgpipe.config.settings import LimitSettings
 from bgpipe.pipeline.errors import Code, DeviceLost
-from bgpipe.pipeline.types import Matte, Matting, Recipe, Task
-from bgpipe.workers.leaving import Leaving
-from bgpipe.workers.shelf import Engine, Model, Shelf, Wanted, model_of
-from bgpipe.workers.watchdog import place_of
+from bgpipe.pipeline.types import Matte, Matting, ModelTask, Recipe
+from bgpipe.workers.leaving import WorkerShuttingDown
+from bgpipe.workers.shelf import EngineCache, InferenceEngine, Model, ModelSpec, model_of
+from bgpipe.workers.watchdog import describe_thread
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
 
-LOOK = 0.5
+CHECK_INTERVAL = 0.5
 """Seconds between two looks at the device thread."""
 CLOSING = 2.0
 """Seconds for which a step that nobody waits for any more may go on."""
@@ -37,14 +37,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Request:
-    wanted: Wanted
+class InferenceRequest:
+    spec: ModelSpec
     pixels: Pixels
     matte: Future[Matte] = field(default_factory=Future)
 
     @property
     def model(self) -> Model:
-        return model_of(self.wanted)
+        return model_of(self.spec)
 
     @property
     def kind(self) -> tuple[Model, tuple[int, ...]]:
@@ -53,7 +53,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class DeviceStep:
     """What the device thread is at until `deadline` (of time.monotonic) at most.
 
     `suspects` are the requests that may be to blame if it does not come to its end.
@@ -62,7 +62,7 @@ class Step:
     name: str
     limit: float
     deadline: float
-    suspects: Sequence[Request]
+    suspects: Sequence[InferenceRequest]
 
 
 class Batcher:
@@ -75,7 +75,7 @@ class Batcher:
 
     def __init__(
         self,
-        shelf: Shelf,
+        shelf: EngineCache,
         limits: LimitSettings,
         *,
         batch: int,
@@ -88,9 +88,9 @@ class Batcher:
         self._wait = wait
         self._on_lost = on_lost
         self._changed = threading.Condition()
-        self._waiting: list[Request] = []
-        self._serving: list[Request] = []
-        self._step: Step | None = None
+        self._waiting: list[InferenceRequest] = []
+        self._serving: list[InferenceRequest] = []
+        self._step: DeviceStep | None = None
         self._closed = False
         self._ended = False
         self.steps = 0
@@ -122,7 +122,7 @@ class Batcher:
     @property
     def model(self) -> str:
         """The weights that found a subject last, or nothing."""
-        subjects = (weights for task, weights, _ in self._shelf.models if task is Task.SUBJECT)
+        subjects = (weights for task, weights, _ in self._shelf.models if task is ModelTask.SUBJECT)
         return next(subjects, "")
 
     def infer(self, recipe: Recipe, pixels: Pixels) -> Matte:
@@ -135,13 +135,13 @@ class Batcher:
         Whatever the engine raises for this image is raised here.
 
         """
-        return self._answers([Request(recipe, pixels)])[0]
+        return self._answers([InferenceRequest(recipe, pixels)])[0]
 
-    def solve(self, matting: Matting, tiles: Sequence[Pixels]) -> list[Matte]:
+    def infer_edges(self, matting: Matting, tiles: Sequence[Pixels]) -> list[Matte]:
         """Wait for the alphas of an image's tiles, as EdgeEngine takes them. Raises as `infer`."""
-        return self._answers([Request(matting, tile) for tile in tiles])
+        return self._answers([InferenceRequest(matting, tile) for tile in tiles])
 
-    def _answers(self, requests: Sequence[Request]) -> list[Matte]:
+    def _answers(self, requests: Sequence[InferenceRequest]) -> list[Matte]:
         with self._changed:
             if self._ended:
                 raise _not_begun()
@@ -161,10 +161,10 @@ class Batcher:
 
     def _watch(self) -> None:
         while self._thread.is_alive() and not self._ended:
-            self._thread.join(LOOK)
+            self._thread.join(CHECK_INTERVAL)
             step = self._step
             if step and time.monotonic() > step.deadline:
-                self._end(_overdue(step, place_of(self._thread)))
+                self._end(_overdue(step, describe_thread(self._thread)))
 
     def _next_batch(self) -> bool:
         """Wait for requests, and a little for company; False once closed."""
@@ -180,11 +180,11 @@ class Batcher:
     def _is_full(self) -> bool:
         return self._closed or len(self._first_of_a_kind()) == self._batch
 
-    def _first_of_a_kind(self) -> list[Request]:
+    def _first_of_a_kind(self) -> list[InferenceRequest]:
         kind = self._waiting[0].kind
         return [request for request in self._waiting if request.kind == kind][: self._batch]
 
-    def _serve(self, batch: list[Request]) -> None:
+    def _serve(self, batch: list[InferenceRequest]) -> None:
         """Answer every request, with a matte or with what went wrong."""
         try:
             engine = self._engine_for(batch[0])
@@ -204,27 +204,29 @@ class Batcher:
                 with suppress(InvalidStateError):  # the device came back after it was given up
                     request.matte.set_result(matte)
 
-    def _serve_one_by_one(self, batch: list[Request], error: Exception) -> None:
+    def _serve_one_by_one(self, batch: list[InferenceRequest], error: Exception) -> None:
         """Run a batch that failed image by image, so that a poisonous one fails alone."""
         fields = {"images": len(batch), "error": repr(error)}
         log.warning("batch failed, running its images one by one", extra={"fields": fields})
         for request in batch:
             self._serve([request])
 
-    def _engine_for(self, request: Request) -> Engine:
+    def _engine_for(self, request: InferenceRequest) -> InferenceEngine:
         """The engine of the request's model, loaded if it is not kept."""
         engine = self._shelf.find(request.model)
         if engine is None:
-            fields = {"model": request.wanted.model, "weights": request.wanted.weights[:12]}
+            fields = {"model": request.spec.model, "weights": request.spec.weights[:12]}
             log.info("loading model", extra={"fields": fields})
             with self._stepping("load", self._limits.load, ()):
-                engine = self._shelf.load(request.wanted)
+                engine = self._shelf.load(request.spec)
         return engine
 
     @contextmanager
-    def _stepping(self, name: str, limit: float, suspects: Sequence[Request]) -> Iterator[None]:
+    def _stepping(
+        self, name: str, limit: float, suspects: Sequence[InferenceRequest]
+    ) -> Iterator[None]:
         """Be watched. After DeviceLost the step stays, for those who ask who is to blame."""
-        self._step = Step(name, limit, time.monotonic() + limit, suspects)
+        self._step = DeviceStep(name, limit, time.monotonic() + limit, suspects)
         try:
             yield
         except DeviceLost:
@@ -258,18 +260,20 @@ class Batcher:
         _fail([*self._serving, *left], _not_begun())
 
 
-def _fail(requests: Sequence[Request], error: Exception) -> None:
+def _fail(requests: Sequence[InferenceRequest], error: Exception) -> None:
     """Answer those of `requests` that have no answer yet."""
     for request in requests:
         with suppress(InvalidStateError):
             request.matte.set_exception(error)
 
 
-def _not_begun() -> Leaving:
-    return Leaving("the device is gone before it began with the image; the worker leaves")
+def _not_begun() -> WorkerShuttingDown:
+    return WorkerShuttingDown(
+        "the device is gone before it began with the image; the worker leaves"
+    )
 
 
-def _overdue(step: Step, place: str) -> DeviceLost:
+def _overdue(step: DeviceStep, place: str) -> DeviceLost:
     return DeviceLost(
         Code.TIMEOUT,
         f"the device's {step.name} did not end within {step.limit:g} s: it is at {place}; check the "

@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from threading import Lock
 
 from bgpipe.pipeline.errors import BgpipeError
-from bgpipe.pipeline.ledger import Claim, Holder, Ledger
+from bgpipe.pipeline.ledger import Claim, ClaimOwner, Ledger
 from bgpipe.pipeline.types import JobId
-from bgpipe.workers.gate import Gate
+from bgpipe.workers.gate import IsolationLock
 
 
-class Elsewhere(BgpipeError):
+class ClaimedElsewhere(BgpipeError):
     """Somebody who lives works on the image already."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class ActiveClaim:
     """An image in this lane.
 
     `alone`: with no other one in this worker. `killer`: so it was before, in a worker that died.
@@ -34,22 +34,22 @@ class Hold:
 
     claim: Claim
     alone: bool = False
-    killer: bool = False
+    crashed_alone: bool = False
 
 
-class Custody:
+class ClaimManager:
     """What the lanes of one worker have in hand. `is_alive` tells of other workers by their names."""
 
-    def __init__(self, ledger: Ledger, worker: str, is_alive: Callable[[str], bool]) -> None:
-        self._ledger = ledger
+    def __init__(self, job_store: Ledger, worker: str, is_alive: Callable[[str], bool]) -> None:
+        self._job_store = job_store
         self._worker = worker
         self._is_alive = is_alive
-        self._gate = Gate()
+        self._gate = IsolationLock()
         self._lock = Lock()
         self._in_hand: dict[tuple[JobId, int], float] = {}
 
     @contextmanager
-    def take(self, job: JobId, index: int) -> Iterator[Hold | None]:
+    def claim(self, job: JobId, index: int) -> Iterator[ActiveClaim | None]:
         """Have the image, or None where there is nothing to do any more.
 
         Raises:
@@ -58,16 +58,16 @@ class Custody:
 
         """
         with self._reserved(job, index):
-            with self._gate.beside():
+            with self._gate.shared():
                 if self._orphan(job, index) is None:
-                    claim = self._ledger.claim(job, index, self._worker)
-                    yield Hold(claim) if claim else None
+                    claim = self._job_store.claim(job, index, self._worker)
+                    yield ActiveClaim(claim) if claim else None
                     return
-            with self._gate.alone():
+            with self._gate.exclusive():
                 orphan = self._orphan(job, index)
-                claim = self._ledger.claim(job, index, self._worker)
-                killer = orphan is not None and orphan.suspect
-                yield Hold(claim, alone=True, killer=killer) if claim else None
+                claim = self._job_store.claim(job, index, self._worker)
+                killer = orphan is not None and orphan.redelivered
+                yield ActiveClaim(claim, alone=True, crashed_alone=killer) if claim else None
 
     def ages(self) -> list[float]:
         """Seconds for which each image has been in hand, at the gate or behind it."""
@@ -79,7 +79,7 @@ class Custody:
     def _reserved(self, job: JobId, index: int) -> Iterator[None]:
         with self._lock:
             if (job, index) in self._in_hand:
-                raise Elsewhere("another lane of this worker has the image")
+                raise ClaimedElsewhere("another lane of this worker has the image")
             self._in_hand[job, index] = time.monotonic()
         try:
             yield
@@ -87,11 +87,11 @@ class Custody:
             with self._lock:
                 del self._in_hand[job, index]
 
-    def _orphan(self, job: JobId, index: int) -> Holder | None:
+    def _orphan(self, job: JobId, index: int) -> ClaimOwner | None:
         """Whoever had the image and died of it, or beside it."""
-        holder = self._ledger.holder(job, index)
+        holder = self._job_store.owner(job, index)
         if holder is None or holder.worker == self._worker:
             return None  # one of our own claims, whose end the ledger was not there for
         if self._is_alive(holder.worker):
-            raise Elsewhere(f"another worker has the image: {holder.worker}")
+            raise ClaimedElsewhere(f"another worker has the image: {holder.worker}")
         return holder

@@ -18,7 +18,7 @@ INSTANCE = re.compile(r"\s+MIG (?P<profile>\S+)\s+Device\s+(?P<index>\d+): \(UUI
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class WorkerDevice:
     """A GPU, an instance of a divided one (MIG), or the CPU.
 
     `name` as users write it: cuda:N, cuda:N.M for instance M of GPU N, or cpu. `uuid` pins a GPU or
@@ -45,7 +45,7 @@ class Device:
         return {"CUDA_VISIBLE_DEVICES": self.uuid} | waiting
 
 
-def devices(requested: Sequence[str], *, cpu_allowed: bool) -> list[Device]:
+def select_devices(requested: Sequence[str], *, cpu_allowed: bool) -> list[WorkerDevice]:
     """The devices asked for; if none is, every GPU, or else the CPU where that is allowed.
 
     Raises:
@@ -58,11 +58,11 @@ def devices(requested: Sequence[str], *, cpu_allowed: bool) -> list[Device]:
     if gpus:
         return list(gpus.values())
     if cpu_allowed:
-        return [Device(CPU)]
+        return [WorkerDevice(CPU)]
     raise UsageError("no GPU found: ask for the CPU with --device cpu (slow), or check nvidia-smi")
 
 
-def find_gpus() -> list[Device]:
+def find_gpus() -> list[WorkerDevice]:
     """The GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES does not hide."""
     program = shutil.which("nvidia-smi")
     if not program:
@@ -75,24 +75,24 @@ def find_gpus() -> list[Device]:
     return [gpu for gpu in _usable(listing.stdout) if _visible(gpu)]
 
 
-def _usable(listing: str) -> Iterator[Device]:
+def _usable(listing: str) -> Iterator[WorkerDevice]:
     """Every GPU that `listing` names; instead of one that is divided, its instances."""
     whole, divided = None, False
     for line in listing.splitlines():
         if found := GPU.match(line):
             if whole and not divided:
                 yield whole
-            whole = Device(f"cuda:{found['index']}", found["uuid"], found["product"])
+            whole = WorkerDevice(f"cuda:{found['index']}", found["uuid"], found["product"])
             divided = False
         elif whole and (found := INSTANCE.match(line)):
             divided = True
             product = f"{whole.product} MIG {found['profile']}"
-            yield Device(f"{whole.name}.{found['index']}", found["uuid"], product)
+            yield WorkerDevice(f"{whole.name}.{found['index']}", found["uuid"], product)
     if whole and not divided:
         yield whole
 
 
-def _visible(gpu: Device) -> bool:
+def _visible(gpu: WorkerDevice) -> bool:
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is None:
         return True
@@ -103,9 +103,9 @@ def _visible(gpu: Device) -> bool:
     )
 
 
-def _pick(name: str, gpus: dict[str, Device]) -> Device:
+def _pick(name: str, gpus: dict[str, WorkerDevice]) -> WorkerDevice:
     if name == CPU:
-        return Device(CPU)
+        return WorkerDevice(CPU)
     if name not in gpus:
         known = ", ".join([CPU, *gpus])
         raise UsageError(f"no such device: {name}; this machine has {known}")

@@ -11,29 +11,29 @@ from bgpipe.pipeline.hub import Hub
 from bgpipe.pipeline.registry import resolve
 from bgpipe.pipeline.types import Matting, ResolvedModel
 from bgpipe.workers.devices import CPU
-from bgpipe.workers.shelf import Engine, EngineMaker, Wanted
+from bgpipe.workers.shelf import EngineFactory, InferenceEngine, ModelSpec
 
 
-def engine_maker(settings: Settings, device: str, batch: int) -> EngineMaker:
+def make_engine_factory(settings: Settings, device: str, batch: int) -> EngineFactory:
     """What loads a model onto `device`, cpu or cuda, for `batch` images or tiles at once."""
     threads = settings.worker.cpu_threads or cores()
     # Where torch.compile looks for what it made before.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.state_folder / "compiled"))
 
-    def make(wanted: Wanted) -> Engine:
+    def make(wanted: ModelSpec) -> InferenceEngine:
         model = _weights(wanted, settings)
         import torch  # in the device thread: it takes seconds, in which the worker can connect
 
         try:
             if isinstance(wanted, Matting):
-                from bgpipe.pipeline.vitmatte.engine import EdgeEngine
+                from bgpipe.pipeline.vitmatte.engine import VitMatteEngine
 
-                return EdgeEngine(model, device, batch=batch, threads=threads)
-            from bgpipe.pipeline.engine import Engine as TorchEngine
-            from bgpipe.pipeline.engine import Mode
+                return VitMatteEngine(model, device, batch=batch, threads=threads)
+            from bgpipe.pipeline.engine import BiRefNetEngine as TorchEngine
+            from bgpipe.pipeline.engine import EngineOptions
 
             how = settings.engine
-            mode = Mode(
+            mode = EngineOptions(
                 how.precision,
                 compiled=how.compile,
                 graphs=how.graphs,
@@ -60,7 +60,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _weights(wanted: Wanted, settings: Settings) -> ResolvedModel:
+def _weights(wanted: ModelSpec, settings: Settings) -> ResolvedModel:
     """The weights on this machine, which must be those that the job was opened with."""
     hub = Hub(timeout=settings.model.hub_timeout)
     try:

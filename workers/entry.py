@@ -13,7 +13,7 @@ from bgpipe.pipeline.log import log_to_stderr
 log = logging.getLogger(__name__)
 
 
-def exit_code_of(work: Callable[[], int], worker: str = "") -> int:
+def run_entry_point(work: Callable[[], int], worker: str = "") -> int:
     """What `work` returns; an error of ours becomes its event and its exit code.
 
     `worker` is on every line of the log: those of a machine share one.

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from threading import Condition
 
 
-class Gate:
+class IsolationLock:
     """Any number of threads may pass. Who waits to be alone goes before all who come later."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Gate:
         self._closed = False
 
     @contextmanager
-    def beside(self) -> Iterator[None]:
+    def shared(self) -> Iterator[None]:
         """Be inside, with others."""
         with self._changed:
             self._changed.wait_for(lambda: not (self._closed or self._suspects))
@@ -35,7 +35,7 @@ class Gate:
                 self._changed.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Be inside, with nobody else."""
         with self._changed:
             self._suspects += 1

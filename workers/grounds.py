@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.images import Limits, decode, one_pixel, seen_as_srgb, stored_with
+from bgpipe.pipeline.images import Limits, color_pixel, decode, from_srgb, to_viewed_srgb
 from bgpipe.pipeline.storage import Store
 from bgpipe.pipeline.types import Recipe
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 BACKDROPS_KEPT = 4
 
 
-class Grounds:
+class BackgroundLoader:
     """Grounds of a worker's jobs; any number of threads may ask at once."""
 
     def __init__(self, open_store: Callable[[str], Store], limits: Limits) -> None:
@@ -26,7 +26,7 @@ class Grounds:
         self._limits = limits
         self._backdrop: Callable[[str, str], Pixels] = lru_cache(BACKDROPS_KEPT)(self._read)
 
-    def ground(self, recipe: Recipe, icc: bytes | None) -> Pixels | None:
+    def load(self, recipe: Recipe, icc: bytes | None) -> Pixels | None:
         """The ground [h, w, 3] in the colours of the profile `icc`; None where there is to be none.
 
         Raises:
@@ -36,9 +36,9 @@ class Grounds:
         """
         output = recipe.output
         if output.backdrop:
-            return stored_with(self._backdrop(output.backdrop, output.backdrop_sha256), icc)
+            return from_srgb(self._backdrop(output.backdrop, output.backdrop_sha256), icc)
         colour = recipe.preset.background or ("white" if output.is_opaque else "")
-        return stored_with(one_pixel(colour), icc) if colour else None
+        return from_srgb(color_pixel(colour), icc) if colour else None
 
     def _read(self, location: str, sha256: str) -> Pixels:
         folder, _, name = location.rpartition("/")
@@ -48,4 +48,4 @@ class Grounds:
                 Code.MISSING, f"the background changed since the job was submitted: {location}"
             )
         picture = decode(data, self._limits)
-        return seen_as_srgb(picture.rgb, picture.icc)
+        return to_viewed_srgb(picture.rgb, picture.icc)

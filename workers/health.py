@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import Connection
+from bgpipe.pipeline.connection import RedisClient
 from bgpipe.pipeline.errors import RedisUnavailable
-from bgpipe.pipeline.vitals import LIFE, Vitals
+from bgpipe.pipeline.vitals import LIFE, WorkerStats
 
 PERIOD = 5.0
 """Seconds between two beats."""
@@ -19,17 +19,17 @@ PERIOD = 5.0
 log = logging.getLogger(__name__)
 
 
-def is_alive(client: Connection, worker: str) -> bool:
+def is_alive(client: RedisClient, worker: str) -> bool:
     """Whether the worker that claims under this name lives, or died less than `LIFE` seconds ago."""
     return bool(client.exists(keys.of_worker(worker)))
 
 
-class Heartbeat:
+class HeartbeatWriter:
     """Writes what `vitals` returns to a hash with a time to live, from a thread of its own, from
     `__enter__` to `__exit__`.
     """
 
-    def __init__(self, client: Connection, worker: str, vitals: Callable[[], Vitals]) -> None:
+    def __init__(self, client: RedisClient, worker: str, vitals: Callable[[], WorkerStats]) -> None:
         self._client = client
         self._key = keys.of_worker(worker)
         self._vitals = vitals
@@ -37,7 +37,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
-        self._try(self._beat)  # whoever claims is known to live
+        self._try(self._write)  # whoever claims is known to live
         self._thread.start()
         return self
 
@@ -52,7 +52,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._stopped.wait(PERIOD):
-            self._try(self._beat)
+            self._try(self._write)
         self._try(self._forget)
 
     def _try(self, write: Callable[[], None]) -> None:
@@ -62,7 +62,7 @@ class Heartbeat:
         except RedisUnavailable as error:
             log.warning("heartbeat missed", extra={"fields": {"error": str(error)}})
 
-    def _beat(self) -> None:
+    def _write(self) -> None:
         fields: dict[Any, Any] = dict(self._vitals().write())
         self._client.hset(self._key, mapping=fields)
         self._client.expire(self._key, LIFE)

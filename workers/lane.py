@@ -26,13 +26,13 @@ from bgpipe.pipeline.errors import (
 )
 from bgpipe.pipeline.ledger import Claim, Ledger
 from bgpipe.pipeline.ownership import RECIPE_METADATA, check_replaceable, refuse_cutout
-from bgpipe.pipeline.storage import Store, Stores
-from bgpipe.pipeline.types import Flag, Item, Job, JobId, Outcome
-from bgpipe.workers.custody import Custody, Elsewhere, Hold
-from bgpipe.workers.leaving import Leaving
-from bgpipe.workers.stopwatch import Stopwatch
-from bgpipe.workers.studio import Studio
-from bgpipe.workers.tally import Tally
+from bgpipe.pipeline.storage import Store, StoreFactory
+from bgpipe.pipeline.types import Item, Job, JobId, Outcome, ReviewFlag
+from bgpipe.workers.custody import ActiveClaim, ClaimedElsewhere, ClaimManager
+from bgpipe.workers.leaving import WorkerShuttingDown
+from bgpipe.workers.stopwatch import StageTimer
+from bgpipe.workers.studio import ImageProcessor
+from bgpipe.workers.tally import WorkerCounters
 from bgpipe.workers.watchdog import Watchdog
 
 # A worker meets few jobs at a time, each with a source and a target.
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class RetryLater:
     """The item is to be tried again in `delay` seconds."""
 
     error: BgpipeError
@@ -52,29 +52,29 @@ class Again:
 
 
 @dataclass(frozen=True, slots=True)
-class Back:
+class Requeue:
     """The item is another worker's now: this one leaves."""
 
     error: BgpipeError
 
 
-End = Outcome | Again | Back | None
+RunResult = Outcome | RetryLater | Requeue | None
 
 
-class Lane:
+class ItemRunner:
     """Does images, one per call; any number of threads may call at once."""
 
     def __init__(
         self,
-        ledger: Ledger,
-        custody: Custody,
+        job_store: Ledger,
+        custody: ClaimManager,
         watchdog: Watchdog,
-        studio: Studio,
+        studio: ImageProcessor,
         settings: Settings,
-        stores: Stores,
-        tally: Tally,
+        stores: StoreFactory,
+        tally: WorkerCounters,
     ) -> None:
-        self._ledger = ledger
+        self._job_store = job_store
         self._custody = custody
         self._watchdog = watchdog
         self._studio = studio
@@ -85,7 +85,7 @@ class Lane:
         self._tally = tally
         self._store: Callable[[str], Store] = lru_cache(STORES_KEPT)(stores.open)
 
-    def run(self, job: JobId, index: int, source: str) -> End:
+    def run(self, job: JobId, index: int, source: str) -> RunResult:
         """Do one image, or return None where there is nothing to do any more.
 
         Raises:
@@ -95,34 +95,34 @@ class Lane:
 
         """
         try:
-            with self._custody.take(job, index) as hold:
+            with self._custody.claim(job, index) as hold:
                 return self._do(hold, source) if hold else None
-        except Elsewhere as error:
-            return Again(error, self._delay(ELSEWHERE))
+        except ClaimedElsewhere as error:
+            return RetryLater(error, self._delay(ELSEWHERE))
 
-    def _do(self, hold: Hold, source: str) -> End:
-        claim, watch = hold.claim, Stopwatch(self._limits)
+    def _do(self, hold: ActiveClaim, source: str) -> RunResult:
+        claim, watch = hold.claim, StageTimer(self._limits)
         if claim.item.source != source:
-            self._ledger.give_back(claim.job.id, claim.item.index)
+            self._job_store.give_back(claim.job.id, claim.item.index)
             raise UsageError(
                 f"image {claim.item.index} of job {claim.job.id} is another one: "
                 f"{claim.item.source}"
             )
-        if hold.killer and claim.attempt > self._queue.max_attempts:
+        if hold.crashed_alone and claim.attempt > self._queue.max_attempts:
             return self._after(_lost(claim), claim, watch)
         if hold.alone:
             log.warning("image runs alone: its worker died", extra={"fields": _names(claim)})
         return self._attempt(hold, watch)
 
-    def _attempt(self, hold: Hold, watch: Stopwatch) -> End:
+    def _attempt(self, hold: ActiveClaim, watch: StageTimer) -> RunResult:
         claim = hold.claim
         try:
             made = self._watchdog.run(
                 claim.item.source, watch, lambda: self._make(claim.job, claim.item, watch)
             )
-        except Leaving as error:
-            self._ledger.give_back(claim.job.id, claim.item.index)
-            return _back(error, claim)
+        except WorkerShuttingDown as error:
+            self._job_store.give_back(claim.job.id, claim.item.index)
+            return _requeue(error, claim)
         except DeviceLost as error:
             return self._after_loss(error, hold, watch)
         except ItemError as error:
@@ -133,10 +133,10 @@ class Lane:
             log.exception("unexpected error", extra={"fields": _names(claim)})
             return self._after(TransientError(Code.INTERNAL, repr(error)), claim, watch)
         identity, flags = made
-        self._ledger.seals.leave(claim.job.id, claim.item.index, identity)
+        self._job_store.seals.write(claim.job.id, claim.item.index, identity)
         return self._settle(claim, Outcome.done(claim.item.index, flags), watch)
 
-    def _make(self, job: Job, item: Item, watch: Stopwatch) -> tuple[str, tuple[Flag, ...]]:
+    def _make(self, job: Job, item: Item, watch: StageTimer) -> tuple[str, tuple[ReviewFlag, ...]]:
         """Write the item's cutout; returns its identity and its flags."""
         recipe = job.recipe
         with watch("read"):
@@ -145,35 +145,37 @@ class Lane:
             data = self._store(job.source).read(item.source, self._max_bytes)
             refuse_cutout(data)
         text = {"bgpipe:recipe": recipe.text, "bgpipe:source": item.identity}
-        made = self._studio.make(data, recipe, text, watch)
+        made = self._studio.process(data, recipe, text, watch)
         with watch("write"):
             notes = {RECIPE_METADATA: recipe.hash, "bgpipe-source": item.identity}
             identity = self._store(job.out).write(item.target, made.file, notes)
             if made.flags and self._review_out:
                 self._store(self._review_out).write(f"{job.id}/{item.target}", made.file, notes)
-            self._tally.written(job.out)
+            self._tally.record_write(job.out)
         return identity, made.flags
 
-    def _after(self, error: ItemError, claim: Claim, watch: Stopwatch) -> Outcome | Again:
+    def _after(self, error: ItemError, claim: Claim, watch: StageTimer) -> Outcome | RetryLater:
         """Give the item back for another attempt, or up."""
         if isinstance(error, TransientError) and claim.attempt < self._queue.max_attempts:
             fields = _names(claim) | {"attempt": claim.attempt, "error": str(error)}
             log.warning("image will be tried again", extra={"fields": fields})
-            self._ledger.release(claim.job.id, claim.item.index)
-            return Again(error, self._delay(claim.attempt))
+            self._job_store.release(claim.job.id, claim.item.index)
+            return RetryLater(error, self._delay(claim.attempt))
         return self._settle(claim, Outcome.failed(claim.item.index, error), watch)
 
-    def _after_loss(self, error: DeviceLost, hold: Hold, watch: Stopwatch) -> Outcome | Back:
+    def _after_loss(
+        self, error: DeviceLost, hold: ActiveClaim, watch: StageTimer
+    ) -> Outcome | Requeue:
         """Leave the claim as it is, so that the next one runs alone; or give a culprit up."""
         claim = hold.claim
         if hold.alone and claim.attempt >= self._queue.max_attempts:
             return self._settle(claim, Outcome.failed(claim.item.index, error), watch)
-        return _back(error, claim)
+        return _requeue(error, claim)
 
-    def _settle(self, claim: Claim, outcome: Outcome, watch: Stopwatch) -> Outcome:
+    def _settle(self, claim: Claim, outcome: Outcome, watch: StageTimer) -> Outcome:
         """Tell the ledger, then those who watch: one event for each image that has ended."""
-        self._ledger.settle(claim.job.id, outcome)
-        self._tally.ended(watch.seconds, watch.stages)
+        self._job_store.settle(claim.job.id, outcome)
+        self._tally.record_outcome(watch.seconds, watch.stages)
         fields = _names(claim) | {"attempt": claim.attempt, "code": outcome.code}
         if outcome.code is None:
             log.info("image done", extra={"fields": fields | watch.fields()})
@@ -198,10 +200,10 @@ def _lost(claim: Claim) -> PermanentError:
     )
 
 
-def _back(error: BgpipeError, claim: Claim) -> Back:
+def _requeue(error: BgpipeError, claim: Claim) -> Requeue:
     fields = _names(claim) | {"reason": str(error)}
     log.warning("image given back", extra={"fields": fields})
-    return Back(error)
+    return Requeue(error)
 
 
 def _names(claim: Claim) -> dict[str, object]:

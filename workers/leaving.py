@@ -14,23 +14,23 @@ from celery.worker import state
 
 from bgpipe.pipeline.errors import BgpipeError
 
-RESTART = 75
+EXIT_RESTART = 75
 """Exit code of a worker that another process should replace: EX_TEMPFAIL of sysexits.h."""
 SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 log = logging.getLogger(__name__)
 
 
-class Leaving(BgpipeError):
+class WorkerShuttingDown(BgpipeError):
     """The worker leaves before an image was done, which is not to blame."""
 
 
-def leave(code: int = 0) -> None:
+def request_shutdown(code: int = 0) -> None:
     """Let this process's Celery worker drain and return `code`. Any thread may call."""
     state.should_stop = code
 
 
-def obey_signals() -> None:
+def install_signal_handlers() -> None:
     """Drain at the first signal that asks to stop; leave at once at the second.
 
     USR1 makes the process print where each of its threads is.
@@ -43,14 +43,14 @@ def obey_signals() -> None:
         if told:
             os._exit(128 + number)
         told = True
-        leave(state.should_stop or 0)
+        request_shutdown(state.should_stop or 0)
 
     faulthandler.register(signal.SIGUSR1)
     for number in SIGNALS:
         signal.signal(number, on_signal)
 
 
-def end(code: int) -> NoReturn:
+def exit_now(code: int) -> NoReturn:
     """End this process without waiting for threads: those that are stuck would keep it."""
     logging.shutdown()
     sys.stdout.flush()

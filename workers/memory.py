@@ -17,7 +17,7 @@ _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _OURS = Path("/proc/self/statm")
 
 
-class Memory:
+class MemoryBudget:
     """A budget in bytes. Any number of threads may claim; nobody overtakes a claim that waits."""
 
     def __init__(self, budget: int) -> None:

@@ -17,14 +17,14 @@ from celery.concurrency.thread import ApplyResult, TaskPool
 
 LANES_SETTING = "bgpipe_lanes"
 """Key of the worker app's configuration: the Lanes of its pool."""
-GIVING_BACK = 2.0
+HAND_BACK = 2.0
 """Seconds for telling the ledger of what is given back."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Lanes:
+class LaneOptions:
     """How many there are, the seconds they may take to drain, and what makes them stop then."""
 
     count: int
@@ -41,7 +41,7 @@ class LanePool(TaskPool):  # type: ignore[misc]  # Celery has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # Celery's own signature
         super().__init__(*args, **kwargs)
-        self._lanes: Lanes = self.app.conf[LANES_SETTING]
+        self._lanes: LaneOptions = self.app.conf[LANES_SETTING]
         self.executor = ThreadPoolExecutor(self._lanes.count, thread_name_prefix="lane")
         self._in_flight: set[Future[Any]] = set()
 
@@ -62,7 +62,7 @@ class LanePool(TaskPool):  # type: ignore[misc]  # Celery has no types
         log.info("draining", extra={"fields": fields})
         if wait(set(self._in_flight), self._lanes.drain).not_done:
             self._lanes.give_up()
-            wait(set(self._in_flight), GIVING_BACK)
+            wait(set(self._in_flight), HAND_BACK)
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = super()._get_info()

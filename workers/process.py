@@ -26,25 +26,25 @@ from bgpipe.config.settings import Settings, WorkerSettings, host_and_port
 from bgpipe.pipeline.connection import connect
 from bgpipe.pipeline.images import Limits
 from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.storage import Stores
-from bgpipe.pipeline.vitals import Vitals
-from bgpipe.workers.app import serve, worker_app
+from bgpipe.pipeline.storage import StoreFactory
+from bgpipe.pipeline.vitals import WorkerStats
+from bgpipe.workers.app import make_worker_app, serve
 from bgpipe.workers.batcher import Batcher
-from bgpipe.workers.custody import Custody
+from bgpipe.workers.custody import ClaimManager
 from bgpipe.workers.devices import CPU
-from bgpipe.workers.engines import cores, engine_maker
-from bgpipe.workers.entry import exit_code_of, worker_settings
-from bgpipe.workers.grounds import Grounds
-from bgpipe.workers.health import Heartbeat, is_alive
-from bgpipe.workers.lane import Lane
-from bgpipe.workers.leaving import RESTART, leave
-from bgpipe.workers.memory import Memory, half_of_the_machine, resident
-from bgpipe.workers.pool import Lanes
-from bgpipe.workers.shelf import EngineMaker, Shelf
-from bgpipe.workers.studio import Codec, Studio
-from bgpipe.workers.tally import Tally
-from bgpipe.workers.tasks import add_task
-from bgpipe.workers.tether import GRACE, READY, at_end_of
+from bgpipe.workers.engines import cores, make_engine_factory
+from bgpipe.workers.entry import run_entry_point, worker_settings
+from bgpipe.workers.grounds import BackgroundLoader
+from bgpipe.workers.health import HeartbeatWriter, is_alive
+from bgpipe.workers.lane import ItemRunner
+from bgpipe.workers.leaving import EXIT_RESTART, request_shutdown
+from bgpipe.workers.memory import MemoryBudget, half_of_the_machine, resident
+from bgpipe.workers.pool import LaneOptions
+from bgpipe.workers.shelf import EngineCache, EngineFactory
+from bgpipe.workers.studio import ImageCodec, ImageProcessor
+from bgpipe.workers.tally import WorkerCounters
+from bgpipe.workers.tasks import register_task
+from bgpipe.workers.tether import GRACE, READY, on_parent_exit
 from bgpipe.workers.watchdog import Watchdog
 
 GPU_LANES = 24
@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class WorkerConfig:
     """A worker's name (unique in its cluster), its device (cpu or cuda), lanes and batch.
 
     `restarts` processes had the name before; `metrics` is where it tells of itself, or empty.
@@ -71,11 +71,11 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class WorkerDependencies:
     """What a benchmark replaces in a worker."""
 
-    make_engine: EngineMaker
-    codec: Codec = field(default_factory=Codec)
+    make_engine: EngineFactory
+    codec: ImageCodec = field(default_factory=ImageCodec)
 
 
 def main() -> int:
@@ -87,10 +87,10 @@ def main() -> int:
     )
     parser.add_argument("--metrics", default="", help="HOST:PORT to tell Prometheus of itself")
     options = parser.parse_args()
-    return exit_code_of(lambda: _start(options), options.name)
+    return run_entry_point(lambda: _start(options), options.name)
 
 
-def work(settings: Settings, node: Node, parts: Parts) -> int:
+def work(settings: Settings, node: WorkerConfig, parts: WorkerDependencies) -> int:
     """Serve the queue until a signal or the end of stdin; return the exit code.
 
     Raises:
@@ -101,54 +101,54 @@ def work(settings: Settings, node: Node, parts: Parts) -> int:
     with (
         connect(settings.redis_url) as client,
         Batcher(
-            Shelf(parts.make_engine, settings.worker.model_memory),
+            EngineCache(parts.make_engine, settings.worker.model_memory),
             settings.limits,
             batch=node.batch,
             wait=settings.worker.batch_wait,
-            on_lost=_be_replaced,
+            on_lost=_request_restart,
         ) as batcher,
     ):
         # A process of its own name: what its predecessor had in hand is not in its hands.
         worker = f"{node.name}/{secrets.token_hex(3)}"
-        ledger = Ledger(client)
-        custody = Custody(ledger, worker, partial(is_alive, client))
-        watchdog = Watchdog(settings.worker.stuck_limit, _be_replaced)
-        tally = Tally()
-        vitals = partial(_vitals, node, batcher, custody, tally)
-        with Heartbeat(client, worker, vitals), _told(node, vitals):
-            stores = Stores(settings.s3, node.lanes, settings.worker.places)
-            lane = Lane(
-                ledger,
+        job_store = Ledger(client)
+        custody = ClaimManager(job_store, worker, partial(is_alive, client))
+        watchdog = Watchdog(settings.worker.stuck_limit, _request_restart)
+        tally = WorkerCounters()
+        vitals = partial(_stats, node, batcher, custody, tally)
+        with HeartbeatWriter(client, worker, vitals), _serve_metrics(node, vitals):
+            stores = StoreFactory(settings.s3, node.lanes, settings.worker.places)
+            lane = ItemRunner(
+                job_store,
                 custody,
                 watchdog,
-                _studio(settings, parts, batcher, stores),
+                _image_processor(settings, parts, batcher, stores),
                 settings,
                 stores,
                 tally,
             )
             drain = settings.worker.drain_timeout
-            app = worker_app(settings, Lanes(node.lanes, drain, watchdog.give_up))
-            add_task(app, lane, settings.queue.retry_delay)
-            at_end_of(sys.stdin.fileno(), lambda: _leave_soon(drain + GRACE))
+            app = make_worker_app(settings, LaneOptions(node.lanes, drain, watchdog.give_up))
+            register_task(app, lane, settings.queue.retry_delay)
+            on_parent_exit(sys.stdin.fileno(), lambda: _exit_after(drain + GRACE))
             log.info("worker starts", extra={"fields": {"claims_as": worker, "lanes": node.lanes}})
-            code = serve(app, node.name, announce)
+            code = serve(app, node.name, signal_ready)
             log.info("worker ends", extra={"fields": {"code": code}})
             return code
 
 
-def announce() -> None:
+def signal_ready() -> None:
     """Tell the supervisor, which reads our stdout, that we take messages."""
     log.info("worker is ready")
     os.write(sys.stdout.fileno(), READY)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads on
 
 
-def node(name: str, device: str, settings: WorkerSettings) -> Node:
+def worker_config(name: str, device: str, settings: WorkerSettings) -> WorkerConfig:
     """A worker on `device`, with automatic numbers where the settings say 0."""
     on_cpu = device == CPU
     lanes = cores() + SPARE_LANES if on_cpu else GPU_LANES
     batch = 1 if on_cpu else GPU_BATCH
-    return Node(name, device, settings.lanes or lanes, settings.batch or batch)
+    return WorkerConfig(name, device, settings.lanes or lanes, settings.batch or batch)
 
 
 def import_engine() -> None:
@@ -168,39 +168,47 @@ def _start(options: argparse.Namespace) -> int:
 
         check_device(device)
     Thread(target=import_engine, name="import", daemon=True).start()
-    this = node(options.name, device, settings.worker)
+    this = worker_config(options.name, device, settings.worker)
     this = replace(this, restarts=options.restarts, metrics=options.metrics)
-    return work(settings, this, Parts(engine_maker(settings, device, this.batch)))
+    return work(
+        settings, this, WorkerDependencies(make_engine_factory(settings, device, this.batch))
+    )
 
 
-def _studio(settings: Settings, parts: Parts, batcher: Batcher, stores: Stores) -> Studio:
+def _image_processor(
+    settings: Settings, parts: WorkerDependencies, batcher: Batcher, stores: StoreFactory
+) -> ImageProcessor:
     limits = Limits(**settings.images.model_dump())
-    memory = Memory(settings.worker.memory or half_of_the_machine())
-    return Studio(
+    memory = MemoryBudget(settings.worker.memory or half_of_the_machine())
+    return ImageProcessor(
         batcher.infer,
-        batcher.solve,
+        batcher.infer_edges,
         limits,
         settings.review,
         parts.codec,
-        Grounds(stores.open, limits),
+        BackgroundLoader(stores.open, limits),
         memory,
     )
 
 
-def _told(node: Node, vitals: Callable[[], Vitals]) -> AbstractContextManager[None]:
+def _serve_metrics(
+    node: WorkerConfig, vitals: Callable[[], WorkerStats]
+) -> AbstractContextManager[None]:
     """Let Prometheus ask this process, where it was given an address for that."""
     if not node.metrics:
         return nullcontext()
-    from bgpipe.pipeline.exposition import exposed
-    from bgpipe.pipeline.worker_metrics import Self
+    from bgpipe.pipeline.exposition import serve_metrics
+    from bgpipe.pipeline.worker_metrics import WorkerCollector
 
     host, port = host_and_port(node.metrics)
-    return exposed(Self(node.name, vitals), host, port)
+    return serve_metrics(WorkerCollector(node.name, vitals), host, port)
 
 
-def _vitals(node: Node, batcher: Batcher, custody: Custody, tally: Tally) -> Vitals:
+def _stats(
+    node: WorkerConfig, batcher: Batcher, custody: ClaimManager, tally: WorkerCounters
+) -> WorkerStats:
     ages = custody.ages()
-    return Vitals(
+    return WorkerStats(
         device=node.device,
         model=batcher.model,
         lanes=node.lanes,
@@ -220,13 +228,13 @@ def _vitals(node: Node, batcher: Batcher, custody: Custody, tally: Tally) -> Vit
     )
 
 
-def _be_replaced() -> None:
+def _request_restart() -> None:
     """Shut down warmly: the supervisor starts another process."""
-    leave(RESTART)
+    request_shutdown(EXIT_RESTART)
 
 
-def _leave_soon(limit: float) -> None:
+def _exit_after(limit: float) -> None:
     """Shut down warmly, or after `limit` seconds at once: nobody is left to end this process."""
-    leave()
+    request_shutdown()
     time.sleep(limit)
     os._exit(1)

@@ -14,7 +14,7 @@ def main() -> None:
     gc.disable()
     from bgpipe.workers import leaving, process
 
-    leaving.end(process.main())
+    leaving.exit_now(process.main())
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 
-class Abandoned(Exception):
+class StageAborted(Exception):
     """Raised in a thread whose image nobody waits for any more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class TimedStage:
     """What is going on since `start` (of time.perf_counter), for `limit` seconds at most."""
 
     name: str
@@ -26,7 +26,7 @@ class Stage:
         return self.start + self.limit - time.perf_counter()
 
 
-class Stopwatch:
+class StageTimer:
     """Seconds since it was made, and those of each stage.
 
     The thread that works writes it, the lane that waits reads it.
@@ -38,7 +38,7 @@ class Stopwatch:
         self._start = time.perf_counter()
         self._stages: dict[str, float] = {}
         self._abandoned = False
-        self.stage: Stage | None = None
+        self.stage: TimedStage | None = None
         """The one that is going on."""
 
     @contextmanager
@@ -50,9 +50,9 @@ class Stopwatch:
 
         """
         if self._abandoned:
-            raise Abandoned
+            raise StageAborted
         start = time.perf_counter()
-        self.stage = Stage(stage, start, self._limits[stage])
+        self.stage = TimedStage(stage, start, self._limits[stage])
         try:
             yield
         finally:

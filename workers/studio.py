@@ -8,14 +8,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.images import Limits, decode, encode, measure, seen_as_srgb
-from bgpipe.pipeline.matting import cut_out, finish, keep_own_alpha, solve_edges
+from bgpipe.pipeline.images import Limits, decode, encode, read_pixel_count, to_viewed_srgb
+from bgpipe.pipeline.matting import composite, cut_out, keep_own_alpha, solve_edges
 from bgpipe.pipeline.matting.framing import canvas_pixels
 from bgpipe.pipeline.quality.review import review
-from bgpipe.pipeline.types import Cutout, Flag, Matte, Matting, Output, Picture, Recipe
-from bgpipe.workers.grounds import Grounds
-from bgpipe.workers.memory import Memory, bytes_of
-from bgpipe.workers.stopwatch import Stopwatch
+from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Matting, Output, Recipe, ReviewFlag
+from bgpipe.workers.grounds import BackgroundLoader
+from bgpipe.workers.memory import MemoryBudget, bytes_of
+from bgpipe.workers.stopwatch import StageTimer
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import ReviewSettings
@@ -25,23 +25,23 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Codec:
+class ImageCodec:
     """How files become pictures and cutouts files; a benchmark hands in others."""
 
-    decode: Callable[[bytes, Limits, bool], Picture] = decode
-    encode: Callable[[Cutout, Picture, Output, Mapping[str, str]], bytes] = encode
-    measure: Callable[[bytes, Limits], int] = measure
+    decode: Callable[[bytes, Limits, bool], DecodedImage] = decode
+    encode: Callable[[Cutout, DecodedImage, Output, Mapping[str, str]], bytes] = encode
+    measure: Callable[[bytes, Limits], int] = read_pixel_count
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class EncodedCutout:
     """A cutout's file, and why somebody should look at it."""
 
     file: bytes
-    flags: tuple[Flag, ...]
+    flags: tuple[ReviewFlag, ...]
 
 
-class Studio:
+class ImageProcessor:
     """Makes cutouts; any number of threads may call at once, within the memory that there is."""
 
     def __init__(
@@ -50,9 +50,9 @@ class Studio:
         solve: Callable[[Matting, Sequence[Pixels]], list[Matte]],
         limits: Limits,
         review: ReviewSettings,
-        codec: Codec,
-        grounds: Grounds,
-        memory: Memory,
+        codec: ImageCodec,
+        grounds: BackgroundLoader,
+        memory: MemoryBudget,
     ) -> None:
         """`infer` and `solve` wait for the device."""
         self._infer = infer
@@ -63,7 +63,9 @@ class Studio:
         self._grounds = grounds
         self._memory = memory
 
-    def make(self, data: bytes, recipe: Recipe, text: Mapping[str, str], watch: Stopwatch) -> Made:
+    def process(
+        self, data: bytes, recipe: Recipe, text: Mapping[str, str], watch: StageTimer
+    ) -> EncodedCutout:
         """The cutout of the file `data`, which says `text` about itself.
 
         Raises:
@@ -82,48 +84,50 @@ class Studio:
             with watch("refine"):
                 cutout, flags = self._cutout(picture, matte, sharp, recipe)
             with watch("encode"):
-                return Made(self._codec.encode(cutout, picture, recipe.output, text), flags)
+                return EncodedCutout(
+                    self._codec.encode(cutout, picture, recipe.output, text), flags
+                )
 
-    def _picture(self, data: bytes, recipe: Recipe) -> Picture:
+    def _picture(self, data: bytes, recipe: Recipe) -> DecodedImage:
         picture = self._codec.decode(data, self._limits, recipe.output.depth == 16)
         if picture.frames > 1:
             log.info("first frame taken", extra={"fields": {"frames": picture.frames}})
         return replace(picture, alpha=None) if recipe.output.input_alpha == "ignore" else picture
 
-    def _matte(self, picture: Picture, recipe: Recipe, watch: Stopwatch) -> Matte:
+    def _matte(self, picture: DecodedImage, recipe: Recipe, watch: StageTimer) -> Matte:
         # A first image waits for torch, which no stage's limit allows for.
-        from bgpipe.pipeline.model.resize import model_input
+        from bgpipe.pipeline.model.resize import preprocess
 
         with watch("resize"):
-            pixels = seen_as_srgb(model_input(picture.rgb, recipe.size), picture.icc)
+            pixels = to_viewed_srgb(preprocess(picture.rgb, recipe.size), picture.icc)
         with watch("infer"):
             return self._infer(recipe, pixels)
 
     def _with_edges(
-        self, picture: Picture, matte: Matte | None, recipe: Recipe, watch: Stopwatch
+        self, picture: DecodedImage, matte: Matte | None, recipe: Recipe, watch: StageTimer
     ) -> Matte | None:
         """The matte at the picture's size with its edges solved, if the recipe asks for it."""
         matting = recipe.matting
         if matte is None or matting is None:
             return matte
         with watch("edges"):
-            rgb = seen_as_srgb(picture.rgb, picture.icc)
+            rgb = to_viewed_srgb(picture.rgb, picture.icc)
             alpha = solve_edges(
                 rgb, matte.alpha, matting, lambda tiles: self._solve(matting, tiles)
             )
             return replace(matte, alpha=alpha)
 
     def _cutout(
-        self, picture: Picture, matte: Matte | None, sharp: Matte | None, recipe: Recipe
-    ) -> tuple[Cutout, tuple[Flag, ...]]:
+        self, picture: DecodedImage, matte: Matte | None, sharp: Matte | None, recipe: Recipe
+    ) -> tuple[Cutout, tuple[ReviewFlag, ...]]:
         """It is the network's `matte` that is reviewed, and the `sharp` one that cuts."""
         preset = recipe.preset
         cutout = cut_out(picture, sharp, preset) if sharp else keep_own_alpha(picture)
         flags = review(picture, matte, cutout, preset, self._review)
-        ground = self._grounds.ground(recipe, picture.icc)
-        return finish(cutout, preset, ground, self._limits.max_pixels), flags
+        ground = self._grounds.load(recipe, picture.icc)
+        return composite(cutout, preset, ground, self._limits.max_pixels), flags
 
 
-def _is_kept(picture: Picture, recipe: Recipe) -> bool:
+def _is_kept(picture: DecodedImage, recipe: Recipe) -> bool:
     """Whether the source is taken as the cutout that it is already."""
     return recipe.output.input_alpha == "keep" and picture.alpha is not None

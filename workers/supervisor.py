@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 from bgpipe.pipeline.errors import RedisUnavailable, Unavailable, UsageError
-from bgpipe.workers.devices import Device
+from bgpipe.workers.devices import WorkerDevice
 from bgpipe.workers.tether import GRACE, READY
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ LONGEST_DELAY = 60.0
 log = logging.getLogger(__name__)
 
 
-class Worker(Protocol):
+class WorkerProcess(Protocol):
     """What can be started, and again."""
 
     @property
@@ -47,7 +47,7 @@ class DeviceWorker:
     """What one worker process is started with."""
 
     name: str
-    device: Device
+    device: WorkerDevice
     metrics: str = ""
     """HOST:PORT at which it tells of itself. Empty: nowhere."""
 
@@ -70,7 +70,7 @@ class DeviceWorker:
 class StartedWorker:
     """A worker whose first process runs before its supervisor has read the settings."""
 
-    worker: Worker
+    worker: WorkerProcess
     process: subprocess.Popen[bytes]
 
     @property
@@ -82,8 +82,8 @@ class StartedWorker:
         return self.worker.start(restarts) if restarts else self.process
 
 
-def workers(
-    devices: Sequence[Device], *, shared_host: bool, metrics: str = ""
+def make_workers(
+    devices: Sequence[WorkerDevice], *, shared_host: bool, metrics: str = ""
 ) -> list[DeviceWorker]:
     """A worker per device, named like gpu0@host.
 
@@ -105,10 +105,10 @@ def workers(
     return named
 
 
-class Post:
+class WorkerSlot:
     """One worker's place: the process in it, and when a lost one is replaced."""
 
-    def __init__(self, worker: Worker, first_delay: float) -> None:
+    def __init__(self, worker: WorkerProcess, first_delay: float) -> None:
         self.worker = worker
         self._first_delay = first_delay
         self._delay = first_delay
@@ -120,7 +120,7 @@ class Post:
         self.failed_starts = 0
         """Processes in a row that ended before they were ready."""
 
-    def fill(self) -> None:
+    def start(self) -> None:
         """Start a process if there is none and its time has come."""
         if self._process is None and time.monotonic() >= self._due:
             self._started = time.monotonic()
@@ -128,7 +128,7 @@ class Post:
             self._process = self.worker.start(self._starts)
             self._starts += 1
 
-    def look(self) -> int | None:
+    def check(self) -> int | None:
         """The exit code of a process that has ended since the last look; plans its successor."""
         if self._process is None:
             return None
@@ -141,7 +141,7 @@ class Post:
         if time.monotonic() - self._started >= LONGEST_DELAY:
             self._delay = self._first_delay
         self._due = time.monotonic() + self._delay
-        fields = {"name": self.worker.name, "end": _told(code), "restart_in": self._delay}
+        fields = {"name": self.worker.name, "end": _describe_exit(code), "restart_in": self._delay}
         log.error("worker ended", extra={"fields": fields})
         self._delay = min(2 * self._delay, LONGEST_DELAY)
         return code
@@ -153,7 +153,7 @@ class Post:
         elif code != RedisUnavailable.exit_code:
             self.failed_starts += 1
 
-    def tell(self, number: signal.Signals) -> None:
+    def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process, if there is one."""
         if self._process is not None:
             self._process.send_signal(number)
@@ -179,8 +179,8 @@ class Post:
 class Supervisor:
     """Runs in the main thread of its process."""
 
-    def __init__(self, workers: Sequence[Worker], settings: WorkerSettings) -> None:
-        self._posts = [Post(worker, settings.restart_delay) for worker in workers]
+    def __init__(self, workers: Sequence[WorkerProcess], settings: WorkerSettings) -> None:
+        self._posts = [WorkerSlot(worker, settings.restart_delay) for worker in workers]
         self._start_attempts = settings.start_attempts
         self._drain_limit = settings.drain_timeout + GRACE
         # Plain flags: a signal handler must not take the lock of an Event.
@@ -213,7 +213,7 @@ class Supervisor:
     def _watch(self) -> int:
         while not self._stopping:
             for post in self._posts:
-                code = post.look()
+                code = post.check()
                 if code == UsageError.exit_code:  # another start would only repeat it
                     log.critical("worker cannot start: see its message above")
                     return code
@@ -224,7 +224,7 @@ class Supervisor:
                         extra={"fields": fields},
                     )
                     return Unavailable.exit_code
-                post.fill()
+                post.start()
             time.sleep(POLL)
         return 0
 
@@ -232,13 +232,13 @@ class Supervisor:
         """Let the workers finish what is in flight, and end those that do not in time."""
         log.info("draining", extra={"fields": {"limit": self._drain_limit}})
         for post in self._posts:
-            post.tell(signal.SIGTERM)
+            post.signal(signal.SIGTERM)
         deadline = time.monotonic() + self._drain_limit
         while not self._hurried and time.monotonic() < deadline:
             if all(post.has_ended(POLL) for post in self._posts):
                 return
         for post in self._posts:
-            post.tell(signal.SIGKILL)
+            post.signal(signal.SIGKILL)
             post.has_ended(GRACE)
 
 
@@ -257,6 +257,6 @@ def _says_ready(process: subprocess.Popen[bytes]) -> bool:
     return bool(said) and READY in os.read(process.stdout.fileno(), 4096)
 
 
-def _told(code: int) -> str:
+def _describe_exit(code: int) -> str:
     """How a process ended, for people."""
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -16,7 +16,7 @@ WHOLE = "image"
 """The stage that stands for all of an image's time in its lane."""
 
 
-class Tally:
+class WorkerCounters:
     """Any lane may write, any thread may read."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Tally:
         self.disk_free = -1
         """Bytes free where the last cutout was written; -1 where that was no folder."""
 
-    def ended(self, seconds: float, stages: Mapping[str, float]) -> None:
+    def record_outcome(self, seconds: float, stages: Mapping[str, float]) -> None:
         """Note an outcome, which took `seconds`."""
         with self._lock:
             self.images += 1
@@ -36,7 +36,7 @@ class Tally:
             for name, spent in {WHOLE: seconds, **stages}.items():
                 self._stages[name].observe(spent)
 
-    def written(self, location: str) -> None:
+    def record_write(self, location: str) -> None:
         """Note that there is a new cutout at the store's `location`."""
         self.disk_free = -1
         with suppress(OSError):  # the folder is gone again: whoever writes next will say so

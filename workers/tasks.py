@@ -9,19 +9,19 @@ from celery.exceptions import Reject
 
 from bgpipe.pipeline.errors import (
     BgpipeError,
-    LedgerDamaged,
     PermanentError,
     RedisUnavailable,
+    StoreCorrupted,
     UsageError,
 )
 from bgpipe.pipeline.queue import TASK
 from bgpipe.pipeline.types import JobId
-from bgpipe.workers.lane import Again, Back, End, Lane
+from bgpipe.workers.lane import ItemRunner, Requeue, RetryLater, RunResult
 
 log = logging.getLogger(__name__)
 
 
-def add_task(app: Celery, lane: Lane, retry_delay: float) -> None:
+def register_task(app: Celery, lane: ItemRunner, retry_delay: float) -> None:
     """Give `app` the task that removes the background of one image.
 
     `retry_delay`: seconds before a message is tried again whose image the ledger was not there for.
@@ -32,13 +32,13 @@ def add_task(app: Celery, lane: Lane, retry_delay: float) -> None:
             end = _run(lane, *message, **options)
         except RedisUnavailable as error:
             raise task.retry(exc=error, countdown=retry_delay) from error
-        except (LedgerDamaged, UsageError) as error:
+        except (StoreCorrupted, UsageError) as error:
             # Not tried again: the books know what is missing, and it is published anew.
             log.error("message dropped", extra={"fields": {"error": str(error)}})  # noqa: TRY400
             raise
-        if isinstance(end, Again):
+        if isinstance(end, RetryLater):
             raise task.retry(exc=end.error, countdown=end.delay)
-        if isinstance(end, Back):
+        if isinstance(end, Requeue):
             raise Reject(end.error, requeue=True)
         if end is not None and end.code is not None:
             raise PermanentError(end.code, end.detail)  # settled: Flower is to show a failure
@@ -47,7 +47,7 @@ def add_task(app: Celery, lane: Lane, retry_delay: float) -> None:
     app.task(name=TASK, bind=True, max_retries=None, throws=(BgpipeError,))(remove_background)
 
 
-def _run(lane: Lane, *message: object, **options: object) -> End:
+def _run(lane: ItemRunner, *message: object, **options: object) -> RunResult:
     match message:
         case (str(job), int(index), str(source)) if not options:
             return lane.run(JobId(job), index, source)

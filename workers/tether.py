@@ -16,7 +16,7 @@ GRACE = 5.0
 """Seconds beyond the drain timeout after which a process that should have left is ended."""
 
 
-def at_end_of(descriptor: int, action: Callable[[], None]) -> None:
+def on_parent_exit(descriptor: int, action: Callable[[], None]) -> None:
     """Call `action` in a thread of its own once the pipe behind `descriptor` ends."""
 
     def wait() -> None:

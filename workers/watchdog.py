@@ -17,10 +17,10 @@ from threading import Lock, Thread
 from typing import Any, TypeVar
 
 from bgpipe.pipeline.errors import Code, TransientError
-from bgpipe.workers.leaving import Leaving
-from bgpipe.workers.stopwatch import Stage, Stopwatch
+from bgpipe.workers.leaving import WorkerShuttingDown
+from bgpipe.workers.stopwatch import StageTimer, TimedStage
 
-LOOK = 1.0
+CHECK_INTERVAL = 1.0
 """Seconds between two looks at a thread: its next stage may have a shorter limit than this one."""
 FRAMES = 4
 """Innermost calls of a stuck thread that are told."""
@@ -40,7 +40,7 @@ class Watchdog:
         self._stuck: list[Thread] = []
         self._given_up: Future[None] = Future()
 
-    def run(self, name: str, watch: Stopwatch, work: Callable[[], Result]) -> Result:
+    def run(self, name: str, watch: StageTimer, work: Callable[[], Result]) -> Result:
         """What `work` returns, whose stages `watch` times; its thread gets `name`.
 
         Raises:
@@ -53,14 +53,14 @@ class Watchdog:
         thread.start()
         while True:
             stage = watch.stage
-            patience = min(max(stage.left, 0), LOOK) if stage else LOOK
+            patience = min(max(stage.left, 0), CHECK_INTERVAL) if stage else CHECK_INTERVAL
             ends: list[Future[Any]] = [answer, self._given_up]
             wait(ends, patience, FIRST_COMPLETED)
             if answer.done():
                 return answer.result()
             if self._given_up.done():
                 watch.stop()
-                raise Leaving("the worker leaves before the image is done")
+                raise WorkerShuttingDown("the worker leaves before the image is done")
             if stage and stage is watch.stage and stage.left <= 0:
                 watch.stop()
                 raise self._stuck_in(stage, thread)
@@ -70,12 +70,12 @@ class Watchdog:
         if not self._given_up.done():
             self._given_up.set_result(None)
 
-    def _stuck_in(self, stage: Stage, thread: Thread) -> TransientError:
+    def _stuck_in(self, stage: TimedStage, thread: Thread) -> TransientError:
         with self._lock:
             self._stuck = [*filter(Thread.is_alive, self._stuck), thread]
             stuck = len(self._stuck)
         fields = {"image": thread.name, "stage": stage.name, "limit": stage.limit, "stuck": stuck}
-        log.error("image is stuck", extra={"fields": fields | {"at": place_of(thread)}})
+        log.error("image is stuck", extra={"fields": fields | {"at": describe_thread(thread)}})
         if stuck >= self._tolerated:
             log.critical("too many images are stuck: the worker leaves and will be started again")
             self._on_crowded()
@@ -86,7 +86,7 @@ class Watchdog:
         )
 
 
-def place_of(thread: Thread) -> str:
+def describe_thread(thread: Thread) -> str:
     """Where `thread` is now, the innermost call last."""
     frame = sys._current_frames().get(thread.ident or 0)
     calls = traceback.extract_stack(frame)[-FRAMES:] if frame else []

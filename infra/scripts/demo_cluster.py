@@ -76,9 +76,9 @@ def _demonstrate(home: Path, stack: ExitStack, options: argparse.Namespace) -> i
     pages = f"http://127.0.0.1:{flower}"
     _await("flower and its workers", lambda: len(_get(f"{pages}/api/workers?refresh=1")) == 2)
 
-    books = _submit(photos, environment)
-    _say(f"job {books['job']}: {books['state']}, {books['seconds']:.1f} s")
-    witnesses = {"ledger": {name: books[name] for name in ("done", "failed")}}
+    summary = _submit(photos, environment)
+    _say(f"job {summary['job']}: {summary['state']}, {summary['seconds']:.1f} s")
+    witnesses = {"ledger": {name: summary[name] for name in ("done", "failed")}}
     witnesses["flower"] = _settled(lambda: _flower(pages), witnesses["ledger"])
     if program:
         there = f"http://127.0.0.1:{prometheus}"

@@ -22,9 +22,9 @@ from checkpoint import MODEL
 from library import Choice, Pixels, held_out, photos_below
 from safetensors import safe_open
 
-from bgpipe.pipeline.engine import Engine
-from bgpipe.pipeline.matting.resize import resized
-from bgpipe.pipeline.model.resize import model_input
+from bgpipe.pipeline.engine import BiRefNetEngine
+from bgpipe.pipeline.matting.resize import resize
+from bgpipe.pipeline.model.resize import preprocess
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
 
 Predictor = Callable[[Pixels], Floats]
@@ -64,11 +64,11 @@ def predictor(weights: Path, threads: int, size: int | None = None) -> Predictor
     with safe_open(weights, framework="pt") as file:
         side = size or int(file.metadata()["bgpipe.size"].split("x")[0])
     model = ResolvedModel(MODEL, weights, "", (side, side), PatchOrder.CURRENT, bundled=False)
-    engine = Engine(model, "cpu", batch=1, threads=threads)
+    engine = BiRefNetEngine(model, "cpu", batch=1, threads=threads)
 
     def predict(rgb: Pixels) -> Floats:
-        matte = engine.infer([model_input(rgb, model.size)])[0].alpha
-        return resized(matte, *rgb.shape[:2])
+        matte = engine.infer([preprocess(rgb, model.size)])[0].alpha
+        return resize(matte, *rgb.shape[:2])
 
     return predict
 

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from bgpipe.pipeline.model import CONFIGS, BiRefNet, build
 from bgpipe.pipeline.model.decoder import Decoder, resize_like
 from bgpipe.pipeline.model.efficientnet import EfficientNet
-from bgpipe.pipeline.model.parts import part
+from bgpipe.pipeline.model.parts import submodule
 from bgpipe.pipeline.model.resize import DEVIATION, MEAN
 
 SIDE = 320  # pixels that the bundled weights are for
@@ -61,7 +61,7 @@ class Trainer:
         self.network = build(CONFIGS[MODEL]).train().to(memory_format=torch.channels_last)
         initialise(self.network)
         if features:
-            fill(part(self.network, "bb", EfficientNet), features)
+            fill(submodule(self.network, "bb", EfficientNet), features)
             fix(self.network.bb)
         enlarge_last(self.network.decoder)
         self._loss = Supervision(self.network)
@@ -147,7 +147,7 @@ def enlarge_last(decoder: Decoder) -> None:
     """Let the decoder enlarge its logits instead of the map that they are made of: the same function,
     as a 1x1 convolution commutes with a resize, and a sixth of a step's time less.
     """
-    last = part(decoder, "conv_out1.0", nn.Conv2d)
+    last = submodule(decoder, "conv_out1.0", nn.Conv2d)
     wide = last.in_channels - decoder.ipt_blk1.conv_out.out_channels
 
     def head(x: Tensor, image: Tensor) -> Tensor:

@@ -20,22 +20,22 @@ from pydantic import TypeAdapter
 from torch.utils.flop_counter import FlopCounterMode
 
 from bgpipe.config.precision import Precision
-from bgpipe.pipeline.bench.trials import Forward, Machine, Order
-from bgpipe.pipeline.engine import Engine, Mode
+from bgpipe.pipeline.bench.trials import BenchRequest, Machine, NetworkResult
+from bgpipe.pipeline.engine import BiRefNetEngine, EngineOptions
 from bgpipe.pipeline.errors import BgpipeError, TransientError, UsageError
-from bgpipe.pipeline.model.precision import DTYPES, cast, chosen
+from bgpipe.pipeline.model.precision import DTYPES, cast_network, choose_precision
 from bgpipe.pipeline.model.weights import load
 
 SIDES = {"cuda": 8192, "cpu": 1024}
 """Of the matrices whose product is the yardstick: large enough to be compute-bound."""
-YARDSTICK = 1.0
+REFERENCE_SIDE = 1.0
 """Seconds for which it is laid on."""
 BATCHES = {"cuda": (1, 2, 4, 8, 16, 32), "cpu": (1, 2, 4)}
 LEAST_PASSES = 3
 KIB = 1024
 
 
-def measure(order: Order) -> Iterator[Machine | Forward]:
+def measure(order: BenchRequest) -> Iterator[Machine | NetworkResult]:
     """The machine first, then each trial; one that the device cannot do says so in `error`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     order = replace(order, threads=order.threads or os.cpu_count() or 1)
@@ -46,9 +46,9 @@ def measure(order: Order) -> Iterator[Machine | Forward]:
     batches = order.batches or BATCHES[device.type]
     for precision, batch in itertools.product(precisions, batches):
         try:
-            yield _trial(order, device, machine, precision, batch)
+            yield _measure_batch(order, device, machine, precision, batch)
         except (TransientError, UsageError) as error:
-            yield Forward(precision, batch, error=str(error))
+            yield NetworkResult(precision, batch, error=str(error))
 
 
 def _precisions(device: torch.device) -> Iterator[Precision]:
@@ -56,10 +56,12 @@ def _precisions(device: torch.device) -> Iterator[Precision]:
         if precision is Precision.FLOAT16 and device.type == "cpu":
             continue  # no CPU multiplies it as fast as float32
         with suppress(UsageError):
-            yield chosen(precision, device)
+            yield choose_precision(precision, device)
 
 
-def _machine(order: Order, device: torch.device, precisions: tuple[Precision, ...]) -> Machine:
+def _machine(
+    order: BenchRequest, device: torch.device, precisions: tuple[Precision, ...]
+) -> Machine:
     on_gpu = device.type == "cuda"
     product = torch.cuda.get_device_name(device) if on_gpu else _processor()
     cuda = f", CUDA {torch.version.cuda}" if on_gpu else f", {order.threads} threads"
@@ -79,18 +81,18 @@ def _processor() -> str:
 def _matrix_peak(device: torch.device, precision: Precision) -> float:
     """Operations a second of a large matrix product, the best of some."""
     side = SIDES[device.type]
-    cast(torch.nn.Identity(), precision, device)  # sets how float32 is multiplied
+    cast_network(torch.nn.Identity(), precision, device)  # sets how float32 is multiplied
     left, right = (torch.randn(side, side, device=device, dtype=DTYPES[precision]) for _ in "ab")
 
     def multiply() -> None:
         torch.mm(left, right)
         _wait(device)
 
-    return 2 * side**3 / min(_timed(multiply, YARDSTICK))
+    return 2 * side**3 / min(_timed(multiply, REFERENCE_SIDE))
 
 
 @torch.inference_mode()
-def _operations(order: Order) -> float:
+def _operations(order: BenchRequest) -> float:
     """Counted on the plain network: what a rewrite saves counts as speed."""
     counter = FlopCounterMode(display=False)
     with counter:
@@ -98,19 +100,19 @@ def _operations(order: Order) -> float:
     return float(counter.get_total_flops())
 
 
-def _trial(
-    order: Order, device: torch.device, machine: Machine, precision: Precision, batch: int
-) -> Forward:
+def _measure_batch(
+    order: BenchRequest, device: torch.device, machine: Machine, precision: Precision, batch: int
+) -> NetworkResult:
     _forget_peak(device)
-    mode = Mode(precision, compiled=order.compiled, graphs=order.graphs)
-    engine = Engine(order.model, device.type, batch=batch, threads=order.threads, mode=mode)
+    mode = EngineOptions(precision, compiled=order.compiled, graphs=order.graphs)
+    engine = BiRefNetEngine(order.model, device.type, batch=batch, threads=order.threads, mode=mode)
     images = [_image(order.model.size, seed) for seed in range(batch)]
     engine.infer(images)
     if engine.batch < batch:
-        return Forward(precision, batch, error="does not fit into the device's memory")
+        return NetworkResult(precision, batch, error="does not fit into the device's memory")
     seconds = median(_timed(lambda: engine.infer(images), order.seconds))
     pace = batch / seconds
-    return Forward(
+    return NetworkResult(
         precision,
         batch,
         images_per_second=pace,
@@ -160,8 +162,8 @@ def _peak(device: torch.device) -> int:
 
 
 def main() -> int:
-    order = TypeAdapter(Order).validate_json(sys.stdin.buffer.read())
-    line = TypeAdapter[Machine | Forward](Machine | Forward)
+    order = TypeAdapter(BenchRequest).validate_json(sys.stdin.buffer.read())
+    line = TypeAdapter[Machine | NetworkResult](Machine | NetworkResult)
     try:
         for found in measure(order):
             sys.stdout.buffer.write(line.dump_json(found) + b"\n")

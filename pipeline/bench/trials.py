@@ -10,7 +10,7 @@ from bgpipe.pipeline.types import ResolvedModel
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class BenchRequest:
     """Forward passes: every precision with every batch, for `seconds` each."""
 
     model: ResolvedModel
@@ -37,7 +37,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Forward:
+class NetworkResult:
     """The network alone, images in the host's memory to mattes there."""
 
     precision: Precision
@@ -53,7 +53,7 @@ class Forward:
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class EndToEndResult:
     """Images of one size from file to cutout: queue, worker, store."""
 
     megapixels: float

@@ -14,17 +14,17 @@ import numpy as np
 from PIL import Image
 
 from bgpipe.pipeline import keys
-from bgpipe.pipeline.bench.trials import Whole
+from bgpipe.pipeline.bench.trials import EndToEndResult
 from bgpipe.pipeline.embedded import worker
 from bgpipe.pipeline.errors import Unavailable
 from bgpipe.pipeline.producer import list_job
 from bgpipe.pipeline.session import Session, open_session
-from bgpipe.pipeline.types import Books, Job, JobId, Recipe
-from bgpipe.pipeline.vitals import Vitals, beats
+from bgpipe.pipeline.types import Job, JobId, JobSummary, Recipe
+from bgpipe.pipeline.vitals import WorkerStats, read_heartbeats
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.child import Child
+    from bgpipe.pipeline.child import ChildProcess
 
 FIRST_IMAGES = 8
 """Of the first job, which loads the model and is not counted."""
@@ -37,16 +37,16 @@ GRAIN = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class BenchCluster:
     """A worker and the way to it."""
 
     session: Session
-    child: Child
+    child: ChildProcess
     folder: Path
 
     def measure(
         self, recipe: Recipe, megapixels: Sequence[float], seconds: float
-    ) -> Iterator[Whole]:
+    ) -> Iterator[EndToEndResult]:
         """The sizes in turn, about `seconds` each.
 
         Raises:
@@ -59,24 +59,24 @@ class Line:
             pace = found.images_per_second
             yield found
 
-    def _run(self, name: str, recipe: Recipe, megapixels: float, images: int) -> Whole:
+    def _run(self, name: str, recipe: Recipe, megapixels: float, images: int) -> EndToEndResult:
         """One job of `images` photos of one size, once the worker has told that it is idle."""
         source = self.folder / "photos" / name
         source.mkdir(parents=True)
         photo = _photo(megapixels)
         for number in range(images):
             (source / f"{number:05}.jpg").write_bytes(photo)
-        before = self._vitals(time.time())
+        before = self._stats(time.time())
         job = Job(
             JobId(f"bench-{name}"), str(source), str(source) + "-cutouts", recipe, time.time()
         )
         start = time.perf_counter()
-        books = self._see_through(job)
+        summary = self._run_job(job)
         spent = time.perf_counter() - start
-        if books.done != images:
-            raise Unavailable(f"images failed: {books.errors}: see {self.folder}")
-        after = self._vitals(time.time())
-        return Whole(
+        if summary.done != images:
+            raise Unavailable(f"images failed: {summary.errors}: see {self.folder}")
+        after = self._stats(time.time())
+        return EndToEndResult(
             megapixels,
             images,
             images / spent,
@@ -85,43 +85,43 @@ class Line:
             _means(before, after),
         )
 
-    def _see_through(self, job: Job) -> Books:
+    def _run_job(self, job: Job) -> JobSummary:
         session = self.session
-        session.ledger.open(job)
+        session.jobs.open(job)
         lease = session.lease(keys.lease_of_job(job.id))
         stores = session.stores.open(job.source), session.stores.open(job.out)
-        list_job(session.ledger, session.catalogs, job, *stores, lease.take())
+        list_job(session.jobs, session.catalogs, job, *stores, lease.acquire())
         leader = session.leader(job.id, lease)
-        while (books := session.ledger.books(job.id)).state != "finished":
-            leader.turn(session.feeder.room())
+        while (summary := session.jobs.summary(job.id)).state != "finished":
+            leader.step(session.feeder.capacity())
             self.child.check()
             time.sleep(POLL)
-        return books
+        return summary
 
-    def _vitals(self, since: float) -> Vitals:
+    def _stats(self, since: float) -> WorkerStats:
         """What the worker told of itself after `since`, a Unix time."""
         deadline = time.monotonic() + BEAT_LIMIT
         while time.monotonic() < deadline:
-            for beat in beats(self.session.client):
-                if beat.vitals.beat > since:
-                    return beat.vitals
+            for beat in read_heartbeats(self.session.client):
+                if beat.stats.beat > since:
+                    return beat.stats
             self.child.check()
             time.sleep(POLL)
         raise Unavailable(f"the worker tells nothing of itself: see {self.folder}")
 
 
 @contextmanager
-def line(settings: Settings, folder: Path) -> Iterator[Line]:
+def bench_cluster(settings: Settings, folder: Path) -> Iterator[BenchCluster]:
     """Bring a Redis and a worker, whatever cluster there is; everything is written into `folder`."""
     own = settings.model_copy(update={"redis_url": "", "state_folder": folder / "state"})
     with (
         open_session(own) as session,
         worker(session.redis_url, own.state_folder, own.worker.drain_timeout) as child,
     ):
-        yield Line(session, child, folder)
+        yield BenchCluster(session, child, folder)
 
 
-def _means(before: Vitals, after: Vitals) -> dict[str, float]:
+def _means(before: WorkerStats, after: WorkerStats) -> dict[str, float]:
     """Mean seconds of each stage between two beats."""
     means = {}
     for name, told in after.stages.items():

@@ -10,19 +10,19 @@ import typer
 
 from bgpipe.pipeline.cli import command_line
 from bgpipe.pipeline.cli.bench import bench
-from bgpipe.pipeline.cli.config import config
+from bgpipe.pipeline.cli.config import config_commands
 from bgpipe.pipeline.cli.dispatch import dispatch
 from bgpipe.pipeline.cli.doctor import doctor
 from bgpipe.pipeline.cli.evaluate import evaluate
 from bgpipe.pipeline.cli.flower import flower
 from bgpipe.pipeline.cli.jobs import cancel, errors, jobs, resume, retry, status
-from bgpipe.pipeline.cli.keys import api_keys
-from bgpipe.pipeline.cli.models import models
+from bgpipe.pipeline.cli.keys import key_commands
+from bgpipe.pipeline.cli.models import model_commands
 from bgpipe.pipeline.cli.report import report
 from bgpipe.pipeline.cli.serve import serve
 from bgpipe.pipeline.cli.submit import submit
-from bgpipe.pipeline.cli.sweep import sweeps
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.sweep import sweep_commands
+from bgpipe.pipeline.cli.terminal import Console
 from bgpipe.pipeline.cli.worker import worker
 from bgpipe.pipeline.errors import BgpipeError
 
@@ -30,7 +30,7 @@ app = typer.Typer(
     name="bgpipe",
     help="Remove the backgrounds of photos, from one folder to millions of images in a bucket.",
     no_args_is_help=True,
-    context_settings={"obj": Terminal(), "help_option_names": command_line.HELP},
+    context_settings={"obj": Console(), "help_option_names": command_line.HELP},
 )
 for command in (
     submit,
@@ -50,10 +50,10 @@ for command in (
 ):
     app.command()(command)
 app.command("eval")(evaluate)
-app.add_typer(config, name="config")
-app.add_typer(api_keys, name="keys")
-app.add_typer(models, name="models")
-app.add_typer(sweeps, name="sweep")
+app.add_typer(config_commands, name="config")
+app.add_typer(key_commands, name="keys")
+app.add_typer(model_commands, name="models")
+app.add_typer(sweep_commands, name="sweep")
 
 
 def command_tree() -> Any:  # noqa: ANN401  # click's classes, or Typer's own copies of them
@@ -67,7 +67,7 @@ def main() -> None:
         command_tree()(prog_name="bgpipe")
     except BgpipeError as error:
         for line in str(error).splitlines():
-            Terminal().warn(f"bgpipe: {line}")
+            Console().warn(f"bgpipe: {line}")
         sys.exit(error.exit_code)
     finally:
         gc.freeze()  # the interpreter would search all modules for garbage at its end

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 
-def asked(module: str, order: object, line: TypeAdapter[Answer]) -> Iterator[Answer]:
+def request_lines(module: str, order: object, line: TypeAdapter[Answer]) -> Iterator[Answer]:
     """What `python -m module` answers to `order`, each a JSON line of the type that `line` reads.
 
     Raises:

@@ -12,7 +12,7 @@ from bgpipe.config.precision import Precision
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.session import read_settings
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.terminal import Console
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PLAN = "With --plan"
 
 
-class Part(StrEnum):
+class BenchPart(StrEnum):
     """What is measured."""
 
     DEVICE = "device"
@@ -49,7 +49,7 @@ def bench(
         bool, typer.Option("--random", help="Use random weights: as fast as trained ones.")
     ] = False,
     only: Annotated[
-        Part | None,
+        BenchPart | None,
         typer.Option(
             metavar="device|whole",
             help="Measure only the network (device), or only from file to cutout (whole).",
@@ -150,19 +150,19 @@ def bench(
         storage = sizing.Storage(request_ms / 1e3, megabytes_per_second * 1e6)
         host = sizing.Host(cores, connections)
         load = sizing.Load(_pace(settings, images_per_second), megapixels, images)
-        return _tell(
+        return _show(
             terminal, load, sizing.plan(load, host, storage, settings.estimate.price_per_hour)
         )
-    from bgpipe.pipeline.cli.measure import Choices, measure
+    from bgpipe.pipeline.cli.measure import BenchOptions, run_bench
 
-    measure(
+    run_bench(
         settings,
         terminal,
-        Choices(
+        BenchOptions(
             model=model or settings.model.name,
             random=random,
-            device=only is not Part.WHOLE,
-            whole=only is not Part.DEVICE,
+            device=only is not BenchPart.WHOLE,
+            whole=only is not BenchPart.DEVICE,
             precisions=tuple(precision or ()),
             batches=tuple(batch or ()),
             compiled=compile_,
@@ -183,15 +183,15 @@ def _pace(settings: Settings, given: float | None) -> float:
     return pace
 
 
-def _tell(terminal: Terminal, load: Load, found: Plan) -> None:
-    terminal.emit(asdict(found))
-    terminal.say(
+def _show(terminal: Console, load: Load, found: Plan) -> None:
+    terminal.print_json(asdict(found))
+    terminal.print(
         f"to keep a device of {load.images_per_second:g} images/s busy with {load.megapixels:g} "
         f"megapixels each: {found.cores} cores, {found.connections} connections, {found.lanes} "
         f"lanes, {found.memory / 1e9:.1f} GB for images in flight"
     )
     cost = "" if found.cost is None else f", at a cost of {found.cost:.2f}"
-    terminal.say(
+    terminal.print(
         f"so it does {found.images_per_second:.1f} images/s (limit: {found.limit}): {load.images} "
         f"images in {found.hours:.1f} hours{cost}"
     )

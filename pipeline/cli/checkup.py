@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.cli.finding import Advice, Finding, check
-from bgpipe.pipeline.cli.probes import told_of
+from bgpipe.pipeline.cli.finding import Check, CheckWarning, run_check
+from bgpipe.pipeline.cli.probes import describe
 from bgpipe.pipeline.cli.session import open_session
 from bgpipe.pipeline.errors import ModelUnavailable, Unavailable
 
@@ -24,20 +24,20 @@ NO_MATTING = "none"
 LIBRARIES = ("torch", "celery", "redis", "pillow", "opencv-python-headless", "flower")
 
 
-def machine(settings: Settings) -> Iterator[Finding]:
+def check_machine(settings: Settings) -> Iterator[Check]:
     """What a submit needs, and what its job needs then."""
-    yield check("bgpipe", _versions)
-    yield check("state", lambda: _state(settings))
-    redis = check("redis", lambda: _redis(settings))
+    yield run_check("bgpipe", _versions)
+    yield run_check("state", lambda: _state(settings))
+    redis = run_check("redis", lambda: _redis(settings))
     yield redis
     if redis.ok:
-        yield check("durability", lambda: durability(settings))
-        yield check("dispatcher", lambda: _dispatcher(settings))
-        yield check("workers", lambda: _workers(settings))
-    yield check("devices", lambda: _devices(settings))
-    yield check("model", lambda: _model(settings))
+        yield run_check("durability", lambda: check_durability(settings))
+        yield run_check("dispatcher", lambda: _dispatch(settings))
+        yield run_check("workers", lambda: _workers(settings))
+    yield run_check("devices", lambda: _devices(settings))
+    yield run_check("model", lambda: _model(settings))
     if settings.matting.model != NO_MATTING:
-        yield check("matting", lambda: _available(settings, settings.matting.model))
+        yield run_check("matting", lambda: _available(settings, settings.matting.model))
 
 
 def _versions() -> str:
@@ -82,35 +82,35 @@ def _redis(settings: Settings) -> str:
     with open_session(settings) as session:
         server = session.client.info("server")
         lease = session.lease(LEASE)
-        lease.take()
-        lease.free()
+        lease.acquire()
+        lease.release()
     place = "embedded" if settings.embedded else public_address(settings.redis_url)
     valkey = server.get("valkey_version")  # beside the version of Redis that it is compatible with
     return f"{f'Valkey {valkey}' if valkey else 'Redis ' + server['redis_version']}, {place}"
 
 
-def _dispatcher(settings: Settings) -> str:
+def _dispatch(settings: Settings) -> str:
     if settings.embedded:
         return "not needed: submit feeds its own job"
     with open_session(settings) as session:
         if not session.is_dispatched():
-            raise Advice("none: jobs are fed only by their command: start bgpipe dispatch")
+            raise CheckWarning("none: jobs are fed only by their command: start bgpipe dispatch")
     return "one leads"
 
 
 def _workers(settings: Settings) -> str:
-    from bgpipe.pipeline.vitals import beats
+    from bgpipe.pipeline.vitals import read_heartbeats
 
     with open_session(settings) as session:
-        states = [told_of(beat) for beat in beats(session.client)]
+        states = [describe(beat) for beat in read_heartbeats(session.client)]
     if not states and settings.embedded:
         return "none: submit starts its own"
     if not states:
-        raise Advice("none: jobs wait for one: start bgpipe worker")
+        raise CheckWarning("none: jobs wait for one: start bgpipe worker")
     return "; ".join(states)
 
 
-def durability(settings: Settings) -> str:
+def check_durability(settings: Settings) -> str:
     """Whether the server keeps what it is given, through a full memory and a restart.
 
     Raises:
@@ -147,7 +147,7 @@ def _devices(settings: Settings) -> str:
     )
     if done.returncode:
         reason = next(reversed(done.stderr.splitlines()), f"exit code {done.returncode}")
-        trouble = Unavailable if settings.embedded else Advice  # a cluster has other machines
+        trouble = Unavailable if settings.embedded else CheckWarning  # a cluster has other machines
         raise trouble(f"no worker can run here: {reason}: install bgpipe again")
     found = [json.loads(line) for line in done.stdout.splitlines()]
     return ", ".join(f"{device['name']} {device['product']}".strip() for device in found)
@@ -172,7 +172,7 @@ def _model(settings: Settings) -> str:
     except ModelUnavailable as error:
         if not settings.embedded:
             raise
-        raise Advice(f"{registry.TRIAL} takes the place of a real model: {error}") from error
+        raise CheckWarning(f"{registry.TRIAL} takes the place of a real model: {error}") from error
 
 
 def _available(settings: Settings, name: str) -> str:
@@ -183,4 +183,6 @@ def _available(settings: Settings, name: str) -> str:
     if name not in registry.models() or registry.locate(name, cache=cache):
         return f"{name}: {registry.resolve(name, cache=cache).path}"
     registry.find_offer(name, cache=cache, hub=Hub(settings.model.hub_timeout))
-    raise Advice(f"{name} is downloaded by the first job: bgpipe models pull {name} does it now")
+    raise CheckWarning(
+        f"{name} is downloaded by the first job: bgpipe models pull {name} does it now"
+    )

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.terminal import Console
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -96,7 +96,7 @@ def _show_version(value: bool) -> None:
     if value:
         from importlib.metadata import version
 
-        Terminal().say(f"bgpipe {version('bgpipe')}")
+        Console().print(f"bgpipe {version('bgpipe')}")
         raise typer.Exit
 
 

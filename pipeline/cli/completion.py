@@ -24,16 +24,16 @@ def presets() -> list[str]:
 
 def models() -> list[tuple[str, str]]:
     """The models that find the subject, each with its summary."""
-    from bgpipe.pipeline.types import Task
+    from bgpipe.pipeline.types import ModelTask
 
-    return [("auto", "birefnet-general where it is available"), *_registered(Task.SUBJECT)]
+    return [("auto", "birefnet-general where it is available"), *_registered(ModelTask.SUBJECT)]
 
 
 def matting_models() -> list[tuple[str, str]]:
     """The models that solve edges."""
-    from bgpipe.pipeline.types import Task
+    from bgpipe.pipeline.types import ModelTask
 
-    return [("none", "no matting model"), *_registered(Task.EDGES)]
+    return [("none", "no matting model"), *_registered(ModelTask.EDGES)]
 
 
 def all_models() -> list[tuple[str, str]]:

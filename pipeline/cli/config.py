@@ -12,7 +12,7 @@ import typer
 
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.terminal import Console
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.config.toml_file import KeyPath
 
-config = typer.Typer(help="Show or check the settings.", no_args_is_help=True)
+config_commands = typer.Typer(help="Show or check the settings.", no_args_is_help=True)
 
 Keys = Annotated[
     list[str] | None,
@@ -41,7 +41,7 @@ class EffectiveSetting:
     origin: str
 
 
-@config.command()
+@config_commands.command()
 @examples(
     "bgpipe config show",
     "bgpipe config show worker s3.endpoint_url",
@@ -51,10 +51,10 @@ def show(context: typer.Context, keys: Keys = None) -> None:
     """Show the settings in effect and where each comes from. Passwords are masked."""
     from bgpipe.pipeline.configuration import read_with_layers
 
-    terminal: Terminal = context.obj
+    terminal: Console = context.obj
     entries = _selected(list(_entries(*read_with_layers())), keys or [])
     for entry in entries:
-        terminal.emit(asdict(entry))
+        terminal.print_json(asdict(entry))
     terminal.table(
         ("key", "value", "from"),
         [
@@ -64,21 +64,23 @@ def show(context: typer.Context, keys: Keys = None) -> None:
     )
 
 
-@config.command()
+@config_commands.command()
 @examples("bgpipe config check", "bgpipe --config new.toml config check")
 def check(context: typer.Context) -> None:
     """Check all settings, including preset and model names. Exit code 2 if any is wrong."""
     from bgpipe.config.layers import Bundled
 
-    terminal: Terminal = context.obj
+    terminal: Console = context.obj
     try:
         layers = checked()[1]
     except UsageError as error:
-        terminal.emit({"ok": False, "errors": str(error).splitlines()})
+        terminal.print_json({"ok": False, "errors": str(error).splitlines()})
         raise
     sources = [layer.name for layer in layers if layer.values and not isinstance(layer, Bundled)]
-    terminal.emit({"ok": True, "sources": sources})
-    terminal.say(f"ok: {', '.join(sources) or 'no settings file and no variables, defaults only'}")
+    terminal.print_json({"ok": True, "sources": sources})
+    terminal.print(
+        f"ok: {', '.join(sources) or 'no settings file and no variables, defaults only'}"
+    )
 
 
 def checked() -> tuple[Settings, Sequence[Layer]]:
@@ -143,12 +145,12 @@ def _unknown_names(settings: Settings, layers: Sequence[Layer]) -> Iterator[str]
     from bgpipe.config.layers import source_of
     from bgpipe.config.problems import line_about
     from bgpipe.pipeline.registry import names_for
-    from bgpipe.pipeline.types import Task
+    from bgpipe.pipeline.types import ModelTask
 
     known = {
         "preset": list(settings.presets),
-        "model": names_for(Task.SUBJECT),
-        "matting model": names_for(Task.EDGES),
+        "model": names_for(ModelTask.SUBJECT),
+        "matting model": names_for(ModelTask.EDGES),
     }
     for path, kind, name in _names(settings):
         if name in known[kind] or (kind != "preset" and _is_weights(name)):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import FrameType
 
-    from bgpipe.pipeline.sweep import Sweeper
+    from bgpipe.pipeline.sweep import SweepScheduler
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +56,9 @@ def _run(session: Session, stopped: threading.Event) -> None:
     log.info("dispatcher started")
     while not stopped.is_set():
         try:
-            more = dispatcher.turn()
+            more = dispatcher.step()
             if dispatcher.leads:
-                sweeper.turn()
+                sweeper.step()
         except RedisUnavailable as error:
             # Jobs wait for it as we do; a dispatcher that left would have to be started again.
             log.warning("waiting for redis", extra={"fields": {"error": error}})
@@ -66,7 +66,7 @@ def _run(session: Session, stopped: threading.Event) -> None:
         if not more:
             stopped.wait(session.settings.dispatch.poll)
     with suppress(RedisUnavailable):  # the lease ends by itself
-        dispatcher.leave()
+        dispatcher.release()
     log.info("dispatcher stopped")
 
 
@@ -79,26 +79,26 @@ def _metrics(session: Session) -> Iterator[None]:
         return
     from bgpipe.config.settings import host_and_port
     from bgpipe.pipeline.connection import connect
-    from bgpipe.pipeline.exposition import exposed
-    from bgpipe.pipeline.metrics import Cluster
+    from bgpipe.pipeline.exposition import serve_metrics
+    from bgpipe.pipeline.metrics import ClusterCollector
 
     with (
-        connect(session.redis_url, patience=0) as client,
-        exposed(Cluster(client, session.settings), *host_and_port(address)),
+        connect(session.redis_url, retry_seconds=0) as client,
+        serve_metrics(ClusterCollector(client, session.settings), *host_and_port(address)),
     ):
         log.info("metrics served", extra={"fields": {"address": f"http://{address}/metrics"}})
         yield
 
 
-def _sweeper(session: Session) -> Sweeper:
-    from bgpipe.pipeline.sweep import Records, Sweeper
+def _sweeper(session: Session) -> SweepScheduler:
+    from bgpipe.pipeline.sweep import SweepScheduler, SweepStateStore
 
     settings = session.settings
-    records, retry = Records(session.client), settings.dispatch.sweep_retry
-    return Sweeper(settings.sweeps, records, session.ledger, _launch, retry)
+    records, retry = SweepStateStore(session.client), settings.dispatch.sweep_retry
+    return SweepScheduler(settings.sweeps, records, session.jobs, _launch_sweep, retry)
 
 
-def _launch(name: str, due: datetime) -> subprocess.Popen[bytes]:
+def _launch_sweep(name: str, due: datetime) -> subprocess.Popen[bytes]:
     """Start a run of a sweep; the command opens the job and leaves it to the dispatcher."""
     command = [sys.executable, "-m", "bgpipe.pipeline.cli", "--quiet", "sweep", "run", name]
     command += ["--detach", "--due", f"{due:%Y-%m-%dT%H:%M:%S%z}"]

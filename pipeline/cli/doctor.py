@@ -11,20 +11,20 @@ import typer
 from bgpipe.pipeline.cli import checkup, probes
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.config import checked
-from bgpipe.pipeline.cli.exposure import exposure
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.exposure import security_checks
+from bgpipe.pipeline.cli.terminal import Console
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.waiting import reported
+from bgpipe.pipeline.waiting import report_wait
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.cli.finding import Finding
+    from bgpipe.pipeline.cli.finding import Check
 
 
-_LOOKS: Mapping[str, Callable[[Settings], Iterator[Finding]]] = {
-    "worker": probes.worker,
-    "dispatcher": probes.dispatcher,
-    "security": exposure,
+_LOOKS: Mapping[str, Callable[[Settings], Iterator[Check]]] = {
+    "worker": probes.check_worker,
+    "dispatcher": probes.check_dispatcher,
+    "security": security_checks,
 }
 
 
@@ -49,20 +49,20 @@ def doctor(
     ]
     if len(asked) > 1:
         raise UsageError("options are mutually exclusive: --worker, --dispatcher, --security")
-    terminal: Terminal = context.obj
+    terminal: Console = context.obj
     sound = True
-    look = _LOOKS[asked[0]] if asked else checkup.machine
+    look = _LOOKS[asked[0]] if asked else checkup.check_machine
     for finding in _reported(look(checked()[0]), terminal):
         sound &= finding.ok
-        terminal.emit(asdict(finding) | {"ok": finding.ok})
-        terminal.say(f"{finding.level:<7}  {finding.what:<11} {finding.detail}")
+        terminal.print_json(asdict(finding) | {"ok": finding.ok})
+        terminal.print(f"{finding.level:<7}  {finding.name:<11} {finding.detail}")
     raise typer.Exit(0 if sound else 4)
 
 
-def _reported(findings: Iterator[Finding], terminal: Terminal) -> Iterator[Finding]:
+def _reported(findings: Iterator[Check], terminal: Console) -> Iterator[Check]:
     """`findings`, and a line on stderr about one that takes long."""
     while True:
-        with reported(terminal.notify, "checking"):
+        with report_wait(terminal.notify, "checking"):
             finding = next(findings, None)
         if finding is None:
             return

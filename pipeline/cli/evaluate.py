@@ -10,19 +10,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bgpipe.pipeline.cli import completion
-from bgpipe.pipeline.cli.asked import asked
+from bgpipe.pipeline.cli.asked import request_lines
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.pairs import find_pairs
 from bgpipe.pipeline.cli.parameters import output_file
 from bgpipe.pipeline.cli.recipe import choose_model, choose_preset
 from bgpipe.pipeline.cli.session import read_settings
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.terminal import Console
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.quality.scores import Scores
-    from bgpipe.pipeline.quality.trials import Edges, Order, Result, Source
+    from bgpipe.pipeline.quality.trials import (
+        EdgeMatting,
+        EvaluatedModel,
+        EvaluationRequest,
+        EvaluationResult,
+    )
 
 TRUTH = "truth"
 """Instead of a model: the truth, through 1024 x 1024 pixels or `truth:SIDE`, and back."""
@@ -89,14 +94,14 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score models and presets against ground truth, side by side."""
-    from bgpipe.pipeline.quality.trials import Order
+    from bgpipe.pipeline.quality.trials import EvaluationRequest
 
-    terminal: Terminal = context.obj
+    terminal: Console = context.obj
     settings = read_settings()
     pairs, alone = find_pairs(images, truth)
     if alone:
         terminal.warn(f"left out, because they have no truth: {len(alone)}, such as {alone[0]}")
-    order = Order(
+    order = EvaluationRequest(
         pairs=pairs,
         sources=tuple(_source(settings, terminal, name) for name in model or [settings.model.name]),
         presets={
@@ -111,72 +116,74 @@ def evaluate(
     results = []
     for result in _answers(order):
         results.append(result)
-        terminal.emit(_record(result))
+        terminal.print_json(_record(result))
     broken = {result.image: result.error for result in results if result.error}
     for image, error in broken.items():
         terminal.warn(f"{image}: {error}")
-    _tell(terminal, results, html)
+    _show(terminal, results, html)
     raise typer.Exit(1 if broken else 0)
 
 
-def _source(settings: Settings, terminal: Terminal, name: str) -> Source:
-    from bgpipe.pipeline.quality.trials import Source
+def _source(settings: Settings, terminal: Console, name: str) -> EvaluatedModel:
+    from bgpipe.pipeline.quality.trials import EvaluatedModel
 
     kind, _, side = name.partition(":")
     if kind == TRUTH:
         if side and not side.isdecimal():
             raise UsageError(f"no size of a matte: {name}: write {TRUTH}:{TRUTH_SIDE}")
-        return Source(name, (int(side or TRUTH_SIDE),) * 2, None)
+        return EvaluatedModel(name, (int(side or TRUTH_SIDE),) * 2, None)
     model = choose_model(settings, terminal, name)
-    return Source(model.name, model.size, model)
+    return EvaluatedModel(model.name, model.size, model)
 
 
-def _edges(settings: Settings, terminal: Terminal, name: str) -> Edges | None:
+def _edges(settings: Settings, terminal: Console, name: str) -> EdgeMatting | None:
     from bgpipe.pipeline import recipes
-    from bgpipe.pipeline.quality.trials import Edges
+    from bgpipe.pipeline.quality.trials import EdgeMatting
 
     model = recipes.choose_edges(settings, name, notify=terminal.notify)
-    return Edges(recipes.matting_with(settings, model), model) if model else None
+    return EdgeMatting(recipes.matting_with(settings, model), model) if model else None
 
 
-def _answers(order: Order) -> Iterator[Result]:
+def _answers(order: EvaluationRequest) -> Iterator[EvaluationResult]:
     """The results as they come."""
     from pydantic import TypeAdapter
 
-    from bgpipe.pipeline.quality.trials import Result
+    from bgpipe.pipeline.quality.trials import EvaluationResult
 
-    return asked("bgpipe.pipeline.evaluation", order, TypeAdapter(Result))
+    return request_lines("bgpipe.pipeline.evaluation", order, TypeAdapter(EvaluationResult))
 
 
-def _record(result: Result) -> dict[str, object]:
+def _record(result: EvaluationResult) -> dict[str, object]:
     found = asdict(result.scores) if result.scores else {"error": result.error}
     return {"model": result.model, "preset": result.preset, "image": result.image, **found}
 
 
-def _tell(terminal: Terminal, results: Sequence[Result], html: Path | None) -> None:
+def _show(terminal: Console, results: Sequence[EvaluationResult], html: Path | None) -> None:
     """The means of every trial, and the page if one is wanted."""
     means = _means(results)
     images = len({result.image for result in results})
-    terminal.emit({"images": images, "trials": {name: asdict(of) for name, of in means.items()}})
+    terminal.print_json(
+        {"images": images, "trials": {name: asdict(of) for name, of in means.items()}}
+    )
     for line in _table(means):
-        terminal.say(line)
+        terminal.print(line)
     if html:
         from bgpipe.pipeline.report.quality_page import quality_page
 
         html.write_text(quality_page(means, results), encoding="utf-8")
-        terminal.say(f"page: {html}")
+        terminal.print(f"page: {html}")
 
 
-def _means(results: Sequence[Result]) -> dict[str, Scores]:
+def _means(results: Sequence[EvaluationResult]) -> dict[str, Scores]:
     """The mean scores of each trial, over the images that have any."""
-    from bgpipe.pipeline.quality.scores import mean
+    from bgpipe.pipeline.quality.scores import mean_scores
 
     trials = dict.fromkeys(result.trial for result in results)
     scored = {
         trial: [each.scores for each in results if each.trial == trial and each.scores]
         for trial in trials
     }
-    return {trial: mean(scores) for trial, scores in scored.items() if scores}
+    return {trial: mean_scores(scores) for trial, scores in scored.items() if scores}
 
 
 def _table(means: Mapping[str, Scores]) -> Iterator[str]:

@@ -10,8 +10,8 @@ from socket import gaierror, getaddrinfo
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from bgpipe.pipeline.cli.checkup import durability
-from bgpipe.pipeline.cli.finding import Finding, check
+from bgpipe.pipeline.cli.checkup import check_durability
+from bgpipe.pipeline.cli.finding import Check, run_check
 from bgpipe.pipeline.cli.session import open_session
 from bgpipe.pipeline.errors import BgpipeError
 
@@ -24,22 +24,22 @@ GUARDED = (401, 403)
 """Answers of a server that wants to know who asks."""
 
 
-class Open(BgpipeError):
+class Exposed(BgpipeError):
     """Somebody may do what they should not."""
 
 
-def exposure(settings: Settings) -> Iterator[Finding]:
+def security_checks(settings: Settings) -> Iterator[Check]:
     """What is open, each with what closes it."""
-    yield check("files", lambda: _files(settings))
+    yield run_check("files", lambda: _files(settings))
     if not settings.embedded:
-        yield check("password", lambda: _password(settings))
-        yield check("user", lambda: _user(settings))
-        yield check("encryption", lambda: encryption(settings))
-        yield check("places", lambda: _places(settings))
-    yield check("durability", lambda: durability(settings))
-    yield check("storage", lambda: _storage(settings))
-    yield check("flower", _flower)
-    yield check("metrics", lambda: _metrics(settings))
+        yield run_check("password", lambda: _password(settings))
+        yield run_check("user", lambda: _user(settings))
+        yield run_check("encryption", lambda: check_encryption(settings))
+        yield run_check("places", lambda: _places(settings))
+    yield run_check("durability", lambda: check_durability(settings))
+    yield run_check("storage", lambda: _storage(settings))
+    yield run_check("flower", _flower)
+    yield run_check("metrics", lambda: _metrics(settings))
 
 
 def _files(settings: Settings) -> str:
@@ -52,7 +52,7 @@ def _files(settings: Settings) -> str:
         found.append(user_file())
     readable = [path for path in found if stat.S_IMODE(path.stat().st_mode) & stat.S_IRWXO]
     if readable:
-        raise Open(f"everybody on this machine may read {_listed(readable)}: chmod o= them")
+        raise Exposed(f"everybody on this machine may read {_listed(readable)}: chmod o= them")
     return f"closed to others: {_listed(found)}" if found else "no file holds a secret"
 
 
@@ -74,7 +74,7 @@ def _password(settings: Settings) -> str:
         if isinstance(error.__cause__, redis.AuthenticationError):
             return "redis wants a password"
         raise
-    raise Open("redis lets everybody in: give it users, as infra/docker/redis/users.acl does")
+    raise Exposed("redis lets everybody in: give it users, as infra/docker/redis/users.acl does")
 
 
 def _user(settings: Settings) -> str:
@@ -90,13 +90,13 @@ def _user(settings: Settings) -> str:
             if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
                 return "a user of its own, who may not administer redis"
             raise
-    raise Open(
+    raise Exposed(
         "bgpipe's user may do everything in redis, also to other programs' keys: give it the rights "
         "of infra/docker/redis/users.acl"
     )
 
 
-def encryption(settings: Settings) -> str:
+def check_encryption(settings: Settings) -> str:
     """Whether what goes to Redis can be read on its way.
 
     Raises:
@@ -105,13 +105,13 @@ def encryption(settings: Settings) -> str:
     parts = urlsplit(settings.redis_url)
     if parts.scheme == "rediss":
         if parse_qs(parts.query).get("ssl_cert_reqs", ["required"])[0] != "required":
-            raise Open(
+            raise Exposed(
                 "the certificate of redis is not checked: drop ssl_cert_reqs from its address"
             )
         return "rediss://, and the certificate is checked"
     if parts.scheme == "unix" or _is_loopback(parts.hostname or ""):
         return "redis is on this machine"
-    raise Open(
+    raise Exposed(
         f"passwords and keys go to {parts.hostname} unencrypted: use rediss://, unless nobody else is "
         "in that network"
     )
@@ -120,7 +120,7 @@ def encryption(settings: Settings) -> str:
 def _places(settings: Settings) -> str:
     if settings.worker.places:
         return f"workers touch only {', '.join(settings.worker.places)}"
-    raise Open(
+    raise Exposed(
         "who may write to redis may have workers read and write whatever they can: set worker.places"
     )
 
@@ -128,7 +128,7 @@ def _places(settings: Settings) -> str:
 def _storage(settings: Settings) -> str:
     parts = urlsplit(settings.s3.endpoint_url)
     if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
-        raise Open(f"images go to {parts.hostname} unencrypted: set s3.endpoint_url to https://")
+        raise Exposed(f"images go to {parts.hostname} unencrypted: set s3.endpoint_url to https://")
     return "encrypted, or on this machine"
 
 
@@ -146,13 +146,13 @@ def _flower() -> str:
         return f"does not tell anything: {FLOWER}: {error}"
     except OSError:
         return f"none at {FLOWER}"
-    raise Open(f"open without a password: {FLOWER}: start it with bgpipe flower")
+    raise Exposed(f"open without a password: {FLOWER}: start it with bgpipe flower")
 
 
 def _metrics(settings: Settings) -> str:
     for address in (settings.metrics.dispatch, settings.metrics.worker):
         if address and not _is_loopback(address.rpartition(":")[0].strip("[]")):
-            raise Open(f"metrics have no password, and are told to others: {address}")
+            raise Exposed(f"metrics have no password, and are told to others: {address}")
     return "off, or at the loopback"
 
 

@@ -18,13 +18,13 @@ class Level(StrEnum):
     ERROR = "error"
 
 
-class Advice(BgpipeError):
+class CheckWarning(BgpipeError):
     """It works, but not well, or not for long."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    what: str
+class Check:
+    name: str
     level: Level
     detail: str
 
@@ -33,14 +33,14 @@ class Finding:
         return self.level is not Level.ERROR
 
 
-def check(what: str, look: Callable[[], str]) -> Finding:
+def run_check(what: str, look: Callable[[], str]) -> Check:
     """What `look` returns or raises, as a finding in one line."""
     try:
-        return Finding(what, Level.OK, look())
-    except Advice as error:
-        return Finding(what, Level.WARNING, _in_one_line(error))
+        return Check(what, Level.OK, look())
+    except CheckWarning as error:
+        return Check(what, Level.WARNING, _in_one_line(error))
     except (BgpipeError, OSError, subprocess.SubprocessError) as error:
-        return Finding(what, Level.ERROR, _in_one_line(error))
+        return Check(what, Level.ERROR, _in_one_line(error))
 
 
 def _in_one_line(error: Exception) -> str:

@@ -7,45 +7,45 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.cli.session import Session
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.terminal import Console
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import EstimateSettings, Settings
-    from bgpipe.pipeline.forecast import Forecast
+    from bgpipe.pipeline.forecast import DryRunReport
     from bgpipe.pipeline.types import Job
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class CostEstimate:
     """What the settings make of a number of images; None where they do not say enough."""
 
     hours: float | None
     cost: float | None
 
 
-def estimate(images: int, settings: EstimateSettings) -> Estimate:
+def estimate(images: int, settings: EstimateSettings) -> CostEstimate:
     """Hours of one device, and their price in the currency of the settings."""
     if not settings.images_per_second:
-        return Estimate(None, None)
+        return CostEstimate(None, None)
     hours = images / settings.images_per_second / 3600
-    return Estimate(hours, hours * settings.price_per_hour if settings.price_per_hour else None)
+    return CostEstimate(hours, hours * settings.price_per_hour if settings.price_per_hour else None)
 
 
-def show_forecast(
+def show_dry_run(
     session: Session,
     settings: Settings,
-    terminal: Terminal,
+    terminal: Console,
     order: Job,
     named: Sequence[str] | None = None,
 ) -> None:
     """Say what the job would do. `named`: the keys to do, None for all of the source."""
-    from bgpipe.pipeline.forecast import foresee
+    from bgpipe.pipeline.forecast import estimate_job
     from bgpipe.pipeline.images import Limits
     from bgpipe.pipeline.producer import named_entries
 
     source, target = session.stores.open(order.source), session.stores.open(order.out)
     images = settings.images
-    found = foresee(
+    found = estimate_job(
         order,
         source,
         target,
@@ -58,16 +58,16 @@ def show_forecast(
     _say(terminal, order, found, expected)
 
 
-def _emit(terminal: Terminal, order: Job, found: Forecast, expected: Estimate) -> None:
-    from bgpipe.pipeline.survey import Standing
+def _emit(terminal: Console, order: Job, found: DryRunReport, expected: CostEstimate) -> None:
+    from bgpipe.pipeline.survey import TargetState
 
-    terminal.emit(
+    terminal.print_json(
         {
-            "total": found.standings.total(),
-            "skipped": found.standings[Standing.CURRENT],
-            "new": found.standings[Standing.NEW],
-            "changed": found.standings[Standing.CHANGED],
-            "deleted": found.lost,
+            "total": found.states.total(),
+            "skipped": found.states[TargetState.CURRENT],
+            "new": found.states[TargetState.NEW],
+            "changed": found.states[TargetState.CHANGED],
+            "deleted": found.orphans,
             "foreign": found.foreign,
             **found.ignored.record(),
             "bytes": found.size,
@@ -80,29 +80,29 @@ def _emit(terminal: Terminal, order: Job, found: Forecast, expected: Estimate) -
     )
 
 
-def _say(terminal: Terminal, order: Job, found: Forecast, expected: Estimate) -> None:
+def _say(terminal: Console, order: Job, found: DryRunReport, expected: CostEstimate) -> None:
     from bgpipe.pipeline.forecast import BANDS
     from bgpipe.pipeline.ownership import FOREIGN
-    from bgpipe.pipeline.survey import Standing
+    from bgpipe.pipeline.survey import TargetState
 
-    standings = found.standings
-    terminal.say(
+    standings = found.states
+    terminal.print(
         f"{standings.total()} images: {found.to_do} to do with {order.recipe.model} "
-        f"({standings[Standing.NEW]} new, {standings[Standing.CHANGED]} changed, "
-        f"{found.size / 1e6:.1f} MB), {standings[Standing.CURRENT]} up to date; cutouts would go "
+        f"({standings[TargetState.NEW]} new, {standings[TargetState.CHANGED]} changed, "
+        f"{found.size / 1e6:.1f} MB), {standings[TargetState.CURRENT]} up to date; cutouts would go "
         f"to {order.out}"
     )
     if found.foreign:
-        terminal.say(f"{found.foreign:,} would fail: the target {FOREIGN}")
+        terminal.print(f"{found.foreign:,} would fail: the target {FOREIGN}")
     if ignored := str(found.ignored):
-        terminal.say(ignored)
-    if found.lost:
-        terminal.say(f"{found.lost} cutouts there belong to none of these sources")
+        terminal.print(ignored)
+    if found.orphans:
+        terminal.print(f"{found.orphans} cutouts there belong to none of these sources")
     if found.megapixels:
         counts = ((band, found.megapixels[band]) for band in BANDS)
         bands = ", ".join(f"{band}: {count}" for band, count in counts if count)
         read = f"{found.megapixels.total()} of {found.sample} sampled"
-        terminal.say(f"megapixels ({read}): {bands}")
+        terminal.print(f"megapixels ({read}): {bands}")
     if expected.hours is not None:
         cost = "" if expected.cost is None else f", at a cost of {expected.cost:.2f}"
-        terminal.say(f"estimate, from [estimate]: {expected.hours:.2f} device hours{cost}")
+        terminal.print(f"estimate, from [estimate]: {expected.hours:.2f} device hours{cost}")

@@ -13,12 +13,12 @@ from bgpipe.pipeline.cli.session import open_session, read_settings
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.cli.terminal import Terminal
+    from bgpipe.pipeline.cli.terminal import Console
 
-api_keys = typer.Typer(help="Manage the API keys of bgpipe serve.", no_args_is_help=True)
+key_commands = typer.Typer(help="Manage the API keys of bgpipe serve.", no_args_is_help=True)
 
 
-@api_keys.command()
+@key_commands.command()
 @examples("bgpipe keys add alice", "bgpipe keys add admin --everything")
 def add(
     context: typer.Context,
@@ -30,31 +30,31 @@ def add(
     ] = False,
 ) -> None:
     """Create a key and print it. Only a digest of it is stored."""
-    from bgpipe.pipeline.access import Access
+    from bgpipe.pipeline.access import ApiKeys
 
-    terminal: Terminal = context.obj
+    terminal: Console = context.obj
     with open_session(read_settings(), terminal) as session:
-        secret = Access(session.client).add(name, everything=everything)
-    terminal.emit({"name": name, "key": secret})
-    terminal.say(secret)
+        secret = ApiKeys(session.client).add(name, everything=everything)
+    terminal.print_json({"name": name, "key": secret})
+    terminal.print(secret)
 
 
-@api_keys.command("list")
+@key_commands.command("list")
 @examples("bgpipe keys list", "bgpipe --json keys list")
 def list_(context: typer.Context) -> None:
     """List the keys: first digits of the digest, date and owner."""
-    from bgpipe.pipeline.access import Access
+    from bgpipe.pipeline.access import ApiKeys
 
-    terminal: Terminal = context.obj
+    terminal: Console = context.obj
     with open_session(read_settings(), terminal) as session:
-        for digest, grant in Access(session.client).all():
-            terminal.emit({"digest": digest} | asdict(grant))
+        for digest, grant in ApiKeys(session.client).all():
+            terminal.print_json({"digest": digest} | asdict(grant))
             made = time.strftime("%Y-%m-%d", time.localtime(grant.created))
             scope = "  everything" if grant.everything else ""
-            terminal.say(f"{digest}  {made}  {grant.name}{scope}")
+            terminal.print(f"{digest}  {made}  {grant.name}{scope}")
 
 
-@api_keys.command()
+@key_commands.command()
 @examples("bgpipe keys revoke alice", "bgpipe keys revoke 3f2a91c0")
 def revoke(
     context: typer.Context,
@@ -63,12 +63,12 @@ def revoke(
     ],
 ) -> None:
     """Revoke all keys of an owner, or one key, at once."""
-    from bgpipe.pipeline.access import Access
+    from bgpipe.pipeline.access import ApiKeys
 
-    terminal: Terminal = context.obj
+    terminal: Console = context.obj
     with open_session(read_settings(), terminal) as session:
-        count = Access(session.client).revoke(name)
+        count = ApiKeys(session.client).revoke(name)
     if not count:
         raise UsageError(f"no such key: {name}: bgpipe keys list shows those there are")
-    terminal.emit({"revoked": count})
-    terminal.say(f"revoked: {count}")
+    terminal.print_json({"revoked": count})
+    terminal.print(f"revoked: {count}")

@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.cli.asked import asked
+from bgpipe.pipeline.cli.asked import request_lines
 from bgpipe.pipeline.cli.recipe import choose_model
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.terminal import Console
 from bgpipe.pipeline.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
     from bgpipe.config.precision import Precision
     from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.bench.trials import Forward, Whole
+    from bgpipe.pipeline.bench.trials import EndToEndResult, NetworkResult
     from bgpipe.pipeline.types import ResolvedModel
 
 SIZES = (1.0, 4.0, 12.0, 24.0)
@@ -28,7 +28,7 @@ WHOLE = "{:>5} {:>7} {:>9} {:>6} {:>8}  {}"
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class BenchOptions:
     """What is measured; what is empty is chosen for the device."""
 
     model: str
@@ -43,7 +43,7 @@ class Choices:
     seconds: float
 
 
-def measure(settings: Settings, terminal: Terminal, choices: Choices) -> None:
+def run_bench(settings: Settings, terminal: Console, choices: BenchOptions) -> None:
     """Measure and tell, line by line.
 
     Raises:
@@ -53,22 +53,24 @@ def measure(settings: Settings, terminal: Terminal, choices: Choices) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="bgpipe-bench-") as folder:
         model = _model(settings, terminal, choices, Path(folder))
-        terminal.emit({"model": choices.model, "size": model.size, "random": choices.random})
+        terminal.print_json({"model": choices.model, "size": model.size, "random": choices.random})
         height, width = model.size
         chance = ", weights by chance" if choices.random else ""
-        terminal.say(f"{choices.model}, {height}x{width}{chance}")
+        terminal.print(f"{choices.model}, {height}x{width}{chance}")
         if choices.device:
             _device(settings, terminal, choices, model)
         if choices.whole:
             _whole(settings, terminal, choices, model, Path(folder))
 
 
-def _device(settings: Settings, terminal: Terminal, choices: Choices, model: ResolvedModel) -> None:
+def _device(
+    settings: Settings, terminal: Console, choices: BenchOptions, model: ResolvedModel
+) -> None:
     from pydantic import TypeAdapter
 
-    from bgpipe.pipeline.bench.trials import Forward, Machine, Order
+    from bgpipe.pipeline.bench.trials import BenchRequest, Machine, NetworkResult
 
-    order = Order(
+    order = BenchRequest(
         model,
         choices.precisions,
         choices.batches,
@@ -77,18 +79,18 @@ def _device(settings: Settings, terminal: Terminal, choices: Choices, model: Res
         choices.compiled,
         choices.graphs,
     )
-    line = TypeAdapter[Machine | Forward](Machine | Forward)
-    for found in asked("bgpipe.pipeline.bench.forward", order, line):
+    line = TypeAdapter[Machine | NetworkResult](Machine | NetworkResult)
+    for found in request_lines("bgpipe.pipeline.bench.forward", order, line):
         if isinstance(found, Machine):
-            terminal.emit({"machine": asdict(found)})
-            terminal.say(f"{found.product}, {found.software}: the network alone")
-            terminal.say(DEVICE.format("precision", "batch", "images/s", "ms", "MiB", "peak"))
+            terminal.print_json({"machine": asdict(found)})
+            terminal.print(f"{found.product}, {found.software}: the network alone")
+            terminal.print(DEVICE.format("precision", "batch", "images/s", "ms", "MiB", "peak"))
         else:
-            terminal.emit({"forward": asdict(found)})
-            terminal.say(_device_row(found))
+            terminal.print_json({"forward": asdict(found)})
+            terminal.print(_device_row(found))
 
 
-def _device_row(found: Forward) -> str:
+def _device_row(found: NetworkResult) -> str:
     if found.error:
         return f"{found.precision:<10} {found.batch:>5}  {found.error}"
     return DEVICE.format(
@@ -102,7 +104,7 @@ def _device_row(found: Forward) -> str:
 
 
 def _whole(
-    settings: Settings, terminal: Terminal, choices: Choices, model: ResolvedModel, folder: Path
+    settings: Settings, terminal: Console, choices: BenchOptions, model: ResolvedModel, folder: Path
 ) -> None:
     from bgpipe.pipeline.bench import whole
     from bgpipe.pipeline.recipes import preset_named
@@ -110,15 +112,15 @@ def _whole(
 
     preset = preset_named(settings, settings.refine.preset)
     recipe = Recipe(model.name, model.sha256, model.size, preset)
-    terminal.say(f"from file to cutout, preset {settings.refine.preset}; stages in ms an image")
-    terminal.say(WHOLE.format("MP", "images", "images/s", "busy", "MiB", "stages"))
-    with whole.line(settings, folder) as line:
+    terminal.print(f"from file to cutout, preset {settings.refine.preset}; stages in ms an image")
+    terminal.print(WHOLE.format("MP", "images", "images/s", "busy", "MiB", "stages"))
+    with whole.bench_cluster(settings, folder) as line:
         for found in line.measure(recipe, choices.sizes or SIZES, choices.seconds):
-            terminal.emit({"whole": asdict(found)})
-            terminal.say(_whole_row(found))
+            terminal.print_json({"whole": asdict(found)})
+            terminal.print(_whole_row(found))
 
 
-def _whole_row(found: Whole) -> str:
+def _whole_row(found: EndToEndResult) -> str:
     stages = "  ".join(f"{name} {1e3 * found.stages[name]:.0f}" for name in STAGES)
     return WHOLE.format(
         f"{found.megapixels:g}",
@@ -130,7 +132,9 @@ def _whole_row(found: Whole) -> str:
     )
 
 
-def _model(settings: Settings, terminal: Terminal, choices: Choices, folder: Path) -> ResolvedModel:
+def _model(
+    settings: Settings, terminal: Console, choices: BenchOptions, folder: Path
+) -> ResolvedModel:
     """The weights of the name, or others of the same shape made by chance."""
     from bgpipe.pipeline import registry
 

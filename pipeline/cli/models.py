@@ -9,14 +9,14 @@ import typer
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.session import read_settings
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.terminal import Console
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.hub import Hub
     from bgpipe.pipeline.types import ResolvedModel
 
-models = typer.Typer(help="List, download and check model weights.", no_args_is_help=True)
+model_commands = typer.Typer(help="List, download and check model weights.", no_args_is_help=True)
 
 Name = Annotated[
     str,
@@ -28,7 +28,7 @@ Name = Annotated[
 ]
 
 
-@models.command("list")
+@model_commands.command("list")
 @examples("bgpipe models list", "bgpipe --json models list | jq -r 'select(.path).name'")
 def list_(context: typer.Context) -> None:
     """List the models with input size and licence, and which are on this machine."""
@@ -36,7 +36,7 @@ def list_(context: typer.Context) -> None:
 
     from bgpipe.pipeline import registry
 
-    terminal: Terminal = context.obj
+    terminal: Console = context.obj
     cache = read_settings().model_folder
     table = Table("model", "input", "here", "about", box=None, padding=(0, 2, 1, 0))
     for column in table.columns[:3]:
@@ -44,7 +44,7 @@ def list_(context: typer.Context) -> None:
     for name, entry in registry.models().items():
         path = registry.locate(name, cache=cache)
         height, width = entry.size
-        terminal.emit(
+        terminal.print_json(
             {
                 "name": name,
                 "summary": entry.summary,
@@ -61,7 +61,7 @@ def list_(context: typer.Context) -> None:
     terminal.console().print(table)
 
 
-@models.command()
+@model_commands.command()
 @examples(
     "bgpipe models pull birefnet-general", "HF_ENDPOINT=https://mirror bgpipe models pull vitmatte"
 )
@@ -74,7 +74,7 @@ def pull(context: typer.Context, name: Name) -> None:
     _show(context.obj, model, "pulled")
 
 
-@models.command()
+@model_commands.command()
 @examples("bgpipe models verify", "bgpipe models verify birefnet-general")
 def verify(
     context: typer.Context,
@@ -96,25 +96,25 @@ def verify(
         _show(context.obj, registry.verify(each, cache=cache), "verified")
 
 
-@models.command()
+@model_commands.command()
 @examples("bgpipe models path birefnet-nano")
 def path(context: typer.Context, name: Name) -> None:
     """Print the path of a model's weights."""
     from bgpipe.pipeline import registry
 
     model = registry.resolve(name, cache=read_settings().model_folder)
-    terminal: Terminal = context.obj
-    terminal.emit({"name": model.name, "path": str(model.path)})
-    terminal.say(str(model.path))
+    terminal: Console = context.obj
+    terminal.print_json({"name": model.name, "path": str(model.path)})
+    terminal.print(str(model.path))
 
 
-def hub(settings: Settings, terminal: Terminal) -> Hub:
+def hub(settings: Settings, terminal: Console) -> Hub:
     """The model hub that HF_ENDPOINT names, or else the public one."""
     from bgpipe.pipeline.hub import Hub
 
     return Hub(timeout=settings.model.hub_timeout, notify=terminal.notify)
 
 
-def _show(terminal: Terminal, model: ResolvedModel, done: str) -> None:
-    terminal.emit({"name": model.name, "path": str(model.path), "sha256": model.sha256})
-    terminal.say(f"{done}: {model.name}: {model.path} (sha256 {model.sha256[:12]}...)")
+def _show(terminal: Console, model: ResolvedModel, done: str) -> None:
+    terminal.print_json({"name": model.name, "path": str(model.path), "sha256": model.sha256})
+    terminal.print(f"{done}: {model.name}: {model.path} (sha256 {model.sha256[:12]}...)")

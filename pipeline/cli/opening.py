@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.cli.session import Session
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.terminal import Console
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 
 def open_job(
-    session: Session, terminal: Terminal, job: Job, named: Sequence[str] = ()
+    session: Session, terminal: Console, job: Job, named: Sequence[str] = ()
 ) -> tuple[JobId, Lease]:
     """Open the job, or find the one that does the same already; with the lease of either."""
     from bgpipe.pipeline import keys
-    from bgpipe.pipeline.ledger import Occupied
+    from bgpipe.pipeline.ledger import JobConflict
 
     lease = session.lease(keys.lease_of_job(job.id))
-    lease.take()  # before others can see the job and miss its leader
+    lease.acquire()  # before others can see the job and miss its leader
     try:
-        session.ledger.open(job, named)
-    except Occupied as error:
+        session.jobs.open(job, named)
+    except JobConflict as error:
         if session.is_attended(error.job):
-            lease.free()
-            _check_same(session.ledger.job(error.job), job)
+            lease.release()
+            _check_same(session.jobs.job(error.job), job)
             terminal.warn(f"following job {error.job}, which does this already")
             return error.job, session.lease(keys.lease_of_job(error.job))
         terminal.warn(f"job {error.job} was abandoned: {job.id} replaces it")
-        session.ledger.cancel(error.job)
-        session.ledger.open(job, named)
+        session.jobs.cancel(error.job)
+        session.jobs.open(job, named)
     return job.id, lease
 
 

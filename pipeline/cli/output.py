@@ -19,7 +19,7 @@ _COLOUR = re.compile(r"#[0-9a-fA-F]{6}|white|black")
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class LayoutOptions:
     """Values that take the place of a preset's; None leaves them."""
 
     crop: bool | None = None
@@ -61,7 +61,7 @@ def choose_output(
     Raises:
         UsageError: a value is unknown, or the background cannot be read.
     """
-    from bgpipe.pipeline.recipes import explained
+    from bgpipe.pipeline.recipes import explain
     from bgpipe.pipeline.types import Output
 
     location, sha256 = _backdrop(settings, backdrop) if backdrop else ("", "")
@@ -76,18 +76,18 @@ def choose_output(
             backdrop_sha256=sha256,
         )
     except ValueError as error:
-        raise UsageError(explained(error)) from error
+        raise UsageError(explain(error)) from error
 
 
 def _backdrop(settings: Settings, path: str) -> tuple[str, str]:
     """Where the image lies, for workers, and the sha256 of its content."""
     from bgpipe.pipeline.cli.source import find_location
-    from bgpipe.pipeline.storage import Stores
+    from bgpipe.pipeline.storage import StoreFactory
 
     location = find_location(path)
     folder, _, name = location.rpartition("/")
     try:
-        data = Stores(settings.s3).open(folder or "/").read(name, settings.images.max_bytes)
+        data = StoreFactory(settings.s3).open(folder or "/").read(name, settings.images.max_bytes)
     except ItemError as error:
         raise UsageError(
             f"--background is no colour such as #ffffff and no image that can be read: {path}: "

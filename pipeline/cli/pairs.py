@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from bgpipe.pipeline.errors import NoImages
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.quality.trials import Pair
+    from bgpipe.pipeline.quality.trials import ImagePair
 
 SUFFIX = "_alpha"
 
 
-def find_pairs(images: Path, truths: Path) -> tuple[tuple[Pair, ...], list[str]]:
+def find_pairs(images: Path, truths: Path) -> tuple[tuple[ImagePair, ...], list[str]]:
     """Pictures with the truth of the same path below its folder, and the names of those without.
 
     The truth of `a/x.jpg` is `a/x_alpha` or `a/x` with any suffix. Both folders may be one.
@@ -22,7 +22,7 @@ def find_pairs(images: Path, truths: Path) -> tuple[tuple[Pair, ...], list[str]]
         NoImages: there is no such pair.
 
     """
-    from bgpipe.pipeline.quality.trials import Pair
+    from bgpipe.pipeline.quality.trials import ImagePair
 
     by_stem = {path.relative_to(truths).with_suffix(""): path for path in _images(truths)}
     pairs, alone = [], []
@@ -35,7 +35,7 @@ def find_pairs(images: Path, truths: Path) -> tuple[tuple[Pair, ...], list[str]]
         if truth == path:
             alone.append(name)
         else:
-            pairs.append(Pair(name, path, truth))
+            pairs.append(ImagePair(name, path, truth))
     if not pairs:
         raise NoImages(f"no picture in {images} has a truth in {truths}: call it x{SUFFIX}.png")
     return tuple(pairs), alone

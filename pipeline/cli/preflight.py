@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from bgpipe.pipeline.errors import StorageUnavailable, UsageError
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.storage import Stores
+    from bgpipe.pipeline.storage import StoreFactory
 
 
-def check_source(stores: Stores, location: str) -> None:
+def check_source(stores: StoreFactory, location: str) -> None:
     """See that there is an image to take.
 
     Raises:
@@ -25,11 +25,11 @@ def check_source(stores: Stores, location: str) -> None:
     from bgpipe.pipeline.producer import no_images
 
     source, ignored = stores.open(location), IgnoredObjects()
-    if next(source.list(passed=ignored.add_unread), None) is None:
+    if next(source.list(on_skipped=ignored.add_unread), None) is None:
         raise no_images(source, ignored)
 
 
-def check_target(stores: Stores, location: str, *, writes: bool) -> None:
+def check_target(stores: StoreFactory, location: str, *, writes: bool) -> None:
     """See that a folder can be written and that a bucket answers.
 
     `writes`: the cutouts are written from this machine, not by workers elsewhere.
@@ -40,7 +40,7 @@ def check_target(stores: Stores, location: str, *, writes: bool) -> None:
 
     """
     target = stores.open(location)
-    if target.distant:
+    if target.is_remote:
         next(target.list(missing_ok=True), None)
         return
     folder = _nearest_existing(Path(location))

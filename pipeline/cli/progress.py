@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.cli.terminal import Terminal, short_location
+from bgpipe.pipeline.cli.terminal import Console, short_location
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.session import Session
-    from bgpipe.pipeline.types import Books, JobId, Preset
+    from bgpipe.pipeline.types import JobId, JobSummary, Preset
 
 LINE_SECONDS = 10.0
 WINDOW = 60.0
@@ -23,18 +23,18 @@ WINDOW = 60.0
 WIDE = 100
 """Columns from which one line holds everything."""
 
-Watcher = Callable[["Books"], None]
+Watcher = Callable[["JobSummary"], None]
 
 
-class Pace:
+class ProgressWindow:
     """Images a second of late, by the books seen."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
 
-    def see(self, books: Books) -> float:
+    def see(self, summary: JobSummary) -> float:
         """Images a second, 0 while none have ended; a worker's start does not count."""
-        now, ended = time.monotonic(), books.done + books.failed
+        now, ended = time.monotonic(), summary.done + summary.failed
         if not ended:
             self._seen.clear()
         self._seen.append((now, ended))
@@ -45,7 +45,7 @@ class Pace:
 
 
 @contextmanager
-def progress(terminal: Terminal, heading: Callable[[], str] = str) -> Iterator[Watcher]:
+def progress(terminal: Console, heading: Callable[[], str] = str) -> Iterator[Watcher]:
     """A function that takes the books whenever they have been read.
 
     `heading` makes the line above the bar; it is asked until it no longer ends with dots.
@@ -62,15 +62,15 @@ def heading(session: Session, job: JobId) -> Callable[[], str]:
 
     The devices come from the workers' heartbeats, which take a moment to arrive.
     """
-    asked = session.ledger.job(job)
+    asked = session.jobs.job(job)
     recipe = asked.recipe
     places = f"{short_location(asked.source)} → {short_location(asked.out)}"
     look = f"{_preset_name(session.settings, recipe.preset)} · {recipe.model}"
 
     def line() -> str:
-        from bgpipe.pipeline.vitals import beats
+        from bgpipe.pipeline.vitals import read_heartbeats
 
-        labels = sorted({beat.label for beat in beats(session.client)})
+        labels = sorted({beat.label for beat in read_heartbeats(session.client)})
         return f"{places}   {look} · {', '.join(labels) or '...'}"
 
     return line
@@ -85,12 +85,12 @@ def rate(images_per_second: float) -> str:
     return f"{images_per_second:.1f} images/s"
 
 
-def failures(books: Books) -> str:
+def failures(summary: JobSummary) -> str:
     """How many failed, and why: `3 failed (E_EMPTY 2, E_MISSING 1)`; empty if none did."""
-    if not books.failed:
+    if not summary.failed:
         return ""
-    codes = ", ".join(f"{code} {count:,}" for code, count in books.errors.items())
-    return f"{books.failed:,} failed ({codes})"
+    codes = ", ".join(f"{code} {count:,}" for code, count in summary.errors.items())
+    return f"{summary.failed:,} failed ({codes})"
 
 
 def duration(seconds: float) -> str:
@@ -124,7 +124,7 @@ def _bar(heading: Callable[[], str]) -> Iterator[Watcher]:
     from rich.text import Text
 
     console = Console(stderr=True)
-    pace = Pace()
+    pace = ProgressWindow()
     title = ""
     bar = Progress(
         BarColumn(bar_width=None),
@@ -136,18 +136,18 @@ def _bar(heading: Callable[[], str]) -> Iterator[Watcher]:
     task = bar.add_task("starting", total=0)
     with Live(bar, console=console, transient=True, refresh_per_second=4) as live:
 
-        def watch(books: Books) -> None:
+        def watch(summary: JobSummary) -> None:
             nonlocal title
             if not title or title.endswith("..."):
                 title = heading()
-            trouble = _trouble(books)
-            left = _pace(books, pace.see(books)) or _activity(books)
+            trouble = _trouble(summary)
+            left = _pace(summary, pace.see(summary)) or _activity(summary)
             wide = console.width >= WIDE
             bar.update(
                 task,
                 description="   ".join(filter(None, [left, trouble if wide else ""])),
-                total=books.total - books.skipped,
-                completed=books.done + books.failed,
+                total=summary.total - summary.skipped,
+                completed=summary.done + summary.failed,
             )
             lines: list[RenderableType] = [
                 Text(line, no_wrap=True, overflow="ellipsis")
@@ -159,39 +159,39 @@ def _bar(heading: Callable[[], str]) -> Iterator[Watcher]:
         yield watch
 
 
-def _trouble(books: Books) -> str:
+def _trouble(summary: JobSummary) -> str:
     counts = (
-        (books.skipped, "up to date"),
-        (books.failed, "failed"),
-        (books.flagged, "to look at"),
+        (summary.skipped, "up to date"),
+        (summary.failed, "failed"),
+        (summary.flagged, "to look at"),
     )
     return " · ".join(f"{count:,} {what}" for count, what in counts if count)
 
 
-def _lines(terminal: Terminal) -> Watcher:
+def _lines(terminal: Console) -> Watcher:
     last = time.monotonic()
-    pace = Pace()
+    pace = ProgressWindow()
 
-    def watch(books: Books) -> None:
+    def watch(summary: JobSummary) -> None:
         nonlocal last
-        now = pace.see(books)
+        now = pace.see(summary)
         if terminal.quiet or time.monotonic() - last < LINE_SECONDS:
             return
         last = time.monotonic()
-        counts = f"{books.done + books.failed:,} of {books.total - books.skipped:,}"
-        parts = [counts, _pace(books, now), failures(books)]
-        terminal.warn(f"{_activity(books)}: {', '.join(filter(None, parts))}")
+        counts = f"{summary.done + summary.failed:,} of {summary.total - summary.skipped:,}"
+        parts = [counts, _pace(summary, now), failures(summary)]
+        terminal.warn(f"{_activity(summary)}: {', '.join(filter(None, parts))}")
 
     return watch
 
 
-def _activity(books: Books) -> str:
-    waits = books.state == "running" and not books.done + books.failed
-    return "waiting for a worker" if waits else str(books.state)
+def _activity(summary: JobSummary) -> str:
+    waits = summary.state == "running" and not summary.done + summary.failed
+    return "waiting for a worker" if waits else str(summary.state)
 
 
-def _pace(books: Books, images_per_second: float) -> str:
+def _pace(summary: JobSummary, images_per_second: float) -> str:
     if images_per_second == 0:
         return ""
-    left = _clock((books.queued + books.running) / images_per_second)
+    left = _clock((summary.queued + summary.running) / images_per_second)
     return f"{rate(images_per_second)}   {left} left"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.cli.session import Session
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.terminal import Console
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.types import Job
 
 
-def prune(session: Session, most: float, terminal: Terminal, order: Job, *, dry_run: bool) -> None:
+def prune(session: Session, most: float, terminal: Console, order: Job, *, dry_run: bool) -> None:
     """Remove what `order` finds at its target without a source; with `dry_run`, only list it.
 
     Raises:
@@ -29,8 +29,8 @@ def prune(session: Session, most: float, terminal: Terminal, order: Job, *, dry_
         raise UsageError(_why_not(order))
     orphans = find_orphans(order, source, target, catalog)
     for row in orphans.rows:
-        terminal.emit({"orphan": row.target, "source": row.source})
-        terminal.say(f"has lost its source {row.source}: {row.target}")
+        terminal.print_json({"orphan": row.target, "source": row.source})
+        terminal.print(f"has lost its source {row.source}: {row.target}")
     orphans.check(most)
     if not dry_run:
         _remove(terminal, target, orphans)
@@ -48,7 +48,7 @@ def _why_not(order: Job) -> str:
     )
 
 
-def _remove(terminal: Terminal, target: Store, orphans: Orphans) -> None:
+def _remove(terminal: Console, target: Store, orphans: Orphans) -> None:
     from bgpipe.pipeline.prune import remove
 
     removed = 0
@@ -57,5 +57,5 @@ def _remove(terminal: Terminal, target: Store, orphans: Orphans) -> None:
             terminal.warn(f"cannot be removed: {row.target}: {error.detail}")
         else:
             removed += 1
-    terminal.emit({"pruned": removed})
-    terminal.say(f"removed {removed} cutouts that had lost their source")
+    terminal.print_json({"pruned": removed})
+    terminal.print(f"removed {removed} cutouts that had lost their source")

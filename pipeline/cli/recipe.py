@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.terminal import Console
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def choose_recipe(
     settings: Settings,
-    terminal: Terminal,
+    terminal: Console,
     *,
     model: str | None,
     preset: str | Preset | None,
@@ -56,12 +56,12 @@ def choose_preset(settings: Settings, base: str | Preset, assignments: Sequence[
             raise UsageError(f"--set {assignment}: write field=value")
         changes[field] = value
     try:
-        return recipes.changed(preset, changes)
+        return recipes.apply_changes(preset, changes)
     except UsageError as error:
         raise UsageError(f"--set {error}") from error
 
 
-def choose_model(settings: Settings, terminal: Terminal, name: str) -> ResolvedModel:
+def choose_model(settings: Settings, terminal: Console, name: str) -> ResolvedModel:
     """The weights of `name`; where `auto` has to make do with the bundled ones, it says so."""
     from bgpipe.pipeline import recipes, registry
 

@@ -12,7 +12,7 @@ import typer
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.parameters import JobName, output_file
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.terminal import Console
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import JobId
@@ -44,35 +44,35 @@ def report(
     ] = PER_PAGE,
 ) -> None:
     """Write a contact sheet of a job: one HTML file with the images inside."""
-    terminal: Terminal = context.obj
+    terminal: Console = context.obj
     with open_session(read_settings(), terminal) as session:
         name = session.job(job)
-        books = session.ledger.books(name)
-        if not books.done + books.failed:
-            terminal.say(f"no contact sheet written: job {name} made no cutouts")
+        summary = session.jobs.summary(name)
+        if not summary.done + summary.failed:
+            terminal.print(f"no contact sheet written: job {name} made no cutouts")
             return
         first = out or Path(f"{name}.html")
         pages = _write(session, name, first, images, per_page)
-    terminal.emit({"job": name, "report": str(first), "pages": pages})
+    terminal.print_json({"job": name, "report": str(first), "pages": pages})
     further = f" and {pages - 1} more beside it" if pages > 1 else ""
-    terminal.say(f"contact sheet: {first}{further}")
+    terminal.print(f"contact sheet: {first}{further}")
     if open_ and not webbrowser.open(first.absolute().as_uri()):
         terminal.warn(f"no browser found: open {first} yourself")
 
 
 def _write(session: Session, job: JobId, first: Path, images: int, per_page: int) -> int:
     """Write the pages and return their number."""
-    from bgpipe.pipeline.report.contact_sheet import Page, contact_sheet
-    from bgpipe.pipeline.report.exhibits import exhibits
+    from bgpipe.pipeline.report.contact_sheet import SheetPage, contact_sheet
+    from bgpipe.pipeline.report.exhibits import load_thumbnails
 
-    ledger = session.ledger
-    books, recipe = ledger.books(job), ledger.job(job).recipe
-    shown = exhibits(ledger, session.stores, job, session.settings.images, images)
-    count = -(-min(images, max(books.done, 1)) // per_page)
+    job_store = session.jobs
+    summary, recipe = job_store.summary(job), job_store.job(job).recipe
+    shown = load_thumbnails(job_store, session.stores, job, session.settings.images, images)
+    count = -(-min(images, max(summary.done, 1)) // per_page)
     paths = [first.with_stem(f"{first.stem}-{n}") if n > 1 else first for n in range(1, count + 1)]
     for number, path in enumerate(paths, 1):
-        page = Page(number, [each.name for each in paths])
+        page = SheetPage(number, [each.name for each in paths])
         with path.open("w", encoding="utf-8") as file:
             batch = list(islice(shown, per_page))
-            file.writelines(contact_sheet(books, recipe, batch, ledger.failures(job), page))
+            file.writelines(contact_sheet(summary, recipe, batch, job_store.failures(job), page))
     return count

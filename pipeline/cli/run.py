@@ -17,18 +17,18 @@ import typer
 from bgpipe.pipeline.cli.progress import heading, progress
 from bgpipe.pipeline.cli.session import Session
 from bgpipe.pipeline.cli.summary import INTERRUPTED, exit_code, show_result
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.terminal import Console
 from bgpipe.pipeline.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.child import Child
-    from bgpipe.pipeline.dispatcher import Leader
+    from bgpipe.pipeline.child import ChildProcess
+    from bgpipe.pipeline.dispatcher import JobController
     from bgpipe.pipeline.ignored import IgnoredObjects
     from bgpipe.pipeline.lease import Lease
-    from bgpipe.pipeline.types import Books, JobId
+    from bgpipe.pipeline.types import JobId, JobSummary
 
 CLOSED = frozenset(("finished", "cancelled"))
 SHORTEST_PAUSE = 0.02
@@ -49,16 +49,16 @@ def check_wait(settings: Settings, wait: bool | None) -> None:
         raise UsageError("--detach needs a cluster: set BGPIPE_REDIS_URL")
 
 
-def see_through(
+def run_to_completion(
     session: Session,
-    terminal: Terminal,
+    terminal: Console,
     job: JobId,
     lease: Lease,
     *,
     wait: bool | None,
     ignored: IgnoredObjects | None = None,
     growing: Container[str] = (),
-    worker: Child | None = None,
+    worker: ChildProcess | None = None,
 ) -> int:
     """Stay with `job` to its end, or only see that it is published; returns the exit code.
 
@@ -71,21 +71,21 @@ def see_through(
         Unavailable: Redis, a store or the embedded worker is away for good.
     """
     stay = sys.stdout.isatty() if wait is None else wait
-    with _resumable(terminal, job), Run(session, job, lease, growing, worker) as run:
+    with _resumable(terminal, job), JobRun(session, job, lease, growing, worker) as run:
         if session.settings.embedded or stay:
-            books = _to_the_end(session, terminal, job, run)
+            summary = _to_the_end(session, terminal, job, run)
             if ignored:
                 run.ignored.include(ignored)
-            show_result(terminal, session.ledger, books, run.ignored)
-            return exit_code(books)
-        books = _published(session, terminal, job, run)
-        terminal.emit(asdict(books))
-        terminal.say(job)
+            show_result(terminal, session.jobs, summary, run.ignored)
+            return exit_code(summary)
+        summary = _published(session, terminal, job, run)
+        terminal.print_json(asdict(summary))
+        terminal.print(job)
     # Not what became of its images: whether a quick worker has ended them by now is chance.
-    return INTERRUPTED if books.state == "cancelled" else 0
+    return INTERRUPTED if summary.state == "cancelled" else 0
 
 
-class Run:
+class JobRun:
     """What a command does for its job, turn by turn, as far as nobody else does."""
 
     def __init__(
@@ -94,7 +94,7 @@ class Run:
         job: JobId,
         lease: Lease,
         growing: Container[str] = (),
-        worker: Child | None = None,
+        worker: ChildProcess | None = None,
     ) -> None:
         """`growing`: keys of the source that are not complete yet."""
         from bgpipe.pipeline.ignored import IgnoredObjects
@@ -111,11 +111,11 @@ class Run:
         self._start = time.monotonic()
 
     @cached_property
-    def _leader(self) -> Leader:
+    def _leader(self) -> JobController:
         return self._session.leader(self._job, self._lease)
 
-    def __enter__(self) -> Run:
-        self._stack.enter_context(self._lease.renewed())
+    def __enter__(self) -> JobRun:
+        self._stack.enter_context(self._lease.renewing())
         return self
 
     def __exit__(
@@ -130,26 +130,26 @@ class Run:
         """Without a cluster: start the worker early if it is likely needed, and forget old jobs."""
         if not self._session.settings.embedded:
             return
-        if self._lease.take() and self._is_likely_new():
+        if self._lease.acquire() and self._is_likely_new():
             self._bring_worker()
         from bgpipe.pipeline.dispatcher import forget_old
 
-        forget_old(self._session.ledger, self._session.settings.dispatch.keep_days)
+        forget_old(self._session.jobs, self._session.settings.dispatch.keep_days)
 
     def _is_likely_new(self) -> bool:
         """Whether named files, or no target yet, promise work; else the listing has to find some."""
-        job = self._session.ledger.job(self._job)
+        job = self._session.jobs.job(self._job)
         return bool(job.named) or not ("://" in job.out or Path(job.out).exists())
 
-    def turn(self, books: Books) -> None:
+    def step(self, summary: JobSummary) -> None:
         """Do what there is to do by `books`, and wait until there may be more."""
         more = False
-        if books.state == "listing":
+        if summary.state == "listing":
             more = self._list()
         elif self._session.is_dispatched():
-            self._leader.leave()
+            self._leader.release()
         else:
-            more = self._leader.turn(self._session.feeder.room())
+            more = self._leader.step(self._session.feeder.capacity())
             self._work()
         if not more:
             self._pause()
@@ -164,23 +164,23 @@ class Run:
         end = time.monotonic() + self._session.settings.dispatch.poll
         while (now := time.monotonic()) < end:
             time.sleep(min(end - now, max(SHORTEST_PAUSE, (now - self._start) / 50)))
-            if self._session.ledger.books(self._job).state in CLOSED:
+            if self._session.jobs.summary(self._job).state in CLOSED:
                 return
 
     def _list(self) -> bool:
         """List the job unless another command does; returns whether it is listed now."""
-        from bgpipe.pipeline.ledger import Superseded
+        from bgpipe.pipeline.ledger import LeaseLost
         from bgpipe.pipeline.producer import list_job
 
-        token = self._lease.take()
+        token = self._lease.acquire()
         if not token:
             return False
-        ledger, stores = self._session.ledger, self._session.stores
-        order = ledger.job(self._job)
+        job_store, stores = self._session.jobs, self._session.stores
+        order = job_store.job(self._job)
         try:
             source, target = stores.open(order.source), stores.open(order.out)
             self.ignored = list_job(
-                ledger,
+                job_store,
                 self._session.catalogs,
                 order,
                 source,
@@ -189,13 +189,13 @@ class Run:
                 self._growing,
                 on_work=self._bring_worker,
             )
-        except Superseded:
+        except LeaseLost:
             return False
         return True
 
     def _work(self) -> None:
         """Without a cluster, the command that leads the job brings its worker."""
-        if self._leader.leads:
+        if self._leader.is_leader:
             self._bring_worker()
         if self._worker:
             self._worker.check()
@@ -212,35 +212,35 @@ class Run:
             )
 
 
-def _to_the_end(session: Session, terminal: Terminal, job: JobId, run: Run) -> Books:
+def _to_the_end(session: Session, terminal: Console, job: JobId, run: JobRun) -> JobSummary:
     run.prepare()
     with progress(terminal, heading(session, job)) as watch:
-        while (books := session.ledger.books(job)).state not in CLOSED:
-            watch(books)
-            run.turn(books)
-        watch(books)
-    if books.state == "finished":
+        while (summary := session.jobs.summary(job)).state not in CLOSED:
+            watch(summary)
+            run.step(summary)
+        watch(summary)
+    if summary.state == "finished":
         run.release()
-    return books
+    return summary
 
 
-def _published(session: Session, terminal: Terminal, job: JobId, run: Run) -> Books:
+def _published(session: Session, terminal: Console, job: JobId, run: JobRun) -> JobSummary:
     """List the job, and publish all of it unless a dispatcher does."""
-    while (books := session.ledger.books(job)).state == "listing":
-        run.turn(books)
+    while (summary := session.jobs.summary(job)).state == "listing":
+        run.step(summary)
     if not session.is_dispatched():
         terminal.warn(
             "no dispatcher runs: publishing the job from here; what Redis may lose is sent again by "
             f"bgpipe dispatch, or by bgpipe resume {job}"
         )
-        while books.state == "running" and session.ledger.cursor(job) < session.ledger.size(job):
-            run.turn(books)
-            books = session.ledger.books(job)
-    return books
+        while summary.state == "running" and session.jobs.cursor(job) < session.jobs.size(job):
+            run.step(summary)
+            summary = session.jobs.summary(job)
+    return summary
 
 
 @contextmanager
-def _resumable(terminal: Terminal, job: JobId) -> Iterator[None]:
+def _resumable(terminal: Console, job: JobId) -> Iterator[None]:
     """Say how to go on with a job that this command does not see to its end."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -106,7 +106,7 @@ def _expanded(text: str, ignore: Callable[[str], None]) -> Iterator[str]:
         return
     path = _existing(location, text)
     if path.is_dir():
-        yield from (f"{location}/{entry.key}" for entry in LocalStore(path).list(passed=ignore))
+        yield from (f"{location}/{entry.key}" for entry in LocalStore(path).list(on_skipped=ignore))
     elif is_candidate_name(path.name):
         yield location
     else:

@@ -17,7 +17,7 @@ from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.cli.terminal import Terminal
+    from bgpipe.pipeline.cli.terminal import Console
     from bgpipe.pipeline.ignored import IgnoredObjects
 
 STDOUT = "-"
@@ -36,7 +36,7 @@ class Endpoints:
     is_private: bool
     to_stdout: bool
 
-    def adapt(self, settings: Settings, terminal: Terminal) -> tuple[Settings, Terminal]:
+    def adapt(self, settings: Settings, terminal: Console) -> tuple[Settings, Console]:
         """What a private job runs with: the embedded server, and no prose on stdout."""
         if not self.is_private:
             return settings, terminal
@@ -54,7 +54,7 @@ class Endpoints:
 
 @contextmanager
 def open_endpoints(
-    texts: Sequence[str], out: str | None, terminal: Terminal, ignored: IgnoredObjects
+    texts: Sequence[str], out: str | None, terminal: Console, ignored: IgnoredObjects
 ) -> Iterator[Endpoints]:
     """Read SOURCE... and DEST; either may be a standard stream.
 
@@ -90,7 +90,7 @@ def _stdin(folder: Path) -> Source:
         raise UsageError("stdin holds neither an image nor a list of files") from error
 
 
-def _check_stdout(source: Source, terminal: Terminal) -> None:
+def _check_stdout(source: Source, terminal: Console) -> None:
     if source.keys is None or len(source.keys) != 1:
         raise UsageError("--out - takes one image: name a file, or give it on stdin")
     if terminal.json:

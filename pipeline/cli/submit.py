@@ -12,15 +12,15 @@ import typer
 
 from bgpipe.pipeline.cli import submit_options as options
 from bgpipe.pipeline.cli.command_line import examples
-from bgpipe.pipeline.cli.forecast import show_forecast
+from bgpipe.pipeline.cli.forecast import show_dry_run
 from bgpipe.pipeline.cli.opening import open_job
-from bgpipe.pipeline.cli.output import Finish, choose_output
+from bgpipe.pipeline.cli.output import LayoutOptions, choose_output
 from bgpipe.pipeline.cli.preflight import check_source, check_target
 from bgpipe.pipeline.cli.prune import prune
 from bgpipe.pipeline.cli.recipe import choose_preset, choose_recipe
-from bgpipe.pipeline.cli.run import check_wait, see_through
+from bgpipe.pipeline.cli.run import check_wait, run_to_completion
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.terminal import Console
 from bgpipe.pipeline.cli.workflow import load_workflow
 from bgpipe.pipeline.errors import UsageError
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class LookOptions:
     """What the pixels are made with, as far as the command line says; None leaves the settings'."""
 
     preset: str | None
@@ -40,7 +40,7 @@ class Look:
     workflow: Path | None
     model: str | None
     matting: str | None
-    finish: Finish
+    finish: LayoutOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class FileOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class ResolvedOptions:
     """Checked values, all but the weights, which may have to be pulled."""
 
     preset: Preset
@@ -110,12 +110,12 @@ def submit(
     from bgpipe.pipeline.naming import literal
     from bgpipe.pipeline.types import Job, JobId
 
-    terminal: Terminal = context.obj
+    terminal: Console = context.obj
     settings = read_settings()
     check_wait(settings, wait)
     ignored = IgnoredObjects()
-    finish = Finish(crop, margin, canvas, place, background, shadow)
-    look = Look(preset, set_ or (), workflow, model, matting, finish)
+    finish = LayoutOptions(crop, margin, canvas, place, background, shadow)
+    look = LookOptions(preset, set_ or (), workflow, model, matting, finish)
     with open_endpoints(sources, out, terminal, ignored) as ends:
         _check_options(ends, name=name, watch=watch, wait=wait)
         settings, terminal = ends.adapt(settings, terminal)
@@ -140,7 +140,7 @@ def submit(
             if prune_:
                 prune(session, settings.prune.most, terminal, order, dry_run=dry_run)
             if dry_run:
-                show_forecast(session, settings, terminal, order, ends.source.keys)
+                show_dry_run(session, settings, terminal, order, ends.source.keys)
                 return
             code = _run(session, terminal, order, ends, ignored, watch=watch, wait=wait)
     raise typer.Exit(code)
@@ -148,7 +148,7 @@ def submit(
 
 def _run(
     session: Session,
-    terminal: Terminal,
+    terminal: Console,
     job: Job,
     ends: Endpoints,
     ignored: IgnoredObjects,
@@ -156,19 +156,19 @@ def _run(
     watch: bool,
     wait: bool | None,
 ) -> int:
-    from bgpipe.pipeline.cli.watch import follow
+    from bgpipe.pipeline.cli.watch import watch_source
 
     if watch:
-        return follow(session, terminal, job)
+        return watch_source(session, terminal, job)
     opened, lease = open_job(session, terminal, job, ends.source.keys or ())
-    code = see_through(
+    code = run_to_completion(
         session, terminal, opened, lease, wait=ends.is_private or wait, ignored=ignored
     )
     if ends.is_private:
         ends.send()
-        for failure in session.ledger.failures(opened):
+        for failure in session.jobs.failures(opened):
             terminal.warn(f"bgpipe: {failure.code}: {failure.detail}")
-        session.ledger.forget(opened)
+        session.jobs.forget(opened)
     return code
 
 
@@ -180,21 +180,21 @@ def _check_options(ends: Endpoints, *, name: str, watch: bool, wait: bool | None
 
 
 def _check_places(settings: Settings, ends: Endpoints, *, watch: bool) -> None:
-    from bgpipe.pipeline.storage import Stores
+    from bgpipe.pipeline.storage import StoreFactory
 
-    stores = Stores(settings.s3)
+    stores = StoreFactory(settings.s3)
     check_target(stores, ends.destination.out, writes=settings.embedded)
     if ends.source.keys is None and not watch:
         check_source(stores, ends.source.root)
 
 
-def _resolve(settings: Settings, look: Look, files: FileOptions) -> Resolved:
+def _resolve(settings: Settings, look: LookOptions, files: FileOptions) -> ResolvedOptions:
     """Check what the command line says of the cutouts, before anything is listed or pulled."""
     drawn = load_workflow(settings, look.workflow) if look.workflow else None
     if drawn and look.preset:
         raise UsageError("--workflow replaces --preset: leave one out")
     base = drawn.preset if drawn else look.preset or settings.refine.preset
-    return Resolved(
+    return ResolvedOptions(
         choose_preset(settings, base, [*look.assignments, *look.finish.assignments()]),
         choose_output(
             settings,
@@ -210,7 +210,7 @@ def _resolve(settings: Settings, look: Look, files: FileOptions) -> Resolved:
     )
 
 
-def _recipe(settings: Settings, terminal: Terminal, made: Resolved, naming: str) -> Recipe:
+def _recipe(settings: Settings, terminal: Console, made: ResolvedOptions, naming: str) -> Recipe:
     from bgpipe.pipeline.recipes import check_output
 
     recipe = choose_recipe(

@@ -11,12 +11,12 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.cli.progress import duration, failures, rate
-from bgpipe.pipeline.cli.terminal import Terminal, counted, short_location
+from bgpipe.pipeline.cli.terminal import Console, counted, short_location
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.ignored import IgnoredObjects
     from bgpipe.pipeline.ledger import Ledger
-    from bgpipe.pipeline.types import Books, Failure, Job, JobId
+    from bgpipe.pipeline.types import Failure, Job, JobId, JobSummary
 
 SHOWN = 10
 """Failures that a person sees before being sent to `bgpipe errors`."""
@@ -32,29 +32,31 @@ GAP = 2
 SHORTEST_PATH = 10
 
 
-def show_books(terminal: Terminal, books: Books, dead_letters: Iterable[Failure]) -> None:
+def show_summary(terminal: Console, summary: JobSummary, dead_letters: Iterable[Failure]) -> None:
     """The summary object, or its sentences with the first failures by name."""
-    terminal.emit(asdict(books))
-    terminal.say(sentence(books))
-    if not books.failed:
+    terminal.print_json(asdict(summary))
+    terminal.print(sentence(summary))
+    if not summary.failed:
         return
     _show_failures(terminal, dead_letters)
-    if books.failed > SHOWN:
-        terminal.say(f"  all {books.failed:,}: bgpipe errors {books.job}")
-    terminal.say(f"after a fix: bgpipe retry {books.job}")
+    if summary.failed > SHOWN:
+        terminal.print(f"  all {summary.failed:,}: bgpipe errors {summary.job}")
+    terminal.print(f"after a fix: bgpipe retry {summary.job}")
 
 
-def show_result(terminal: Terminal, ledger: Ledger, books: Books, ignored: IgnoredObjects) -> None:
+def show_result(
+    terminal: Console, job_store: Ledger, summary: JobSummary, ignored: IgnoredObjects
+) -> None:
     """The end of a command that saw its job through: where the cutouts are, and what is not there."""
-    terminal.emit(asdict(books) | ignored.record())
-    job = "" if ledger.latest() == books.job else f" {books.job}"
-    for line in _result(books, _place(ledger.job(books.job)), job):
-        terminal.say(line)
-    if books.failed:
-        _show_failures(terminal, ledger.failures(books.job))
-        terminal.say(f"after a fix: bgpipe retry{job}")
+    terminal.print_json(asdict(summary) | ignored.record())
+    job = "" if job_store.latest() == summary.job else f" {summary.job}"
+    for line in _result(summary, _place(job_store.job(summary.job)), job):
+        terminal.print(line)
+    if summary.failed:
+        _show_failures(terminal, job_store.failures(summary.job))
+        terminal.print(f"after a fix: bgpipe retry{job}")
     if text := str(ignored):
-        terminal.say(text)
+        terminal.print(text)
 
 
 def _place(job: Job) -> str:
@@ -66,44 +68,44 @@ def _place(job: Job) -> str:
     return f": {folder.rstrip('/')}/{key}" if key else f" in {folder}"
 
 
-def _result(books: Books, place: str, job: str) -> Iterator[str]:
+def _result(summary: JobSummary, place: str, job: str) -> Iterator[str]:
     """The lines on a job that has ended; `job` names it behind a command unless it is the latest."""
-    if books.state == "cancelled":
-        yield f"cancelled: bgpipe resume {books.job} goes on"
-    if books.done:
-        pace = f"{duration(books.seconds)}, {rate(books.images_per_second)}"
-        yield f"{counted(books.done, 'cutout')}{place} ({pace})"
-    if books.skipped:
-        already = f"{counted(books.skipped, 'cutout')} up to date"
-        yield already if books.done else f"{already}{place}"
-    if books.flagged:
-        yield f"{books.flagged:,} to look at: bgpipe report{job} --open"
-    if books.failed:
-        yield f"{books.failed:,} failed: bgpipe errors{job}"
+    if summary.state == "cancelled":
+        yield f"cancelled: bgpipe resume {summary.job} goes on"
+    if summary.done:
+        pace = f"{duration(summary.seconds)}, {rate(summary.images_per_second)}"
+        yield f"{counted(summary.done, 'cutout')}{place} ({pace})"
+    if summary.skipped:
+        already = f"{counted(summary.skipped, 'cutout')} up to date"
+        yield already if summary.done else f"{already}{place}"
+    if summary.flagged:
+        yield f"{summary.flagged:,} to look at: bgpipe report{job} --open"
+    if summary.failed:
+        yield f"{summary.failed:,} failed: bgpipe errors{job}"
 
 
-def _show_failures(terminal: Terminal, dead_letters: Iterable[Failure]) -> None:
+def _show_failures(terminal: Console, dead_letters: Iterable[Failure]) -> None:
     for failure in islice(dead_letters, SHOWN):
-        terminal.say(f"  {failure.code}  {failure.source}: {failure.detail}")
+        terminal.print(f"  {failure.code}  {failure.source}: {failure.detail}")
 
 
-def show_flags(terminal: Terminal, ledger: Ledger, job: JobId) -> None:
+def show_flags(terminal: Console, job_store: Ledger, job: JobId) -> None:
     """A line for each flagged cutout."""
-    flags = ledger.flags(job)
-    for item in ledger.pick(job, flags):
+    flags = job_store.flags(job)
+    for item in job_store.pick(job, flags):
         names = [str(flag) for flag in flags[item.index]]
-        terminal.emit({"source": item.source, "target": item.target, "flags": names})
-        terminal.say(f"  {', '.join(names)}  {item.target}")
+        terminal.print_json({"source": item.source, "target": item.target, "flags": names})
+        terminal.print(f"  {', '.join(names)}  {item.target}")
 
 
-def show_jobs(terminal: Terminal, jobs: Sequence[tuple[Books, float]]) -> None:
+def show_jobs(terminal: Console, jobs: Sequence[tuple[JobSummary, float]]) -> None:
     """A table of the jobs, each with its Unix time of creation.
 
     On a terminal the paths are shortened to fit; a narrow one shows fewer columns.
     """
-    for books, _ in jobs:
-        terminal.emit(asdict(books))
-    rows = [_row(books, created) for books, created in jobs]
+    for summary, _ in jobs:
+        terminal.print_json(asdict(summary))
+    rows = [_row(summary, created) for summary, created in jobs]
     width = get_terminal_size().columns if sys.stdout.isatty() else None
     if width and width < NARROW:
         shown = [JOB_COLUMNS.index(name) for name in NARROW_COLUMNS]
@@ -112,35 +114,37 @@ def show_jobs(terminal: Terminal, jobs: Sequence[tuple[Books, float]]) -> None:
     terminal.table(JOB_COLUMNS, _fitted(rows, width) if width else rows, right=COUNTS)
 
 
-def sentence(books: Books) -> str:
+def sentence(summary: JobSummary) -> str:
     """One line: what was asked for and how it stands."""
-    parts = [f"{books.done} done"]
-    if books.skipped:
-        parts.append(f"{books.skipped} up to date")
-    if books.failed:
-        parts.append(failures(books))
-    if books.flagged:
-        counts = ", ".join(f"{flag} {count}" for flag, count in books.flags.items())
-        parts.append(f"{books.flagged} flagged ({counts})")
-    if books.queued or books.running:
-        parts.append(f"{books.queued} queued, {books.running} running")
-    pace = f" in {books.seconds:.1f} s ({rate(books.images_per_second)})" if books.done else ""
-    images = counted(books.total, "image")
-    return f"{books.job} {books.state}: {images}, {', '.join(parts)}{pace}"
+    parts = [f"{summary.done} done"]
+    if summary.skipped:
+        parts.append(f"{summary.skipped} up to date")
+    if summary.failed:
+        parts.append(failures(summary))
+    if summary.flagged:
+        counts = ", ".join(f"{flag} {count}" for flag, count in summary.flags.items())
+        parts.append(f"{summary.flagged} flagged ({counts})")
+    if summary.queued or summary.running:
+        parts.append(f"{summary.queued} queued, {summary.running} running")
+    pace = (
+        f" in {summary.seconds:.1f} s ({rate(summary.images_per_second)})" if summary.done else ""
+    )
+    images = counted(summary.total, "image")
+    return f"{summary.job} {summary.state}: {images}, {', '.join(parts)}{pace}"
 
 
-def exit_code(books: Books) -> int:
+def exit_code(summary: JobSummary) -> int:
     """Of a command that has seen the job through."""
-    if books.state == "cancelled":
+    if summary.state == "cancelled":
         return INTERRUPTED
-    return 1 if books.state == "finished" and books.failed else 0
+    return 1 if summary.state == "finished" and summary.failed else 0
 
 
-def _row(books: Books, created: float) -> list[str]:
-    state = "interrupted" if books.interrupted else str(books.state)
-    counts = (books.total, books.done, books.skipped, books.failed)
-    paths = (short_location(books.source), short_location(books.out))
-    return [books.job, _date(created), state, *map(str, counts), *paths]
+def _row(summary: JobSummary, created: float) -> list[str]:
+    state = "interrupted" if summary.interrupted else str(summary.state)
+    counts = (summary.total, summary.done, summary.skipped, summary.failed)
+    paths = (short_location(summary.source), short_location(summary.out))
+    return [summary.job, _date(created), state, *map(str, counts), *paths]
 
 
 def _date(created: float) -> str:

@@ -13,14 +13,14 @@ import typer
 
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
-from bgpipe.pipeline.cli.forecast import show_forecast
+from bgpipe.pipeline.cli.forecast import show_dry_run
 from bgpipe.pipeline.cli.opening import open_job
-from bgpipe.pipeline.cli.output import Finish, choose_output
+from bgpipe.pipeline.cli.output import LayoutOptions, choose_output
 from bgpipe.pipeline.cli.prune import prune
 from bgpipe.pipeline.cli.recipe import choose_recipe
-from bgpipe.pipeline.cli.run import Wait, check_wait, see_through
+from bgpipe.pipeline.cli.run import Wait, check_wait, run_to_completion
 from bgpipe.pipeline.cli.session import Session, open_session, read_settings
-from bgpipe.pipeline.cli.terminal import Terminal
+from bgpipe.pipeline.cli.terminal import Console
 from bgpipe.pipeline.errors import BgpipeError, ItemError, StorageUnavailable, UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CHECKED = ".bgpipe/check"
 """What is written to see that a target can be written."""
 
-sweeps = typer.Typer(
+sweep_commands = typer.Typer(
     help="Run, list and check the sweeps of the settings: jobs that repeat.", no_args_is_help=True
 )
 
@@ -41,7 +41,7 @@ SweepArgument = Annotated[
 ]
 
 
-@sweeps.command()
+@sweep_commands.command()
 @examples("bgpipe sweep run products", "bgpipe sweep run products --dry-run")
 def run(
     context: typer.Context,
@@ -64,9 +64,9 @@ def run(
 ) -> None:
     """Run a sweep now, until its deadline."""
     from bgpipe.pipeline.schedule import deadline_of
-    from bgpipe.pipeline.sweep import Records
+    from bgpipe.pipeline.sweep import SweepStateStore
 
-    terminal: Terminal = context.obj
+    terminal: Console = context.obj
     settings = read_settings()
     check_wait(settings, wait)
     sweep = _find(settings, name)
@@ -77,41 +77,41 @@ def run(
             most = settings.prune.most if sweep.prune_most is None else sweep.prune_most
             _prune(session, most, terminal, order, dry_run=dry_run, asked=prune_)
         if dry_run:
-            show_forecast(session, settings, terminal, order)
+            show_dry_run(session, settings, terminal, order)
             return
         job, lease = open_job(session, terminal, order)
         if job == order.id:
-            Records(session.client).begin(name, job, until)
+            SweepStateStore(session.client).begin(name, job, until)
         with _stopped_at(session, job, until):
-            code = see_through(session, terminal, job, lease, wait=wait)
-        _tell(session, name, sweep, job)
+            code = run_to_completion(session, terminal, job, lease, wait=wait)
+        _notify(session, name, sweep, job)
     raise typer.Exit(code)
 
 
-@sweeps.command(name="list")
+@sweep_commands.command(name="list")
 @examples("bgpipe sweep list", "bgpipe --json sweep list | jq .next")
 def list_(context: typer.Context) -> None:
     """List the sweeps with last run, next run and counts."""
-    terminal: Terminal = context.obj
+    terminal: Console = context.obj
     settings = read_settings()
     with open_session(settings, terminal) as session:
         for name, sweep in settings.sweeps.items():
-            standing = _standing(session, name, sweep)
-            terminal.emit(standing)
-            terminal.say(_sentence(standing))
+            standing = _state(session, name, sweep)
+            terminal.print_json(standing)
+            terminal.print(_sentence(standing))
 
 
-@sweeps.command()
+@sweep_commands.command()
 @examples("bgpipe sweep check")
 def check(context: typer.Context) -> None:
     """Check each sweep: its model is available, its source readable, its target writable."""
-    terminal: Terminal = context.obj
+    terminal: Console = context.obj
     settings = read_settings()
     failed = None
     for name, sweep in settings.sweeps.items():
         trouble = _trouble(settings, terminal, name, sweep)
-        terminal.emit({"sweep": name, "ok": trouble is None, "error": str(trouble or "")})
-        terminal.say(f"{name}: {f'error: {trouble}' if trouble else 'ok'}")
+        terminal.print_json({"sweep": name, "ok": trouble is None, "error": str(trouble or "")})
+        terminal.print(f"{name}: {f'error: {trouble}' if trouble else 'ok'}")
         failed = failed or trouble
     if failed:
         raise typer.Exit(failed.exit_code)
@@ -124,7 +124,7 @@ def _find(settings: Settings, name: str) -> Sweep:
     return settings.sweeps[name]
 
 
-def _order(settings: Settings, terminal: Terminal, name: str, sweep: Sweep) -> Job:
+def _order(settings: Settings, terminal: Console, name: str, sweep: Sweep) -> Job:
     from bgpipe.pipeline.cli.source import find_location, find_source
     from bgpipe.pipeline.docket import new_job_id
     from bgpipe.pipeline.types import Job
@@ -146,13 +146,13 @@ def _order(settings: Settings, terminal: Terminal, name: str, sweep: Sweep) -> J
     )
 
 
-def _recipe(settings: Settings, terminal: Terminal, sweep: Sweep) -> Recipe:
+def _recipe(settings: Settings, terminal: Console, sweep: Sweep) -> Recipe:
     """The sweep's recipe; a sweep never makes do with the bundled model."""
     from bgpipe.pipeline import registry
     from bgpipe.pipeline.recipes import check_output
 
     model = sweep.model or settings.model.name
-    finish = Finish(
+    finish = LayoutOptions(
         sweep.crop, sweep.margin, sweep.canvas, sweep.place, sweep.background, sweep.shadow
     )
     recipe = choose_recipe(
@@ -177,7 +177,7 @@ def _recipe(settings: Settings, terminal: Terminal, sweep: Sweep) -> Recipe:
 
 
 def _prune(
-    session: Session, most: float, terminal: Terminal, order: Job, *, dry_run: bool, asked: bool
+    session: Session, most: float, terminal: Console, order: Job, *, dry_run: bool, asked: bool
 ) -> None:
     """Prune before a run; unless somebody `asked` just now, the run does not wait for their answer."""
     from bgpipe.pipeline.prune import TooManyOrphans
@@ -199,7 +199,7 @@ def _stopped_at(session: Session, job: JobId, until: datetime | None) -> Iterato
         yield
         return
     seconds = max(until.timestamp() - time.time(), 0.0)
-    timer = threading.Timer(seconds, stop, (session.ledger, job))
+    timer = threading.Timer(seconds, stop, (session.jobs, job))
     timer.daemon = True
     timer.start()
     try:
@@ -208,25 +208,25 @@ def _stopped_at(session: Session, job: JobId, until: datetime | None) -> Iterato
         timer.cancel()
 
 
-def _tell(session: Session, name: str, sweep: Sweep, job: JobId) -> None:
+def _notify(session: Session, name: str, sweep: Sweep, job: JobId) -> None:
     """Tell of the job's end, unless a dispatcher does."""
-    from bgpipe.pipeline.sweep import Records, report_end
+    from bgpipe.pipeline.sweep import SweepStateStore, notify_finished
 
-    books = session.ledger.books(job)
-    if books.state == "finished" and not session.is_dispatched():
-        report_end(Records(session.client), name, sweep, books)
+    summary = session.jobs.summary(job)
+    if summary.state == "finished" and not session.is_dispatched():
+        notify_finished(SweepStateStore(session.client), name, sweep, summary)
 
 
-def _standing(session: Session, name: str, sweep: Sweep) -> dict[str, Any]:
+def _state(session: Session, name: str, sweep: Sweep) -> dict[str, Any]:
     """What is declared, what was done last, and what comes next."""
     from dataclasses import asdict
 
     from bgpipe.pipeline.schedule import next_start
-    from bgpipe.pipeline.sweep import Records
+    from bgpipe.pipeline.sweep import SweepStateStore
 
     now = datetime.now(UTC)
-    record = Records(session.client).read(name, now)
-    known = record.job in session.ledger.ids()
+    record = SweepStateStore(session.client).read(name, now)
+    known = record.job in session.jobs.ids()
     following = next_start(sweep, now)
     return {
         "sweep": name,
@@ -234,8 +234,10 @@ def _standing(session: Session, name: str, sweep: Sweep) -> dict[str, Any]:
         "target": sweep.target,
         "next": following.isoformat() if following else None,
         "failed_starts": record.failures,
-        "again": datetime.fromtimestamp(record.again, UTC).isoformat() if record.again else None,
-        "last": asdict(session.ledger.books(record.job)) if known else None,
+        "again": datetime.fromtimestamp(record.retry_at, UTC).isoformat()
+        if record.retry_at
+        else None,
+        "last": asdict(session.jobs.summary(record.job)) if known else None,
     }
 
 
@@ -256,13 +258,13 @@ def _sentence(standing: Mapping[str, Any]) -> str:
     return f"{standing['sweep']}: {ran}; next: {following}{again}"
 
 
-def _trouble(settings: Settings, terminal: Terminal, name: str, sweep: Sweep) -> BgpipeError | None:
+def _trouble(settings: Settings, terminal: Console, name: str, sweep: Sweep) -> BgpipeError | None:
     """What would keep the sweep from running."""
-    from bgpipe.pipeline.storage import Stores
+    from bgpipe.pipeline.storage import StoreFactory
 
     try:
         order = _order(settings, terminal, name, sweep)
-        stores = Stores(settings.s3)
+        stores = StoreFactory(settings.s3)
         next(stores.open(order.source).list(), None)
         target = stores.open(order.out)
         next(target.list(missing_ok=True), None)

@@ -10,24 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console as RichConsole
 
     from bgpipe.pipeline.waiting import Notify
 
 
 @dataclass(frozen=True, slots=True)
-class Terminal:
+class Console:
     """`json`: one object a line on stdout and no prose. `quiet`: warnings and errors only."""
 
     json: bool = False
     quiet: bool = False
 
-    def emit(self, record: Mapping[str, Any]) -> None:
+    def print_json(self, record: Mapping[str, Any]) -> None:
         """Print a machine's line; nothing without --json."""
         if self.json:
             _write(sys.stdout, json.dumps(record))
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print a person's result; nothing with --json or --quiet."""
         if not (self.json or self.quiet):
             _write(sys.stdout, text)
@@ -66,11 +66,11 @@ class Terminal:
             table.add_row(*map(Text, row))
         self.console().print(table)
 
-    def console(self) -> Console:
+    def console(self) -> RichConsole:
         """Tables, on stdout; colour only where it is a terminal and NO_COLOR is unset."""
-        from rich.console import Console
+        from rich.console import Console as RichConsole
 
-        return Console(quiet=self.json or self.quiet, soft_wrap=not sys.stdout.isatty())
+        return RichConsole(quiet=self.json or self.quiet, soft_wrap=not sys.stdout.isatty())
 
     @property
     def live(self) -> bool:

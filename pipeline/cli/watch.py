@@ -11,12 +11,12 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.cli.opening import open_job
-from bgpipe.pipeline.cli.run import see_through
-from bgpipe.pipeline.cli.terminal import Terminal, short_location
+from bgpipe.pipeline.cli.run import run_to_completion
+from bgpipe.pipeline.cli.terminal import Console, short_location
 from bgpipe.pipeline.errors import NoImages, StorageUnavailable
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.child import Child
+    from bgpipe.pipeline.child import ChildProcess
     from bgpipe.pipeline.session import Session
     from bgpipe.pipeline.types import Job, JobId
 
@@ -26,7 +26,7 @@ BUCKET_POLL = 30.0
 """Seconds between two listings of a bucket, which costs requests; its objects are always complete."""
 
 
-def follow(session: Session, terminal: Terminal, job: Job) -> int:
+def watch_source(session: Session, terminal: Console, job: Job) -> int:
     """Run jobs like `job` until interrupted; returns the exit code.
 
     Raises:
@@ -35,7 +35,7 @@ def follow(session: Session, terminal: Terminal, job: Job) -> int:
 
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    terminal.say(f"watching {short_location(job.source)}: stop with Ctrl-C")
+    terminal.print(f"watching {short_location(job.source)}: stop with Ctrl-C")
     names = _names(job)
     with _worker(session) as worker:
         for growing in _arrivals(session, terminal, job):
@@ -45,7 +45,7 @@ def follow(session: Session, terminal: Terminal, job: Job) -> int:
 
 
 @contextmanager
-def _worker(session: Session) -> Iterator[Child | None]:
+def _worker(session: Session) -> Iterator[ChildProcess | None]:
     """One for all batches, which keeps the model loaded; None in a cluster."""
     from bgpipe.pipeline.embedded import worker
 
@@ -59,21 +59,27 @@ def _worker(session: Session) -> Iterator[Child | None]:
 
 
 def _do_once(
-    session: Session, terminal: Terminal, job: Job, growing: frozenset[str], worker: Child | None
+    session: Session,
+    terminal: Console,
+    job: Job,
+    growing: frozenset[str],
+    worker: ChildProcess | None,
 ) -> None:
     opened, lease = open_job(session, terminal, job)
     try:
-        see_through(session, terminal, opened, lease, wait=True, growing=growing, worker=worker)
+        run_to_completion(
+            session, terminal, opened, lease, wait=True, growing=growing, worker=worker
+        )
     except NoImages as error:
         terminal.warn(f"bgpipe: {error}")
 
 
-def _arrivals(session: Session, terminal: Terminal, job: Job) -> Iterator[frozenset[str]]:
+def _arrivals(session: Session, terminal: Console, job: Job) -> Iterator[frozenset[str]]:
     """Wait for complete images that are new or changed; yields the keys of incomplete ones.
 
     Ends at an interrupt while it waits.
     """
-    is_bucket = session.stores.open(job.source).distant
+    is_bucket = session.stores.open(job.source).is_remote
     seen: Mapping[str, str] = {}
     before: Mapping[str, str] = {}
     try:
@@ -89,14 +95,14 @@ def _arrivals(session: Session, terminal: Terminal, job: Job) -> Iterator[frozen
         return
 
 
-def _listing(session: Session, terminal: Terminal, job: Job) -> Mapping[str, str]:
+def _listing(session: Session, terminal: Console, job: Job) -> Mapping[str, str]:
     """The identities of the images by their keys; empty while the source cannot be listed."""
     from bgpipe.pipeline.ignored import IgnoredObjects
-    from bgpipe.pipeline.producer import choose
+    from bgpipe.pipeline.producer import select_sources
 
     source, target = session.stores.open(job.source), session.stores.open(job.out)
     try:
-        chosen = choose(job, source.list(), source, target, IgnoredObjects())
+        chosen = select_sources(job, source.list(), source, target, IgnoredObjects())
         return {entry.key: entry.identity for entry in chosen}
     except StorageUnavailable as error:
         terminal.warn(f"bgpipe: {error}")

@@ -10,13 +10,13 @@ from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.workflow import View
+    from bgpipe.pipeline.workflow import CutoutSpec
 
 LARGEST = 10_000_000
 """Bytes of a workflow."""
 
 
-def load_workflow(settings: Settings, path: Path) -> View:
+def load_workflow(settings: Settings, path: Path) -> CutoutSpec:
     """What the workflow of a file saves; the photo that it names is of no account.
 
     Raises:
@@ -28,7 +28,7 @@ def load_workflow(settings: Settings, path: Path) -> View:
     workflow = read_workflow(_document(path), settings.comfyui.models)
     if workflow.main is None:
         raise UsageError(f"the workflow saves several things: {path}: leave one SaveImage in it")
-    return workflow.main.view
+    return workflow.main.spec
 
 
 def _document(path: Path) -> object:

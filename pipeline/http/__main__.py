@@ -14,7 +14,7 @@ from bgpipe.config.settings import KeyRule, Settings
 from bgpipe.pipeline.configuration import read_settings
 from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.http.app import create_app
-from bgpipe.pipeline.http.backend import Backend, open_backend
+from bgpipe.pipeline.http.backend import AppState, open_state
 from bgpipe.pipeline.http.gate import is_loopback
 from bgpipe.pipeline.log import log_to_stderr
 
@@ -31,7 +31,7 @@ def main() -> int:
         settings = read_settings()
         log_to_stderr(settings.log.format)
         # Held meanwhile: the embedded Redis is the same for this look and for the server.
-        with open_backend(settings) as backend:
+        with open_state(settings) as backend:
             _check_keys(backend)
             return _serve(settings)
     except BgpipeError as error:
@@ -39,7 +39,7 @@ def main() -> int:
         return error.exit_code
 
 
-def _check_keys(backend: Backend) -> None:
+def _check_keys(backend: AppState) -> None:
     """Refuse to serve a network when nobody could get in.
 
     Raises:
@@ -48,7 +48,7 @@ def _check_keys(backend: Backend) -> None:
     """
     serve = backend.settings.serve
     if (serve.keys is KeyRule.REQUIRED or not is_loopback(serve.host)) and not (
-        backend.access.exist()
+        backend.api_keys.exist()
     ):
         raise UsageError("callers of this server need an API key: make one: bgpipe keys add NAME")
 

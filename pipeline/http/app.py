@@ -12,13 +12,13 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from bgpipe.pipeline.http import choices, events, health, items, jobs, uploading, visits, web_page
-from bgpipe.pipeline.http.attendant import attended
-from bgpipe.pipeline.http.backend import open_backend
+from bgpipe.pipeline.http.attendant import maintenance
+from bgpipe.pipeline.http.backend import open_state
 from bgpipe.pipeline.http.comfyui import make_router
-from bgpipe.pipeline.http.crew import crew
-from bgpipe.pipeline.http.gate import Gate
-from bgpipe.pipeline.http.headers import SafeHeaders
-from bgpipe.pipeline.http.problems import tell_problems
+from bgpipe.pipeline.http.crew import embedded_worker
+from bgpipe.pipeline.http.gate import AuthMiddleware
+from bgpipe.pipeline.http.headers import SecurityHeadersMiddleware
+from bgpipe.pipeline.http.problems import install_error_handlers
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
@@ -46,11 +46,11 @@ def create_app(settings: Settings) -> FastAPI:
         with ExitStack() as stack:
             # In a thread: a Redis that reads its file, and a worker that drains, take a while.
             app.state.backend = await to_thread.run_sync(
-                lambda: stack.enter_context(open_backend(settings))
+                lambda: stack.enter_context(open_state(settings))
             )
             if settings.embedded:
-                stack.enter_context(crew(app.state.backend))
-            stack.enter_context(attended(app.state.backend))
+                stack.enter_context(embedded_worker(app.state.backend))
+            stack.enter_context(maintenance(app.state.backend))
             try:
                 yield
             finally:
@@ -65,8 +65,8 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         openapi_url="/v1/openapi.json",
     )
-    app.add_middleware(Gate, settings=settings.serve)
-    app.add_middleware(SafeHeaders)
+    app.add_middleware(AuthMiddleware, settings=settings.serve)
+    app.add_middleware(SecurityHeadersMiddleware)
     if settings.serve.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -75,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["Content-Disposition", "Retry-After"],
         )
-    tell_problems(app)
+    install_error_handlers(app)
     for router in (*ROUTERS, make_router()):
         app.include_router(router)
     return app

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from bgpipe.pipeline.errors import ItemError
-from bgpipe.pipeline.standings import ItemState, standings
+from bgpipe.pipeline.standings import ItemState, read_items
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.ledger import Ledger
@@ -21,11 +21,11 @@ LARGEST = 1 << 32
 """Bytes of a cutout; its folder in the archive has no place for more."""
 
 
-def archive(ledger: Ledger, job: Job, target: Store) -> Iterator[bytes]:
+def archive(job_store: Ledger, job: Job, target: Store) -> Iterator[bytes]:
     """The archive in pieces; a cutout that is gone is left out. Nothing is compressed again."""
     sink = _Sink()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as file:
-        for key in _done(ledger, job):
+        for key in _done(job_store, job):
             try:
                 data = target.read(key, LARGEST)
             except ItemError:
@@ -35,9 +35,9 @@ def archive(ledger: Ledger, job: Job, target: Store) -> Iterator[bytes]:
     yield sink.taken()
 
 
-def _done(ledger: Ledger, job: Job) -> Iterator[str]:
-    for start in range(0, ledger.size(job.id), PAGE):
-        for standing in standings(ledger, job.id, start, start + PAGE):
+def _done(job_store: Ledger, job: Job) -> Iterator[str]:
+    for start in range(0, job_store.size(job.id), PAGE):
+        for standing in read_items(job_store, job.id, start, start + PAGE):
             if standing.state is ItemState.DONE:
                 yield standing.item.target
 

@@ -18,12 +18,12 @@ from bgpipe.pipeline import keys, scripts
 from bgpipe.pipeline.errors import BgpipeError, RedisUnavailable
 from bgpipe.pipeline.http.job_body import body_of
 from bgpipe.pipeline.http.orders import finish_listing
-from bgpipe.pipeline.ledger import UnknownJob
+from bgpipe.pipeline.ledger import JobNotFound
 from bgpipe.pipeline.types import JobId, JobState
-from bgpipe.pipeline.webhook import tell
+from bgpipe.pipeline.webhook import post_webhook
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.http.backend import Backend
+    from bgpipe.pipeline.http.backend import AppState
 
 AT_ONCE = 8
 """Listings and messages under way in one server."""
@@ -39,10 +39,10 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def attended(backend: Backend) -> Iterator[None]:
+def maintenance(backend: AppState) -> Iterator[None]:
     """Attend to the jobs from a thread until the block ends."""
     stopped = threading.Event()
-    attendant = Attendant(backend)
+    attendant = MaintenanceLoop(backend)
     thread = threading.Thread(target=attendant.run, args=(stopped,), name="attendant", daemon=True)
     thread.start()
     try:
@@ -52,10 +52,10 @@ def attended(backend: Backend) -> Iterator[None]:
         thread.join()
 
 
-class Attendant:
+class MaintenanceLoop:
     """That of one server."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: AppState) -> None:
         self._backend = backend
         self._client = backend.session.client
         self._served = self._client.register_script(scripts.SERVED)
@@ -67,12 +67,12 @@ class Attendant:
         poll = self._backend.settings.dispatch.poll
         while not stopped.wait(poll):
             try:
-                self.turn()
+                self.step()
             except BgpipeError as error:
                 log.warning("cannot attend", extra={"fields": {"error": error}})
         self.rest(GRACE)
         with suppress(RedisUnavailable):  # the lease ends by itself
-            self._lease.free()
+            self._lease.release()
 
     def rest(self, seconds: float) -> None:
         """Wait for what is under way; what takes longer is begun again by the next who leads."""
@@ -80,9 +80,9 @@ class Attendant:
         for thread in list(self._at_work.values()):
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def turn(self) -> None:
+    def step(self) -> None:
         """Do once what there is to do, if this server leads."""
-        if not self._lease.take():
+        if not self._lease.acquire():
             return
         for member, state, created in self._served(keys=[keys.SERVED], args=[keys.HEAD]):
             self._attend(member.decode(), state.decode(), float(created))
@@ -118,12 +118,12 @@ class Attendant:
 
     def _conclude(self, owner: str, job: JobId) -> None:
         """Tell of the job's end, and take it off the lists of what is open."""
-        with suppress(UnknownJob):
-            order = self._backend.ledger.job(job)
+        with suppress(JobNotFound):
+            order = self._backend.jobs.job(job)
             if order.on_finish:
                 message = body_of(self._backend, order).model_dump(mode="json")
                 secret = self._backend.settings.serve.webhook_secret.get_secret_value()
-                trouble = tell(order.on_finish, message, secret, delivery=job)
+                trouble = post_webhook(order.on_finish, message, secret, delivery=job)
                 if trouble:
                     fields = {"job": job, "url": order.on_finish, "error": trouble}
                     log.warning("not told", extra={"fields": fields})
@@ -141,8 +141,8 @@ class Attendant:
         owner, kind, name = folder.split("/")
         try:
             if kind == "results":
-                with suppress(UnknownJob):
-                    self._backend.ledger.forget(JobId(name))
+                with suppress(JobNotFound):
+                    self._backend.jobs.forget(JobId(name))
                 self._client.zrem(keys.of_owner(owner), name)
             self._backend.session.stores.open(f"{self._backend.uploads.root}/{folder}").clear()
         except BgpipeError as error:  # an open job, or a store that is away: the next time

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 
-from bgpipe.pipeline.access import Access, Grant
+from bgpipe.pipeline.access import ApiKey, ApiKeys
 from bgpipe.pipeline.connection import connect
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.http.uploads import Uploads
 from bgpipe.pipeline.images import Limits
-from bgpipe.pipeline.ledger import UnknownJob
-from bgpipe.pipeline.metrics import Cluster
+from bgpipe.pipeline.ledger import JobNotFound
+from bgpipe.pipeline.metrics import ClusterCollector
 from bgpipe.pipeline.session import Session, open_session
 from bgpipe.pipeline.types import Job, JobId
 
@@ -32,14 +32,14 @@ PICTURES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Backend:
+class AppState:
     """Threads share it. Its calls block: endpoints that use it are plain `def`."""
 
     session: Session
     uploads: Uploads
     pictures: BoundedSemaphore
     """Held while a whole picture is in memory: each may take hundreds of megabytes."""
-    cluster: Cluster
+    cluster: ClusterCollector
     """What Prometheus reads."""
 
     @property
@@ -47,14 +47,14 @@ class Backend:
         return self.session.settings
 
     @property
-    def ledger(self) -> Ledger:
-        return self.session.ledger
+    def jobs(self) -> Ledger:
+        return self.session.jobs
 
     @property
-    def access(self) -> Access:
-        return Access(self.session.client)
+    def api_keys(self) -> ApiKeys:
+        return ApiKeys(self.session.client)
 
-    def job(self, caller: Grant, name: str) -> Job:
+    def job(self, caller: ApiKey, name: str) -> Job:
         """The job of this name, if the caller may know of it.
 
         Raises:
@@ -62,16 +62,16 @@ class Backend:
 
         """
         try:
-            job = self.ledger.job(JobId(name))
+            job = self.jobs.job(JobId(name))
         except UsageError as error:  # no possible name either
-            raise UnknownJob(f"unknown job: {name[:80]}") from error
+            raise JobNotFound(f"unknown job: {name[:80]}") from error
         if not caller.everything and job.owner != caller.name:
-            raise UnknownJob(f"unknown job: {name[:80]}")
+            raise JobNotFound(f"unknown job: {name[:80]}")
         return job
 
 
 @contextmanager
-def open_backend(settings: Settings) -> Iterator[Backend]:
+def open_state(settings: Settings) -> Iterator[AppState]:
     """Connect to the cluster's Redis, or to the embedded server for as long as this lasts.
 
     Raises:
@@ -83,9 +83,9 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
     with open_session(settings, PATIENCE) as session:
         limits = Limits(**settings.images.model_dump())
         uploads = Uploads(session.stores, root, limits)
-        with connect(session.redis_url, patience=0) as impatient:
-            cluster = Cluster(impatient, settings)
-            yield Backend(session, uploads, BoundedSemaphore(PICTURES), cluster)
+        with connect(session.redis_url, retry_seconds=0) as impatient:
+            cluster = ClusterCollector(impatient, settings)
+            yield AppState(session, uploads, BoundedSemaphore(PICTURES), cluster)
 
 
 def uploads_root(settings: Settings) -> str:
@@ -100,10 +100,10 @@ def uploads_root(settings: Settings) -> str:
     )
 
 
-def get_backend(connection: HTTPConnection) -> Backend:
+def get_state(connection: HTTPConnection) -> AppState:
     """The backend of the running application, for requests and websockets."""
-    backend: Backend = connection.app.state.backend
+    backend: AppState = connection.app.state.backend
     return backend
 
 
-TheBackend = Annotated[Backend, Depends(get_backend)]
+State = Annotated[AppState, Depends(get_state)]

@@ -8,15 +8,15 @@ from fastapi import Depends
 from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPBearer
 
-from bgpipe.pipeline.access import Grant
+from bgpipe.pipeline.access import ApiKey
 
 
-def get_caller(connection: HTTPConnection) -> Grant:
+def get_caller(connection: HTTPConnection) -> ApiKey:
     """Whoever the gate let in (bgpipe.pipeline.http.gate), by request or websocket."""
-    grant: Grant = connection.scope["state"]["grant"]
+    grant: ApiKey = connection.scope["state"]["grant"]
     return grant
 
 
 # Only says in the OpenAPI document how a key is shown; the gate has looked at it before.
 KEYED = [Depends(HTTPBearer(auto_error=False, description="an API key: bgpipe keys add NAME"))]
-TheCaller = Annotated[Grant, Depends(get_caller)]
+Caller = Annotated[ApiKey, Depends(get_caller)]

@@ -10,28 +10,28 @@ from pydantic import BaseModel
 
 from bgpipe.config.output import Format
 from bgpipe.pipeline import registry
-from bgpipe.pipeline.http.backend import TheBackend
-from bgpipe.pipeline.http.caller import KEYED, TheCaller
+from bgpipe.pipeline.http.backend import State
+from bgpipe.pipeline.http.caller import KEYED, Caller
 from bgpipe.pipeline.http.problems import DOCUMENTED
-from bgpipe.pipeline.types import Task
+from bgpipe.pipeline.types import ModelTask
 
 router = APIRouter(prefix="/v1", tags=["choices"], responses=DOCUMENTED, dependencies=KEYED)
 
 
-class ModelChoice(BaseModel):
+class ModelOption(BaseModel):
     name: str
     summary: str
     here: bool
     """Whether the weights are on the server."""
 
 
-class Choices(BaseModel):
+class Options(BaseModel):
     caller: str
     """Whose jobs these are."""
     presets: dict[str, dict[str, Any]]
     preset: str
     """The one that is taken where none is named."""
-    models: list[ModelChoice]
+    models: list[ModelOption]
     model: str
     formats: list[str]
     files: int
@@ -40,21 +40,21 @@ class Choices(BaseModel):
 
 
 @router.get("/choices")
-def choices(backend: TheBackend, caller: TheCaller) -> Choices:
+def show_options(backend: State, caller: Caller) -> Options:
     settings = backend.settings
     cache = settings.model_folder
-    return Choices(
+    return Options(
         caller=caller.name,
         presets={name: asdict(preset) for name, preset in settings.presets.items()},
         preset=settings.refine.preset,
         models=[
-            ModelChoice(
+            ModelOption(
                 name=name,
                 summary=entry.summary,
                 here=registry.locate(name, cache=cache) is not None,
             )
             for name, entry in registry.models().items()
-            if entry.task is Task.SUBJECT
+            if entry.task is ModelTask.SUBJECT
         ],
         model=settings.model.name,
         formats=list(get_args(Format)),

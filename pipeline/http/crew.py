@@ -14,15 +14,15 @@ from bgpipe.pipeline.embedded import worker
 from bgpipe.pipeline.errors import RedisUnavailable, Unavailable
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.child import Child
-    from bgpipe.pipeline.http.backend import Backend
+    from bgpipe.pipeline.child import ChildProcess
+    from bgpipe.pipeline.http.backend import AppState
     from bgpipe.pipeline.session import Session
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def crew(backend: Backend) -> Iterator[None]:
+def embedded_worker(backend: AppState) -> Iterator[None]:
     """Feed and work on all jobs of the embedded server until the block ends."""
     session, settings = backend.session, backend.settings
     stopped = threading.Event()
@@ -36,11 +36,11 @@ def crew(backend: Backend) -> Iterator[None]:
             thread.join()
 
 
-def _dispatch(session: Session, child: Child, stopped: threading.Event) -> None:
+def _dispatch(session: Session, child: ChildProcess, stopped: threading.Event) -> None:
     dispatcher = session.dispatcher()
     while not stopped.is_set():
         try:
-            more = dispatcher.turn()
+            more = dispatcher.step()
             child.check()
         except RedisUnavailable as error:
             log.warning("waiting for redis", extra={"fields": {"error": error}})
@@ -53,4 +53,4 @@ def _dispatch(session: Session, child: Child, stopped: threading.Event) -> None:
         if not more:
             stopped.wait(session.settings.dispatch.poll)
     with suppress(RedisUnavailable):  # the lease ends by itself
-        dispatcher.leave()
+        dispatcher.release()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastapi import Request
 
     from bgpipe.pipeline.storage import Store
-    from bgpipe.pipeline.types import Entry
+    from bgpipe.pipeline.types import ObjectInfo
 
 PIECE = 1 << 20
 """Bytes read at once."""
@@ -34,9 +34,9 @@ class Download:
     """`entry` of `store`, offered as a file to save."""
 
     store: Store
-    entry: Entry
+    entry: ObjectInfo
 
-    def answer(self, request: Request) -> Response:
+    def respond(self, request: Request) -> Response:
         """304 where the caller has it, 206 for one range, 416 for one that is not there, else 200."""
         tag, size = etag_of(self.entry), self.entry.size
         name = self.entry.key.rpartition("/")[2]
@@ -73,7 +73,7 @@ def content_type(key: str) -> str:
     return _TYPES.get(key[key.rfind(".") :].lower(), "application/octet-stream")
 
 
-def etag_of(entry: Entry, *more: str) -> str:
+def etag_of(entry: ObjectInfo, *more: str) -> str:
     """Strong: it changes with the bytes; `more` tells apart what is made of one object."""
     text = "\0".join((entry.identity, *more))
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'

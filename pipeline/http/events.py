@@ -14,8 +14,8 @@ from fastapi import APIRouter, Header
 from fastapi.responses import StreamingResponse
 
 from bgpipe.pipeline.errors import BgpipeError
-from bgpipe.pipeline.http.backend import Backend, TheBackend
-from bgpipe.pipeline.http.caller import KEYED, TheCaller
+from bgpipe.pipeline.http.backend import AppState, State
+from bgpipe.pipeline.http.caller import KEYED, Caller
 from bgpipe.pipeline.http.job_body import body_of
 from bgpipe.pipeline.http.problems import DOCUMENTED
 from bgpipe.pipeline.types import Job, JobState
@@ -34,8 +34,8 @@ STREAM: dict[int | str, dict[str, Any]] = {
 
 @router.get("/jobs/{job}/events", response_class=StreamingResponse, responses=STREAM)
 def follow_job(
-    backend: TheBackend,
-    caller: TheCaller,
+    backend: State,
+    caller: Caller,
     job: str,
     last: Annotated[str, Header(alias="Last-Event-ID", max_length=64)] = "",
 ) -> StreamingResponse:
@@ -52,7 +52,7 @@ def follow_job(
     )
 
 
-async def _events(backend: Backend, job: Job, last: str) -> AsyncIterator[str]:
+async def _events(backend: AppState, job: Job, last: str) -> AsyncIterator[str]:
     told = time.monotonic()
     while True:
         try:

@@ -19,9 +19,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from bgpipe.config.settings import KeyRule
-from bgpipe.pipeline.access import MINUTE, RESERVED, Access, Grant
+from bgpipe.pipeline.access import MINUTE, RESERVED, ApiKey, ApiKeys
 from bgpipe.pipeline.errors import BgpipeError, Code
-from bgpipe.pipeline.http.problems import Problem, answer, problem_of
+from bgpipe.pipeline.http.problems import Problem, problem_of, problem_response
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -38,7 +38,7 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 
-class Gate:
+class AuthMiddleware:
     """Lets nobody in who may not; endpoints find the grant in the scope's state."""
 
     def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
@@ -85,22 +85,22 @@ class Gate:
     def _too_long(self) -> str:
         return f"a request has up to {self._settings.request_bytes} bytes"
 
-    def _admit(self, connection: HTTPConnection) -> Grant:
-        access = Access(connection.app.state.backend.session.client)
+    def _admit(self, connection: HTTPConnection) -> ApiKey:
+        access = ApiKeys(connection.app.state.backend.session.client)
         grant = self._grant(connection, access)
         if access.count(grant.name) > self._settings.requests_per_minute:
             rest = MINUTE - int(time.time()) % MINUTE
             raise Problem(429, "too-many-requests", "too many requests in this minute", rest)
         return grant
 
-    def _grant(self, connection: HTTPConnection, access: Access) -> Grant:
+    def _grant(self, connection: HTTPConnection, access: ApiKeys) -> ApiKey:
         secret = _secret(connection)
         visit = connection.cookies.get(COOKIE, "")
-        grant = access.grant(secret) if secret else access.visitor(visit) if visit else None
+        grant = access.grant(secret) if secret else access.session_key(visit) if visit else None
         if grant:
             return grant
         if not secret and self._is_keyless(connection) and not access.exist():
-            return Grant(RESERVED, 0.0, everything=True)
+            return ApiKey(RESERVED, 0.0, everything=True)
         raise Problem(
             401, "no-key", "an API key is needed: Authorization: Bearer KEY (bgpipe keys add NAME)"
         )
@@ -169,4 +169,4 @@ async def _refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) 
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": problem.code})
     else:
-        await answer(problem)(scope, receive, send)
+        await problem_response(problem)(scope, receive, send)

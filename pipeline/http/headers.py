@@ -30,7 +30,7 @@ HEADERS = {
 }
 
 
-class SafeHeaders:
+class SecurityHeadersMiddleware:
     """Adds them to every answer."""
 
     def __init__(self, app: ASGIApp) -> None:

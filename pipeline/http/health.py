@@ -8,9 +8,9 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from bgpipe.pipeline.exposition import CONTENT_TYPE, exposition
-from bgpipe.pipeline.http.backend import TheBackend
-from bgpipe.pipeline.http.caller import KEYED, TheCaller
+from bgpipe.pipeline.exposition import CONTENT_TYPE, render_metrics
+from bgpipe.pipeline.http.backend import State
+from bgpipe.pipeline.http.caller import KEYED, Caller
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
 
 router = APIRouter(tags=["health"], responses=DOCUMENTED)
@@ -31,15 +31,15 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz")
-def readyz(backend: TheBackend) -> Health:
+def readyz(backend: State) -> Health:
     """Redis answers."""
     backend.session.client.ping()
     return Health()
 
 
 @router.get("/metrics", response_class=Response, responses=TEXT, dependencies=KEYED)
-def metrics(backend: TheBackend, caller: TheCaller) -> Response:
+def metrics(backend: State, caller: Caller) -> Response:
     """What Prometheus reads of the whole cluster, for keys that see everything."""
     if not caller.everything:
         raise Problem(403, "not-allowed", "metrics tell of all jobs: bgpipe keys add --everything")
-    return Response(exposition(backend.cluster), media_type=CONTENT_TYPE)
+    return Response(render_metrics(backend.cluster), media_type=CONTENT_TYPE)

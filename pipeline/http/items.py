@@ -11,15 +11,15 @@ from pydantic import BaseModel
 
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http.archive import archive
-from bgpipe.pipeline.http.backend import Backend, TheBackend
-from bgpipe.pipeline.http.caller import KEYED, TheCaller
+from bgpipe.pipeline.http.backend import AppState, State
+from bgpipe.pipeline.http.caller import KEYED, Caller
 from bgpipe.pipeline.http.download import Download, attachment, binary, etag_of
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
 from bgpipe.pipeline.images import thumbnail
 from bgpipe.pipeline.images.thumbnail import mask_thumbnail
-from bgpipe.pipeline.standings import ItemState, Standing, standings
+from bgpipe.pipeline.standings import ItemState, ItemView, read_items
 from bgpipe.pipeline.storage import Store
-from bgpipe.pipeline.types import Entry, Flag, Item, Job
+from bgpipe.pipeline.types import Item, Job, ObjectInfo, ReviewFlag
 
 router = APIRouter(prefix="/v1", tags=["items"], responses=DOCUMENTED, dependencies=KEYED)
 
@@ -31,7 +31,7 @@ ARCHIVE = binary("application/zip")
 PREVIEW = binary("image/webp")
 
 
-class Of(StrEnum):
+class ImageKind(StrEnum):
     SOURCE = "source"
     RESULT = "result"
     MASK = "mask"
@@ -49,7 +49,7 @@ class ItemBody(BaseModel):
     detail: str | None
     attempts: int | None
     """Of a failed one."""
-    flags: list[Flag]
+    flags: list[ReviewFlag]
 
 
 class ItemPage(BaseModel):
@@ -60,50 +60,50 @@ class ItemPage(BaseModel):
 
 @router.get("/jobs/{job}/items")
 def list_items(
-    backend: TheBackend,
-    caller: TheCaller,
+    backend: State,
+    caller: Caller,
     job: str,
     start: Annotated[int, Query(ge=0, le=2**53)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> ItemPage:
     """The images that the job has to do, in their order; what was up to date is not among them."""
     order = backend.job(caller, job)
-    found = standings(backend.ledger, order.id, start, start + limit)
+    found = read_items(backend.jobs, order.id, start, start + limit)
     end = start + limit
-    more = end < backend.ledger.size(order.id)
+    more = end < backend.jobs.size(order.id)
     return ItemPage(items=[_body(standing) for standing in found], next=end if more else None)
 
 
 @router.get("/jobs/{job}/items/{index}")
-def show_item(backend: TheBackend, caller: TheCaller, job: str, index: Index) -> ItemBody:
-    return _body(_standing(backend, backend.job(caller, job), index))
+def show_item(backend: State, caller: Caller, job: str, index: Index) -> ItemBody:
+    return _body(_view(backend, backend.job(caller, job), index))
 
 
 @router.get("/jobs/{job}/items/{index}/result", response_class=Response, responses=FILE)
 def download_result(
-    backend: TheBackend, caller: TheCaller, job: str, index: Index, request: Request
+    backend: State, caller: Caller, job: str, index: Index, request: Request
 ) -> Response:
     """The cutout; parts of it by Range."""
     order = backend.job(caller, job)
     item = _item(backend, order, index)
     target = backend.session.stores.open(order.out)
-    return Download(target, _entry(target, item.target)).answer(request)
+    return Download(target, _entry(target, item.target)).respond(request)
 
 
 @router.get("/jobs/{job}/items/{index}/preview", response_class=Response, responses=PREVIEW)
 def preview(
-    backend: TheBackend,
-    caller: TheCaller,
+    backend: State,
+    caller: Caller,
     job: str,
     index: Index,
     request: Request,
-    of: Of = Of.RESULT,
+    of: ImageKind = ImageKind.RESULT,
     side: Annotated[int, Query(ge=16, le=2048)] = 640,
 ) -> Response:
     """A small WebP of the source, of the cutout, or of its alpha in grey."""
     order = backend.job(caller, job)
     item = _item(backend, order, index)
-    place, key = (order.source, item.source) if of is Of.SOURCE else (order.out, item.target)
+    place, key = (order.source, item.source) if of is ImageKind.SOURCE else (order.out, item.target)
     store = backend.session.stores.open(place)
     tag = etag_of(_entry(store, key), of, str(side))
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
@@ -113,17 +113,17 @@ def preview(
 
 
 @router.get("/jobs/{job}/results.zip", response_class=StreamingResponse, responses=ARCHIVE)
-def download_all(backend: TheBackend, caller: TheCaller, job: str) -> StreamingResponse:
+def download_all(backend: State, caller: Caller, job: str) -> StreamingResponse:
     """Every cutout there is so far, streamed as one ZIP."""
     order = backend.job(caller, job)
-    pages = archive(backend.ledger, order, backend.session.stores.open(order.out))
+    pages = archive(backend.jobs, order, backend.session.stores.open(order.out))
     name = f"{order.id}.zip"
     return StreamingResponse(
         pages, media_type="application/zip", headers={"Content-Disposition": attachment(name)}
     )
 
 
-def _body(standing: Standing) -> ItemBody:
+def _body(standing: ItemView) -> ItemBody:
     item, failure = standing.item, standing.failure
     return ItemBody(
         index=item.index,
@@ -137,28 +137,28 @@ def _body(standing: Standing) -> ItemBody:
     )
 
 
-def _standing(backend: Backend, job: Job, index: int) -> Standing:
-    found = standings(backend.ledger, job.id, index, index + 1)
+def _view(backend: AppState, job: Job, index: int) -> ItemView:
+    found = read_items(backend.jobs, job.id, index, index + 1)
     if not found:
         raise Problem(404, "unknown-item", f"job {job.id} has no item: {index}")
     return found[0]
 
 
-def _item(backend: Backend, job: Job, index: int) -> Item:
-    return _standing(backend, job, index).item
+def _item(backend: AppState, job: Job, index: int) -> Item:
+    return _view(backend, job, index).item
 
 
-def _entry(store: Store, key: str) -> Entry:
+def _entry(store: Store, key: str) -> ObjectInfo:
     entry = store.head(key)
     if entry is None:
         raise PermanentError(Code.MISSING, f"not there, or not there yet: {key}")
     return entry
 
 
-def _small(backend: Backend, store: Store, key: str, of: Of, side: int) -> bytes:
+def _small(backend: AppState, store: Store, key: str, of: ImageKind, side: int) -> bytes:
     limits = backend.uploads.limits
     with backend.pictures:
         data = store.read(key, limits.max_bytes)
-        if of is Of.MASK:
+        if of is ImageKind.MASK:
             return mask_thumbnail(data, limits, side)
         return thumbnail(data, limits, side)

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bgpipe.pipeline.errors import LedgerDamaged, UsageError
-from bgpipe.pipeline.http.backend import Backend
-from bgpipe.pipeline.types import Books, Job, JobId, JobState
+from bgpipe.pipeline.errors import StoreCorrupted, UsageError
+from bgpipe.pipeline.http.backend import AppState
+from bgpipe.pipeline.types import Job, JobId, JobState, JobSummary
 
 
 class JobBody(BaseModel):
@@ -44,23 +44,23 @@ class JobBody(BaseModel):
     preset: dict[str, Any]
 
 
-def body_of(backend: Backend, job: Job) -> JobBody:
+def body_of(backend: AppState, job: Job) -> JobBody:
     """The job's books as they are now."""
-    return make_body(backend, job, backend.ledger.books(job.id))
+    return make_body(backend, job, backend.jobs.summary(job.id))
 
 
-def bodies_of(backend: Backend, names: Iterable[str]) -> list[JobBody]:
+def bodies_of(backend: AppState, names: Iterable[str]) -> list[JobBody]:
     """The jobs of these names, without those that are gone or cannot be read."""
     found = []
     for name in names:
         try:
-            found.append(body_of(backend, backend.ledger.job(JobId(name))))
-        except (LedgerDamaged, UsageError):
+            found.append(body_of(backend, backend.jobs.job(JobId(name))))
+        except (StoreCorrupted, UsageError):
             continue
     return found
 
 
-def make_body(backend: Backend, job: Job, books: Books) -> JobBody:
+def make_body(backend: AppState, job: Job, summary: JobSummary) -> JobBody:
     upload = backend.uploads.name_of(job.source)
     kept_here = job.owner and job.out == backend.uploads.results(job.owner, job.id)
     places = {
@@ -68,7 +68,7 @@ def make_body(backend: Backend, job: Job, books: Books) -> JobBody:
         "out": f"/v1/jobs/{job.id}/results.zip" if kept_here else job.out,
     }
     return JobBody(
-        **asdict(books) | places,
+        **asdict(summary) | places,
         created=job.created,
         format=job.recipe.output.format,
         preset=asdict(job.recipe.preset),

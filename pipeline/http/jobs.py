@@ -11,30 +11,30 @@ from fastapi import APIRouter, Form, Header, Query, Response, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from bgpipe.pipeline import keys
-from bgpipe.pipeline.access import Grant
+from bgpipe.pipeline.access import ApiKey
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.http.backend import Backend, TheBackend
-from bgpipe.pipeline.http.caller import KEYED, TheCaller
+from bgpipe.pipeline.http.backend import AppState, State
+from bgpipe.pipeline.http.caller import KEYED, Caller
 from bgpipe.pipeline.http.download import PIECE
 from bgpipe.pipeline.http.job_body import JobBody, bodies_of, body_of
 from bgpipe.pipeline.http.orders import (
-    Wishes,
+    CutoutOptions,
     allowed_source,
     check_open_jobs,
-    check_room,
+    check_queue_capacity,
     check_webhook,
-    enter,
-    keep,
     new_job_name,
     recipe_of,
+    register_job,
     submit,
     take_over,
+    touch_upload,
 )
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
-from bgpipe.pipeline.http.uploading import store
+from bgpipe.pipeline.http.uploading import store_files
 from bgpipe.pipeline.http.uploads import unknown_upload
-from bgpipe.pipeline.ledger import Ledger, UnknownJob
-from bgpipe.pipeline.recipes import explained
+from bgpipe.pipeline.ledger import JobNotFound, Ledger
+from bgpipe.pipeline.recipes import explain
 from bgpipe.pipeline.types import Job, JobId, JobState
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=DOCUMENTED, dependencies=KEYED)
@@ -42,7 +42,7 @@ router = APIRouter(prefix="/v1", tags=["jobs"], responses=DOCUMENTED, dependenci
 Once = Annotated[str, Header(alias="Idempotency-Key", max_length=255)]
 
 
-class JobRequest(Wishes):
+class JobRequest(CutoutOptions):
     """Exactly one of `upload` and `source` is given."""
 
     upload: Annotated[str, Field(max_length=64)] = ""
@@ -73,8 +73,8 @@ class JobPage(BaseModel):
 
 @router.post("/jobs", status_code=201)
 def create_job(
-    backend: TheBackend,
-    caller: TheCaller,
+    backend: State,
+    caller: Caller,
     request: JobRequest,
     response: Response,
     once: Once = "",
@@ -85,12 +85,12 @@ def create_job(
     """
     if bool(request.upload) == bool(request.source):
         raise UsageError("name either an upload or a source")
-    _check(backend, caller, request)
+    _check_capacity(backend, caller, request)
     if request.upload:
         source = backend.uploads.source(caller.name, request.upload)
         if not backend.uploads.count(caller.name, request.upload, 1):
             raise unknown_upload(request.upload)
-        keep(backend, f"{caller.name}/uploads/{request.upload}")
+        touch_upload(backend, f"{caller.name}/uploads/{request.upload}")
     else:
         source = allowed_source(backend, request.source)
     return _open(backend, _job(backend, caller, source, request, once), response, once)
@@ -98,27 +98,27 @@ def create_job(
 
 @router.post("/jobs/from-images", status_code=201)
 def create_job_from_images(
-    backend: TheBackend,
-    caller: TheCaller,
+    backend: State,
+    caller: Caller,
     form: Annotated[JobForm, Form()],
     response: Response,
     once: Once = "",
 ) -> JobBody:
     """Upload images and make cutouts of them in one request; if one is refused, all are."""
     wishes = _wishes(form)
-    _check(backend, caller, wishes)
+    _check_capacity(backend, caller, wishes)
     upload = _content_name(form.files, once) if once else backend.uploads.new_name()
     job = _job(backend, caller, backend.uploads.source(caller.name, upload), wishes, once)
-    if not _is_repeated(backend.ledger, job, once):
-        keep(backend, f"{caller.name}/uploads/{upload}")
-        store(backend, caller.name, upload, form.files)
+    if not _is_repeated(backend.jobs, job, once):
+        touch_upload(backend, f"{caller.name}/uploads/{upload}")
+        store_files(backend, caller.name, upload, form.files)
     return _open(backend, job, response, once)
 
 
 @router.get("/jobs")
 def list_jobs(
-    backend: TheBackend,
-    caller: TheCaller,
+    backend: State,
+    caller: Caller,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     after: Annotated[str, Query(max_length=64)] = "",
 ) -> JobPage:
@@ -127,7 +127,7 @@ def list_jobs(
     client = backend.session.client
     rank = cast("int | None", client.zrevrank(index, after)) if after else -1
     if rank is None:
-        raise UnknownJob(f"unknown job: {after}")
+        raise JobNotFound(f"unknown job: {after}")
     found = cast("list[bytes]", client.zrevrange(index, rank + 1, rank + 1 + limit))
     names = [name.decode() for name in found]
     bodies = bodies_of(backend, names[:limit])
@@ -135,55 +135,55 @@ def list_jobs(
 
 
 @router.get("/jobs/{job}")
-def show_job(backend: TheBackend, caller: TheCaller, job: str) -> JobBody:
+def show_job(backend: State, caller: Caller, job: str) -> JobBody:
     return body_of(backend, backend.job(caller, job))
 
 
 @router.post("/jobs/{job}/cancel")
-def cancel_job(backend: TheBackend, caller: TheCaller, job: str) -> JobBody:
+def cancel_job(backend: State, caller: Caller, job: str) -> JobBody:
     """End a job: what is in flight is finished, nothing else is begun."""
     order = backend.job(caller, job)
-    _change(backend.ledger.cancel, order.id)
+    _change(backend.jobs.cancel, order.id)
     return body_of(backend, order)
 
 
 @router.post("/jobs/{job}/retry")
-def retry_job(backend: TheBackend, caller: TheCaller, job: str) -> JobBody:
+def retry_job(backend: State, caller: Caller, job: str) -> JobBody:
     """Do the images of a finished job again that failed, and no others."""
     order = backend.job(caller, job)
-    if backend.ledger.books(order.id).state is not JobState.FINISHED:
+    if backend.jobs.summary(order.id).state is not JobState.FINISHED:
         raise Problem(409, "conflict", f"job {order.id} has not finished: wait for its end")
-    check_room(backend)
+    check_queue_capacity(backend)
     lease = backend.session.lease(keys.lease_of_job(order.id))
     if order.owner:
-        enter(backend, order)
+        register_job(backend, order)
     try:
-        _change(lambda name: backend.ledger.retry(name, take_over(backend, lease)), order.id)
+        _change(lambda name: backend.jobs.retry(name, take_over(backend, lease)), order.id)
     finally:
-        lease.free()
+        lease.release()
     return body_of(backend, order)
 
 
 @router.delete("/jobs/{job}", status_code=204)
-def delete_job(backend: TheBackend, caller: TheCaller, job: str) -> None:
+def delete_job(backend: State, caller: Caller, job: str) -> None:
     """Forget a job that is over, and remove its cutouts if they are the server's to keep."""
     order = backend.job(caller, job)
-    _change(backend.ledger.forget, order.id)
+    _change(backend.jobs.forget, order.id)
     backend.session.client.zrem(keys.of_owner(order.owner), order.id)
     if order.owner and order.out == backend.uploads.results(order.owner, order.id):
         backend.session.stores.open(order.out).clear()
 
 
-def _check(backend: Backend, caller: Grant, wishes: Wishes) -> None:
-    check_room(backend)
+def _check_capacity(backend: AppState, caller: ApiKey, wishes: CutoutOptions) -> None:
+    check_queue_capacity(backend)
     check_open_jobs(backend, caller.name)
     check_webhook(backend.settings.serve, wishes.on_finish)
 
 
-def _wishes(form: JobForm) -> Wishes:
+def _wishes(form: JobForm) -> CutoutOptions:
     pairs = [assignment.partition("=") for assignment in form.set]
     try:
-        return Wishes(
+        return CutoutOptions(
             preset=form.preset,
             model=form.model,
             set={field: value for field, _, value in pairs},
@@ -191,10 +191,10 @@ def _wishes(form: JobForm) -> Wishes:
             on_finish=form.on_finish,
         )
     except ValueError as error:
-        raise UsageError(explained(error)) from error
+        raise UsageError(explain(error)) from error
 
 
-def _job(backend: Backend, caller: Grant, source: str, wishes: Wishes, once: str) -> Job:
+def _job(backend: AppState, caller: ApiKey, source: str, wishes: CutoutOptions, once: str) -> Job:
     name = new_job_name(caller.name, once)
     return Job(
         name,
@@ -207,20 +207,20 @@ def _job(backend: Backend, caller: Grant, source: str, wishes: Wishes, once: str
     )
 
 
-def _open(backend: Backend, job: Job, response: Response, once: str) -> JobBody:
+def _open(backend: AppState, job: Job, response: Response, once: str) -> JobBody:
     """Submit the job, unless the same request has done so."""
-    if not _is_repeated(backend.ledger, job, once):
+    if not _is_repeated(backend.jobs, job, once):
         try:
             submit(backend, job, listed=backend.uploads.name_of(job.source) is not None)
         except UsageError:
             # Two requests with one key at a time: the first one has made the job.
-            if not _is_repeated(backend.ledger, job, once):
+            if not _is_repeated(backend.jobs, job, once):
                 raise
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return body_of(backend, job)
 
 
-def _is_repeated(ledger: Ledger, job: Job, once: str) -> bool:
+def _is_repeated(job_store: Ledger, job: Job, once: str) -> bool:
     """Whether the same request has made the job already.
 
     Raises:
@@ -230,8 +230,8 @@ def _is_repeated(ledger: Ledger, job: Job, once: str) -> bool:
     if not once:
         return False
     try:
-        known = ledger.job(job.id)
-    except UnknownJob:
+        known = job_store.job(job.id)
+    except JobNotFound:
         return False
     if not job.same_as(known):
         raise Problem(422, "key-reused", "this Idempotency-Key was used for another request")
@@ -253,7 +253,7 @@ def _change(verb: Callable[[JobId], object], job: JobId) -> None:
     """Let the ledger change a job's state; what its state does not allow is a conflict."""
     try:
         verb(job)
-    except UnknownJob:
+    except JobNotFound:
         raise
     except UsageError as error:
         raise Problem(409, "conflict", str(error)) from error

@@ -22,7 +22,7 @@ from bgpipe.pipeline.types import Job, JobId, Output, Recipe
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import ServeSettings, Settings
-    from bgpipe.pipeline.http.backend import Backend
+    from bgpipe.pipeline.http.backend import AppState
     from bgpipe.pipeline.lease import Lease
     from bgpipe.pipeline.session import Session
     from bgpipe.pipeline.types import Preset
@@ -35,7 +35,7 @@ SHORT_PAUSE = 0.1
 Value = bool | float | Annotated[str, Field(max_length=40)]
 
 
-class Wishes(BaseModel):
+class CutoutOptions(BaseModel):
     """How the cutouts are made; what is left out is as the server's settings say."""
 
     model_config = ConfigDict(extra="forbid")
@@ -52,7 +52,7 @@ class Wishes(BaseModel):
     """Address that gets the job's books by POST once it is over; its host has to be allowed."""
 
 
-def recipe_of(settings: Settings, wishes: Wishes) -> Recipe:
+def recipe_of(settings: Settings, wishes: CutoutOptions) -> Recipe:
     """The recipe that a caller asks for.
 
     Raises:
@@ -62,7 +62,7 @@ def recipe_of(settings: Settings, wishes: Wishes) -> Recipe:
     """
     output = Output(format=wishes.format, quality=wishes.quality, input_alpha=wishes.input_alpha)
     preset = recipes.preset_named(settings, wishes.preset or settings.refine.preset)
-    return make_recipe(settings, wishes.model, recipes.changed(preset, wishes.set), output)
+    return make_recipe(settings, wishes.model, recipes.apply_changes(preset, wishes.set), output)
 
 
 def make_recipe(settings: Settings, model: str, preset: Preset, output: Output) -> Recipe:
@@ -88,7 +88,7 @@ def new_job_name(owner: str = "", idempotency_key: str = "") -> JobId:
     return new_job_id(chance=8)
 
 
-def submit(backend: Backend, job: Job, *, listed: bool = True) -> None:
+def submit(backend: AppState, job: Job, *, listed: bool = True) -> None:
     """Open `job`, list it, and publish what the queue has room for; a dispatcher does the rest.
 
     Unless it is to be `listed` now: then the attendant of one of the servers does that.
@@ -100,52 +100,52 @@ def submit(backend: Backend, job: Job, *, listed: bool = True) -> None:
 
     """
     session = backend.session
-    enter(backend, job)
+    register_job(backend, job)
     lease = session.lease(keys.lease_of_job(job.id))
-    token = lease.take()  # before others can see the job and miss its leader
+    token = lease.acquire()  # before others can see the job and miss its leader
     try:
-        session.ledger.open(job)
+        session.jobs.open(job)
         if listed:
             _list(session, job, token)
-            session.leader(job.id, lease).turn(session.feeder.room())
+            session.leader(job.id, lease).step(session.feeder.capacity())
     finally:
-        lease.free()
+        lease.release()
 
 
-def finish_listing(backend: Backend, job: JobId) -> None:
+def finish_listing(backend: AppState, job: JobId) -> None:
     """List a job that was opened and not listed, unless somebody does; raises as `submit`."""
     session = backend.session
     lease = session.lease(keys.lease_of_job(job))
-    token = lease.take()
+    token = lease.acquire()
     if not token:
         return
-    with lease.renewed():
-        order = session.ledger.job(job)
+    with lease.renewing():
+        order = session.jobs.job(job)
         _list(session, order, token)
 
 
 def _list(session: Session, job: Job, token: int) -> None:
     source, target = session.stores.open(job.source), session.stores.open(job.out)
     # A folder of an upload is written to once: a catalog of it would serve nobody and stay.
-    catalogs = session.catalogs if target.distant else None
-    list_job(session.ledger, catalogs, job, source, target, token)
+    catalogs = session.catalogs if target.is_remote else None
+    list_job(session.jobs, catalogs, job, source, target, token)
 
 
-def take_over(backend: Backend, lease: Lease) -> int:
+def take_over(backend: AppState, lease: Lease) -> int:
     """The token of a job that is over; who led it to its end may hold it a moment longer."""
     settings = backend.settings.dispatch
     deadline = time.monotonic() + settings.lease + settings.poll
-    while not (token := lease.take()) and time.monotonic() < deadline:
+    while not (token := lease.acquire()) and time.monotonic() < deadline:
         time.sleep(SHORT_PAUSE)
     return token
 
 
-def keep(backend: Backend, folder: str) -> None:
+def touch_upload(backend: AppState, folder: str) -> None:
     """Note that a folder below the uploads' root is used now; it is removed some days later."""
     backend.session.client.zadd(keys.KEPT, {folder: time.time()})
 
 
-def check_room(backend: Backend) -> None:
+def check_queue_capacity(backend: AppState) -> None:
     """Refuse new work while the queue is above its mark.
 
     Raises:
@@ -159,7 +159,7 @@ def check_room(backend: Backend) -> None:
         )
 
 
-def check_open_jobs(backend: Backend, owner: str) -> None:
+def check_open_jobs(backend: AppState, owner: str) -> None:
     """Refuse one more job of a caller who has many.
 
     Raises:
@@ -174,7 +174,7 @@ def check_open_jobs(backend: Backend, owner: str) -> None:
         raise Problem(429, "too-many-jobs", f"{count} jobs are open: wait for their ends", PAUSE)
 
 
-def allowed_source(backend: Backend, source: str) -> str:
+def allowed_source(backend: AppState, source: str) -> str:
     """The location that a caller names, if it lies below one that the settings allow.
 
     Raises:
@@ -209,13 +209,13 @@ def check_webhook(settings: ServeSettings, url: str) -> None:
         raise Problem(403, "webhook-not-allowed", "not a host that webhook_hosts of [serve] names")
 
 
-def enter(backend: Backend, job: Job) -> None:
+def register_job(backend: AppState, job: Job) -> None:
     """Put a job on the lists of its caller and of the attendants, before it is begun."""
     client, member = backend.session.client, f"{job.owner}/{job.id}"
     client.zadd(keys.of_owner(job.owner), {job.id: job.created})
     client.sadd(keys.of_open_jobs(job.owner), job.id)
     client.zadd(keys.SERVED, {member: job.created})
-    keep(backend, f"{job.owner}/results/{job.id}")
+    touch_upload(backend, f"{job.owner}/results/{job.id}")
 
 
 def _is_below(location: str, root: str) -> bool:

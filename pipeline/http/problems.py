@@ -18,10 +18,10 @@ from bgpipe.pipeline.errors import (
     BgpipeError,
     Code,
     ItemError,
-    LedgerDamaged,
+    StoreCorrupted,
     Unavailable,
 )
-from bgpipe.pipeline.ledger import Occupied, Superseded, UnknownJob
+from bgpipe.pipeline.ledger import JobConflict, JobNotFound, LeaseLost
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 5
@@ -79,7 +79,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
 """What every endpoint may answer besides success."""
 
 
-def answer(problem: Problem, errors: list[dict[str, Any]] | None = None) -> JSONResponse:
+def problem_response(problem: Problem, errors: list[dict[str, Any]] | None = None) -> JSONResponse:
     body = ProblemBody(
         type=f"urn:bgpipe:problem:{problem.code}",
         title=HTTPStatus(problem.status).phrase,
@@ -101,18 +101,18 @@ def problem_of(error: BgpipeError) -> Problem:
     if isinstance(error, ItemError):
         status = _STATUS.get(error.code, 500)
         return Problem(status, error.code, error.detail, RETRY_AFTER if status == 503 else 0)
-    if isinstance(error, UnknownJob):
+    if isinstance(error, JobNotFound):
         return Problem(404, "unknown-job", str(error))
-    if isinstance(error, (Occupied, Superseded)):
+    if isinstance(error, (JobConflict, LeaseLost)):
         return Problem(409, "conflict", str(error))
-    if isinstance(error, LedgerDamaged):
+    if isinstance(error, StoreCorrupted):
         return Problem(500, "ledger-damaged", str(error))
     if isinstance(error, Unavailable):
         return Problem(503, "unavailable", str(error), RETRY_AFTER)
     return Problem(422, "invalid-request", str(error))
 
 
-def tell_problems(app: FastAPI) -> None:
+def install_error_handlers(app: FastAPI) -> None:
     """Let every error of `app` be answered as a problem."""
     app.exception_handler(Problem)(_on_problem)
     app.exception_handler(BgpipeError)(_on_our_error)
@@ -123,7 +123,7 @@ def tell_problems(app: FastAPI) -> None:
 
 async def _on_problem(request: Request, error: Problem) -> JSONResponse:
     del request
-    return answer(error)
+    return problem_response(error)
 
 
 async def _on_our_error(request: Request, error: BgpipeError) -> JSONResponse:
@@ -131,21 +131,21 @@ async def _on_our_error(request: Request, error: BgpipeError) -> JSONResponse:
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         fields = {"path": request.url.path, "error": error}
         log.warning("request failed", extra={"fields": fields})
-    return answer(problem)
+    return problem_response(problem)
 
 
 async def _on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     del request
     found = [{"at": list(map(str, item["loc"])), "what": item["msg"]} for item in error.errors()]
     first = f"{'.'.join(found[0]['at'])}: {found[0]['what']}" if found else "it cannot be read"
-    return answer(Problem(422, "invalid-request", first), found)
+    return problem_response(Problem(422, "invalid-request", first), found)
 
 
 async def _on_http(request: Request, error: HTTPException) -> JSONResponse:
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         code = Code.TOO_LARGE
-    told = answer(Problem(error.status_code, code, str(error.detail)))
+    told = problem_response(Problem(error.status_code, code, str(error.detail)))
     told.headers.update(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         told.headers["Allow"] = ", ".join(_methods(request))
@@ -162,4 +162,6 @@ def _methods(request: Request) -> list[str]:
 
 async def _on_fault(request: Request, error: Exception) -> JSONResponse:
     log.error("fault", exc_info=error, extra={"fields": {"path": request.url.path}})
-    return answer(Problem(500, "internal", "a fault in bgpipe: the server's log has the details"))
+    return problem_response(
+        Problem(500, "internal", "a fault in bgpipe: the server's log has the details")
+    )

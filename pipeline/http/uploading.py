@@ -9,9 +9,9 @@ from fastapi import APIRouter, File, Path, UploadFile
 from pydantic import BaseModel
 
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.http.backend import Backend, TheBackend
-from bgpipe.pipeline.http.caller import KEYED, TheCaller
-from bgpipe.pipeline.http.orders import check_room, keep
+from bgpipe.pipeline.http.backend import AppState, State
+from bgpipe.pipeline.http.caller import KEYED, Caller
+from bgpipe.pipeline.http.orders import check_queue_capacity, touch_upload
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
 from bgpipe.pipeline.http.uploads import UPLOAD_NAME
 
@@ -28,27 +28,25 @@ class UploadBody(BaseModel):
 
 
 @router.post("/uploads", status_code=201)
-def create_upload(backend: TheBackend, caller: TheCaller) -> UploadBody:
+def create_upload(backend: State, caller: Caller) -> UploadBody:
     """Begin an upload; its images follow."""
-    check_room(backend)
+    check_queue_capacity(backend)
     upload = backend.uploads.new_name()
-    keep(backend, f"{caller.name}/uploads/{upload}")
+    touch_upload(backend, f"{caller.name}/uploads/{upload}")
     return UploadBody(upload=upload, files=[])
 
 
 @router.post("/uploads/{upload}/files", status_code=201)
-def add_files(
-    backend: TheBackend, caller: TheCaller, upload: UploadName, files: Files
-) -> UploadBody:
+def add_files(backend: State, caller: Caller, upload: UploadName, files: Files) -> UploadBody:
     """Add images to an upload; one of a name that is there already takes its place.
 
     If one is refused, those before it stay.
     """
-    check_room(backend)
-    return UploadBody(upload=upload, files=store(backend, caller.name, upload, files))
+    check_queue_capacity(backend)
+    return UploadBody(upload=upload, files=store_files(backend, caller.name, upload, files))
 
 
-def store(backend: Backend, owner: str, upload: str, files: list[UploadFile]) -> list[str]:
+def store_files(backend: AppState, owner: str, upload: str, files: list[UploadFile]) -> list[str]:
     """Keep the images, each checked; returns their keys, all different.
 
     Raises:
@@ -62,19 +60,19 @@ def store(backend: Backend, owner: str, upload: str, files: list[UploadFile]) ->
     kept: list[str] = []
     for file in files:
         with file.file, backend.pictures:
-            name = unlike(file.filename or "image", kept)
+            name = distinct_name(file.filename or "image", kept)
             kept.append(backend.uploads.put(owner, upload, name, _content(backend, file)))
     return kept
 
 
-def _content(backend: Backend, file: UploadFile) -> bytes:
+def _content(backend: AppState, file: UploadFile) -> bytes:
     most = backend.uploads.limits.max_bytes
     if (file.size or 0) > most:
         raise PermanentError(Code.TOO_LARGE, f"{file.size} bytes: an image has up to {most}")
     return file.file.read()
 
 
-def unlike(name: str, others: list[str]) -> str:
+def distinct_name(name: str, others: list[str]) -> str:
     """`name`, or with a number behind its stem what none of `others` is called: phones call all alike."""
     stem, dot, suffix = name.rpartition(".") if "." in name else (name, "", "")
     number, found = 1, name

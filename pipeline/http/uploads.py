@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.images import Limits
-from bgpipe.pipeline.images.vet import vet
+from bgpipe.pipeline.images.vet import validate_header
 from bgpipe.pipeline.storage.base import is_hidden, is_image_name, is_safe_key
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.storage import Store, Stores
+    from bgpipe.pipeline.storage import Store, StoreFactory
     from bgpipe.pipeline.types import JobId
 
 UPLOAD_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -31,7 +31,7 @@ NAME_BYTES, PART_BYTES = 700, 200
 class Uploads:
     """Threads and servers may share it."""
 
-    stores: Stores
+    stores: StoreFactory
     root: str
     limits: Limits
 
@@ -71,7 +71,7 @@ class Uploads:
 
         """
         key = checked_name(name)
-        file_format = vet(data, self.limits)
+        file_format = validate_header(data, self.limits)
         if not is_image_name(key.rpartition("/")[2]):
             key = f"{key}.{file_format.lower()}"
         self.open(owner, upload).write(key, data)

@@ -25,15 +25,15 @@ TYPES = {
 
 @router.get("/")
 def show_page() -> Response:
-    return _file("index.html")
+    return _static_file("index.html")
 
 
 @router.get("/page/{name}")
 def show_part(name: Annotated[str, Path(max_length=40)]) -> Response:
-    return _file(name)
+    return _static_file(name)
 
 
-def _file(name: str) -> Response:
+def _static_file(name: str) -> Response:
     if name == SHEET:
         file = files("bgpipe.pipeline.report").joinpath(SHEET)
     elif name in PARTS:

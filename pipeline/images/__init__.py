@@ -6,19 +6,19 @@ codec raises becomes one of our errors in this package.
 
 from __future__ import annotations
 
-from bgpipe.pipeline.images.colour import one_pixel, seen_as_srgb, stored_with
-from bgpipe.pipeline.images.decode import decode, measure
+from bgpipe.pipeline.images.colour import color_pixel, from_srgb, to_viewed_srgb
+from bgpipe.pipeline.images.decode import decode, read_pixel_count
 from bgpipe.pipeline.images.encode import encode
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.images.thumbnail import thumbnail
 
 __all__ = [
     "Limits",
+    "color_pixel",
     "decode",
     "encode",
-    "measure",
-    "one_pixel",
-    "seen_as_srgb",
-    "stored_with",
+    "from_srgb",
+    "read_pixel_count",
     "thumbnail",
+    "to_viewed_srgb",
 ]

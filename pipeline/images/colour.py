@@ -44,19 +44,19 @@ def lab_to_srgb(image: Image.Image) -> Pixels | None:
     return _converted(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), _srgb())
 
 
-def seen_as_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
+def to_viewed_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
     """What a colour-managed screen would show; the pixels themselves without a usable profile."""
     seen = to_srgb(Image.fromarray(rgb), icc) if icc else None
     return rgb if seen is None else seen
 
 
-def stored_with(rgb: Pixels, icc: bytes | None) -> Pixels:
+def from_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
     """The numbers that show the sRGB pixels `rgb` in a picture that has the profile `icc`."""
     stored = _converted(Image.fromarray(rgb), _srgb(), _profile(icc)) if icc else None
     return rgb if stored is None else stored
 
 
-def one_pixel(colour: str) -> Pixels:
+def color_pixel(colour: str) -> Pixels:
     """White, black or #rrggbb as a picture [1, 1, 3] in sRGB."""
     value = bytes.fromhex(_NAMES.get(colour, colour).removeprefix("#"))
     return np.frombuffer(value, np.uint8).reshape(1, 1, 3)

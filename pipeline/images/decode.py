@@ -11,7 +11,7 @@ from bgpipe.pipeline.images.frames import count_frames
 from bgpipe.pipeline.images.header import open_image, orientation, resolution
 from bgpipe.pipeline.images.raw import decode_raw, read_raw_size
 from bgpipe.pipeline.images.samples import read_samples
-from bgpipe.pipeline.types import Picture
+from bgpipe.pipeline.types import DecodedImage
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -33,7 +33,7 @@ _TURNS: dict[int, tuple[bool, int | None]] = {
 }
 
 
-def decode(data: bytes, limits: Limits, deep: bool = False) -> Picture:
+def decode(data: bytes, limits: Limits, keep_16_bits: bool = False) -> DecodedImage:
     """The first frame, upright; with `deep`, its 16-bit samples too where the file has them.
 
     16-bit samples become 8 by their high byte. Colours keep the source's numbers and RGB profile;
@@ -44,23 +44,23 @@ def decode(data: bytes, limits: Limits, deep: bool = False) -> Picture:
 
     """
     if format_of(data) in RAW:
-        return decode_raw(data, limits, deep)
+        return decode_raw(data, limits, keep_16_bits)
     image = open_image(data, limits)
     frames = count_frames(image, data, limits)
-    samples = read_samples(image, data, deep=deep)
+    samples = read_samples(image, data, keep_16_bits=keep_16_bits)
     turn = _TURNS.get(orientation(image), _NO_TURN)
     dpi = resolution(image)
-    return Picture(
+    return DecodedImage(
         rgb=_turned(samples.rgb, turn),
         alpha=None if samples.alpha is None else _turned(samples.alpha, turn),
         icc=samples.icc,
         dpi=(dpi[1], dpi[0]) if dpi and turn[0] else dpi,
-        deep=None if samples.deep is None else _turned(samples.deep, turn),
+        rgb16=None if samples.rgb16 is None else _turned(samples.rgb16, turn),
         frames=frames,
     )
 
 
-def measure(data: bytes, limits: Limits) -> int:
+def read_pixel_count(data: bytes, limits: Limits) -> int:
     """How many pixels the picture has, from the header alone. Raises as `decode` does."""
     is_raw = format_of(data) in RAW
     width, height = read_raw_size(data, limits) if is_raw else open_image(data, limits).size

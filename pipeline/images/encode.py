@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from bgpipe.pipeline.types import Cutout, Deep, Output, Picture, Pixels
+    from bgpipe.pipeline.types import Cutout, DecodedImage, Deep, Output, Pixels
 
     Text = Mapping[str, str]
-    Encoder = Callable[[Cutout, Picture, Output, Text], bytes]
+    Encoder = Callable[[Cutout, DecodedImage, Output, Text], bytes]
 
 COLOUR, ALPHA = "colour.jpg", "alpha.png"
 """The members of a ZIP."""
@@ -32,7 +32,7 @@ _XMP_BOX = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
 """The kind of an ISO media file's box that holds XMP (ISO 16684-1, part 3)."""
 
 
-def encode(cutout: Cutout, picture: Picture, output: Output, text: Text) -> bytes:
+def encode(cutout: Cutout, picture: DecodedImage, output: Output, text: Text) -> bytes:
     """The cutout as a file that says how it was made.
 
     Colours are those of the picture's profile, which the file carries.
@@ -49,9 +49,9 @@ def encode(cutout: Cutout, picture: Picture, output: Output, text: Text) -> byte
     return _ENCODERS[output.format](cutout, picture, output, text)
 
 
-def _png(cutout: Cutout, picture: Picture, output: Output, text: Text) -> bytes:
-    if output.depth == 16 and picture.deep is not None:
-        samples = _deepened(cutout.rgba, picture.rgb, picture.deep)
+def _png(cutout: Cutout, picture: DecodedImage, output: Output, text: Text) -> bytes:
+    if output.depth == 16 and picture.rgb16 is not None:
+        samples = _deepened(cutout.rgba, picture.rgb, picture.rgb16)
         return png.encode(samples, text=text, icc=picture.icc, dpi=picture.dpi)
     if output.compression == "fast":
         return png.encode(cutout.rgba, text=text, icc=picture.icc, dpi=picture.dpi)
@@ -59,7 +59,7 @@ def _png(cutout: Cutout, picture: Picture, output: Output, text: Text) -> bytes:
     return png.annotated(data, text=text, icc=picture.icc, dpi=picture.dpi)
 
 
-def _mask(cutout: Cutout, picture: Picture, output: Output, text: Text) -> bytes:
+def _mask(cutout: Cutout, picture: DecodedImage, output: Output, text: Text) -> bytes:
     alpha = np.ascontiguousarray(cutout.rgba[..., 3])
     if output.compression == "fast":
         return png.encode(alpha, text=text, dpi=picture.dpi)
@@ -67,7 +67,7 @@ def _mask(cutout: Cutout, picture: Picture, output: Output, text: Text) -> bytes
     return png.annotated(data, text=text, dpi=picture.dpi)
 
 
-def _webp(cutout: Cutout, picture: Picture, output: Output, text: Text) -> bytes:
+def _webp(cutout: Cutout, picture: DecodedImage, output: Output, text: Text) -> bytes:
     return _saved(
         Image.fromarray(cutout.rgba),
         "WEBP",
@@ -76,11 +76,11 @@ def _webp(cutout: Cutout, picture: Picture, output: Output, text: Text) -> bytes
         exact=True,  # colours that are zero stay so
         method=6 if output.compression == "small" else 2,
         icc_profile=picture.icc,
-        xmp=imprint.packet(text),
+        xmp=imprint.xmp_packet(text),
     )
 
 
-def _avif(cutout: Cutout, picture: Picture, output: Output, text: Text) -> bytes:
+def _avif(cutout: Cutout, picture: DecodedImage, output: Output, text: Text) -> bytes:
     data = _saved(
         Image.fromarray(cutout.rgba),
         "AVIF",
@@ -88,15 +88,15 @@ def _avif(cutout: Cutout, picture: Picture, output: Output, text: Text) -> bytes
         speed=4 if output.compression == "small" else 8,
         icc_profile=picture.icc,
     )
-    body = _XMP_BOX + imprint.packet(text)
+    body = _XMP_BOX + imprint.xmp_packet(text)
     return data + (len(body) + 8).to_bytes(4) + b"uuid" + body
 
 
-def _jpeg(cutout: Cutout, picture: Picture, output: Output, text: Text) -> bytes:
-    return _jpeg_file(cutout.rgba[..., :3], picture, output, xmp=imprint.packet(text))
+def _jpeg(cutout: Cutout, picture: DecodedImage, output: Output, text: Text) -> bytes:
+    return _jpeg_file(cutout.rgba[..., :3], picture, output, xmp=imprint.xmp_packet(text))
 
 
-def _zip(cutout: Cutout, picture: Picture, output: Output, text: Text) -> bytes:
+def _zip(cutout: Cutout, picture: DecodedImage, output: Output, text: Text) -> bytes:
     """Colour and alpha apart: smaller and faster than any file that holds both.
 
     Behind the subject the colours stay, so that JPEG has no edge to smear.
@@ -108,11 +108,11 @@ def _zip(cutout: Cutout, picture: Picture, output: Output, text: Text) -> bytes:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(_member(COLOUR), _jpeg_file(rgb, picture, output))
         archive.writestr(_member(ALPHA), png.encode(np.ascontiguousarray(alpha), text=text))
-        archive.comment = imprint.packet(text)
+        archive.comment = imprint.xmp_packet(text)
     return file.getvalue()
 
 
-def _jpeg_file(rgb: Pixels, picture: Picture, output: Output, xmp: bytes = b"") -> bytes:
+def _jpeg_file(rgb: Pixels, picture: DecodedImage, output: Output, xmp: bytes = b"") -> bytes:
     return _saved(
         Image.fromarray(np.ascontiguousarray(rgb)),
         "JPEG",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.images.header import PICTURES
+from bgpipe.pipeline.images.header import IMAGE_FORMATS
 from bgpipe.pipeline.images.limits import Limits, too_many_frames
 from bgpipe.pipeline.images.tiff import pages
 
@@ -35,7 +35,7 @@ def count_frames(image: Image, data: bytes, limits: Limits) -> int:
         starts = _gif_frames(data) if image.format == "GIF" else pages(data)
         count = sum(1 for _ in islice(starts, limits.max_frames + 1))
     else:
-        count = image.info.get(PICTURES, getattr(image, "n_frames", 1))
+        count = image.info.get(IMAGE_FORMATS, getattr(image, "n_frames", 1))
     if count > limits.max_frames:
         raise too_many_frames(limits)
     return max(count, 1)

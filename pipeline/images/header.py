@@ -38,7 +38,7 @@ DAMAGE = (
     zlib.error,
 )
 
-PICTURES = "bgpipe:pictures"
+IMAGE_FORMATS = "bgpipe:pictures"
 """Where an open HEIF file says how many pictures it holds."""
 
 _ORIENTATION = 0x0112
@@ -107,7 +107,7 @@ def _open_heif(data: bytes, limits: Limits) -> Image.Image:
         check_size(file.size, limits)
         image: Image.Image = file.to_pillow()
         image.format = HEIF
-        image.info[PICTURES] = len(file)
+        image.info[IMAGE_FORMATS] = len(file)
     except DAMAGE as error:
         raise truncated(HEIF, error) from error
     return image

@@ -12,7 +12,7 @@ import numpy as np
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images.formats import format_of, truncated
 from bgpipe.pipeline.images.limits import check_bytes, check_size
-from bgpipe.pipeline.types import Picture
+from bgpipe.pipeline.types import DecodedImage
 
 if TYPE_CHECKING:
     from rawpy import RawPy
@@ -28,7 +28,7 @@ def read_raw_size(data: bytes, limits: Limits) -> tuple[int, int]:
         return raw.sizes.width, raw.sizes.height
 
 
-def decode_raw(data: bytes, limits: Limits, deep: bool) -> Picture:
+def decode_raw(data: bytes, limits: Limits, keep_16_bits: bool) -> DecodedImage:
     """Camera white balance, exposure as taken, the sRGB curve; with `deep`, 16 bits too.
 
     Raises:
@@ -40,16 +40,16 @@ def decode_raw(data: bytes, limits: Limits, deep: bool) -> Picture:
             use_camera_wb=True,
             no_auto_bright=True,  # photos of a series stay alike
             gamma=_SRGB_CURVE,
-            output_bps=16 if deep else 8,
+            output_bps=16 if keep_16_bits else 8,
         )
     if samples.shape[2] == 1:  # a sensor without color filters
         samples = np.repeat(samples, 3, axis=2)
     check_size(
         (samples.shape[1], samples.shape[0]), limits
     )  # of a sensor that stands on its corner
-    if not deep:
-        return Picture(samples)
-    return Picture((samples >> 8).astype(np.uint8), deep=samples.view(np.uint16))
+    if not keep_16_bits:
+        return DecodedImage(samples)
+    return DecodedImage((samples >> 8).astype(np.uint8), rgb16=samples.view(np.uint16))
 
 
 @contextmanager

@@ -40,10 +40,10 @@ class Samples:
     rgb: Pixels
     alpha: Grey | None
     icc: bytes | None
-    deep: Deep | None
+    rgb16: Deep | None
 
 
-def read_samples(image: Image.Image, data: bytes, *, deep: bool) -> Samples:
+def read_samples(image: Image.Image, data: bytes, *, keep_16_bits: bool) -> Samples:
     """Decode the first frame; `deep` asks for 16 bits where the file has them.
 
     Raises:
@@ -58,7 +58,9 @@ def read_samples(image: Image.Image, data: bytes, *, deep: bool) -> Samples:
     if converted is not None:
         return Samples(converted, alpha, None, None)
     kept = colour.space_of(icc) == b"RGB " and colour.is_matrix(icc) and image.mode != "CMYK"
-    return Samples(rgb, alpha, icc if kept else None, _deep_rgb(image, data) if deep else None)
+    return Samples(
+        rgb, alpha, icc if kept else None, _read_rgb16(image, data) if keep_16_bits else None
+    )
 
 
 def _through_profile(image: Image.Image, icc: bytes, rgb: Pixels) -> Pixels | None:
@@ -80,7 +82,7 @@ def _decoded(image: Image.Image, data: bytes) -> tuple[Pixels, Grey | None]:
     if image.mode.startswith("I;16"):
         return _decoded_grey16(image)
     if image.mode in ("I", "F"):
-        return _as_rgb(_scaled(image)), None
+        return _grey_to_rgb(_scaled(image)), None
     if image.mode == "LAB":
         return _decoded_lab(image), None
     if not image.has_transparency_data:
@@ -113,7 +115,7 @@ def _decoded_grey16(image: Image.Image) -> tuple[Pixels, Grey | None]:
     samples = np.asarray(image)
     key = image.info.get("transparency")
     alpha = None if key is None else np.where(samples == key, 0, 255).astype(np.uint8)
-    return _as_rgb((samples >> 8).astype(np.uint8)), alpha
+    return _grey_to_rgb((samples >> 8).astype(np.uint8)), alpha
 
 
 def _decoded_lab(image: Image.Image) -> Pixels:
@@ -137,7 +139,7 @@ def _scaled(image: Image.Image) -> Grey:
     return np.asarray(np.rint(known * (255 / white)), np.uint8)
 
 
-def _as_rgb(grey: Grey) -> Pixels:
+def _grey_to_rgb(grey: Grey) -> Pixels:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
@@ -156,13 +158,13 @@ def _has_16_bits(image: Image.Image, data: bytes) -> bool:
 
 def _key_alpha16(image: Image.Image, data: bytes) -> Grey | None:
     """Alpha by a transparent colour of 16 bits, of which Pillow sees the high bytes only."""
-    key, deep = image.info.get("transparency"), _deep_rgb(image, data)
+    key, deep = image.info.get("transparency"), _read_rgb16(image, data)
     if deep is None or not isinstance(key, tuple):
         return None
     return np.where((deep == np.array(key, np.uint16)).all(axis=2), 0, 255).astype(np.uint8)
 
 
-def _deep_rgb(image: Image.Image, data: bytes) -> Deep | None:
+def _read_rgb16(image: Image.Image, data: bytes) -> Deep | None:
     """RGB uint16; None where the file has fewer bits, or its kind is not read with all of them."""
     if not _has_16_bits(image, data) or (image.format == "PNG" and not _chunks_fit(data)):
         return None

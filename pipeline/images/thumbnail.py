@@ -15,7 +15,7 @@ from bgpipe.pipeline.images.encode import ALPHA, COLOUR
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.images.limits import Limits
-    from bgpipe.pipeline.types import Picture
+    from bgpipe.pipeline.types import DecodedImage
 
 _ZIP = b"PK\3\4"
 
@@ -27,7 +27,7 @@ def thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
         PermanentError: as `decode` does.
 
     """
-    picture = _picture(data, limits)
+    picture = _decoded(data, limits)
     image = Image.fromarray(picture.rgb)
     if picture.alpha is not None:
         image.putalpha(Image.fromarray(picture.alpha))
@@ -41,12 +41,12 @@ def mask_thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
         PermanentError: as `decode` does.
 
     """
-    picture = _picture(data, limits)
+    picture = _decoded(data, limits)
     grey = picture.rgb[..., 0].copy() if picture.alpha is None else picture.alpha
     return _small(Image.fromarray(grey), side, None)
 
 
-def _picture(data: bytes, limits: Limits) -> Picture:
+def _decoded(data: bytes, limits: Limits) -> DecodedImage:
     return _unpacked(data, limits) if data.startswith(_ZIP) else decode(data, limits)
 
 
@@ -57,7 +57,7 @@ def _small(image: Image.Image, side: int, icc: bytes | None) -> bytes:
     return file.getvalue()
 
 
-def _unpacked(data: bytes, limits: Limits) -> Picture:
+def _unpacked(data: bytes, limits: Limits) -> DecodedImage:
     """The colour under the alpha; a member is read only if its header promises to be small enough."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:

@@ -12,14 +12,16 @@ from bgpipe.pipeline.images.decode import decode
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.images.limits import Limits
-    from bgpipe.pipeline.types import Picture, Pixels
+    from bgpipe.pipeline.types import DecodedImage, Pixels
 
 Channels = Literal["rgba", "rgb", "a", "grey"]
 """`a`: the alpha over black, as RGBA; `grey`: the alpha as grey."""
-Kind = Literal["png", "webp", "jpeg"]
+Encoding = Literal["png", "webp", "jpeg"]
 
 
-def variant(data: bytes, limits: Limits, channels: Channels, kind: Kind, quality: int) -> bytes:
+def render_channels(
+    data: bytes, limits: Limits, channels: Channels, kind: Encoding, quality: int
+) -> bytes:
     """The picture with these channels, as a file of this kind; `quality` is 1 to 100.
 
     Raises:
@@ -37,7 +39,7 @@ def variant(data: bytes, limits: Limits, channels: Channels, kind: Kind, quality
     return file.getvalue()
 
 
-def _pixels(picture: Picture, channels: Channels) -> Pixels:
+def _pixels(picture: DecodedImage, channels: Channels) -> Pixels:
     height, width, _ = picture.rgb.shape
     alpha = np.full((height, width), 255, np.uint8) if picture.alpha is None else picture.alpha
     if channels == "grey":

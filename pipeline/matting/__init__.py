@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from bgpipe.pipeline.matting.compose import cut_out, keep_own_alpha
 from bgpipe.pipeline.matting.edges import solve_edges
-from bgpipe.pipeline.matting.finish import finish
+from bgpipe.pipeline.matting.finish import composite
 
-__all__ = ["cut_out", "finish", "keep_own_alpha", "solve_edges"]
+__all__ = ["composite", "cut_out", "keep_own_alpha", "solve_edges"]

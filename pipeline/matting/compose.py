@@ -10,20 +10,20 @@ import numpy as np
 
 from bgpipe.config.enhancement import Enhancement
 from bgpipe.pipeline.matting.foreground import estimate_foreground
-from bgpipe.pipeline.matting.guided import follow_edges
+from bgpipe.pipeline.matting.guided import guided_filter
 from bgpipe.pipeline.matting.refine import refine
-from bgpipe.pipeline.matting.resize import resized
+from bgpipe.pipeline.matting.resize import resize
 from bgpipe.pipeline.types import Cutout
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from bgpipe.pipeline.types import Matte, Picture, Pixels, Plane, Preset
+    from bgpipe.pipeline.types import DecodedImage, Matte, Pixels, Plane, Preset
 
     Alpha = npt.NDArray[np.uint8]
 
 
-def cut_out(picture: Picture, matte: Matte, preset: Preset) -> Cutout:
+def cut_out(picture: DecodedImage, matte: Matte, preset: Preset) -> Cutout:
     """The picture with the refined matte, times its own alpha, as straight alpha.
 
     Opaque pixels keep the source's colour bit for bit, transparent ones have none. Soft pixels get
@@ -31,13 +31,13 @@ def cut_out(picture: Picture, matte: Matte, preset: Preset) -> Cutout:
     of its own keeps its colours, since they are free of a background already.
     """
     height, width, _ = picture.rgb.shape
-    full = resized(matte.alpha, height, width)
+    full = resize(matte.alpha, height, width)
     if preset.guided:
-        full = follow_edges(matte.alpha, full, picture.rgb)
+        full = guided_filter(matte.alpha, full, picture.rgb)
     refined = refine(full, preset)
     own = picture.alpha
     alpha = _quantised(refined if own is None else _scaled(refined, own))
-    rgba = _composed(picture.rgb, alpha)
+    rgba = _to_rgba(picture.rgb, alpha)
     if preset.foreground and own is None:
         soft = np.flatnonzero((alpha > 0) & (alpha < 255))
         if soft.size:
@@ -48,17 +48,15 @@ def cut_out(picture: Picture, matte: Matte, preset: Preset) -> Cutout:
     return Cutout(rgba)
 
 
-def keep_own_alpha(picture: Picture) -> Cutout:
+def keep_own_alpha(picture: DecodedImage) -> Cutout:
     """The picture as the cutout that its own alpha makes of it; opaque if it has none."""
     own = picture.alpha
     return Cutout(
-        _composed(
-            picture.rgb, np.full(picture.rgb.shape[:2], 255, np.uint8) if own is None else own
-        )
+        _to_rgba(picture.rgb, np.full(picture.rgb.shape[:2], 255, np.uint8) if own is None else own)
     )
 
 
-def _usable_means(picture: Picture, matte: Matte, preset: Preset) -> Pixels | None:
+def _usable_means(picture: DecodedImage, matte: Matte, preset: Preset) -> Pixels | None:
     """The device's, unless the subject is another or its numbers mean other colours."""
     inverted = preset.invert or any(step.invert for step in preset.enhance)
     return None if inverted or picture.icc else matte.means
@@ -79,7 +77,7 @@ def _quantised(alpha: Plane) -> Alpha:
     return np.asarray(cv2.convertScaleAbs(alpha, alpha=255), np.uint8)
 
 
-def _composed(rgb: Pixels, alpha: Alpha) -> Pixels:
+def _to_rgba(rgb: Pixels, alpha: Alpha) -> Pixels:
     rgba = np.empty((*alpha.shape, 4), np.uint8)
     cv2.mixChannels([rgb, alpha], [rgba], [0, 0, 1, 1, 2, 2, 3, 3])
     np.copyto(rgba.view(np.uint32)[..., 0], 0, where=alpha == 0)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bgpipe.pipeline.matting.resize import resized
-from bgpipe.pipeline.matting.tiles import tiles
-from bgpipe.pipeline.matting.trimap import SUBJECT, UNKNOWN, trimap_of
+from bgpipe.pipeline.matting.resize import resize
+from bgpipe.pipeline.matting.tiles import split_tiles
+from bgpipe.pipeline.matting.trimap import SUBJECT, UNKNOWN, make_trimap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,17 +34,19 @@ def solve_edges(rgb: Pixels, matte: Plane, matting: Matting, solve: Solve) -> Pl
     subject, or has no edge, there is nothing to go by: it comes back as it is, at full size.
     """
     height, width, _ = rgb.shape
-    full = resized(matte, height, width)
-    trimap = trimap_of(full, matting.band)
+    full = resize(matte, height, width)
+    trimap = make_trimap(full, matting.band)
     if not (trimap == SUBJECT).any() or not (trimap == UNKNOWN).any():
         return full
     solved = np.zeros_like(full)
-    with_edge = [tile for tile in tiles((height, width), matting.size) if _has_edge(tile, trimap)]
+    with_edge = [
+        tile for tile in split_tiles((height, width), matting.size) if _has_edge(tile, trimap)
+    ]
     for start in range(0, len(with_edge), AT_ONCE):
         some = with_edge[start : start + AT_ONCE]
-        answers = solve([_seen(tile, rgb, trimap) for tile in some])
+        answers = solve([_tile_pixels(tile, rgb, trimap) for tile in some])
         for tile, answer in zip(some, answers, strict=True):
-            tile.add(answer.alpha, solved)
+            tile.accumulate(answer.alpha, solved)
     return np.where(trimap == UNKNOWN, solved.clip(0, 1), trimap == SUBJECT).astype(np.float32)
 
 
@@ -52,6 +54,6 @@ def _has_edge(tile: Tile, trimap: Trimap) -> bool:
     return bool((trimap[tile.rows, tile.columns] == UNKNOWN).any())
 
 
-def _seen(tile: Tile, rgb: Pixels, trimap: Trimap) -> Pixels:
+def _tile_pixels(tile: Tile, rgb: Pixels, trimap: Trimap) -> Pixels:
     piece = np.dstack([rgb[tile.rows, tile.columns], trimap[tile.rows, tile.columns]])
     return tile.padded(piece)

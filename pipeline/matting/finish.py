@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.matting.framing import drawn, frame, subject_box
+from bgpipe.pipeline.matting.framing import layout, render, subject_box
 from bgpipe.pipeline.types import Cutout
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ SHADOW_HEIGHT = 0.12
 """Of the shadow, as a share of the subject's width or height, whichever is less."""
 SHADOW_BLUR = 0.035
 """Sigma, as a share of the same."""
-BLOCK = 1 << 18
+BLOCK_ROWS = 1 << 18
 """Pixels mixed at once: in float they take ten times their room."""
 
 
-def finish(cutout: Cutout, preset: Preset, ground: Pixels | None, max_pixels: int) -> Cutout:
+def composite(cutout: Cutout, preset: Preset, ground: Pixels | None, max_pixels: int) -> Cutout:
     """Crop, place, shade and ground the cutout as the preset says.
 
     `ground` [h, w, 3] has the colours of the picture's profile; it is scaled to cover the canvas,
@@ -43,15 +43,15 @@ def finish(cutout: Cutout, preset: Preset, ground: Pixels | None, max_pixels: in
 
     """
     if preset.crop or preset.margin or preset.canvas:
-        cutout = Cutout(_framed(cutout.rgba, preset, max_pixels))
+        cutout = Cutout(_placed(cutout.rgba, preset, max_pixels))
     if not preset.shadow and ground is None:
         return cutout
     shade = _shadow(cutout.rgba, preset.shadow) if preset.shadow else None
-    return Cutout(_composed(cutout.rgba, shade, ground))
+    return Cutout(_over(cutout.rgba, shade, ground))
 
 
-def _framed(rgba: Pixels, preset: Preset, max_pixels: int) -> Pixels:
-    framed = frame(rgba[..., 3], preset)
+def _placed(rgba: Pixels, preset: Preset, max_pixels: int) -> Pixels:
+    framed = layout(rgba[..., 3], preset)
     width, height = framed.size
     if width * height > max_pixels:
         raise PermanentError(
@@ -59,7 +59,7 @@ def _framed(rgba: Pixels, preset: Preset, max_pixels: int) -> Pixels:
             f"margin and canvas ask for {width} x {height} pixels: more than images allow, "
             f"{max_pixels}",
         )
-    return drawn(rgba, framed)
+    return render(rgba, framed)
 
 
 def _shadow(rgba: Pixels, opacity: float) -> Plane | None:
@@ -81,14 +81,14 @@ def _shadow(rgba: Pixels, opacity: float) -> Plane | None:
     return np.asarray(blurred * np.float32(opacity / 255), np.float32)
 
 
-def _composed(rgba: Pixels, shade: Plane | None, ground: Pixels | None) -> Pixels:
+def _over(rgba: Pixels, shade: Plane | None, ground: Pixels | None) -> Pixels:
     """The cutout over its shadow over the ground, computed where it is not opaque."""
     places = np.flatnonzero(rgba[..., 3] < 255)
     behind = None if ground is None else _covering(ground, rgba.shape)
     out = rgba.copy()
     pixels = out.reshape(-1, 4)
-    for start in range(0, places.size, BLOCK):
-        block = places[start : start + BLOCK]
+    for start in range(0, places.size, BLOCK_ROWS):
+        block = places[start : start + BLOCK_ROWS]
         s = np.float32(0) if shade is None else shade.reshape(-1, 1)[block]
         pixels[block] = _mixed(pixels[block].astype(np.float32), s, behind, block)
     return out

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from bgpipe.pipeline.matting.sampling import sampled
+from bgpipe.pipeline.matting.sampling import sample
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -50,8 +50,8 @@ def estimate_foreground(
     for start in range(0, pixels.size, BLOCK):
         block = pixels[start : start + BLOCK]
         colours = _corrected(
-            sampled(foreground, block, alpha.shape),
-            sampled(background, block, alpha.shape),
+            sample(foreground, block, alpha.shape),
+            sample(background, block, alpha.shape),
             alpha.reshape(-1, 1)[block],
             rgb.reshape(-1, 3)[block].astype(np.float32),
         )

@@ -22,7 +22,7 @@ DUST = 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class PixelBox:
     """Columns and rows of the source from `left` and `top` up to, not with, `right` and `bottom`."""
 
     left: int
@@ -38,24 +38,24 @@ class Box:
     def height(self) -> int:
         return self.bottom - self.top
 
-    def grown(self, left: int, top: int, right: int, bottom: int) -> Box:
-        return Box(self.left - left, self.top - top, self.right + right, self.bottom + bottom)
+    def grown(self, left: int, top: int, right: int, bottom: int) -> PixelBox:
+        return PixelBox(self.left - left, self.top - top, self.right + right, self.bottom + bottom)
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class Layout:
     """A box of the source, which may reach beyond it, drawn as `inner` on a canvas of `size`.
 
     Sizes are (width, height); `at` is where the left upper corner of the drawing comes to lie.
     """
 
-    box: Box
+    box: PixelBox
     inner: tuple[int, int]
     at: tuple[int, int]
     size: tuple[int, int]
 
 
-def subject_box(alpha: Alpha) -> Box | None:
+def subject_box(alpha: Alpha) -> PixelBox | None:
     """The box of everything solid but dust; None if there is nothing."""
     solid = (alpha > SOLID).astype(np.uint8)
     count, _, parts, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
@@ -65,7 +65,7 @@ def subject_box(alpha: Alpha) -> Box | None:
     kept = parts[1:][areas >= DUST * areas.max()]
     left, top = kept[:, cv2.CC_STAT_LEFT], kept[:, cv2.CC_STAT_TOP]
     right, bottom = left + kept[:, cv2.CC_STAT_WIDTH], top + kept[:, cv2.CC_STAT_HEIGHT]
-    return Box(int(left.min()), int(top.min()), int(right.max()), int(bottom.max()))
+    return PixelBox(int(left.min()), int(top.min()), int(right.max()), int(bottom.max()))
 
 
 def canvas_pixels(preset: Preset) -> int:
@@ -76,10 +76,10 @@ def canvas_pixels(preset: Preset) -> int:
     return width * height
 
 
-def frame(alpha: Alpha, preset: Preset) -> Frame:
+def layout(alpha: Alpha, preset: Preset) -> Layout:
     """What the preset's crop, margin, canvas and place make of a cutout with this alpha."""
     height, width = alpha.shape
-    whole = Box(0, 0, width, height)
+    whole = PixelBox(0, 0, width, height)
     box = (subject_box(alpha) or whole) if preset.crop else whole
     margin = round(preset.margin / 100 * max(box.width, box.height))
     box = box.grown(margin, margin, margin, margin)
@@ -87,15 +87,15 @@ def frame(alpha: Alpha, preset: Preset) -> Frame:
         box = _at_aspect(box, *_pair(preset.canvas, ":"), preset.place)
     size = (box.width, box.height)
     if "x" not in preset.canvas:
-        return Frame(box, size, (0, 0), size)
+        return Layout(box, size, (0, 0), size)
     canvas = _pair(preset.canvas, "x")
     scale = min(canvas[0] / box.width, canvas[1] / box.height)
     inner = (max(1, round(box.width * scale)), max(1, round(box.height * scale)))
     across, down = _before(canvas[0] - inner[0], canvas[1] - inner[1], preset.place)
-    return Frame(box, inner, (across, down), canvas)
+    return Layout(box, inner, (across, down), canvas)
 
 
-def drawn(rgba: Pixels, frame: Frame) -> Pixels:
+def render(rgba: Pixels, frame: Layout) -> Pixels:
     """The cutout [H, W, 4] on the frame's canvas, transparent around it."""
     piece = _piece(rgba, frame.box)
     if frame.inner != (frame.box.width, frame.box.height):
@@ -113,7 +113,7 @@ def _pair(text: str, separator: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _at_aspect(box: Box, width: int, height: int, place: str) -> Box:
+def _at_aspect(box: PixelBox, width: int, height: int, place: str) -> PixelBox:
     """The smallest box around this one whose sides are as width to height, to the pixel above."""
     missing_width = max(0, -(-box.height * width // height) - box.width)
     missing_height = max(0, -(-box.width * height // width) - box.height)
@@ -128,7 +128,7 @@ def _before(across: int, down: int, place: str) -> tuple[int, int]:
     return left, top
 
 
-def _piece(rgba: Pixels, box: Box) -> Pixels:
+def _piece(rgba: Pixels, box: PixelBox) -> Pixels:
     """The box of the cutout, transparent where it reaches beyond."""
     height, width = rgba.shape[:2]
     piece = np.zeros((box.height, box.width, 4), np.uint8)

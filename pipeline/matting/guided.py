@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from bgpipe.pipeline.matting.sampling import sampled
+from bgpipe.pipeline.matting.sampling import sample
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -34,7 +34,7 @@ HALF_LEVEL = 0.5 / 255
 _WINDOW = (2 * RADIUS + 1, 2 * RADIUS + 1)
 
 
-def follow_edges(matte: Plane, full: Plane, rgb: Pixels) -> Plane:
+def guided_filter(matte: Plane, full: Plane, rgb: Pixels) -> Plane:
     """`full`, which is `matte` at the picture's size, with its soft pixels set by the picture.
 
     A picture that has no more pixels than the matte has nothing to tell: it gets `full` itself.
@@ -44,8 +44,8 @@ def follow_edges(matte: Plane, full: Plane, rgb: Pixels) -> Plane:
         return full
     slope, offset = _coefficients(matte, _unit(_guide(rgb, matte.shape)))
     colours = _unit(rgb.reshape(-1, 3)[soft])
-    fitted = (sampled(slope, soft, full.shape) * colours).sum(axis=1)
-    fitted += sampled(offset, soft, full.shape)
+    fitted = (sample(slope, soft, full.shape) * colours).sum(axis=1)
+    fitted += sample(offset, soft, full.shape)
     followed = full.copy()
     followed.reshape(-1)[soft] += np.float32(SHARE) * (fitted.clip(0, 1) - full.reshape(-1)[soft])
     return followed

@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.types import Plane
 
 
-def resized(plane: Plane, height: int, width: int) -> Plane:
+def resize(plane: Plane, height: int, width: int) -> Plane:
     """The plane [h, w] as [height, width].
 
     Enlarged along an axis it is bilinear between pixel centres (torch's align_corners=False);
     shrunk along one it is the mean over the area that a pixel covers, which cannot alias.
     """
     rows, columns = plane.shape
-    shrunk = _scaled(plane, min(rows, height), min(columns, width), cv2.INTER_AREA)
-    return np.asarray(_scaled(shrunk, height, width, cv2.INTER_LINEAR), np.float32)
+    shrunk = _resized(plane, min(rows, height), min(columns, width), cv2.INTER_AREA)
+    return np.asarray(_resized(shrunk, height, width, cv2.INTER_LINEAR), np.float32)
 
 
-def _scaled(plane: MatLike, height: int, width: int, method: int) -> MatLike:
+def _resized(plane: MatLike, height: int, width: int, method: int) -> MatLike:
     if plane.shape == (height, width):
         return plane
     return cv2.resize(plane, (width, height), interpolation=method)

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 _REMAP_COLUMNS = 4096  # cv2.remap takes no side above 32767
 
 
-def sampled(reduced: Floats, pixels: Positions, shape: tuple[int, ...]) -> Floats:
+def sample(reduced: Floats, pixels: Positions, shape: tuple[int, ...]) -> Floats:
     """[N, ...]: `reduced` [h, w, ...], bilinear, at pixels of an image of `shape`."""
     rows = -(-pixels.size // _REMAP_COLUMNS)
     y, x = np.divmod(np.resize(pixels, (rows, _REMAP_COLUMNS)), shape[1])
     columns, lines = (
-        _position(at, small / full)
+        _source_positions(at, small / full)
         for at, small, full in zip((x, y), reduced.shape[1::-1], shape[1::-1], strict=True)
     )
     values = cv2.remap(reduced, columns, lines, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(values, np.float32).reshape(-1, *reduced.shape[2:])[: pixels.size]
 
 
-def _position(at: Positions, scale: float) -> Floats:
+def _source_positions(at: Positions, scale: float) -> Floats:
     """Of the pixels' centres on the reduced copy."""
     return ((at + 0.5) * scale - 0.5).astype(np.float32)

@@ -41,19 +41,19 @@ class Tile:
         border = cv2.copyMakeBorder(piece, 0, down, 0, across, cv2.BORDER_REPLICATE)
         return np.asarray(border, np.uint8)
 
-    def add(self, answer: Plane, total: Plane) -> None:
+    def accumulate(self, answer: Plane, total: Plane) -> None:
         """Blend what was answered for `padded` into the image's."""
         part = answer[: self.down.size, : self.across.size]
         total[self.rows, self.columns] += part * (self.down[:, None] * self.across)
 
 
-def tiles(shape: tuple[int, int], size: tuple[int, int]) -> list[Tile]:
+def split_tiles(shape: tuple[int, int], size: tuple[int, int]) -> list[Tile]:
     """The tiles of an image of `shape` (height, width), of at most `size`, row by row."""
-    down, across = (_spans(*sides) for sides in zip(shape, size, strict=True))
+    down, across = (_tile_spans(*sides) for sides in zip(shape, size, strict=True))
     return [Tile(rows, columns, v, h) for rows, v in down for columns, h in across]
 
 
-def _spans(length: int, side: int) -> list[tuple[slice, Weights]]:
+def _tile_spans(length: int, side: int) -> list[tuple[slice, Weights]]:
     """Evenly spread pieces of `side` along an axis, with their shares at each place."""
     if length <= side:
         return [(slice(0, length), np.ones(length, np.float32))]

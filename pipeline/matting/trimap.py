@@ -20,7 +20,7 @@ CERTAIN = 0.05
 """A matte this close to 0 or 1 is sure of itself."""
 
 
-def trimap_of(matte: Plane, band: float) -> Trimap:
+def make_trimap(matte: Plane, band: float) -> Trimap:
     """Unknown is what lies within `band`, a share of the longer side, of a soft pixel or an edge."""
     subject = matte > 0.5
     sides = subject.astype(np.uint8)

@@ -10,7 +10,7 @@ from bgpipe.pipeline.model.config import ModelConfig
 from bgpipe.pipeline.model.deform import DeformableConv
 
 
-class PlainConv(nn.Module):
+class PlainConvolution(nn.Module):
     """In the place of a deformable convolution: one that looks where it stands."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
@@ -22,10 +22,10 @@ class PlainConv(nn.Module):
         return out
 
 
-class Branch(nn.Module):
+class ASPPBranch(nn.Module):
     def __init__(self, config: ModelConfig, kernel: int) -> None:
         super().__init__()
-        conv = DeformableConv if config.deformable else PlainConv
+        conv = DeformableConv if config.deformable else PlainConvolution
         self.atrous_conv = conv(config.inner, config.branch, kernel)
         self.bn = nn.BatchNorm2d(config.branch)
 
@@ -39,8 +39,8 @@ class ASPP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         inner, branch = config.inner, config.branch
-        self.aspp1 = Branch(config, 1)
-        self.aspp_deforms = nn.ModuleList(Branch(config, kernel) for kernel in config.kernels)
+        self.aspp1 = ASPPBranch(config, 1)
+        self.aspp_deforms = nn.ModuleList(ASPPBranch(config, kernel) for kernel in config.kernels)
         self.global_avg_pool = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(inner, branch, 1, bias=False),

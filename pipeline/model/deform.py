@@ -49,11 +49,11 @@ def deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Te
     """
     points = torch.cat([offset[:, 0::2], offset[:, 1::2], mask], dim=1).permute(0, 2, 3, 1)
     matrix = weight.permute(2, 3, 1, 0).flatten(0, 2)  # [k^2 * C, O]
-    out = [columns @ matrix for columns in sampled(x, points)]
+    out = [columns @ matrix for columns in sample_bilinear(x, points)]
     return torch.cat(out, dim=1).permute(0, 3, 1, 2)
 
 
-def sampled(x: Tensor, points: Tensor) -> Iterator[Tensor]:
+def sample_bilinear(x: Tensor, points: Tensor) -> Iterator[Tensor]:
     """The values under the taps, some lines at a time: [B, lines, W, k^2 * C].
 
     points [B, H, W, 3 * k^2]: the taps' offsets along y, those along x, and their weights.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 Activation = Literal["none", "relu", "gelu"]
 
 
-class Dense(nn.Module):
+class DenseLayer(nn.Module):
     """[..., inputs] to [..., outputs]; weight [outputs, inputs], bias [outputs]."""
 
     def __init__(
@@ -39,9 +39,11 @@ class Dense(nn.Module):
         return F.relu_(out) if self.activation == "relu" else out
 
 
-def dense(layer: nn.Linear, activation: Activation = "none") -> Dense:
+def make_dense(layer: nn.Linear, activation: Activation = "none") -> DenseLayer:
     """The layer itself, on the same memory."""
-    return Dense(layer.weight.data, None if layer.bias is None else layer.bias.data, activation)
+    return DenseLayer(
+        layer.weight.data, None if layer.bias is None else layer.bias.data, activation
+    )
 
 
 def has_onednn() -> bool:

@@ -17,7 +17,7 @@ from bgpipe.pipeline.model.config import EfficientNetConfig
 EXPANSION = 6  # of every block behind those of the first stage
 KERNELS = (3, 3, 5, 3, 5, 5, 3)  # of the stages
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
-SEEN = (1, 2, 4, 6)  # the last stages at strides 4, 8, 16 and 32
+OUTPUT_STAGES = (1, 2, 4, 6)  # the last stages at strides 4, 8, 16 and 32
 EPSILON = 1e-3
 MOMENTUM = 0.01
 
@@ -29,7 +29,7 @@ class EfficientNet(nn.Module):
         super().__init__()
         self.depths = config.depths
         self._conv_stem = SameConv(3, config.stem, 3, stride=2)
-        self._bn0 = norm(config.stem)
+        self._bn0 = batch_norm(config.stem)
         widths = pairwise((config.stem, *config.widths))
         self._blocks = nn.ModuleList(
             MBConvBlock(
@@ -50,7 +50,7 @@ class EfficientNet(nn.Module):
             for _ in range(depth):
                 x = next(blocks)(x)
             maps.append(x)
-        return [maps[stage] for stage in SEEN]
+        return [maps[stage] for stage in OUTPUT_STAGES]
 
 
 class SameConv(nn.Conv2d):
@@ -63,7 +63,7 @@ class SameConv(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(padded(x, self.kernel_size[0]) if self.stride[0] > 1 else x)
+        return super().forward(pad_same(x, self.kernel_size[0]) if self.stride[0] > 1 else x)
 
 
 class MBConvBlock(nn.Module):
@@ -75,11 +75,11 @@ class MBConvBlock(nn.Module):
         self.expands, self.adds = expand > 1, stride == 1 and inputs == outputs
         if self.expands:
             self._expand_conv = nn.Conv2d(inputs, wide, 1, bias=False)
-            self._bn0 = norm(wide)
+            self._bn0 = batch_norm(wide)
         self._depthwise_conv = SameConv(wide, wide, kernel, stride=stride, groups=wide)
-        self._bn1 = norm(wide)
+        self._bn1 = batch_norm(wide)
         self._project_conv = nn.Conv2d(wide, outputs, 1, bias=False)
-        self._bn2 = norm(outputs)
+        self._bn2 = batch_norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         wide = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
@@ -88,11 +88,11 @@ class MBConvBlock(nn.Module):
         return out + x if self.adds else out
 
 
-def padded(x: Tensor, kernel: int) -> Tensor:
+def pad_same(x: Tensor, kernel: int) -> Tensor:
     """With the zeros around it that TensorFlow's SAME gives a stride of 2."""
     height, width = (kernel - 2 + side % 2 for side in x.shape[2:])
     return F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
 
 
-def norm(channels: int) -> nn.BatchNorm2d:
+def batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=EPSILON, momentum=MOMENTUM)

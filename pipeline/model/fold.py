@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 
-def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     """A convolution that does what both do in eval mode."""
-    weight, bias = with_norm(conv.weight, conv.bias, norm)
+    weight, bias = merge_norm(conv.weight, conv.bias, norm)
     with torch.device("meta"):
         both = nn.Conv2d(
             conv.in_channels,
@@ -23,7 +23,7 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     return both
 
 
-def with_norm(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def merge_norm(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution that has `norm` behind it in eval mode."""
     deviation = (norm.get_buffer("running_var") + norm.eps).sqrt()
     scale = norm.get_parameter("weight") / deviation
@@ -31,7 +31,7 @@ def with_norm(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tupl
     return weight * scale.view(-1, 1, 1, 1), shift if bias is None else shift + scale * bias
 
 
-def convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+def make_convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
     """The convolution with these weights that keeps a map's size."""
     outputs, inputs, kernel, _ = weight.shape
     has_bias = bias is not None

@@ -16,7 +16,7 @@ from bgpipe.pipeline.model.decoder import DecoderBlock, resize_like
 from bgpipe.pipeline.model.fused_decoder import FusedDecoder, FusedDecoderBlock
 from bgpipe.pipeline.model.fused_efficientnet import FusedEfficientNet
 from bgpipe.pipeline.model.fused_swin import FusedSwin
-from bgpipe.pipeline.model.parts import part
+from bgpipe.pipeline.model.parts import submodule
 from bgpipe.pipeline.model.swin import Swin
 
 
@@ -51,7 +51,7 @@ class FusedBiRefNet(nn.Module):
             if isinstance(network.bb, Swin)
             else FusedEfficientNet(network.bb)
         )
-        self.squeeze = FusedDecoderBlock(part(network, "squeeze_module.0", DecoderBlock))
+        self.squeeze = FusedDecoderBlock(submodule(network, "squeeze_module.0", DecoderBlock))
         self.decoder = FusedDecoder(network.decoder)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bgpipe.pipeline.model.aspp import ASPP, Branch, PlainConv
+from bgpipe.pipeline.model.aspp import ASPP, ASPPBranch, PlainConvolution
 from bgpipe.pipeline.model.decoder import (
     Decoder,
     DecoderBlock,
@@ -20,10 +20,10 @@ from bgpipe.pipeline.model.decoder import (
     resize_like,
     stack_tiles,
 )
-from bgpipe.pipeline.model.deform import DeformableConv, sampled
-from bgpipe.pipeline.model.dense import Dense
-from bgpipe.pipeline.model.fold import convolution, folded, with_norm
-from bgpipe.pipeline.model.parts import part
+from bgpipe.pipeline.model.deform import DeformableConv, sample_bilinear
+from bgpipe.pipeline.model.dense import DenseLayer
+from bgpipe.pipeline.model.fold import fold_batch_norm, make_convolution, merge_norm
+from bgpipe.pipeline.model.parts import submodule
 
 
 class FusedDecoder(nn.Module):
@@ -32,21 +32,21 @@ class FusedDecoder(nn.Module):
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.images = nn.ModuleList(
-            FusedImageBranch(part(decoder, f"ipt_blk{level}", ImageBranch))
+            FusedImageBranch(submodule(decoder, f"ipt_blk{level}", ImageBranch))
             for level in (5, 4, 3, 2)
         )
         self.blocks = nn.ModuleList(
-            FusedDecoderBlock(part(decoder, f"decoder_block{level}", DecoderBlock))
+            FusedDecoderBlock(submodule(decoder, f"decoder_block{level}", DecoderBlock))
             for level in (4, 3, 2, 1)
         )
-        self.gates = nn.ModuleList(Gate(decoder, level) for level in (4, 3, 2))
+        self.gates = nn.ModuleList(FusedGate(decoder, level) for level in (4, 3, 2))
         self.laterals = nn.ModuleList(
             decoder.get_submodule(f"lateral_block{level}.conv") for level in (4, 3, 2)
         )
-        last = part(decoder, "conv_out1.0", nn.Conv2d)
+        last = submodule(decoder, "conv_out1.0", nn.Conv2d)
         wide = last.in_channels - decoder.ipt_blk1.conv_out.out_channels
         from_map, from_image = torch.split(last.weight, [wide, last.in_channels - wide], dim=1)
-        self.last = convolution(from_map, None)
+        self.last = make_convolution(from_map, None)
         self.full = ImageHead(decoder.ipt_blk1, from_image, last.get_parameter("bias"))
 
     def forward(self, image: Tensor, features: list[Tensor]) -> Tensor:
@@ -64,9 +64,9 @@ class FusedDecoder(nn.Module):
 class FusedDecoderBlock(nn.Module):
     def __init__(self, block: DecoderBlock) -> None:
         super().__init__()
-        self.conv_in = folded(block.conv_in, block.bn_in)
+        self.conv_in = fold_batch_norm(block.conv_in, block.bn_in)
         self.attention = FusedASPP(block.dec_att)
-        self.conv_out = folded(block.conv_out, block.bn_out)
+        self.conv_out = fold_batch_norm(block.conv_out, block.bn_out)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.conv_out(self.attention(F.relu_(self.conv_in(x))))
@@ -78,20 +78,20 @@ class FusedASPP(nn.Module):
 
     def __init__(self, aspp: ASPP) -> None:
         super().__init__()
-        mix = folded(aspp.conv1, aspp.bn1)
+        mix = fold_batch_norm(aspp.conv1, aspp.bn1)
         deforms = range(len(aspp.aspp_deforms))
         names = ["aspp1", *(f"aspp_deforms.{i}" for i in deforms)]
-        branches = [part(aspp, name, Branch) for name in names]
+        branches = [submodule(aspp, name, ASPPBranch) for name in names]
         shares = mix.weight.flatten(1).chunk(len(branches) + 1, dim=1)
         self.branches = nn.ModuleList(
             fused_branch(branch, share) for branch, share in zip(branches, shares[:-1], strict=True)
         )
-        pool = folded(
-            part(aspp, "global_avg_pool.1", nn.Conv2d),
-            part(aspp, "global_avg_pool.2", nn.BatchNorm2d),
+        pool = fold_batch_norm(
+            submodule(aspp, "global_avg_pool.1", nn.Conv2d),
+            submodule(aspp, "global_avg_pool.2", nn.BatchNorm2d),
         )
-        self.pool = Dense(pool.weight.flatten(1), pool.bias, "relu")
-        self.pooled = Dense(shares[-1].contiguous(), mix.bias)
+        self.pool = DenseLayer(pool.weight.flatten(1), pool.bias, "relu")
+        self.pooled = DenseLayer(shares[-1].contiguous(), mix.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         # The pooled branch is the same everywhere: a bias of the mixture.
@@ -101,41 +101,41 @@ class FusedASPP(nn.Module):
         return F.relu_(out).permute(0, 3, 1, 2)
 
 
-def fused_branch(branch: Branch, share: Tensor) -> nn.Module:
+def fused_branch(branch: ASPPBranch, share: Tensor) -> nn.Module:
     """From [B, inner, H, W] to the branch's part [B, H, W, inner] of the mixture, by its share
     [inner, branch] of it.
     """
     conv = branch.atrous_conv
-    if isinstance(conv, PlainConv):
-        return PlainBranch(conv, branch.bn, share)
-    return DeformableBranch(conv, branch.bn, share)
+    if isinstance(conv, PlainConvolution):
+        return FusedPlainBranch(conv, branch.bn, share)
+    return FusedDeformableBranch(conv, branch.bn, share)
 
 
-class PlainBranch(nn.Module):
-    def __init__(self, conv: PlainConv, norm: nn.BatchNorm2d, share: Tensor) -> None:
+class FusedPlainBranch(nn.Module):
+    def __init__(self, conv: PlainConvolution, norm: nn.BatchNorm2d, share: Tensor) -> None:
         super().__init__()
-        self.conv = folded(conv.regular_conv, norm)
-        self.mix = Dense(share.contiguous(), None)
+        self.conv = fold_batch_norm(conv.regular_conv, norm)
+        self.mix = DenseLayer(share.contiguous(), None)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.mix(F.relu_(self.conv(x)).permute(0, 2, 3, 1))
         return out
 
 
-class DeformableBranch(nn.Module):
+class FusedDeformableBranch(nn.Module):
     def __init__(self, conv: DeformableConv, norm: nn.BatchNorm2d, share: Tensor) -> None:
         super().__init__()
         self.points = _points(conv.offset_conv, conv.modulator_conv)
-        weight, bias = with_norm(conv.regular_conv.weight, None, norm)
+        weight, bias = merge_norm(conv.regular_conv.weight, None, norm)
         # Twice, since the modulators are: mask = 2 * sigmoid.
-        self.taps = Dense(2 * weight.permute(0, 2, 3, 1).flatten(1), bias, "relu")
-        self.mix = Dense(share.contiguous(), None)
+        self.taps = DenseLayer(2 * weight.permute(0, 2, 3, 1).flatten(1), bias, "relu")
+        self.mix = DenseLayer(share.contiguous(), None)
 
     def forward(self, x: Tensor) -> Tensor:
         points = self.points(x).permute(0, 2, 3, 1)
         taps = points.shape[3] // 3
         points = torch.cat([points[..., : 2 * taps], points[..., 2 * taps :].sigmoid()], dim=3)
-        return torch.cat([self.mix(self.taps(some)) for some in sampled(x, points)], dim=1)
+        return torch.cat([self.mix(self.taps(some)) for some in sample_bilinear(x, points)], dim=1)
 
 
 class FusedImageBranch(nn.Module):
@@ -150,14 +150,14 @@ class FusedImageBranch(nn.Module):
         return out
 
 
-class Gate(nn.Module):
+class FusedGate(nn.Module):
     """Multiplies a map by what its gradient attention says, one value a pixel."""
 
     def __init__(self, decoder: Decoder, level: int) -> None:
         super().__init__()
-        self.gradient = folded(
-            part(decoder, f"gdt_convs_{level}.0", nn.Conv2d),
-            part(decoder, f"gdt_convs_{level}.1", nn.BatchNorm2d),
+        self.gradient = fold_batch_norm(
+            submodule(decoder, f"gdt_convs_{level}.0", nn.Conv2d),
+            submodule(decoder, f"gdt_convs_{level}.1", nn.BatchNorm2d),
         )
         self.attention = decoder.get_submodule(f"gdt_convs_attn_{level}.0")
 
@@ -177,12 +177,12 @@ class ImageHead(nn.Module):
         super().__init__()
         last = torch.einsum("oc,cihw->oihw", weight[..., 0, 0], branch.conv_out.weight)
         last_bias = bias + weight[..., 0, 0] @ branch.conv_out.get_parameter("bias")
-        self.first, self.second = branch.conv1, convolution(last, last_bias)
+        self.first, self.second = branch.conv1, make_convolution(last, last_bias)
         whole = last.new_zeros(1, 3, 5, 5)
         for y, x in product(range(3), range(3)):
             taps = torch.einsum("i,ichw->chw", last[0, :, y, x], branch.conv1.weight)
             whole[0, :, y : y + 3, x : x + 3] += taps
-        self.whole = convolution(
+        self.whole = make_convolution(
             whole, last_bias + last.sum((2, 3)) @ branch.conv1.get_parameter("bias")
         )
 
@@ -205,4 +205,4 @@ def _points(offset: nn.Conv2d, modulator: nn.Conv2d) -> nn.Conv2d:
         torch.cat([offset.get_parameter(name)[0::2], offset.get_parameter(name)[1::2], last])
         for name, last in modulator.named_parameters()
     )
-    return convolution(weight, bias)
+    return make_convolution(weight, bias)

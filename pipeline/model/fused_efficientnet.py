@@ -8,9 +8,15 @@ from itertools import count
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bgpipe.pipeline.model.efficientnet import SEEN, EfficientNet, MBConvBlock, SameConv, padded
-from bgpipe.pipeline.model.fold import folded
-from bgpipe.pipeline.model.parts import part
+from bgpipe.pipeline.model.efficientnet import (
+    OUTPUT_STAGES,
+    EfficientNet,
+    MBConvBlock,
+    SameConv,
+    pad_same,
+)
+from bgpipe.pipeline.model.fold import fold_batch_norm
+from bgpipe.pipeline.model.parts import submodule
 
 
 class FusedEfficientNet(nn.Module):
@@ -19,7 +25,7 @@ class FusedEfficientNet(nn.Module):
     def __init__(self, network: EfficientNet) -> None:
         super().__init__()
         self.stem = FusedConv(network, "_conv_stem", "_bn0")
-        blocks = (part(network, f"_blocks.{i}", MBConvBlock) for i in count())
+        blocks = (submodule(network, f"_blocks.{i}", MBConvBlock) for i in count())
         self.stages = nn.ModuleList(
             nn.Sequential(*(FusedMBConvBlock(next(blocks)) for _ in range(depth)))
             for depth in network.depths
@@ -34,7 +40,7 @@ class FusedEfficientNet(nn.Module):
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        return [maps[stage] for stage in SEEN]
+        return [maps[stage] for stage in OUTPUT_STAGES]
 
 
 class FusedMBConvBlock(nn.Module):
@@ -58,10 +64,10 @@ class FusedConv(nn.Module):
 
     def __init__(self, whole: nn.Module, conv: str, norm: str) -> None:
         super().__init__()
-        plain = part(whole, conv, nn.Conv2d)
+        plain = submodule(whole, conv, nn.Conv2d)
         self.shrinks = isinstance(plain, SameConv) and plain.stride[0] > 1
-        self.conv = folded(plain, part(whole, norm, nn.BatchNorm2d))
+        self.conv = fold_batch_norm(plain, submodule(whole, norm, nn.BatchNorm2d))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(padded(x, self.conv.kernel_size[0]) if self.shrinks else x)
+        out: Tensor = self.conv(pad_same(x, self.conv.kernel_size[0]) if self.shrinks else x)
         return out

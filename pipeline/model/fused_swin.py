@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bgpipe.pipeline.model.dense import dense
-from bgpipe.pipeline.model.parts import part
+from bgpipe.pipeline.model.dense import make_dense
+from bgpipe.pipeline.model.parts import submodule
 from bgpipe.pipeline.model.swin import (
     PATCH,
-    Block,
     PatchMerging,
-    Stage,
     Swin,
+    SwinBlock,
+    SwinStage,
     partition,
     shift_mask,
 )
@@ -43,8 +43,11 @@ class FusedSwin(nn.Module):
         grids = [(_half(height, PATCH), _half(width, PATCH)) for height, width in sizes]
         stages = []
         for i in range(len(swin.layers)):
-            stage, norm = part(swin, f"layers.{i}", Stage), part(swin, f"norm{i}", nn.LayerNorm)
-            stages.append(FusedStage(stage, norm, grids))
+            stage, norm = (
+                submodule(swin, f"layers.{i}", SwinStage),
+                submodule(swin, f"norm{i}", nn.LayerNorm),
+            )
+            stages.append(FusedSwinStage(stage, norm, grids))
             grids = [(_half(height), _half(width)) for height, width in grids]
         self.stages = nn.ModuleList(stages)
 
@@ -58,16 +61,16 @@ class FusedSwin(nn.Module):
         return [list(maps) for maps in zip(*stages, strict=True)]
 
 
-class FusedStage(nn.Module):
+class FusedSwinStage(nn.Module):
     """Tokens [B, T, C] of all grids to their normalised maps and to the next stage's tokens."""
 
-    def __init__(self, stage: Stage, norm: nn.LayerNorm, grids: Sequence[Grid]) -> None:
+    def __init__(self, stage: SwinStage, norm: nn.LayerNorm, grids: Sequence[Grid]) -> None:
         super().__init__()
         self.grids = tuple(grids)
         self.norm = norm
         self.merging = stage.downsample if isinstance(stage.downsample, PatchMerging) else None
-        blocks = [part(stage, f"blocks.{j}", Block) for j in range(len(stage.blocks))]
-        self.blocks = nn.ModuleList(FusedBlock(block) for block in blocks)
+        blocks = [submodule(stage, f"blocks.{j}", SwinBlock) for j in range(len(stage.blocks))]
+        self.blocks = nn.ModuleList(FusedSwinBlock(block) for block in blocks)
         self.windows = nn.ModuleDict(
             {str(shift): Windows(grids, stage.window, shift) for shift in {b.shift for b in blocks}}
         )
@@ -88,14 +91,14 @@ class FusedStage(nn.Module):
         return torch.cat([self.merging(one).flatten(1, 2) for one in self._maps(x)], dim=1)
 
 
-class FusedBlock(nn.Module):
-    def __init__(self, block: Block) -> None:
+class FusedSwinBlock(nn.Module):
+    def __init__(self, block: SwinBlock) -> None:
         super().__init__()
         self.shift = block.shift
         self.heads = block.attn.heads
         self.norm1, self.norm2 = block.norm1, block.norm2
-        self.qkv, self.proj = dense(block.attn.qkv), dense(block.attn.proj)
-        self.fc1, self.fc2 = dense(block.mlp.fc1, "gelu"), dense(block.mlp.fc2)
+        self.qkv, self.proj = make_dense(block.attn.qkv), make_dense(block.attn.proj)
+        self.fc1, self.fc2 = make_dense(block.mlp.fc1, "gelu"), make_dense(block.mlp.fc2)
         self.tokens = block.window**2
         self.register_buffer("bias", _bias(block))
         self.bias: Tensor  # [kinds, heads, N, N, rounded up]
@@ -189,7 +192,7 @@ def _tokens(grids: Sequence[Grid], window: int, shift: int) -> tuple[Tensor, Ten
     return torch.cat(tokens).squeeze(2), torch.cat(kinds)
 
 
-def _bias(block: Block) -> Tensor:
+def _bias(block: SwinBlock) -> Tensor:
     """The relative position's bias, and the mask of each kind of window if there is a shift."""
     attention, window = block.attn, block.window
     bias = attention.relative_position_bias_table[attention.relative_position_index]

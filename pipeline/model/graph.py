@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Answers = tuple[Tensor, ...]
+Outputs = tuple[Tensor, ...]
 WARM_UPS = 3  # libraries choose and allocate in their first calls, which no graph may hold
 
 
-def captured(
-    step: Callable[[Tensor], Answers], shape: tuple[int, ...], device: torch.device
-) -> Callable[[Tensor], Answers]:
+def capture(
+    step: Callable[[Tensor], Outputs], shape: tuple[int, ...], device: torch.device
+) -> Callable[[Tensor], Outputs]:
     """The step for uint8 of `shape`; its answers are overwritten by the next call.
 
     Raises torch.OutOfMemoryError as the step itself would.
@@ -29,7 +29,7 @@ def captured(
     with torch.cuda.graph(graph):
         answers = step(pixels)
 
-    def replay(given: Tensor) -> Answers:
+    def replay(given: Tensor) -> Outputs:
         pixels.copy_(given)
         graph.replay()
         return answers

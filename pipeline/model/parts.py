@@ -6,10 +6,10 @@ from typing import TypeVar
 
 from torch import nn
 
-Part = TypeVar("Part", bound=nn.Module)
+Submodule = TypeVar("Submodule", bound=nn.Module)
 
 
-def part(whole: nn.Module, name: str, kind: type[Part]) -> Part:
+def submodule(whole: nn.Module, name: str, kind: type[Submodule]) -> Submodule:
     """The submodule of this name, which is known to be of this kind."""
     found = whole.get_submodule(name)
     if not isinstance(found, kind):

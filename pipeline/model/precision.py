@@ -24,7 +24,7 @@ AMPERE = (8, 0)
 """The one from which TensorFloat-32 and bfloat16 are."""
 
 
-def chosen(precision: Precision, device: torch.device) -> Precision:
+def choose_precision(precision: Precision, device: torch.device) -> Precision:
     """The precision itself, or for `auto` the one that suits the device.
 
     Raises:
@@ -44,7 +44,7 @@ def chosen(precision: Precision, device: torch.device) -> Precision:
     return precision
 
 
-def cast(network: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
+def cast_network(network: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
     """Put the network on the device, and tell torch how to multiply float32 there."""
     multiply = "tf32" if precision is Precision.TF32 else "ieee"
     torch.backends.cuda.matmul.fp32_precision = multiply

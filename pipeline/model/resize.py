@@ -15,7 +15,7 @@ MEAN = (0.485, 0.456, 0.406)  # of ImageNet's photos, by which the networks want
 DEVIATION = (0.229, 0.224, 0.225)
 
 
-def model_input(rgb: Pixels, size: tuple[int, int]) -> Pixels:
+def preprocess(rgb: Pixels, size: tuple[int, int]) -> Pixels:
     """The picture at `size` (height, width), its aspect given up, as the network was trained.
 
     Antialiased bilinear, within one level of Pillow's. Torch has a fast path for bytes, but only

@@ -24,7 +24,7 @@ class Swin(nn.Module):
         super().__init__()
         self.patch_embed = PatchEmbed(config.embed)
         self.layers = nn.ModuleList(
-            Stage(dim, depth, heads, config.window, last=i == 3)
+            SwinStage(dim, depth, heads, config.window, last=i == 3)
             for i, (dim, depth, heads) in enumerate(
                 zip(config.stages, config.depths, config.heads, strict=True)
             )
@@ -53,7 +53,7 @@ class PatchEmbed(nn.Module):
         return x  # [B, H / 4, W / 4, dim]
 
 
-class Stage(nn.Module):
+class SwinStage(nn.Module):
     """Blocks at one resolution; every second one has its windows shifted by half a window.
 
     Returns their output as it is and as the next stage wants it.
@@ -63,7 +63,7 @@ class Stage(nn.Module):
         super().__init__()
         self.window = window
         self.blocks = nn.ModuleList(
-            Block(dim, heads, window, shift=window // 2 if j % 2 else 0) for j in range(depth)
+            SwinBlock(dim, heads, window, shift=window // 2 if j % 2 else 0) for j in range(depth)
         )
         self.downsample = nn.Identity() if last else PatchMerging(dim)
 
@@ -74,7 +74,7 @@ class Stage(nn.Module):
         return x, self.downsample(x)
 
 
-class Block(nn.Module):
+class SwinBlock(nn.Module):
     def __init__(self, dim: int, heads: int, window: int, shift: int) -> None:
         super().__init__()
         self.window = window

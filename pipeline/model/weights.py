@@ -94,7 +94,7 @@ def to_current_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def bytes_of(network: nn.Module) -> int:
+def memory_bytes(network: nn.Module) -> int:
     """What its weights take, and what it keeps beside them."""
     return sum(tensor.nbytes for tensor in chain(network.parameters(), network.buffers()))
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from bgpipe.pipeline.types import Flag
+from bgpipe.pipeline.types import ReviewFlag
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from bgpipe.config.settings import ReviewSettings
-    from bgpipe.pipeline.types import Cutout, Matte, Picture, Plane, Preset
+    from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Plane, Preset
 
     Mask = npt.NDArray[np.bool_]
 
@@ -30,37 +30,41 @@ CERTAIN = 0.05
 
 
 def review(
-    picture: Picture, matte: Matte | None, cutout: Cutout, preset: Preset, settings: ReviewSettings
-) -> tuple[Flag, ...]:
+    picture: DecodedImage,
+    matte: Matte | None,
+    cutout: Cutout,
+    preset: Preset,
+    settings: ReviewSettings,
+) -> tuple[ReviewFlag, ...]:
     """The signs of trouble, in the order of `Flag`. It is the network's matte that is judged.
 
     `cutout` has the picture's size. Without a matte the picture brought its own.
     """
-    found = {Flag.MORE_FRAMES} if picture.frames > 1 else set()
+    found = {ReviewFlag.MORE_FRAMES} if picture.frames > 1 else set()
     if matte is not None:
         small = _reduced(matte.alpha)
-        found.update(_signs(small, settings))
+        found.update(_flags(small, settings))
         if preset.fill_holes and not preset.invert and _filled(small, cutout) > settings.filled:
-            found.add(Flag.FILLED_HOLE)
-    return tuple(flag for flag in Flag if flag in found)
+            found.add(ReviewFlag.FILLED_HOLE)
+    return tuple(flag for flag in ReviewFlag if flag in found)
 
 
-def _signs(matte: Plane, settings: ReviewSettings) -> Iterator[Flag]:
+def _flags(matte: Plane, settings: ReviewSettings) -> Iterator[ReviewFlag]:
     subject = matte > 0.5
     share = subject.mean()
     if share <= settings.least_subject:
-        yield Flag.NO_SUBJECT  # and nothing else can be said of it
+        yield ReviewFlag.NO_SUBJECT  # and nothing else can be said of it
         return
     if share > settings.most_subject:
-        yield Flag.NEARLY_FULL
+        yield ReviewFlag.NEARLY_FULL
     elif _on_border(subject) > settings.border:
-        yield Flag.TOUCHES_BORDER
+        yield ReviewFlag.TOUCHES_BORDER
     if _pieces(subject, settings.least_piece) > settings.most_pieces:
-        yield Flag.MANY_PIECES
+        yield ReviewFlag.MANY_PIECES
     if 2 * np.percentile(matte[subject], SUREST) - 1 < settings.confidence:
-        yield Flag.LOW_CONFIDENCE  # which implies the next one
+        yield ReviewFlag.LOW_CONFIDENCE  # which implies the next one
     elif np.mean(matte[matte > CERTAIN] < 1 - CERTAIN) > settings.soft:
-        yield Flag.SOFT_EVERYWHERE
+        yield ReviewFlag.SOFT_EVERYWHERE
 
 
 def _reduced(plane: Plane) -> Plane:

@@ -54,7 +54,7 @@ def score(ours: Pixels, truth: Pixels) -> Scores:
     )
 
 
-def mean(scores: Iterable[Scores]) -> Scores:
+def mean_scores(scores: Iterable[Scores]) -> Scores:
     """Score by score. Raises ValueError where there are none."""
     rows = np.array([astuple(each) for each in scores])
     if rows.size == 0:

@@ -10,7 +10,7 @@ from bgpipe.pipeline.types import Matting, Preset, ResolvedModel
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class ImagePair:
     """A picture and its truth: a grey mask or matte, or an image whose alpha is the matte."""
 
     name: str
@@ -19,7 +19,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class EvaluatedModel:
     """Where mattes come from. Without a model: the truth itself, through the size of a model."""
 
     name: str
@@ -28,7 +28,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Edges:
+class EdgeMatting:
     """What solves the edges of every matte again."""
 
     matting: Matting
@@ -36,24 +36,24 @@ class Edges:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class EvaluationRequest:
     """Every source with every preset, on every pair.
 
     `limits` are those of images.Limits; `thumbnail` is the side of the pictures in the answer, 0
     for none; `threads` of the CPU run a forward pass, 0 for as many as there are cores.
     """
 
-    pairs: tuple[Pair, ...]
-    sources: tuple[Source, ...]
+    pairs: tuple[ImagePair, ...]
+    sources: tuple[EvaluatedModel, ...]
     presets: dict[str, Preset]
     limits: dict[str, int]
     threads: int
     thumbnail: int
-    edges: Edges | None = None
+    edges: EdgeMatting | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class ResultImages:
     """WebP files, base64."""
 
     image: str
@@ -62,14 +62,14 @@ class Pictures:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class EvaluationResult:
     """How one cutout scored; no scores where there is an error."""
 
     model: str
     preset: str
     image: str
     scores: Scores | None = None
-    pictures: Pictures | None = None
+    pictures: ResultImages | None = None
     error: str = ""
 
     @property

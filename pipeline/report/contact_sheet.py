@@ -16,7 +16,7 @@ from importlib.resources import files
 from itertools import islice
 from urllib.parse import quote
 
-from bgpipe.pipeline.types import Books, Failure, Flag, Recipe
+from bgpipe.pipeline.types import Failure, JobSummary, Recipe, ReviewFlag
 
 THUMBNAIL = 320
 """Pixels of a thumbnail's longer side."""
@@ -38,17 +38,17 @@ KEYS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Exhibit:
+class SheetImage:
     """One image on the sheet; both pictures are WebP files."""
 
     source: str
     before: bytes
     after: bytes
-    flags: tuple[Flag, ...] = ()
+    flags: tuple[ReviewFlag, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class SheetPage:
     """One of the sheet's pages; `names` are the files of all of them, side by side in a folder."""
 
     number: int
@@ -56,27 +56,27 @@ class Page:
 
 
 def contact_sheet(
-    books: Books,
+    summary: JobSummary,
     recipe: Recipe,
-    exhibits: Sequence[Exhibit],
+    exhibits: Sequence[SheetImage],
     failures: Iterable[Failure],
-    page: Page,
+    page: SheetPage,
 ) -> Iterator[str]:
     """The page as lines of HTML: the books, the cutouts, and what failed."""
     style, script = _asset("sheet.css"), _asset("sheet.js")
     yield "<!doctype html>"
-    yield f'<html lang="en"><head><meta charset="utf-8"><title>{escape(books.job)}</title>'
+    yield f'<html lang="en"><head><meta charset="utf-8"><title>{escape(summary.job)}</title>'
     yield f'<meta http-equiv="Content-Security-Policy" content="{_policy(style, script)}">'
     yield '<meta name="viewport" content="width=device-width">'
     yield f'<link rel="icon" href="data:,"><style>{style}</style></head>'
     yield '<body data-view="cutout" data-ground="checks" data-flag="all" data-code="all">'
-    yield from _books(books, recipe)
+    yield from _summary(summary, recipe)
     yield from _bar(exhibits)
     yield "<main>"
     yield from map(_figure, exhibits)
     yield "</main>"
     yield from _pages(page)
-    yield from _failures(books, list(islice(failures, FAILURES)))
+    yield from _failures(summary, list(islice(failures, FAILURES)))
     yield from _dialogs()
     yield f"<script>{script}</script></body></html>"
 
@@ -97,25 +97,25 @@ def _hash(text: str) -> str:
     return f"'sha256-{digest}'"
 
 
-def _books(books: Books, recipe: Recipe) -> Iterator[str]:
-    yield f'<header><h1>{escape(books.job)}</h1><dl class="tiles">'
+def _summary(summary: JobSummary, recipe: Recipe) -> Iterator[str]:
+    yield f'<header><h1>{escape(summary.job)}</h1><dl class="tiles">'
     yield from (
         f"<div><dt>{name}</dt><dd>{value}</dd></div>"
         for name, value in {
-            "state": books.state,
-            "images": f"{books.total:,}",
-            "done": f"{books.done:,}",
-            "up to date": f"{books.skipped:,}",
-            "failed": f'<a href="#failures">{books.failed:,}</a>' if books.failed else "0",
-            "flagged": f"{books.flagged:,}",
-            "time": _duration(books.seconds),
-            "images a second": f"{books.images_per_second:.2f}",
+            "state": summary.state,
+            "images": f"{summary.total:,}",
+            "done": f"{summary.done:,}",
+            "up to date": f"{summary.skipped:,}",
+            "failed": f'<a href="#failures">{summary.failed:,}</a>' if summary.failed else "0",
+            "flagged": f"{summary.flagged:,}",
+            "time": _duration(summary.seconds),
+            "images a second": f"{summary.images_per_second:.2f}",
         }.items()
     )
     facts = {
-        "from": books.source,
-        "to": books.out,
-        "model": f"{books.model} ({recipe.weights[:12]})",
+        "from": summary.source,
+        "to": summary.out,
+        "model": f"{summary.model} ({recipe.weights[:12]})",
         "recipe": recipe.hash,
     }
     text = " · ".join(f"{name}: {escape(value)}" for name, value in facts.items())
@@ -130,11 +130,11 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"
 
 
-def _bar(exhibits: Sequence[Exhibit]) -> Iterator[str]:
+def _bar(exhibits: Sequence[SheetImage]) -> Iterator[str]:
     counts = Counter(flag for exhibit in exhibits for flag in exhibit.flags)
     flagged = sum(bool(exhibit.flags) for exhibit in exhibits)
     flags = {"all": "all", "any": f"flagged {flagged}"}
-    flags |= {flag: f"{flag} {counts[flag]}" for flag in Flag if counts[flag]}
+    flags |= {flag: f"{flag} {counts[flag]}" for flag in ReviewFlag if counts[flag]}
     yield '<div class="bar">'
     yield _choices("view", VIEWS)
     yield _choices("ground", {name: name for name in GROUNDS}, _COLOUR)
@@ -155,7 +155,7 @@ def _choices(group: str, values: dict[str, str], more: str = "") -> str:
     return f"<fieldset><legend>{group}</legend>{buttons}{more}</fieldset>"
 
 
-def _figure(exhibit: Exhibit) -> str:
+def _figure(exhibit: SheetImage) -> str:
     name = escape(exhibit.source)
     flags = "".join(f'<span class="flag">{flag}</span>' for flag in exhibit.flags)
     return (
@@ -164,7 +164,7 @@ def _figure(exhibit: Exhibit) -> str:
     )
 
 
-def _stage(exhibit: Exhibit | None) -> str:
+def _stage(exhibit: SheetImage | None) -> str:
     after, before = (_inline(exhibit.after), _inline(exhibit.before)) if exhibit else ("", "")
     return (
         f'<div class="stage"><img class="cutout" alt="" decoding="async"{after}>'
@@ -177,7 +177,7 @@ def _inline(webp: bytes) -> str:
     return f' src="data:image/webp;base64,{base64.b64encode(webp).decode()}"'
 
 
-def _pages(page: Page) -> Iterator[str]:
+def _pages(page: SheetPage) -> Iterator[str]:
     if len(page.names) > 1:
         yield '<footer class="pages">'
         for number, name in enumerate(page.names, 1):
@@ -191,10 +191,10 @@ def _reference(name: str) -> str:
     return f"./{quote(name)}"
 
 
-def _failures(books: Books, failures: Sequence[Failure]) -> Iterator[str]:
+def _failures(summary: JobSummary, failures: Sequence[Failure]) -> Iterator[str]:
     if not failures:
         return
-    codes = {"all": "all"} | {code: f"{code} {count}" for code, count in books.errors.items()}
+    codes = {"all": "all"} | {code: f"{code} {count}" for code, count in summary.errors.items()}
     yield f'<section id="failures"><h2>Failed</h2><div class="bar">{_choices("code", codes)}</div>'
     yield "<table><tr><th>code</th><th>image</th><th>reason</th></tr>"
     for failure in failures:
@@ -202,8 +202,8 @@ def _failures(books: Books, failures: Sequence[Failure]) -> Iterator[str]:
         row = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         yield f'<tr data-code="{escape(failure.code)}">{row}</tr>'
     yield "</table>"
-    if books.failed > len(failures):
-        yield f"<p>All {books.failed:,}: bgpipe errors {escape(books.job)}</p>"
+    if summary.failed > len(failures):
+        yield f"<p>All {summary.failed:,}: bgpipe errors {escape(summary.job)}</p>"
     yield "</section>"
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.images import Limits, thumbnail
-from bgpipe.pipeline.report.contact_sheet import THUMBNAIL, Exhibit
+from bgpipe.pipeline.report.contact_sheet import THUMBNAIL, SheetImage
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import ImageSettings
     from bgpipe.pipeline.ledger import Ledger
-    from bgpipe.pipeline.storage import Stores
+    from bgpipe.pipeline.storage import StoreFactory
     from bgpipe.pipeline.types import Item, JobId
 
 AT_ONCE = 4
@@ -22,18 +22,18 @@ AT_ONCE = 4
 CHUNK = 64
 
 
-def exhibits(
-    ledger: Ledger, stores: Stores, job_id: JobId, settings: ImageSettings, most: int
-) -> Iterator[Exhibit]:
+def load_thumbnails(
+    job_store: Ledger, stores: StoreFactory, job_id: JobId, settings: ImageSettings, most: int
+) -> Iterator[SheetImage]:
     """Up to `most` images of the job, source beside cutout, as far as both can still be read.
 
     The flagged ones come first.
     """
-    job, flags = ledger.job(job_id), ledger.flags(job_id)
+    job, flags = job_store.job(job_id), job_store.flags(job_id)
     source, target = stores.open(job.source), stores.open(job.out)
     limits = Limits(**settings.model_dump())
 
-    def show(item: Item) -> Exhibit | None:
+    def show(item: Item) -> SheetImage | None:
         try:
             before = source.read(item.source, limits.max_bytes)
             after = target.read(item.target, limits.max_bytes)
@@ -41,14 +41,16 @@ def exhibits(
                 thumbnail(before, limits, THUMBNAIL),
                 thumbnail(after, limits, THUMBNAIL),
             )
-            return Exhibit(item.source, *pictures, flags=flags.get(item.index, ()))
+            return SheetImage(item.source, *pictures, flags=flags.get(item.index, ()))
         except ItemError:
             return None  # failed, or gone since: the page names the failures anyway
 
     others = (
-        item for item in ledger.items(job_id, 0, ledger.size(job_id)) if item.index not in flags
+        item
+        for item in job_store.items(job_id, 0, job_store.size(job_id))
+        if item.index not in flags
     )
-    items = chain(ledger.pick(job_id, flags), others)
+    items = chain(job_store.pick(job_id, flags), others)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         shown = (exhibit for chunk in _chunks(items) for exhibit in pool.map(show, chunk))
         yield from islice((exhibit for exhibit in shown if exhibit), most)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from html import escape
 
 from bgpipe.pipeline.quality.scores import HIGHER_IS_BETTER, Scores
-from bgpipe.pipeline.quality.trials import Pictures, Result
+from bgpipe.pipeline.quality.trials import EvaluationResult, ResultImages
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #fafafa; --card: #fff; --ink: #222; --faint: #666; --line: #ddd; }
@@ -31,7 +31,7 @@ img { display: block; max-width: min(320px, 100%); }
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def quality_page(means: Mapping[str, Scores], results: Sequence[Result]) -> str:
+def quality_page(means: Mapping[str, Scores], results: Sequence[EvaluationResult]) -> str:
     """The page as HTML. An image's place follows from the mean SAD of its trials."""
     return "\n".join(
         [
@@ -68,26 +68,26 @@ def _best(value: float, best: float) -> str:
     return ' class="best"' if value == best else ""
 
 
-def _worst_first(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
-    by_image: dict[str, list[Result]] = {}
+def _worst_first(results: Sequence[EvaluationResult]) -> list[tuple[str, list[EvaluationResult]]]:
+    by_image: dict[str, list[EvaluationResult]] = {}
     for result in results:
         by_image.setdefault(result.image, []).append(result)
     return sorted(by_image.items(), key=lambda entry: _badness(entry[1]), reverse=True)
 
 
-def _badness(trials: Sequence[Result]) -> float:
+def _badness(trials: Sequence[EvaluationResult]) -> float:
     """Infinite where nothing could be scored."""
     sads = [result.scores.sad for result in trials if result.scores]
     return sum(sads) / len(sads) if sads else float("inf")
 
 
-def _section(name: str, trials: Sequence[Result]) -> str:
+def _section(name: str, trials: Sequence[EvaluationResult]) -> str:
     first = next((result.pictures for result in trials if result.pictures), None)
     figures = [*_given(first), *(_figure(result) for result in trials)]
     return f"<section><h3>{escape(name)}</h3><div>{''.join(figures)}</div></section>"
 
 
-def _given(pictures: Pictures | None) -> Iterator[str]:
+def _given(pictures: ResultImages | None) -> Iterator[str]:
     if pictures:
         yield f'<figure><img src="{_inline(pictures.image)}" alt=""><figcaption>picture'
         yield "</figcaption></figure>"
@@ -95,7 +95,7 @@ def _given(pictures: Pictures | None) -> Iterator[str]:
         yield "<figcaption>truth</figcaption></figure>"
 
 
-def _figure(result: Result) -> str:
+def _figure(result: EvaluationResult) -> str:
     if not (result.scores and result.pictures):
         return (
             f"<figure><figcaption>{escape(f'{result.trial}: {result.error}')}</figcaption></figure>"

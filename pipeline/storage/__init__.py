@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from bgpipe.config.settings import S3Settings
 
-__all__ = ["LocalStore", "Store", "Stores"]
+__all__ = ["LocalStore", "Store", "StoreFactory"]
 
 CONNECTIONS = 16
 """To a bucket at once, where nobody knows better."""
 
 
-class Stores:
+class StoreFactory:
     """Opens stores by their locations; all in buckets share one client. Threads may share it."""
 
     def __init__(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from bgpipe.pipeline.types import Entry
+    from bgpipe.pipeline.types import ObjectInfo
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset((
@@ -26,7 +26,7 @@ RAW_SUFFIXES = frozenset((
 """Names of camera RAW, taken for images where rawpy is installed: see `reads_raw`."""
 
 
-def unheard(key: str) -> None:
+def ignore(key: str) -> None:
     """For those who do not ask what a listing passes over."""
 
 
@@ -39,12 +39,12 @@ class Store(Protocol):
 
     location: str
     """What `Stores.open` opens again."""
-    distant: bool
+    is_remote: bool
     """Whether a look at one object costs a request."""
 
     def list(
-        self, *, missing_ok: bool = False, passed: Callable[[str], None] = unheard
-    ) -> Iterator[Entry]:
+        self, *, missing_ok: bool = False, on_skipped: Callable[[str], None] = ignore
+    ) -> Iterator[ObjectInfo]:
         """Every image by its name, and every object without a suffix, in the order of its key's bytes.
 
         `missing_ok`: a folder that does not exist yet has none. `passed` gets the keys of the other
@@ -56,7 +56,7 @@ class Store(Protocol):
         """
         ...
 
-    def head(self, key: str) -> Entry | None:
+    def head(self, key: str) -> ObjectInfo | None:
         """The object as it is now, or None."""
         ...
 
@@ -72,7 +72,7 @@ class Store(Protocol):
         """The `notes` of `write`, where the store has a place for them; MISSING without an object."""
         ...
 
-    def write(self, key: str, data: bytes, notes: Mapping[str, str] | None = None) -> str:
+    def write(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> str:
         """Put the object there whole: a reader sees the old one or the new one, never a part.
 
         `notes`, in ASCII, stay with the object where the store has a place for them. Returns the

@@ -27,11 +27,11 @@ from bgpipe.pipeline.errors import (
 )
 from bgpipe.pipeline.storage.base import (
     has_no_suffix,
+    ignore,
     is_image_name,
     is_safe_key,
-    unheard,
 )
-from bgpipe.pipeline.types import Entry
+from bgpipe.pipeline.types import ObjectInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -64,22 +64,22 @@ _LOOKS_ESCAPED = re.compile(rb"\\(?=x(?:[89a-f][0-9a-f]|5c))")
 class LocalStore:
     """The files below `root`, which need not exist before the first write."""
 
-    distant = False
+    is_remote = False
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.location = str(self.root)
 
     def list(
-        self, *, missing_ok: bool = False, passed: Callable[[str], None] = unheard
-    ) -> Iterator[Entry]:
+        self, *, missing_ok: bool = False, on_skipped: Callable[[str], None] = ignore
+    ) -> Iterator[ObjectInfo]:
         """A folder with an image's name and no image in it is listed, so that `read` can say so."""
         if missing_ok and not self.root.exists():
             return
-        for key, path in _walk(str(self.root), "", passed):
+        for key, path in _walk(str(self.root), "", on_skipped):
             yield _listed(key, path)
 
-    def head(self, key: str) -> Entry | None:
+    def head(self, key: str) -> ObjectInfo | None:
         with _item_errors(key, _READ_CODES):
             try:
                 found = self._path(key).stat()
@@ -105,9 +105,9 @@ class LocalStore:
         del key
         return {}
 
-    def write(self, key: str, data: bytes, notes: Mapping[str, str] | None = None) -> str:
+    def write(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> str:
         """A file has no place for `notes`."""
-        del notes
+        del metadata
         path = self._path(key)
         with _item_errors(key, _WRITE_CODES):
             self._refuse_links(path, key)
@@ -150,21 +150,21 @@ def _raw(key: str) -> str:
     return os.fsdecode(raw)
 
 
-def _walk(folder: str, prefix: str, passed: Callable[[str], None]) -> Iterator[tuple[str, str]]:
+def _walk(folder: str, prefix: str, on_skipped: Callable[[str], None]) -> Iterator[tuple[str, str]]:
     """Key and path of all that has an image's name, in the order of the keys' bytes.
 
     Of a folder only the names are held, as there may be a million.
     """
-    names = sorted(_names(folder, prefix, passed), key=str.encode, reverse=True)
+    names = sorted(_names(folder, prefix, on_skipped), key=str.encode, reverse=True)
     while names:
         name = names.pop()
         if name.endswith("/"):
-            yield from _walk(f"{folder}/{_raw(name[:-1])}", prefix + name, passed)
+            yield from _walk(f"{folder}/{_raw(name[:-1])}", prefix + name, on_skipped)
         else:
             yield prefix + name, f"{folder}/{_raw(name)}"
 
 
-def _names(folder: str, prefix: str, passed: Callable[[str], None]) -> Iterator[str]:
+def _names(folder: str, prefix: str, on_skipped: Callable[[str], None]) -> Iterator[str]:
     """What counts in one folder, as parts of keys, with `/` behind folders to go into."""
     try:
         with os.scandir(folder) as found:
@@ -177,7 +177,7 @@ def _names(folder: str, prefix: str, passed: Callable[[str], None]) -> Iterator[
                 elif is_image_name(item.name) or (has_no_suffix(item.name) and item.is_file()):
                     yield name
                 elif not item.is_dir(follow_symlinks=False):
-                    passed(prefix + name)
+                    on_skipped(prefix + name)
     except OSError as error:
         detail = f"a folder cannot be listed, {_reason(error)}: {folder}"
         raise StorageUnavailable(detail) from error
@@ -187,18 +187,18 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
     """Whether to go into it; a folder with an image's name has to hold an image."""
     if not item.is_dir(follow_symlinks=False):
         return False
-    return not is_image_name(item.name) or any(True for _ in _walk(item.path, "", unheard))
+    return not is_image_name(item.name) or any(True for _ in _walk(item.path, "", ignore))
 
 
-def _listed(key: str, path: str) -> Entry:
+def _listed(key: str, path: str) -> ObjectInfo:
     try:
         return _entry(key, os.stat(path))  # noqa: PTH116  # a Path for each of a million takes long
     except OSError:
-        return Entry(key, 0, "unreadable")
+        return ObjectInfo(key, 0, "unreadable")
 
 
-def _entry(key: str, found: os.stat_result) -> Entry:
-    return Entry(key, _size(found), _identity(found))
+def _entry(key: str, found: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(key, _size(found), _identity(found))
 
 
 def _identity(found: os.stat_result) -> str:

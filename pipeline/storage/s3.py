@@ -21,9 +21,9 @@ from botocore.exceptions import (
 )
 
 from bgpipe.pipeline.errors import Code, PermanentError, StorageUnavailable, UsageError
-from bgpipe.pipeline.storage.base import is_candidate_name, is_hidden, is_safe_key, unheard
-from bgpipe.pipeline.storage.s3_errors import is_answer, item_errors, store_errors
-from bgpipe.pipeline.types import Entry
+from bgpipe.pipeline.storage.base import ignore, is_candidate_name, is_hidden, is_safe_key
+from bgpipe.pipeline.storage.s3_errors import is_known_error, item_errors, store_errors
+from bgpipe.pipeline.types import ObjectInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -85,7 +85,7 @@ def make_client(settings: S3Settings, connections: int) -> BaseClient:
 class S3Store:
     """The objects of a bucket whose keys start with a prefix."""
 
-    distant = True
+    is_remote = True
 
     def __init__(self, location: str, settings: S3Settings, client: BaseClient) -> None:
         """`location` is `s3://bucket` or `s3://bucket/prefix`.
@@ -105,8 +105,8 @@ class S3Store:
         self._as_written = _as_written(settings)
 
     def list(
-        self, *, missing_ok: bool = False, passed: Callable[[str], None] = unheard
-    ) -> Iterator[Entry]:
+        self, *, missing_ok: bool = False, on_skipped: Callable[[str], None] = ignore
+    ) -> Iterator[ObjectInfo]:
         """A prefix is always there, and may have nothing."""
         del missing_ok
         last = b""
@@ -120,20 +120,20 @@ class S3Store:
             if is_hidden(key) or not key or key.endswith("/"):
                 continue
             if is_candidate_name(key.rpartition("/")[2]):
-                yield Entry(key, found["Size"], _identity(found))
+                yield ObjectInfo(key, found["Size"], _identity(found))
             else:
-                passed(key)
+                on_skipped(key)
 
-    def head(self, key: str) -> Entry | None:
+    def head(self, key: str) -> ObjectInfo | None:
         place = self._place(key)
         with item_errors(key):
             try:
                 found = self._client.head_object(**place)
             except ClientError as error:
-                if is_answer(error, "404", "NoSuchKey"):
+                if is_known_error(error, "404", "NoSuchKey"):
                     return None
                 raise
-        return Entry(key, found["ContentLength"], _identity(found))
+        return ObjectInfo(key, found["ContentLength"], _identity(found))
 
     def read(self, key: str, limit: int) -> bytes:
         return self._get(key, limit)
@@ -153,7 +153,7 @@ class S3Store:
             found: dict[str, str] = self._client.head_object(**place)["Metadata"]
             return found
 
-    def write(self, key: str, data: bytes, notes: Mapping[str, str] | None = None) -> str:
+    def write(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> str:
         place = self._place(key)
         with item_errors(key):
             # One request: the object changes when all of it has arrived and its checksum is right.
@@ -162,7 +162,7 @@ class S3Store:
                 Body=data,
                 ChecksumAlgorithm="CRC32",
                 ContentType=_content_type(key),
-                Metadata=dict(notes or {}),
+                Metadata=dict(metadata or {}),
                 **self._as_written,
             )
         return _identity(written)
@@ -198,7 +198,7 @@ class S3Store:
         try:
             found = self._client.get_object(**place)
         except ClientError as error:
-            if is_answer(error, "InvalidRange", "416"):
+            if is_known_error(error, "InvalidRange", "416"):
                 raise _BeyondTheEnd from error
             raise
         size: int = found["ContentLength"]

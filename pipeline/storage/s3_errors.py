@@ -19,35 +19,39 @@ from bgpipe.pipeline.errors import (
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
+class ErrorMeaning:
     """STORAGE is transient, everything else permanent."""
 
     code: Code
     advice: str = ""
 
 
-_MISSING = Meaning(Code.MISSING, "it was deleted, or renamed, since it was listed")
-_NO_BUCKET = Meaning(Code.MISSING, "create the bucket or correct its name")
-_DENIED = Meaning(
+_MISSING = ErrorMeaning(Code.MISSING, "it was deleted, or renamed, since it was listed")
+_NO_BUCKET = ErrorMeaning(Code.MISSING, "create the bucket or correct its name")
+_DENIED = ErrorMeaning(
     Code.ACCESS,
     "allow s3:ListBucket on the bucket, s3:GetObject on sources and s3:PutObject on targets",
 )
-_KEYS = Meaning(
+_KEYS = ErrorMeaning(
     Code.ACCESS, "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile of [s3]"
 )
-_EXPIRED = Meaning(Code.ACCESS, "log in again (aws sso login) or export fresh credentials")
-_REGION = Meaning(Code.ACCESS, "name the bucket's region: region of [s3], or AWS_DEFAULT_REGION")
-_CLOCK = Meaning(Code.ACCESS, "set this machine's clock")
-_KMS = Meaning(Code.ACCESS, "check kms_key of [s3] and the right to use it")
-_ARCHIVED = Meaning(Code.ACCESS, "restore it from the archive first")
-_TOO_LONG = Meaning(Code.TARGET, "shorten the name: 1024 bytes with its prefix at most")
-_BUSY = Meaning(Code.STORAGE, "the server is busy: try again later, or with fewer lanes")
-_FULL = Meaning(Code.STORAGE, "make room on the server")
-_AWAY = Meaning(Code.STORAGE, "check the network, and endpoint_url of [s3] or AWS_ENDPOINT_URL")
-_UNKNOWN = Meaning(Code.STORAGE, "try again; if it stays, ask whoever runs the server")
+_EXPIRED = ErrorMeaning(Code.ACCESS, "log in again (aws sso login) or export fresh credentials")
+_REGION = ErrorMeaning(
+    Code.ACCESS, "name the bucket's region: region of [s3], or AWS_DEFAULT_REGION"
+)
+_CLOCK = ErrorMeaning(Code.ACCESS, "set this machine's clock")
+_KMS = ErrorMeaning(Code.ACCESS, "check kms_key of [s3] and the right to use it")
+_ARCHIVED = ErrorMeaning(Code.ACCESS, "restore it from the archive first")
+_TOO_LONG = ErrorMeaning(Code.TARGET, "shorten the name: 1024 bytes with its prefix at most")
+_BUSY = ErrorMeaning(Code.STORAGE, "the server is busy: try again later, or with fewer lanes")
+_FULL = ErrorMeaning(Code.STORAGE, "make room on the server")
+_AWAY = ErrorMeaning(
+    Code.STORAGE, "check the network, and endpoint_url of [s3] or AWS_ENDPOINT_URL"
+)
+_UNKNOWN = ErrorMeaning(Code.STORAGE, "try again; if it stays, ask whoever runs the server")
 
 # Answers to HEAD have no body, so that boto3 gives their status as the code.
-ANSWERS = {
+MEANINGS = {
     "404": _MISSING,
     "NoSuchKey": _MISSING,
     "NoSuchVersion": _MISSING,
@@ -88,7 +92,7 @@ ANSWERS = {
 }
 """By the code of the server's answer."""
 
-_FAILURES: tuple[tuple[type[BotoCoreError], Meaning], ...] = (
+_FAILURES: tuple[tuple[type[BotoCoreError], ErrorMeaning], ...] = (
     (boto.NoCredentialsError, _KEYS),
     (boto.PartialCredentialsError, _KEYS),
     (boto.ProfileNotFound, _KEYS),
@@ -126,13 +130,13 @@ def store_errors(what: str, location: str) -> Iterator[None]:
         raise StorageUnavailable(f"{what}, {_words(error)}: {location}: {advice}") from error
 
 
-def is_answer(error: ClientError, *codes: str) -> bool:
+def is_known_error(error: ClientError, *codes: str) -> bool:
     return error.response.get("Error", {}).get("Code") in codes
 
 
-def _meaning(error: Exception) -> Meaning:
+def _meaning(error: Exception) -> ErrorMeaning:
     if isinstance(error, ClientError):
-        return ANSWERS.get(error.response.get("Error", {}).get("Code", ""), _UNKNOWN)
+        return MEANINGS.get(error.response.get("Error", {}).get("Code", ""), _UNKNOWN)
     return next((meaning for kind, meaning in _FAILURES if isinstance(error, kind)), _UNKNOWN)
 
 

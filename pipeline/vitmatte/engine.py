@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
 from bgpipe.pipeline.matting.trimap import UNKNOWN
 from bgpipe.pipeline.model.resize import DEVIATION, MEAN
-from bgpipe.pipeline.model.weights import bytes_of
+from bgpipe.pipeline.model.weights import memory_bytes
 from bgpipe.pipeline.types import Matte
 from bgpipe.pipeline.vitmatte.weights import load
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class EdgeEngine:
+class VitMatteEngine:
     """One ViTMatte on one device. Use it from one thread."""
 
     def __init__(
@@ -57,7 +57,7 @@ class EdgeEngine:
     @property
     def memory(self) -> int:
         """Bytes of the device that its weights hold."""
-        return bytes_of(self._network)
+        return memory_bytes(self._network)
 
     def infer(self, images: Sequence[Pixels]) -> list[Matte]:
         """The alpha of each tile, uint8 [h, w, 4]: RGB and trimap, all of one size, multiples of 32.

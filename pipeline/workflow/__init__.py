@@ -9,18 +9,18 @@ one model and one preset. What cannot be had is refused in ComfyUI's own error s
 
 from __future__ import annotations
 
-from bgpipe.pipeline.workflow.graph import Graph, NodeError, Refused
-from bgpipe.pipeline.workflow.meaning import Output, View, Workflow, read_workflow
+from bgpipe.pipeline.workflow.graph import Graph, NodeError, WorkflowError
+from bgpipe.pipeline.workflow.meaning import CutoutSpec, OutputNode, Workflow, read_workflow
 from bgpipe.pipeline.workflow.nodes import NodeType, node_types
 
 __all__ = [
+    "CutoutSpec",
     "Graph",
     "NodeError",
     "NodeType",
-    "Output",
-    "Refused",
-    "View",
+    "OutputNode",
     "Workflow",
+    "WorkflowError",
     "node_types",
     "read_workflow",
 ]

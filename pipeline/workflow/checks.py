@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from bgpipe.pipeline.workflow import nodes
-from bgpipe.pipeline.workflow.graph import BadNode, Json, NodeError, Refused
-from bgpipe.pipeline.workflow.nodes import Input, NodeType
+from bgpipe.pipeline.workflow.graph import BadNode, Json, NodeError, WorkflowError
+from bgpipe.pipeline.workflow.nodes import NodeInput, NodeType
 
 MOST_NODES = 500
 DEEPEST = 100
@@ -20,7 +20,7 @@ DEEPEST = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class ValidatedGraph:
     """The values of the nodes, converted and complete, and what is wrong with some."""
 
     types: Mapping[str, NodeType]
@@ -39,7 +39,7 @@ class Checked:
         """All output nodes, in the graph's order."""
         return [name for name, kind in self.types.items() if kind.is_output]
 
-    def blame(self, node: str, error: NodeError, output: str) -> None:
+    def add_error(self, node: str, error: NodeError, output: str) -> None:
         """Note that `output` cannot be had because of `node`."""
         known = self.bad.get(node)
         errors = known.errors if known else ()
@@ -51,9 +51,9 @@ class Checked:
         )
 
 
-def check(
+def validate_graph(
     graph: Json, known: Mapping[str, NodeType], has_image: Callable[[str], bool] | None
-) -> Checked:
+) -> ValidatedGraph:
     """Check every output of `graph` by the node types that are `known`.
 
     `has_image` says whether a photo was uploaded; None where the photos come from elsewhere.
@@ -65,20 +65,20 @@ def check(
     types = {name: _type(name, node, known) for name, node in _nodes(graph)}
     given = {name: _inputs(graph[name]) for name in types}
     values = {name: _complete(types[name], given[name]) for name in types}
-    checked = Checked(types, values)
+    checked = ValidatedGraph(types, values)
     if not checked.ends:
-        raise Refused("prompt_no_outputs", "Prompt has no outputs")
+        raise WorkflowError("prompt_no_outputs", "Prompt has no outputs")
     for output in checked.ends:
         for node in _behind(output, checked):
             for error in _faults(node, given[node], checked, has_image):
-                checked.blame(node, error, output)
+                checked.add_error(node, error, output)
     return checked
 
 
-def failed(checked: Checked) -> Refused:
+def failed_outputs(checked: ValidatedGraph) -> WorkflowError:
     """That outputs cannot be had; `details` are the errors of the outputs themselves."""
     own = [error for node in checked.ends if (bad := checked.bad.get(node)) for error in bad.errors]
-    return Refused(
+    return WorkflowError(
         "prompt_outputs_failed_validation",
         "Prompt outputs failed validation",
         "\n".join(f"{error.message}: {error.details}" for error in own),
@@ -88,7 +88,7 @@ def failed(checked: Checked) -> Refused:
 
 def _nodes(graph: Json) -> list[tuple[str, Json]]:
     if not isinstance(graph, dict) or len(graph) > MOST_NODES:
-        raise Refused("invalid_prompt", f"The prompt is no graph of up to {MOST_NODES} nodes")
+        raise WorkflowError("invalid_prompt", f"The prompt is no graph of up to {MOST_NODES} nodes")
     return list(graph.items())
 
 
@@ -96,10 +96,10 @@ def _type(name: str, node: Json, known: Mapping[str, NodeType]) -> NodeType:
     where = f"Node ID '#{name}'"
     if not isinstance(node, dict) or "class_type" not in node:
         missing = "Cannot execute because a node is missing the class_type property."
-        raise Refused("invalid_prompt", missing, where)
+        raise WorkflowError("invalid_prompt", missing, where)
     kind = node["class_type"]
     if not isinstance(kind, str) or kind not in known:
-        raise Refused(
+        raise WorkflowError(
             "invalid_prompt", f"Cannot execute because node {kind} does not exist.", where
         )
     return known[kind]
@@ -121,14 +121,14 @@ def _complete(kind: NodeType, given: Mapping[str, Json]) -> dict[str, Json]:
     return values
 
 
-def _converted(entry: Input, value: Json) -> Json:
+def _converted(entry: NodeInput, value: Json) -> Json:
     try:
         return value if isinstance(value, list) else _CONVERSIONS[entry.type](value)
     except (KeyError, ValueError, TypeError, OverflowError):
         return value
 
 
-def _behind(output: str, checked: Checked) -> list[str]:
+def _behind(output: str, checked: ValidatedGraph) -> list[str]:
     """The output and all nodes that it depends on, the furthest first."""
     found: list[str] = []
     layer = [output]
@@ -138,16 +138,21 @@ def _behind(output: str, checked: Checked) -> list[str]:
         layer = list(dict.fromkeys(sources))
         if not layer:
             return found[::-1]
-    raise Refused("invalid_prompt", "The nodes depend on each other in a circle", f"'#{output}'")
+    raise WorkflowError(
+        "invalid_prompt", "The nodes depend on each other in a circle", f"'#{output}'"
+    )
 
 
-def _sources(node: str, checked: Checked) -> list[str]:
+def _sources(node: str, checked: ValidatedGraph) -> list[str]:
     links = [link for link in checked.values[node].values() if _is_link(link)]
     return [link[0] for link in links if link[0] in checked.types]
 
 
 def _faults(
-    node: str, given: Mapping[str, Json], checked: Checked, has_image: Callable[[str], bool] | None
+    node: str,
+    given: Mapping[str, Json],
+    checked: ValidatedGraph,
+    has_image: Callable[[str], bool] | None,
 ) -> list[NodeError]:
     kind, values = checked.types[node], checked.values[node]
     faults = []
@@ -168,7 +173,7 @@ def _faults(
     return faults
 
 
-def _missing(entry: Input) -> NodeError:
+def _missing(entry: NodeInput) -> NodeError:
     return NodeError(
         "required_input_missing",
         "Required input is missing",
@@ -177,7 +182,7 @@ def _missing(entry: Input) -> NodeError:
     )
 
 
-def _fault_of_link(entry: Input, link: list[Json], checked: Checked) -> NodeError | None:
+def _fault_of_link(entry: NodeInput, link: list[Json], checked: ValidatedGraph) -> NodeError | None:
     about = {"input_name": entry.name, "input_config": entry.config}
     if not _is_link(link):
         return NodeError(
@@ -216,7 +221,7 @@ def _fault_of_image(value: Json, has_image: Callable[[str], bool] | None) -> Nod
     )
 
 
-def _fault_of_value(entry: Input, value: Json, received: Json) -> NodeError | None:
+def _fault_of_value(entry: NodeInput, value: Json, received: Json) -> NodeError | None:
     about = {"input_name": entry.name, "input_config": entry.config, "received_value": received}
     if isinstance(entry.type, tuple):
         if value in entry.type:
@@ -239,7 +244,7 @@ def _fault_of_value(entry: Input, value: Json, received: Json) -> NodeError | No
     return None
 
 
-def _unconverted(entry: Input, value: Json) -> str:
+def _unconverted(entry: NodeInput, value: Json) -> str:
     """Why the value is none of the input's type; empty if it is one."""
     if entry.type in {nodes.IMAGE, nodes.MASK}:
         return "only another node gives one"
@@ -260,7 +265,7 @@ def _is_link(value: Json) -> bool:
     )
 
 
-def _shown(entry: Input) -> str:
+def _shown(entry: NodeInput) -> str:
     return entry.type if isinstance(entry.type, str) else "COMBO"
 
 

@@ -33,7 +33,7 @@ class BadNode:
     outputs: tuple[str, ...]
 
 
-class Refused(UsageError):
+class WorkflowError(UsageError):
     """The workflow cannot be done. `type` is one of ComfyUI's names."""
 
     def __init__(
@@ -56,8 +56,8 @@ class Refused(UsageError):
         return {"error": error | {"extra_info": {}}, "node_errors": node_errors(self.nodes)}
 
 
-def no_prompt() -> Refused:
-    return Refused("no_prompt", "No prompt provided", "No prompt provided")
+def no_prompt() -> WorkflowError:
+    return WorkflowError("no_prompt", "No prompt provided", "No prompt provided")
 
 
 def node_errors(nodes: Mapping[str, BadNode]) -> dict[str, Json]:
@@ -80,7 +80,7 @@ def node_errors(nodes: Mapping[str, BadNode]) -> dict[str, Json]:
     }
 
 
-def _sentence(refused: Refused) -> str:
+def _sentence(refused: WorkflowError) -> str:
     """What a person reads on a terminal: the first fault of each node, if it is theirs."""
     faults = [
         f"node {node} ({bad.class_type}): {_colon(bad.errors[0].message, bad.errors[0].details)}"

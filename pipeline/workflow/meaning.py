@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from bgpipe.config.enhancement import Enhancement
 from bgpipe.pipeline.types import Preset
 from bgpipe.pipeline.workflow import nodes
-from bgpipe.pipeline.workflow.checks import Checked, check, failed
+from bgpipe.pipeline.workflow.checks import ValidatedGraph, failed_outputs, validate_graph
 from bgpipe.pipeline.workflow.graph import Graph, Json, NodeError, node_errors
 from bgpipe.pipeline.workflow.nodes import node_types
 from bgpipe.pipeline.workflow.ui import is_ui_format, to_graph
@@ -24,7 +24,7 @@ REFINED = ("contrast", "dilate", "erode", "blur", "smooth", "threshold")
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class CutoutSpec:
     """A photo, or what is made of it.
 
     `model` is bgpipe's name of one; empty: the photo as it is. `is_mask`: the alpha alone, as grey.
@@ -37,11 +37,11 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class OutputNode:
     """What an output node keeps. `prefix` begins its file's name; empty for a preview."""
 
     node: str
-    view: View
+    spec: CutoutSpec
     prefix: str
     is_saved: bool
 
@@ -51,15 +51,15 @@ class Workflow:
     """A graph, and the outputs that it has."""
 
     graph: Graph
-    outputs: tuple[Output, ...]
+    outputs: tuple[OutputNode, ...]
     errors: Mapping[str, Json]
     """Node id -> ComfyUI's errors, of previews that cannot be had."""
 
     @property
-    def main(self) -> Output | None:
+    def main(self) -> OutputNode | None:
         """The only thing that it saves, or shows if it saves nothing; None if there are several."""
         kept = [output for output in self.outputs if output.is_saved] or self.outputs
-        views = {output.view for output in kept}
+        views = {output.spec for output in kept}
         return kept[0] if len(views) == 1 else None
 
 
@@ -75,13 +75,13 @@ def read_workflow(
 
     """
     graph = to_graph(document) if is_ui_format(document) else document
-    checked = check(graph, node_types(tuple(models)), has_image)
-    reader = _Reader(checked, models)
+    checked = validate_graph(graph, node_types(tuple(models)), has_image)
+    reader = _Interpreter(checked, models)
     outputs = [reader.output(node) for node in checked.outputs]
     kept = [output for output in outputs if output]
     saves = [node for node in checked.ends if checked.types[node].name == nodes.SAVE]
     if not kept or any(node not in checked.outputs for node in saves):
-        raise failed(checked)
+        raise failed_outputs(checked)
     return Workflow(graph, tuple(kept), node_errors(checked.bad))
 
 
@@ -96,14 +96,14 @@ class _Impossible(Exception):
         self.error = NodeError("custom_validation_failed", message, details, {"input_name": input_})
 
 
-class _Reader:
+class _Interpreter:
     """Follows the links from an output back to its photo."""
 
-    def __init__(self, checked: Checked, models: Mapping[str, str]) -> None:
+    def __init__(self, checked: ValidatedGraph, models: Mapping[str, str]) -> None:
         self._checked = checked
         self._models = models
-        self._views: dict[tuple[str, int], View] = {}
-        self._readers: dict[str, Callable[[str, int], View]] = {
+        self._views: dict[tuple[str, int], CutoutSpec] = {}
+        self._readers: dict[str, Callable[[str, int], CutoutSpec]] = {
             nodes.LOAD: self._loaded,
             nodes.REMOVE: self._removed,
             nodes.ENHANCE: self._enhanced,
@@ -111,15 +111,15 @@ class _Reader:
             nodes.CONVERT: self._converted,
         }
 
-    def output(self, node: str) -> Output | None:
+    def output(self, node: str) -> OutputNode | None:
         """What the output node keeps; None if that cannot be had, and the reason is noted."""
         try:
-            return Output(node, self._shown(node), self._prefix(node), self._is_save(node))
+            return OutputNode(node, self._shown(node), self._prefix(node), self._is_save(node))
         except _Impossible as error:
-            self._checked.blame(error.node, error.error, node)
+            self._checked.add_error(error.node, error.error, node)
             return None
 
-    def _shown(self, node: str) -> View:
+    def _shown(self, node: str) -> CutoutSpec:
         view = self._source(node, "images")
         if not view.model:
             raise _Impossible(node, "images", "no background is removed on the way here")
@@ -140,19 +140,19 @@ class _Reader:
             )
         return prefix
 
-    def _source(self, node: str, input_: str) -> View:
+    def _source(self, node: str, input_: str) -> CutoutSpec:
         origin, slot = self._checked.values[node][input_]
         if (origin, slot) not in self._views:  # else a node that is used twice were read twice
             reader = self._readers[self._checked.types[origin].name]
             self._views[origin, slot] = reader(origin, slot)
         return self._views[origin, slot]
 
-    def _loaded(self, node: str, slot: int) -> View:
+    def _loaded(self, node: str, slot: int) -> CutoutSpec:
         if slot != 0:
             raise _Impossible(node, "image", "the photo's own alpha is no mask to go on with")
-        return View(self._checked.values[node]["image"])
+        return CutoutSpec(self._checked.values[node]["image"])
 
-    def _removed(self, node: str, slot: int) -> View:
+    def _removed(self, node: str, slot: int) -> CutoutSpec:
         values = self._checked.values[node]
         photo = self._source(node, "image")
         if photo.model:
@@ -166,7 +166,7 @@ class _Reader:
         preset = _enhanced(Preset(foreground=values["refine_foreground"]), step)
         if values["background"] == "Color":
             preset = replace(preset, background=self._colour(node, values["background_color"]))
-        return View(photo.photo, self._models[values["model"]], preset, is_mask=slot == 2)
+        return CutoutSpec(photo.photo, self._models[values["model"]], preset, is_mask=slot == 2)
 
     def _colour(self, node: str, colour: str) -> str:
         opaque = colour.removesuffix("ff") if len(colour) == 9 else colour
@@ -174,7 +174,7 @@ class _Reader:
             raise _Impossible(node, "background_color", f"write it as #rrggbb: {colour!r}")
         return opaque
 
-    def _enhanced(self, node: str, _slot: int) -> View:
+    def _enhanced(self, node: str, _slot: int) -> CutoutSpec:
         values, mask = self._checked.values[node], self._source(node, "mask")
         if any(getattr(mask.preset, name) != getattr(Preset(), name) for name in REFINED):
             raise _Impossible(
@@ -190,7 +190,7 @@ class _Reader:
         )
         return replace(mask, preset=_enhanced(mask.preset, step))
 
-    def _refined(self, node: str, _slot: int) -> View:
+    def _refined(self, node: str, _slot: int) -> CutoutSpec:
         values, mask = self._checked.values[node], self._source(node, "mask")
         if _is_refined(mask.preset):
             raise _Impossible(node, "mask", "it is refined already")
@@ -198,7 +198,7 @@ class _Reader:
         guided = Preset(**named) != Preset()  # as in the presets that refine anything
         return replace(mask, preset=replace(mask.preset, guided=guided, **named))
 
-    def _converted(self, node: str, slot: int) -> View:
+    def _converted(self, node: str, slot: int) -> CutoutSpec:
         given = self._checked.values[node]
         image = self._source(node, "image") if "image" in given else None
         mask = self._source(node, "mask") if "mask" in given else None
@@ -212,7 +212,7 @@ class _Reader:
             raise _Impossible(node, "mask_channel", "of an image only its alpha is a mask")
         return image
 
-    def _joined(self, node: str, image: View, mask: View) -> View:
+    def _joined(self, node: str, image: CutoutSpec, mask: CutoutSpec) -> CutoutSpec:
         if image.photo != mask.photo or (image.model and image.model != mask.model):
             raise _Impossible(node, "mask", "image and mask come from different nodes")
         if not image.model:

@@ -22,7 +22,7 @@ REFINE = "BgpipeRefiner"
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class NodeInput:
     """`type` is ComfyUI's name of a type, or the values that there are to choose from."""
 
     name: str
@@ -44,7 +44,7 @@ class NodeType:
     name: str
     display_name: str
     description: str
-    inputs: tuple[Input, ...]
+    inputs: tuple[NodeInput, ...]
     outputs: tuple[tuple[str, str], ...] = ()
     is_output: bool = False
 
@@ -83,7 +83,7 @@ def node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[str, N
             LOAD,
             "Load Image",
             "An uploaded photo.",
-            (Input("image", tuple(images), {"image_upload": True}),),
+            (NodeInput("image", tuple(images), {"image_upload": True}),),
             ((IMAGE, "IMAGE"), (MASK, "MASK")),
         ),
         NodeType(
@@ -91,15 +91,15 @@ def node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[str, N
             "Remove Background (BiRefNet)",
             "The photo with the network's matte as its alpha.",
             (
-                Input("image", IMAGE),
-                Input("model", tuple(models), {"tooltip": "Which weights."}),
+                NodeInput("image", IMAGE),
+                NodeInput("model", tuple(models), {"tooltip": "Which weights."}),
                 _sensitivity(required=False),
                 _integer("mask_blur", 0, 64),
                 _integer("mask_offset", -20, 20),
                 _flag("invert_output"),
                 _flag("refine_foreground"),
-                Input("background", ("Alpha", "Color"), {"default": "Alpha"}, required=False),
-                Input("background_color", "COLORCODE", {"default": "#222222"}, required=False),
+                NodeInput("background", ("Alpha", "Color"), {"default": "Alpha"}, required=False),
+                NodeInput("background_color", "COLORCODE", {"default": "#222222"}, required=False),
             ),
             ((IMAGE, "IMAGE"), (MASK, "MASK"), (IMAGE, "MASK_IMAGE")),
         ),
@@ -108,7 +108,7 @@ def node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[str, N
             "Mask Enhancer",
             "What ComfyUI-RMBG's node of this name does, step for step.",
             (
-                Input("mask", MASK),
+                NodeInput("mask", MASK),
                 _sensitivity(required=False),
                 _integer("mask_blur", 0, 64),
                 _integer("mask_offset", -64, 64),
@@ -123,7 +123,7 @@ def node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[str, N
             "Mask Refiner (bgpipe)",
             "The fields of bgpipe's presets; lengths in pixels of the photo.",
             (
-                Input("mask", MASK),
+                NodeInput("mask", MASK),
                 _number("contrast", 0.1, 4, 1.0, 0.05),
                 _number("dilate", 0, 64, 0.0, 0.05),
                 _number("erode", 0, 64, 0.0, 0.05),
@@ -138,9 +138,9 @@ def node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[str, N
             "Image Mask Convert",
             "An image and a mask: the image with the mask as its alpha.",
             (
-                Input("image", IMAGE, required=False),
-                Input("mask", MASK, required=False),
-                Input(
+                NodeInput("image", IMAGE, required=False),
+                NodeInput("mask", MASK, required=False),
+                NodeInput(
                     "mask_channel",
                     ("alpha", "red", "green", "blue"),
                     {"default": "alpha"},
@@ -153,34 +153,37 @@ def node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[str, N
             SAVE,
             "Save Image",
             "An RGBA PNG that is kept.",
-            (Input("images", IMAGE), Input("filename_prefix", "STRING", {"default": "ComfyUI"})),
+            (
+                NodeInput("images", IMAGE),
+                NodeInput("filename_prefix", "STRING", {"default": "ComfyUI"}),
+            ),
             is_output=True,
         ),
         NodeType(
             PREVIEW,
             "Preview Image",
             "A PNG to look at.",
-            (Input("images", IMAGE),),
+            (NodeInput("images", IMAGE),),
             is_output=True,
         ),
     )
     return {node.name: node for node in types}
 
 
-def _sensitivity(*, required: bool) -> Input:
+def _sensitivity(*, required: bool) -> NodeInput:
     options = {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01}
-    return Input("sensitivity", "FLOAT", options, required)
+    return NodeInput("sensitivity", "FLOAT", options, required)
 
 
-def _integer(name: str, least: int, most: int) -> Input:
+def _integer(name: str, least: int, most: int) -> NodeInput:
     options = {"default": 0, "min": least, "max": most, "step": 1}
-    return Input(name, "INT", options, required=False)
+    return NodeInput(name, "INT", options, required=False)
 
 
-def _number(name: str, least: float, most: float, default: float, step: float) -> Input:
+def _number(name: str, least: float, most: float, default: float, step: float) -> NodeInput:
     options = {"default": default, "min": least, "max": most, "step": step}
-    return Input(name, "FLOAT", options, required=False)
+    return NodeInput(name, "FLOAT", options, required=False)
 
 
-def _flag(name: str) -> Input:
-    return Input(name, "BOOLEAN", {"default": False}, required=False)
+def _flag(name: str) -> NodeInput:
+    return NodeInput(name, "BOOLEAN", {"default": False}, required=False)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TypeGuard
 
 from bgpipe.pipeline.workflow import nodes
-from bgpipe.pipeline.workflow.graph import BadNode, Graph, Json, NodeError, Refused
+from bgpipe.pipeline.workflow.graph import BadNode, Graph, Json, NodeError, WorkflowError
 
 REMARKS = frozenset(("Note", "MarkdownNote"))
 REROUTE = "Reroute"
@@ -65,7 +65,9 @@ def to_graph(document: dict[str, Json]) -> Graph:
         if kind in REMARKS or kind == REROUTE:
             continue
         if node.get("mode", 0) == BYPASSED:
-            raise Refused("invalid_prompt", "A node is bypassed: remove it", f"Node ID '#{name}'")
+            raise WorkflowError(
+                "invalid_prompt", "A node is bypassed: remove it", f"Node ID '#{name}'"
+            )
         graph[name] = {
             "class_type": nodes.REFINE if kind == nodes.ENHANCE else kind,
             "inputs": _linked(node, drawn, origins) | _widgets(name, node),
@@ -76,7 +78,7 @@ def to_graph(document: dict[str, Json]) -> Graph:
 
 def _id(node: Json) -> str:
     if not isinstance(node, dict) or "id" not in node or not isinstance(node.get("type"), str):
-        raise Refused("invalid_prompt", "A node has no id or no type", str(node)[:100])
+        raise WorkflowError("invalid_prompt", "A node has no id or no type", str(node)[:100])
     return str(node["id"])
 
 
@@ -160,14 +162,14 @@ def _is_number(value: Json) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _bad(node: str, kind: str, label: str, value: Json, wanted: str) -> Refused:
+def _bad(node: str, kind: str, label: str, value: Json, wanted: str) -> WorkflowError:
     error = NodeError(
         "invalid_input_type",
         f"Failed to convert an input value to {wanted}",
         f"{label}, {value}",
         {"input_name": label, "received_value": value},
     )
-    return Refused(
+    return WorkflowError(
         "prompt_outputs_failed_validation",
         "Prompt outputs failed validation",
         nodes={node: BadNode(kind, (error,), ())},

@@ -25,7 +25,7 @@ from PIL import Image
 
 from bgpipe.pipeline.images import Limits, decode, encode
 from bgpipe.pipeline.matting import cut_out
-from bgpipe.pipeline.model.resize import model_input
+from bgpipe.pipeline.model.resize import preprocess
 from bgpipe.pipeline.types import Cutout, Matte, Output, Preset
 
 SIZES = (1.0, 4.0, 12.0, 24.0)
@@ -89,7 +89,7 @@ class Ours:
         self.picture = decode(data, LIMITS)
 
     def shrink(self) -> None:
-        self.input = model_input(self.picture.rgb, NETWORK)
+        self.input = preprocess(self.picture.rgb, NETWORK)
 
     def cut(self, matte: np.ndarray) -> None:
         self.cutout = cut_out(self.picture, Matte(matte), PRESET)

@@ -26,7 +26,7 @@ from pathlib import Path
 from bgpipe.config.presets import Preset
 from bgpipe.config.settings import QueueSettings, load_settings
 from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import Connection, connect
+from bgpipe.pipeline.connection import RedisClient, connect
 from bgpipe.pipeline.embedded import redis_server
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.feeder import BATCH, Feeder
@@ -34,8 +34,8 @@ from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.producer import list_job
 from bgpipe.pipeline.queue import depth, make_app
 from bgpipe.pipeline.storage import LocalStore
-from bgpipe.pipeline.storage.base import unheard
-from bgpipe.pipeline.types import Entry, Job, JobId, Outcome, Recipe
+from bgpipe.pipeline.storage.base import ignore
+from bgpipe.pipeline.types import Job, JobId, ObjectInfo, Outcome, Recipe
 
 FED = 21_000
 """Messages of which the publishing is timed: more than the high-water mark."""
@@ -94,14 +94,14 @@ class GeneratedStore(LocalStore):
         self._names = names
 
     def list(
-        self, *, missing_ok: bool = False, passed: Callable[[str], None] = unheard
-    ) -> Iterator[Entry]:
+        self, *, missing_ok: bool = False, passed: Callable[[str], None] = ignore
+    ) -> Iterator[ObjectInfo]:
         del missing_ok, passed
         source = random.Random(2)
         for name in self._names:
             size = source.randrange(20_000, 4_000_000)
             changed = FILES_SINCE + source.randrange(10**16)
-            yield Entry(name, size, f"{size}-{changed}")
+            yield ObjectInfo(name, size, f"{size}-{changed}")
 
 
 def main() -> int:
@@ -137,22 +137,22 @@ def told(bounds: Iterator[Bound]) -> bool:
 
 
 def submitted(
-    kind: str, count: int, url: str, client: Connection, queue: QueueSettings
+    kind: str, count: int, url: str, client: RedisClient, queue: QueueSettings
 ) -> Iterator[Bound]:
     """The figures of one job, whose submitter is another process and whose worker is this one."""
     command = [sys.executable, __file__, "--submit", kind, "--redis", url, "--keys", str(count)]
-    ledger, job = Ledger(client), JobId(kind)
+    job_store, job = Ledger(client), JobId(kind)
     with running(command) as submitter:
         assert submitter.stdout
         listing = json.loads(submitter.stdout.readline())
-        deepest = settle(ledger, client, job, queue, min(FED, count))
+        deepest = settle(job_store, client, job, queue, min(FED, count))
         feeding = json.loads(submitter.stdout.readline())
     client.delete(queue.name)
     # The last items, so that every bitmap has its full length.
     for index in (count - 1, count - 2):
-        ledger.claim(job, index, "bench")
-    ledger.settle(job, Outcome.done(count - 1))
-    ledger.settle(job, failed(count - 2))
+        job_store.claim(job, index, "bench")
+    job_store.settle(job, Outcome.done(count - 1))
+    job_store.settle(job, failed(count - 2))
     size = sum(client.memory_usage(name, samples=0) or 0 for name in keys.of_job(job).all())
     yield Bound(f"{kind}: Redis for manifest and ledger", size / count, "B/image", most=40)
     yield Bound(f"{kind}: listed and planned", count / listing["seconds"], "keys/s")
@@ -173,7 +173,9 @@ def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def settle(ledger: Ledger, client: Connection, job: JobId, queue: QueueSettings, count: int) -> int:
+def settle(
+    job_store: Ledger, client: RedisClient, job: JobId, queue: QueueSettings, count: int
+) -> int:
     """Be the worker whose engine does nothing for `count` images; returns the deepest queue seen."""
     deepest = settled = 0
     while settled < count:
@@ -182,7 +184,7 @@ def settle(ledger: Ledger, client: Connection, job: JobId, queue: QueueSettings,
             time.sleep(0.2)  # the publishing is timed up to the mark, with nobody else at work
             continue
         for _ in client.rpop(queue.name, 500) or []:
-            ledger.settle(job, Outcome.done(settled))
+            job_store.settle(job, Outcome.done(settled))
             settled += 1
     return deepest
 
@@ -196,38 +198,38 @@ def submit(kind: str, count: int, url: str) -> None:
         make_app(settings, url) as app,
         tempfile.TemporaryDirectory() as out,
     ):
-        ledger = Ledger(client)
-        feeder = Feeder(ledger, app, client, settings.queue)
+        job_store = Ledger(client)
+        feeder = Feeder(job_store, app, client, settings.queue)
         source, target = GeneratedStore(Path(out), KINDS[kind](count)), LocalStore(Path(out, "out"))
         job = Job(JobId(kind), source.location, target.location, recipe, time.time(), force=True)
         start = time.perf_counter()
-        ledger.open(job)
-        list_job(ledger, None, job, source, target, token=1)
+        job_store.open(job)
+        list_job(job_store, None, job, source, target, token=1)
         print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
         start, worked = time.perf_counter(), time.process_time()
-        while feeder.room() and ledger.cursor(job.id) < count:
-            feeder.step(job.id, min(BATCH, feeder.room()), token=1)
-        rate = ledger.cursor(job.id) / (time.perf_counter() - start)
-        cpu = (time.process_time() - worked) / ledger.cursor(job.id)
+        while feeder.capacity() and job_store.cursor(job.id) < count:
+            feeder.publish_next(job.id, min(BATCH, feeder.capacity()), token=1)
+        rate = job_store.cursor(job.id) / (time.perf_counter() - start)
+        cpu = (time.process_time() - worked) / job_store.cursor(job.id)
         held = client.memory_usage(settings.queue.name, samples=0)
-        while ledger.cursor(job.id) < min(FED, count):
-            feeder.step(job.id, min(BATCH, feeder.room()), token=1)
+        while job_store.cursor(job.id) < min(FED, count):
+            feeder.publish_next(job.id, min(BATCH, feeder.capacity()), token=1)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"rate": rate, "cpu": cpu, "queue": held, "peak": peak}), flush=True)
 
 
-def status(client: Connection, url: str) -> Iterator[Bound]:
+def status(client: RedisClient, url: str) -> Iterator[Bound]:
     """How long the ledger and the command take to say how a job stands, of which some failed."""
-    ledger, job = Ledger(client), JobId("catalogue")
-    for index in ledger.missing(job):
+    job_store, job = Ledger(client), JobId("catalogue")
+    for index in job_store.missing(job):
         if index >= FED + FAILED:
             break
-        ledger.settle(job, failed(index))
+        job_store.settle(job, failed(index))
     seconds = []
     for _ in range(STATUS_CALLS):
         start = time.perf_counter()
-        ledger.books(job)
-        next(ledger.failures(job))
+        job_store.summary(job)
+        next(job_store.failures(job))
         seconds.append(time.perf_counter() - start)
     yield Bound(
         "status: books and first failures", statistics.median(seconds) * 1e3, "ms", most=100

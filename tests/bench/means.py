@@ -19,9 +19,9 @@ import torch
 from bgpipe.pipeline.matting import cut_out
 from bgpipe.pipeline.matting.foreground import estimate_foreground
 from bgpipe.pipeline.matting.maps import mean_colours
-from bgpipe.pipeline.matting.resize import resized
-from bgpipe.pipeline.model.resize import model_input
-from bgpipe.pipeline.types import Matte, Picture, Preset
+from bgpipe.pipeline.matting.resize import resize
+from bgpipe.pipeline.model.resize import preprocess
+from bgpipe.pipeline.types import DecodedImage, Matte, Preset
 
 sys.path.append(str(Path(__file__).parents[1] / "pipeline" / "matting"))
 from test_foreground import composite_error, mixture, soft
@@ -38,15 +38,15 @@ def main() -> None:
     for size in SIZES:
         for sigma in SIGMAS:
             foreground, alpha, seen = mixture(size, sigma)
-            matte = resized(alpha, SIDE, SIDE)
-            pixels = torch.from_numpy(model_input(seen, (SIDE, SIDE)))[None]
+            matte = resize(alpha, SIDE, SIDE)
+            pixels = torch.from_numpy(preprocess(seen, (SIDE, SIDE)))[None]
             means = mean_colours(pixels, torch.from_numpy(matte)[None])[0].numpy()
             where, errors, times = soft(alpha), [], []
             for given in (None, means):
                 colours = estimate_foreground(seen, alpha, where, given)
                 errors.append(composite_error(colours, foreground, alpha, where))
                 start = time.process_time()
-                cut_out(Picture(seen), Matte(matte, given), Preset())
+                cut_out(DecodedImage(seen), Matte(matte, given), Preset())
                 times.append(1000 * (time.process_time() - start))
             figures = (
                 " / ".join(f"{x:.2f}" for x in errors),

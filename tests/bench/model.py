@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from bgpipe.pipeline.model import BiRefNet, create
 from bgpipe.pipeline.model.deform import DeformableConv
-from bgpipe.pipeline.model.dense import dense
+from bgpipe.pipeline.model.dense import make_dense
 from bgpipe.pipeline.model.fuse import fuse
 
 NAMES = {"lite": "swin_v1_t", "general": "swin_v1_l"}
@@ -140,7 +140,7 @@ def compare_products() -> None:
     """The matrix product of a Swin block by torch's own linear layer and by ours, on one thread."""
     torch.set_num_threads(1)
     x, layer = torch.randn(4096, 768), nn.Linear(768, 2304).requires_grad_(False)
-    ways = {"torch": layer, "ours": dense(layer)}
+    ways = {"torch": layer, "ours": make_dense(layer)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(9):
         for name, way in ways.items():

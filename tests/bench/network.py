@@ -16,10 +16,10 @@ from statistics import median
 import cv2
 from images import LIMITS, photo, samples
 
-from bgpipe.pipeline.engine import Engine
+from bgpipe.pipeline.engine import BiRefNetEngine
 from bgpipe.pipeline.images import decode, encode
 from bgpipe.pipeline.matting import cut_out
-from bgpipe.pipeline.model.resize import model_input
+from bgpipe.pipeline.model.resize import preprocess
 from bgpipe.pipeline.registry import resolve
 from bgpipe.pipeline.types import Output, Preset
 
@@ -34,7 +34,7 @@ def main() -> None:
     chosen = options.parse_args()
     cv2.setNumThreads(chosen.threads)
     model = resolve(chosen.model, cache=chosen.cache)
-    engine = Engine(model, "cpu", batch=1, threads=chosen.threads)
+    engine = BiRefNetEngine(model, "cpu", batch=1, threads=chosen.threads)
     data = photo(samples(), chosen.megapixels)
     times: dict[str, list[tuple[float, float]]] = {}
 
@@ -47,7 +47,7 @@ def main() -> None:
 
     def whole() -> None:
         picture = timed("decode", lambda: decode(data, LIMITS))
-        small = timed("model input", lambda: model_input(picture.rgb, model.size))
+        small = timed("model input", lambda: preprocess(picture.rgb, model.size))
         matte = timed("network", lambda: engine.infer([small])[0])
         cutout = timed("matte to cutout", lambda: cut_out(picture, matte, Preset()))
         timed("PNG", lambda: encode(cutout, picture, Output(), {}))

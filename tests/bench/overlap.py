@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bgpipe.config.presets import Preset
 from bgpipe.config.settings import Settings, load_settings
-from bgpipe.pipeline.connection import Connection, connect
+from bgpipe.pipeline.connection import RedisClient, connect
 from bgpipe.pipeline.embedded import redis_server
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.queue import make_app, publish
@@ -95,7 +95,7 @@ def worker(contestant: Contestant, url: str, home: Path) -> Iterator[None]:
 def run(
     contestant: Contestant,
     images: int,
-    client: Connection,
+    client: RedisClient,
     settings: Settings,
     url: str,
     home: Path,
@@ -107,19 +107,19 @@ def run(
     items = [Item(i, f"{i:04}.jpg", f"{i:04}.png", "identity") for i in range(images)]
     for item in items:
         (source / item.source).write_bytes(b"a photo")
-    ledger = Ledger(client)
+    job_store = Ledger(client)
     recipe = Recipe("asleep", "0" * 64, (32, 32), Preset(foreground=False))
     job = JobId(f"{contestant.queue}-{time.monotonic_ns()}")
-    ledger.open(Job(job, str(source), str(out), recipe, time.time()))
-    ledger.add(job, items)
-    ledger.start(job)
+    job_store.open(Job(job, str(source), str(out), recipe, time.time()))
+    job_store.add(job, items)
+    job_store.start(job)
     start = time.perf_counter()
     publish(make_app(settings, url), job, items, contestant.queue)
-    while (books := ledger.books(job)).state != JobState.FINISHED:
+    while (summary := job_store.summary(job)).state != JobState.FINISHED:
         if time.perf_counter() - start > SECONDS:
-            raise TimeoutError(f"{contestant.queue}: {books}")
+            raise TimeoutError(f"{contestant.queue}: {summary}")
         time.sleep(0.02)
-    assert books.done == images, books
+    assert summary.done == images, summary
     return images / (time.perf_counter() - start)
 
 

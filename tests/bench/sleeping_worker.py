@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bgpipe.pipeline.images import Limits
-from bgpipe.pipeline.types import Cutout, Matte, Output, Picture
+from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output
 from bgpipe.workers.devices import CPU
-from bgpipe.workers.entry import exit_code_of, worker_settings
-from bgpipe.workers.leaving import end
-from bgpipe.workers.process import Parts, node, work
-from bgpipe.workers.studio import Codec
+from bgpipe.workers.entry import run_entry_point, worker_settings
+from bgpipe.workers.leaving import exit_now
+from bgpipe.workers.process import WorkerDependencies, work, worker_config
+from bgpipe.workers.studio import ImageCodec
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
@@ -46,13 +46,13 @@ def measure(data: bytes, limits: Limits) -> int:
     return SIDE * SIDE
 
 
-def decode(data: bytes, limits: Limits, deep: bool) -> Picture:
+def decode(data: bytes, limits: Limits, deep: bool) -> DecodedImage:
     del data, limits, deep
     time.sleep(DECODE)
-    return Picture(rgb=np.zeros((SIDE, SIDE, 3), np.uint8))
+    return DecodedImage(rgb=np.zeros((SIDE, SIDE, 3), np.uint8))
 
 
-def encode(cutout: Cutout, picture: Picture, output: Output, text: Mapping[str, str]) -> bytes:
+def encode(cutout: Cutout, picture: DecodedImage, output: Output, text: Mapping[str, str]) -> bytes:
     del cutout, picture, output, text
     time.sleep(ENCODE)
     return b"a cutout"
@@ -65,11 +65,13 @@ def main() -> int:
 
     def run() -> int:
         settings = worker_settings()
-        parts = Parts(lambda recipe: SleepingEngine(), Codec(decode, encode, measure))
-        return work(settings, node(name, CPU, settings.worker), parts)
+        parts = WorkerDependencies(
+            lambda recipe: SleepingEngine(), ImageCodec(decode, encode, measure)
+        )
+        return work(settings, worker_config(name, CPU, settings.worker), parts)
 
-    return exit_code_of(run)
+    return run_entry_point(run)
 
 
 if __name__ == "__main__":
-    end(main())
+    exit_now(main())

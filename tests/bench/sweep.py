@@ -21,14 +21,14 @@ from pathlib import Path
 
 from bgpipe.config.presets import Preset
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.catalog import Catalog, Catalogs, Row, side_by_side
+from bgpipe.pipeline.catalog import Catalog, CatalogRow, Catalogs, merge_join
 from bgpipe.pipeline.connection import connect
 from bgpipe.pipeline.docket import NO_TOKEN
 from bgpipe.pipeline.embedded import redis_server
 from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.plan import plan
+from bgpipe.pipeline.plan import assign_targets
 from bgpipe.pipeline.producer import list_job
-from bgpipe.pipeline.storage import Store, Stores
+from bgpipe.pipeline.storage import Store, StoreFactory
 from bgpipe.pipeline.types import Job, JobId, JobState, Recipe
 
 IMAGES = 100_000
@@ -51,7 +51,7 @@ def main() -> int:
         }
         url = stack.enter_context(redis_server(home / "state"))
         settle(url)
-        stores = Stores(load_settings().s3)
+        stores = StoreFactory(load_settings().s3)
         change(stores.open(SOURCE))
         found = measure("with three changes", url, log)
         ok = (found["todo"], found["deleted"]) == (2, 1)
@@ -86,16 +86,16 @@ def start_server(home: Path, count: int, stack: ExitStack) -> tuple[int, Path]:
 
 def settle(url: str) -> None:
     """Write the catalog that jobs have left behind which made all these cutouts."""
-    stores = Stores(load_settings().s3)
+    stores = StoreFactory(load_settings().s3)
     source, target = stores.open(SOURCE), stores.open(TARGET)
     with connect(url) as client:
         catalog = Catalog(target, SOURCE, Ledger(client).seals)
         writer = catalog.successor(order("before"))
-        for place in side_by_side(plan(source.list()), target.list(), []):
+        for place in merge_join(assign_targets(source.list()), target.list(), []):
             assert place.entry
             assert place.listed
             made, entry = place.listed.identity, place.entry
-            writer.add(Row(place.key, made, entry.key, entry.identity, RECIPE.hash))
+            writer.add(CatalogRow(place.key, made, entry.key, entry.identity, RECIPE.hash))
         writer.close()
 
 
@@ -125,21 +125,23 @@ def measure(what: str, url: str, log: Path) -> dict[str, float]:
 
 def list_once(url: str) -> None:
     """Do what `bgpipe sweep run` does before the first image is published."""
-    stores = Stores(load_settings().s3)
+    stores = StoreFactory(load_settings().s3)
     source, target = stores.open(SOURCE), stores.open(TARGET)
     with connect(url) as client:
-        ledger = Ledger(client)
+        job_store = Ledger(client)
         job = order(f"sweep-{time.monotonic_ns()}")
-        ledger.open(job)
-        list_job(ledger, Catalogs(ledger.seals, Path(os.devnull)), job, source, target, NO_TOKEN)
-        books = ledger.books(job.id)
-        if books.state == JobState.RUNNING:
-            ledger.cancel(books.job)
-        rows = Catalog(target, SOURCE, ledger.seals).rows()
-        deleted = sum(1 for row in rows) - books.total
+        job_store.open(job)
+        list_job(
+            job_store, Catalogs(job_store.seals, Path(os.devnull)), job, source, target, NO_TOKEN
+        )
+        summary = job_store.summary(job.id)
+        if summary.state == JobState.RUNNING:
+            job_store.cancel(summary.job)
+        rows = Catalog(target, SOURCE, job_store.seals).rows()
+        deleted = sum(1 for row in rows) - summary.total
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    todo = books.total - books.skipped
-    counted = {"todo": todo, "skipped": books.skipped, "deleted": deleted, "megabytes": peak}
+    todo = summary.total - summary.skipped
+    counted = {"todo": todo, "skipped": summary.skipped, "deleted": deleted, "megabytes": peak}
     print(json.dumps(counted))
 
 

@@ -7,16 +7,16 @@ import os
 import time
 
 from bgpipe.pipeline.images import Limits, decode
-from bgpipe.pipeline.types import Picture
+from bgpipe.pipeline.types import DecodedImage
 from bgpipe.workers.devices import CPU
-from bgpipe.workers.engines import engine_maker
-from bgpipe.workers.entry import exit_code_of, worker_settings
-from bgpipe.workers.leaving import end
-from bgpipe.workers.process import Parts, node, work
-from bgpipe.workers.studio import Codec
+from bgpipe.workers.engines import make_engine_factory
+from bgpipe.workers.entry import run_entry_point, worker_settings
+from bgpipe.workers.leaving import exit_now
+from bgpipe.workers.process import WorkerDependencies, work, worker_config
+from bgpipe.workers.studio import ImageCodec
 
 
-def decode_slowly(data: bytes, limits: Limits, deep: bool) -> Picture:
+def decode_slowly(data: bytes, limits: Limits, deep: bool) -> DecodedImage:
     time.sleep(float(os.environ["TEST_PAUSE"]))
     return decode(data, limits, deep)
 
@@ -25,10 +25,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True)
     settings = worker_settings()
-    this = node(parser.parse_args().name, CPU, settings.worker)
-    make_engine = engine_maker(settings, this.device, this.batch)
-    return work(settings, this, Parts(make_engine, Codec(decode=decode_slowly)))
+    this = worker_config(parser.parse_args().name, CPU, settings.worker)
+    make_engine = make_engine_factory(settings, this.device, this.batch)
+    return work(settings, this, WorkerDependencies(make_engine, ImageCodec(decode=decode_slowly)))
 
 
 if __name__ == "__main__":
-    end(exit_code_of(main))
+    exit_now(run_entry_point(main))

@@ -42,8 +42,8 @@ def test_a_troublesome_image_is_given_up_and_no_innocent_with_it(
         dispatcher(cluster),
     ):
         job = cluster.submit(names)
-        books = cluster.finished(job)
-    assert (books.done, books.failed) == (IMAGES - 1, 1)
+        summary = cluster.finished(job)
+    assert (summary.done, summary.failed) == (IMAGES - 1, 1)
     assert failures(cluster, job) == {"trouble.jpg": code}
     assert len(files(cluster.out)) == IMAGES - 1
     repeats = {int(k): int(v) for k, v in cluster.client.hgetall(keys.of_job(job).repeats).items()}

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from bgpipe.pipeline import keys
-from bgpipe.pipeline.types import Books, JobId, JobState
+from bgpipe.pipeline.types import JobId, JobState, JobSummary
 
 from ..conftest import RedisServer
 from ..workers.conftest import Cluster
@@ -75,7 +75,7 @@ class Worker:
 
     def works(self, job: JobId) -> bool:
         """Whether this process, and none before it, has images in flight."""
-        claims = set(self.cluster.ledger.claims(job).values())
+        claims = set(self.cluster.jobs.claims(job).values())
         ours = {claim for claim in claims if claim.startswith(f"{self.name}/")} - self.dead
         return bool(ours)
 
@@ -104,12 +104,12 @@ def undisturbed(cluster: Cluster, names: list[str]) -> dict[str, bytes]:
     return calm
 
 
-def wait(cluster: Cluster, job: JobId) -> Books:
+def wait(cluster: Cluster, job: JobId) -> JobSummary:
     deadline = time.monotonic() + LIMIT
-    while (books := cluster.ledger.books(job)).state != JobState.FINISHED:
-        assert time.monotonic() < deadline, books
+    while (summary := cluster.jobs.summary(job)).state != JobState.FINISHED:
+        assert time.monotonic() < deadline, summary
         time.sleep(0.2)
-    return books
+    return summary
 
 
 def test_killed_workers_and_a_killed_redis_lose_nothing(
@@ -124,13 +124,13 @@ def test_killed_workers_and_a_killed_redis_lose_nothing(
             worker.start(pause=0.15)
         stack.enter_context(dispatcher(fragile))
         job = fragile.submit(names)
-        while fragile.ledger.books(job).state != JobState.FINISHED:
+        while fragile.jobs.summary(job).state != JobState.FINISHED:
             time.sleep(random.uniform(0, 2))
             for worker in (victim, other):
                 worker.keep(pause=0.15)
             if victim.works(job) and kills["worker"] < WORKER_KILLS:
                 victim.kill()
-                victim.dead |= set(fragile.ledger.claims(job).values())
+                victim.dead |= set(fragile.jobs.claims(job).values())
                 victim.start(pause=0.15)
                 kills["worker"] += 1
             if kills["worker"] >= 4 * (kills["redis"] + 1) - 1 and kills["redis"] < REDIS_KILLS:
@@ -138,18 +138,18 @@ def test_killed_workers_and_a_killed_redis_lose_nothing(
                 time.sleep(DOWN)
                 redis_server_process.start()
                 kills["redis"] += 1
-        books = wait(fragile, job)
+        summary = wait(fragile, job)
         for worker in (victim, other):
             worker.kill(signal.SIGTERM)
     assert kills == {"worker": WORKER_KILLS, "redis": REDIS_KILLS}
-    assert (books.total, books.done, books.failed) == (IMAGES, IMAGES, 0)
+    assert (summary.total, summary.done, summary.failed) == (IMAGES, IMAGES, 0)
     assert whole(fragile.out)
     assert files(fragile.out) == calm
     again = sum(map(int, fragile.client.hgetall(keys.of_job(job).repeats).values()))
     log = (fragile.folder / "worker.log").read_text()
     done = Counter(re.findall(r"image done job=\S+ index=(\d+)", log))
     print(
-        f"{IMAGES} images in {books.seconds:.0f} s, workers killed {kills['worker']} times, Redis "
+        f"{IMAGES} images in {summary.seconds:.0f} s, workers killed {kills['worker']} times, Redis "
         f"{kills['redis']} times: begun again {again}, finished twice "
-        f"{sum(count > 1 for count in done.values())}, failed {books.failed}"
+        f"{sum(count > 1 for count in done.values())}, failed {summary.failed}"
     )

@@ -48,15 +48,15 @@ def test_memory_after_ten_thousand_images_is_that_after_a_thousand(cluster: Clus
     deadline = time.monotonic() + LIMIT
     with cluster.process(CPU, {}) as worker, dispatcher(cluster):
         job = cluster.submit(photos(cluster.source))
-        while (books := cluster.ledger.books(job)).state != JobState.FINISHED:
-            assert time.monotonic() < deadline, books
-            seen[books.done] = resident(worker.pid)
+        while (summary := cluster.jobs.summary(job)).state != JobState.FINISHED:
+            assert time.monotonic() < deadline, summary
+            seen[summary.done] = resident(worker.pid)
             time.sleep(0.5)
-        assert (books.done, books.failed) == (IMAGES, 0)
+        assert (summary.done, summary.failed) == (IMAGES, 0)
         last = resident(worker.pid)
     first = seen[min(done for done in seen if done >= WARM)]
     print(
         f"resident after {WARM} images {first / 2**20:.1f} MiB, after {IMAGES} {last / 2**20:.1f} MiB: "
-        f"{last / first - 1:+.1%}, {books.images_per_second:.0f} images/s"
+        f"{last / first - 1:+.1%}, {summary.images_per_second:.0f} images/s"
     )
     assert last <= MOST_GROWTH * first

@@ -29,15 +29,15 @@ def cluster(redis_server_process: RedisServer, tmp_path: Path) -> Iterator[Clust
 
 
 def while_listing(cluster: Cluster) -> bool:
-    return cluster.is_in(JobState.LISTING) and cluster.ledger.size(JOB) > 0
+    return cluster.is_in(JobState.LISTING) and cluster.jobs.size(JOB) > 0
 
 
 def while_feeding(cluster: Cluster) -> bool:
-    return cluster.is_in(JobState.RUNNING) and 0 < cluster.ledger.cursor(JOB) < IMAGES
+    return cluster.is_in(JobState.RUNNING) and 0 < cluster.jobs.cursor(JOB) < IMAGES
 
 
 def while_waiting(cluster: Cluster) -> bool:
-    return cluster.is_in(JobState.RUNNING) and cluster.ledger.cursor(JOB) == IMAGES
+    return cluster.is_in(JobState.RUNNING) and cluster.jobs.cursor(JOB) == IMAGES
 
 
 @pytest.mark.chaos
@@ -93,12 +93,12 @@ def test_dispatchers_are_killed_and_stopped_in_turn_and_the_job_goes_on(cluster:
         assert (code, "no dispatcher" in words) == (0, False)
         with idler.at_work():
             for number in (signal.SIGSTOP, signal.SIGKILL):
-                until(lambda: cluster.ledger.cursor(JOB) > 0)
-                before = cluster.ledger.cursor(JOB)
+                until(lambda: cluster.jobs.cursor(JOB) > 0)
+                before = cluster.jobs.cursor(JOB)
                 leader = first if leads(cluster, first) else second
                 leader.send_signal(number)
                 start = time.monotonic()
-                until(lambda before=before: cluster.ledger.cursor(JOB) > before + 1000, 20)
+                until(lambda before=before: cluster.jobs.cursor(JOB) > before + 1000, 20)
                 print(f"taken over after {number.name} in {time.monotonic() - start:.1f} s")
                 leader.send_signal(signal.SIGCONT)
             until(lambda: cluster.is_in(JobState.FINISHED))

@@ -45,7 +45,7 @@ def retried(cluster: Cluster, job: JobId) -> None:
     """The job after `bgpipe retry`."""
     done = bgpipe(cluster, "retry", job, "--wait")
     assert done.returncode == 0, done.stderr
-    assert (cluster.finished(job).done, cluster.ledger.books(job).failed) == (IMAGES, 0)
+    assert (cluster.finished(job).done, cluster.jobs.summary(job).failed) == (IMAGES, 0)
     assert len(files(cluster.out)) == IMAGES
     assert whole(cluster.out)
 
@@ -59,8 +59,8 @@ def test_a_target_that_cannot_be_written_fails_every_image_until_it_is_repaired(
         dispatcher(cluster),
     ):
         job = cluster.submit(photos(cluster))
-        books = cluster.finished(job)
-        assert (books.done, books.failed) == (0, IMAGES)
+        summary = cluster.finished(job)
+        assert (summary.done, summary.failed) == (0, IMAGES)
         assert set(failures(cluster, job).values()) == {"E_ACCESS"}
         assert not files(cluster.out)
         remount(cluster.out, "rw")
@@ -76,11 +76,11 @@ def test_a_full_target_keeps_what_is_whole_and_takes_the_rest_once_there_is_room
         dispatcher(cluster),
     ):
         job = cluster.submit(photos(cluster))
-        books = cluster.finished(job)
-        assert 0 < books.done < IMAGES
-        assert books.done + books.failed == IMAGES
+        summary = cluster.finished(job)
+        assert 0 < summary.done < IMAGES
+        assert summary.done + summary.failed == IMAGES
         assert set(failures(cluster, job).values()) == {"E_STORAGE"}
-        assert len(files(cluster.out)) == books.done
+        assert len(files(cluster.out)) == summary.done
         assert whole(cluster.out)
         remount(cluster.out, "size=64m")
         retried(cluster, job)
@@ -93,13 +93,13 @@ def test_a_target_that_turns_read_only_half_way_keeps_what_it_has(cluster: Clust
         dispatcher(cluster),
     ):
         job = cluster.submit(photos(cluster))
-        until(lambda: cluster.ledger.books(job).done >= IMAGES // 4)
+        until(lambda: cluster.jobs.summary(job).done >= IMAGES // 4)
         remount(cluster.out, "ro")
-        books = cluster.finished(job)
-        assert 0 < books.done < IMAGES
-        assert books.done + books.failed == IMAGES
+        summary = cluster.finished(job)
+        assert 0 < summary.done < IMAGES
+        assert summary.done + summary.failed == IMAGES
         assert set(failures(cluster, job).values()) == {"E_ACCESS"}
-        assert len(files(cluster.out)) == books.done
+        assert len(files(cluster.out)) == summary.done
         assert whole(cluster.out)
         remount(cluster.out, "rw")
         retried(cluster, job)

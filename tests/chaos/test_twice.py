@@ -29,13 +29,13 @@ def test_every_image_is_counted_once_however_often_its_message_comes(cluster: Cl
     ):
         until(lambda: len(cluster.client.keys(keys.of_worker("*"))) == 2)
         job = cluster.submit(names)
-        publish(cluster.app, job, list(cluster.ledger.items(job, 0, IMAGES)), QUEUE)
-        books = cluster.finished(job)
+        publish(cluster.app, job, list(cluster.jobs.items(job, 0, IMAGES)), QUEUE)
+        summary = cluster.finished(job)
         finished = cluster.client.hget(keys.of_job(job).head, "finished")
-        publish(cluster.app, job, list(cluster.ledger.items(job, 0, IMAGES)), QUEUE)
+        publish(cluster.app, job, list(cluster.jobs.items(job, 0, IMAGES)), QUEUE)
         cluster.finished(cluster.submit([names[0]]))
-    assert (books.done, books.failed) == (IMAGES, 0)
-    assert cluster.ledger.books(job).done == IMAGES
+    assert (summary.done, summary.failed) == (IMAGES, 0)
+    assert cluster.jobs.summary(job).done == IMAGES
     assert cluster.client.hget(keys.of_job(job).head, "finished") == finished
     expected = {f"{name}.png": f"a cutout of id-{i}".encode() for i, name in enumerate(names)}
     assert files(cluster.out) == expected

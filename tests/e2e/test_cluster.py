@@ -24,7 +24,7 @@ from PIL import Image
 
 from bgpipe.pipeline.connection import connect
 from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.types import Books, JobId, JobState
+from bgpipe.pipeline.types import JobId, JobState, JobSummary
 
 if TYPE_CHECKING:
     from .conftest import Bgpipe
@@ -171,11 +171,11 @@ def submit(bgpipe: Bgpipe, photos: Path, environment: dict[str, str]) -> JobId:
     return JobId(done.stdout.split()[-1])
 
 
-def closed_books(redis_url: str, job: JobId) -> Books:
+def closed_books(redis_url: str, job: JobId) -> JobSummary:
     with connect(redis_url) as client:
-        ledger = Ledger(client)
-        until(lambda: ledger.books(job).state == JobState.FINISHED)
-        return ledger.books(job)
+        job_store = Ledger(client)
+        until(lambda: job_store.summary(job).state == JobState.FINISHED)
+        return job_store.summary(job)
 
 
 def test_flower_lists_every_image_by_its_key_with_how_it_ended(
@@ -190,7 +190,7 @@ def test_flower_lists_every_image_by_its_key_with_how_it_ended(
     ):
         until(lambda: workers(url))
         job = submit(bgpipe, photos, environment)
-        books = closed_books(redis_url, job)
+        summary = closed_books(redis_url, job)
         # The books are closed a moment before Flower hears of the last image.
         rows = until(lambda: ended_rows(browser, url))
         picture = browser.screenshot(f"{url}/tasks")
@@ -198,7 +198,7 @@ def test_flower_lists_every_image_by_its_key_with_how_it_ended(
             with pytest.raises(urllib.error.HTTPError) as refused:
                 get(f"{address}/api/worker/shutdown/any", b"")
             assert refused.value.code == answer
-    assert (books.done, books.failed) == (4, 2)
+    assert (summary.done, summary.failed) == (4, 2)
     states = {arguments.rsplit(", ", 1)[1]: state for arguments, state in rows.items()}
     assert states == {
         "'astronaut.png')": "SUCCESS",
@@ -226,16 +226,16 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
         ended(bgpipe.start("worker", "--device", "cpu", **environment, **quick)) as supervisor,
     ):
         job = submit(bgpipe, photos, environment)
-        until(lambda: Ledger(client).books(job).done >= 2)
+        until(lambda: Ledger(client).summary(job).done >= 2)
         (victim,) = children(supervisor.pid)
         os.kill(victim, signal.SIGKILL)
-        assert Ledger(client).books(job).done < 12
+        assert Ledger(client).summary(job).done < 12
         # It waits for the end, and sends again the message that Redis may lose at a kill.
         assert bgpipe("resume", job, "--wait", **environment, **quick).returncode == 0
-        books = Ledger(client).books(job)
+        summary = Ledger(client).summary(job)
         (successor,) = children(supervisor.pid)
     assert successor != victim
-    assert (books.total, books.done, books.failed) == (12, 12, 0)
+    assert (summary.total, summary.done, summary.failed) == (12, 12, 0)
     out = photos.with_name("photos-cutouts")
     cutouts = sorted(path for path in out.rglob("*") if path.is_file())
     assert len(cutouts) == 12

@@ -31,8 +31,8 @@ def test_a_prompt_survives_a_restart_of_everything_in_its_middle(
         graph = copy.deepcopy(API)
         graph["1"]["inputs"]["image"] = comfy.upload(photos / "chelsea.png")["name"]
         prompt = comfy.prompt(graph, client_id=client)
-        with connect(redis.url) as ledger:  # a worker began it, and died with the rest
-            assert Ledger(ledger).claim(JobId(prompt), 0, "cpu0@gone/1")
+        with connect(redis.url) as job_store:  # a worker began it, and died with the rest
+            assert Ledger(job_store).claim(JobId(prompt), 0, "cpu0@gone/1")
         assert len(http.get("/queue").json()["queue_running"]) == 1
     redis.kill()
     redis.start()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NANO = ("--model", "birefnet-nano", "--include", "chelsea*", "--json")
 
 
-def books(bgpipe: Bgpipe, *arguments: object) -> dict[str, object]:
+def read_summary(bgpipe: Bgpipe, *arguments: object) -> dict[str, object]:
     done = bgpipe("submit", *arguments, *NANO)
     assert done.returncode == 0, done.stderr
     record: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
@@ -30,22 +30,22 @@ def test_a_catalogue_picture_is_made_once_and_framed_as_asked(
 ) -> None:
     order = (photos, "--out", tmp_path / "shop", "--preset", "catalogue", "--canvas", "300x200")
     jpeg = ("--format", "jpeg", "--name", "{stem}-shop")
-    assert books(bgpipe, *order, *jpeg)["done"] == 1
+    assert read_summary(bgpipe, *order, *jpeg)["done"] == 1
     assert [path.name for path in (tmp_path / "shop").iterdir()] == ["chelsea-shop.jpg"]
     with Image.open(tmp_path / "shop" / "chelsea-shop.jpg") as image:
         assert (image.format, image.size) == ("JPEG", (300, 200))
         assert (np.asarray(image)[:3, :3] > 245).all()
-    assert books(bgpipe, *order, *jpeg)["skipped"] == 1
+    assert read_summary(bgpipe, *order, *jpeg)["skipped"] == 1
 
 
 def test_a_cutout_in_another_format_is_done_again_when_it_was_cut_short(
     bgpipe: Bgpipe, photos: Path, tmp_path: Path
 ) -> None:
     order = (photos, "--out", tmp_path / "out", "--format", "webp")
-    assert books(bgpipe, *order)["done"] == 1
+    assert read_summary(bgpipe, *order)["done"] == 1
     cutout = tmp_path / "out" / "chelsea.webp"
     cutout.write_bytes(cutout.read_bytes()[:-1])
-    assert books(bgpipe, *order)["done"] == 1
+    assert read_summary(bgpipe, *order)["done"] == 1
 
 
 def test_a_cameras_raw_photo_becomes_a_cutout(bgpipe: Bgpipe, tmp_path: Path) -> None:

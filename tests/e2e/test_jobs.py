@@ -49,13 +49,13 @@ def test_dead_letters_are_done_again_and_nothing_else_is(cluster: Cluster) -> No
     assert cluster.run("retry", job)[0] == 2  # it runs
     for index in range(4):
         outcome = Outcome.failed(index, NOT_IMAGE) if index % 2 else Outcome.done(index)
-        cluster.ledger.settle(job, outcome)
+        cluster.jobs.settle(job, outcome)
     cluster.client.delete("bgpipe")
     assert [record["index"] for record in records(cluster, "errors", job)] == [1, 3]
     idler = Idler(cluster.client)
     with idler.at_work():
-        (books,) = records(cluster, "retry", job, "--wait")
-    assert (books["state"], books["done"], books["failed"]) == ("finished", 4, 0)
+        (summary,) = records(cluster, "retry", job, "--wait")
+    assert (summary["state"], summary["done"], summary["failed"]) == ("finished", 4, 0)
     assert dict(idler.settled) == {(job, 1): 1, (job, 3): 1}
     code, _, words = cluster.run("retry", job)
     assert (code, "nothing to try again" in words) == (2, True)
@@ -65,8 +65,8 @@ def test_a_job_is_cancelled_resumed_and_forgotten(cluster: Cluster) -> None:
     job = submitted(cluster, 3)
     code, _, words = cluster.run("jobs", "--forget", job)
     assert (code, f"bgpipe cancel {job}" in words) == (2, True)
-    (books,) = records(cluster, "cancel", job)
-    assert (books["state"], books["queued"]) == ("cancelled", 3)
+    (summary,) = records(cluster, "cancel", job)
+    assert (summary["state"], summary["queued"]) == ("cancelled", 3)
     idler = Idler(cluster.client)
     with idler.at_work():
         assert cluster.run("resume", job, "--wait")[0] == 0
@@ -86,11 +86,11 @@ def test_an_interrupted_job_says_how_to_go_on_and_its_clock_stands(cluster: Clus
     idler = Idler(cluster.client)
     process = cluster.submit("--wait", "--job", JOB)
     until(lambda: cluster.is_in(JobState.RUNNING))
-    (books,) = records(cluster, "status")
-    assert (books["state"], books["interrupted"]) == ("running", False)
-    cluster.ledger.settle(JOB, Outcome.done(0))
+    (summary,) = records(cluster, "status")
+    assert (summary["state"], summary["interrupted"]) == ("running", False)
+    cluster.jobs.settle(JOB, Outcome.done(0))
     kill(process)
-    until(lambda: cluster.ledger.books(JOB).interrupted)
+    until(lambda: cluster.jobs.summary(JOB).interrupted)
     first, second = records(cluster, "status"), records(cluster, "jobs")
     assert (first[0]["state"], first[0]["interrupted"]) == ("running", True)
     assert first == second  # a moment later
@@ -102,7 +102,7 @@ def test_an_interrupted_job_says_how_to_go_on_and_its_clock_stands(cluster: Clus
         assert hint in words.readline()
     with idler.at_work():
         assert cluster.run("resume", JOB, "--wait")[0] == 0
-    assert cluster.ledger.books(JOB).state is JobState.FINISHED
+    assert cluster.jobs.summary(JOB).state is JobState.FINISHED
     assert hint not in cluster.run("status")[1]
 
 
@@ -160,7 +160,7 @@ def test_damaged_books_are_told_and_the_other_jobs_go_on(cluster: Cluster) -> No
     assert "another version of bgpipe" in told[0]["error"]
     assert cluster.run("cancel", job)[0] == 4  # ended all the same
     assert cluster.run("jobs", "--forget", job)[0] == 0
-    assert cluster.ledger.ids() == ["second"]
+    assert cluster.jobs.ids() == ["second"]
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,11 @@ def test_of_two_submits_at_once_one_leads_and_the_other_follows(cluster: Cluster
     cluster.fill(300)
     idler = Idler(cluster.client)
     submits = [cluster.submit("--wait", "--json") for _ in range(2)]
-    until(lambda: [cluster.is_in(JobState.RUNNING, job) for job in cluster.ledger.ids()] == [True])
+    until(lambda: [cluster.is_in(JobState.RUNNING, job) for job in cluster.jobs.ids()] == [True])
     with idler.at_work():
         ended = [process.communicate(timeout=SECONDS) for process in submits]
     assert [process.returncode for process in submits] == [0, 0], ended
-    (job,) = cluster.ledger.ids()
+    (job,) = cluster.jobs.ids()
     assert {json.loads(output.splitlines()[-1])["job"] for output, _ in ended} == {job}
     assert sum(f"following job {job}" in words for _, words in ended) == 1
     assert_closed(cluster, idler, job)
@@ -66,7 +66,7 @@ def test_other_cutouts_for_the_same_place_are_refused_while_a_job_is_led(
     _, words = first.communicate(timeout=SECONDS)
     assert first.returncode == 130, words
     assert cluster.run("jobs", "--forget", JOB)[0] == 0
-    assert cluster.ledger.ids() == []
+    assert cluster.jobs.ids() == []
 
 
 def test_a_job_that_was_left_gives_way_to_a_new_one(cluster: Cluster) -> None:

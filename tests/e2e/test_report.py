@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image, ImageDraw
 
-from bgpipe.pipeline.report.contact_sheet import Exhibit, Page, contact_sheet
-from bgpipe.pipeline.types import Books, Failure, Flag, JobId, JobState, Preset, Recipe
+from bgpipe.pipeline.report.contact_sheet import SheetImage, SheetPage, contact_sheet
+from bgpipe.pipeline.types import Failure, JobId, JobState, JobSummary, Preset, Recipe, ReviewFlag
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NANO = ("--model", "birefnet-nano")
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">.jpg"
 NAMES = [HOSTILE, "cat.jpg", "cup & saucer.png", "shoe.jpg", "sub folder/'\"shoe.jpg"]
-FLAGS = {1: (Flag.TOUCHES_BORDER,), 3: (Flag.TOUCHES_BORDER, Flag.MANY_PIECES)}
+FLAGS = {1: (ReviewFlag.TOUCHES_BORDER,), 3: (ReviewFlag.TOUCHES_BORDER, ReviewFlag.MANY_PIECES)}
 
 
 def picture(colour: str, *, cut: bool) -> bytes:
@@ -39,8 +39,8 @@ def picture(colour: str, *, cut: bool) -> bytes:
     return file.getvalue()
 
 
-def books(failed: int) -> Books:
-    return Books(
+def summary(failed: int) -> JobSummary:
+    return JobSummary(
         job=JobId("spring-2024"),
         state=JobState.FINISHED,
         total=len(NAMES) + failed,
@@ -62,7 +62,7 @@ def books(failed: int) -> Books:
 @pytest.fixture
 def sheet(tmp_path: Path) -> Path:
     exhibits = [
-        Exhibit(name, picture("red", cut=False), picture("red", cut=True), FLAGS.get(place, ()))
+        SheetImage(name, picture("red", cut=False), picture("red", cut=True), FLAGS.get(place, ()))
         for place, name in enumerate(NAMES)
     ]
     failures = [
@@ -71,8 +71,8 @@ def sheet(tmp_path: Path) -> Path:
     ]
     recipe = Recipe("birefnet-nano", "ab" * 32, (256, 256), Preset())
     path = tmp_path / "sheet 1.html"
-    page = Page(1, [path.name, "sheet 1-2.html"])
-    lines = contact_sheet(books(failed=2), recipe, exhibits, failures, page)
+    page = SheetPage(1, [path.name, "sheet 1-2.html"])
+    lines = contact_sheet(summary(failed=2), recipe, exhibits, failures, page)
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
 
@@ -281,8 +281,8 @@ def test_the_command_shows_flagged_images_first_on_as_many_pages_as_it_takes(
 ) -> None:
     everything = {"BGPIPE_REVIEW__LEAST_SUBJECT": "1"}  # no subject is larger than the picture
     assert bgpipe("submit", photos, *NANO, **everything).returncode == 0
-    *flagged, books = bgpipe.records("status", "--flagged")
-    assert (books["flagged"], books["flags"]) == (4, {"no-subject": 4})
+    *flagged, summary = bgpipe.records("status", "--flagged")
+    assert (summary["flagged"], summary["flags"]) == (4, {"no-subject": 4})
     assert [line["flags"] for line in flagged] == [["no-subject"]] * 4
     done = bgpipe("report", "--out", tmp_path / "sheet.html", "--per-page", 3)
     assert done.returncode == 0, done.stderr

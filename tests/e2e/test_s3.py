@@ -52,8 +52,8 @@ def bucket(s3: S3Server) -> str:
 def test_a_prefix_becomes_cutouts_beside_it_and_a_second_run_opens_none(
     bgpipe: Bgpipe, s3: S3Server, bucket: str, fault_proxy: Callable[..., FaultProxy]
 ) -> None:
-    books = books_of(bgpipe("submit", f"{bucket}/photos", *NANO, "--json", **s3.environment))
-    assert (books["state"], books["total"], books["done"]) == ("finished", 3, 3)
+    summary = books_of(bgpipe("submit", f"{bucket}/photos", *NANO, "--json", **s3.environment))
+    assert (summary["state"], summary["total"], summary["done"]) == ("finished", 3, 3)
     made = {key for key in s3.keys(bucket) if key.endswith(".png")}
     assert made == {f"photos-cutouts/{name}" for name in CUTOUTS}
     found = s3.get(f"{bucket}/photos-cutouts/a.png")
@@ -68,8 +68,8 @@ def test_a_prefix_becomes_cutouts_beside_it_and_a_second_run_opens_none(
 
     proxy = fault_proxy()
     through = s3.environment | {"AWS_ENDPOINT_URL": proxy.url}
-    books = books_of(bgpipe("submit", f"{bucket}/photos", *NANO, "--json", **through))
-    assert (books["done"], books["skipped"]) == (0, 3)
+    summary = books_of(bgpipe("submit", f"{bucket}/photos", *NANO, "--json", **through))
+    assert (summary["done"], summary["skipped"]) == (0, 3)
     asked = [line for line in proxy.log.read_text().splitlines() if "list-type" not in line]
     assert all(".bgpipe/" in line for line in asked), asked
 
@@ -79,8 +79,8 @@ def test_what_changed_in_a_bucket_is_done_again_and_nothing_else(
 ) -> None:
     def submit(*options: str) -> tuple[int, int]:
         done = bgpipe("submit", f"{bucket}/photos", *NANO, "--json", *options, **s3.environment)
-        books = books_of(done)
-        return books["done"], books["skipped"]
+        summary = books_of(done)
+        return summary["done"], summary["skipped"]
 
     assert submit() == (3, 0)
     s3.put(f"{bucket}/photos/a.jpg", photo(seed=9))
@@ -149,8 +149,8 @@ def test_a_list_and_hidden_names_in_a_bucket_cannot_be_pruned(
 def test_ends_may_be_mixed(bgpipe: Bgpipe, s3: S3Server, bucket: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     source = f"{bucket}/photos"
-    books = books_of(bgpipe("submit", source, "--out", out, *NANO, "--json", **s3.environment))
-    assert books["done"] == 3
+    summary = books_of(bgpipe("submit", source, "--out", out, *NANO, "--json", **s3.environment))
+    assert summary["done"] == 3
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png")) == list(CUTOUTS)
 
     folder = tmp_path / "photos"
@@ -159,8 +159,8 @@ def test_ends_may_be_mixed(bgpipe: Bgpipe, s3: S3Server, bucket: str, tmp_path: 
     target = f"{bucket}/from-folder"
     for expected in ((1, 0), (0, 1)):
         done = bgpipe("submit", folder, "--out", target, *NANO, "--json", **s3.environment)
-        books = books_of(done)
-        assert (books["done"], books["skipped"]) == expected
+        summary = books_of(done)
+        assert (summary["done"], summary["skipped"]) == expected
     cutout = s3.get(f"{target}/a.png")["Body"].read()
     assert Image.open(io.BytesIO(cutout)).mode == "RGBA"
 
@@ -170,12 +170,12 @@ def test_one_object_and_a_list_of_objects_may_be_named(
 ) -> None:
     out = f"{bucket}/out"
     one = f"{bucket}/photos/a.jpg"
-    books = books_of(bgpipe("submit", one, "--out", out, *NANO, "--json", **s3.environment))
-    assert books["done"] == 1
+    summary = books_of(bgpipe("submit", one, "--out", out, *NANO, "--json", **s3.environment))
+    assert summary["done"] == 1
     lines = f"{one}\n{bucket}/photos/{NAMES[1]}\n{bucket}/photos/gone.jpg\n"
     done = bgpipe("submit", "-", "--out", out, *NANO, "--json", stdin=lines, **s3.environment)
-    books = books_of(done, code=1)
-    assert (books["done"], books["skipped"], books["errors"]) == (1, 1, {"E_MISSING": 1})
+    summary = books_of(done, code=1)
+    assert (summary["done"], summary["skipped"], summary["errors"]) == (1, 1, {"E_MISSING": 1})
 
 
 @pytest.mark.parametrize(
@@ -232,8 +232,8 @@ def test_a_key_without_access_fails_and_the_others_are_done(
     locked, expired = f"{place}/a.jpg 403 AccessDenied", f"{place}/late.jpg 400 ExpiredToken"
     proxy = fault_proxy("--answer", locked, "--answer", expired)
     through = s3.environment | {"AWS_ENDPOINT_URL": proxy.url}
-    books = books_of(bgpipe("submit", f"{bucket}/photos", *NANO, "--json", **through), code=1)
-    assert (books["done"], books["errors"]) == (2, {"E_ACCESS": 2})
+    summary = books_of(bgpipe("submit", f"{bucket}/photos", *NANO, "--json", **through), code=1)
+    assert (summary["done"], summary["errors"]) == (2, {"E_ACCESS": 2})
     told = {failure["source"]: failure for failure in bgpipe.records("errors", "--json")}
     assert {name: failure["attempts"] for name, failure in told.items()} == {
         "a.jpg": 1,
@@ -261,8 +261,8 @@ def test_trouble_on_the_way_changes_no_byte_and_loses_no_image(
     through = s3.environment | {"AWS_ENDPOINT_URL": proxy.url} | BUSY
     out = f"{bucket}/troubled"
     done = bgpipe("submit", f"{bucket}/photos", "--out", out, *NANO, "--json", **through)
-    books = books_of(done)
-    assert (books["state"], books["total"], books["done"]) == ("finished", images, images)
+    summary = books_of(done)
+    assert (summary["state"], summary["total"], summary["done"]) == ("finished", images, images)
     expected = [
         s3.get(f"{bucket}/quiet/{number:03}.png")["Body"].read() for number in range(distinct)
     ]

@@ -44,10 +44,10 @@ def test_one_command_serves_and_leaves_nothing_running(bgpipe: Bgpipe, photos: P
         job = made.json()["job"]
         assert made.json()["model"] == "birefnet-nano"
         deadline = time.monotonic() + 2 * SECONDS
-        while (books := client.get(f"/v1/jobs/{job}").json())["state"] != "finished":
-            assert time.monotonic() < deadline, books
+        while (summary := client.get(f"/v1/jobs/{job}").json())["state"] != "finished":
+            assert time.monotonic() < deadline, summary
             time.sleep(0.1)
-        assert books["done"] == 1
+        assert summary["done"] == 1
         assert socket.exists()
     assert not socket.exists()
     # What was made is still there for the next command, and for the next server.

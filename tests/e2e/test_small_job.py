@@ -63,8 +63,8 @@ def test_commands_that_follow_at_once_find_all_that_was_written(
         out = photos.parent / f"{name}.png"
         done = bgpipe("submit", photos / "coffee.png", "--out", out, *NANO, "--job", name)
         assert done.returncode == 0, done.stderr
-        books = json.loads(bgpipe("--json", "status", name).stdout)
-        assert (books["state"], books["done"]) == ("finished", 1)
+        summary = json.loads(bgpipe("--json", "status", name).stdout)
+        assert (summary["state"], summary["done"]) == ("finished", 1)
         assert out.exists()
     until(lambda: all_has_ended(state))
     listed = [json.loads(line)["job"] for line in bgpipe("--json", "jobs").stdout.splitlines()]
@@ -81,5 +81,5 @@ def test_the_server_of_a_killed_command_ends_with_its_worker(
     submitter.communicate()
     until(lambda: all_has_ended(state))
     resumed = bgpipe("--json", "resume", "killed")
-    books = json.loads(resumed.stdout.splitlines()[-1])
-    assert books["done"] + books["failed"] == books["total"]
+    summary = json.loads(resumed.stdout.splitlines()[-1])
+    assert summary["done"] + summary["failed"] == summary["total"]

@@ -26,7 +26,7 @@ NANO = ("--model", "birefnet-nano")
 SECONDS = 120.0
 
 
-def summary(done: CompletedProcess[str]) -> dict[str, Any]:
+def read_summary(done: CompletedProcess[str]) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return record
 
@@ -55,7 +55,7 @@ def test_a_file_that_bgpipe_did_not_make_is_never_replaced(bgpipe: Bgpipe, folde
     out = folder.with_name("shots-cutouts")
     theirs = picture(out / "a.png", "gold").read_bytes()
     planned = bgpipe("submit", folder, *NANO, "--dry-run", "--json")
-    assert (summary(planned)["foreign"], summary(planned)["new"]) == (1, 1)
+    assert (read_summary(planned)["foreign"], read_summary(planned)["new"]) == (1, 1)
     for options in ((), ("--force",)):
         done = bgpipe("submit", folder, *NANO, *options)
         assert done.returncode == 1, done.stderr
@@ -69,10 +69,10 @@ def test_a_file_that_bgpipe_did_not_make_is_never_replaced(bgpipe: Bgpipe, folde
     assert (out / "a.png").read_bytes() == theirs
 
     done = bgpipe("submit", folder, *NANO, "--overwrite", "--json")
-    assert (summary(done)["done"], summary(done)["skipped"]) == (1, 1), done.stderr
+    assert (read_summary(done)["done"], read_summary(done)["skipped"]) == (1, 1), done.stderr
     with Image.open(out / "a.png") as image:
         assert "bgpipe:recipe" in image.text
-    assert summary(bgpipe("submit", folder, *NANO, "--json"))["skipped"] == 2
+    assert read_summary(bgpipe("submit", folder, *NANO, "--json"))["skipped"] == 2
 
 
 def test_a_foreign_object_in_a_bucket_is_never_replaced(
@@ -83,15 +83,15 @@ def test_a_foreign_object_in_a_bucket_is_never_replaced(
     submit = ("submit", folder, *NANO, "--out", f"{bucket}/cutouts", "--json")
     done = bgpipe(*submit, **s3.environment)
     assert done.returncode == 1, done.stderr
-    assert (summary(done)["done"], summary(done)["errors"]) == (1, {"E_TARGET": 1})
+    assert (read_summary(done)["done"], read_summary(done)["errors"]) == (1, {"E_TARGET": 1})
     assert s3.get(f"{bucket}/cutouts/a.png")["Body"].read() == b"theirs"
     done = bgpipe(*submit, "--overwrite", **s3.environment)
-    assert (summary(done)["done"], summary(done)["skipped"]) == (1, 1), done.stderr
+    assert (read_summary(done)["done"], read_summary(done)["skipped"]) == (1, 1), done.stderr
     # What another program re-encoded with our metadata kept is ours still.
     made = s3.get(f"{bucket}/cutouts/a.png")["Metadata"]
     name, _, key = f"{bucket}/cutouts/b.png".removeprefix("s3://").partition("/")
     s3.client.put_object(Bucket=name, Key=key, Body=b"smaller", Metadata=made)
-    assert summary(bgpipe(*submit, **s3.environment))["done"] == 1
+    assert read_summary(bgpipe(*submit, **s3.environment))["done"] == 1
 
 
 def test_a_cutout_is_not_taken_as_a_source(bgpipe: Bgpipe, folder: Path, s3: S3Server) -> None:
@@ -99,15 +99,15 @@ def test_a_cutout_is_not_taken_as_a_source(bgpipe: Bgpipe, folder: Path, s3: S3S
     cutout = folder.with_name("shots-cutouts") / "a.png"
     shutil.copy(cutout, folder / "z.png")
     done = bgpipe("submit", folder, *NANO, "--json")
-    assert (done.returncode, summary(done)["total"]) == (0, 2)
-    assert summary(done)["ignored"] == {"made by bgpipe": 1}
+    assert (done.returncode, read_summary(done)["total"]) == (0, 2)
+    assert read_summary(done)["ignored"] == {"made by bgpipe": 1}
     alone = bgpipe("submit", cutout, *NANO, "--out", folder / "again")
     assert alone.returncode == 3
     assert "1 ignored: 1 made by bgpipe" in alone.stderr
     bucket = s3.make_bucket()
     s3.put(f"{bucket}/a.png", cutout.read_bytes())
     done = bgpipe("submit", bucket, *NANO, "--out", folder / "c", "--json", **s3.environment)
-    assert summary(done)["errors"] == {"E_UNSUPPORTED": 1}
+    assert read_summary(done)["errors"] == {"E_UNSUPPORTED": 1}
 
 
 def test_ignored_files_are_counted_by_suffix(bgpipe: Bgpipe, folder: Path) -> None:
@@ -136,8 +136,8 @@ def test_keys_without_a_suffix_are_judged_by_their_content(
     done = bgpipe(
         "submit", f"{bucket}/objects", *NANO, "--out", tmp_path / "out", "--json", **s3.environment
     )
-    assert (done.returncode, summary(done)["done"]) == (0, 1), done.stderr
-    assert summary(done)["ignored_suffixes"] == {"without suffix": 1}
+    assert (done.returncode, read_summary(done)["done"]) == (0, 1), done.stderr
+    assert read_summary(done)["ignored_suffixes"] == {"without suffix": 1}
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["0a1b2c.png"]
 
 
@@ -147,8 +147,8 @@ def test_several_sources_are_one_job(bgpipe: Bgpipe, folder: Path, tmp_path: Pat
     (tmp_path / "notes.txt").touch()
     sources = (folder, tmp_path / "more", tmp_path / "d.png", tmp_path / "notes.txt")
     done = bgpipe("submit", *sources, *NANO, "--out", tmp_path / "out", "--json")
-    assert (done.returncode, summary(done)["done"]) == (0, 4), done.stderr
-    assert summary(done)["ignored_suffixes"] == {".txt": 1}
+    assert (done.returncode, read_summary(done)["done"]) == (0, 4), done.stderr
+    assert read_summary(done)["ignored_suffixes"] == {".txt": 1}
     made = {path.relative_to(tmp_path / "out").as_posix() for path in tmp_path.glob("out/**/*.png")}
     assert made == {"shots/a.png", "shots/b.png", "more/sub/c.png", "d.png"}
 
@@ -162,7 +162,7 @@ def test_one_image_may_go_to_a_file(bgpipe: Bgpipe, folder: Path) -> None:
     with Image.open(folder / "out.webp") as image:
         assert (image.format, image.mode, image.size) == ("WEBP", "RGBA", (64, 48))
     again = bgpipe("submit", folder / "a.jpg", "-o", folder / "out.webp", *NANO, "--json")
-    assert summary(again)["skipped"] == 1
+    assert read_summary(again)["skipped"] == 1
     source = (folder / "a.jpg").read_bytes()
     onto = ("submit", folder / "a.jpg", "-o", folder / "a.jpg", *NANO, "--format", "jpeg")
     assert bgpipe(*onto, "--overwrite").returncode == 2

@@ -44,7 +44,7 @@ def assert_cutout(source: Path, cutout: Path) -> None:
     assert not rgba[alpha == 0].any()
 
 
-def summary(done: CompletedProcess[str]) -> dict[str, Any]:
+def read_summary(done: CompletedProcess[str]) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return record
 
@@ -54,9 +54,9 @@ def test_a_folder_becomes_cutouts_and_a_second_run_has_nothing_to_do(
 ) -> None:
     first = bgpipe("submit", photos, *NANO, "--json")
     assert first.returncode == 0, first.stderr
-    books = summary(first)
-    assert (books["state"], books["total"], books["done"]) == ("finished", 4, 4)
-    assert books["model"] == "birefnet-nano"
+    summary = read_summary(first)
+    assert (summary["state"], summary["total"], summary["done"]) == ("finished", 4, 4)
+    assert summary["model"] == "birefnet-nano"
     out = photos.with_name("photos-cutouts")
     made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))
     assert made == sorted(CUTOUTS)
@@ -66,8 +66,8 @@ def test_a_folder_becomes_cutouts_and_a_second_run_has_nothing_to_do(
 
     second = bgpipe("submit", photos, *NANO, "--json")
     assert second.returncode == 0, second.stderr
-    books = summary(second)
-    assert (books["state"], books["done"], books["skipped"]) == ("finished", 0, 4)
+    summary = read_summary(second)
+    assert (summary["state"], summary["done"], summary["skipped"]) == ("finished", 0, 4)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png")} == stamps
 
 
@@ -76,12 +76,12 @@ def test_what_changed_is_done_again_and_nothing_else(bgpipe: Bgpipe, photos: Pat
     shutil.copy(photos / "coffee.png", photos / "chelsea.png")
     cutout = photos.with_name("photos-cutouts") / "astronaut.png"
     cutout.write_bytes(cutout.read_bytes()[:-20])
-    books = summary(bgpipe("submit", photos, *NANO, "--json"))
-    assert (books["done"], books["skipped"]) == (2, 2)
-    books = summary(bgpipe("submit", photos, *NANO, "--preset", "raw", "--json"))
-    assert (books["done"], books["skipped"]) == (4, 0)
-    books = summary(bgpipe("submit", photos, *NANO, "--preset", "raw", "--force", "--json"))
-    assert (books["done"], books["skipped"]) == (4, 0)
+    summary = read_summary(bgpipe("submit", photos, *NANO, "--json"))
+    assert (summary["done"], summary["skipped"]) == (2, 2)
+    summary = read_summary(bgpipe("submit", photos, *NANO, "--preset", "raw", "--json"))
+    assert (summary["done"], summary["skipped"]) == (4, 0)
+    summary = read_summary(bgpipe("submit", photos, *NANO, "--preset", "raw", "--force", "--json"))
+    assert (summary["done"], summary["skipped"]) == (4, 0)
 
 
 def test_bad_files_are_named_and_the_others_are_done(bgpipe: Bgpipe, photos: Path) -> None:
@@ -103,9 +103,9 @@ def test_bad_files_are_named_and_the_others_are_done(bgpipe: Bgpipe, photos: Pat
         "short.jpg": "E_TRUNCATED",
         "x.jpg": "E_NOT_IMAGE",
     }
-    (books,) = bgpipe.records("status")
-    assert books["total"] == books["done"] + books["skipped"] + books["failed"] == 9
-    assert books["errors"] == {"E_EMPTY": 2, "E_NOT_IMAGE": 2, "E_TRUNCATED": 1}
+    (summary,) = bgpipe.records("status")
+    assert summary["total"] == summary["done"] + summary["skipped"] + summary["failed"] == 9
+    assert summary["errors"] == {"E_EMPTY": 2, "E_NOT_IMAGE": 2, "E_TRUNCATED": 1}
     assert not (photos.with_name("photos-cutouts") / "short.png").exists()
 
 
@@ -120,17 +120,17 @@ def test_colliding_names_keep_their_own_cutouts(bgpipe: Bgpipe, photos: Path) ->
 def test_cutouts_inside_the_source_are_not_taken_for_sources(bgpipe: Bgpipe, photos: Path) -> None:
     for _ in range(2):
         done = bgpipe("submit", photos, *NANO, "--out", photos / "made", "--json")
-        assert summary(done)["total"] == 4
+        assert read_summary(done)["total"] == 4
 
 
 def test_one_file_and_a_list_of_files_are_sources_too(bgpipe: Bgpipe, photos: Path) -> None:
     one = bgpipe("submit", photos / "coffee.png", *NANO, "--json")
-    assert summary(one)["done"] == 1
+    assert read_summary(one)["done"] == 1
     missing = photos / "gone.png"
     listed = bgpipe("submit", "-", *NANO, "--json", stdin=f"{photos / 'coffee.png'}\n{missing}\n")
     assert listed.returncode == 1
-    assert summary(listed)["errors"] == {"E_MISSING": 1}
-    assert summary(listed)["skipped"] == 1
+    assert read_summary(listed)["errors"] == {"E_MISSING": 1}
+    assert read_summary(listed)["skipped"] == 1
 
 
 def test_a_dry_run_counts_and_writes_nothing(bgpipe: Bgpipe, photos: Path) -> None:
@@ -193,7 +193,7 @@ def test_without_a_hub_auto_falls_back_to_the_bundled_model_and_says_so(
     done = bgpipe("submit", photos, "--include", "coffee.png", "--json")
     assert done.returncode == 0, done.stderr
     assert "birefnet-nano" in done.stderr
-    assert summary(done)["model"] == "birefnet-nano"
+    assert read_summary(done)["model"] == "birefnet-nano"
     with Image.open(photos.with_name("photos-cutouts") / "coffee.png") as image:
         assert json.loads(image.text["bgpipe:recipe"])["model"] == "birefnet-nano"
 
@@ -216,7 +216,7 @@ def test_an_interrupted_job_is_resumed(
     assert not [path for path in out.rglob("*") if path.is_file() and path.suffix != ".png"]
     done = bgpipe("resume", "long", "--json")
     assert done.returncode == 0, done.stderr
-    assert (summary(done)["state"], summary(done)["done"]) == ("finished", 34)
+    assert (read_summary(done)["state"], read_summary(done)["done"]) == ("finished", 34)
     assert len(list(out.rglob("*.png"))) == 34
 
 
@@ -229,7 +229,7 @@ def test_two_jobs_at_once_share_one_server(bgpipe: Bgpipe, photos: Path, tmp_pat
         output, words = job.communicate(timeout=200)
         assert job.returncode == 0, words
         assert json.loads(output.splitlines()[-1])["done"] == 4
-    assert {books["job"] for books in bgpipe.records("jobs")} == {"one", "two"}
+    assert {summary["job"] for summary in bgpipe.records("jobs")} == {"one", "two"}
 
 
 def test_prune_lists_first_and_removes_the_cutouts_of_deleted_photos(
@@ -252,7 +252,7 @@ def test_prune_lists_first_and_removes_the_cutouts_of_deleted_photos(
     assert forecast["deleted"] == 1
     assert (out / "b.png").exists()
     done = bgpipe("submit", photos, *NANO, "--prune", "--json", **half)
-    assert (summary(done)["total"], summary(done)["skipped"]) == (2, 2), done.stderr
+    assert (read_summary(done)["total"], read_summary(done)["skipped"]) == (2, 2), done.stderr
     assert {path.name for path in out.glob("*.png")} == {"a.png", "c.png", "theirs.png"}
 
 
@@ -301,10 +301,10 @@ def test_all_photos_with_ground_truth(bgpipe: Bgpipe, shared: Path, tmp_path: Pa
     order = ("submit", photos, "--exclude", "*_alpha.png", *NANO, "--out", tmp_path / "cutouts")
     first = bgpipe(*order, "--json")
     assert first.returncode == 0, first.stderr
-    assert (summary(first)["total"], summary(first)["done"]) == (120, 120)
+    assert (read_summary(first)["total"], read_summary(first)["done"]) == (120, 120)
     index = json.loads((photos / "index.json").read_text())
     for entry in index:
         cutout = (tmp_path / "cutouts" / entry["file"]).with_suffix(".png")
         assert_cutout(photos / entry["file"], cutout)
     second = bgpipe(*order, "--json")
-    assert (summary(second)["done"], summary(second)["skipped"]) == (0, 120)
+    assert (read_summary(second)["done"], read_summary(second)["skipped"]) == (0, 120)

@@ -22,7 +22,7 @@ from PIL import Image
 from bgpipe.pipeline import keys
 from bgpipe.pipeline.connection import connect
 from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.sweep import Records
+from bgpipe.pipeline.sweep import SweepStateStore
 from bgpipe.pipeline.types import JobState
 
 from ..idle_cluster import Idler
@@ -105,16 +105,16 @@ def test_a_sweep_is_run_by_hand_told_of_and_listed(bgpipe: Bgpipe, tmp_path: Pat
         )
         done = bgpipe("sweep", "run", "night", "--json", BGPIPE_SWEEPS__NIGHT__SECRET="hush")
         assert done.returncode == 0, done.stderr
-    books = json.loads(done.stdout.splitlines()[-1])
-    assert (books["done"], books["total"]) == (2, 2)
-    assert (books.pop("ignored"), books.pop("ignored_suffixes")) == ({"excluded": 1}, {})
-    assert books["job"].startswith("night-")
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert (summary["done"], summary["total"]) == (2, 2)
+    assert (summary.pop("ignored"), summary.pop("ignored_suffixes")) == ({"excluded": 1}, {})
+    assert summary["job"].startswith("night-")
     ((body, signed),) = posted
-    assert json.loads(body) == {"sweep": "night"} | books
+    assert json.loads(body) == {"sweep": "night"} | summary
     assert signed == f"sha256={hmac.new(b'hush', body, hashlib.sha256).hexdigest()}"
 
     (standing,) = bgpipe.records("sweep", "list")
-    assert standing["last"] == books
+    assert standing["last"] == summary
     assert datetime.fromisoformat(standing["next"]).hour == 1
     assert bgpipe.records("sweep", "check") == [{"sweep": "night", "ok": True, "error": ""}]
 
@@ -247,8 +247,8 @@ def test_of_two_dispatchers_one_starts_a_sweep_and_the_other_does_not_start_it_a
         settings.write(f"[sweeps.seen-last]\nsource = '{photos}'\ntarget = '{tmp_path}/other'\n")
     cluster = {"BGPIPE_REDIS_URL": redis_url, "BGPIPE_DISPATCH__LEASE": "2.0"}
     with connect(redis_url) as client, Idler(client).at_work(), ExitStack() as stack:
-        Records(client).read("night", missed - timedelta(hours=1))  # when it was first seen
-        ledger = Ledger(client)
+        SweepStateStore(client).read("night", missed - timedelta(hours=1))  # when it was first seen
+        job_store = Ledger(client)
         processes = [bgpipe.start("dispatch", **cluster) for _ in range(2)]
         for process in processes:
             stack.enter_context(ended(process))
@@ -258,10 +258,10 @@ def test_of_two_dispatchers_one_starts_a_sweep_and_the_other_does_not_start_it_a
             return int(holder.decode().split(":")[1]) if holder else 0
 
         def runs() -> list[JobState]:
-            return [ledger.books(job).state for job in ledger.ids()]
+            return [job_store.summary(job).state for job in job_store.ids()]
 
         until(lambda: runs() == [JobState.FINISHED])
-        until(lambda: Records(client).read("night", missed).told)
+        until(lambda: SweepStateStore(client).read("night", missed).notified)
         first = until(leader)
         (other,) = (process.pid for process in processes if process.pid != first)
         next(process for process in processes if process.pid == first).kill()

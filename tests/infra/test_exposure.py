@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.cli.exposure import Open, encryption
+from bgpipe.pipeline.cli.exposure import Exposed, check_encryption
 
 from .conftest import guarded_redis
 
@@ -98,7 +98,7 @@ def test_a_connection_that_others_may_read_is_named(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BGPIPE_REDIS_URL", url)
     if closed:
-        assert encryption(load_settings())
+        assert check_encryption(load_settings())
     else:
-        with pytest.raises(Open):
-            encryption(load_settings())
+        with pytest.raises(Exposed):
+            check_encryption(load_settings())

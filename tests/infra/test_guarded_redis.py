@@ -22,7 +22,7 @@ from PIL import Image
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.connection import connect
 from bgpipe.pipeline.errors import RedisUnavailable
-from bgpipe.pipeline.queue import make_app, publish, waiting
+from bgpipe.pipeline.queue import make_app, publish, waiting_messages
 from bgpipe.pipeline.types import Item, JobId
 
 from ..conftest import free_port
@@ -185,5 +185,5 @@ def test_a_server_with_anothers_certificate_is_refused(
 def test_the_queue_is_reached_by_the_authority_of_the_address(server: GuardedRedis) -> None:
     with connect(server.url) as client, make_app(load_settings(), server.url) as app:
         publish(app, JobId("tls"), [Item(0, "a.jpg", "a.png", "id")], "bgpipe")
-        assert waiting(client, "bgpipe", JobId("tls")) == {0}
+        assert waiting_messages(client, "bgpipe", JobId("tls")) == {0}
         client.delete("bgpipe")

@@ -8,25 +8,25 @@ from pathlib import Path
 import pytest
 
 from bgpipe.pipeline.catalog import Catalogs
-from bgpipe.pipeline.connection import Connection, connect
+from bgpipe.pipeline.connection import RedisClient, connect
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.types import Item, Job, JobId, Preset, Recipe
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[Connection]:
+def client(redis_url: str) -> Iterator[RedisClient]:
     with connect(redis_url) as connection:
         yield connection
 
 
 @pytest.fixture
-def ledger(client: Connection) -> Ledger:
+def job_store(client: RedisClient) -> Ledger:
     return Ledger(client)
 
 
 @pytest.fixture
-def catalogs(ledger: Ledger, tmp_path: Path) -> Catalogs:
-    return Catalogs(ledger.seals, tmp_path / "state" / "catalogs")
+def catalogs(job_store: Ledger, tmp_path: Path) -> Catalogs:
+    return Catalogs(job_store.seals, tmp_path / "state" / "catalogs")
 
 
 @pytest.fixture
@@ -50,14 +50,14 @@ def items() -> Callable[[int], list[Item]]:
 
 @pytest.fixture
 def open_job(
-    ledger: Ledger, job: Job, items: Callable[[int], list[Item]]
+    job_store: Ledger, job: Job, items: Callable[[int], list[Item]]
 ) -> Callable[[int], JobId]:
     """`open_job(n)`: a started job of n items."""
 
     def opened(count: int) -> JobId:
-        ledger.open(job)
-        ledger.add(job.id, items(count))
-        ledger.start(job.id)
+        job_store.open(job)
+        job_store.add(job.id, items(count))
+        job_store.start(job.id)
         return job.id
 
     return opened

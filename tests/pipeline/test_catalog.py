@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgpipe.pipeline.catalog import PART_ROWS, RECIPE, Catalog, Row, header_of, side_by_side
-from bgpipe.pipeline.connection import Connection
-from bgpipe.pipeline.seals import Seals
+from bgpipe.pipeline.catalog import PART_ROWS, RECIPE, Catalog, CatalogRow, header_of, merge_join
+from bgpipe.pipeline.connection import RedisClient
+from bgpipe.pipeline.seals import Fingerprints
 from bgpipe.pipeline.storage import LocalStore
-from bgpipe.pipeline.types import Entry, Job, JobId
+from bgpipe.pipeline.types import Job, JobId, ObjectInfo
 
 SOURCE = "s3://shop/photos"
 KEYS = st.sets(st.text("ab./é", min_size=1, max_size=4), max_size=12)
 
 
 @pytest.fixture
-def seals(client: Connection) -> Seals:
-    return Seals(client)
+def seals(client: RedisClient) -> Fingerprints:
+    return Fingerprints(client)
 
 
 @pytest.fixture
@@ -28,11 +28,11 @@ def target(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "cutouts")
 
 
-def row(key: str, made: str = "made", index: int = -1) -> Row:
-    return Row(f"{key}.png", made, f"{key}.jpg", "identity", "recipe", index)
+def row(key: str, made: str = "made", index: int = -1) -> CatalogRow:
+    return CatalogRow(f"{key}.png", made, f"{key}.jpg", "identity", "recipe", index)
 
 
-def write(target: LocalStore, seals: Seals, job: Job, *rows: Row) -> None:
+def write(target: LocalStore, seals: Fingerprints, job: Job, *rows: CatalogRow) -> None:
     writer = Catalog(target, SOURCE, seals).successor(job)
     for each in rows:
         writer.add(each)
@@ -44,11 +44,13 @@ def job(job: Job) -> Job:
     return replace(job, source=SOURCE)
 
 
-def test_of_an_empty_target_nothing_is_known(target: LocalStore, seals: Seals) -> None:
+def test_of_an_empty_target_nothing_is_known(target: LocalStore, seals: Fingerprints) -> None:
     assert list(Catalog(target, SOURCE, seals).rows()) == []
 
 
-def test_rows_are_read_as_they_were_written(target: LocalStore, seals: Seals, job: Job) -> None:
+def test_rows_are_read_as_they_were_written(
+    target: LocalStore, seals: Fingerprints, job: Job
+) -> None:
     rows = [row(f"größe/{number:06}") for number in range(PART_ROWS + 1)]
     write(target, seals, job, *rows)
     catalog = Catalog(target, SOURCE, seals)
@@ -57,7 +59,7 @@ def test_rows_are_read_as_they_were_written(target: LocalStore, seals: Seals, jo
 
 
 def test_a_catalog_is_hidden_and_takes_the_place_of_the_one_before(
-    target: LocalStore, seals: Seals, job: Job
+    target: LocalStore, seals: Fingerprints, job: Job
 ) -> None:
     write(target, seals, job, row("a"))
     before = Catalog(target, SOURCE, seals)
@@ -69,7 +71,7 @@ def test_a_catalog_is_hidden_and_takes_the_place_of_the_one_before(
 
 
 def test_until_it_is_closed_the_one_before_holds(
-    target: LocalStore, seals: Seals, job: Job
+    target: LocalStore, seals: Fingerprints, job: Job
 ) -> None:
     write(target, seals, job, row("a"))
     writer = Catalog(target, SOURCE, seals).successor(replace(job, id=JobId("tuesday")))
@@ -78,7 +80,9 @@ def test_until_it_is_closed_the_one_before_holds(
     assert list(Catalog(target, SOURCE, seals).rows()) == [row("a")]
 
 
-def test_each_source_has_a_catalog_of_its_own(target: LocalStore, seals: Seals, job: Job) -> None:
+def test_each_source_has_a_catalog_of_its_own(
+    target: LocalStore, seals: Fingerprints, job: Job
+) -> None:
     write(target, seals, job, row("a"))
     other = replace(job, source="s3://shop/other")
     assert list(Catalog(target, other.source, seals).rows()) == []
@@ -90,7 +94,7 @@ def test_each_source_has_a_catalog_of_its_own(target: LocalStore, seals: Seals, 
 
 
 def test_the_recipe_is_there_first_and_a_folder_without_right_does_without_a_catalog(
-    target: LocalStore, seals: Seals, job: Job
+    target: LocalStore, seals: Fingerprints, job: Job
 ) -> None:
     writer = Catalog(target, SOURCE, seals).successor(job)
     writer.begin()
@@ -115,7 +119,9 @@ def test_the_recipe_is_there_first_and_a_folder_without_right_does_without_a_cat
         b'{"version": 1, "source": "s3://shop/photos", "job": "x", "parts": ["../../x"]}',
     ],
 )
-def test_a_damaged_header_says_nothing(target: LocalStore, seals: Seals, header: bytes) -> None:
+def test_a_damaged_header_says_nothing(
+    target: LocalStore, seals: Fingerprints, header: bytes
+) -> None:
     target.write(header_of(SOURCE), header)
     assert list(Catalog(target, SOURCE, seals).rows()) == []
 
@@ -125,7 +131,7 @@ def test_a_damaged_header_says_nothing(target: LocalStore, seals: Seals, header:
     [b"", b"no gzip", gzip.compress(b"x" * 99)[:-9], gzip.compress(b"[1]"), gzip.compress(b"[")],
 )
 def test_a_damaged_part_says_nothing(
-    target: LocalStore, seals: Seals, job: Job, content: bytes
+    target: LocalStore, seals: Fingerprints, job: Job, content: bytes
 ) -> None:
     write(target, seals, job, row("a"))
     catalog = Catalog(target, SOURCE, seals)
@@ -133,25 +139,25 @@ def test_a_damaged_part_says_nothing(
     assert list(catalog.rows()) == []
 
 
-def test_a_fact_is_about_one_object_only(target: LocalStore, seals: Seals, job: Job) -> None:
+def test_a_fact_is_about_one_object_only(target: LocalStore, seals: Fingerprints, job: Job) -> None:
     catalog = Catalog(target, SOURCE, seals)
-    assert catalog.vouches(row("a", made="1"), Entry("a.png", 5, "1"))
-    assert not catalog.vouches(row("a", made="1"), Entry("a.png", 5, "2"))
+    assert catalog.confirms(row("a", made="1"), ObjectInfo("a.png", 5, "1"))
+    assert not catalog.confirms(row("a", made="1"), ObjectInfo("a.png", 5, "2"))
 
 
 def test_a_promise_holds_for_the_object_that_its_worker_has_sealed(
-    target: LocalStore, seals: Seals, job: Job
+    target: LocalStore, seals: Fingerprints, job: Job
 ) -> None:
     rows = [row("a", "", 0), row("b", "", 9000), row("c", "", 1)]
     write(target, seals, job, *rows)
-    seals.leave(job.id, 9000, "b1")
-    seals.leave(job.id, 0, "a1")
+    seals.write(job.id, 9000, "b1")
+    seals.write(job.id, 0, "a1")
     a, b, c = Catalog(target, SOURCE, seals).rows()
     catalog = Catalog(target, SOURCE, seals)
-    assert catalog.vouches(a, Entry("a.png", 5, "a1"))
-    assert not catalog.vouches(a, Entry("a.png", 5, "a2"))
-    assert catalog.vouches(b, Entry("b.png", 5, "b1"))
-    assert not catalog.vouches(c, Entry("c.png", 5, ""))
+    assert catalog.confirms(a, ObjectInfo("a.png", 5, "a1"))
+    assert not catalog.confirms(a, ObjectInfo("a.png", 5, "a2"))
+    assert catalog.confirms(b, ObjectInfo("b.png", 5, "b1"))
+    assert not catalog.confirms(c, ObjectInfo("c.png", 5, ""))
 
 
 @given(KEYS, KEYS, KEYS)
@@ -161,10 +167,10 @@ def test_all_three_are_joined_in_the_order_of_their_keys(
     def ordered(keys: set[str]) -> list[str]:
         return sorted(keys, key=str.encode)
 
-    places = side_by_side(
-        [(Entry(f"of {key}", 1, ""), key) for key in ordered(planned)],
-        [Entry(key, 1, "") for key in ordered(listed)],
-        [Row(key, "", "", "", "") for key in ordered(known)],
+    places = merge_join(
+        [(ObjectInfo(f"of {key}", 1, ""), key) for key in ordered(planned)],
+        [ObjectInfo(key, 1, "") for key in ordered(listed)],
+        [CatalogRow(key, "", "", "", "") for key in ordered(known)],
     )
     joined = [
         (

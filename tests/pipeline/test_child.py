@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bgpipe.pipeline.child import Child
+from bgpipe.pipeline.child import ChildProcess
 from bgpipe.pipeline.errors import Unavailable
 
 PATIENT = 20.0
@@ -25,11 +25,11 @@ sys.exit(1)
 """
 
 
-def start(program: str, log: Path) -> Child:
-    return Child([sys.executable, "-c", program], {"BGPIPE_REDIS_URL": "redis://x"}, log)
+def start(program: str, log: Path) -> ChildProcess:
+    return ChildProcess([sys.executable, "-c", program], {"BGPIPE_REDIS_URL": "redis://x"}, log)
 
 
-def watch(child: Child) -> None:
+def watch(child: ChildProcess) -> None:
     while True:
         child.check()
 
@@ -121,4 +121,4 @@ def test_it_ends_although_its_command_was_killed(log: Path) -> None:
 
 def test_a_command_that_is_not_there_is_named(log: Path) -> None:
     with pytest.raises(Unavailable, match="/no/such"):
-        Child(["/no/such"], {}, log)
+        ChildProcess(["/no/such"], {}, log)

@@ -93,7 +93,7 @@ def test_a_command_waits_for_a_server_that_restarts(redis_server_process) -> Non
 
 
 def test_a_server_that_stays_away_ends_the_patience(redis_server_process) -> None:
-    with connect(redis_server_process.url, patience=0.3) as client:
+    with connect(redis_server_process.url, retry_seconds=0.3) as client:
         redis_server_process.kill()
         with pytest.raises(RedisUnavailable):
             client.get("key")
@@ -101,7 +101,7 @@ def test_a_server_that_stays_away_ends_the_patience(redis_server_process) -> Non
 
 @pytest.mark.slow
 def test_a_frozen_server_ends_the_patience_too(redis_server_process) -> None:
-    with connect(redis_server_process.url, patience=0.3) as client:
+    with connect(redis_server_process.url, retry_seconds=0.3) as client:
         redis_server_process.freeze()
         with pytest.raises(RedisUnavailable):
             client.get("key")

@@ -10,8 +10,8 @@ import pytest
 
 from bgpipe.config.settings import QueueSettings, load_settings
 from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import Connection
-from bgpipe.pipeline.dispatcher import Dispatcher, Leader, forget_old
+from bgpipe.pipeline.connection import RedisClient
+from bgpipe.pipeline.dispatcher import Dispatcher, JobController, forget_old
 from bgpipe.pipeline.feeder import Feeder
 from bgpipe.pipeline.lease import Lease
 from bgpipe.pipeline.ledger import Ledger
@@ -20,7 +20,7 @@ from bgpipe.pipeline.types import Item, Job, JobId, JobState, Outcome
 
 Items = Callable[[int], list[Item]]
 OpenJob = Callable[[int], JobId]
-Lead = Callable[[JobId], Leader]
+Lead = Callable[[JobId], JobController]
 QUEUE = "bgpipe"
 HIGH_WATER = 600
 LEASE = 0.6
@@ -28,73 +28,73 @@ PATIENCE = 0.3
 
 
 @pytest.fixture
-def feeder(ledger: Ledger, client: Connection, redis_url: str) -> Iterator[Feeder]:
+def feeder(job_store: Ledger, client: RedisClient, redis_url: str) -> Iterator[Feeder]:
     values = load_settings().queue.model_dump() | {"high_water": HIGH_WATER}
     with make_app(load_settings(), redis_url) as app:
-        yield Feeder(ledger, app, client, QueueSettings(**values))
+        yield Feeder(job_store, app, client, QueueSettings(**values))
 
 
 @pytest.fixture
-def lead(ledger: Ledger, client: Connection, feeder: Feeder) -> Lead:
+def lead(job_store: Ledger, client: RedisClient, feeder: Feeder) -> Lead:
     """`lead(job)`: another leader of the job, as of another process."""
-    return lambda job: Leader(
-        ledger, feeder, Lease(client, keys.lease_of_job(job), LEASE), job, PATIENCE
+    return lambda job: JobController(
+        job_store, feeder, Lease(client, keys.lease_of_job(job), LEASE), job, PATIENCE
     )
 
 
 @pytest.fixture
 def dispatcher(
-    ledger: Ledger, client: Connection, feeder: Feeder, lead: Lead
+    job_store: Ledger, client: RedisClient, feeder: Feeder, lead: Lead
 ) -> Callable[[], Dispatcher]:
     """`dispatcher()`: another dispatcher, as of another process."""
     return lambda: Dispatcher(
-        ledger, feeder, Lease(client, keys.DISPATCH, LEASE), lead, load_settings().dispatch
+        job_store, feeder, Lease(client, keys.DISPATCH, LEASE), lead, load_settings().dispatch
     )
 
 
-def take(client: Connection, count: int) -> list[tuple[str, int]]:
+def take(client: RedisClient, count: int) -> list[tuple[str, int]]:
     """Job and index in the next `count` messages, which leave the queue as if they were done."""
     taken = client.rpop(QUEUE, count) or []
     texts = [json.loads(text)["headers"]["argsrepr"].strip("()").split(", ") for text in taken]
     return [(job.strip("'"), int(index)) for job, index, _ in texts]
 
 
-def turn(leader: Leader) -> bool:
-    return leader.turn(HIGH_WATER)
+def turn(leader: JobController) -> bool:
+    return leader.step(HIGH_WATER)
 
 
 def test_one_leads_a_job_and_another_takes_over_when_it_leaves(
-    open_job: OpenJob, lead: Lead, client: Connection
+    open_job: OpenJob, lead: Lead, client: RedisClient
 ) -> None:
     job = open_job(3)
     first, second = lead(job), lead(job)
     turn(first)
     turn(second)
-    assert (first.leads, second.leads) == (True, False)
+    assert (first.is_leader, second.is_leader) == (True, False)
     assert len(take(client, 9)) == 3
-    first.leave()
+    first.release()
     turn(second)
-    assert second.leads
+    assert second.is_leader
 
 
 def test_a_leader_that_slept_through_its_end_moves_no_cursor(
-    open_job: OpenJob, lead: Lead, ledger: Ledger, feeder: Feeder, client: Connection
+    open_job: OpenJob, lead: Lead, job_store: Ledger, feeder: Feeder, client: RedisClient
 ) -> None:
     job = open_job(500)
     sleeper = Lease(client, keys.lease_of_job(job), LEASE)
-    token = sleeper.take()
-    feeder.step(job, 100, token)
+    token = sleeper.acquire()
+    feeder.publish_next(job, 100, token)
     time.sleep(1.5 * LEASE)
     turn(lead(job))  # another one takes over
-    before = ledger.cursor(job)
+    before = job_store.cursor(job)
     with pytest.raises(Exception, match="another command leads"):
-        ledger.advance(job, 9, token)
-    assert sleeper.take() == 0
-    assert ledger.cursor(job) == before == 500
+        job_store.set_cursor(job, 9, token)
+    assert sleeper.acquire() == 0
+    assert job_store.cursor(job) == before == 500
 
 
 def test_what_was_lost_is_sent_again_once_the_queue_is_quiet(
-    open_job: OpenJob, lead: Lead, ledger: Ledger, client: Connection
+    open_job: OpenJob, lead: Lead, job_store: Ledger, client: RedisClient
 ) -> None:
     job = open_job(30)
     leader = lead(job)
@@ -104,33 +104,33 @@ def test_what_was_lost_is_sent_again_once_the_queue_is_quiet(
         for _, index in take(client, 30):
             received.append(index)
             if received.count(index) == 2 or index % 10:  # every tenth message is lost once
-                ledger.settle(job, Outcome.done(index))
-    assert ledger.books(job).state is JobState.FINISHED
+                job_store.settle(job, Outcome.done(index))
+    assert job_store.summary(job).state is JobState.FINISHED
     assert sorted(received) == sorted([*range(30), 0, 10, 20])
 
 
 def test_a_message_that_is_just_being_received_is_not_sent_again(
-    open_job: OpenJob, lead: Lead, ledger: Ledger, client: Connection
+    open_job: OpenJob, lead: Lead, job_store: Ledger, client: RedisClient
 ) -> None:
     job = open_job(3)
     leader, received = lead(job), list[int]()
-    while ledger.books(job).state is JobState.RUNNING:
+    while job_store.summary(job).state is JobState.RUNNING:
         turn(leader)
         if received:  # at the turn before this one it was nowhere to be seen
-            ledger.settle(job, Outcome.done(received[-1]))
+            job_store.settle(job, Outcome.done(received[-1]))
         received += [index for _, index in take(client, 1)]
     assert received == [0, 1, 2]
 
 
 def test_what_a_worker_that_lives_has_claimed_is_left_to_it_for_a_while(
-    open_job: OpenJob, lead: Lead, ledger: Ledger, client: Connection
+    open_job: OpenJob, lead: Lead, job_store: Ledger, client: RedisClient
 ) -> None:
     job, leader = open_job(1), None
     leader = lead(job)
     client.hset(keys.of_worker("cpu@host"), "beat", 1)
     turn(leader)
     take(client, 1)
-    ledger.claim(job, 0, "cpu@host")
+    job_store.claim(job, 0, "cpu@host")
     for _ in range(6):
         turn(leader)
     assert take(client, 1) == []
@@ -141,7 +141,7 @@ def test_what_a_worker_that_lives_has_claimed_is_left_to_it_for_a_while(
 
 
 def test_what_was_lost_is_sent_again_although_another_job_keeps_the_queue_busy(
-    open_job: OpenJob, lead: Lead, ledger: Ledger, client: Connection
+    open_job: OpenJob, lead: Lead, job_store: Ledger, client: RedisClient
 ) -> None:
     job = open_job(5)
     leader = lead(job)
@@ -158,14 +158,14 @@ def test_what_was_lost_is_sent_again_although_another_job_keeps_the_queue_busy(
 
 
 @pytest.fixture
-def open_jobs(ledger: Ledger, job: Job, items: Items) -> Callable[..., list[JobId]]:
+def open_jobs(job_store: Ledger, job: Job, items: Items) -> Callable[..., list[JobId]]:
     """`open_jobs(a=3, b=5)`: started jobs of so many items."""
 
     def opened(**sizes: int) -> list[JobId]:
         for name, count in sizes.items():
-            ledger.open(replace(job, id=JobId(name), out=f"/{name}"))
-            ledger.add(JobId(name), items(count))
-            ledger.start(JobId(name))
+            job_store.open(replace(job, id=JobId(name), out=f"/{name}"))
+            job_store.add(JobId(name), items(count))
+            job_store.start(JobId(name))
         return [JobId(name) for name in sizes]
 
     return opened
@@ -174,70 +174,70 @@ def open_jobs(ledger: Ledger, job: Job, items: Items) -> Callable[..., list[JobI
 def test_jobs_share_the_room_below_one_high_water_mark(
     open_jobs: Callable[..., list[JobId]],
     dispatcher: Callable[[], Dispatcher],
-    ledger: Ledger,
-    client: Connection,
+    job_store: Ledger,
+    client: RedisClient,
 ) -> None:
     open_jobs(large=5000, small=100, other=5000)
     one = dispatcher()
-    one.turn()
-    cursors = [ledger.cursor(JobId(name)) for name in ("large", "small", "other")]
+    one.step()
+    cursors = [job_store.cursor(JobId(name)) for name in ("large", "small", "other")]
     assert cursors == [200, 100, 200]
-    one.turn()
+    one.step()
     assert client.llen(QUEUE) <= HIGH_WATER
     for _ in range(200):
         for name, index in take(client, 100):
-            ledger.settle(JobId(name), Outcome.done(index))
-        one.turn()
-        ahead = abs(ledger.cursor(JobId("large")) - ledger.cursor(JobId("other")))
+            job_store.settle(JobId(name), Outcome.done(index))
+        one.step()
+        ahead = abs(job_store.cursor(JobId("large")) - job_store.cursor(JobId("other")))
         assert ahead <= HIGH_WATER
         assert client.llen(QUEUE) <= HIGH_WATER
-        if not ledger.running_ids():
+        if not job_store.running_ids():
             break
-    assert ledger.running_ids() == []
+    assert job_store.running_ids() == []
 
 
 def test_one_dispatcher_leads_and_another_takes_over_from_a_dead_one(
-    open_jobs: Callable[..., list[JobId]], dispatcher: Callable[[], Dispatcher], ledger: Ledger
+    open_jobs: Callable[..., list[JobId]], dispatcher: Callable[[], Dispatcher], job_store: Ledger
 ) -> None:
     (job,) = open_jobs(a=5)
     first, second = dispatcher(), dispatcher()
-    first.turn()
-    second.turn()
+    first.step()
+    second.step()
     assert (first.leads, second.leads) == (True, False)
     (later,) = open_jobs(b=5)
     time.sleep(1.5 * LEASE)  # the first one is dead
-    second.turn()
+    second.step()
     assert second.leads
-    assert ledger.cursor(later) == 5
-    first.turn()
+    assert job_store.cursor(later) == 5
+    first.step()
     assert not first.leads
-    second.leave()
-    first.turn()
+    second.release()
+    first.step()
     assert first.leads
-    assert ledger.cursor(job) == 5
+    assert job_store.cursor(job) == 5
 
 
 def test_a_job_that_a_command_leads_is_left_to_it(
     open_jobs: Callable[..., list[JobId]],
     dispatcher: Callable[[], Dispatcher],
     lead: Lead,
-    ledger: Ledger,
+    job_store: Ledger,
 ) -> None:
     (job,) = open_jobs(a=5)
     command = lead(job)
     turn(command)
     one = dispatcher()
-    one.turn()
+    one.step()
     assert one.leads
     turn(command)
-    assert command.leads
+    assert command.is_leader
 
 
 def test_a_damaged_job_is_told_once_and_the_others_go_on(
     open_jobs: Callable[..., list[JobId]],
     dispatcher: Callable[[], Dispatcher],
-    ledger: Ledger,
-    client: Connection,
+    job_store: Ledger,
+    client: RedisClient,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bad, good = open_jobs(bad=5, good=5)
@@ -245,51 +245,51 @@ def test_a_damaged_job_is_told_once_and_the_others_go_on(
     one = dispatcher()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            one.turn()
-    assert ledger.cursor(good) == 5
+            one.step()
+    assert job_store.cursor(good) == 5
     (record,) = caplog.records
     assert "block 0" in str(record.__dict__["fields"]["error"])
 
 
 def test_closed_jobs_are_forgotten_when_they_are_old(
-    open_jobs: Callable[..., list[JobId]], ledger: Ledger, client: Connection
+    open_jobs: Callable[..., list[JobId]], job_store: Ledger, client: RedisClient
 ) -> None:
     _, old, cancelled, _ = open_jobs(running=1, old=0, cancelled=1, young=0)
-    ledger.cancel(cancelled)
+    job_store.cancel(cancelled)
     for job in (old, cancelled):
         client.hset(keys.of_job(job).head, "finished", time.time() - 2 * 86_400)
-    assert set(forget_old(ledger, keep_days=1.0)) == {old, cancelled}
-    assert set(ledger.ids()) == {"running", "young"}
+    assert set(forget_old(job_store, keep_days=1.0)) == {old, cancelled}
+    assert set(job_store.ids()) == {"running", "young"}
     assert not list(client.scan_iter(f"{keys.of_job(old).head}*"))
 
 
 def test_sweeps_add_few_messages_and_wait_for_what_people_submitted(
-    ledger: Ledger,
+    job_store: Ledger,
     job: Job,
     items: Items,
     dispatcher: Callable[[], Dispatcher],
     feeder: Feeder,
-    client: Connection,
+    client: RedisClient,
 ) -> None:
     few = load_settings().dispatch.sweep_messages
     ours = dispatcher()
 
     def opened(name: str, count: int, sweep: str) -> None:
         order = replace(job, id=JobId(name), source=f"/{name}", sweep=sweep)
-        ledger.open(order)
-        ledger.add(order.id, items(count))
-        ledger.start(order.id)
+        job_store.open(order)
+        job_store.add(order.id, items(count))
+        job_store.start(order.id)
 
     opened("sweep", few * 2, "night")
     for _ in range(3):
-        ours.turn()
+        ours.step()
     assert feeder.depth() == few
     opened("submitted", 250, "")
-    ours.turn()
+    ours.step()
     assert feeder.depth() == few + 250
     take(client, 150)
-    ours.turn()
-    assert ledger.cursor(JobId("sweep")) == few
+    ours.step()
+    assert job_store.cursor(JobId("sweep")) == few
     take(client, few)
-    ours.turn()
-    assert ledger.cursor(JobId("sweep")) > few
+    ours.step()
+    assert job_store.cursor(JobId("sweep")) > few

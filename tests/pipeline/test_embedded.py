@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from bgpipe.config.presets import Preset
-from bgpipe.pipeline.connection import Connection, connect
+from bgpipe.pipeline.connection import RedisClient, connect
 from bgpipe.pipeline.embedded import redis_server, server_binary
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.ledger import Ledger
@@ -91,7 +91,7 @@ def command(folder: Path) -> Iterator[Callable[[], Command]]:
 
 
 def server_id(url: str) -> str:
-    with connect(url, patience=0) as client:
+    with connect(url, retry_seconds=0) as client:
         return client.info("server")["run_id"]
 
 
@@ -289,7 +289,7 @@ def write_a_job(program: str, home: Path) -> None:
     server.wait()
 
 
-def open_a_job(client: Connection, name: str) -> None:
+def open_a_job(client: RedisClient, name: str) -> None:
     recipe = Recipe("birefnet-nano", "0" * 64, (256, 256), Preset())
     job = Job(JobId(name), "/photos", "/cutouts", recipe, created=1.0)
     Ledger(client).open(job, ())

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bgpipe.config.precision import Precision
-from bgpipe.pipeline.engine import Engine, Mode
+from bgpipe.pipeline.engine import BiRefNetEngine, EngineOptions
 from bgpipe.pipeline.errors import Code, TransientError, UsageError
 from bgpipe.pipeline.model import BiRefNet, ModelConfig, SwinConfig, build
 from bgpipe.pipeline.model.resize import DEVIATION, MEAN
@@ -60,7 +60,7 @@ def expected(network: nn.Module, pixels: Pixels) -> np.ndarray:
 def test_a_matte_is_the_sigmoid_of_the_network_on_the_normalised_image(
     network: BiRefNet, model: ResolvedModel
 ) -> None:
-    engine = Engine(model, "cpu", batch=1, threads=1)
+    engine = BiRefNetEngine(model, "cpu", batch=1, threads=1)
     for seed in range(2):
         matte = engine.infer([image(seed)])[0].alpha
         assert (matte.shape, matte.dtype) == (SIZE, np.float32)
@@ -68,7 +68,7 @@ def test_a_matte_is_the_sigmoid_of_the_network_on_the_normalised_image(
 
 
 def test_a_matte_does_not_depend_on_its_neighbours(model: ResolvedModel) -> None:
-    engine = Engine(model, "cpu", batch=3, threads=1)
+    engine = BiRefNetEngine(model, "cpu", batch=3, threads=1)
     alone = engine.infer([image(0)])[0].alpha
     crowd = [matte.alpha for matte in engine.infer([image(seed) for seed in (0, 1, 2, 3, 0)])]
     assert len(crowd) == 5
@@ -78,7 +78,7 @@ def test_a_matte_does_not_depend_on_its_neighbours(model: ResolvedModel) -> None
 
 
 def test_one_image_at_a_time_the_order_does_not_matter(model: ResolvedModel) -> None:
-    engine = Engine(model, "cpu", batch=1, threads=1)
+    engine = BiRefNetEngine(model, "cpu", batch=1, threads=1)
     forth = engine.infer([image(seed) for seed in range(3)])
     back = engine.infer([image(seed) for seed in reversed(range(3))])
     assert all((a.alpha == b.alpha).all() for a, b in zip(forth, reversed(back), strict=True))
@@ -98,8 +98,8 @@ class Narrow(nn.Module):
         return x[:, :1] * self.scale
 
 
-def engine_of(network: nn.Module, model: ResolvedModel, batch: int) -> Engine:
-    return Engine(model, "cpu", batch=batch, threads=1, load=lambda model: network)
+def engine_of(network: nn.Module, model: ResolvedModel, batch: int) -> BiRefNetEngine:
+    return BiRefNetEngine(model, "cpu", batch=batch, threads=1, load=lambda model: network)
 
 
 def test_out_of_memory_halves_the_batch_and_loses_no_image(model: ResolvedModel) -> None:
@@ -126,7 +126,7 @@ def test_an_answer_that_is_no_number_is_an_error_and_no_matte(model: ResolvedMod
 
 
 def test_a_cpu_computes_in_float32_unless_told_otherwise(model: ResolvedModel) -> None:
-    assert Engine(model, "cpu", batch=1, threads=1).precision is Precision.FLOAT32
+    assert BiRefNetEngine(model, "cpu", batch=1, threads=1).precision is Precision.FLOAT32
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_cpu_computes_in_float32_unless_told_otherwise(model: ResolvedModel) -
 def test_half_precision_stays_near_float32(
     precision: Precision, bound: float, network: BiRefNet, model: ResolvedModel
 ) -> None:
-    engine = Engine(model, "cpu", batch=1, threads=1, mode=Mode(precision))
+    engine = BiRefNetEngine(model, "cpu", batch=1, threads=1, mode=EngineOptions(precision))
     assert engine.precision is precision
     matte = engine.infer([image(0)])[0].alpha
     assert matte.dtype == np.float32
@@ -144,7 +144,9 @@ def test_half_precision_stays_near_float32(
 
 def test_mean_colours_come_beside_a_matte_if_they_are_wanted(model: ResolvedModel) -> None:
     plain, wanted = (
-        Engine(model, "cpu", batch=2, threads=1, mode=Mode(means=means)).infer([image(0), image(1)])
+        BiRefNetEngine(model, "cpu", batch=2, threads=1, mode=EngineOptions(means=means)).infer(
+            [image(0), image(1)]
+        )
         for means in (False, True)
     )
     for without, beside in zip(plain, wanted, strict=True):
@@ -156,7 +158,7 @@ def test_mean_colours_come_beside_a_matte_if_they_are_wanted(model: ResolvedMode
 
 def test_a_precision_that_the_device_has_not_is_refused(model: ResolvedModel) -> None:
     with pytest.raises(UsageError, match="no precision of this device: tf32"):
-        Engine(model, "cpu", batch=1, threads=1, mode=Mode(Precision.TF32))
+        BiRefNetEngine(model, "cpu", batch=1, threads=1, mode=EngineOptions(Precision.TF32))
 
 
 @pytest.mark.slow
@@ -166,7 +168,7 @@ def test_a_compiled_network_gives_the_same_mattes(
     network: BiRefNet, model: ResolvedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    engine = Engine(model, "cpu", batch=2, threads=1, mode=Mode(compiled=True))
+    engine = BiRefNetEngine(model, "cpu", batch=2, threads=1, mode=EngineOptions(compiled=True))
     images = [image(seed) for seed in range(3)]
     for pixels, matte in zip(images, engine.infer(images), strict=True):
         np.testing.assert_allclose(matte.alpha, expected(network, pixels), atol=1e-5)

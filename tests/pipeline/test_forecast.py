@@ -8,11 +8,11 @@ from pathlib import Path
 from PIL import Image
 
 from bgpipe.config.settings import EstimateSettings
-from bgpipe.pipeline.cli.forecast import Estimate, estimate
-from bgpipe.pipeline.forecast import SAMPLE, Sample, foresee
+from bgpipe.pipeline.cli.forecast import CostEstimate, estimate
+from bgpipe.pipeline.forecast import SAMPLE, HeaderSample, estimate_job
 from bgpipe.pipeline.images import Limits
 from bgpipe.pipeline.storage import LocalStore
-from bgpipe.pipeline.types import Entry, Job
+from bgpipe.pipeline.types import Job, ObjectInfo
 
 LIMITS = Limits(max_pixels=10**9, max_side=65_000, max_bytes=1 << 30)
 
@@ -22,7 +22,7 @@ def test_no_more_headers_are_read_than_a_sample_has(job: Job, tmp_path: Path) ->
     photos.mkdir()
     for number in range(SAMPLE + 50):
         Image.new("L", (10, 10)).save(photos / f"{number}.png")
-    found = foresee(job, LocalStore(photos), LocalStore(tmp_path / "out"), LIMITS)
+    found = estimate_job(job, LocalStore(photos), LocalStore(tmp_path / "out"), LIMITS)
     assert (found.to_do, found.sample) == (SAMPLE + 50, SAMPLE)
     assert found.megapixels == {"below 1": SAMPLE}
 
@@ -33,24 +33,24 @@ def test_the_size_of_a_long_file_is_read_from_its_beginning(job: Job, tmp_path: 
     noise = Image.effect_noise((3000, 2000), 90)
     noise.save(photos / "a.jpg", quality=95)
     noise.save(photos / "b.png")
-    found = foresee(job, LocalStore(photos), LocalStore(tmp_path / "out"), LIMITS)
+    found = estimate_job(job, LocalStore(photos), LocalStore(tmp_path / "out"), LIMITS)
     assert found.size > 2 << 20
     assert found.megapixels == {"4 to 12": 2}
 
 
 def test_a_sample_is_of_all_parts_of_a_long_listing() -> None:
-    sample = Sample(100)
+    sample = HeaderSample(100)
     for number in range(10_000):
-        sample.offer(Entry(str(number), 1, ""))
+        sample.offer(ObjectInfo(str(number), 1, ""))
     tenths = Counter(int(entry.key) // 1000 for entry in sample.entries)
     assert len({entry.key for entry in sample.entries}) == 100
     assert len(tenths) == 10
 
 
 def test_nothing_is_estimated_from_what_nobody_measured() -> None:
-    def of(speed: float, price: float) -> Estimate:
+    def of(speed: float, price: float) -> CostEstimate:
         return estimate(7200, EstimateSettings(images_per_second=speed, price_per_hour=price))
 
-    assert of(0, 3) == Estimate(None, None)
-    assert of(2, 0) == Estimate(1.0, None)
-    assert of(2, 3) == Estimate(1.0, 3.0)
+    assert of(0, 3) == CostEstimate(None, None)
+    assert of(2, 0) == CostEstimate(1.0, None)
+    assert of(2, 3) == CostEstimate(1.0, 3.0)

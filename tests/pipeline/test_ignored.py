@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bgpipe.pipeline.ignored import Ignored, IgnoredObjects
+from bgpipe.pipeline.ignored import IgnoredObjects, IgnoredReason
 
 
 def counted(*keys: str) -> IgnoredObjects:
@@ -12,7 +12,7 @@ def counted(*keys: str) -> IgnoredObjects:
 
 def test_suffixes_are_counted_as_they_are_written_the_most_frequent_first() -> None:
     ignored = counted("a.psd", "b/c.MOV", "d.MOV", "b.d/README", "e.ai")
-    ignored.add(Ignored.EXCLUDED, "x.jpg")
+    ignored.add(IgnoredReason.EXCLUDED, "x.jpg")
     assert str(ignored) == (
         "6 ignored: 2 .MOV, 1 .ai, 1 .psd, 1 without suffix are not read; 1 excluded"
     )

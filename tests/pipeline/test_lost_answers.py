@@ -62,7 +62,7 @@ def test_no_change_counts_twice(
     wire: ForgetfulWire, job: Job, items: Callable[[int], list[Item]]
 ) -> None:
     with connect(wire.url) as client:
-        ledger = Ledger(client)
+        job_store = Ledger(client)
         client.ping()  # the greetings of a new connection are over
 
         def losing(change: Callable[[], object]) -> object:
@@ -72,20 +72,20 @@ def test_no_change_counts_twice(
             assert wire.lost == lost + 1
             return answer
 
-        losing(lambda: ledger.open(job))
-        losing(lambda: ledger.add(job.id, items(3)))
-        losing(lambda: ledger.skip(job.id, 7))
-        losing(lambda: ledger.start(job.id))
-        losing(lambda: ledger.advance(job.id, 3))
+        losing(lambda: job_store.open(job))
+        losing(lambda: job_store.add(job.id, items(3)))
+        losing(lambda: job_store.skip(job.id, 7))
+        losing(lambda: job_store.start(job.id))
+        losing(lambda: job_store.set_cursor(job.id, 3))
         for attempt in (1, 2):
-            claim = losing(lambda: ledger.claim(job.id, 0, "w"))
+            claim = losing(lambda: job_store.claim(job.id, 0, "w"))
             assert claim.attempt == attempt
-        losing(lambda: ledger.settle(job.id, Outcome.done(0)))
-        losing(lambda: ledger.settle(job.id, Outcome(1, Code.EMPTY, "")))
-        losing(lambda: ledger.release(job.id, 2))
-        losing(lambda: ledger.settle(job.id, Outcome.done(2)))
-        books = ledger.books(job.id)
-    assert (books.state, books.total, books.done, books.failed, books.skipped) == (
+        losing(lambda: job_store.settle(job.id, Outcome.done(0)))
+        losing(lambda: job_store.settle(job.id, Outcome(1, Code.EMPTY, "")))
+        losing(lambda: job_store.release(job.id, 2))
+        losing(lambda: job_store.settle(job.id, Outcome.done(2)))
+        summary = job_store.summary(job.id)
+    assert (summary.state, summary.total, summary.done, summary.failed, summary.skipped) == (
         JobState.FINISHED,
         10,
         2,

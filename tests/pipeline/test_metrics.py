@@ -12,14 +12,14 @@ from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline import keys
 from bgpipe.pipeline.connection import connect
 from bgpipe.pipeline.errors import Code, PermanentError, UsageError
-from bgpipe.pipeline.exposition import exposed, exposition
+from bgpipe.pipeline.exposition import render_metrics, serve_metrics
 from bgpipe.pipeline.histogram import Histogram
-from bgpipe.pipeline.metrics import Cluster, Ratchet
-from bgpipe.pipeline.overview import Totals
-from bgpipe.pipeline.queue import make_app, publish, standing
+from bgpipe.pipeline.metrics import ClusterCollector, MonotonicTotals
+from bgpipe.pipeline.overview import OutcomeTotals
+from bgpipe.pipeline.queue import make_app, publish, read_stats
 from bgpipe.pipeline.types import Outcome
-from bgpipe.pipeline.vitals import LIFE, Vitals, beats
-from bgpipe.pipeline.worker_metrics import Self
+from bgpipe.pipeline.vitals import LIFE, WorkerStats, read_heartbeats
+from bgpipe.pipeline.worker_metrics import WorkerCollector
 
 from ..conftest import free_port
 
@@ -43,24 +43,24 @@ def settings(monkeypatch) -> Settings:
 @pytest.fixture
 def told(client, settings) -> Callable[..., float | None]:
     """`told(name, **labels)`: the number, or None where there is no such series."""
-    cluster = Cluster(client, settings)
+    cluster = ClusterCollector(client, settings)
 
     def ask(name: str, **labels: str) -> float | None:
-        found = samples(exposition(cluster))
+        found = samples(render_metrics(cluster))
         return found.get((f"bgpipe_{name}", frozenset(labels.items())))
 
     return ask
 
 
 def beat(client, name: str, **vitals: object) -> None:
-    client.hset(keys.of_worker(name), mapping=Vitals(**vitals).write())
+    client.hset(keys.of_worker(name), mapping=WorkerStats(**vitals).write())
     client.expire(keys.of_worker(name), LIFE)
 
 
-def test_outcomes_are_counters_by_outcome_and_code(told, ledger, open_job) -> None:
+def test_outcomes_are_counters_by_outcome_and_code(told, job_store, open_job) -> None:
     job = open_job(3)
-    ledger.settle(job, Outcome.done(0))
-    ledger.settle(job, Outcome.failed(1, PermanentError(Code.EMPTY, "no bytes")))
+    job_store.settle(job, Outcome.done(0))
+    job_store.settle(job, Outcome.failed(1, PermanentError(Code.EMPTY, "no bytes")))
     assert told("images_total", outcome="done", code="") == 1
     assert told("images_total", outcome="failed", code="E_EMPTY") == 1
     assert told("images_total", outcome="failed", code="E_DEVICE") == 0  # known before it happens
@@ -74,7 +74,7 @@ def test_the_queue_tells_what_waits_what_is_held_and_how_old_it_is(
     assert told("queue_oldest_message_seconds") == 0
     with make_app(settings, redis_url) as app:
         publish(app, "spring", items(3), settings.queue.name)
-        until = standing(client, settings.queue.name)
+        until = read_stats(client, settings.queue.name)
         assert (until.waiting, until.unacked) == (3, 0)
         with app.connection_for_read() as connection:
             queue = connection.SimpleQueue(app.amqp.queues[settings.queue.name])
@@ -87,7 +87,7 @@ def test_the_queue_tells_what_waits_what_is_held_and_how_old_it_is(
 
 def test_a_foreign_message_has_no_age(client, settings) -> None:
     client.lpush(settings.queue.name, "not ours")
-    assert standing(client, settings.queue.name).age == 0.0
+    assert read_stats(client, settings.queue.name).age == 0.0
 
 
 def test_workers_are_told_by_their_places_and_the_successor_speaks(told, client) -> None:
@@ -109,11 +109,13 @@ def test_workers_are_told_by_their_places_and_the_successor_speaks(told, client)
 
 
 def test_a_worker_tells_of_itself_what_is_told_of_it_elsewhere(client, settings) -> None:
-    vitals = Vitals(device="cpu", lanes=3, images=7, disk_free=5, stages={"write": Histogram()})
+    vitals = WorkerStats(
+        device="cpu", lanes=3, images=7, disk_free=5, stages={"write": Histogram()}
+    )
     client.hset(keys.of_worker("cpu0@host/1"), mapping=vitals.write())
     client.expire(keys.of_worker("cpu0@host/1"), LIFE)
-    own = samples(exposition(Self("cpu0@host", lambda: vitals)))
-    seen = samples(exposition(Cluster(client, settings)))
+    own = samples(render_metrics(WorkerCollector("cpu0@host", lambda: vitals)))
+    seen = samples(render_metrics(ClusterCollector(client, settings)))
     age = ("bgpipe_worker_heartbeat_age_seconds", frozenset({("worker", "cpu0@host")}))
     assert own.keys() <= seen.keys()
     assert {name: seen[name] for name in own if name != age} == {
@@ -124,16 +126,16 @@ def test_a_worker_tells_of_itself_what_is_told_of_it_elsewhere(client, settings)
 def test_a_heartbeat_of_another_version_is_read_as_far_as_it_goes(client) -> None:
     other = {"images": 5, "later": "x", "stage:decode": "[0.5, 1, 2]"}
     client.hset(keys.of_worker("gpu0@host/1"), mapping=other)
-    (seen,) = beats(client)
-    assert (seen.worker, seen.vitals) == ("gpu0@host", Vitals(images=5))
+    (seen,) = read_heartbeats(client)
+    assert (seen.worker, seen.stats) == ("gpu0@host", WorkerStats(images=5))
 
 
 def test_the_cost_of_a_thousand_follows_from_price_workers_and_pace(
-    told, client, ledger, open_job
+    told, client, job_store, open_job
 ) -> None:
     assert told("cost_per_thousand_images") is None
     job = open_job(4)
-    ledger.settle(job, Outcome.done(0))
+    job_store.settle(job, Outcome.done(0))
     beat(client, "gpu0@host/1")
     beat(client, "gpu1@host/1")
     client.hincrbyfloat(keys.of_job(job).head, "spent", 1e6)  # so long that the pace stands still
@@ -143,28 +145,28 @@ def test_the_cost_of_a_thousand_follows_from_price_workers_and_pace(
 
 
 def test_a_counter_does_not_go_back_when_redis_forgets_its_last_second() -> None:
-    ratchet = Ratchet()
-    assert ratchet.rise(Totals("1.0", {"done": 10})).ended("done") == 10
-    assert ratchet.rise(Totals("1.0", {"done": 8})).ended("done") == 10
-    assert ratchet.rise(Totals("1.0", {"done": 12})).ended("done") == 12
+    ratchet = MonotonicTotals()
+    assert ratchet.raise_to(OutcomeTotals("1.0", {"done": 10})).ended("done") == 10
+    assert ratchet.raise_to(OutcomeTotals("1.0", {"done": 8})).ended("done") == 10
+    assert ratchet.raise_to(OutcomeTotals("1.0", {"done": 12})).ended("done") == 12
 
 
 def test_a_counter_begins_anew_with_an_emptied_redis() -> None:
-    ratchet = Ratchet()
-    ratchet.rise(Totals("1.0", {"done": 10, "skipped": 1}))
-    fresh = ratchet.rise(Totals("2.0", {"done": 1}))
+    ratchet = MonotonicTotals()
+    ratchet.raise_to(OutcomeTotals("1.0", {"done": 10, "skipped": 1}))
+    fresh = ratchet.raise_to(OutcomeTotals("2.0", {"done": 1}))
     assert (fresh.ended("done"), fresh.ended("skipped")) == (1, 0)
 
 
 def test_without_redis_the_endpoint_says_just_that_and_at_once(
     redis_server_process, settings
 ) -> None:
-    with connect(redis_server_process.url, patience=0) as client:
-        cluster = Cluster(client, settings)
-        found = samples(exposition(cluster))
+    with connect(redis_server_process.url, retry_seconds=0) as client:
+        cluster = ClusterCollector(client, settings)
+        found = samples(render_metrics(cluster))
         assert found[("bgpipe_redis_up", frozenset())] == 1
         redis_server_process.kill()
-        found = samples(exposition(cluster))
+        found = samples(render_metrics(cluster))
     names = {name for name, _ in found}
     assert names == {"bgpipe_build_info", "bgpipe_redis_up"}
     assert found[("bgpipe_redis_up", frozenset())] == 0
@@ -174,7 +176,7 @@ def test_the_endpoint_answers_while_it_is_open_and_frees_its_port(client, settin
     port = free_port()
     for _ in range(2):
         with (
-            exposed(Cluster(client, settings), "127.0.0.1", port),
+            serve_metrics(ClusterCollector(client, settings), "127.0.0.1", port),
             urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer,
         ):
             assert answer.headers["Content-Type"].startswith("text/plain")
@@ -183,10 +185,10 @@ def test_the_endpoint_answers_while_it_is_open_and_frees_its_port(client, settin
 
 def test_an_address_that_is_taken_is_a_usage_error(client, settings) -> None:
     port = free_port()
-    cluster = Cluster(client, settings)
+    cluster = ClusterCollector(client, settings)
     with (
-        exposed(cluster, "127.0.0.1", port),
+        serve_metrics(cluster, "127.0.0.1", port),
         pytest.raises(UsageError, match="choose another address"),
-        exposed(cluster, "127.0.0.1", port),
+        serve_metrics(cluster, "127.0.0.1", port),
     ):
         pass

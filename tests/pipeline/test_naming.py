@@ -5,13 +5,19 @@ from __future__ import annotations
 import pytest
 
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.naming import Collision, Template, literal, literal_key, plan_by_template
-from bgpipe.pipeline.plan import plan
-from bgpipe.pipeline.types import Entry
+from bgpipe.pipeline.naming import (
+    NameTemplate,
+    TargetCollision,
+    assign_by_template,
+    literal,
+    literal_key,
+)
+from bgpipe.pipeline.plan import assign_targets
+from bgpipe.pipeline.types import ObjectInfo
 
 
 def entries(*keys):
-    return [Entry(key, 1, "1") for key in keys]
+    return [ObjectInfo(key, 1, "1") for key in keys]
 
 
 @pytest.mark.parametrize(
@@ -28,7 +34,7 @@ def entries(*keys):
     ],
 )
 def test_fields_stand_for_parts_of_the_source(text, key, target):
-    assert Template(text, ".png", "/models/nano").target(key) == target
+    assert NameTemplate(text, ".png", "/models/nano").target(key) == target
 
 
 @pytest.mark.parametrize(
@@ -37,45 +43,45 @@ def test_fields_stand_for_parts_of_the_source(text, key, target):
 )
 def test_what_is_no_template_is_refused(text):
     with pytest.raises(UsageError, match="--name"):
-        Template(text, ".png", "m")
+        NameTemplate(text, ".png", "m")
 
 
 @pytest.mark.parametrize("text", ["same", "{folder}/x"])
 def test_a_template_that_gives_all_one_name_is_refused(text):
     with pytest.raises(UsageError, match="one name"):
-        Template(text, ".png", "m").check_distinct()
+        NameTemplate(text, ".png", "m").check_distinct()
 
 
 def test_a_literal_is_the_whole_key_of_one_cutout():
     text = literal("out {1}.jpeg")
-    assert Template(text, ".jpg", "m").target("a/b.png") == "out {1}.jpeg"
+    assert NameTemplate(text, ".jpg", "m").target("a/b.png") == "out {1}.jpeg"
     assert literal_key(text) == "out {1}.jpeg"
     assert literal_key("{stem}") == ""
 
 
 @pytest.mark.parametrize("text", ["../{stem}", "{folder}/../{stem}"])
 def test_a_template_does_not_lead_out_of_the_target(text):
-    with pytest.raises(Collision, match="leads out"):
-        Template(text, ".png", "m").target("a/b.jpg")
+    with pytest.raises(TargetCollision, match="leads out"):
+        NameTemplate(text, ".png", "m").target("a/b.jpg")
 
 
 def test_a_source_cannot_lead_out_of_the_target_through_a_template():
-    assert Template("{stem}", ".png", "m").target("...jpg") == "...png"
-    with pytest.raises(Collision):
-        Template("{stem}/x", ".png", "m").target("...jpg")
+    assert NameTemplate("{stem}", ".png", "m").target("...jpg") == "...png"
+    with pytest.raises(TargetCollision):
+        NameTemplate("{stem}/x", ".png", "m").target("...jpg")
 
 
 def test_two_images_of_one_name_are_refused():
-    template = Template("{stem}", ".webp", "m")
-    planned = plan_by_template(entries("a/x.jpg", "b/x.jpg"), template)
+    template = NameTemplate("{stem}", ".webp", "m")
+    planned = assign_by_template(entries("a/x.jpg", "b/x.jpg"), template)
     assert next(planned)[1] == "x.webp"
-    with pytest.raises(Collision, match=r"b/x\.jpg the place of another image: x\.webp"):
+    with pytest.raises(TargetCollision, match=r"b/x\.jpg the place of another image: x\.webp"):
         next(planned)
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".jpg", ".zip"])
 def test_without_a_template_the_formats_suffix_takes_the_place_of_the_sources(suffix):
-    planned = plan(entries("a/x.tif", "a/y.jpg", "a/y.png", "z"), suffix)
+    planned = assign_targets(entries("a/x.tif", "a/y.jpg", "a/y.png", "z"), suffix)
     assert {entry.key: target for entry, target in planned} == {
         "a/x.tif": f"a/x{suffix}",
         "a/y.jpg": f"a/y.jpg{suffix}",

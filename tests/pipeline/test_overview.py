@@ -6,59 +6,64 @@ from dataclasses import replace
 
 from bgpipe.pipeline import keys
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.overview import overview
-from bgpipe.pipeline.types import Flag, JobId, JobState, Outcome
+from bgpipe.pipeline.overview import read_cluster_stats
+from bgpipe.pipeline.types import JobId, JobState, Outcome, ReviewFlag
 
 EMPTY = PermanentError(Code.EMPTY, "no bytes")
 
 
-def test_each_outcome_counts_once_however_often_it_is_told(client, ledger, open_job) -> None:
+def test_each_outcome_counts_once_however_often_it_is_told(client, job_store, open_job) -> None:
     job = open_job(3)
     for _ in range(2):
-        ledger.settle(job, Outcome.done(0))
-        ledger.settle(job, Outcome.failed(1, EMPTY))
-        ledger.settle(job, Outcome.done(2, (Flag.NO_SUBJECT, Flag.MANY_PIECES)))
-    totals = overview(client).totals
+        job_store.settle(job, Outcome.done(0))
+        job_store.settle(job, Outcome.failed(1, EMPTY))
+        job_store.settle(job, Outcome.done(2, (ReviewFlag.NO_SUBJECT, ReviewFlag.MANY_PIECES)))
+    totals = read_cluster_stats(client).totals
     assert (totals.ended("done"), totals.ended("flagged")) == (2, 1)
     assert (totals.failed(Code.EMPTY), totals.failed(Code.ACCESS)) == (1, 0)
-    assert (totals.with_flag(Flag.NO_SUBJECT), totals.with_flag(Flag.FILLED_HOLE)) == (1, 0)
+    assert (totals.with_flag(ReviewFlag.NO_SUBJECT), totals.with_flag(ReviewFlag.FILLED_HOLE)) == (
+        1,
+        0,
+    )
 
 
 def test_totals_stay_when_failures_are_tried_again_and_when_the_job_is_forgotten(
-    client, ledger, open_job
+    client, job_store, open_job
 ) -> None:
     job = open_job(2)
-    ledger.settle(job, Outcome.done(0))
-    ledger.settle(job, Outcome.failed(1, EMPTY))
-    before = overview(client).totals
-    ledger.retry(job, token=1)
-    assert overview(client).totals == before
-    ledger.settle(job, Outcome.failed(1, EMPTY))
-    after = overview(client).totals
+    job_store.settle(job, Outcome.done(0))
+    job_store.settle(job, Outcome.failed(1, EMPTY))
+    before = read_cluster_stats(client).totals
+    job_store.retry(job, token=1)
+    assert read_cluster_stats(client).totals == before
+    job_store.settle(job, Outcome.failed(1, EMPTY))
+    after = read_cluster_stats(client).totals
     assert (after.ended("done"), after.failed(Code.EMPTY)) == (1, 2)
-    ledger.forget(job)
-    assert overview(client).totals == after
+    job_store.forget(job)
+    assert read_cluster_stats(client).totals == after
 
 
-def test_what_was_up_to_date_counts_once_the_listing_has_ended(client, ledger, job, items) -> None:
-    ledger.open(job)
-    ledger.skip(job.id, 7)
-    assert overview(client).totals.ended("skipped") == 0
+def test_what_was_up_to_date_counts_once_the_listing_has_ended(
+    client, job_store, job, items
+) -> None:
+    job_store.open(job)
+    job_store.skip(job.id, 7)
+    assert read_cluster_stats(client).totals.ended("skipped") == 0
     for _ in range(2):
-        ledger.start(job.id)
-    assert overview(client).totals.ended("skipped") == 7
+        job_store.start(job.id)
+    assert read_cluster_stats(client).totals.ended("skipped") == 7
 
 
-def test_running_jobs_are_added_up_and_the_others_counted(client, ledger, job, items) -> None:
+def test_running_jobs_are_added_up_and_the_others_counted(client, job_store, job, items) -> None:
     for name, count in (("first", 3), ("second", 2)):
-        ledger.open(replace(job, id=JobId(name), source=f"/{name}"))
-        ledger.add(JobId(name), items(count))
-        ledger.start(JobId(name))
-    ledger.open(replace(job, id=JobId("third"), source="/third"))
-    ledger.cancel(JobId("third"))
-    ledger.claim(JobId("first"), 0, "cpu0@host/1")
-    ledger.settle(JobId("second"), Outcome.done(0))
-    seen = overview(client)
+        job_store.open(replace(job, id=JobId(name), source=f"/{name}"))
+        job_store.add(JobId(name), items(count))
+        job_store.start(JobId(name))
+    job_store.open(replace(job, id=JobId("third"), source="/third"))
+    job_store.cancel(JobId("third"))
+    job_store.claim(JobId("first"), 0, "cpu0@host/1")
+    job_store.settle(JobId("second"), Outcome.done(0))
+    seen = read_cluster_stats(client)
     assert seen.jobs == {
         JobState.LISTING: 0,
         JobState.RUNNING: 2,
@@ -70,13 +75,13 @@ def test_running_jobs_are_added_up_and_the_others_counted(client, ledger, job, i
     assert seen.images_per_second > 0
 
 
-def test_a_damaged_job_hides_no_other(client, ledger, open_job) -> None:
+def test_a_damaged_job_hides_no_other(client, job_store, open_job) -> None:
     open_job(2)
     client.zadd(keys.JOBS, {"broken": 1.0})
     client.set(keys.of_job(JobId("broken")).head, "no hash")
-    assert overview(client).unsettled == 2
+    assert read_cluster_stats(client).unsettled == 2
 
 
 def test_an_empty_redis_has_nothing_to_tell(client) -> None:
-    seen = overview(client)
+    seen = read_cluster_stats(client)
     assert (seen.totals.since, seen.unsettled, seen.oldest) == ("", 0, 0.0)

@@ -15,17 +15,17 @@ from bgpipe.pipeline import png
 from bgpipe.pipeline.catalog import Catalogs
 from bgpipe.pipeline.docket import NO_TOKEN
 from bgpipe.pipeline.errors import Code, ItemError, NoImages, StorageUnavailable, UsageError
-from bgpipe.pipeline.ignored import Ignored, IgnoredObjects
-from bgpipe.pipeline.ledger import Ledger, Superseded
+from bgpipe.pipeline.ignored import IgnoredObjects, IgnoredReason
+from bgpipe.pipeline.ledger import LeaseLost, Ledger
 from bgpipe.pipeline.manifest import digest
 from bgpipe.pipeline.ownership import check_replaceable
-from bgpipe.pipeline.plan import plan
-from bgpipe.pipeline.producer import list_job, select, survey
+from bgpipe.pipeline.plan import assign_targets
+from bgpipe.pipeline.producer import list_job, match_patterns, plan_job
 from bgpipe.pipeline.storage import LocalStore
-from bgpipe.pipeline.survey import Standing, standing
-from bgpipe.pipeline.types import Books, Entry, Item, Job, JobId, JobState, Preset, Recipe
+from bgpipe.pipeline.survey import TargetState, target_state
+from bgpipe.pipeline.types import Item, Job, JobId, JobState, JobSummary, ObjectInfo, Preset, Recipe
 
-Opened = Callable[[Job, LocalStore, LocalStore], Books]
+Opened = Callable[[Job, LocalStore, LocalStore], JobSummary]
 
 # Few names and suffixes, put together often, so that nearly every set of keys collides.
 NASTY = st.builds(
@@ -38,12 +38,12 @@ NASTY = st.builds(
 )
 
 
-def entries(*names: str) -> list[Entry]:
-    return [Entry(name, 1, "1") for name in names]
+def entries(*names: str) -> list[ObjectInfo]:
+    return [ObjectInfo(name, 1, "1") for name in names]
 
 
 def targets(*names: str) -> dict[str, str]:
-    return {entry.key: target for entry, target in plan(entries(*sorted(names)))}
+    return {entry.key: target for entry, target in assign_targets(entries(*sorted(names)))}
 
 
 def cutout(recipe: Recipe, identity: str) -> bytes:
@@ -58,13 +58,13 @@ def photo(root: Path, name: str) -> None:
 
 
 @pytest.fixture
-def opened(ledger: Ledger, catalogs: Catalogs) -> Opened:
+def opened(job_store: Ledger, catalogs: Catalogs) -> Opened:
     """`opened(job, source, target)`: the books of `job` once it is open and listed."""
 
-    def open_and_list(job: Job, source: LocalStore, target: LocalStore) -> Books:
-        ledger.open(job)
-        list_job(ledger, catalogs, job, source, target, NO_TOKEN)
-        return ledger.books(job.id)
+    def open_and_list(job: Job, source: LocalStore, target: LocalStore) -> JobSummary:
+        job_store.open(job)
+        list_job(job_store, catalogs, job, source, target, NO_TOKEN)
+        return job_store.summary(job.id)
 
     return open_and_list
 
@@ -148,8 +148,8 @@ def test_a_source_without_a_suffix_keeps_its_target_to_itself() -> None:
 
 
 def test_a_plan_holds_only_what_could_meet() -> None:
-    listed = (Entry(f"{number:04}.jpg", 1, "1") for number in range(10_000))
-    planned = plan(listed)
+    listed = (ObjectInfo(f"{number:04}.jpg", 1, "1") for number in range(10_000))
+    planned = assign_targets(listed)
     assert next(planned)[1] == "0000.png"
     assert next(listed).key == "0002.jpg"  # the next ones were not taken yet
 
@@ -157,13 +157,13 @@ def test_a_plan_holds_only_what_could_meet() -> None:
 @pytest.mark.parametrize("names", [("b.jpg", "a.jpg"), ("a.jpg", "a.jpg")])
 def test_a_listing_out_of_order_is_refused(names: tuple[str, str]) -> None:
     with pytest.raises(StorageUnavailable, match="out of order"):
-        list(plan(entries(*names)))
+        list(assign_targets(entries(*names)))
 
 
 @given(st.sets(NASTY, max_size=40))
 @example({"shop.s/x.jpg", "shop.s/y.jpg", "shop.tif", "shop.webp/x.jpg"})
 def test_targets_come_in_the_order_of_their_keys(names: set[str]) -> None:
-    planned = [target for _, target in plan(entries(*sorted(names)))]
+    planned = [target for _, target in assign_targets(entries(*sorted(names)))]
     assert planned == sorted(planned)
 
 
@@ -185,7 +185,7 @@ def test_patterns_match_keys_or_file_names(
 ) -> None:
     listed = entries("a.jpg", "d/a.png", "d/e/b_alpha.png")
     ignored = IgnoredObjects()
-    chosen = select(listed, include, exclude, ignored)
+    chosen = match_patterns(listed, include, exclude, ignored)
     assert [entry.key for entry in chosen] == expected
     assert ignored.reasons.total() == len(listed) - len(expected)
 
@@ -198,12 +198,12 @@ def test_a_cutout_is_current_for_its_own_recipe_and_source_only(
 
     target.write("a.png", cutout(job.recipe, "10-1"))
     renamed, other = with_recipe(model="the same by another name"), with_recipe(preset=Preset())
-    assert standing(target, "a.png", job, "10-1") is Standing.CURRENT
-    assert standing(target, "a.png", renamed, "10-1") is Standing.CURRENT
-    assert standing(target, "a.png", other, "10-1") is Standing.CHANGED
-    assert standing(target, "a.png", job, "10-2") is Standing.CHANGED
-    assert standing(target, "a.png", replace(job, force=True), "10-1") is Standing.CHANGED
-    assert standing(target, "b.png", job, "10-1") is Standing.NEW
+    assert target_state(target, "a.png", job, "10-1") is TargetState.CURRENT
+    assert target_state(target, "a.png", renamed, "10-1") is TargetState.CURRENT
+    assert target_state(target, "a.png", other, "10-1") is TargetState.CHANGED
+    assert target_state(target, "a.png", job, "10-2") is TargetState.CHANGED
+    assert target_state(target, "a.png", replace(job, force=True), "10-1") is TargetState.CHANGED
+    assert target_state(target, "b.png", job, "10-1") is TargetState.NEW
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_a_cutout_is_current_for_its_own_recipe_and_source_only(
 )
 def test_a_damaged_cutout_is_made_again(target: LocalStore, job: Job, damage) -> None:
     target.write("a.png", damage(cutout(job.recipe, "10-1")))
-    assert standing(target, "a.png", job, "10-1") is Standing.CHANGED
+    assert target_state(target, "a.png", job, "10-1") is TargetState.CHANGED
     check_replaceable(target, "a.png")
 
 
@@ -239,9 +239,11 @@ def test_a_file_that_bgpipe_did_not_make_is_foreign(
     target: LocalStore, job: Job, content: bytes
 ) -> None:
     target.write("a.png", content)
-    assert standing(target, "a.png", job, "10-1") is Standing.FOREIGN
-    assert standing(target, "a.png", replace(job, force=True), "10-1") is Standing.FOREIGN
-    assert standing(target, "a.png", replace(job, overwrite=True), "10-1") is Standing.CHANGED
+    assert target_state(target, "a.png", job, "10-1") is TargetState.FOREIGN
+    assert target_state(target, "a.png", replace(job, force=True), "10-1") is TargetState.FOREIGN
+    assert (
+        target_state(target, "a.png", replace(job, overwrite=True), "10-1") is TargetState.CHANGED
+    )
     with pytest.raises(ItemError, match="was not made by bgpipe: pass --overwrite") as raised:
         check_replaceable(target, "a.png")
     assert raised.value.code is Code.TARGET
@@ -262,8 +264,8 @@ def test_files_without_a_suffix_are_judged_by_their_content(
     (source.root / "d" / "LICENSE").touch()
     (source.root / "clip.mov").touch()
     ignored = IgnoredObjects()
-    listed = source.list(passed=ignored.add_unread)
-    (batch,) = survey(job, listed, source, target, ignored=ignored)
+    listed = source.list(on_skipped=ignored.add_unread)
+    (batch,) = plan_job(job, listed, source, target, ignored=ignored)
     assert {one.entry.key: one.target for one in batch} == {
         "0a1b": "0a1b.png",
         "d/4f": "d/4f.png",
@@ -278,7 +280,7 @@ def test_a_file_without_a_suffix_that_is_an_image_keeps_its_place(
 ) -> None:
     for name in ("a", "a-b.jpg", "a.jpg", "a.x.jpg", "a/b.jpg"):
         photo(source.root if name != "a/b.jpg" else source.root / "sub", name)
-    (batch,) = survey(job, source.list(), source, target)
+    (batch,) = plan_job(job, source.list(), source, target)
     assert [(one.entry.key, one.target) for one in batch] == [
         ("a-b.jpg", "a-b.png"),
         ("a.jpg", "a.jpg.png"),
@@ -292,56 +294,56 @@ def test_cutouts_are_not_sources(job: Job, source: LocalStore, target: LocalStor
     photo(source.root, "a.jpg")
     source.write("old.png", cutout(job.recipe, "10-1"))
     ignored = IgnoredObjects()
-    (batch,) = survey(job, source.list(), source, target, ignored=ignored)
+    (batch,) = plan_job(job, source.list(), source, target, ignored=ignored)
     assert [one.entry.key for one in batch] == ["a.jpg"]
-    assert ignored.reasons == {Ignored.CUTOUT: 1}
+    assert ignored.reasons == {IgnoredReason.CUTOUT: 1}
     (source.root / "a.jpg").unlink()
     with pytest.raises(NoImages, match="1 ignored: 1 made by bgpipe"):
-        list(survey(job, source.list(), source, target))
+        list(plan_job(job, source.list(), source, target))
 
 
 def test_a_job_skips_what_is_up_to_date_and_lists_the_rest(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
+    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
 ) -> None:
     for number in range(120):
         photo(source.root, f"d/{number:03}.jpg")
-    for entry, key in plan(source.list()):
+    for entry, key in assign_targets(source.list()):
         if entry.key != "d/007.jpg":
             target.write(key, cutout(job.recipe, entry.identity))
     start = time.perf_counter()
-    books = opened(job, source, target)
+    summary = opened(job, source, target)
     print(f"120 cutouts looked at in {time.perf_counter() - start:.3f} s")
-    assert (books.state, books.total, books.skipped, books.queued) == (
+    assert (summary.state, summary.total, summary.skipped, summary.queued) == (
         JobState.RUNNING,
         120,
         119,
         1,
     )
-    (item,) = ledger.items(job.id, 0, 120)
+    (item,) = job_store.items(job.id, 0, 120)
     assert (item.index, item.source, item.target) == (0, "d/007.jpg", "d/007.png")
     assert item.identity == source.head("d/007.jpg").identity
 
 
 def test_a_job_with_everything_up_to_date_is_finished(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
+    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
 ) -> None:
     photo(source.root, "a.jpg")
     target.write("a.png", cutout(job.recipe, source.head("a.jpg").identity))
-    books = opened(job, source, target)
-    assert (books.state, books.total, books.skipped) == (JobState.FINISHED, 1, 1)
+    summary = opened(job, source, target)
+    assert (summary.state, summary.total, summary.skipped) == (JobState.FINISHED, 1, 1)
 
 
 def test_force_redoes_what_is_up_to_date(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
+    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
 ) -> None:
     photo(source.root, "a.jpg")
     target.write("a.png", cutout(job.recipe, source.head("a.jpg").identity))
-    books = opened(replace(job, force=True), source, target)
-    assert (books.skipped, books.queued) == (0, 1)
+    summary = opened(replace(job, force=True), source, target)
+    assert (summary.skipped, summary.queued) == (0, 1)
 
 
 def test_a_long_listing_keeps_its_order_and_its_indices_dense(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
+    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
 ) -> None:
     names = [f"{number:05}.jpg" for number in range(2300)]
     for name in names:
@@ -350,9 +352,9 @@ def test_a_long_listing_keeps_its_order_and_its_indices_dense(
     for number in current:
         identity = source.head(names[number]).identity
         target.write(f"{number:05}.png", cutout(job.recipe, identity))
-    books = opened(job, source, target)
-    assert (books.skipped, books.queued) == (115, 2185)
-    kept = list(ledger.items(job.id, 0, 9999))
+    summary = opened(job, source, target)
+    assert (summary.skipped, summary.queued) == (115, 2185)
+    kept = list(job_store.items(job.id, 0, 9999))
     assert [item.index for item in kept] == list(range(2185))
     assert [item.source for item in kept] == [
         f"{number:05}.jpg" for number in range(2300) if number not in current
@@ -360,38 +362,38 @@ def test_a_long_listing_keeps_its_order_and_its_indices_dense(
 
 
 def test_a_source_without_images_opens_no_job(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
+    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
 ) -> None:
     photo(source.root, "a.jpg")
     narrow = replace(job, exclude=("*.jpg",))
     with pytest.raises(NoImages, match=str(source.root)):
         opened(narrow, source, target)
-    assert ledger.latest() is None
+    assert job_store.latest() is None
 
 
 def test_a_survey_writes_nothing(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore
+    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore
 ) -> None:
     photo(source.root, "a.jpg")
-    (batch,) = survey(job, source.list(), source, target)
+    (batch,) = plan_job(job, source.list(), source, target)
     assert [(image.target, image.current) for image in batch] == [("a.png", False)]
-    assert ledger.latest() is None
+    assert job_store.latest() is None
     assert not target.root.exists()
 
 
 def test_cutouts_inside_the_source_are_never_read(
-    ledger: Ledger, job: Job, source: LocalStore, opened: Opened
+    job_store: Ledger, job: Job, source: LocalStore, opened: Opened
 ) -> None:
     inside = LocalStore(source.root / "out")
     photo(source.root, "a.jpg")
     photo(source.root, "outside.jpg")
     photo(inside.root, "old.png")
     opened(job, source, inside)
-    assert [item.source for item in ledger.items(job.id, 0, 9)] == ["a.jpg", "outside.jpg"]
+    assert [item.source for item in job_store.items(job.id, 0, 9)] == ["a.jpg", "outside.jpg"]
 
 
 def test_the_source_itself_is_no_target_not_even_by_a_link(
-    ledger: Ledger, job: Job, source: LocalStore, tmp_path: Path, opened: Opened
+    job_store: Ledger, job: Job, source: LocalStore, tmp_path: Path, opened: Opened
 ) -> None:
     photo(source.root, "a.jpg")
     (tmp_path / "link").symlink_to(source.root)
@@ -401,7 +403,7 @@ def test_the_source_itself_is_no_target_not_even_by_a_link(
 
 
 def test_no_cutout_is_written_into_a_source_below_the_target(
-    ledger: Ledger, job: Job, source: LocalStore, tmp_path: Path, opened: Opened
+    job_store: Ledger, job: Job, source: LocalStore, tmp_path: Path, opened: Opened
 ) -> None:
     photo(source.root, "a.jpg")
     above = LocalStore(tmp_path)
@@ -410,53 +412,53 @@ def test_no_cutout_is_written_into_a_source_below_the_target(
     second = replace(job, id=JobId("second"), out="/elsewhere")
     with pytest.raises(UsageError, match=r"photos/b\.jpg"):
         opened(second, source, above)
-    assert ledger.ids() == [job.id]
+    assert job_store.ids() == [job.id]
 
 
 def test_a_listing_that_was_broken_off_is_begun_again(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore, catalogs: Catalogs
+    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore, catalogs: Catalogs
 ) -> None:
     for number in range(30):
         photo(source.root, f"{number:02}.jpg")
-    ledger.open(job)
-    ledger.relist(job.id, token=1)
-    ledger.add(job.id, [Item(0, "gone.jpg", "gone.png", "1")], token=1)
-    ledger.skip(job.id, 5, token=1)
-    list_job(ledger, catalogs, job, source, target, token=2)
-    books = ledger.books(job.id)
-    assert (books.total, books.skipped) == (30, 0)
-    assert [item.source for item in ledger.items(job.id, 0, 99)] == [
+    job_store.open(job)
+    job_store.relist(job.id, token=1)
+    job_store.add(job.id, [Item(0, "gone.jpg", "gone.png", "1")], token=1)
+    job_store.skip(job.id, 5, token=1)
+    list_job(job_store, catalogs, job, source, target, token=2)
+    summary = job_store.summary(job.id)
+    assert (summary.total, summary.skipped) == (30, 0)
+    assert [item.source for item in job_store.items(job.id, 0, 99)] == [
         f"{number:02}.jpg" for number in range(30)
     ]
 
 
 def test_who_listed_before_and_wakes_up_changes_nothing(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore, catalogs: Catalogs
+    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore, catalogs: Catalogs
 ) -> None:
     photo(source.root, "a.jpg")
-    ledger.open(job)
-    ledger.relist(job.id, token=1)
-    list_job(ledger, catalogs, job, source, target, token=2)
+    job_store.open(job)
+    job_store.relist(job.id, token=1)
+    list_job(job_store, catalogs, job, source, target, token=2)
     late = [Item(1, "b.jpg", "b.png", "1")]
     for act in (
-        lambda: ledger.relist(job.id, token=1),
-        lambda: ledger.add(job.id, late, token=1),
-        lambda: ledger.skip(job.id, 9, token=1),
-        lambda: ledger.start(job.id, token=1),
+        lambda: job_store.relist(job.id, token=1),
+        lambda: job_store.add(job.id, late, token=1),
+        lambda: job_store.skip(job.id, 9, token=1),
+        lambda: job_store.start(job.id, token=1),
     ):
-        with pytest.raises(Superseded):
+        with pytest.raises(LeaseLost):
             act()
-    assert ledger.books(job.id).total == 1
+    assert job_store.summary(job.id).total == 1
 
 
 def test_named_sources_are_listed_again_by_their_names(
-    ledger: Ledger, job: Job, source: LocalStore, target: LocalStore, catalogs: Catalogs
+    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore, catalogs: Catalogs
 ) -> None:
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         photo(source.root, name)
     names = ["a.jpg", "c.jpg", "gone.jpg"]
     order = replace(job, named=digest(names))
-    ledger.open(order, names)
-    list_job(ledger, catalogs, ledger.job(job.id), source, target, token=1)
-    assert [item.source for item in ledger.items(job.id, 0, 9)] == names
-    assert ledger.named(job.id) == []  # no longer needed
+    job_store.open(order, names)
+    list_job(job_store, catalogs, job_store.job(job.id), source, target, token=1)
+    assert [item.source for item in job_store.items(job.id, 0, 9)] == names
+    assert job_store.named(job.id) == []  # no longer needed

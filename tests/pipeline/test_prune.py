@@ -15,10 +15,10 @@ import pytest
 
 from bgpipe.pipeline import png
 from bgpipe.pipeline.catalog import FOLDER, Catalogs
-from bgpipe.pipeline.connection import Connection
+from bgpipe.pipeline.connection import RedisClient
 from bgpipe.pipeline.docket import NO_TOKEN
 from bgpipe.pipeline.errors import NoImages, UsageError
-from bgpipe.pipeline.forecast import foresee
+from bgpipe.pipeline.forecast import estimate_job
 from bgpipe.pipeline.images import Limits
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.producer import list_job
@@ -47,19 +47,19 @@ def order(job: Job, source: LocalStore, target: LocalStore) -> Job:
     return replace(job, source=source.location, out=target.location)
 
 
-def run(ledger: Ledger, catalogs: Catalogs, order: Job, target: LocalStore) -> int:
+def run(job_store: Ledger, catalogs: Catalogs, order: Job, target: LocalStore) -> int:
     """List and do a job like `order`; returns how many cutouts it made."""
     job = replace(order, id=JobId(f"job-{next(NUMBERS)}"))
-    ledger.open(job)
-    list_job(ledger, catalogs, job, LocalStore(Path(job.source)), target, NO_TOKEN)
+    job_store.open(job)
+    list_job(job_store, catalogs, job, LocalStore(Path(job.source)), target, NO_TOKEN)
     made = 0
-    for item in ledger.items(job.id, 0, ledger.size(job.id)):
+    for item in job_store.items(job.id, 0, job_store.size(job.id)):
         text = {"bgpipe:recipe": job.recipe.text, "bgpipe:source": item.identity}
         file = png.encode(np.zeros((4, 4, 4), np.uint8), text=text)
-        ledger.seals.leave(job.id, item.index, target.write(item.target, file))
-        ledger.settle(job.id, Outcome.done(item.index))
+        job_store.seals.write(job.id, item.index, target.write(item.target, file))
+        job_store.settle(job.id, Outcome.done(item.index))
         made += 1
-    assert ledger.books(job.id).state is JobState.FINISHED
+    assert job_store.summary(job.id).state is JobState.FINISHED
     return made
 
 
@@ -81,9 +81,9 @@ def files(store: LocalStore) -> set[str]:
 
 
 def test_a_cutout_goes_with_its_source_and_nothing_else_does(
-    ledger: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+    job_store: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
 ) -> None:
-    assert run(ledger, catalogs, order, target) == 4
+    assert run(job_store, catalogs, order, target) == 4
     target.write("theirs.png", b"somebody else's")
     target.write("d/theirs.png", b"somebody else's")
     source.delete("d/a.jpg")
@@ -93,25 +93,27 @@ def test_a_cutout_goes_with_its_source_and_nothing_else_does(
 
 
 def test_what_a_later_run_lists_is_still_known_to_be_lost(
-    ledger: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+    job_store: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
 ) -> None:
-    run(ledger, catalogs, order, target)
+    run(job_store, catalogs, order, target)
     source.delete("a.jpg")
-    assert run(ledger, catalogs, order, target) == 0
-    forecast = foresee(order, source, target, Limits(1, 1, 1), catalog=catalogs.of(order, target))
-    assert forecast.lost == 1
+    assert run(job_store, catalogs, order, target) == 0
+    forecast = estimate_job(
+        order, source, target, Limits(1, 1, 1), catalog=catalogs.of(order, target)
+    )
+    assert forecast.orphans == 1
     assert pruned(catalogs, order, target) == ["a.png"]
 
 
 def test_a_cutout_whose_job_was_forgotten_speaks_for_itself(
-    ledger: Ledger,
+    job_store: Ledger,
     catalogs: Catalogs,
     order: Job,
     source: LocalStore,
     target: LocalStore,
-    client: Connection,
+    client: RedisClient,
 ) -> None:
-    run(ledger, catalogs, order, target)
+    run(job_store, catalogs, order, target)
     client.flushall()
     source.delete("a.jpg")
     source.delete("b.jpg")
@@ -121,15 +123,15 @@ def test_a_cutout_whose_job_was_forgotten_speaks_for_itself(
 
 @pytest.mark.parametrize("same_time", [False, True])
 def test_what_was_put_in_a_cutouts_place_stays(
-    ledger: Ledger,
+    job_store: Ledger,
     catalogs: Catalogs,
     order: Job,
     source: LocalStore,
     target: LocalStore,
     same_time: bool,
 ) -> None:
-    run(ledger, catalogs, order, target)
-    run(ledger, catalogs, order, target)  # which makes facts of the promises
+    run(job_store, catalogs, order, target)
+    run(job_store, catalogs, order, target)  # which makes facts of the promises
     path = target.root / "a.png"
     before = path.stat()
     path.write_bytes(bytes(before.st_size))
@@ -141,9 +143,9 @@ def test_what_was_put_in_a_cutouts_place_stays(
 
 
 def test_what_is_put_in_a_cutouts_place_at_the_last_moment_stays(
-    ledger: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+    job_store: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
 ) -> None:
-    run(ledger, catalogs, order, target)
+    run(job_store, catalogs, order, target)
     source.delete("a.jpg")
     found = orphans_of(catalogs, order, target)
     target.write("a.png", b"somebody else's")
@@ -153,7 +155,7 @@ def test_what_is_put_in_a_cutouts_place_at_the_last_moment_stays(
 
 
 def test_what_other_sources_gave_the_same_folder_stays(
-    ledger: Ledger,
+    job_store: Ledger,
     catalogs: Catalogs,
     order: Job,
     source: LocalStore,
@@ -164,8 +166,8 @@ def test_what_other_sources_gave_the_same_folder_stays(
     for name in ("a.jpg", "x.jpg"):
         other.write(name, b"another photo")
     elsewhere = replace(order, source=other.location)
-    run(ledger, catalogs, order, target)
-    run(ledger, catalogs, elsewhere, target)  # takes the place of a.png too
+    run(job_store, catalogs, order, target)
+    run(job_store, catalogs, elsewhere, target)  # takes the place of a.png too
     source.delete("a.jpg")
     source.delete("b.jpg")
     assert pruned(catalogs, order, target) == ["b.png"]
@@ -175,17 +177,17 @@ def test_what_other_sources_gave_the_same_folder_stays(
 
 
 def test_a_source_that_is_left_out_is_not_gone(
-    ledger: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+    job_store: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
 ) -> None:
-    run(ledger, catalogs, order, target)
+    run(job_store, catalogs, order, target)
     for narrow in (replace(order, exclude=("d/*",)), replace(order, include=("a.jpg",))):
         assert pruned(catalogs, narrow, target) == []
 
 
 def test_a_source_that_is_gone_as_a_whole_prunes_nothing(
-    ledger: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+    job_store: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
 ) -> None:
-    run(ledger, catalogs, order, target)
+    run(job_store, catalogs, order, target)
     for key in files(source):
         source.delete(key)
     with pytest.raises(NoImages):
@@ -201,7 +203,7 @@ def test_a_source_that_is_gone_as_a_whole_prunes_nothing(
     ],
 )
 def test_names_of_any_kind_are_pruned(
-    ledger: Ledger,
+    job_store: Ledger,
     catalogs: Catalogs,
     order: Job,
     source: LocalStore,
@@ -210,12 +212,12 @@ def test_names_of_any_kind_are_pruned(
 ) -> None:
     recipe = replace(order.recipe, output=form.get("output", order.recipe.output))
     shaped = replace(order, naming=str(form.get("naming", "")), recipe=recipe)
-    assert run(ledger, catalogs, shaped, target) == 4
-    assert run(ledger, catalogs, shaped, target) == 0
+    assert run(job_store, catalogs, shaped, target) == 4
+    assert run(job_store, catalogs, shaped, target) == 0
     source.delete("d/c.jpg")
     assert len(pruned(catalogs, shaped, target)) == 1
     assert len(list(shown(target))) == 3
-    assert run(ledger, catalogs, shaped, target) == 0
+    assert run(job_store, catalogs, shaped, target) == 0
 
 
 def shown(store: LocalStore) -> Iterator[Path]:
@@ -223,22 +225,22 @@ def shown(store: LocalStore) -> Iterator[Path]:
 
 
 def test_a_name_by_another_template_is_not_an_orphan(
-    ledger: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+    job_store: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
 ) -> None:
-    run(ledger, catalogs, order, target)
-    run(ledger, catalogs, replace(order, naming="{folder}/{stem}-cutout"), target)
+    run(job_store, catalogs, order, target)
+    run(job_store, catalogs, replace(order, naming="{folder}/{stem}-cutout"), target)
     assert orphans_of(catalogs, order, target).rows == ()
 
 
 def test_a_catalog_that_somebody_forged_reaches_nothing_outside(
-    ledger: Ledger,
+    job_store: Ledger,
     catalogs: Catalogs,
     order: Job,
     source: LocalStore,
     target: LocalStore,
     tmp_path: Path,
 ) -> None:
-    run(ledger, catalogs, order, target)
+    run(job_store, catalogs, order, target)
     outside = target.root.parent / "precious.png"
     text = {"bgpipe:recipe": order.recipe.text, "bgpipe:source": "1-1"}
     outside.write_bytes(png.encode(np.zeros((4, 4, 4), np.uint8), text=text))
@@ -253,9 +255,9 @@ def test_a_catalog_that_somebody_forged_reaches_nothing_outside(
 
 
 def test_above_a_share_nothing_may_be_removed(
-    ledger: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+    job_store: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
 ) -> None:
-    run(ledger, catalogs, order, target)
+    run(job_store, catalogs, order, target)
     source.delete("a.jpg")
     found = orphans_of(catalogs, order, target)
     assert (len(found.rows), found.cutouts, found.share) == (1, 4, 0.25)

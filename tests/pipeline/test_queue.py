@@ -10,7 +10,7 @@ from celery import Celery
 
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import Connection, connect
+from bgpipe.pipeline.connection import RedisClient, connect
 from bgpipe.pipeline.embedded import redis_server
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.queue import TASK, broker_url, depth, make_app, publish
@@ -31,7 +31,7 @@ def app(settings: Settings, redis_url: str) -> Iterator[Celery]:
         yield app
 
 
-def messages(client: Connection, queue: str = "bgpipe") -> list[dict]:
+def messages(client: RedisClient, queue: str = "bgpipe") -> list[dict]:
     """What a worker would receive, the first one first."""
     return [json.loads(text) for text in reversed(client.lrange(queue, 0, -1))]
 
@@ -56,7 +56,7 @@ def test_kombu_keeps_its_unacknowledged_messages_where_they_are_counted(app: Cel
 
 
 def test_each_image_is_one_message_that_names_its_key(
-    app: Celery, client: Connection, items: Items
+    app: Celery, client: RedisClient, items: Items
 ) -> None:
     publish(app, JOB, items(3), "bgpipe")
     sent = messages(client)
@@ -82,7 +82,7 @@ def test_a_celery_consumer_reads_the_arguments(app: Celery, items: Items) -> Non
 
 
 def test_depth_counts_what_waits_and_what_a_worker_holds(
-    app: Celery, client: Connection, items: Items
+    app: Celery, client: RedisClient, items: Items
 ) -> None:
     assert depth(client, "bgpipe") == 0
     publish(app, JOB, items(5), "bgpipe")

@@ -30,7 +30,7 @@ from bgpipe.pipeline.registry import (
     resolve_auto,
     verify,
 )
-from bgpipe.pipeline.types import PatchOrder, Task
+from bgpipe.pipeline.types import ModelTask, PatchOrder
 
 from ..loopback_hub import LoopbackHub, serving
 
@@ -87,9 +87,9 @@ def test_the_registry_knows_the_promised_names_and_nothing_impossible() -> None:
         "nano",
     ]
     assert models().keys() >= {f"birefnet-{name}" for name in promised}
-    subjects = [entry for entry in models().values() if entry.task is Task.SUBJECT]
+    subjects = [entry for entry in models().values() if entry.task is ModelTask.SUBJECT]
     assert {entry.backbone for entry in subjects} <= CONFIGS.keys()
-    assert [name for name, entry in models().items() if entry.task is Task.EDGES] == [
+    assert [name for name, entry in models().items() if entry.task is ModelTask.EDGES] == [
         "vitmatte",
         "vitmatte-base",
     ]
@@ -257,11 +257,11 @@ def test_a_model_for_edges_finds_no_subject_and_the_other_way_round(
     subject.write_bytes(weights(1))
     for reference in ("vitmatte", str(edges)):
         with pytest.raises(UsageError, match="is for --matting, not for --model"):
-            resolve(reference, cache=cache, task=Task.SUBJECT)
+            resolve(reference, cache=cache, task=ModelTask.SUBJECT)
     for reference in (TRIAL, str(subject)):
         with pytest.raises(UsageError, match="is for --model, not for --matting"):
-            resolve(reference, cache=cache, task=Task.EDGES)
-    assert resolve(str(edges), cache=cache, task=Task.EDGES).size == (512, 512)
+            resolve(reference, cache=cache, task=ModelTask.EDGES)
+    assert resolve(str(edges), cache=cache, task=ModelTask.EDGES).size == (512, 512)
 
 
 def described(**header: str) -> bytes:

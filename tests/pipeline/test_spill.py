@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgpipe.pipeline.spill import in_order_of_targets
-from bgpipe.pipeline.types import Entry
+from bgpipe.pipeline.spill import sorted_by_target
+from bgpipe.pipeline.types import ObjectInfo
 
 TEXTS = st.text(max_size=4)
 
@@ -13,6 +13,6 @@ TEXTS = st.text(max_size=4)
 def test_pairs_come_back_whole_and_in_the_order_of_their_targets_bytes(
     rows: list[tuple[str, int, str, str]], piece: int
 ) -> None:
-    pairs = [(Entry(key, size, identity), target) for key, size, identity, target in rows]
+    pairs = [(ObjectInfo(key, size, identity), target) for key, size, identity, target in rows]
     expected = sorted(pairs, key=lambda pair: pair[1].encode("utf-8", "surrogatepass"))
-    assert list(in_order_of_targets(pairs, piece)) == expected
+    assert list(sorted_by_target(pairs, piece)) == expected

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from bgpipe.pipeline import png
-from bgpipe.pipeline.catalog import Catalog, Row
+from bgpipe.pipeline.catalog import Catalog, CatalogRow
 from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.plan import plan
+from bgpipe.pipeline.plan import assign_targets
 from bgpipe.pipeline.storage import LocalStore
-from bgpipe.pipeline.survey import Planned, Standing, compare
-from bgpipe.pipeline.types import Entry, Job, Preset
+from bgpipe.pipeline.survey import PlannedItem, TargetState, compare
+from bgpipe.pipeline.types import Job, ObjectInfo, Preset
 
 SOURCE = "s3://shop/photos"
 NOT_TO_BE_OPENED = b"no cutout, as anyone would see who opens it"
@@ -30,77 +30,81 @@ def target(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "cutouts")
 
 
-def sources(*names: str) -> list[Entry]:
-    return [Entry(name, 1, f"identity of {name}") for name in sorted(names)]
+def sources(*names: str) -> list[ObjectInfo]:
+    return [ObjectInfo(name, 1, f"identity of {name}") for name in sorted(names)]
 
 
-def known(target: LocalStore, ledger: Ledger, job: Job, *names: str) -> None:
+def known(target: LocalStore, job_store: Ledger, job: Job, *names: str) -> None:
     """Cutouts of these sources, and the catalog that knows them."""
-    writer = Catalog(target, SOURCE, ledger.seals).successor(job)
-    for entry, key in plan(sources(*names)):
+    writer = Catalog(target, SOURCE, job_store.seals).successor(job)
+    for entry, key in assign_targets(sources(*names)):
         made = target.write(key, NOT_TO_BE_OPENED)
-        writer.add(Row(key, made, entry.key, entry.identity, job.recipe.hash))
+        writer.add(CatalogRow(key, made, entry.key, entry.identity, job.recipe.hash))
     writer.close()
 
 
 def found(
-    target: LocalStore, ledger: Ledger, job: Job, entries: list[Entry]
-) -> tuple[dict[str, Standing], list[str]]:
+    target: LocalStore, job_store: Ledger, job: Job, entries: list[ObjectInfo]
+) -> tuple[dict[str, TargetState], list[str]]:
     """The standing of each source, and the sources of the cutouts that nobody asks for."""
-    catalog = Catalog(target, SOURCE, ledger.seals)
-    batches = list(compare(plan(entries), target, job, catalog))
-    planned = [one for batch in batches for one in batch if isinstance(one, Planned)]
-    rows = [one for batch in batches for one in batch if isinstance(one, Row)]
-    return {one.entry.key: one.standing for one in planned}, [row.source for row in rows]
+    catalog = Catalog(target, SOURCE, job_store.seals)
+    batches = list(compare(assign_targets(entries), target, job, catalog))
+    planned = [one for batch in batches for one in batch if isinstance(one, PlannedItem)]
+    rows = [one for batch in batches for one in batch if isinstance(one, CatalogRow)]
+    return {one.entry.key: one.state for one in planned}, [row.source for row in rows]
 
 
-def test_what_the_catalog_knows_is_not_opened(target: LocalStore, ledger: Ledger, job: Job) -> None:
-    known(target, ledger, job, "a.jpg", "b/c.jpg")
-    standings, _ = found(target, ledger, job, sources("a.jpg", "b/c.jpg"))
-    assert standings == {"a.jpg": Standing.CURRENT, "b/c.jpg": Standing.CURRENT}
+def test_what_the_catalog_knows_is_not_opened(
+    target: LocalStore, job_store: Ledger, job: Job
+) -> None:
+    known(target, job_store, job, "a.jpg", "b/c.jpg")
+    standings, _ = found(target, job_store, job, sources("a.jpg", "b/c.jpg"))
+    assert standings == {"a.jpg": TargetState.CURRENT, "b/c.jpg": TargetState.CURRENT}
 
 
 def test_one_changed_one_new_and_one_deleted_source_are_found(
-    target: LocalStore, ledger: Ledger, job: Job
+    target: LocalStore, job_store: Ledger, job: Job
 ) -> None:
-    known(target, ledger, job, "a.jpg", "b.jpg", "c.jpg")
-    entries = [*sources("a.jpg"), Entry("b.jpg", 2, "another"), *sources("d.jpg")]
-    assert found(target, ledger, job, entries) == (
-        {"a.jpg": Standing.CURRENT, "b.jpg": Standing.CHANGED, "d.jpg": Standing.NEW},
+    known(target, job_store, job, "a.jpg", "b.jpg", "c.jpg")
+    entries = [*sources("a.jpg"), ObjectInfo("b.jpg", 2, "another"), *sources("d.jpg")]
+    assert found(target, job_store, job, entries) == (
+        {"a.jpg": TargetState.CURRENT, "b.jpg": TargetState.CHANGED, "d.jpg": TargetState.NEW},
         ["c.jpg"],
     )
 
 
-def test_another_recipe_changes_all(target: LocalStore, ledger: Ledger, job: Job) -> None:
-    known(target, ledger, job, "a.jpg")
+def test_another_recipe_changes_all(target: LocalStore, job_store: Ledger, job: Job) -> None:
+    known(target, job_store, job, "a.jpg")
     other = replace(job, recipe=replace(job.recipe, preset=Preset(invert=True)))
-    assert found(target, ledger, other, sources("a.jpg"))[0] == {"a.jpg": Standing.CHANGED}
+    assert found(target, job_store, other, sources("a.jpg"))[0] == {"a.jpg": TargetState.CHANGED}
     forced = replace(job, force=True)
-    assert found(target, ledger, forced, sources("a.jpg"))[0] == {"a.jpg": Standing.CHANGED}
+    assert found(target, job_store, forced, sources("a.jpg"))[0] == {"a.jpg": TargetState.CHANGED}
 
 
 def test_an_object_that_the_catalog_does_not_know_is_asked_itself(
-    target: LocalStore, ledger: Ledger, job: Job
+    target: LocalStore, job_store: Ledger, job: Job
 ) -> None:
-    known(target, ledger, job, "a.jpg", "b.jpg")
+    known(target, job_store, job, "a.jpg", "b.jpg")
     text = {"bgpipe:recipe": job.recipe.text, "bgpipe:source": "identity of a.jpg"}
     target.write("a.png", png.encode(np.zeros((4, 4, 4), np.uint8), text=text))
     target.write("b.png", b"somebody else's")
     target.write("c.png", b"somebody else's")
-    standings, left = found(target, ledger, job, sources("a.jpg", "b.jpg"))
-    assert standings == {"a.jpg": Standing.CURRENT, "b.jpg": Standing.FOREIGN}
+    standings, left = found(target, job_store, job, sources("a.jpg", "b.jpg"))
+    assert standings == {"a.jpg": TargetState.CURRENT, "b.jpg": TargetState.FOREIGN}
     assert left == []
     overwritten = replace(job, overwrite=True)
-    assert found(target, ledger, overwritten, sources("b.jpg"))[0] == {"b.jpg": Standing.CHANGED}
+    assert found(target, job_store, overwritten, sources("b.jpg"))[0] == {
+        "b.jpg": TargetState.CHANGED
+    }
     forced = replace(job, force=True)
-    assert found(target, ledger, forced, sources("a.jpg", "b.jpg"))[0] == {
-        "a.jpg": Standing.CHANGED,
-        "b.jpg": Standing.FOREIGN,
+    assert found(target, job_store, forced, sources("a.jpg", "b.jpg"))[0] == {
+        "a.jpg": TargetState.CHANGED,
+        "b.jpg": TargetState.FOREIGN,
     }
 
 
 def test_of_a_target_that_is_not_there_yet_all_is_new(
-    target: LocalStore, ledger: Ledger, job: Job
+    target: LocalStore, job_store: Ledger, job: Job
 ) -> None:
-    assert found(target, ledger, job, sources("a.jpg"))[0] == {"a.jpg": Standing.NEW}
+    assert found(target, job_store, job, sources("a.jpg"))[0] == {"a.jpg": TargetState.NEW}
     assert not target.root.exists()

@@ -13,10 +13,10 @@ import pytest
 
 from bgpipe.config.sweeps import Sweep
 from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import Connection
+from bgpipe.pipeline.connection import RedisClient
 from bgpipe.pipeline.lease import Lease
 from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.sweep import Records, Sweeper
+from bgpipe.pipeline.sweep import SweepScheduler, SweepStateStore
 from bgpipe.pipeline.types import Job
 
 NAME = "night"
@@ -63,35 +63,37 @@ def command() -> Iterator[Command]:
 
 
 @pytest.fixture
-def records(client: Connection) -> Records:
+def records(client: RedisClient) -> SweepStateStore:
     """Of a sweep that was first seen an hour ago."""
-    records = Records(client)
+    records = SweepStateStore(client)
     records.read(NAME, datetime.now(UTC) - timedelta(hours=1))
     return records
 
 
 @pytest.fixture
-def sweeper(records: Records, ledger: Ledger, command: Command) -> Callable[[Sweep], Sweeper]:
+def sweeper(
+    records: SweepStateStore, job_store: Ledger, command: Command
+) -> Callable[[Sweep], SweepScheduler]:
     """`sweeper(sweep)`: another one, as of another dispatcher."""
-    return lambda sweep: Sweeper({NAME: sweep}, records, ledger, command, RETRY)
+    return lambda sweep: SweepScheduler({NAME: sweep}, records, job_store, command, RETRY)
 
 
-def turns(sweeper: Sweeper, command: Command, count: int = 5) -> None:
+def turns(sweeper: SweepScheduler, command: Command, count: int = 5) -> None:
     for _ in range(count):
-        sweeper.turn()
+        sweeper.step()
         command.await_ends()
 
 
-def until(sweeper: Sweeper, done: Callable[[], bool]) -> None:
+def until(sweeper: SweepScheduler, done: Callable[[], bool]) -> None:
     deadline = time.monotonic() + SECONDS
     while not done():
         assert time.monotonic() < deadline, "waited too long"
-        sweeper.turn()
+        sweeper.step()
         time.sleep(0.02)
 
 
 def test_a_start_that_was_missed_is_caught_up_once(
-    sweeper: Callable[[Sweep], Sweeper], command: Command
+    sweeper: Callable[[Sweep], SweepScheduler], command: Command
 ) -> None:
     first = sweeper(sweep())
     turns(first, command)
@@ -101,32 +103,34 @@ def test_a_start_that_was_missed_is_caught_up_once(
 
 
 def test_a_start_before_the_sweep_was_declared_was_not_missed(
-    ledger: Ledger, client: Connection, command: Command
+    job_store: Ledger, client: RedisClient, command: Command
 ) -> None:
-    turns(Sweeper({NAME: sweep()}, Records(client), ledger, command, RETRY), command)
+    turns(
+        SweepScheduler({NAME: sweep()}, SweepStateStore(client), job_store, command, RETRY), command
+    )
     assert not command.processes
 
 
 def test_a_start_is_not_caught_up_after_its_deadline(
-    sweeper: Callable[[Sweep], Sweeper], command: Command
+    sweeper: Callable[[Sweep], SweepScheduler], command: Command
 ) -> None:
     turns(sweeper(sweep(deadline=-MISSED / 2)), command)
     assert not command.processes
 
 
 def test_while_the_last_run_goes_on_nothing_starts_and_then_it_is_caught_up_once(
-    sweeper: Callable[[Sweep], Sweeper],
+    sweeper: Callable[[Sweep], SweepScheduler],
     command: Command,
-    ledger: Ledger,
-    records: Records,
+    job_store: Ledger,
+    records: SweepStateStore,
     job: Job,
 ) -> None:
-    ledger.open(job)
-    ledger.start(job.id)  # with nothing to do it has finished ...
+    job_store.open(job)
+    job_store.start(job.id)  # with nothing to do it has finished ...
     busy = replace(job, out="/elsewhere", id=type(job.id)("busy"))
-    ledger.open(busy)
+    job_store.open(busy)
     lease = Lease(records._client, keys.lease_of_job(busy.id), SECONDS)
-    lease.take()
+    lease.acquire()
     records.begin(NAME, busy.id, None)  # ... while this one is listed
     one = sweeper(sweep())
     turns(one, command)
@@ -137,9 +141,9 @@ def test_while_the_last_run_goes_on_nothing_starts_and_then_it_is_caught_up_once
 
 
 def test_a_start_that_failed_is_tried_again_later_and_later_and_reported(
-    sweeper: Callable[[Sweep], Sweeper],
+    sweeper: Callable[[Sweep], SweepScheduler],
     command: Command,
-    records: Records,
+    records: SweepStateStore,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     command.codes = [4, -9, 4]
@@ -155,11 +159,11 @@ def test_a_start_that_failed_is_tried_again_later_and_later_and_reported(
     told = [record for record in caplog.records if record.getMessage() == "sweep did not start"]
     assert [record.fields["failures"] for record in told] == [1, 2, 3]
     record = records.read(NAME, datetime.now(UTC))
-    assert (record.failures, record.again) == (3, 0)
+    assert (record.failures, record.retry_at) == (3, 0)
 
 
 def test_another_dispatcher_takes_a_retry_over(
-    sweeper: Callable[[Sweep], Sweeper], command: Command, records: Records
+    sweeper: Callable[[Sweep], SweepScheduler], command: Command, records: SweepStateStore
 ) -> None:
     command.codes = [4]
     first = sweeper(sweep())
@@ -169,36 +173,42 @@ def test_another_dispatcher_takes_a_retry_over(
 
 @pytest.mark.parametrize("code", [2, 3])
 def test_what_waiting_does_not_mend_is_not_tried_again(
-    sweeper: Callable[[Sweep], Sweeper], command: Command, records: Records, code: int
+    sweeper: Callable[[Sweep], SweepScheduler],
+    command: Command,
+    records: SweepStateStore,
+    code: int,
 ) -> None:
     command.codes = [code]
     turns(sweeper(sweep()), command)
     assert len(command.processes) == 1
-    assert records.read(NAME, datetime.now(UTC)).again == 0
+    assert records.read(NAME, datetime.now(UTC)).retry_at == 0
 
 
 def test_nothing_is_tried_again_after_the_deadline(
-    sweeper: Callable[[Sweep], Sweeper], command: Command, records: Records, client: Connection
+    sweeper: Callable[[Sweep], SweepScheduler],
+    command: Command,
+    records: SweepStateStore,
+    client: RedisClient,
 ) -> None:
     start = datetime.now(UTC)
     records.start(NAME, start)
     records.fail(NAME, 1, start)
     turns(sweeper(sweep(deadline=-MISSED / 2)), command)
     assert not command.processes
-    assert records.read(NAME, datetime.now(UTC)).again == 0
+    assert records.read(NAME, datetime.now(UTC)).retry_at == 0
 
 
 def test_a_listing_that_was_left_is_taken_up(
-    sweeper: Callable[[Sweep], Sweeper],
+    sweeper: Callable[[Sweep], SweepScheduler],
     command: Command,
-    ledger: Ledger,
-    records: Records,
+    job_store: Ledger,
+    records: SweepStateStore,
     job: Job,
 ) -> None:
-    ledger.open(job)
+    job_store.open(job)
     records.start(NAME, datetime.now(UTC))
     records.begin(NAME, job.id, None)
     one = sweeper(sweep())
-    one.turn()
+    one.step()
     assert records.read(NAME, datetime.now(UTC)).failures == 1
     until(one, lambda: len(command.processes) == 1)

@@ -13,7 +13,7 @@ from threading import Thread
 
 import pytest
 
-from bgpipe.pipeline.webhook import tell
+from bgpipe.pipeline.webhook import post_webhook
 
 
 @dataclass
@@ -57,7 +57,7 @@ def listen() -> Iterator[Callable[..., Receiver]]:
 
 def test_the_message_is_signed(listen: Callable[..., Receiver]) -> None:
     receiver = listen()
-    assert tell(receiver.url, {"sweep": "größe"}, "hush", "job-1") == ""
+    assert post_webhook(receiver.url, {"sweep": "größe"}, "hush", "job-1") == ""
     (body,), (headers,) = receiver.bodies, receiver.headers
     assert json.loads(body) == {"sweep": "größe"}
     expected = hmac.new(b"hush", body, hashlib.sha256).hexdigest()
@@ -68,13 +68,13 @@ def test_the_message_is_signed(listen: Callable[..., Receiver]) -> None:
 
 def test_without_a_secret_there_is_no_signature(listen: Callable[..., Receiver]) -> None:
     receiver = listen()
-    assert tell(receiver.url, {}, "", "job-1") == ""
+    assert post_webhook(receiver.url, {}, "", "job-1") == ""
     assert "X-Bgpipe-Signature" not in receiver.headers[0]
 
 
 def test_a_busy_receiver_is_told_again_and_the_same(listen: Callable[..., Receiver]) -> None:
     receiver = listen(503)
-    assert tell(receiver.url, {"done": 3}, "hush", "job-1") == ""
+    assert post_webhook(receiver.url, {"done": 3}, "hush", "job-1") == ""
     first, second = receiver.headers
     assert first["X-Bgpipe-Signature"] == second["X-Bgpipe-Signature"]
     assert len(set(receiver.bodies)) == 1
@@ -85,5 +85,5 @@ def test_a_receiver_that_refuses_is_left_alone(
     listen: Callable[..., Receiver], status: int
 ) -> None:
     receiver = listen(*[status] * 9)
-    assert str(status) in tell(receiver.url, {}, "", "job-1")
+    assert str(status) in post_webhook(receiver.url, {}, "", "job-1")
     assert len(receiver.bodies) == 1

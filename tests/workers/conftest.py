@@ -20,12 +20,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.connection import Connection, connect
+from bgpipe.pipeline.connection import RedisClient, connect
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.lockfile import hash_file
 from bgpipe.pipeline.model import ModelConfig, SwinConfig, build
 from bgpipe.pipeline.queue import depth, make_app, publish
-from bgpipe.pipeline.types import Books, Item, Job, JobId, JobState, Preset, Recipe
+from bgpipe.pipeline.types import Item, Job, JobId, JobState, JobSummary, Preset, Recipe
 
 SIZE = (64, 64)
 QUEUE = "bgpipe"
@@ -37,8 +37,8 @@ class Cluster:
     """A Redis, the folder of its jobs' images, and what starts workers for it."""
 
     url: str
-    client: Connection
-    ledger: Ledger
+    client: RedisClient
+    job_store: Ledger
     app: Celery
     model: Path
     folder: Path
@@ -116,21 +116,21 @@ class Cluster:
         recipe = recipe or Recipe(str(self.model), weights or hash_file(self.model), SIZE, Preset())
         job = JobId(f"job-{next(_numbers)}")
         items = [Item(i, name, f"{name}.png", f"id-{i}") for i, name in enumerate(names)]
-        self.ledger.open(Job(job, str(self.source), str(self.out), recipe, time.time()))
-        self.ledger.add(job, items)
-        self.ledger.start(job)
+        self.jobs.open(Job(job, str(self.source), str(self.out), recipe, time.time()))
+        self.jobs.add(job, items)
+        self.jobs.start(job)
         if published:
             publish(self.app, job, items, QUEUE)
         return job
 
-    def finished(self, job: JobId) -> Books:
-        until(lambda: self.ledger.books(job).state == JobState.FINISHED)
-        return self.ledger.books(job)
+    def finished(self, job: JobId) -> JobSummary:
+        until(lambda: self.jobs.summary(job).state == JobState.FINISHED)
+        return self.jobs.summary(job)
 
-    def finished_after_a_kill(self, job: JobId) -> Books:
+    def finished_after_a_kill(self, job: JobId) -> JobSummary:
         """`finished`, once the message that Redis may lose as it hands it out was sent again."""
         until(lambda: not depth(self.client, QUEUE))
-        lost = [self.ledger.item(job, index) for index in self.ledger.missing(job)]
+        lost = [self.jobs.item(job, index) for index in self.jobs.missing(job)]
         publish(self.app, job, lost, QUEUE)
         return self.finished(job)
 

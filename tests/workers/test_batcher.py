@@ -18,8 +18,8 @@ from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
 from bgpipe.pipeline.types import Matte, Matting, Recipe
 from bgpipe.workers.batcher import Batcher
-from bgpipe.workers.leaving import Leaving
-from bgpipe.workers.shelf import Engine, Shelf, Wanted
+from bgpipe.workers.leaving import WorkerShuttingDown
+from bgpipe.workers.shelf import EngineCache, InferenceEngine, ModelSpec
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
@@ -58,11 +58,17 @@ class Arithmetic:
 
 @contextmanager
 def batcher(
-    make: Callable[[Wanted], Engine], *, batch: int = 4, wait: float = 0.2, step: float = 60
+    make: Callable[[ModelSpec], InferenceEngine],
+    *,
+    batch: int = 4,
+    wait: float = 0.2,
+    step: float = 60,
 ) -> Iterator[tuple[Batcher, threading.Event]]:
     lost = threading.Event()
     limits = load_settings().limits.model_copy(update={"step": step})
-    with Batcher(Shelf(make, room=2), limits, batch=batch, wait=wait, on_lost=lost.set) as served:
+    with Batcher(
+        EngineCache(make, room=2), limits, batch=batch, wait=wait, on_lost=lost.set
+    ) as served:
         yield served, lost
 
 
@@ -107,7 +113,7 @@ def test_models_do_not_share_a_batch_and_jobs_that_take_turns_load_theirs_once()
     engine = Arithmetic()
     engine.open.set()
 
-    def make(wanted: Recipe) -> Engine:
+    def make(wanted: Recipe) -> InferenceEngine:
         made.append(wanted.model)
         return engine
 
@@ -125,7 +131,7 @@ def test_edges_have_an_engine_of_their_own_and_tiles_of_one_size_share_batches()
     solver.open.set()
     matting = Matting("edges", "e" * 64, (SIDE, SIDE), band=0.1)
 
-    def make(wanted: Wanted) -> Engine:
+    def make(wanted: ModelSpec) -> InferenceEngine:
         made.append(wanted.model)
         return solver if isinstance(wanted, Matting) else finder
 
@@ -133,7 +139,7 @@ def test_edges_have_an_engine_of_their_own_and_tiles_of_one_size_share_batches()
     with batcher(make, batch=2, wait=0.01) as (served, _):
         for value in (1, 2):
             served.infer(recipe(), image(value))
-            answers = served.solve(matting, [image(3), tall, image(4), image(5)])
+            answers = served.infer_edges(matting, [image(3), tall, image(4), image(5)])
             assert [value_of(answer) for answer in answers] == [3, 9, 4, 5]
         assert served.model == "a" * 64
     assert made == ["aaaa", "edges"]
@@ -146,7 +152,7 @@ def test_a_model_that_does_not_load_fails_its_images_and_is_tried_again() -> Non
     engine.open.set()
     away = [TransientError(Code.INTERNAL, "not here yet")]
 
-    def make(_: Recipe) -> Engine:
+    def make(_: Recipe) -> InferenceEngine:
         if away:
             raise away.pop()
         return engine
@@ -167,9 +173,9 @@ def test_when_the_device_is_lost_only_the_images_of_its_last_step_are_suspects()
         answers = [lanes.submit(served.infer, recipe(), image(FATAL)) for _ in range(6)]
         engine.open.set()
         kinds = Counter(type(answer.exception(30)) for answer in answers)
-        assert kinds == {DeviceLost: 2, Leaving: 4}
+        assert kinds == {DeviceLost: 2, WorkerShuttingDown: 4}
         assert lost.wait(30)
-        with pytest.raises(Leaving, match="the device is gone"):
+        with pytest.raises(WorkerShuttingDown, match="the device is gone"):
             served.infer(recipe(), image(1))
     assert len(engine.batches) == 1
 
@@ -183,7 +189,7 @@ def test_closing_answers_every_lane() -> None:
             assert value_of(answers[0].result(30)) == 0
         errors = [answer.exception(30) for answer in answers]
     assert sum(error is None for error in errors) == len(engine.batches)
-    assert all(isinstance(error, Leaving) for error in errors if error)
+    assert all(isinstance(error, WorkerShuttingDown) for error in errors if error)
     assert not lost.is_set()
 
 
@@ -195,7 +201,7 @@ def test_a_step_that_does_not_end_loses_the_device_and_tells_where_it_is() -> No
     ):
         answers = [lanes.submit(served.infer, recipe(), image(v)) for v in range(3)]
         errors = [answer.exception(30) for answer in answers]
-        assert Counter(map(type, errors)) == {DeviceLost: 1, Leaving: 2}
+        assert Counter(map(type, errors)) == {DeviceLost: 1, WorkerShuttingDown: 2}
         (stuck,) = (error for error in errors if isinstance(error, DeviceLost))
         assert stuck.code == Code.TIMEOUT
         assert "step did not end within 0.2 s" in stuck.detail

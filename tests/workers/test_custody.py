@@ -10,8 +10,8 @@ import pytest
 
 from bgpipe.pipeline import keys
 from bgpipe.pipeline.types import JobId, Outcome
-from bgpipe.workers.custody import Custody, Elsewhere
-from bgpipe.workers.gate import Gate
+from bgpipe.workers.custody import ClaimedElsewhere, ClaimManager
+from bgpipe.workers.gate import IsolationLock
 
 from .conftest import Cluster, until
 
@@ -24,16 +24,16 @@ def job(cluster: Cluster) -> JobId:
     return cluster.submit(["a.jpg", "b.jpg", "c.jpg"], weights="0" * 64, published=False)
 
 
-def custody(cluster: Cluster, worker: str = OURS, living: tuple[str, ...] = ()) -> Custody:
-    return Custody(cluster.ledger, worker, living.__contains__)
+def custody(cluster: Cluster, worker: str = OURS, living: tuple[str, ...] = ()) -> ClaimManager:
+    return ClaimManager(cluster.jobs, worker, living.__contains__)
 
 
 def test_images_nobody_has_are_in_hand_side_by_side(cluster: Cluster, job: JobId) -> None:
     ours = custody(cluster)
-    with ours.take(job, 0) as first, ours.take(job, 1) as second:
+    with ours.claim(job, 0) as first, ours.claim(job, 1) as second:
         assert first
         assert second
-        assert (first.claim.attempt, first.alone, first.killer) == (1, False, False)
+        assert (first.claim.attempt, first.alone, first.crashed_alone) == (1, False, False)
         assert len(ours.ages()) == 2
     assert not ours.ages()
 
@@ -42,10 +42,10 @@ def test_an_image_in_a_living_hand_is_left_there_and_not_charged(
     cluster: Cluster, job: JobId
 ) -> None:
     ours, theirs = custody(cluster, living=("gpu0@there/1",)), custody(cluster, "gpu0@there/1")
-    with theirs.take(job, 0):
-        with pytest.raises(Elsewhere, match="gpu0@there/1"), ours.take(job, 0):
+    with theirs.claim(job, 0):
+        with pytest.raises(ClaimedElsewhere, match="gpu0@there/1"), ours.claim(job, 0):
             pass
-        with pytest.raises(Elsewhere, match="of this worker"), theirs.take(job, 0):
+        with pytest.raises(ClaimedElsewhere, match="of this worker"), theirs.claim(job, 0):
             pass
     assert not cluster.client.exists(keys.of_job(job).repeats)
 
@@ -54,9 +54,9 @@ def test_a_claim_whose_end_the_ledger_was_not_there_for_is_simply_taken_up(
     cluster: Cluster, job: JobId
 ) -> None:
     ours = custody(cluster)
-    with ours.take(job, 0):
+    with ours.claim(job, 0):
         pass  # neither settled nor released
-    with ours.take(job, 0) as hold:
+    with ours.claim(job, 0) as hold:
         assert hold
         assert not hold.alone
 
@@ -64,51 +64,51 @@ def test_a_claim_whose_end_the_ledger_was_not_there_for_is_simply_taken_up(
 def test_an_image_whose_worker_died_is_alone_and_a_killer_if_it_was_so_before(
     cluster: Cluster, job: JobId
 ) -> None:
-    cluster.ledger.claim(job, 0, DEAD)
-    with custody(cluster, "cpu0@here/second").take(job, 0) as hold:
+    cluster.jobs.claim(job, 0, DEAD)
+    with custody(cluster, "cpu0@here/second").claim(job, 0) as hold:
         assert hold
-        assert (hold.claim.attempt, hold.alone, hold.killer) == (2, True, False)
-    with custody(cluster, "cpu0@here/third").take(job, 0) as hold:
+        assert (hold.claim.attempt, hold.alone, hold.crashed_alone) == (2, True, False)
+    with custody(cluster, "cpu0@here/third").claim(job, 0) as hold:
         assert hold
-        assert (hold.claim.attempt, hold.alone, hold.killer) == (3, True, True)
+        assert (hold.claim.attempt, hold.alone, hold.crashed_alone) == (3, True, True)
 
 
 def test_a_suspect_waits_until_the_others_are_done_and_is_not_charged_for_waiting(
     cluster: Cluster, job: JobId
 ) -> None:
     ours, entered = custody(cluster), threading.Event()
-    cluster.ledger.claim(job, 0, DEAD)
+    cluster.jobs.claim(job, 0, DEAD)
 
     def suspect() -> bool:
-        with ours.take(job, 0) as hold:
+        with ours.claim(job, 0) as hold:
             entered.set()
             return hold is not None and hold.alone
 
     with ThreadPoolExecutor(1) as lane:
-        with ours.take(job, 1):
+        with ours.claim(job, 1):
             alone = lane.submit(suspect)
             until(lambda: len(ours.ages()) == 2)
             assert not entered.wait(0.3)
             # Were this worker to die now, the suspect would be where it was.
             assert not cluster.client.exists(keys.of_job(job).repeats)
-            assert cluster.ledger.claims(job)[0] == DEAD
+            assert cluster.jobs.claims(job)[0] == DEAD
         assert alone.result(30)
 
 
 def test_what_was_settled_while_it_waited_is_nobodys(cluster: Cluster, job: JobId) -> None:
     ours = custody(cluster)
-    cluster.ledger.claim(job, 0, DEAD)
-    cluster.ledger.settle(job, Outcome.done(0))
-    with ours.take(job, 0) as hold:
+    cluster.jobs.claim(job, 0, DEAD)
+    cluster.jobs.settle(job, Outcome.done(0))
+    with ours.claim(job, 0) as hold:
         assert hold is None
 
 
 def test_the_gate_lets_nobody_in_beside_a_suspect_nor_past_one_that_waits() -> None:
-    gate, seen = Gate(), list[tuple[str, int]]()
+    gate, seen = IsolationLock(), list[tuple[str, int]]()
     inside, lock = [0], threading.Lock()
 
     def enter(kind: str) -> None:
-        with gate.alone() if kind == "alone" else gate.beside():
+        with gate.exclusive() if kind == "alone" else gate.shared():
             with lock:
                 inside[0] += 1
                 seen.append((kind, inside[0]))

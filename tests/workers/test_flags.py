@@ -6,7 +6,7 @@ import io
 
 from PIL import Image
 
-from bgpipe.pipeline.types import Flag
+from bgpipe.pipeline.types import ReviewFlag
 
 from .conftest import Cluster
 
@@ -23,12 +23,12 @@ def test_a_flagged_cutout_is_made_counted_and_copied(cluster: Cluster) -> None:
     review = cluster.folder / "review"
     with cluster.supervisor("--device", "cpu", BGPIPE_REVIEW__OUT=str(review)):
         job = cluster.submit(names)
-        books = cluster.finished(job)
-    flags = cluster.ledger.flags(job)
-    assert Flag.MORE_FRAMES in flags[1]
-    assert Flag.MORE_FRAMES not in flags.get(0, ())
-    assert (books.done, books.flagged) == (2, len(flags))
-    assert books.flags["more-frames"] == 1
+        summary = cluster.finished(job)
+    flags = cluster.jobs.flags(job)
+    assert ReviewFlag.MORE_FRAMES in flags[1]
+    assert ReviewFlag.MORE_FRAMES not in flags.get(0, ())
+    assert (summary.done, summary.flagged) == (2, len(flags))
+    assert summary.flags["more-frames"] == 1
     copies = {path.name: path.read_bytes() for path in (review / job).iterdir()}
     assert copies == {
         f"{names[index]}.png": (cluster.out / f"{names[index]}.png").read_bytes() for index in flags

@@ -34,9 +34,9 @@ def open_job(cluster: Cluster, item: Item, source: Path, out: Path) -> JobId:
     """A job as only the ledger's own writer would never write it, its message published."""
     recipe = Recipe(str(cluster.model), hash_file(cluster.model), SIZE, Preset())
     job = JobId(f"forged-{time.monotonic_ns()}")
-    cluster.ledger.open(Job(job, str(source), str(out), recipe, time.time(), include=(job,)))
-    cluster.ledger.add(job, [item])
-    cluster.ledger.start(job)
+    cluster.jobs.open(Job(job, str(source), str(out), recipe, time.time(), include=(job,)))
+    cluster.jobs.add(job, [item])
+    cluster.jobs.start(job)
     publish(cluster.app, job, [item], QUEUE)
     return job
 
@@ -94,5 +94,5 @@ def test_forged_books_lead_nowhere(cluster: Cluster, tmp_path: Path) -> None:
         assert cluster.finished(honest).done == 1
         for job, (*_, code) in zip(jobs, forged, strict=True):
             assert cluster.finished(job).failed == 1
-            assert [failure.code for failure in cluster.ledger.failures(job)] == [code]
+            assert [failure.code for failure in cluster.jobs.failures(job)] == [code]
     assert [path.name for path in tmp_path.rglob("*.png")] == ["a.png"]

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from bgpipe.pipeline import registry
-from bgpipe.pipeline.engine import Engine
+from bgpipe.pipeline.engine import BiRefNetEngine
 from bgpipe.pipeline.matting import cut_out, solve_edges
-from bgpipe.pipeline.matting.resize import resized
-from bgpipe.pipeline.matting.trimap import SUBJECT, UNKNOWN, trimap_of
-from bgpipe.pipeline.model.resize import model_input
-from bgpipe.pipeline.types import Matte, Matting, Picture, Preset, Recipe
-from bgpipe.pipeline.vitmatte.engine import EdgeEngine
+from bgpipe.pipeline.matting.resize import resize
+from bgpipe.pipeline.matting.trimap import SUBJECT, UNKNOWN, make_trimap
+from bgpipe.pipeline.model.resize import preprocess
+from bgpipe.pipeline.types import DecodedImage, Matte, Matting, Preset, Recipe
+from bgpipe.pipeline.vitmatte.engine import VitMatteEngine
 
 from ..loopback_hub import LoopbackHub, serving
 from ..tiny_vitmatte import saved, tiny_vitmatte
@@ -69,8 +69,8 @@ def test_edges_are_solved_with_weights_of_the_hub_the_same_alone_and_in_company(
         made = []
         for names in ([SMALL], [OTHER, LARGE], [SMALL, LARGE, OTHER]):
             job = cluster.submit(names, recipe=recipe)
-            books = cluster.finished(job)
-            assert books.done == len(names), cluster.ledger.failures(job)
+            summary = cluster.finished(job)
+            assert summary.done == len(names), cluster.jobs.failures(job)
             made.append({name: (cluster.out / f"{name}.png").read_bytes() for name in names})
     assert made[0][SMALL] == made[2][SMALL]
     assert made[1][LARGE] == made[2][LARGE]
@@ -78,16 +78,16 @@ def test_edges_are_solved_with_weights_of_the_hub_the_same_alone_and_in_company(
 
     solver = registry.resolve("vitmatte", cache=cache)
     finder, edges = (
-        Engine(nano, "cpu", batch=1, threads=1),
-        EdgeEngine(solver, "cpu", batch=1, threads=1),
+        BiRefNetEngine(nano, "cpu", batch=1, threads=1),
+        VitMatteEngine(solver, "cpu", batch=1, threads=1),
     )
     for name, rgb in pictures.items():
-        matte = finder.infer([model_input(rgb, nano.size)])[0].alpha
+        matte = finder.infer([preprocess(rgb, nano.size)])[0].alpha
         solved = solve_edges(rgb, matte, matting, edges.infer)
-        expected = cut_out(Picture(rgb), Matte(solved), recipe.preset).rgba
+        expected = cut_out(DecodedImage(rgb), Matte(solved), recipe.preset).rgba
         found = np.asarray(Image.open(cluster.out / f"{name}.png"))
         np.testing.assert_allclose(found[..., 3].astype(int), expected[..., 3], atol=1)
-        trimap = trimap_of(resized(matte, *rgb.shape[:2]), matting.band)
+        trimap = make_trimap(resize(matte, *rgb.shape[:2]), matting.band)
         known, alpha = trimap != UNKNOWN, found[..., 3]
         assert np.array_equal(alpha[known], np.where(trimap[known] == SUBJECT, 255, 0))
         assert 0.01 < np.mean(~known) < 0.9

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bgpipe.workers.memory import Memory, bytes_of, half_of_the_machine
+from bgpipe.workers.memory import MemoryBudget, bytes_of, half_of_the_machine
 
 LANES = 16
 
@@ -29,7 +29,7 @@ class Meter:
 
 
 def test_claims_never_exceed_the_budget_and_are_held_side_by_side() -> None:
-    memory, meter = Memory(100), Meter()
+    memory, meter = MemoryBudget(100), Meter()
 
     def work(amount: int) -> None:
         with memory.claim(amount):
@@ -43,7 +43,7 @@ def test_claims_never_exceed_the_budget_and_are_held_side_by_side() -> None:
 
 
 def test_a_claim_beyond_the_budget_is_held_alone() -> None:
-    memory, inside = Memory(100), threading.Event()
+    memory, inside = MemoryBudget(100), threading.Event()
     with ThreadPoolExecutor(1) as pool:
         with memory.claim(1000):
             late = pool.submit(_enter, memory, 1, inside)
@@ -52,7 +52,7 @@ def test_a_claim_beyond_the_budget_is_held_alone() -> None:
 
 
 def test_a_large_claim_that_waits_is_not_overtaken_by_small_ones() -> None:
-    memory = Memory(100)
+    memory = MemoryBudget(100)
     large, small = threading.Event(), threading.Event()
     with ThreadPoolExecutor(2) as pool:
         with memory.claim(50):
@@ -66,7 +66,7 @@ def test_a_large_claim_that_waits_is_not_overtaken_by_small_ones() -> None:
 
 
 def test_an_image_that_fails_gives_its_memory_back() -> None:
-    memory = Memory(100)
+    memory = MemoryBudget(100)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), memory.claim(100):
             _ = 1 / 0
@@ -141,6 +141,6 @@ def test_16_lanes_stay_within_a_budget_for_three_images(megapixels: int) -> None
     assert budget // 8 < int(done.stdout) < budget
 
 
-def _enter(memory: Memory, amount: int, inside: threading.Event) -> None:
+def _enter(memory: MemoryBudget, amount: int, inside: threading.Event) -> None:
     with memory.claim(amount):
         inside.set()

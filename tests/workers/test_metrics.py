@@ -8,7 +8,7 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from bgpipe.workers.supervisor import next_address, workers
+from bgpipe.workers.supervisor import make_workers, next_address
 
 from ..conftest import free_port
 from .conftest import Cluster, until
@@ -61,4 +61,4 @@ def test_a_worker_tells_prometheus_and_its_log_how_each_image_ended(cluster: Clu
 
 def test_each_device_of_a_machine_has_a_port_of_its_own() -> None:
     assert next_address("127.0.0.1:9641", 2) == "127.0.0.1:9643"
-    assert workers([], shared_host=False, metrics="127.0.0.1:9641") == []
+    assert make_workers([], shared_host=False, metrics="127.0.0.1:9641") == []

@@ -10,7 +10,7 @@ import pytest
 from bgpipe.config.presets import Preset
 from bgpipe.pipeline.errors import Code, TransientError
 from bgpipe.pipeline.types import Matte, Recipe
-from bgpipe.workers.shelf import Shelf, Wanted, model_of
+from bgpipe.workers.shelf import EngineCache, ModelSpec, model_of
 
 
 def recipe(name: str, side: int = 32) -> Recipe:
@@ -32,7 +32,7 @@ class Device:
     made: list[str] = field(default_factory=list)
     full: bool = False
 
-    def make(self, wanted: Wanted) -> Weights:
+    def make(self, wanted: ModelSpec) -> Weights:
         self.made.append(wanted.model)
         if self.full:
             self.full = False
@@ -40,13 +40,13 @@ class Device:
         return Weights(10)
 
 
-def names(shelf: Shelf) -> list[str]:
+def names(shelf: EngineCache) -> list[str]:
     return [weights[0] for _, weights, _ in shelf.models]
 
 
 def test_what_was_used_last_stays() -> None:
     device = Device()
-    shelf = Shelf(device.make, room=25)
+    shelf = EngineCache(device.make, room=25)
     for name in "aba":
         shelf.find(model_of(recipe(name))) or shelf.load(recipe(name))
     assert device.made == ["a", "b"]
@@ -55,13 +55,13 @@ def test_what_was_used_last_stays() -> None:
 
 
 def test_one_size_of_input_is_one_engine() -> None:
-    shelf = Shelf(Device().make, room=25)
+    shelf = EngineCache(Device().make, room=25)
     shelf.load(recipe("a", 32))
     assert shelf.find(model_of(recipe("a", 64))) is None
 
 
 def test_what_is_too_large_for_the_room_is_kept_alone() -> None:
-    shelf = Shelf(Device().make, room=5)
+    shelf = EngineCache(Device().make, room=5)
     for name in "ab":
         shelf.load(recipe(name))
     assert names(shelf) == ["b"]
@@ -69,7 +69,7 @@ def test_what_is_too_large_for_the_room_is_kept_alone() -> None:
 
 def test_on_a_full_device_the_others_are_given_up() -> None:
     device = Device()
-    shelf = Shelf(device.make, room=100)
+    shelf = EngineCache(device.make, room=100)
     shelf.load(recipe("a"))
     device.full = True
     shelf.load(recipe("b"))
@@ -79,7 +79,7 @@ def test_on_a_full_device_the_others_are_given_up() -> None:
 
 def test_what_does_not_fit_alone_either_is_an_error() -> None:
     device = Device(full=True)
-    shelf = Shelf(device.make, room=100)
+    shelf = EngineCache(device.make, room=100)
     with pytest.raises(TransientError, match="out of memory"):
         shelf.load(recipe("a"))
     assert names(shelf) == []

@@ -17,12 +17,12 @@ from bgpipe.config.settings import load_settings
 from bgpipe.pipeline import imprint, png
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images import Limits
-from bgpipe.pipeline.storage import Stores
+from bgpipe.pipeline.storage import StoreFactory
 from bgpipe.pipeline.types import Matte, Matting, Output, Preset, Recipe
-from bgpipe.workers.grounds import Grounds
-from bgpipe.workers.memory import Memory
-from bgpipe.workers.stopwatch import Stopwatch
-from bgpipe.workers.studio import Codec, Studio
+from bgpipe.workers.grounds import BackgroundLoader
+from bgpipe.workers.memory import MemoryBudget
+from bgpipe.workers.stopwatch import StageTimer
+from bgpipe.workers.studio import ImageCodec, ImageProcessor
 
 SIZE = (64, 64)
 SETTINGS = load_settings()
@@ -55,18 +55,18 @@ def make(
     **values,
 ) -> bytes:
     limits = Limits(**SETTINGS.images.model_dump())
-    studio = Studio(
+    studio = ImageProcessor(
         (device or Device()).infer,
         (device or Device()).solve,
         limits,
         SETTINGS.review,
-        Codec(),
-        Grounds(Stores(SETTINGS.s3).open, limits),
-        Memory(2**30),
+        ImageCodec(),
+        BackgroundLoader(StoreFactory(SETTINGS.s3).open, limits),
+        MemoryBudget(2**30),
     )
     recipe = Recipe("m", "0" * 64, SIZE, preset, Output(**values), matting)
     text = {"bgpipe:recipe": recipe.text, "bgpipe:source": "1-2"}
-    return studio.make(data, recipe, text, Stopwatch(SETTINGS.limits.model_dump())).file
+    return studio.process(data, recipe, text, StageTimer(SETTINGS.limits.model_dump())).file
 
 
 def pixels(data: bytes) -> np.ndarray:

@@ -16,9 +16,9 @@ import pytest
 
 from bgpipe.config.settings import WorkerSettings, load_settings
 from bgpipe.pipeline import keys
-from bgpipe.workers.devices import Device
-from bgpipe.workers.leaving import RESTART
-from bgpipe.workers.supervisor import SIGNALS, Supervisor, workers
+from bgpipe.workers.devices import WorkerDevice
+from bgpipe.workers.leaving import EXIT_RESTART
+from bgpipe.workers.supervisor import SIGNALS, Supervisor, make_workers
 
 from .conftest import QUEUE, Cluster, until
 
@@ -46,12 +46,12 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(cluster: Cluster) -> No
     with cluster.supervisor(*CPU, **quick) as supervisor:
         (first,) = children(supervisor.pid)
         job = cluster.submit(names)
-        until(lambda: cluster.ledger.books(job).done >= 2)
+        until(lambda: cluster.jobs.summary(job).done >= 2)
         os.kill(first, signal.SIGKILL)
-        books = cluster.finished_after_a_kill(job)
+        summary = cluster.finished_after_a_kill(job)
         (second,) = children(supervisor.pid)
     assert second != first
-    assert (books.done, books.failed) == (100, 0)
+    assert (summary.done, summary.failed) == (100, 0)
     assert len(list(cluster.out.iterdir())) == 100
 
 
@@ -63,7 +63,7 @@ def test_a_drain_finishes_what_is_in_flight_and_gives_the_rest_back(
     with cluster.supervisor(*CPU, "--lanes", "2", "--stop-with-stdin") as supervisor:
         (child,) = children(supervisor.pid)
         job = cluster.submit(names)
-        until(lambda: cluster.ledger.books(job).done >= 1)
+        until(lambda: cluster.jobs.summary(job).done >= 1)
         assert supervisor.stdin
         if end == "signal":
             supervisor.terminate()
@@ -71,11 +71,11 @@ def test_a_drain_finishes_what_is_in_flight_and_gives_the_rest_back(
             supervisor.stdin.close()
         assert supervisor.wait(60) == 0
     assert not alive(child)
-    books = cluster.ledger.books(job)
-    assert 1 <= books.done < 200
-    assert (books.running, books.failed) == (0, 0)
+    summary = cluster.jobs.summary(job)
+    assert 1 <= summary.done < 200
+    assert (summary.running, summary.failed) == (0, 0)
     assert not cluster.client.exists(keys.UNACKED)
-    assert cluster.client.llen(QUEUE) == 200 - books.done
+    assert cluster.client.llen(QUEUE) == 200 - summary.done
 
 
 def test_workers_do_not_outlive_a_supervisor_that_was_killed(cluster: Cluster) -> None:
@@ -88,13 +88,13 @@ def test_workers_do_not_outlive_a_supervisor_that_was_killed(cluster: Cluster) -
 def test_a_stuck_image_is_given_back_when_the_worker_drains(cluster: Cluster) -> None:
     with cluster.process([TROUBLED], {"BGPIPE_WORKER__DRAIN_TIMEOUT": "1"}) as worker:
         job = cluster.submit([cluster.file("stuck.jpg", b"stuck"), cluster.file("fine.jpg", b"")])
-        until(lambda: cluster.ledger.books(job).done == 1)
+        until(lambda: cluster.jobs.summary(job).done == 1)
         worker.terminate()
         assert worker.wait(30) == 0
     assert cluster.client.llen(QUEUE) == 1
     assert not cluster.client.exists(keys.UNACKED)
-    assert not cluster.ledger.claims(job)
-    assert cluster.ledger.claim(job, 0, "another").attempt == 1
+    assert not cluster.jobs.claims(job)
+    assert cluster.jobs.claim(job, 0, "another").attempt == 1
     assert "image given back" in cluster.log()
     assert not any(noise in cluster.log() for noise in ("Traceback", "SecurityWarning"))
 
@@ -102,8 +102,8 @@ def test_a_stuck_image_is_given_back_when_the_worker_drains(cluster: Cluster) ->
 def test_a_worker_whose_device_is_lost_leaves(cluster: Cluster) -> None:
     with cluster.process([TROUBLED], {}) as worker:
         job = cluster.submit([cluster.file("lost.jpg", b"lost")])
-        assert worker.wait(60) == RESTART
-    assert cluster.ledger.books(job).failed == 0
+        assert worker.wait(60) == EXIT_RESTART
+    assert cluster.jobs.summary(job).failed == 0
     assert "E_DEVICE" in cluster.log()
 
 
@@ -210,10 +210,15 @@ def test_a_second_signal_does_not_wait_for_the_drain(
 
 
 def test_names_tell_the_device_and_are_unique_where_supervisors_share_a_host() -> None:
-    devices = [Device("cuda:0", "GPU-a"), Device("cuda:3", "GPU-b"), Device("cpu"), Device("cpu")]
-    plain = [worker.name.split("@")[0] for worker in workers(devices, shared_host=False)]
+    devices = [
+        WorkerDevice("cuda:0", "GPU-a"),
+        WorkerDevice("cuda:3", "GPU-b"),
+        WorkerDevice("cpu"),
+        WorkerDevice("cpu"),
+    ]
+    plain = [worker.name.split("@")[0] for worker in make_workers(devices, shared_host=False)]
     assert plain == ["gpu0", "gpu3", "cpu0", "cpu0-2"]
-    ours, theirs = ([w.name for w in workers(devices, shared_host=True)] for _ in range(2))
+    ours, theirs = ([w.name for w in make_workers(devices, shared_host=True)] for _ in range(2))
     assert not set(ours) & set(theirs)
 
 
@@ -250,19 +255,19 @@ def test_a_signalled_worker_finishes_what_is_in_flight(
 ) -> None:
     with cluster.process([TROUBLED], {"TEST_DECODE_SECONDS": "0.5"}) as worker:
         job = cluster.submit([cluster.file(f"{i}.jpg", b"") for i in range(100)])
-        until(lambda: cluster.ledger.claims(job))
+        until(lambda: cluster.jobs.claims(job))
         worker.send_signal(number)
         assert worker.wait(30) == 0
-    books = cluster.ledger.books(job)
-    assert books.running == 0
+    summary = cluster.jobs.summary(job)
+    assert summary.running == 0
     assert not cluster.client.exists(keys.UNACKED)
-    assert cluster.client.llen(QUEUE) == 100 - books.done
+    assert cluster.client.llen(QUEUE) == 100 - summary.done
 
 
 def test_a_worker_signalled_twice_leaves_at_once(cluster: Cluster) -> None:
     with cluster.process([TROUBLED], {"BGPIPE_LIMITS__DECODE": "600"}) as worker:
         job = cluster.submit([cluster.file("stuck.jpg", b"stuck")])
-        until(lambda: cluster.ledger.claims(job))
+        until(lambda: cluster.jobs.claims(job))
         worker.send_signal(signal.SIGTERM)
         until(lambda: "draining" in cluster.log())
         assert worker.poll() is None

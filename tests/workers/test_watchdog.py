@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bgpipe.pipeline.errors import Code, TransientError
-from bgpipe.workers.leaving import Leaving
-from bgpipe.workers.stopwatch import Stopwatch
+from bgpipe.workers.leaving import WorkerShuttingDown
+from bgpipe.workers.stopwatch import StageTimer
 from bgpipe.workers.watchdog import Watchdog
 
 LIMITS = {"read": 60.0, "decode": 0.1}
@@ -20,7 +20,7 @@ class Image:
     """Its stages: read, which ends, and decode, which waits to be let go."""
 
     def __init__(self) -> None:
-        self.watch = Stopwatch(LIMITS)
+        self.watch = StageTimer(LIMITS)
         self.decoding = threading.Event()
         self.go_on = threading.Event()
         self.ended = threading.Event()
@@ -56,7 +56,7 @@ def test_an_error_is_raised_in_the_lane() -> None:
         raise ArithmeticError("poison")
 
     with pytest.raises(ArithmeticError, match="poison"):
-        Watchdog(1, crowded).run("a.jpg", Stopwatch(LIMITS), fail)
+        Watchdog(1, crowded).run("a.jpg", StageTimer(LIMITS), fail)
 
 
 def test_a_stuck_stage_frees_the_lane_and_the_late_thread_begins_nothing_more(
@@ -96,12 +96,12 @@ def test_the_worker_leaves_once_too_many_are_stuck_at_the_same_time() -> None:
 
 def test_lanes_do_not_wait_once_the_worker_gives_up() -> None:
     image, watchdog = Image(), Watchdog(1, crowded)
-    image.watch = Stopwatch({"read": 60.0, "decode": 60.0})
+    image.watch = StageTimer({"read": 60.0, "decode": 60.0})
     with ThreadPoolExecutor(1) as lane:
         end = lane.submit(watchdog.run, "a.jpg", image.watch, image.make)
         assert image.decoding.wait(30)
         watchdog.give_up()
-        assert isinstance(end.exception(30), Leaving)
+        assert isinstance(end.exception(30), WorkerShuttingDown)
     image.go_on.set()
     assert image.ended.wait(30)
     assert not image.written

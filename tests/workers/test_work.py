@@ -18,7 +18,7 @@ CPU = ("--device", "cpu")
 
 
 def failures(cluster: Cluster, job: Any) -> dict[str, tuple[str, int]]:
-    return {f.source: (f.code, f.attempts) for f in cluster.ledger.failures(job)}
+    return {f.source: (f.code, f.attempts) for f in cluster.jobs.failures(job)}
 
 
 def test_good_images_become_cutouts_and_bad_ones_dead_letters(cluster: Cluster) -> None:
@@ -26,8 +26,8 @@ def test_good_images_become_cutouts_and_bad_ones_dead_letters(cluster: Cluster) 
     bad = [cluster.file("empty.jpg", b""), cluster.file("text.jpg", b"no image"), "missing.jpg"]
     with cluster.supervisor(*CPU):
         job = cluster.submit([*good, *bad])
-        books = cluster.finished(job)
-    assert (books.done, books.failed) == (5, 3)
+        summary = cluster.finished(job)
+    assert (summary.done, summary.failed) == (5, 3)
     assert failures(cluster, job) == {
         "empty.jpg": ("E_EMPTY", 1),
         "text.jpg": ("E_NOT_IMAGE", 1),
@@ -39,7 +39,7 @@ def test_good_images_become_cutouts_and_bad_ones_dead_letters(cluster: Cluster) 
             assert (cutout.mode, cutout.size) == ("RGBA", (320, 240))
             assert cutout.info["bgpipe:source"] == f"id-{index}"
             recipe = json.loads(cutout.info["bgpipe:recipe"])
-            assert recipe["hash"] == cluster.ledger.job(job).recipe.hash
+            assert recipe["hash"] == cluster.jobs.job(job).recipe.hash
     log = cluster.log()
     assert log.count("image done") == 5
     assert log.count("image failed") == 3
@@ -61,7 +61,7 @@ def test_other_weights_than_the_jobs_are_refused_after_all_attempts(cluster: Clu
     with cluster.supervisor(*CPU):
         job = cluster.submit([name], weights="0" * 64)
         assert cluster.finished(job).failed == 1
-    (failure,) = cluster.ledger.failures(job)
+    (failure,) = cluster.jobs.failures(job)
     assert (failure.code, failure.attempts) == ("E_INTERNAL", 3)
     assert "differs: the job wants 0000" in failure.detail
     assert not list(cluster.out.iterdir())
@@ -122,7 +122,7 @@ def test_books_that_cannot_be_read_cost_their_own_messages_only(cluster: Cluster
     with cluster.supervisor(*CPU):
         cluster.app.send_task(TASK, (broken, 0, "a.jpg"), queue="bgpipe")
         until(lambda: "a key of the ledger is of a wrong type" in cluster.log())
-        cluster.ledger.cancel(broken)
+        cluster.jobs.cancel(broken)
         assert cluster.finished(cluster.submit(names)).done == 1
         until(lambda: not cluster.client.exists(keys.UNACKED, "bgpipe"))
     assert "worker ended" not in cluster.log()
@@ -142,10 +142,10 @@ def test_a_message_about_another_image_than_the_ledgers_does_nothing(cluster: Cl
 def test_an_image_that_every_worker_died_of_is_given_up(cluster: Cluster) -> None:
     job = cluster.submit([cluster.photo("deadly.jpg"), cluster.photo("fine.jpg")])
     for _ in range(3):
-        assert cluster.ledger.claim(job, 0, "a worker that dies")
+        assert cluster.jobs.claim(job, 0, "a worker that dies")
     with cluster.supervisor(*CPU):
-        books = cluster.finished(job)
-    assert (books.done, books.failed) == (1, 1)
+        summary = cluster.finished(job)
+    assert (summary.done, summary.failed) == (1, 1)
     assert failures(cluster, job) == {"deadly.jpg": ("E_WORKER_LOST", 4)}
 
 
@@ -158,7 +158,7 @@ def test_a_settled_image_and_a_cancelled_job_are_left_alone(cluster: Cluster) ->
         cluster.app.send_task(TASK, (job, 0, name), queue="bgpipe")
         until(lambda: not cluster.client.exists(keys.UNACKED, "bgpipe"))
     assert not list(cluster.out.iterdir())
-    assert cluster.ledger.books(job).state == JobState.FINISHED
+    assert cluster.jobs.summary(job).state == JobState.FINISHED
 
 
 def test_celery_sees_one_slot_with_lanes_around_it(cluster: Cluster) -> None:

@@ -21,11 +21,11 @@ import numpy as np
 
 from bgpipe.pipeline.errors import Code, DeviceLost
 from bgpipe.pipeline.images import Limits
-from bgpipe.pipeline.types import Cutout, Matte, Output, Picture
-from bgpipe.workers.entry import exit_code_of, worker_settings
-from bgpipe.workers.leaving import end
-from bgpipe.workers.process import Parts, node, work
-from bgpipe.workers.studio import Codec
+from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output
+from bgpipe.workers.entry import run_entry_point, worker_settings
+from bgpipe.workers.leaving import exit_now
+from bgpipe.workers.process import WorkerDependencies, work, worker_config
+from bgpipe.workers.studio import ImageCodec
 from bgpipe.workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -55,15 +55,15 @@ def measure(data: bytes, limits: Limits) -> int:
     return 64
 
 
-def decode(data: bytes, limits: Limits, deep: bool) -> Picture:
+def decode(data: bytes, limits: Limits, deep: bool) -> DecodedImage:
     del limits, deep
     if data == b"stuck":
         time.sleep(FOR_EVER)
     time.sleep(float(os.environ.get("TEST_DECODE_SECONDS", "0")))
-    return Picture(rgb=np.full((8, 8, 3), DEVICE_TROUBLE.get(data, 0), np.uint8), icc=None)
+    return DecodedImage(rgb=np.full((8, 8, 3), DEVICE_TROUBLE.get(data, 0), np.uint8), icc=None)
 
 
-def encode(cutout: Cutout, picture: Picture, output: Output, text: Mapping[str, str]) -> bytes:
+def encode(cutout: Cutout, picture: DecodedImage, output: Output, text: Mapping[str, str]) -> bytes:
     del cutout, picture, output
     return f"a cutout of {text['bgpipe:source']}".encode()
 
@@ -88,10 +88,10 @@ def main() -> int:
     settings = worker_settings()
     if options.supervised:
         return Supervisor([Troubled(options.name)], settings.worker).run()
-    parts = Parts(lambda recipe: Engine(), Codec(decode, encode, measure))
-    this = replace(node(options.name, "cpu", settings.worker), restarts=options.restarts)
+    parts = WorkerDependencies(lambda recipe: Engine(), ImageCodec(decode, encode, measure))
+    this = replace(worker_config(options.name, "cpu", settings.worker), restarts=options.restarts)
     return work(settings, this, parts)
 
 
 if __name__ == "__main__":
-    end(exit_code_of(main))
+    exit_now(run_entry_point(main))

@@ -10,11 +10,11 @@ from fastapi import Depends
 from fastapi.requests import HTTPConnection, Request
 
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.http.backend import Backend, get_backend
+from bgpipe.pipeline.http.backend import AppState, get_state
 from bgpipe.pipeline.http.caller import get_caller
-from bgpipe.pipeline.http.comfyui.photos import Photos
-from bgpipe.pipeline.http.comfyui.progress import Progress, Stage, look
-from bgpipe.pipeline.http.comfyui.prompts import Prompt, Prompts
+from bgpipe.pipeline.http.comfyui.photos import InputImages
+from bgpipe.pipeline.http.comfyui.progress import PromptState, PromptStatus, prompt_state
+from bgpipe.pipeline.http.comfyui.prompts import Prompt, PromptStore
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.workflow.graph import no_prompt
 
@@ -32,66 +32,66 @@ LOOKS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class PromptService:
     """Of one caller. Its calls block: endpoints that use it are plain `def`."""
 
-    backend: Backend
+    backend: AppState
     owner: str
 
     @property
-    def prompts(self) -> Prompts:
+    def prompts(self) -> PromptStore:
         days = self.backend.settings.serve.keep_days
-        return Prompts(self.backend.session.client, self.owner, days)
+        return PromptStore(self.backend.session.client, self.owner, days)
 
     @property
-    def photos(self) -> Photos:
-        return Photos(self.backend, self.owner)
+    def photos(self) -> InputImages:
+        return InputImages(self.backend, self.owner)
 
-    def look(self, prompts: Iterable[Prompt]) -> list[Progress]:
+    def status(self, prompts: Iterable[Prompt]) -> list[PromptState]:
         """How they stand, without those that the ledger has forgotten."""
         found = []
         for prompt in prompts:
-            progress = look(self.backend.ledger, prompt)
+            progress = prompt_state(self.backend.jobs, prompt)
             if progress:
                 found.append(progress)
-            if progress is None or progress.stage.has_ended:
+            if progress is None or progress.status.has_ended:
                 self.prompts.ended(prompt.id)
         return found
 
-    def find(self, prompt: str) -> Progress | None:
+    def find(self, prompt: str) -> PromptState | None:
         """How the caller's prompt of this id stands."""
         found = self.prompts.get(prompt)
-        return next(iter(self.look([found])), None) if found else None
+        return next(iter(self.status([found])), None) if found else None
 
-    def open(self) -> list[Progress]:
+    def open(self) -> list[PromptState]:
         """The prompts that have not ended, by their numbers."""
-        return [found for found in self.look(self.prompts.open()) if not found.stage.has_ended]
+        return [found for found in self.status(self.prompts.open()) if not found.status.has_ended]
 
     def remaining(self) -> int:
         """How many have not ended."""
         prompts = self.prompts
-        self.look(prompts.oldest_open(LOOKS))
+        self.status(prompts.oldest_open(LOOKS))
         return prompts.open_count()
 
-    def cancel(self, progress: Progress) -> None:
+    def cancel(self, progress: PromptState) -> None:
         """Let nothing more of the prompt be begun; what is in flight ends, and is not shown."""
         for job in progress.prompt.jobs:
             try:
-                self.backend.ledger.cancel(job)
+                self.backend.jobs.cancel(job)
             except UsageError:  # it ended meanwhile
                 continue
 
-    def all(self) -> list[Progress]:
+    def all(self) -> list[PromptState]:
         """The last prompts, the oldest first."""
-        return self.look(self.prompts.newest(HISTORY))
+        return self.status(self.prompts.newest(HISTORY))
 
-    def ended(self) -> list[Progress]:
+    def ended(self) -> list[PromptState]:
         """Those of them that have ended."""
-        return [found for found in self.all() if found.stage.has_ended]
+        return [found for found in self.all() if found.status.has_ended]
 
 
-def get_desk(connection: HTTPConnection) -> Desk:
-    return Desk(get_backend(connection), get_caller(connection).name)
+def get_service(connection: HTTPConnection) -> PromptService:
+    return PromptService(get_state(connection), get_caller(connection).name)
 
 
 async def read_json(request: Request) -> Json:
@@ -120,10 +120,10 @@ def status(remaining: int) -> dict[str, Json]:
     return {"exec_info": {"queue_remaining": remaining}}
 
 
-def running_and_pending(found: list[Progress]) -> tuple[list[Progress], list[Progress]]:
-    running = [progress for progress in found if progress.stage is Stage.RUNNING]
-    return running, [progress for progress in found if progress.stage is Stage.PENDING]
+def running_and_pending(found: list[PromptState]) -> tuple[list[PromptState], list[PromptState]]:
+    running = [progress for progress in found if progress.status is PromptStatus.RUNNING]
+    return running, [progress for progress in found if progress.status is PromptStatus.PENDING]
 
 
-TheDesk = Annotated[Desk, Depends(get_desk)]
+Service = Annotated[PromptService, Depends(get_service)]
 Body = Annotated[object, Depends(read_json)]

@@ -9,18 +9,18 @@ from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
 
 from bgpipe.pipeline.errors import ItemError
-from bgpipe.pipeline.http.comfyui.desk import Desk, TheDesk
+from bgpipe.pipeline.http.comfyui.desk import PromptService, Service
 from bgpipe.pipeline.http.comfyui.refusal import ComfyRoute
 from bgpipe.pipeline.http.download import Download
-from bgpipe.pipeline.http.orders import check_room
+from bgpipe.pipeline.http.orders import check_queue_capacity
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.uploads import checked_name
-from bgpipe.pipeline.images.variant import variant
-from bgpipe.pipeline.ledger import UnknownJob
+from bgpipe.pipeline.images.variant import render_channels
+from bgpipe.pipeline.ledger import JobNotFound
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.http.comfyui.prompts import Kept
-    from bgpipe.pipeline.images.variant import Channels, Kind
+    from bgpipe.pipeline.http.comfyui.prompts import OutputFile
+    from bgpipe.pipeline.images.variant import Channels, Encoding
     from bgpipe.pipeline.storage import Store
 
 TRUE = ("true", "1")
@@ -33,14 +33,14 @@ router = APIRouter(route_class=ComfyRoute)
 
 @router.post("/upload/image")
 def upload_image(
-    desk: TheDesk,
+    desk: Service,
     image: Annotated[UploadFile, File()],
     overwrite: Annotated[str, Form()] = "",
     type_: Annotated[Literal["input"], Form(alias="type")] = "input",
     subfolder: Annotated[str, Form()] = "",
 ) -> JSONResponse:
     """Keep a photo; one that is there already keeps its name, another one of that name gets a number."""
-    check_room(desk.backend)
+    check_queue_capacity(desk.backend)
     folder = subfolder.strip("/")
     name = f"{folder}/{image.filename}" if folder else image.filename or ""
     with image.file:
@@ -52,7 +52,7 @@ def upload_image(
 @router.get("/view")
 def view(
     request: Request,
-    desk: TheDesk,
+    desk: Service,
     filename: str,
     subfolder: str = "",
     type_: Annotated[Literal["output", "input", "temp"], Query(alias="type")] = "output",
@@ -70,7 +70,7 @@ def view(
     asked = _PREVIEW.fullmatch(preview)
     channels: Channels = "grey" if kept and kept.is_mask else channel
     if channels == "rgba" and not asked:
-        answer = found.answer(request)
+        answer = found.respond(request)
     else:
         answer = _varied(desk, found, channels, asked)
     answer.headers["Content-Disposition"] = f'filename="{_ascii(filename)}"'
@@ -87,21 +87,21 @@ def _check(filename: str, folder: str) -> None:
         raise Problem(400, "invalid_name", "a file's name has no folders: use subfolder")
 
 
-def _photo(desk: Desk, name: str) -> Download:
+def _photo(desk: PromptService, name: str) -> Download:
     photo = desk.photos.find(name)
     if photo is None:
         raise _unknown(name)
     return _object(desk.backend.uploads.open(desk.owner, photo.upload), photo.key, name)
 
 
-def _cutout(desk: Desk, kept: Kept | None) -> Download:
+def _cutout(desk: PromptService, kept: OutputFile | None) -> Download:
     """What the worker wrote."""
     if kept is None:
         raise _unknown("no prompt of yours made it")
     try:
-        job = desk.backend.ledger.job(kept.job)
-        target = desk.backend.ledger.item(job.id, 0).target
-    except UnknownJob as error:
+        job = desk.backend.jobs.job(kept.job)
+        target = desk.backend.jobs.item(job.id, 0).target
+    except JobNotFound as error:
         raise _unknown(kept.filename) from error
     return _object(desk.backend.session.stores.open(job.out), target, kept.filename)
 
@@ -114,17 +114,17 @@ def _object(store: Store, key: str, name: str) -> Download:
 
 
 def _varied(
-    desk: Desk, found: Download, channels: Channels, asked: re.Match[str] | None
+    desk: PromptService, found: Download, channels: Channels, asked: re.Match[str] | None
 ) -> Response:
     """Some of the channels, or a smaller file."""
-    kind: Kind = "png"
+    kind: Encoding = "png"
     if asked:
         kind = "webp" if asked[1] == "webp" else "jpeg"
     quality = min(max(int(asked[2] or QUALITY), 1), 100) if asked else QUALITY
     limits = desk.backend.uploads.limits
     with desk.backend.pictures:
         data = found.store.read(found.entry.key, limits.max_bytes)
-        made = variant(data, limits, channels, kind, quality)
+        made = render_channels(data, limits, channels, kind, quality)
     return Response(made, media_type=f"image/{kind}")
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from bgpipe.pipeline.http.comfyui.desk import TheDesk
+from bgpipe.pipeline.http.comfyui.desk import Service
 from bgpipe.pipeline.http.comfyui.refusal import ComfyRoute
-from bgpipe.pipeline.vitals import beats
+from bgpipe.pipeline.vitals import read_heartbeats
 from bgpipe.pipeline.workflow import node_types
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.http.comfyui.desk import Desk
+    from bgpipe.pipeline.http.comfyui.desk import PromptService
     from bgpipe.pipeline.workflow.graph import Json
 
 SPEAKS = "0.3.64"
@@ -28,21 +28,21 @@ router = APIRouter(route_class=ComfyRoute)
 
 
 @router.get("/object_info")
-def show_nodes(desk: TheDesk) -> JSONResponse:
+def show_nodes(desk: Service) -> JSONResponse:
     return JSONResponse(_nodes(desk))
 
 
 @router.get("/object_info/{name}")
-def show_node(desk: TheDesk, name: str) -> JSONResponse:
+def show_node(desk: Service, name: str) -> JSONResponse:
     found = _nodes(desk)
     return JSONResponse({name: found[name]} if name in found else {})
 
 
 @router.get("/system_stats")
-def show_system(desk: TheDesk) -> JSONResponse:
+def show_system(desk: Service) -> JSONResponse:
     """Of the server's machine, and of the workers, wherever they are."""
     total, free = _memory("SC_PHYS_PAGES"), _memory("SC_AVPHYS_PAGES")
-    workers = beats(desk.backend.session.client)
+    workers = read_heartbeats(desk.backend.session.client)
     system = {
         "os": os.name,
         "ram_total": total,
@@ -86,12 +86,12 @@ def show_folders() -> JSONResponse:
 
 
 @router.get("/models/{folder}")
-def show_models(desk: TheDesk, folder: str) -> JSONResponse:
+def show_models(desk: Service, folder: str) -> JSONResponse:
     models = list(desk.backend.settings.comfyui.models)
     return JSONResponse(models if folder == MODELS else [])
 
 
-def _nodes(desk: Desk) -> dict[str, Json]:
+def _nodes(desk: PromptService) -> dict[str, Json]:
     types = node_types(tuple(desk.backend.settings.comfyui.models), desk.photos.names())
     return {name: node.info for name, node in types.items()}
 

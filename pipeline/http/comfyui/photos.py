@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, cast
 
 from bgpipe.pipeline import keys
 from bgpipe.pipeline.errors import ItemError
-from bgpipe.pipeline.http.orders import keep
+from bgpipe.pipeline.http.orders import touch_upload
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.uploads import checked_name
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.http.backend import Backend
+    from bgpipe.pipeline.http.backend import AppState
 
 INPUT = " [input]"
 """What may stand behind a photo's name."""
@@ -30,7 +30,7 @@ DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
-class Photo:
+class InputImage:
     """`name` is the caller's, with its folder; it lies in `upload` under `key`."""
 
     name: str
@@ -38,16 +38,16 @@ class Photo:
     key: str
 
 
-class Photos:
+class InputImages:
     """Those of one caller."""
 
-    def __init__(self, backend: Backend, owner: str) -> None:
+    def __init__(self, backend: AppState, owner: str) -> None:
         self._backend = backend
         self._client = backend.session.client
         self._owner = owner
         self._seconds = max(1, int(backend.settings.serve.keep_days * DAY))
 
-    def find(self, name: str) -> Photo | None:
+    def find(self, name: str) -> InputImage | None:
         """The photo of this name, if it is there."""
         try:
             plain = checked_name(name.removesuffix(INPUT))
@@ -58,15 +58,15 @@ class Photos:
             return None
         upload, _, key = place.decode().partition("/")
         there = self._backend.uploads.open(self._owner, upload).head(key)
-        return Photo(plain, upload, key) if there else None
+        return InputImage(plain, upload, key) if there else None
 
-    def read(self, photo: Photo) -> bytes:
+    def read(self, photo: InputImage) -> bytes:
         store = self._backend.uploads.open(self._owner, photo.upload)
         return store.read(photo.key, self._backend.settings.images.max_bytes)
 
     def use(self, upload: str) -> None:
         """Note that the photo in it is wanted now, so that it is kept some days more."""
-        keep(self._backend, f"{self._owner}/uploads/{upload}")
+        touch_upload(self._backend, f"{self._owner}/uploads/{upload}")
 
     def names(self) -> list[str]:
         """The last ones, in order."""

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 from bgpipe.pipeline import recipes
 from bgpipe.pipeline.errors import BgpipeError, ModelUnavailable, UsageError
-from bgpipe.pipeline.http.comfyui.photos import Photos
-from bgpipe.pipeline.http.comfyui.prompts import Kept, Prompt, Prompts
-from bgpipe.pipeline.http.orders import check_open_jobs, check_room, submit
+from bgpipe.pipeline.http.comfyui.photos import InputImages
+from bgpipe.pipeline.http.comfyui.prompts import OutputFile, Prompt, PromptStore
+from bgpipe.pipeline.http.orders import check_open_jobs, check_queue_capacity, submit
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.types import Job, JobId, Recipe
 from bgpipe.pipeline.types import Output as FileFormat
-from bgpipe.pipeline.workflow import Output, Refused, View, Workflow, read_workflow
+from bgpipe.pipeline.workflow import CutoutSpec, OutputNode, Workflow, WorkflowError, read_workflow
 from bgpipe.pipeline.workflow.graph import no_prompt
 from bgpipe.pipeline.workflow.ui import is_ui_format
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.http.backend import Backend
+    from bgpipe.pipeline.http.backend import AppState
     from bgpipe.pipeline.workflow.graph import Json
 
 CLIENT = 200
@@ -37,14 +37,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Posted:
+class AcceptedPrompt:
     """A prompt that was taken, and what is wrong with some of its previews."""
 
     prompt: Prompt
     errors: dict[str, Json]
 
 
-def post(backend: Backend, owner: str, body: Json) -> Posted:
+def submit_prompt(backend: AppState, owner: str, body: Json) -> AcceptedPrompt:
     """Take what was posted to /prompt: {"prompt": graph, ...}, or a document in UI format.
 
     Raises:
@@ -53,15 +53,15 @@ def post(backend: Backend, owner: str, body: Json) -> Posted:
 
     """
     document, asked = _document(body)
-    prompts = Prompts(backend.session.client, owner, backend.settings.serve.keep_days)
+    prompts = PromptStore(backend.session.client, owner, backend.settings.serve.keep_days)
     name = _id(asked, prompts)
-    check_room(backend)
+    check_queue_capacity(backend)
     check_open_jobs(backend, owner)
-    photos = Photos(backend, owner)
+    photos = InputImages(backend, owner)
     models = backend.settings.comfyui.models
     workflow = read_workflow(document, models, lambda photo: photos.find(photo) is not None)
-    outputs = _wanted(workflow, asked.get("partial_execution_targets"))
-    views = _views(outputs)
+    outputs = _requested(workflow, asked.get("partial_execution_targets"))
+    views = _specs(outputs)
     jobs = {
         view: _job(backend, owner, JobId(f"{name}.{n}" if n else name), view, photos)
         for n, view in enumerate(dict.fromkeys(views.values()))
@@ -75,11 +75,11 @@ def post(backend: Backend, owner: str, body: Json) -> Posted:
         graph=workflow.graph,
         extra_data=_extra(asked),
         outputs=tuple(output.node for output in outputs),
-        kept=tuple(_kept(prompts, output, views[output], jobs) for output in outputs),
+        kept=tuple(_output_files(prompts, output, views[output], jobs) for output in outputs),
         created=next(iter(jobs.values())).created,
     )
     prompts.add(prompt)
-    return Posted(prompt, dict(workflow.errors))
+    return AcceptedPrompt(prompt, dict(workflow.errors))
 
 
 def _document(body: Json) -> tuple[Json, dict[str, Json]]:
@@ -91,18 +91,20 @@ def _document(body: Json) -> tuple[Json, dict[str, Json]]:
     return body["prompt"], body
 
 
-def _id(asked: dict[str, Json], prompts: Prompts) -> str:
+def _id(asked: dict[str, Json], prompts: PromptStore) -> str:
     name = asked.get("prompt_id")
     if name is None:
         return str(uuid.uuid4())
     if not isinstance(name, str) or not _UUID.fullmatch(name):
-        raise Refused("invalid_prompt_id", "The prompt_id is no UUID in small letters", str(name))
+        raise WorkflowError(
+            "invalid_prompt_id", "The prompt_id is no UUID in small letters", str(name)
+        )
     if prompts.exists(name):
         raise Problem(409, "conflict", "prompt_id already exists")
     return name
 
 
-def _number(asked: dict[str, Json], prompts: Prompts) -> float:
+def _number(asked: dict[str, Json], prompts: PromptStore) -> float:
     """By which the queue is sorted. It is worked on in the order in which it came all the same."""
     given = asked.get("number")
     if isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < MOST:
@@ -117,37 +119,37 @@ def _extra(asked: dict[str, Json]) -> dict[str, Json]:
     return kept | ({"client_id": asked["client_id"]} if asked.get("client_id") else {})
 
 
-def _wanted(workflow: Workflow, targets: Json) -> tuple[Output, ...]:
+def _requested(workflow: Workflow, targets: Json) -> tuple[OutputNode, ...]:
     if not isinstance(targets, list):
         return workflow.outputs
     outputs = tuple(output for output in workflow.outputs if output.node in targets)
     if not outputs:
-        raise Refused("prompt_no_outputs", "Prompt has no outputs")
+        raise WorkflowError("prompt_no_outputs", "Prompt has no outputs")
     return outputs
 
 
-def _views(outputs: tuple[Output, ...]) -> dict[Output, View]:
+def _specs(outputs: tuple[OutputNode, ...]) -> dict[OutputNode, CutoutSpec]:
     """What each output is taken from.
 
     A preview shows what is saved of its photo: to show what lies before it would take the network a
     second time.
     """
-    saved = [output.view for output in outputs if output.is_saved]
+    saved = [output.spec for output in outputs if output.is_saved]
     return {
-        output: output.view
+        output: output.spec
         if output.is_saved
-        else next((view for view in saved if _shows(view, output.view)), output.view)
+        else next((view for view in saved if _shows(view, output.spec)), output.spec)
         for output in outputs
     }
 
 
-def _shows(saved: View, preview: View) -> bool:
+def _shows(saved: CutoutSpec, preview: CutoutSpec) -> bool:
     if saved.photo != preview.photo:
         return False
     return saved.is_mask is preview.is_mask or (preview.is_mask and not saved.preset.background)
 
 
-def _job(backend: Backend, owner: str, name: JobId, view: View, photos: Photos) -> Job:
+def _job(backend: AppState, owner: str, name: JobId, view: CutoutSpec, photos: InputImages) -> Job:
     photo = photos.find(view.photo)
     if photo is None:  # it went away since the graph was checked
         raise Problem(404, "unknown-photo", f"the photo is gone: {view.photo}")
@@ -162,14 +164,14 @@ def _job(backend: Backend, owner: str, name: JobId, view: View, photos: Photos) 
     )
 
 
-def _recipe(backend: Backend, view: View) -> Recipe:
+def _recipe(backend: AppState, view: CutoutSpec) -> Recipe:
     """The settings choose the model, so that it may be a path; nothing is pulled for a caller."""
     try:
         weights, degraded = recipes.choose_model(backend.settings, view.model, pull=False)
         edges = backend.settings.matting.model
         matting = recipes.choose_matting(backend.settings, edges, pull=False)
     except (ModelUnavailable, UsageError) as error:
-        raise Refused(
+        raise WorkflowError(
             "prompt_outputs_failed_validation", "The model is not here", str(error)
         ) from error
     if degraded:
@@ -179,7 +181,7 @@ def _recipe(backend: Backend, view: View) -> Recipe:
     return Recipe(weights.name, weights.sha256, weights.size, preset, output, matting)
 
 
-def _open(backend: Backend, jobs: list[Job]) -> None:
+def _open(backend: AppState, jobs: list[Job]) -> None:
     """Open all jobs, or none."""
     opened: list[Job] = []
     try:
@@ -188,18 +190,20 @@ def _open(backend: Backend, jobs: list[Job]) -> None:
             opened.append(job)
     except BgpipeError:
         for job in opened:
-            backend.ledger.cancel(job.id)
+            backend.jobs.cancel(job.id)
         raise
 
 
-def _kept(prompts: Prompts, output: Output, view: View, jobs: dict[View, Job]) -> Kept:
+def _output_files(
+    prompts: PromptStore, output: OutputNode, view: CutoutSpec, jobs: dict[CutoutSpec, Job]
+) -> OutputFile:
     folder, _, beginning = (output.prefix or PREVIEWS).rpartition("/")
     count = prompts.next_count(output.prefix or PREVIEWS)
-    return Kept(
+    return OutputFile(
         node=output.node,
         filename=f"{beginning}_{count:05}_.png",
         subfolder=folder,
         type="output" if output.is_saved else "temp",
         job=jobs[view].id,
-        is_mask=output.view.is_mask and not view.is_mask,
+        is_mask=output.spec.is_mask and not view.is_mask,
     )

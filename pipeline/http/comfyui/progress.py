@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.docket import UnknownJob
+from bgpipe.pipeline.docket import JobNotFound
 from bgpipe.pipeline.types import JobState
 from bgpipe.pipeline.workflow import nodes
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.http.comfyui.prompts import Kept, Prompt
+    from bgpipe.pipeline.http.comfyui.prompts import OutputFile, Prompt
     from bgpipe.pipeline.ledger import Ledger
-    from bgpipe.pipeline.types import Books, Failure
+    from bgpipe.pipeline.types import Failure, JobSummary
     from bgpipe.pipeline.workflow.graph import Json
 
 Event = tuple[str, dict[str, "Json"]]
 
 
-class Stage(StrEnum):
+class PromptStatus(StrEnum):
     """The words are those of /api/jobs."""
 
     PENDING = "pending"
@@ -31,15 +31,15 @@ class Stage(StrEnum):
 
     @property
     def has_ended(self) -> bool:
-        return self not in {Stage.PENDING, Stage.RUNNING}
+        return self not in {PromptStatus.PENDING, PromptStatus.RUNNING}
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class PromptState:
     """A prompt and how it stands. Times are in milliseconds of Unix time."""
 
     prompt: Prompt
-    stage: Stage
+    status: PromptStatus
     ended: int
     failure: Failure | None = None
 
@@ -50,9 +50,13 @@ class Progress:
     @property
     def entry(self) -> dict[str, Json]:
         """Of the history."""
-        done = self.stage is Stage.DONE
+        done = self.status is PromptStatus.DONE
         kept = self.prompt.kept if done else ()
-        messages = [*self.beginning(), *([] if done else self._unlucky_end()), *self._lucky_end()]
+        messages = [
+            *self.beginning(),
+            *([] if done else self._failure_events()),
+            *self._success_events(),
+        ]
         shown = [[kind, data] for kind, data in messages if kind.startswith("execution_")]
         return {
             "prompt": self.prompt.item,
@@ -85,21 +89,21 @@ class Progress:
     def end(self) -> Iterator[Event]:
         """The events once it has ended; the last one is what clients wait for."""
         about = {"prompt_id": self.prompt.id}
-        if self.stage is Stage.DONE:
+        if self.status is PromptStatus.DONE:
             yield "progress", about | {"node": self._worker_node, "value": 1, "max": 1}
             for node, output in outputs_of(self.prompt.kept).items():
                 yield "executing", about | {"node": node, "display_node": node}
                 yield "executed", about | {"node": node, "display_node": node, "output": output}
-        yield from self._unlucky_end()
-        yield from self._lucky_end()
+        yield from self._failure_events()
+        yield from self._success_events()
         yield "executing", about | {"node": None}
 
-    def _lucky_end(self) -> Iterator[Event]:
-        if self.stage is Stage.DONE:
+    def _success_events(self) -> Iterator[Event]:
+        if self.status is PromptStatus.DONE:
             about = {"prompt_id": self.prompt.id, "timestamp": self.ended}
             yield "execution_success", about
 
-    def _unlucky_end(self) -> Iterator[Event]:
+    def _failure_events(self) -> Iterator[Event]:
         node = self._worker_node
         about = {
             "prompt_id": self.prompt.id,
@@ -108,9 +112,9 @@ class Progress:
             "executed": [],
             "timestamp": self.ended,
         }
-        if self.stage is Stage.CANCELLED:
+        if self.status is PromptStatus.CANCELLED:
             yield "execution_interrupted", about
-        if self.stage is Stage.FAILED:
+        if self.status is PromptStatus.FAILED:
             yield (
                 "execution_error",
                 about
@@ -131,19 +135,19 @@ class Progress:
         return next(removing, next(iter(graph)))
 
 
-def look(ledger: Ledger, prompt: Prompt) -> Progress | None:
+def prompt_state(job_store: Ledger, prompt: Prompt) -> PromptState | None:
     """How the prompt stands; None if the ledger has forgotten its jobs."""
     try:
-        books = [ledger.books(job) for job in prompt.jobs]
-        stage = _stage(books)
-        failure = _failure(ledger, books) if stage is Stage.FAILED else None
-    except UnknownJob:
+        summary = [job_store.summary(job) for job in prompt.jobs]
+        stage = _status(summary)
+        failure = _failure(job_store, summary) if stage is PromptStatus.FAILED else None
+    except JobNotFound:
         return None
-    seconds = max(book.seconds for book in books)
-    return Progress(prompt, stage, int(1000 * (prompt.created + seconds)), failure)
+    seconds = max(book.seconds for book in summary)
+    return PromptState(prompt, stage, int(1000 * (prompt.created + seconds)), failure)
 
 
-def outputs_of(kept: tuple[Kept, ...]) -> dict[str, Json]:
+def outputs_of(kept: tuple[OutputFile, ...]) -> dict[str, Json]:
     """Node -> its files."""
     files: dict[str, list[dict[str, str]]] = {}
     for entry in kept:
@@ -151,16 +155,16 @@ def outputs_of(kept: tuple[Kept, ...]) -> dict[str, Json]:
     return {node: {"images": images} for node, images in files.items()}
 
 
-def _stage(books: list[Books]) -> Stage:
-    states = {book.state for book in books}
+def _status(summary: list[JobSummary]) -> PromptStatus:
+    states = {book.state for book in summary}
     if JobState.CANCELLED in states:
-        return Stage.CANCELLED
+        return PromptStatus.CANCELLED
     if states == {JobState.FINISHED}:
-        return Stage.FAILED if any(book.failed for book in books) else Stage.DONE
-    touched = any(book.running or book.done or book.failed for book in books)
-    return Stage.RUNNING if touched else Stage.PENDING
+        return PromptStatus.FAILED if any(book.failed for book in summary) else PromptStatus.DONE
+    touched = any(book.running or book.done or book.failed for book in summary)
+    return PromptStatus.RUNNING if touched else PromptStatus.PENDING
 
 
-def _failure(ledger: Ledger, books: list[Books]) -> Failure | None:
-    failures = (failure for book in books for failure in ledger.failures(book.job))
+def _failure(job_store: Ledger, summary: list[JobSummary]) -> Failure | None:
+    failures = (failure for book in summary for failure in job_store.failures(book.job))
     return next(failures, None)

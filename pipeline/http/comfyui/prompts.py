@@ -16,7 +16,7 @@ from bgpipe.pipeline import keys
 from bgpipe.pipeline.types import JobId
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.connection import Connection
+    from bgpipe.pipeline.connection import RedisClient
     from bgpipe.pipeline.workflow.graph import Graph, Json
 
 CLIENTS_PROMPTS = 100
@@ -25,7 +25,7 @@ DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class OutputFile:
     """A file of a prompt's output node: the cutout of `job`, or its alpha."""
 
     node: str
@@ -53,7 +53,7 @@ class Prompt:
     graph: Graph
     extra_data: dict[str, Json]
     outputs: tuple[str, ...]
-    kept: tuple[Kept, ...]
+    kept: tuple[OutputFile, ...]
     created: float
 
     @property
@@ -66,10 +66,10 @@ class Prompt:
         return [self.number, self.id, self.graph, self.extra_data, list(self.outputs)]
 
 
-class Prompts:
+class PromptStore:
     """Those of one caller."""
 
-    def __init__(self, client: Connection, owner: str, keep_days: float) -> None:
+    def __init__(self, client: RedisClient, owner: str, keep_days: float) -> None:
         self._client = client
         self._owner = owner
         self._seconds = max(1, int(keep_days * DAY))
@@ -97,7 +97,7 @@ class Prompts:
             keys.open_prompts_of(self._owner): prompt.number,
         }
         if prompt.client:
-            indices[self._untold(prompt.client)] = prompt.number
+            indices[self._pending_key(prompt.client)] = prompt.number
         with self._client.pipeline() as all_at_once:
             record = json.dumps(asdict(prompt))
             for name, text in {keys.of_prompt(prompt.id): record, **files}.items():
@@ -108,7 +108,9 @@ class Prompts:
             expired = prompt.created - self._seconds
             all_at_once.zremrangebyscore(keys.prompts_of(self._owner), "-inf", expired)
             if prompt.client:
-                all_at_once.zremrangebyrank(self._untold(prompt.client), 0, -CLIENTS_PROMPTS - 1)
+                all_at_once.zremrangebyrank(
+                    self._pending_key(prompt.client), 0, -CLIENTS_PROMPTS - 1
+                )
             all_at_once.execute()
 
     def get(self, prompt: str) -> Prompt | None:
@@ -133,24 +135,24 @@ class Prompts:
         """Note that it was seen to end."""
         self._client.zrem(keys.open_prompts_of(self._owner), prompt)
 
-    def untold(self, client: str) -> list[Prompt]:
+    def pending_events(self, client: str) -> list[Prompt]:
         """The last ones whose end this client was not told, by their numbers."""
-        return self._listed(self._untold(client), -CLIENTS_PROMPTS, -1)
+        return self._listed(self._pending_key(client), -CLIENTS_PROMPTS, -1)
 
-    def told(self, client: str, prompt: str) -> None:
+    def mark_notified(self, client: str, prompt: str) -> None:
         """Note that this client knows how the prompt ended."""
-        self._client.zrem(self._untold(client), prompt)
+        self._client.zrem(self._pending_key(client), prompt)
 
     def forget(self, prompt: Prompt) -> None:
         """Remove the record; files and jobs stay until they expire."""
         self._client.delete(keys.of_prompt(prompt.id))
         self._client.zrem(keys.prompts_of(self._owner), prompt.id)
-        self._client.zrem(self._untold(prompt.client), prompt.id)
+        self._client.zrem(self._pending_key(prompt.client), prompt.id)
         self.ended(prompt.id)
 
-    def file(self, type_: str, subfolder: str, filename: str) -> Kept | None:
+    def file(self, type_: str, subfolder: str, filename: str) -> OutputFile | None:
         """The file that ComfyUI's names mean, if a prompt has one."""
-        wanted = Kept("", filename, subfolder, type_, JobId(""))
+        wanted = OutputFile("", filename, subfolder, type_, JobId(""))
         record = cast("bytes | None", self._client.get(_file(self._owner, wanted)))
         return _kept(json.loads(record)) if record else None
 
@@ -169,11 +171,11 @@ class Prompts:
         found = [_prompt(json.loads(record)) for record in records if record]
         return [prompt for prompt in found if prompt.owner == self._owner]
 
-    def _untold(self, client: str) -> str:
+    def _pending_key(self, client: str) -> str:
         return keys.untold_prompts_of(self._owner, _digest(client))
 
 
-def _file(owner: str, kept: Kept) -> str:
+def _file(owner: str, kept: OutputFile) -> str:
     return keys.prompt_file_of(owner, _digest(json.dumps(kept.shown, sort_keys=True)))
 
 
@@ -189,5 +191,5 @@ def _prompt(values: dict[str, Json]) -> Prompt:
     return Prompt(**values | lists)
 
 
-def _kept(values: dict[str, Json]) -> Kept:
-    return Kept(**values | {"job": JobId(values["job"])})
+def _kept(values: dict[str, Json]) -> OutputFile:
+    return OutputFile(**values | {"job": JobId(values["job"])})

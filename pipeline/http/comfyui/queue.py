@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
-from bgpipe.pipeline.http.comfyui.desk import HISTORY, Body, TheDesk, running_and_pending, status
-from bgpipe.pipeline.http.comfyui.posting import post
-from bgpipe.pipeline.http.comfyui.progress import Progress, Stage, outputs_of
+from bgpipe.pipeline.http.comfyui.desk import HISTORY, Body, Service, running_and_pending, status
+from bgpipe.pipeline.http.comfyui.posting import submit_prompt
+from bgpipe.pipeline.http.comfyui.progress import PromptState, PromptStatus, outputs_of
 from bgpipe.pipeline.http.comfyui.refusal import ComfyRoute
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ router = APIRouter(route_class=ComfyRoute)
 
 
 @router.post("/prompt")
-def post_prompt(desk: TheDesk, body: Body) -> JSONResponse:
-    posted = post(desk.backend, desk.owner, body)
+def post_prompt(desk: Service, body: Body) -> JSONResponse:
+    posted = submit_prompt(desk.backend, desk.owner, body)
     prompt = posted.prompt
     return JSONResponse(
         {"prompt_id": prompt.id, "number": prompt.number, "node_errors": posted.errors}
@@ -29,12 +29,12 @@ def post_prompt(desk: TheDesk, body: Body) -> JSONResponse:
 
 
 @router.get("/prompt")
-def show_prompt(desk: TheDesk) -> JSONResponse:
+def show_prompt(desk: Service) -> JSONResponse:
     return JSONResponse(status(desk.remaining()))
 
 
 @router.get("/queue")
-def show_queue(desk: TheDesk) -> JSONResponse:
+def show_queue(desk: Service) -> JSONResponse:
     running, pending = running_and_pending(desk.open())
     return JSONResponse(
         {
@@ -45,7 +45,7 @@ def show_queue(desk: TheDesk) -> JSONResponse:
 
 
 @router.post("/queue")
-def edit_queue(desk: TheDesk, body: Body) -> Response:
+def edit_queue(desk: Service, body: Body) -> Response:
     """What waits is taken off; what runs stays."""
     _, pending = running_and_pending(desk.open())
     wanted = _ids(body)
@@ -57,7 +57,7 @@ def edit_queue(desk: TheDesk, body: Body) -> Response:
 
 
 @router.post("/interrupt")
-def interrupt(desk: TheDesk, body: Body) -> Response:
+def interrupt(desk: Service, body: Body) -> Response:
     """End what runs: the prompt that is named, or all of the caller's."""
     running, _ = running_and_pending(desk.open())
     wanted = _field(body, "prompt_id")
@@ -76,7 +76,7 @@ def free(body: Body) -> Response:
 
 @router.get("/history")
 def show_history(
-    desk: TheDesk, max_items: int = HISTORY, offset: int | None = None
+    desk: Service, max_items: int = HISTORY, offset: int | None = None
 ) -> JSONResponse:
     """The last entries, or those from `offset` on; the oldest first."""
     ended = desk.ended()
@@ -88,14 +88,14 @@ def show_history(
 
 
 @router.get("/history/{prompt}")
-def show_entry(desk: TheDesk, prompt: str) -> JSONResponse:
+def show_entry(desk: Service, prompt: str) -> JSONResponse:
     progress = desk.find(prompt)
-    has_ended = progress is not None and progress.stage.has_ended
+    has_ended = progress is not None and progress.status.has_ended
     return JSONResponse({prompt: progress.entry} if progress and has_ended else {})
 
 
 @router.post("/history")
-def edit_history(desk: TheDesk, body: Body) -> Response:
+def edit_history(desk: Service, body: Body) -> Response:
     """Entries are removed; their files stay until they expire."""
     wanted, everything = _ids(body), _field(body, "clear")
     for progress in desk.ended() if everything or wanted else ():
@@ -106,15 +106,15 @@ def edit_history(desk: TheDesk, body: Body) -> Response:
 
 @router.get("/jobs")
 def list_jobs(
-    desk: TheDesk,
+    desk: Service,
     status: str | None = None,
     sort_by: Literal["created_at", "execution_duration"] = "created_at",
     sort_order: Literal["asc", "desc"] = "desc",
     limit: Annotated[int | None, Query(ge=1)] = None,
     offset: Annotated[int, Query(ge=0)] = 0,
 ) -> JSONResponse:
-    stages = set(status.split(",")) if status else set(Stage)
-    found = [one for one in desk.all() if one.stage in stages]
+    stages = set(status.split(",")) if status else set(PromptStatus)
+    found = [one for one in desk.all() if one.status in stages]
     duration = sort_by == "execution_duration"
     found.sort(
         key=lambda one: one.ended - one.started if duration else one.started,
@@ -135,11 +135,11 @@ def list_jobs(
 
 
 @router.get("/jobs/{prompt}")
-def show_job(desk: TheDesk, prompt: str) -> JSONResponse:
+def show_job(desk: Service, prompt: str) -> JSONResponse:
     progress = desk.find(prompt)
     if progress is None:
         return JSONResponse({"error": "Job not found"}, 404)
-    done = progress.stage is Stage.DONE
+    done = progress.status is PromptStatus.DONE
     more = {
         "outputs": outputs_of(progress.prompt.kept) if done else {},
         "workflow": {"prompt": progress.prompt.graph, "extra_data": progress.prompt.extra_data},
@@ -148,7 +148,7 @@ def show_job(desk: TheDesk, prompt: str) -> JSONResponse:
 
 
 @router.post("/jobs/{prompt}/cancel")
-def cancel_job(desk: TheDesk, prompt: str) -> JSONResponse:
+def cancel_job(desk: Service, prompt: str) -> JSONResponse:
     progress = desk.find(prompt)
     if progress is None:
         return JSONResponse({"error": "Job not found"}, 404)
@@ -156,31 +156,33 @@ def cancel_job(desk: TheDesk, prompt: str) -> JSONResponse:
 
 
 @router.post("/jobs/cancel")
-def cancel_jobs(desk: TheDesk, body: Body) -> JSONResponse:
+def cancel_jobs(desk: Service, body: Body) -> JSONResponse:
     wanted = _ids(body, "job_ids")
     return JSONResponse(
         {"cancelled": _cancel(desk, [one for one in desk.open() if one.prompt.id in wanted])}
     )
 
 
-def _cancel(desk: TheDesk, found: Iterable[Progress]) -> bool:
+def _cancel(desk: Service, found: Iterable[PromptState]) -> bool:
     """Whether any of them could be cancelled."""
-    ending = [progress for progress in found if not progress.stage.has_ended]
+    ending = [progress for progress in found if not progress.status.has_ended]
     for progress in ending:
         desk.cancel(progress)
     return bool(ending)
 
 
-def _summary(progress: Progress) -> dict[str, Json]:
-    kept = progress.prompt.kept if progress.stage is Stage.DONE else ()
+def _summary(progress: PromptState) -> dict[str, Json]:
+    kept = progress.prompt.kept if progress.status is PromptStatus.DONE else ()
     failure = progress.failure
-    ended = progress.ended if progress.stage.has_ended else None
+    ended = progress.ended if progress.status.has_ended else None
     return {
         "id": progress.prompt.id,
-        "status": progress.stage,
+        "status": progress.status,
         "priority": progress.prompt.number,
         "create_time": progress.started,
-        "execution_start_time": None if progress.stage is Stage.PENDING else progress.started,
+        "execution_start_time": None
+        if progress.status is PromptStatus.PENDING
+        else progress.started,
         "execution_end_time": ended,
         "execution_error": {"exception_type": failure.code, "exception_message": failure.detail}
         if failure

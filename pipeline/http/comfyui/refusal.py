@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from bgpipe.pipeline.errors import BgpipeError
 from bgpipe.pipeline.http.problems import Problem, problem_of
-from bgpipe.pipeline.workflow import Refused
+from bgpipe.pipeline.workflow import WorkflowError
 
 if TYPE_CHECKING:
     from fastapi import Request, Response
@@ -29,7 +29,7 @@ class ComfyRoute(APIRoute):
         async def told(request: Request) -> Response:
             try:
                 return await handler(request)
-            except Refused as error:
+            except WorkflowError as error:
                 return JSONResponse(error.body, 400)
             except RequestValidationError as error:
                 first = next(iter(error.errors()), {"msg": "it cannot be read"})
@@ -46,5 +46,5 @@ class ComfyRoute(APIRoute):
 
 def _answer(problem: Problem) -> JSONResponse:
     headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
-    refused = Refused(problem.code, problem.detail)
+    refused = WorkflowError(problem.code, problem.detail)
     return JSONResponse(refused.body, problem.status, headers)

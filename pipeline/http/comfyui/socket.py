@@ -16,12 +16,12 @@ from anyio import to_thread
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from bgpipe.pipeline.errors import BgpipeError
-from bgpipe.pipeline.http.comfyui.desk import get_desk, status
-from bgpipe.pipeline.http.comfyui.progress import Stage
+from bgpipe.pipeline.http.comfyui.desk import get_service, status
+from bgpipe.pipeline.http.comfyui.progress import PromptStatus
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.http.comfyui.desk import Desk
-    from bgpipe.pipeline.http.comfyui.progress import Event, Progress
+    from bgpipe.pipeline.http.comfyui.desk import PromptService
+    from bgpipe.pipeline.http.comfyui.progress import Event, PromptState
     from bgpipe.pipeline.workflow.graph import Json
 
 BUSY, IDLE = 0.1, 0.5
@@ -39,19 +39,19 @@ router = APIRouter()
 async def events(socket: WebSocket) -> None:
     client = socket.query_params.get("clientId", "")[:CLIENT] or uuid.uuid4().hex
     await socket.accept()
-    teller = Teller(get_desk(socket), client)
+    teller = EventStream(get_service(socket), client)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_listen, socket, tasks.cancel_scope)
         try:
-            await _tell(socket, teller)
+            await _send_events(socket, teller)
         except (WebSocketDisconnect, RuntimeError):  # it left while it was told something
             tasks.cancel_scope.cancel()
 
 
-class Teller:
+class EventStream:
     """What one client is still to be told. Its calls block."""
 
-    def __init__(self, desk: Desk, client: str) -> None:
+    def __init__(self, desk: PromptService, client: str) -> None:
         self._desk = desk
         self._client = client
         self._begun: set[str] = set()
@@ -60,10 +60,10 @@ class Teller:
         """Whether prompts of the client are open."""
         self._remaining = -1
 
-    def news(self) -> list[Event]:
+    def new_events(self) -> list[Event]:
         """What happened since the last call."""
         events: list[Event] = []
-        untold = self._desk.look(self._desk.prompts.untold(self._client))
+        untold = self._desk.status(self._desk.prompts.pending_events(self._client))
         self.is_busy = bool(untold)
         now = time.monotonic()
         for progress in untold:
@@ -76,32 +76,32 @@ class Teller:
             self._remaining = remaining
         return events
 
-    def told(self, prompts: list[str]) -> None:
+    def notified(self, prompts: list[str]) -> None:
         """The client has heard how these ended."""
         for prompt in prompts:
-            self._desk.prompts.told(self._client, prompt)
+            self._desk.prompts.mark_notified(self._client, prompt)
 
-    def _of(self, progress: Progress) -> list[Event]:
+    def _of(self, progress: PromptState) -> list[Event]:
         prompt = progress.prompt.id
         events: list[Event] = []
-        if progress.stage is not Stage.PENDING and prompt not in self._begun:
+        if progress.status is not PromptStatus.PENDING and prompt not in self._begun:
             events += progress.beginning()
             self._begun.add(prompt)
-        if progress.stage.has_ended:
+        if progress.status.has_ended:
             events += progress.end()
             self._begun.discard(prompt)
             del self._seen[prompt]
         return events
 
 
-async def _tell(socket: WebSocket, teller: Teller) -> None:
+async def _send_events(socket: WebSocket, teller: EventStream) -> None:
     while True:
         with suppress(BgpipeError):  # Redis is away: it will be asked again, and may repeat itself
-            news = await to_thread.run_sync(teller.news)
+            news = await to_thread.run_sync(teller.new_events)
             for kind, data in news:
                 await socket.send_json({"type": kind, "data": data})
             ended = [data["prompt_id"] for kind, data in news if _is_end(kind, data)]
-            await to_thread.run_sync(teller.told, ended)
+            await to_thread.run_sync(teller.notified, ended)
         await anyio.sleep(BUSY if teller.is_busy else IDLE)
 
 

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.cli.output import Finish, choose_output
+from bgpipe.pipeline.cli.output import LayoutOptions, choose_output
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.recipes import check_output
 from bgpipe.pipeline.types import Output, Preset, Recipe
@@ -31,20 +31,20 @@ def test_defaults_are_those_of_a_recipe():
 
 
 def test_options_of_a_finish_change_the_presets_values():
-    finish = Finish(crop=True, margin=4.5, background="#a0B1c2", shadow=0.0)
+    finish = LayoutOptions(crop=True, margin=4.5, background="#a0B1c2", shadow=0.0)
     assert list(finish.assignments()) == [
         "crop=True",
         "margin=4.5",
         "shadow=0.0",
         "background=#a0B1c2",
     ]
-    assert list(Finish().assignments()) == []
+    assert list(LayoutOptions().assignments()) == []
 
 
 def test_a_background_that_is_no_colour_is_an_image_known_by_its_content(tmp_path):
     path = tmp_path / "white.png"
     path.write_bytes(b"an image")
-    finish = Finish(background=str(path))
+    finish = LayoutOptions(background=str(path))
     assert list(finish.assignments()) == []
     output = choose_output(load_settings(), **DEFAULTS | {"backdrop": finish.backdrop})
     assert output.backdrop == str(path)

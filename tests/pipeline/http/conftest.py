@@ -60,10 +60,10 @@ def finished(client: httpx2.Client) -> Callable[[str], dict[str, Any]]:
     def wait(job: str) -> dict[str, Any]:
         deadline = time.monotonic() + 2 * SECONDS
         while True:
-            books: dict[str, Any] = client.get(f"/v1/jobs/{job}").json()
-            if books["state"] in {"finished", "cancelled"}:
-                return books
-            assert time.monotonic() < deadline, books
+            summary: dict[str, Any] = client.get(f"/v1/jobs/{job}").json()
+            if summary["state"] in {"finished", "cancelled"}:
+                return summary
+            assert time.monotonic() < deadline, summary
             time.sleep(0.1)
 
     return wait

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from bgpipe.pipeline.access import Access
+from bgpipe.pipeline.access import ApiKeys
 from bgpipe.pipeline.connection import connect
 from bgpipe.pipeline.errors import UsageError
 
@@ -21,12 +21,12 @@ Photo = Callable[..., Path]
 
 def key_of(service: Service, name: str, *, everything: bool = False) -> str:
     with connect(service.redis_url) as redis:
-        return Access(redis).add(name, everything=everything)
+        return ApiKeys(redis).add(name, everything=everything)
 
 
 def revoke(service: Service, name: str) -> None:
     with connect(service.redis_url) as redis:
-        assert Access(redis).revoke(name) == 1
+        assert ApiKeys(redis).revoke(name) == 1
 
 
 def test_a_key_of_one_user_reaches_nothing_of_another(guarded: Service, photo: Photo) -> None:
@@ -102,10 +102,10 @@ def test_a_key_is_shown_once_kept_as_a_digest_and_worthless_once_revoked(guarded
     with guarded.client(secret) as client:
         assert client.get("/v1/jobs").status_code == 401
     with connect(guarded.redis_url) as redis:
-        assert Access(redis).revoke(digest) == 0
+        assert ApiKeys(redis).revoke(digest) == 0
         for name in ("local", "a/b", ""):
             with pytest.raises(UsageError, match="not a name"):
-                Access(redis).add(name)
+                ApiKeys(redis).add(name)
 
 
 def test_a_browser_is_let_in_by_a_cookie_until_it_leaves_or_the_key_is_revoked(

@@ -13,7 +13,7 @@ from comfy_api_simplified import ComfyApiWrapper
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as dial
 
-from bgpipe.pipeline.access import Access
+from bgpipe.pipeline.access import ApiKeys
 from bgpipe.pipeline.connection import connect
 from bgpipe.pipeline.ledger import Ledger
 from bgpipe.pipeline.types import JobId
@@ -28,7 +28,7 @@ Photo = Callable[..., Path]
 def key(guarded: Service) -> str:
     """Of a caller whom no other test knows."""
     with connect(guarded.redis_url) as redis:
-        return Access(redis).add(f"u{uuid.uuid4().hex[:12]}")
+        return ApiKeys(redis).add(f"u{uuid.uuid4().hex[:12]}")
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_nothing_of_one_caller_is_anothers(
 ) -> None:
     prompt = comfy.prompt(graph, client_id="shared")
     with connect(guarded.redis_url) as redis:
-        other = Access(redis).add(f"u{uuid.uuid4().hex[:12]}")
+        other = ApiKeys(redis).add(f"u{uuid.uuid4().hex[:12]}")
     with guarded.client(other) as client:
         theirs = Comfy(client)
         assert stages(theirs)["queue_pending"] == []

@@ -101,8 +101,8 @@ async def visit(client: httpx2.AsyncClient, tally: Tally, number: int, end: floa
         tally.accepted.append(job)
         while time.monotonic() < end:
             await asyncio.sleep(2)
-            books = await ask(client, tally, "GET", f"/v1/jobs/{job}")
-            if books.status_code == 200 and books.json()["state"] == "finished":
+            summary = await ask(client, tally, "GET", f"/v1/jobs/{job}")
+            if summary.status_code == 200 and summary.json()["state"] == "finished":
                 result = await ask(client, tally, "GET", f"/v1/jobs/{job}/items/0/result")
                 tally.fetched += result.content.startswith(b"\x89PNG")
                 break
@@ -132,12 +132,12 @@ def test_nothing_but_come_back_later_is_refused_and_every_image_is_in_the_books(
     assert tally.accepted
     deadline = time.monotonic() + 300
     with connect(crowded.redis_url) as redis:
-        ledger = Ledger(redis)
+        job_store = Ledger(redis)
         for job in tally.accepted:
-            while (books := ledger.books(JobId(job))).state is not JobState.FINISHED:
-                assert time.monotonic() < deadline, books
+            while (summary := job_store.summary(JobId(job))).state is not JobState.FINISHED:
+                assert time.monotonic() < deadline, summary
                 time.sleep(0.05)
-            assert (books.total, books.done) == (1, 1), books
+            assert (summary.total, summary.done) == (1, 1), summary
     assert max(memory) < MEMORY
     waits = sorted(tally.waits)
     with capsys.disabled():

@@ -44,8 +44,8 @@ def test_an_uploaded_image_becomes_a_cutout_that_can_be_fetched_in_parts(
     client: httpx2.Client, photo: Photo, finished: Finished
 ) -> None:
     job = send(client, photo("a cup.jpg", (96, 64)), photo("b.png"), preset="products")["job"]
-    books = finished(job)
-    assert (books["state"], books["total"], books["done"]) == ("finished", 2, 2)
+    summary = finished(job)
+    assert (summary["state"], summary["total"], summary["done"]) == ("finished", 2, 2)
     items = client.get(f"/v1/jobs/{job}/items").json()
     assert [item["source"] for item in items["items"]] == ["a cup.jpg", "b.png"]
     assert {item["state"] for item in items["items"]} == {"done"}
@@ -115,8 +115,8 @@ def test_an_upload_may_come_file_by_file_and_be_used_by_several_jobs(
         assert answer.status_code == 201, answer.text
         assert answer.headers["location"] == f"/v1/jobs/{answer.json()['job']}"
         assert answer.json()["source"] == f"upload:{upload}"
-        books = finished(answer.json()["job"])
-        assert (books["total"], books["done"]) == (2, 2)
+        summary = finished(answer.json()["job"])
+        assert (summary["total"], summary["done"]) == (2, 2)
 
 
 def test_equal_names_in_one_request_are_kept_apart(
@@ -227,8 +227,8 @@ def test_an_image_that_fails_is_named_with_its_reason_and_can_be_tried_again(
     path.write_bytes(data)  # its header and its end are whole
     job = send(client, path, photo("whole.png"))["job"]
     for _ in range(2):
-        books = finished(job)
-        assert (books["done"], books["failed"], books["errors"]) == (1, 1, {"E_TRUNCATED": 1})
+        summary = finished(job)
+        assert (summary["done"], summary["failed"], summary["errors"]) == (1, 1, {"E_TRUNCATED": 1})
         item = client.get(f"/v1/jobs/{job}/items/0").json()
         assert (item["state"], item["code"], item["attempts"]) == ("failed", "E_TRUNCATED", 1)
         assert problem(client.get(f"/v1/jobs/{job}/items/0/result")) == (404, "E_MISSING")
@@ -255,8 +255,8 @@ def test_events_end_with_the_books_of_the_end(client: httpx2.Client, photo: Phot
         assert stream.headers["content-type"].startswith("text/event-stream")
         lines = [line for line in stream.iter_lines() if line]
     assert lines[-2] == "event: over"
-    books = json.loads(lines[-1].removeprefix("data: "))
-    assert (books["state"], books["done"]) == ("finished", 2)
+    summary = json.loads(lines[-1].removeprefix("data: "))
+    assert (summary["state"], summary["done"]) == ("finished", 2)
 
 
 def test_a_queue_above_its_mark_refuses_more_for_a_while(service: Service, photo: Photo) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bgpipe.pipeline.access import Access
+from bgpipe.pipeline.access import ApiKeys
 from bgpipe.pipeline.connection import connect
 
 from ...service import Service
@@ -22,11 +22,11 @@ SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 def keyed(service: Service) -> Iterator[tuple[Service, str]]:
     """A server of the cluster that asks for keys, and one; afterwards there is none again."""
     with connect(service.redis_url) as redis, service.another(BGPIPE_SERVE__KEYS="auto") as server:
-        key = Access(redis).add("schemathesis")
+        key = ApiKeys(redis).add("schemathesis")
         try:
             yield server, key
         finally:
-            Access(redis).revoke("schemathesis")
+            ApiKeys(redis).revoke("schemathesis")
 
 
 def assert_kept(service: Service, folder: Path, phases: str, examples: int, seconds: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from bgpipe.pipeline.access import Access
+from bgpipe.pipeline.access import ApiKeys
 from bgpipe.pipeline.connection import connect
 
 from ...service import Service
@@ -223,7 +223,7 @@ def test_it_fits_a_phone_in_the_dark(
 
 def test_where_a_key_is_needed_the_page_asks_for_it_once(guarded: Service, person: Person) -> None:
     with connect(guarded.redis_url) as redis:
-        key = Access(redis).add("page")
+        key = ApiKeys(redis).add("page")
     person.open(guarded.url)
     person.until(lambda: person.shown("#key-dialog"))
     assert person.faults() == []

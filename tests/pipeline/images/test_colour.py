@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bgpipe.pipeline.images import decode, seen_as_srgb
-from bgpipe.pipeline.images.colour import stored_with
+from bgpipe.pipeline.images import decode, to_viewed_srgb
+from bgpipe.pipeline.images.colour import from_srgb
 
 from .files import LIMITS, SRGB, saved, scene
 
@@ -37,23 +37,23 @@ def test_a_wide_gamut_picture_keeps_its_numbers_and_its_profile():
 
 def test_the_network_sees_the_colours_of_a_wide_gamut_picture():
     leaf = np.array([[[120, 200, 90]]], np.uint8)
-    seen = seen_as_srgb(leaf, p3_profile())[0, 0].astype(int)
+    seen = to_viewed_srgb(leaf, p3_profile())[0, 0].astype(int)
     assert seen == pytest.approx([90, 202, 72], abs=2)  # by P3's matrix to linear sRGB
 
 
 def test_srgb_pixels_are_seen_as_they_are():
-    assert seen_as_srgb(scene(), None) is not None
-    assert np.array_equal(seen_as_srgb(scene(), None), scene())
-    assert np.abs(seen_as_srgb(scene(), SRGB) - scene().astype(int)).max() <= 1
-    assert seen_as_srgb(scene(), SRGB).flags.writeable  # as torch wants it
+    assert to_viewed_srgb(scene(), None) is not None
+    assert np.array_equal(to_viewed_srgb(scene(), None), scene())
+    assert np.abs(to_viewed_srgb(scene(), SRGB) - scene().astype(int)).max() <= 1
+    assert to_viewed_srgb(scene(), SRGB).flags.writeable  # as torch wants it
 
 
 def test_a_profile_that_cannot_be_read_counts_as_none():
-    assert np.array_equal(seen_as_srgb(scene(), SRGB[:200]), scene())
+    assert np.array_equal(to_viewed_srgb(scene(), SRGB[:200]), scene())
 
 
 def test_an_srgb_colour_put_into_a_wide_gamut_picture_looks_the_same():
     colours = np.array([[[255, 255, 255], [200, 40, 90], [0, 0, 0]]], np.uint8)
-    stored = stored_with(colours, p3_profile())
+    stored = from_srgb(colours, p3_profile())
     assert not np.array_equal(stored, colours)
-    assert np.abs(seen_as_srgb(stored, p3_profile()) - colours.astype(int)).max() <= 2
+    assert np.abs(to_viewed_srgb(stored, p3_profile()) - colours.astype(int)).max() <= 2

@@ -145,11 +145,11 @@ def test_a_transparent_colour_of_16_bits_is_compared_with_all_of_them():
 def test_all_16_bits_are_there_when_asked_for(channels):
     samples = np.random.default_rng(1).integers(0, 2**16, (5, 7, channels), np.uint16)
     data = png_of_16_bits(samples)
-    picture = decode(data, LIMITS, deep=True)
+    picture = decode(data, LIMITS, keep_16_bits=True)
     colours = np.repeat(samples, 3, axis=2) if channels == 1 else samples[..., :3]
-    assert np.array_equal(picture.deep, colours)
+    assert np.array_equal(picture.rgb16, colours)
     assert np.array_equal(picture.rgb, colours >> 8)
-    assert decode(data, LIMITS).deep is None
+    assert decode(data, LIMITS).rgb16 is None
 
 
 def test_16_bits_turn_with_their_picture():
@@ -158,7 +158,7 @@ def test_16_bits_turn_with_their_picture():
     samples = np.arange(6, dtype=np.uint16).reshape(2, 3, 1) * 9999
     data = png_of_16_bits(samples)
     data = data[:33] + chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + data[33:]
-    deep = decode(data, LIMITS, deep=True).deep
+    deep = decode(data, LIMITS, keep_16_bits=True).rgb16
     assert np.array_equal(deep[..., 0], np.rot90(samples[..., 0], -1))
 
 
@@ -183,7 +183,7 @@ print(status.split("VmHWM:")[1].split()[0])
 
 
 def test_a_picture_of_8_bits_has_no_deeper_ones():
-    assert decode(saved(Image.fromarray(scene()), "PNG"), LIMITS, deep=True).deep is None
+    assert decode(saved(Image.fromarray(scene()), "PNG"), LIMITS, keep_16_bits=True).rgb16 is None
 
 
 @pytest.mark.parametrize(

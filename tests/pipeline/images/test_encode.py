@@ -17,7 +17,7 @@ from bgpipe.pipeline import imprint
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images import decode, encode, thumbnail
 from bgpipe.pipeline.matting import cut_out
-from bgpipe.pipeline.types import Cutout, Matte, Output, Picture, Preset
+from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output, Preset
 
 from .files import LIMITS, SRGB, png_of_16_bits, saved, scene
 
@@ -35,7 +35,7 @@ def cutout(height=60, width=90):
 
 
 def written(made, output, picture=None):
-    return encode(made, picture or Picture(scene(), icc=SRGB, dpi=(300, 150)), output, TEXT)
+    return encode(made, picture or DecodedImage(scene(), icc=SRGB, dpi=(300, 150)), output, TEXT)
 
 
 def opened(data):
@@ -147,7 +147,7 @@ def test_a_picture_of_16_bits_is_written_with_all_of_them_when_asked_for():
 
 def test_16_bits_of_a_soft_edge_follow_its_estimated_colour():
     deep = np.full((1, 3, 3), 300, np.uint16)
-    picture = Picture((deep >> 8).astype(np.uint8), deep=deep)
+    picture = DecodedImage((deep >> 8).astype(np.uint8), rgb16=deep)
     rgba = np.array([[[1, 1, 1, 255], [11, 0, 1, 100], [0, 0, 0, 0]]], np.uint8)
     data = encode(Cutout(rgba), picture, Output(depth=16), {})
     bgra = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -159,7 +159,7 @@ def test_16_bits_of_a_soft_edge_follow_its_estimated_colour():
 
 
 def test_a_source_of_8_bits_is_written_with_8():
-    data = encode(cutout(), Picture(scene()), Output(depth=16), {})
+    data = encode(cutout(), DecodedImage(scene()), Output(depth=16), {})
     assert np.array_equal(np.asarray(opened(data)), cutout().rgba)
 
 
@@ -167,14 +167,14 @@ def test_a_source_of_8_bits_is_written_with_8():
 def test_a_side_that_a_format_cannot_hold_is_too_large(file_format):
     long = Cutout(np.zeros((1, 70_000, 4), np.uint8))
     with pytest.raises(PermanentError) as caught:
-        encode(long, Picture(long.rgba[..., :3]), Output(format=file_format), {})
+        encode(long, DecodedImage(long.rgba[..., :3]), Output(format=file_format), {})
     assert caught.value.code is Code.TOO_LARGE
-    assert encode(long, Picture(long.rgba[..., :3]), Output(), {})
+    assert encode(long, DecodedImage(long.rgba[..., :3]), Output(), {})
 
 
 @pytest.mark.parametrize("value", ['{"a":"b"}', "<&>\"'", "größe 写真", "line\nbreak\ttab", ""])
 def test_any_text_comes_back_from_its_packet(value):
-    packet = imprint.packet({"bgpipe:source": value})
+    packet = imprint.xmp_packet({"bgpipe:source": value})
     assert imprint.read(b"RIFF", packet) == {"bgpipe:source": value}
     assert len(packet) % 2 == 0
     assert imprint.read(b"RIFF", packet + b"of another file") == {}

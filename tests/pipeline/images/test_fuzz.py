@@ -81,7 +81,9 @@ def read(count, seed):
     pictures = 0
     for i in range(count):
         try:
-            picture = decode(damaged(files[i % len(files)], chance), LIMITS, deep=i % 2 == 0)
+            picture = decode(
+                damaged(files[i % len(files)], chance), LIMITS, keep_16_bits=i % 2 == 0
+            )
         except PermanentError:
             continue
         height, width, channels = picture.rgb.shape

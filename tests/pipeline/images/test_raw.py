@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.images import Limits, decode, measure, thumbnail
+from bgpipe.pipeline.images import Limits, decode, read_pixel_count, thumbnail
 from bgpipe.pipeline.images.formats import RAW, format_of
-from bgpipe.pipeline.images.vet import vet
+from bgpipe.pipeline.images.vet import validate_header
 from bgpipe.pipeline.storage.base import RAW_SUFFIXES
 
 from .files import CFA, LIMITS, dng, mosaic, saved, scene, tiff
@@ -49,7 +49,7 @@ def expected(linear):
 def test_the_colors_are_those_of_the_sensor_in_srgb(order):
     linear = halves()
     picture = decode(dng(mosaic(linear), order=order), LIMITS)
-    assert (picture.alpha, picture.icc, picture.deep, picture.frames) == (None, None, None, 1)
+    assert (picture.alpha, picture.icc, picture.rgb16, picture.frames) == (None, None, None, 1)
     assert picture.rgb.shape == (64, 96, 3)
     far = np.r_[0:28, 36:64]  # from the edge, which demosaicing blurs
     assert np.abs(picture.rgb[far] - expected(linear)[far]).max() <= 1
@@ -77,16 +77,16 @@ def test_the_orientation_is_applied(orientation):
     turned = decode(saved(Image.fromarray(upright), "PNG", exif=exif), LIMITS).rgb
     data = dng(mosaic(linear), orientation=orientation)
     assert np.array_equal(decode(data, LIMITS).rgb, turned)
-    assert measure(data, LIMITS) == 64 * 96
+    assert read_pixel_count(data, LIMITS) == 64 * 96
 
 
 def test_16_bits_are_there_when_asked_for():
     data = dng(mosaic(halves()))
-    picture = decode(data, LIMITS, deep=True)
-    assert picture.deep.dtype == np.uint16
+    picture = decode(data, LIMITS, keep_16_bits=True)
+    assert picture.rgb16.dtype == np.uint16
     assert np.array_equal(picture.rgb, decode(data, LIMITS).rgb)
-    assert np.array_equal(picture.rgb, picture.deep >> 8)
-    assert len(np.unique(picture.deep & 255)) > 3
+    assert np.array_equal(picture.rgb, picture.rgb16 >> 8)
+    assert len(np.unique(picture.rgb16 & 255)) > 3
 
 
 def test_a_sensor_without_color_filters_gives_grey():
@@ -120,7 +120,7 @@ def test_the_size_is_judged_from_the_header():
     assert decode(data, Limits(64 * 96, 96, len(data))).rgb.shape == (64, 96, 3)
     huge = dng(mosaic(halves()), changes={256: (4, [60_000]), 257: (4, [60_000])})
     with pytest.raises(PermanentError) as caught:
-        measure(huge, LIMITS)
+        read_pixel_count(huge, LIMITS)
     assert caught.value.code is Code.TOO_LARGE
 
 
@@ -176,9 +176,9 @@ def test_an_ordinary_tiff_of_a_cameras_maker_stays_a_tiff():
 
 def test_an_upload_is_vetted_by_its_header():
     data = dng(mosaic(halves()))
-    assert vet(data, LIMITS) == "DNG"
+    assert validate_header(data, LIMITS) == "DNG"
     with pytest.raises(PermanentError) as caught:
-        vet(data, Limits(100, 100, 10**6))
+        validate_header(data, Limits(100, 100, 10**6))
     assert caught.value.code is Code.TOO_LARGE
 
 

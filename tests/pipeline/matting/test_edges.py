@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgpipe.pipeline.matting.edges import AT_ONCE, solve_edges
-from bgpipe.pipeline.matting.tiles import STRIDE, tiles
-from bgpipe.pipeline.matting.trimap import BACKGROUND, SUBJECT, UNKNOWN, trimap_of
+from bgpipe.pipeline.matting.tiles import STRIDE, split_tiles
+from bgpipe.pipeline.matting.trimap import BACKGROUND, SUBJECT, UNKNOWN, make_trimap
 from bgpipe.pipeline.types import Matte, Matting
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Red:
 
 @pytest.mark.parametrize("side", [200, 800])
 def test_the_unknown_band_grows_with_the_image(side: int) -> None:
-    trimap = trimap_of(disc(side, side), band=0.05)
+    trimap = make_trimap(disc(side, side), band=0.05)
     across = trimap[side // 2, : side // 2]
     unknown = np.flatnonzero(across == UNKNOWN)
     assert unknown.size == np.ptp(unknown) + 1
@@ -54,12 +54,12 @@ def test_the_unknown_band_grows_with_the_image(side: int) -> None:
 def test_a_hard_edge_is_as_unknown_as_a_soft_one() -> None:
     matte = np.zeros((100, 100), np.float32)
     matte[:, 50:] = 1
-    assert list(np.flatnonzero(trimap_of(matte, 0.03)[0] == UNKNOWN)) == list(range(46, 54))
+    assert list(np.flatnonzero(make_trimap(matte, 0.03)[0] == UNKNOWN)) == list(range(46, 54))
 
 
 def test_a_matte_without_an_edge_has_no_band() -> None:
-    assert (trimap_of(np.ones((40, 40), np.float32), 0.05) == SUBJECT).all()
-    assert (trimap_of(np.zeros((40, 40), np.float32), 0.05) == BACKGROUND).all()
+    assert (make_trimap(np.ones((40, 40), np.float32), 0.05) == SUBJECT).all()
+    assert (make_trimap(np.zeros((40, 40), np.float32), 0.05) == BACKGROUND).all()
 
 
 @given(
@@ -71,10 +71,10 @@ def test_tiles_cover_the_image_and_their_shares_add_up_to_one(
 ) -> None:
     total = np.zeros(shape, np.float32)
     shapes = set()
-    for tile in tiles(shape, size):
+    for tile in split_tiles(shape, size):
         padded = tile.padded(np.zeros((tile.down.size, tile.across.size, 4), np.uint8))
         shapes.add(padded.shape)
-        tile.add(np.ones(padded.shape[:2], np.float32), total)
+        tile.accumulate(np.ones(padded.shape[:2], np.float32), total)
     np.testing.assert_allclose(total, 1, atol=1e-5)
     ((height, width, _),) = shapes
     assert (height % STRIDE, width % STRIDE) == (0, 0)
@@ -87,7 +87,7 @@ def test_the_band_is_as_answered_and_what_is_known_is_0_or_1(shape: tuple[int, i
     rgb = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     matte = disc(*shape)
     solved = solve_edges(rgb, matte, MATTING, Red())
-    trimap = trimap_of(matte, MATTING.band)
+    trimap = make_trimap(matte, MATTING.band)
     band = trimap == UNKNOWN
     np.testing.assert_allclose(solved[band], rgb[..., 0][band] / 255, atol=1e-5)
     assert set(np.unique(solved[~band])) == {0, 1}
@@ -97,7 +97,7 @@ def test_the_band_is_as_answered_and_what_is_known_is_0_or_1(shape: tuple[int, i
 def test_only_tiles_with_a_piece_of_the_band_are_asked_for_and_few_at_once() -> None:
     asked = Red()
     solve_edges(np.zeros((1000, 1400, 3), np.uint8), disc(1000, 1400), MATTING, asked)
-    everything = len(tiles((1000, 1400), MATTING.size))
+    everything = len(split_tiles((1000, 1400), MATTING.size))
     count = sum(map(len, asked.groups))
     assert AT_ONCE < count < everything / 2
     assert max(map(len, asked.groups)) == AT_ONCE
@@ -128,6 +128,6 @@ def test_answers_that_change_slowly_leave_no_seam() -> None:
         MATTING,
         lambda group: [Matte(next(answers)) for _ in group],
     )
-    band = trimap_of(matte, MATTING.band) == UNKNOWN
+    band = make_trimap(matte, MATTING.band) == UNKNOWN
     steps = np.abs(np.diff(solved, axis=1))[band[:, 1:] & band[:, :-1]]
     assert steps.max() < 0.6 / (0.25 * 64) * 2

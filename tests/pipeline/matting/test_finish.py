@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.matting import finish as finish_within
-from bgpipe.pipeline.matting.framing import Box, frame, subject_box
+from bgpipe.pipeline.matting import composite as finish_within
+from bgpipe.pipeline.matting.framing import PixelBox, layout, subject_box
 from bgpipe.pipeline.types import Cutout, Preset
 
 WHITE = np.full((1, 1, 3), 255, np.uint8)
@@ -40,26 +40,26 @@ def test_the_subject_is_found_without_haze_and_dust():
     alpha = cutout().rgba[..., 3].copy()
     alpha[0:5, 0:70] = 10
     alpha[95:97, 70:74] = 255
-    assert subject_box(alpha) == Box(20, 30, 50, 90)
+    assert subject_box(alpha) == PixelBox(20, 30, 50, 90)
 
 
 def test_a_second_piece_that_is_no_dust_belongs_to_the_subject():
     alpha = cutout().rgba[..., 3].copy()
     alpha[5:10, 60:66] = 255
-    assert subject_box(alpha) == Box(20, 5, 66, 90)
+    assert subject_box(alpha) == PixelBox(20, 5, 66, 90)
 
 
 def test_a_crop_cuts_to_the_subject_with_a_margin_in_percent_of_its_longer_side():
     rgba = finish(cutout(), Preset(crop=True, margin=10), None).rgba
     assert rgba.shape == (60 + 2 * 6, 30 + 2 * 6, 4)
     assert np.array_equal(rgba[6:66, 6:36], cutout().rgba[30:90, 20:50])
-    assert block(rgba) == Box(6, 6, 36, 66)
+    assert block(rgba) == PixelBox(6, 6, 36, 66)
 
 
 def test_a_margin_reaches_beyond_the_picture():
     rgba = finish(cutout(box=(0, 0, 80, 100)), Preset(crop=True, margin=5), None).rgba
     assert rgba.shape == (110, 90, 4)
-    assert block(rgba) == Box(5, 5, 85, 105)
+    assert block(rgba) == PixelBox(5, 5, 85, 105)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +69,14 @@ def test_a_margin_reaches_beyond_the_picture():
 def test_an_aspect_extends_the_crop_to_where_the_place_says(place, left, top):
     rgba = finish(cutout(), Preset(crop=True, canvas="1:1", place=place), None).rgba
     assert rgba.shape == (60, 60, 4)
-    assert block(rgba) == Box(left, top, left + 30, top + 60)
+    assert block(rgba) == PixelBox(left, top, left + 30, top + 60)
 
 
 @pytest.mark.parametrize(("place", "top"), [("middle", 45), ("top", 0), ("bottom", 90)])
 def test_an_aspect_may_extend_upwards(place, top):
     rgba = finish(cutout(), Preset(crop=True, canvas="1:5", place=place), None).rgba
     assert rgba.shape == (150, 30, 4)
-    assert block(rgba) == Box(0, top, 30, top + 60)
+    assert block(rgba) == PixelBox(0, top, 30, top + 60)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_frame_holds_the_subject_and_its_margin_exactly(
     preset = Preset(
         crop=True, margin=margin, canvas=f"{sides[0]}{separator}{sides[1]}", place=place
     )
-    made = frame(alpha, preset)
+    made = layout(alpha, preset)
     room = round(margin / 100 * max(height - top, width - left))
     assert made.box.left <= left - room
     assert made.box.top <= top - room

@@ -10,9 +10,9 @@ import torch
 from bgpipe.pipeline.matting import cut_out
 from bgpipe.pipeline.matting.foreground import estimate_foreground
 from bgpipe.pipeline.matting.maps import mean_colours
-from bgpipe.pipeline.matting.resize import resized
-from bgpipe.pipeline.model.resize import model_input
-from bgpipe.pipeline.types import Matte, Picture, Preset
+from bgpipe.pipeline.matting.resize import resize
+from bgpipe.pipeline.model.resize import preprocess
+from bgpipe.pipeline.types import DecodedImage, Matte, Preset
 
 
 def texture(size, cells, low, high, seed):
@@ -139,8 +139,8 @@ def _reference_image(folder, height, width, seed):
 def test_means_made_at_the_networks_size_serve_as_well(size, sigma):
     foreground, alpha, seen = mixture(size, sigma)
     where = soft(alpha)
-    matte = resized(alpha, 512, 512)
-    pixels = torch.from_numpy(model_input(seen, (512, 512)))[None]
+    matte = resize(alpha, 512, 512)
+    pixels = torch.from_numpy(preprocess(seen, (512, 512)))[None]
     means = mean_colours(pixels, torch.from_numpy(matte)[None])[0].numpy()
     assert (means.shape, means.dtype) == ((512, 512, 6), np.uint8)
     device = estimate_foreground(seen, alpha, where, means)
@@ -153,8 +153,8 @@ def test_a_cutout_takes_the_devices_means_unless_the_subject_is_another():
     _, alpha, seen = mixture((200, 260), 2.0)
     black = Matte(alpha, np.zeros((200, 260, 6), np.uint8))
     for preset, same in ((Preset(), False), (Preset(invert=True), True)):
-        with_means = cut_out(Picture(seen), black, preset).rgba
-        without = cut_out(Picture(seen), Matte(alpha), preset).rgba
+        with_means = cut_out(DecodedImage(seen), black, preset).rgba
+        without = cut_out(DecodedImage(seen), Matte(alpha), preset).rgba
         assert np.array_equal(with_means, without) == same
         opaque = without[..., 3] == 255
         assert np.array_equal(with_means[opaque, :3], seen[opaque])

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from bgpipe.pipeline.matting.guided import EPSILON, RADIUS, SHARE, follow_edges
-from bgpipe.pipeline.matting.resize import resized
+from bgpipe.pipeline.matting.guided import EPSILON, RADIUS, SHARE, guided_filter
+from bgpipe.pipeline.matting.resize import resize
 
 
 def scene(size, cells=5):
@@ -27,14 +27,14 @@ def scene(size, cells=5):
 
 
 def enlarged(matte, rgb):
-    return follow_edges(matte, resized(matte, *rgb.shape[:2]), rgb)
+    return guided_filter(matte, resize(matte, *rgb.shape[:2]), rgb)
 
 
 @pytest.mark.parametrize("size", [(512, 512), (900, 640)])
 def test_the_enlarged_matte_comes_nearer_to_the_truth(size):
     rgb, truth = scene(size)
-    matte = resized(truth, 128, 128)
-    plain = np.abs(resized(matte, *size) - truth).sum()
+    matte = resize(truth, 128, 128)
+    plain = np.abs(resize(matte, *size) - truth).sum()
     assert np.abs(enlarged(matte, rgb) - truth).sum() < 0.7 * plain
 
 
@@ -62,8 +62,8 @@ def by_the_letter(matte, rgb):
 
 def test_it_is_the_published_filter_in_the_soft_band():
     rgb, truth = scene((120, 96))
-    matte = resized(truth, 40, 48)
-    full = resized(matte, 120, 96)
+    matte = resize(truth, 40, 48)
+    full = resize(matte, 120, 96)
     soft = (full > 0.5 / 255) & (full < 1 - 0.5 / 255)
     expected = full + SHARE * (by_the_letter(matte, rgb) - full)
     assert np.abs(enlarged(matte, rgb) - expected)[soft].max() < 2e-3
@@ -71,10 +71,10 @@ def test_it_is_the_published_filter_in_the_soft_band():
 
 def test_only_soft_pixels_change_and_nothing_that_was_given():
     rgb, truth = scene((300, 300))
-    matte = resized(truth, 64, 64)
-    full = resized(matte, 300, 300)
+    matte = resize(truth, 64, 64)
+    full = resize(matte, 300, 300)
     before = full.copy()
-    followed = follow_edges(matte, full, rgb)
+    followed = guided_filter(matte, full, rgb)
     assert np.array_equal(full, before)
     hard = (full <= 0.5 / 255) | (full >= 1 - 0.5 / 255)
     assert np.array_equal(followed[hard], full[hard])
@@ -85,6 +85,6 @@ def test_only_soft_pixels_change_and_nothing_that_was_given():
 @pytest.mark.parametrize("size", [(60, 60), (64, 64), (30, 100), (1, 1)])
 def test_a_picture_without_more_pixels_has_nothing_to_tell(size):
     rgb, truth = scene(size)
-    matte = resized(truth, 64, 64)
-    full = resized(matte, *size)
-    assert follow_edges(matte, full, rgb) is full
+    matte = resize(truth, 64, 64)
+    full = resize(matte, *size)
+    assert guided_filter(matte, full, rgb) is full

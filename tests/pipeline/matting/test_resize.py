@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bgpipe.pipeline.matting.resize import resized
+from bgpipe.pipeline.matting.resize import resize
 
 
 @pytest.fixture
@@ -29,30 +29,30 @@ def bilinear(plane, height, width):
 
 @pytest.mark.parametrize("size", [(32, 48), (64, 96), (101, 333), (33, 49), (1000, 48)])
 def test_enlarging_is_bilinear_between_pixel_centres(plane, size):
-    assert np.abs(resized(plane, *size) - bilinear(plane, *size)).max() < 1e-3
+    assert np.abs(resize(plane, *size) - bilinear(plane, *size)).max() < 1e-3
 
 
 @pytest.mark.parametrize("size", [(16, 24), (8, 48), (4, 3), (1, 1)])
 def test_shrinking_takes_the_mean_of_what_a_pixel_covers(plane, size):
     height, width = size
     blocks = plane.reshape(height, 32 // height, width, 48 // width)
-    assert np.abs(resized(plane, *size) - blocks.mean(axis=(1, 3))).max() < 1e-5
+    assert np.abs(resize(plane, *size) - blocks.mean(axis=(1, 3))).max() < 1e-5
 
 
 def test_one_side_may_shrink_while_the_other_grows(plane):
-    found = resized(plane, 16, 200)
+    found = resize(plane, 16, 200)
     halved = plane.reshape(16, 2, 48).mean(axis=1)
     assert np.abs(found - bilinear(halved, 16, 200)).max() < 1e-3
 
 
 def test_fine_stripes_do_not_alias_when_they_shrink():
     stripes = np.tile(np.array([[0, 1]], np.float32), (64, 512))
-    assert np.abs(resized(stripes, 64, 100) - 0.5).max() < 0.1
+    assert np.abs(resize(stripes, 64, 100) - 0.5).max() < 0.1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5000, 2), (7, 9), (1024, 1024)])
 def test_values_stay_between_the_matte_extremes(plane, size):
-    found = resized(plane, *size)
+    found = resize(plane, *size)
     assert plane.min() - 1e-6 <= found.min() <= found.max() <= plane.max() + 1e-6
     assert found.shape == size
     assert found.dtype == np.float32

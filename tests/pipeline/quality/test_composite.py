@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bgpipe.pipeline.quality.composite import GROUNDS, composite_error, ground, over
-from bgpipe.pipeline.quality.scores import mean, score
+from bgpipe.pipeline.quality.scores import mean_scores, score
 
 
 def rgba(*pixels):
@@ -56,6 +56,6 @@ def test_means_are_taken_score_by_score():
     random = np.random.default_rng(1)
     a, b = (random.integers(0, 256, (20, 20, 4), np.uint8) for _ in range(2))
     first, second = score(a, b), score(b, b)
-    assert mean([first, second]).sad == pytest.approx((first.sad + second.sad) / 2)
+    assert mean_scores([first, second]).sad == pytest.approx((first.sad + second.sad) / 2)
     with pytest.raises(ValueError, match="no scores"):
-        mean([])
+        mean_scores([])

@@ -9,7 +9,7 @@ import pytest
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.matting import cut_out, keep_own_alpha
 from bgpipe.pipeline.quality.review import review
-from bgpipe.pipeline.types import Flag, Matte, Picture, Preset
+from bgpipe.pipeline.types import DecodedImage, Matte, Preset, ReviewFlag
 
 SETTINGS = load_settings().review
 SIZE = 256
@@ -21,7 +21,7 @@ PLAIN = Preset(foreground=False)
 
 
 def flags_of(matte, preset=PLAIN, frames=1):
-    picture = Picture(np.full((300, 400, 3), 90, np.uint8), frames=frames)
+    picture = DecodedImage(np.full((300, 400, 3), 90, np.uint8), frames=frames)
     soft = Matte(np.asarray(matte, np.float32))
     return review(picture, soft, cut_out(picture, soft, preset), preset, SETTINGS)
 
@@ -71,12 +71,12 @@ def soft(random):
 
 
 FAULTS = {
-    Flag.NO_SUBJECT: no_subject,
-    Flag.NEARLY_FULL: nearly_full,
-    Flag.TOUCHES_BORDER: touching,
-    Flag.LOW_CONFIDENCE: unsure,
-    Flag.MANY_PIECES: in_pieces,
-    Flag.SOFT_EVERYWHERE: soft,
+    ReviewFlag.NO_SUBJECT: no_subject,
+    ReviewFlag.NEARLY_FULL: nearly_full,
+    ReviewFlag.TOUCHES_BORDER: touching,
+    ReviewFlag.LOW_CONFIDENCE: unsure,
+    ReviewFlag.MANY_PIECES: in_pieces,
+    ReviewFlag.SOFT_EVERYWHERE: soft,
 }
 
 
@@ -115,7 +115,7 @@ def ring(hole):
 @pytest.mark.parametrize(
     ("hole", "preset", "expected"),
     [
-        (7, Preset(fill_holes=True), (Flag.FILLED_HOLE,)),
+        (7, Preset(fill_holes=True), (ReviewFlag.FILLED_HOLE,)),
         (7, PLAIN, ()),
         (7, Preset(fill_holes=True, invert=True), ()),
         (40, Preset(fill_holes=True), ()),
@@ -126,14 +126,14 @@ def test_a_hole_that_was_filled_is_worth_a_look(hole, preset, expected):
 
 
 def test_further_frames_are_named():
-    assert flags_of(blob(np.random.default_rng(0)), frames=3) == (Flag.MORE_FRAMES,)
+    assert flags_of(blob(np.random.default_rng(0)), frames=3) == (ReviewFlag.MORE_FRAMES,)
 
 
 def test_an_empty_matte_has_one_flag_and_several_faults_have_several():
-    assert flags_of(np.zeros((64, 64))) == (Flag.NO_SUBJECT,)
+    assert flags_of(np.zeros((64, 64))) == (ReviewFlag.NO_SUBJECT,)
     assert flags_of(np.full((64, 64), 0.6)) == (
-        Flag.NEARLY_FULL,
-        Flag.LOW_CONFIDENCE,
+        ReviewFlag.NEARLY_FULL,
+        ReviewFlag.LOW_CONFIDENCE,
     )
 
 
@@ -148,17 +148,19 @@ def test_switched_off_no_check_raises_but_that_of_an_empty_matte():
             "soft": 1,
         }
     )
-    picture = Picture(np.zeros((64, 64, 3), np.uint8))
-    for level, expected in ((0, (Flag.NO_SUBJECT,)), (0.6, ()), (1, ())):
+    picture = DecodedImage(np.zeros((64, 64, 3), np.uint8))
+    for level, expected in ((0, (ReviewFlag.NO_SUBJECT,)), (0.6, ()), (1, ())):
         matte = Matte(np.full((64, 64), level, np.float32))
         assert review(picture, matte, cut_out(picture, matte, PLAIN), PLAIN, off) == expected
 
 
 def test_a_picture_that_brought_its_own_alpha_has_no_matte_to_judge():
-    picture = Picture(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), frames=2)
-    assert review(picture, None, keep_own_alpha(picture), PLAIN, SETTINGS) == (Flag.MORE_FRAMES,)
+    picture = DecodedImage(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), frames=2)
+    assert review(picture, None, keep_own_alpha(picture), PLAIN, SETTINGS) == (
+        ReviewFlag.MORE_FRAMES,
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (2000, 3)])
 def test_any_size_of_matte_can_be_reviewed(shape):
-    assert Flag.NEARLY_FULL in flags_of(np.ones(shape))
+    assert ReviewFlag.NEARLY_FULL in flags_of(np.ones(shape))

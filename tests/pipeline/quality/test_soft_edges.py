@@ -8,7 +8,7 @@ import pytest
 
 from bgpipe.pipeline.matting import cut_out
 from bgpipe.pipeline.quality.composite import composite_error
-from bgpipe.pipeline.types import Matte, Picture, Preset
+from bgpipe.pipeline.types import DecodedImage, Matte, Preset
 
 GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "green": (0, 160, 0)}
 SIZE = (420, 560)
@@ -47,7 +47,7 @@ def test_soft_edges_are_within_two_levels_on_any_background(capsys):
         subject = cloth(6, (150, 80, 40), (250, 170, 100), seed)
         old = cloth(6, (10, 40, 60), (90, 150, 210), seed + 10)
         share = alpha[..., None]
-        seen = Picture(np.rint(share * subject + (1 - share) * old).astype(np.uint8))
+        seen = DecodedImage(np.rint(share * subject + (1 - share) * old).astype(np.uint8))
         levels = np.rint(alpha * 255).astype(np.uint8)
         truth = np.dstack([np.rint(subject).astype(np.uint8), levels])
         soft = (levels > 0) & (levels < 255)
@@ -72,7 +72,9 @@ def test_soft_edges_are_within_two_levels_on_any_background(capsys):
 def test_a_subject_of_one_colour_keeps_it_to_the_last_soft_pixel(sigma):
     alpha = cv2.GaussianBlur(disc(), (0, 0), sigma)
     share = alpha[..., None]
-    seen = Picture(np.rint(share * [200, 60, 40] + (1 - share) * [20, 60, 220]).astype(np.uint8))
+    seen = DecodedImage(
+        np.rint(share * [200, 60, 40] + (1 - share) * [20, 60, 220]).astype(np.uint8)
+    )
     rgba = cut_out(seen, Matte(alpha), Preset()).rgba
     visible = rgba[..., 3] > 12
     assert np.abs(rgba[visible, :3].astype(int) - [200, 60, 40]).mean() < 4

@@ -6,7 +6,7 @@ import pytest
 
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.storage import Stores
+from bgpipe.pipeline.storage import StoreFactory
 from bgpipe.pipeline.storage.base import RAW_SUFFIXES, reads_raw
 
 KEYS = [
@@ -22,7 +22,7 @@ KEYS = [
 
 @pytest.fixture
 def stores():
-    return Stores(load_settings().s3)
+    return StoreFactory(load_settings().s3)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from bgpipe.pipeline.errors import (
     TransientError,
     UsageError,
 )
-from bgpipe.pipeline.storage import Stores
+from bgpipe.pipeline.storage import StoreFactory
 
 pytestmark = pytest.mark.usefixtures("aws")
 
@@ -36,7 +36,7 @@ def location(s3):
 
 @pytest.fixture
 def store(settings, location):
-    return Stores(settings).open(f"{location}/photos")
+    return StoreFactory(settings).open(f"{location}/photos")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def through(settings, fault_proxy, location):
         options = [word for rule in rules for word in ("--answer", rule.replace("BUCKET", bucket))]
         url = fault_proxy(*options).url
         changed = settings.model_copy(update={"endpoint_url": url, "timeout": 1.0} | changes)
-        return Stores(changed).open(f"{location}/photos")
+        return StoreFactory(changed).open(f"{location}/photos")
 
     return opened
 
@@ -68,13 +68,13 @@ def error_of(call, *arguments):
 )
 def test_what_is_no_buckets_address_is_refused(settings, location):
     with pytest.raises(UsageError, match="bucket"):
-        Stores(settings).open(location)
+        StoreFactory(settings).open(location)
 
 
 def test_only_what_lies_under_the_prefix_is_listed(s3, location, settings):
     for key in ["photos/a.jpg", "photos/sub/b.jpg", "photos-2/c.jpg", "photos.jpg", "d.jpg"]:
         s3.put(f"{location}/{key}", b"x")
-    stores = Stores(settings)
+    stores = StoreFactory(settings)
     assert keys(stores.open(f"{location}/photos")) == ["a.jpg", "sub/b.jpg"]
     assert keys(stores.open(f"{location}/photos/")) == ["a.jpg", "sub/b.jpg"]
     assert len(keys(stores.open(location))) == 5
@@ -107,7 +107,7 @@ def test_a_listing_goes_on_over_many_pages(settings, s3, location):
     names = [f"{number:04}.jpg" for number in range(1100)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: s3.put(f"{location}/{name}", b""), names))
-    assert keys(Stores(settings).open(location)) == names
+    assert keys(StoreFactory(settings).open(location)) == names
 
 
 def test_a_cutout_says_what_it_is_and_how_it_was_made(s3, location, store):
@@ -130,20 +130,20 @@ def test_every_format_has_its_content_type(s3, location, store, format_):
 
 def test_encryption_and_storage_class_are_the_settings(s3, location, settings):
     changes = {"encryption": Encryption.KMS, "kms_key": "alias/x", "storage_class": "STANDARD_IA"}
-    store = Stores(settings.model_copy(update=changes)).open(location)
+    store = StoreFactory(settings.model_copy(update=changes)).open(location)
     store.write("a.png", b"x")
     found = s3.get(f"{location}/a.png")
     assert found["ServerSideEncryption"] == "aws:kms"
     assert found["SSEKMSKeyId"] == "alias/x"
     assert found["StorageClass"] == "STANDARD_IA"
     changes = {"encryption": Encryption.S3}
-    Stores(settings.model_copy(update=changes)).open(location).write("b.png", b"x")
+    StoreFactory(settings.model_copy(update=changes)).open(location).write("b.png", b"x")
     assert s3.get(f"{location}/b.png")["ServerSideEncryption"] == "AES256"
 
 
 def test_requests_that_the_asker_pays_for_work(settings, location):
     changes = {"requester_pays": True, "addressing": Addressing.PATH}
-    store = Stores(settings.model_copy(update=changes)).open(location)
+    store = StoreFactory(settings.model_copy(update=changes)).open(location)
     store.write("a.png", b"x")
     assert keys(store) == ["a.png"]
     assert store.read("a.png", 1) == store.read_range("a.png", 0, 1) == b"x"
@@ -151,7 +151,7 @@ def test_requests_that_the_asker_pays_for_work(settings, location):
 
 
 def test_threads_share_the_stores_and_their_client(settings, location):
-    stores = Stores(settings, connections=4)
+    stores = StoreFactory(settings, connections=4)
     start = threading.Barrier(8)
 
     def work(number):
@@ -166,7 +166,7 @@ def test_threads_share_the_stores_and_their_client(settings, location):
 
 
 def test_a_bucket_that_is_not_there_is_unavailable_and_says_what_to_do(settings):
-    store = Stores(settings).open("s3://no-such-bucket-anywhere/photos")
+    store = StoreFactory(settings).open("s3://no-such-bucket-anywhere/photos")
     with pytest.raises(StorageUnavailable, match=r"NoSuchBucket.*: create the bucket or correct"):
         keys(store)
     error = error_of(store.write, "a.png", b"x")
@@ -177,7 +177,7 @@ def test_without_a_server_nothing_can_be_listed(settings):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        store = Stores(settings.model_copy(update={"endpoint_url": url})).open("s3://bucket")
+        store = StoreFactory(settings.model_copy(update={"endpoint_url": url})).open("s3://bucket")
         with pytest.raises(StorageUnavailable, match="endpoint_url"):
             keys(store)
         error = error_of(store.read, "a.jpg", 9)
@@ -191,7 +191,7 @@ def test_without_credentials_it_says_where_they_are_looked_for(settings, locatio
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(StorageUnavailable, match=r"credentials.*AWS_ACCESS_KEY_ID"):
-        keys(Stores(settings).open(location))
+        keys(StoreFactory(settings).open(location))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_without_credentials_it_says_where_they_are_looked_for(settings, locatio
 )
 def test_settings_that_lead_nowhere_are_named(settings, location, changes, kind, words):
     with pytest.raises(kind, match=words):
-        Stores(settings.model_copy(update=changes)).open(location)
+        StoreFactory(settings.model_copy(update=changes)).open(location)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_contents_that_break_off_are_asked_for_again(settings, fault_proxy, stor
     store.write("a.png", content)
     proxy = fault_proxy("--rate", "0.3", "--seed", "3")
     changes = {"endpoint_url": proxy.url, "timeout": 1.0}
-    hard = Stores(settings.model_copy(update=changes)).open(store.location)
+    hard = StoreFactory(settings.model_copy(update=changes)).open(store.location)
     with ThreadPoolExecutor(8) as pool:
         for read in [pool.submit(hard.read, "a.png", 99_999) for _ in range(40)]:
             assert read.result() == content

@@ -14,11 +14,11 @@ from torch import nn
 
 from bgpipe.pipeline.errors import Code, ModelUnavailable, TransientError
 from bgpipe.pipeline.matting import solve_edges
-from bgpipe.pipeline.matting.trimap import UNKNOWN, trimap_of
+from bgpipe.pipeline.matting.trimap import UNKNOWN, make_trimap
 from bgpipe.pipeline.model.resize import DEVIATION, MEAN
-from bgpipe.pipeline.types import Matting, PatchOrder, ResolvedModel, Task
+from bgpipe.pipeline.types import Matting, ModelTask, PatchOrder, ResolvedModel
 from bgpipe.pipeline.vitmatte import weights
-from bgpipe.pipeline.vitmatte.engine import EdgeEngine
+from bgpipe.pipeline.vitmatte.engine import VitMatteEngine
 
 from ...tiny_vitmatte import saved, tiny_vitmatte
 
@@ -35,7 +35,7 @@ def network() -> nn.Module:
 
 def resolved(path: Path) -> ResolvedModel:
     order = PatchOrder.CURRENT
-    return ResolvedModel("tiny", path, "", SIZE, order, bundled=False, task=Task.EDGES)
+    return ResolvedModel("tiny", path, "", SIZE, order, bundled=False, task=ModelTask.EDGES)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def expected(network: nn.Module, pixels: Pixels) -> np.ndarray:
 def test_the_answer_is_the_networks_on_normalised_colours_and_a_trimap_of_halves(
     network: nn.Module, model: ResolvedModel
 ) -> None:
-    engine = EdgeEngine(model, "cpu", batch=2, threads=1)
+    engine = VitMatteEngine(model, "cpu", batch=2, threads=1)
     answers = engine.infer([tile(seed) for seed in range(3)])
     for seed, answer in enumerate(answers):
         assert (answer.alpha.shape, answer.alpha.dtype) == (SIZE, np.float32)
@@ -72,7 +72,7 @@ def test_the_answer_is_the_networks_on_normalised_colours_and_a_trimap_of_halves
 
 
 def test_a_tile_gets_the_same_bytes_alone_and_among_others(model: ResolvedModel) -> None:
-    engine = EdgeEngine(model, "cpu", batch=3, threads=1)
+    engine = VitMatteEngine(model, "cpu", batch=3, threads=1)
     alone = engine.infer([tile(0)])[0].alpha
     crowd = [answer.alpha for answer in engine.infer([tile(seed) for seed in (0, 1, 2, 3)])]
     assert (crowd[0] == alone).all()
@@ -93,11 +93,11 @@ class Narrow(nn.Module):
 
 
 def test_out_of_memory_halves_the_batch_until_not_even_a_tile_fits(model: ResolvedModel) -> None:
-    engine = EdgeEngine(model, "cpu", batch=8, threads=1, load=lambda model, dtype: Narrow(2))
+    engine = VitMatteEngine(model, "cpu", batch=8, threads=1, load=lambda model, dtype: Narrow(2))
     answers = engine.infer([tile(seed) for seed in range(5)])
     assert (engine.batch, len(answers)) == (2, 5)
     assert set(np.unique(answers[4].alpha)) == {0, 0.5, 1}
-    engine = EdgeEngine(model, "cpu", batch=2, threads=1, load=lambda model, dtype: Narrow(0))
+    engine = VitMatteEngine(model, "cpu", batch=2, threads=1, load=lambda model, dtype: Narrow(0))
     with pytest.raises(TransientError) as caught:
         engine.infer([tile(0)])
     assert caught.value.code == Code.DEVICE
@@ -110,14 +110,14 @@ def test_tiles_leave_no_seam_that_the_whole_image_would_not_have(model: Resolved
     smooth = np.sin(rows / 23) * np.cos(columns / 31)
     rgb = np.uint8(128 + 100 * np.dstack([smooth, -smooth, smooth**2]))
     matte = np.clip((110 - np.hypot(rows - 160, columns - 208)) / 40 + 0.5, 0, 1)
-    engine = EdgeEngine(model, "cpu", batch=1, threads=1)
+    engine = VitMatteEngine(model, "cpu", batch=1, threads=1)
 
     def solved(size: tuple[int, int]) -> np.ndarray:
         matting = Matting("tiny", "", size, band=0.02)
         return solve_edges(rgb, matte.astype(np.float32), matting, engine.infer)
 
     whole, tiled = solved((height, width)), solved((160, 160))
-    band = trimap_of(matte.astype(np.float32), 0.02) == UNKNOWN
+    band = make_trimap(matte.astype(np.float32), 0.02) == UNKNOWN
     difference = np.where(band, tiled - whole, 0)
     print("difference:", np.abs(difference).max(), "of", np.ptp(whole[band]))
     inside = band[:, 1:] & band[:, :-1]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bgpipe.config.enhancement import Enhancement
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.types import Preset
-from bgpipe.pipeline.workflow import Refused, node_types, read_workflow
+from bgpipe.pipeline.workflow import WorkflowError, node_types, read_workflow
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "infra/examples"
 UI = json.loads((EXAMPLES / "production_bg_removal.json").read_text())
@@ -58,11 +58,11 @@ def saved(document: Any) -> Preset:
     main = read_workflow(document, MODELS).main
     assert main
     assert main.is_saved
-    return main.view.preset
+    return main.spec.preset
 
 
-def refused(document: Any) -> Refused:
-    with pytest.raises(Refused) as caught:
+def refused(document: Any) -> WorkflowError:
+    with pytest.raises(WorkflowError) as caught:
         read_workflow(document, MODELS)
     return caught.value
 
@@ -102,7 +102,7 @@ def test_eight_widget_values_of_the_removal_node_begin_with_a_sensitivity(ui):
 
 def test_the_saved_cutout_has_the_refined_alpha_and_the_previews_their_own(ui):
     workflow = read_workflow(ui, MODELS)
-    views = {output.node: output.view for output in workflow.outputs}
+    views = {output.node: output.spec for output in workflow.outputs}
     assert (views["5"].preset.contrast, views["5"].is_mask) == (1.15, False)
     assert (views["6"].preset, views["6"].is_mask) == (Preset(), False)
     assert (views["7"].preset, views["7"].is_mask) == (Preset(), True)
@@ -146,7 +146,7 @@ def test_a_colour_and_a_mask_alone(graph):
     del graph["2"]["inputs"]["background"], graph["4"]["inputs"]["image"]
     workflow = read_workflow(graph, MODELS)
     assert workflow.main
-    assert workflow.main.view.is_mask
+    assert workflow.main.spec.is_mask
 
 
 @pytest.mark.parametrize(
@@ -313,5 +313,5 @@ def test_whatever_stands_anywhere_in_a_workflow_it_is_read_or_refused(
             break
         place = place[key]
     place[key] = value
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(WorkflowError):
         read_workflow(document, MODELS, lambda name: len(name) < 99)
