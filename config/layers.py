@@ -11,8 +11,7 @@ from typing import Any, Protocol
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, NestedSecretsSettingsSource
 
-from bgpipe.config.errors import SettingsError
-from bgpipe.config.toml_file import KeyPath, TomlFile, dotted, read_toml
+from bgpipe.config.toml_file import KeyPath, SettingsError, TomlFile, dotted, read_toml
 
 PREFIX = "BGPIPE_"
 DELIMITER = "__"

@@ -12,10 +12,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings
 
-from bgpipe.config.errors import SettingsError
 from bgpipe.config.layers import DELIMITER, PREFIX, Layer, TomlLayer, merged, source_of
 from bgpipe.config.schema import CLOSENESS, Schema
-from bgpipe.config.toml_file import KeyPath, dotted
+from bgpipe.config.toml_file import KeyPath, SettingsError, dotted
 
 Settings = TypeVar("Settings", bound=BaseSettings)
 

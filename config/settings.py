@@ -10,8 +10,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from bgpipe.config.choices import Precision
 from bgpipe.config.layers import Bundled, Environment, Layer, SecretFiles, TomlLayer
-from bgpipe.config.precision import Precision
 from bgpipe.config.presets import Preset
 from bgpipe.config.problems import validated
 from bgpipe.config.sweeps import Sweep, SweepName

@@ -1,16 +1,26 @@
-"""A TOML file with the line of every key, which `tomllib` does not report."""
+"""What is wrong with the settings.
+
+A TOML file with the line of every key, which `tomllib` does not report.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bgpipe.config.errors import SettingsError
+
+class SettingsError(ValueError):
+    """Some settings are wrong; the text has a line for each `problem`, the place before a colon."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
 
 KeyPath = tuple[str | int, ...]
 """Names of tables and the key, with the positions in lists: `("worker", "places", 0)`."""

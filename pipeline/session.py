@@ -1,8 +1,11 @@
-"""What commands and servers begin with: a Redis, the ledger in it, and what works on both."""
+"""The settings, with what is wrong in them as an error of ours.
+
+What commands and servers begin with: a Redis, the ledger in it, and what works on both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,16 +14,47 @@ from typing import TYPE_CHECKING
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
+    from bgpipe.config.layers import Layer
     from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.catalog import Catalogs
-    from bgpipe.pipeline.connection import RedisClient
-    from bgpipe.pipeline.dispatcher import Dispatcher, JobController
-    from bgpipe.pipeline.feeder import Feeder
-    from bgpipe.pipeline.lease import Lease
-    from bgpipe.pipeline.ledger import Ledger
-    from bgpipe.pipeline.storage import StoreFactory
+    from bgpipe.pipeline.broker.client import RedisClient
+    from bgpipe.pipeline.broker.lease import Lease
+    from bgpipe.pipeline.jobs.items import Ledger
+    from bgpipe.pipeline.logging import Notify
+    from bgpipe.pipeline.planning.catalog import Catalogs
+    from bgpipe.pipeline.scheduling.dispatcher import Dispatcher, JobController
+    from bgpipe.pipeline.scheduling.feeder import Feeder
+    from bgpipe.pipeline.storage.factory import StoreFactory
     from bgpipe.pipeline.types import JobId
-    from bgpipe.pipeline.waiting import Notify
+
+
+def read_settings() -> Settings:
+    """Read every source of the settings.
+
+    Raises:
+        UsageError: some are wrong; the message has a line for each.
+
+    """
+    return read_with_layers()[0]
+
+
+def read_with_layers() -> tuple[Settings, Sequence[Layer]]:
+    """The settings and their sources, the strongest one first. Raises as `read_settings`."""
+    from bgpipe.config.problems import validated
+    from bgpipe.config.settings import Settings, read_layers
+
+    with _translated():
+        layers = read_layers()
+        return validated(Settings, layers), layers
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    from bgpipe.config.toml_file import SettingsError
+
+    try:
+        yield
+    except SettingsError as error:
+        raise UsageError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -32,60 +66,60 @@ class Session:
 
     @cached_property
     def feeder(self) -> Feeder:
-        from bgpipe.pipeline.feeder import Feeder
-        from bgpipe.pipeline.queue import make_app
+        from bgpipe.pipeline.broker.queue import make_app
+        from bgpipe.pipeline.scheduling.feeder import Feeder
 
         app = make_app(self.settings, self.redis_url)
         return Feeder(self.jobs, app, self.client, self.settings.queue)
 
     @cached_property
     def stores(self) -> StoreFactory:
-        from bgpipe.pipeline.storage import StoreFactory
+        from bgpipe.pipeline.storage.factory import StoreFactory
 
         return StoreFactory(self.settings.s3)
 
     @cached_property
     def catalogs(self) -> Catalogs:
-        from bgpipe.pipeline.catalog import Catalogs
+        from bgpipe.pipeline.planning.catalog import Catalogs
 
         return Catalogs(self.jobs.seals, self.settings.state_folder / "catalogs")
 
     def lease(self, name: str) -> Lease:
-        from bgpipe.pipeline.lease import Lease
+        from bgpipe.pipeline.broker.lease import Lease
 
         return Lease(self.client, name, self.settings.dispatch.lease)
 
     def is_held(self, name: str) -> bool:
         """Whether anybody holds the lease of this name."""
-        from bgpipe.pipeline.lease import is_held
+        from bgpipe.pipeline.broker.lease import is_held
 
         return is_held(self.client, name)
 
     def leader(self, job: JobId, lease: Lease | None = None) -> JobController:
         """Of `job`, by a lease of its own unless one is given."""
-        from bgpipe.pipeline import keys
-        from bgpipe.pipeline.dispatcher import MARGIN, JobController
+        from bgpipe.pipeline.broker import keys
+        from bgpipe.pipeline.scheduling.dispatcher import MARGIN, JobController
 
         lease = lease or self.lease(keys.lease_of_job(job))
         patience = self.settings.queue.visibility_timeout + MARGIN
         return JobController(self.jobs, self.feeder, lease, job, patience)
 
     def dispatcher(self) -> Dispatcher:
-        from bgpipe.pipeline import keys
-        from bgpipe.pipeline.dispatcher import Dispatcher
+        from bgpipe.pipeline.broker import keys
+        from bgpipe.pipeline.scheduling.dispatcher import Dispatcher
 
         lease = self.lease(keys.DISPATCH)
         return Dispatcher(self.jobs, self.feeder, lease, self.leader, self.settings.dispatch)
 
     def is_dispatched(self) -> bool:
         """Whether a dispatcher feeds the jobs of this cluster."""
-        from bgpipe.pipeline import keys
+        from bgpipe.pipeline.broker import keys
 
         return not self.settings.embedded and self.is_held(keys.DISPATCH)
 
     def is_attended(self, job: JobId) -> bool:
         """Whether a command or a dispatcher leads `job`."""
-        from bgpipe.pipeline import keys
+        from bgpipe.pipeline.broker import keys
 
         return self.is_dispatched() or self.is_held(keys.lease_of_job(job))
 
@@ -108,9 +142,9 @@ def open_session(
     `patience`: seconds for which a command is tried again while Redis is away; default: a restart's.
     `notify` gets a line about each longer wait.
     """
-    from bgpipe.pipeline.connection import RETRY_SECONDS, connect
-    from bgpipe.pipeline.embedded import redis_server
-    from bgpipe.pipeline.ledger import Ledger
+    from bgpipe.pipeline.broker.client import RETRY_SECONDS, connect
+    from bgpipe.pipeline.broker.embedded import redis_server
+    from bgpipe.pipeline.jobs.items import Ledger
 
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(redis_server(settings.state_folder))

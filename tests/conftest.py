@@ -23,7 +23,7 @@ from botocore.config import Config
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from bgpipe.pipeline.embedded import server_binary
+from bgpipe.pipeline.broker.embedded import server_binary
 from bgpipe.pipeline.errors import RedisUnavailable
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -22,8 +22,9 @@ from typing import IO
 
 from PIL import Image
 
-from bgpipe.pipeline.connection import RedisClient
-from bgpipe.pipeline.ledger import JobNotFound, Ledger
+from bgpipe.pipeline.broker.client import RedisClient
+from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.types import JobId, JobState, JobSummary, Outcome
 
 from .conftest import RedisServer

@@ -35,11 +35,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.broker.embedded import server_binary
 from bgpipe.pipeline.cli.app import command_tree
-from bgpipe.pipeline.connection import connect
-from bgpipe.pipeline.embedded import server_binary
 from bgpipe.pipeline.errors import RedisUnavailable
-from bgpipe.pipeline.overview import read_cluster_stats
+from bgpipe.pipeline.monitoring.cluster_stats import read_cluster_stats
 
 from .conftest import ROOT, RedisServer, free_port, require_program
 

@@ -64,7 +64,7 @@ def test_the_wheel_built_from_the_sdist_works_from_anywhere(
         "import bgpipe.workers.process, bgpipe.pipeline.cli, bgpipe.config.settings as settings\n"
         "from pathlib import Path\n"
         "from bgpipe import remove\n"
-        "from bgpipe.pipeline.registry import resolve\n"
+        "from bgpipe.pipeline.models.registry import resolve\n"
         "settings.load_settings()\n"
         "print(resolve('birefnet-nano', cache=Path('cache')).path)\n"
     )

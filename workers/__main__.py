@@ -15,16 +15,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bgpipe.pipeline.errors import BgpipeError
-from bgpipe.workers.devices import select_devices
+from bgpipe.pipeline.inference.devices import select_devices
+from bgpipe.workers.lifecycle import on_parent_exit
 from bgpipe.workers.supervisor import StartedWorker, Supervisor, WorkerProcess, make_workers
-from bgpipe.workers.tether import on_parent_exit
 
 
 def main() -> int:
     """Run workers until a signal says to stop; exit codes as bgpipe's."""
     options = _parse()
     started = _start_first(options) if options.stop_with_stdin else []
-    from bgpipe.workers.entry import run_entry_point  # brings the settings' libraries
+    from bgpipe.workers.lifecycle import run_entry_point  # brings the settings' libraries
 
     try:
         return run_entry_point(
@@ -82,12 +82,12 @@ def _start_first(options: argparse.Namespace) -> list[WorkerProcess]:
 
 
 def _supervise(options: argparse.Namespace, started: Sequence[WorkerProcess]) -> int:
-    from bgpipe.workers.entry import worker_settings
+    from bgpipe.workers.lifecycle import worker_settings
 
     settings = worker_settings()
     owned: bool = options.stop_with_stdin
     if not owned:
-        from bgpipe.pipeline.connection import connect
+        from bgpipe.pipeline.broker.client import connect
 
         connect(settings.redis_url).close()  # away at the start is an error, later is waited for
     posts = started or make_workers(
@@ -102,7 +102,7 @@ def _supervise(options: argparse.Namespace, started: Sequence[WorkerProcess]) ->
 
 
 def _leave_server(folder: str, descriptor: str) -> None:
-    from bgpipe.pipeline.embedded import release_server
+    from bgpipe.pipeline.broker.embedded import release_server
 
     with open(int(descriptor), "ab") as users:  # noqa: PTH123  # not a path
         release_server(Path(folder), users)

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Self
 from bgpipe.config.settings import LimitSettings
 from bgpipe.pipeline.errors import Code, DeviceLost
 from bgpipe.pipeline.types import Matte, Matting, ModelTask, Recipe
-from bgpipe.workers.leaving import WorkerShuttingDown
-from bgpipe.workers.shelf import EngineCache, InferenceEngine, Model, ModelSpec, model_of
+from bgpipe.workers.engine_cache import EngineCache, InferenceEngine, Model, ModelSpec, model_of
+from bgpipe.workers.lifecycle import WorkerShuttingDown
 from bgpipe.workers.watchdog import describe_thread
 
 if TYPE_CHECKING:

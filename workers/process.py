@@ -23,28 +23,29 @@ from threading import Thread
 import cv2
 
 from bgpipe.config.settings import Settings, WorkerSettings, host_and_port
-from bgpipe.pipeline.connection import connect
-from bgpipe.pipeline.images import Limits
-from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.storage import StoreFactory
-from bgpipe.pipeline.vitals import WorkerStats
-from bgpipe.workers.app import make_worker_app, serve
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.inference.devices import CPU
+from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
+from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.workers.batcher import Batcher
-from bgpipe.workers.custody import ClaimManager
-from bgpipe.workers.devices import CPU
-from bgpipe.workers.engines import cores, make_engine_factory
-from bgpipe.workers.entry import run_entry_point, worker_settings
-from bgpipe.workers.grounds import BackgroundLoader
-from bgpipe.workers.health import HeartbeatWriter, is_alive
-from bgpipe.workers.lane import ItemRunner
-from bgpipe.workers.leaving import EXIT_RESTART, request_shutdown
-from bgpipe.workers.memory import MemoryBudget, half_of_the_machine, resident
-from bgpipe.workers.pool import LaneOptions
-from bgpipe.workers.shelf import EngineCache, EngineFactory
-from bgpipe.workers.studio import ImageCodec, ImageProcessor
-from bgpipe.workers.tally import WorkerCounters
-from bgpipe.workers.tasks import register_task
-from bgpipe.workers.tether import GRACE, READY, on_parent_exit
+from bgpipe.workers.celery_app import LaneOptions, make_worker_app, register_task, serve
+from bgpipe.workers.claims import ClaimManager
+from bgpipe.workers.engine_cache import EngineCache, EngineFactory, cores, make_engine_factory
+from bgpipe.workers.heartbeat import HeartbeatWriter, WorkerCounters, is_alive
+from bgpipe.workers.image_processor import BackgroundLoader, ImageCodec, ImageProcessor
+from bgpipe.workers.item_runner import ItemRunner
+from bgpipe.workers.lifecycle import (
+    EXIT_RESTART,
+    GRACE,
+    READY,
+    on_parent_exit,
+    request_shutdown,
+    run_entry_point,
+    worker_settings,
+)
+from bgpipe.workers.memory_budget import MemoryBudget, half_of_the_machine, resident
 from bgpipe.workers.watchdog import Watchdog
 
 GPU_LANES = 24
@@ -154,7 +155,9 @@ def worker_config(name: str, device: str, settings: WorkerSettings) -> WorkerCon
 def import_engine() -> None:
     """Import torch, which takes a second, in which the worker connects."""
     try:
-        import_module("bgpipe.pipeline.engine")  # the device thread waits for the same import
+        import_module(
+            "bgpipe.pipeline.inference.engine"
+        )  # the device thread waits for the same import
     finally:
         gc.freeze()
         gc.enable()  # bgpipe.workers.start has turned it off
@@ -164,7 +167,9 @@ def _start(options: argparse.Namespace) -> int:
     settings = worker_settings()
     device = "cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") else CPU
     if device != CPU:
-        from bgpipe.pipeline.probe import check_device  # brings torch, which a CPU awaits later
+        from bgpipe.pipeline.inference.devices import (
+            check_device,  # brings torch, which a CPU awaits later
+        )
 
         check_device(device)
     Thread(target=import_engine, name="import", daemon=True).start()
@@ -197,8 +202,8 @@ def _serve_metrics(
     """Let Prometheus ask this process, where it was given an address for that."""
     if not node.metrics:
         return nullcontext()
-    from bgpipe.pipeline.exposition import serve_metrics
-    from bgpipe.pipeline.worker_metrics import WorkerCollector
+    from bgpipe.pipeline.monitoring.collectors import WorkerCollector
+    from bgpipe.pipeline.monitoring.exporter import serve_metrics
 
     host, port = host_and_port(node.metrics)
     return serve_metrics(WorkerCollector(node.name, vitals), host, port)

@@ -12,9 +12,9 @@ def main() -> None:
     """Work until told to stop; exit codes as bgpipe's."""
     # Imports leave no garbage, and the search for it takes a seventh of their time.
     gc.disable()
-    from bgpipe.workers import leaving, process
+    from bgpipe.workers import lifecycle, process
 
-    leaving.exit_now(process.main())
+    lifecycle.exit_now(process.main())
 
 
 if __name__ == "__main__":

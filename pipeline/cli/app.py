@@ -9,21 +9,20 @@ from typing import Any
 import typer
 
 from bgpipe.pipeline.cli import command_line
-from bgpipe.pipeline.cli.bench import bench
-from bgpipe.pipeline.cli.config import config_commands
-from bgpipe.pipeline.cli.dispatch import dispatch
-from bgpipe.pipeline.cli.doctor import doctor
-from bgpipe.pipeline.cli.evaluate import evaluate
-from bgpipe.pipeline.cli.flower import flower
-from bgpipe.pipeline.cli.jobs import cancel, errors, jobs, resume, retry, status
-from bgpipe.pipeline.cli.keys import key_commands
-from bgpipe.pipeline.cli.models import model_commands
-from bgpipe.pipeline.cli.report import report
-from bgpipe.pipeline.cli.serve import serve
-from bgpipe.pipeline.cli.submit import submit
-from bgpipe.pipeline.cli.sweep import sweep_commands
-from bgpipe.pipeline.cli.terminal import Console
-from bgpipe.pipeline.cli.worker import worker
+from bgpipe.pipeline.cli.commands.bench import bench
+from bgpipe.pipeline.cli.commands.config import config_commands
+from bgpipe.pipeline.cli.commands.dispatch import dispatch
+from bgpipe.pipeline.cli.commands.doctor import doctor
+from bgpipe.pipeline.cli.commands.evaluate import evaluate
+from bgpipe.pipeline.cli.commands.jobs import cancel, errors, jobs, resume, retry, status
+from bgpipe.pipeline.cli.commands.keys import key_commands
+from bgpipe.pipeline.cli.commands.models import model_commands
+from bgpipe.pipeline.cli.commands.report import report
+from bgpipe.pipeline.cli.commands.serve import flower, serve
+from bgpipe.pipeline.cli.commands.submit import submit
+from bgpipe.pipeline.cli.commands.sweep import sweep_commands
+from bgpipe.pipeline.cli.commands.worker import worker
+from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.errors import BgpipeError
 
 app = typer.Typer(

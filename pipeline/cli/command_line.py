@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from bgpipe.pipeline.cli.terminal import Console
+from bgpipe.pipeline.cli.console import Console
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -62,7 +62,7 @@ def jobs() -> list[str]:
     """The newest jobs of the cluster, or of an embedded server that runs already."""
     import redis
 
-    from bgpipe.pipeline import keys
+    from bgpipe.pipeline.broker import keys
 
     found = _settings()
     url = _running_server(found) if found else None
@@ -86,15 +86,15 @@ def _running_server(settings: SettingsType) -> str | None:
 
 
 def _registered(task: object) -> Iterator[tuple[str, str]]:
-    from bgpipe.pipeline import registry
+    from bgpipe.pipeline.models import registry
 
     return ((name, each.summary) for name, each in registry.models().items() if each.task == task)
 
 
 def _settings() -> SettingsType | None:
     """None where they are wrong: a completion cannot say so."""
-    from bgpipe.config.errors import SettingsError
     from bgpipe.config.settings import load_settings
+    from bgpipe.config.toml_file import SettingsError
 
     with suppress(SettingsError):
         return load_settings()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.cli.terminal import Console, short_location
+from bgpipe.pipeline.cli.console import Console, short_location
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -68,7 +68,7 @@ def heading(session: Session, job: JobId) -> Callable[[], str]:
     look = f"{_preset_name(session.settings, recipe.preset)} · {recipe.model}"
 
     def line() -> str:
-        from bgpipe.pipeline.vitals import read_heartbeats
+        from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
 
         labels = sorted({beat.label for beat in read_heartbeats(session.client)})
         return f"{places}   {look} · {', '.join(labels) or '...'}"

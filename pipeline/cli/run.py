@@ -1,12 +1,17 @@
-"""Seeing a job through to its end from the command that submitted or resumed it."""
+"""What most commands begin with: the settings and a session.
+
+Opening a job, or following the one that does the same already.
+
+Seeing a job through to its end from the command that submitted or resumed it.
+"""
 
 from __future__ import annotations
 
 import signal
 import sys
 import time
-from collections.abc import Container, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Container, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -14,21 +19,64 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bgpipe.pipeline import session
+from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.progress import heading, progress
-from bgpipe.pipeline.cli.session import Session
 from bgpipe.pipeline.cli.summary import INTERRUPTED, exit_code, show_result
-from bgpipe.pipeline.cli.terminal import Console
 from bgpipe.pipeline.errors import Unavailable, UsageError
+from bgpipe.pipeline.session import Session, read_settings
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.child import ChildProcess
-    from bgpipe.pipeline.dispatcher import JobController
-    from bgpipe.pipeline.ignored import IgnoredObjects
-    from bgpipe.pipeline.lease import Lease
-    from bgpipe.pipeline.types import JobId, JobSummary
+    from bgpipe.pipeline.broker.lease import Lease
+    from bgpipe.pipeline.cli.console import Console
+    from bgpipe.pipeline.planning.ignored import IgnoredObjects
+    from bgpipe.pipeline.processes import ChildProcess
+    from bgpipe.pipeline.scheduling.dispatcher import JobController
+    from bgpipe.pipeline.types import Job, JobId, JobSummary
+
+__all__ = ["Session", "open_session", "read_settings"]
+
+
+def open_session(
+    settings: Settings, terminal: Console | None = None
+) -> AbstractContextManager[Session]:
+    """Connect to Redis; `terminal` shows that it takes long."""
+    return session.open_session(settings, notify=terminal.notify if terminal else None)
+
+
+def open_job(
+    session: Session, terminal: Console, job: Job, named: Sequence[str] = ()
+) -> tuple[JobId, Lease]:
+    """Open the job, or find the one that does the same already; with the lease of either."""
+    from bgpipe.pipeline.broker import keys
+    from bgpipe.pipeline.jobs.store import JobConflict
+
+    lease = session.lease(keys.lease_of_job(job.id))
+    lease.acquire()  # before others can see the job and miss its leader
+    try:
+        session.jobs.open(job, named)
+    except JobConflict as error:
+        if session.is_attended(error.job):
+            lease.release()
+            _check_same(session.jobs.job(error.job), job)
+            terminal.warn(f"following job {error.job}, which does this already")
+            return error.job, session.lease(keys.lease_of_job(error.job))
+        terminal.warn(f"job {error.job} was abandoned: {job.id} replaces it")
+        session.jobs.cancel(error.job)
+        session.jobs.open(job, named)
+    return job.id, lease
+
+
+def _check_same(other: Job, job: Job) -> None:
+    if not job.same_as(other):
+        raise UsageError(
+            f"job {other.id} is writing cutouts of another kind to {other.out}: "
+            f"wait for its end, or bgpipe cancel {other.id}"
+        )
+
 
 CLOSED = frozenset(("finished", "cancelled"))
 SHORTEST_PAUSE = 0.02
@@ -97,7 +145,7 @@ class JobRun:
         worker: ChildProcess | None = None,
     ) -> None:
         """`growing`: keys of the source that are not complete yet."""
-        from bgpipe.pipeline.ignored import IgnoredObjects
+        from bgpipe.pipeline.planning.ignored import IgnoredObjects
 
         self._session = session
         self._job = job
@@ -132,7 +180,7 @@ class JobRun:
             return
         if self._lease.acquire() and self._is_likely_new():
             self._bring_worker()
-        from bgpipe.pipeline.dispatcher import forget_old
+        from bgpipe.pipeline.scheduling.dispatcher import forget_old
 
         forget_old(self._session.jobs, self._session.settings.dispatch.keep_days)
 
@@ -169,8 +217,8 @@ class JobRun:
 
     def _list(self) -> bool:
         """List the job unless another command does; returns whether it is listed now."""
-        from bgpipe.pipeline.ledger import LeaseLost
-        from bgpipe.pipeline.producer import list_job
+        from bgpipe.pipeline.jobs.store import LeaseLost
+        from bgpipe.pipeline.planning.planner import list_job
 
         token = self._lease.acquire()
         if not token:
@@ -201,7 +249,7 @@ class JobRun:
             self._worker.check()
 
     def _bring_worker(self) -> None:
-        from bgpipe.pipeline.embedded import worker
+        from bgpipe.pipeline.broker.embedded import worker
 
         settings = self._session.settings
         if settings.embedded and self._worker is None:

@@ -10,12 +10,12 @@ from itertools import islice
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
+from bgpipe.pipeline.cli.console import Console, counted, short_location
 from bgpipe.pipeline.cli.progress import duration, failures, rate
-from bgpipe.pipeline.cli.terminal import Console, counted, short_location
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.ignored import IgnoredObjects
-    from bgpipe.pipeline.ledger import Ledger
+    from bgpipe.pipeline.jobs.items import Ledger
+    from bgpipe.pipeline.planning.ignored import IgnoredObjects
     from bgpipe.pipeline.types import Failure, Job, JobId, JobSummary
 
 SHOWN = 10
@@ -61,7 +61,7 @@ def show_result(
 
 def _place(job: Job) -> str:
     """` in FOLDER`, or `: FILE` for the only cutout."""
-    from bgpipe.pipeline.naming import literal_key
+    from bgpipe.pipeline.planning.targets import literal_key
 
     key = literal_key(job.naming)
     folder = short_location(job.out)

@@ -10,13 +10,12 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.cli.opening import open_job
-from bgpipe.pipeline.cli.run import run_to_completion
-from bgpipe.pipeline.cli.terminal import Console, short_location
+from bgpipe.pipeline.cli.console import Console, short_location
+from bgpipe.pipeline.cli.run import open_job, run_to_completion
 from bgpipe.pipeline.errors import NoImages, StorageUnavailable
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.child import ChildProcess
+    from bgpipe.pipeline.processes import ChildProcess
     from bgpipe.pipeline.session import Session
     from bgpipe.pipeline.types import Job, JobId
 
@@ -47,7 +46,7 @@ def watch_source(session: Session, terminal: Console, job: Job) -> int:
 @contextmanager
 def _worker(session: Session) -> Iterator[ChildProcess | None]:
     """One for all batches, which keeps the model loaded; None in a cluster."""
-    from bgpipe.pipeline.embedded import worker
+    from bgpipe.pipeline.broker.embedded import worker
 
     settings = session.settings
     if not settings.embedded:
@@ -97,8 +96,8 @@ def _arrivals(session: Session, terminal: Console, job: Job) -> Iterator[frozens
 
 def _listing(session: Session, terminal: Console, job: Job) -> Mapping[str, str]:
     """The identities of the images by their keys; empty while the source cannot be listed."""
-    from bgpipe.pipeline.ignored import IgnoredObjects
-    from bgpipe.pipeline.producer import select_sources
+    from bgpipe.pipeline.planning.ignored import IgnoredObjects
+    from bgpipe.pipeline.planning.planner import select_sources
 
     source, target = session.stores.open(job.source), session.stores.open(job.out)
     try:

@@ -11,12 +11,12 @@ from types import FrameType
 import uvicorn
 
 from bgpipe.config.settings import KeyRule, Settings
-from bgpipe.pipeline.configuration import read_settings
 from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.http.app import create_app
-from bgpipe.pipeline.http.backend import AppState, open_state
-from bgpipe.pipeline.http.gate import is_loopback
-from bgpipe.pipeline.log import log_to_stderr
+from bgpipe.pipeline.http.dependencies import AppState, open_state
+from bgpipe.pipeline.http.middleware import is_loopback
+from bgpipe.pipeline.logging import log_to_stderr
+from bgpipe.pipeline.session import read_settings
 
 GRACE = 5
 """Seconds that answers under way may take once the server is told to leave; streams end then."""

@@ -11,27 +11,25 @@ from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from bgpipe.pipeline.http import choices, events, health, items, jobs, uploading, visits, web_page
-from bgpipe.pipeline.http.attendant import maintenance
-from bgpipe.pipeline.http.backend import open_state
+from bgpipe.pipeline.http.background import embedded_worker, maintenance
 from bgpipe.pipeline.http.comfyui import make_router
-from bgpipe.pipeline.http.crew import embedded_worker
-from bgpipe.pipeline.http.gate import AuthMiddleware
-from bgpipe.pipeline.http.headers import SecurityHeadersMiddleware
+from bgpipe.pipeline.http.dependencies import open_state
+from bgpipe.pipeline.http.middleware import AuthMiddleware, SecurityHeadersMiddleware
 from bgpipe.pipeline.http.problems import install_error_handlers
+from bgpipe.pipeline.http.routes import browser, events, health, items, jobs, options, uploads
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
 
 ROUTERS = (
     health.router,
-    choices.router,
-    visits.router,
-    uploading.router,
+    options.router,
+    browser.router,
+    uploads.router,
     jobs.router,
     items.router,
     events.router,
-    web_page.router,
+    browser.router,
 )
 
 

@@ -14,14 +14,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from bgpipe.pipeline.errors import (
-    BgpipeError,
-    Code,
-    ItemError,
-    StoreCorrupted,
-    Unavailable,
-)
-from bgpipe.pipeline.ledger import JobConflict, JobNotFound, LeaseLost
+from bgpipe.pipeline.errors import BgpipeError, Code, ItemError, StoreCorrupted, Unavailable
+from bgpipe.pipeline.jobs.store import JobConflict, JobNotFound, LeaseLost
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 5

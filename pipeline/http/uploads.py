@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http.problems import Problem
-from bgpipe.pipeline.images import Limits
-from bgpipe.pipeline.images.vet import validate_header
+from bgpipe.pipeline.images.header import validate_header
+from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.storage.base import is_hidden, is_image_name, is_safe_key
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.storage import Store, StoreFactory
+    from bgpipe.pipeline.storage.base import Store
+    from bgpipe.pipeline.storage.factory import StoreFactory
     from bgpipe.pipeline.types import JobId
 
 UPLOAD_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -6,11 +6,11 @@ codec raises becomes one of our errors in this package.
 
 from __future__ import annotations
 
-from bgpipe.pipeline.images.colour import color_pixel, from_srgb, to_viewed_srgb
+from bgpipe.pipeline.images.color import color_pixel, from_srgb, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode, read_pixel_count
 from bgpipe.pipeline.images.encode import encode
 from bgpipe.pipeline.images.limits import Limits
-from bgpipe.pipeline.images.thumbnail import thumbnail
+from bgpipe.pipeline.images.preview import thumbnail
 
 __all__ = [
     "Limits",

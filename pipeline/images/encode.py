@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from bgpipe.pipeline import imprint, png
 from bgpipe.pipeline.errors import Code, PermanentError
+from bgpipe.pipeline.images import png, provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -76,7 +76,7 @@ def _webp(cutout: Cutout, picture: DecodedImage, output: Output, text: Text) -> 
         exact=True,  # colours that are zero stay so
         method=6 if output.compression == "small" else 2,
         icc_profile=picture.icc,
-        xmp=imprint.xmp_packet(text),
+        xmp=provenance.xmp_packet(text),
     )
 
 
@@ -88,12 +88,12 @@ def _avif(cutout: Cutout, picture: DecodedImage, output: Output, text: Text) -> 
         speed=4 if output.compression == "small" else 8,
         icc_profile=picture.icc,
     )
-    body = _XMP_BOX + imprint.xmp_packet(text)
+    body = _XMP_BOX + provenance.xmp_packet(text)
     return data + (len(body) + 8).to_bytes(4) + b"uuid" + body
 
 
 def _jpeg(cutout: Cutout, picture: DecodedImage, output: Output, text: Text) -> bytes:
-    return _jpeg_file(cutout.rgba[..., :3], picture, output, xmp=imprint.xmp_packet(text))
+    return _jpeg_file(cutout.rgba[..., :3], picture, output, xmp=provenance.xmp_packet(text))
 
 
 def _zip(cutout: Cutout, picture: DecodedImage, output: Output, text: Text) -> bytes:
@@ -108,7 +108,7 @@ def _zip(cutout: Cutout, picture: DecodedImage, output: Output, text: Text) -> b
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(_member(COLOUR), _jpeg_file(rgb, picture, output))
         archive.writestr(_member(ALPHA), png.encode(np.ascontiguousarray(alpha), text=text))
-        archive.comment = imprint.xmp_packet(text)
+        archive.comment = provenance.xmp_packet(text)
     return file.getvalue()
 
 

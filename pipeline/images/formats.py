@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bgpipe.pipeline import png
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.images import tiff
+from bgpipe.pipeline.images import png, tiff
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 """What Pillow may try; its reader of JPEG sees what is MPO."""

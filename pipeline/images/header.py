@@ -1,4 +1,7 @@
-"""What a file says of its picture before a pixel of it is decoded."""
+"""What a file says of its picture before a pixel of it is decoded.
+
+Whether a file may become a source at all, told from its header and its end.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import math
 import struct
 import warnings
 import zlib
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from bgpipe.pipeline.errors import Code, PermanentError
+from bgpipe.pipeline.images.decode import read_pixel_count
 from bgpipe.pipeline.images.formats import (
     FORMATS,
     HEIF,
@@ -20,6 +25,9 @@ from bgpipe.pipeline.images.formats import (
     truncated,
 )
 from bgpipe.pipeline.images.limits import Limits, check_bytes, check_size
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.images.limits import Limits
 
 # What Pillow and its codecs raise on damaged data; none of it says more than its message.
 DAMAGE = (
@@ -119,3 +127,17 @@ def _webp_canvas(data: bytes) -> tuple[int, int] | None:
         return None
     width, height = data[24:27], data[27:30]
     return int.from_bytes(width, "little") + 1, int.from_bytes(height, "little") + 1
+
+
+def validate_header(data: bytes, limits: Limits) -> str:
+    """The name of the format of a file that looks whole; no pixel is decoded.
+
+    Raises:
+        PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
+
+    """
+    read_pixel_count(data, limits)
+    name = format_of(data)
+    if name is None or is_cut_short(name, data):
+        raise truncated(name, f"{len(data)} bytes are there")
+    return name

@@ -9,9 +9,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from bgpipe.pipeline import png
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.images import colour
+from bgpipe.pipeline.images import color, png
 from bgpipe.pipeline.images.formats import truncated
 from bgpipe.pipeline.images.header import DAMAGE
 
@@ -57,7 +56,7 @@ def read_samples(image: Image.Image, data: bytes, *, keep_16_bits: bool) -> Samp
     converted = _through_profile(image, icc, rgb)
     if converted is not None:
         return Samples(converted, alpha, None, None)
-    kept = colour.space_of(icc) == b"RGB " and colour.is_matrix(icc) and image.mode != "CMYK"
+    kept = color.space_of(icc) == b"RGB " and color.is_matrix(icc) and image.mode != "CMYK"
     return Samples(
         rgb, alpha, icc if kept else None, _read_rgb16(image, data) if keep_16_bits else None
     )
@@ -65,13 +64,13 @@ def read_samples(image: Image.Image, data: bytes, *, keep_16_bits: bool) -> Samp
 
 def _through_profile(image: Image.Image, icc: bytes, rgb: Pixels) -> Pixels | None:
     """The picture as sRGB, if its profile is one whose numbers cannot be kept."""
-    match colour.space_of(icc):
+    match color.space_of(icc):
         case b"CMYK" if image.mode == "CMYK":
-            return colour.to_srgb(image, icc)
+            return color.to_srgb(image, icc)
         case b"GRAY" if _is_grey(rgb):
-            return colour.to_srgb(Image.fromarray(np.ascontiguousarray(rgb[..., 0])), icc)
-        case b"RGB " if image.mode != "CMYK" and not colour.is_matrix(icc):
-            return colour.to_srgb(Image.fromarray(rgb), icc)
+            return color.to_srgb(Image.fromarray(np.ascontiguousarray(rgb[..., 0])), icc)
+        case b"RGB " if image.mode != "CMYK" and not color.is_matrix(icc):
+            return color.to_srgb(Image.fromarray(rgb), icc)
     return None
 
 
@@ -119,7 +118,7 @@ def _decoded_grey16(image: Image.Image) -> tuple[Pixels, Grey | None]:
 
 
 def _decoded_lab(image: Image.Image) -> Pixels:
-    rgb = colour.lab_to_srgb(image)
+    rgb = color.lab_to_srgb(image)
     if rgb is None:
         raise PermanentError(Code.UNSUPPORTED, "a kind of LAB that is not read: convert it to RGB")
     return rgb

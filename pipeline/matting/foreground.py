@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from bgpipe.pipeline.matting.sampling import sample
+from bgpipe.pipeline.matting.resample import sample
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from bgpipe.pipeline.matting.sampling import Positions
+    from bgpipe.pipeline.matting.resample import Positions
     from bgpipe.pipeline.types import Pixels, Plane
 
     Colours = npt.NDArray[np.float32]

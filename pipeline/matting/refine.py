@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from bgpipe.pipeline.matting.enhance import enhance
+from bgpipe.pipeline.matting.mask_enhancer import enhance
 from bgpipe.pipeline.matting.morphology import dilate, erode, fill_holes, white_top_hat
 
 if TYPE_CHECKING:

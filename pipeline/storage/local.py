@@ -25,12 +25,7 @@ from bgpipe.pipeline.errors import (
     StorageUnavailable,
     TransientError,
 )
-from bgpipe.pipeline.storage.base import (
-    has_no_suffix,
-    ignore,
-    is_image_name,
-    is_safe_key,
-)
+from bgpipe.pipeline.storage.base import has_no_suffix, ignore, is_image_name, is_safe_key
 from bgpipe.pipeline.types import ObjectInfo
 
 if TYPE_CHECKING:

@@ -23,9 +23,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bgpipe.pipeline.images import Limits, decode, encode
-from bgpipe.pipeline.matting import cut_out
-from bgpipe.pipeline.model.resize import preprocess
+from bgpipe.pipeline.images.decode import decode
+from bgpipe.pipeline.images.encode import encode
+from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.matting.cutout import cut_out
+from bgpipe.pipeline.networks.preprocess import preprocess
 from bgpipe.pipeline.types import Cutout, Matte, Output, Preset
 
 SIZES = (1.0, 4.0, 12.0, 24.0)

@@ -25,16 +25,16 @@ from pathlib import Path
 
 from bgpipe.config.presets import Preset
 from bgpipe.config.settings import QueueSettings, load_settings
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import RedisClient, connect
-from bgpipe.pipeline.embedded import redis_server
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import RedisClient, connect
+from bgpipe.pipeline.broker.embedded import redis_server
+from bgpipe.pipeline.broker.queue import depth, make_app
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.feeder import BATCH, Feeder
-from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.producer import list_job
-from bgpipe.pipeline.queue import depth, make_app
-from bgpipe.pipeline.storage import LocalStore
+from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.planning.planner import list_job
+from bgpipe.pipeline.scheduling.feeder import BATCH, Feeder
 from bgpipe.pipeline.storage.base import ignore
+from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, JobId, ObjectInfo, Outcome, Recipe
 
 FED = 21_000

@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bgpipe.pipeline.model import BiRefNet, create
-from bgpipe.pipeline.model.deform import DeformableConv
-from bgpipe.pipeline.model.dense import make_dense
-from bgpipe.pipeline.model.fuse import fuse
+from bgpipe.pipeline.networks.birefnet import BiRefNet, create
+from bgpipe.pipeline.networks.birefnet.deform_conv import DeformableConv
+from bgpipe.pipeline.networks.birefnet_fused import fuse
+from bgpipe.pipeline.networks.birefnet_fused.layers import make_dense
 
 NAMES = {"lite": "swin_v1_t", "general": "swin_v1_l"}
 MIB = 2**20

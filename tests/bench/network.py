@@ -16,11 +16,12 @@ from statistics import median
 import cv2
 from images import LIMITS, photo, samples
 
-from bgpipe.pipeline.engine import BiRefNetEngine
-from bgpipe.pipeline.images import decode, encode
-from bgpipe.pipeline.matting import cut_out
-from bgpipe.pipeline.model.resize import preprocess
-from bgpipe.pipeline.registry import resolve
+from bgpipe.pipeline.images.decode import decode
+from bgpipe.pipeline.images.encode import encode
+from bgpipe.pipeline.inference.engine import BiRefNetEngine
+from bgpipe.pipeline.matting.cutout import cut_out
+from bgpipe.pipeline.models.registry import resolve
+from bgpipe.pipeline.networks.preprocess import preprocess
 from bgpipe.pipeline.types import Output, Preset
 
 

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from bgpipe.config.presets import Preset
 from bgpipe.config.settings import Settings, load_settings
-from bgpipe.pipeline.connection import RedisClient, connect
-from bgpipe.pipeline.embedded import redis_server
-from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.queue import make_app, publish
+from bgpipe.pipeline.broker.client import RedisClient, connect
+from bgpipe.pipeline.broker.embedded import redis_server
+from bgpipe.pipeline.broker.queue import make_app, publish
+from bgpipe.pipeline.jobs.items import Ledger
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, Recipe
 
 ROUNDS = 3

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bgpipe.pipeline.images import Limits
+from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.inference.devices import CPU
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output
-from bgpipe.workers.devices import CPU
-from bgpipe.workers.entry import run_entry_point, worker_settings
-from bgpipe.workers.leaving import exit_now
+from bgpipe.workers.image_processor import ImageCodec
+from bgpipe.workers.lifecycle import exit_now, run_entry_point, worker_settings
 from bgpipe.workers.process import WorkerDependencies, work, worker_config
-from bgpipe.workers.studio import ImageCodec
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels

@@ -21,14 +21,15 @@ from pathlib import Path
 
 from bgpipe.config.presets import Preset
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.catalog import Catalog, CatalogRow, Catalogs, merge_join
-from bgpipe.pipeline.connection import connect
-from bgpipe.pipeline.docket import NO_TOKEN
-from bgpipe.pipeline.embedded import redis_server
-from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.plan import assign_targets
-from bgpipe.pipeline.producer import list_job
-from bgpipe.pipeline.storage import Store, StoreFactory
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.broker.embedded import redis_server
+from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import NO_TOKEN
+from bgpipe.pipeline.planning.catalog import Catalog, CatalogRow, Catalogs, merge_join
+from bgpipe.pipeline.planning.planner import list_job
+from bgpipe.pipeline.planning.targets import assign_targets
+from bgpipe.pipeline.storage.base import Store
+from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import Job, JobId, JobState, Recipe
 
 IMAGES = 100_000

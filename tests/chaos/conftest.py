@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline import png
-from bgpipe.pipeline.connection import connect
-from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.queue import make_app
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.broker.queue import make_app
+from bgpipe.pipeline.images import png
+from bgpipe.pipeline.jobs.items import Ledger
 from bgpipe.pipeline.types import JobId
 
 from ..conftest import RedisServer

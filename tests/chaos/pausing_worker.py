@@ -6,14 +6,14 @@ import argparse
 import os
 import time
 
-from bgpipe.pipeline.images import Limits, decode
+from bgpipe.pipeline.images.decode import decode
+from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.inference.devices import CPU
 from bgpipe.pipeline.types import DecodedImage
-from bgpipe.workers.devices import CPU
-from bgpipe.workers.engines import make_engine_factory
-from bgpipe.workers.entry import run_entry_point, worker_settings
-from bgpipe.workers.leaving import exit_now
+from bgpipe.workers.engine_cache import make_engine_factory
+from bgpipe.workers.image_processor import ImageCodec
+from bgpipe.workers.lifecycle import exit_now, run_entry_point, worker_settings
 from bgpipe.workers.process import WorkerDependencies, work, worker_config
-from bgpipe.workers.studio import ImageCodec
 
 
 def decode_slowly(data: bytes, limits: Limits, deep: bool) -> DecodedImage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgpipe.pipeline import keys
+from bgpipe.pipeline.broker import keys
 
 from ..workers.conftest import Cluster
 from .conftest import TROUBLED, dispatcher, failures, files

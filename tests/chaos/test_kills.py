@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bgpipe.pipeline import keys
+from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.types import JobId, JobState, JobSummary
 
 from ..conftest import RedisServer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.queue import publish
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.queue import publish
 
 from ..workers.conftest import QUEUE, Cluster, until
 from .conftest import TROUBLED, dispatcher, files

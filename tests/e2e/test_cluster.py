@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from bgpipe.pipeline.connection import connect
-from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.jobs.items import Ledger
 from bgpipe.pipeline.types import JobId, JobState, JobSummary
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect as dial
 
-from bgpipe.pipeline.connection import connect
-from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.jobs.items import Ledger
 from bgpipe.pipeline.types import JobId
 
 from ..comfy import API, Comfy, events

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bgpipe.pipeline.connection import connect
-from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.jobs.items import Ledger
 from bgpipe.pipeline.types import Job, JobId, Preset, Recipe
 
 if TYPE_CHECKING:

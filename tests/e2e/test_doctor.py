@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import RedisClient, connect
-from bgpipe.pipeline.lease import Lease
-from bgpipe.pipeline.vitals import WorkerStats
-from bgpipe.workers.health import HeartbeatWriter
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import RedisClient, connect
+from bgpipe.pipeline.broker.lease import Lease
+from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
+from bgpipe.workers.heartbeat import HeartbeatWriter
 
 from ..conftest import RedisServer
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import connect
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.types import JobId, JobState, Outcome
 

@@ -22,7 +22,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from bgpipe.pipeline.embedded import server_binary
+from bgpipe.pipeline.broker.embedded import server_binary
 from bgpipe.pipeline.errors import RedisUnavailable
 
 from ..conftest import ROOT, RedisServer, await_listening, free_port, require_program

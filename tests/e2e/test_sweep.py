@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import connect
-from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.sweep import SweepStateStore
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.scheduling.sweeps import SweepStateStore
 from bgpipe.pipeline.types import JobState
 
 from ..idle_cluster import Idler

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.cli.app import command_tree
-from bgpipe.workers.tether import GRACE
+from bgpipe.workers.lifecycle import GRACE
 
 OUTSIDE = {"BGPIPE_CONFIG", "BGPIPE_SECRETS_DIR"}
 """Variables that are no settings."""

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import connect
-from bgpipe.pipeline.lease import is_held
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.broker.lease import is_held
 
 from ..conftest import ROOT, free_port
 from ..test_house import copy_of_the_tree

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bgpipe.pipeline.embedded import server_binary
+from bgpipe.pipeline.broker.embedded import server_binary
 from bgpipe.pipeline.errors import RedisUnavailable
 
 from ..conftest import ROOT, require_program

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.cli.exposure import Exposed, check_encryption
+from bgpipe.pipeline.diagnostics.security import Exposed, check_encryption
 
 from .conftest import guarded_redis
 

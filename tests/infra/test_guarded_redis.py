@@ -20,9 +20,9 @@ import redis
 from PIL import Image
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.connection import connect
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.broker.queue import make_app, publish, waiting_messages
 from bgpipe.pipeline.errors import RedisUnavailable
-from bgpipe.pipeline.queue import make_app, publish, waiting_messages
 from bgpipe.pipeline.types import Item, JobId
 
 from ..conftest import free_port

@@ -14,10 +14,10 @@ import torch
 from safetensors import safe_open
 from torch.nn import functional
 
-from bgpipe.pipeline.model import CONFIGS, EfficientNetConfig, create
-from bgpipe.pipeline.model.efficientnet import EfficientNet
-from bgpipe.pipeline.model.resize import DEVIATION, MEAN
-from bgpipe.pipeline.model.weights import assemble, read
+from bgpipe.pipeline.networks.birefnet import CONFIGS, EfficientNetConfig, create
+from bgpipe.pipeline.networks.birefnet.checkpoint import assemble, read
+from bgpipe.pipeline.networks.birefnet.efficientnet import EfficientNet
+from bgpipe.pipeline.networks.preprocess import DEVIATION, MEAN
 from bgpipe.pipeline.types import PatchOrder
 
 # Training is run as scripts, not installed: its files import each other from their own folder.

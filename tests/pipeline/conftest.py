@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bgpipe.pipeline.catalog import Catalogs
-from bgpipe.pipeline.connection import RedisClient, connect
-from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.broker.client import RedisClient, connect
+from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.planning.catalog import Catalogs
 from bgpipe.pipeline.types import Item, Job, JobId, Preset, Recipe
 
 

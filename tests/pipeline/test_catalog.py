@@ -8,10 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgpipe.pipeline.catalog import PART_ROWS, RECIPE, Catalog, CatalogRow, header_of, merge_join
-from bgpipe.pipeline.connection import RedisClient
-from bgpipe.pipeline.seals import Fingerprints
-from bgpipe.pipeline.storage import LocalStore
+from bgpipe.pipeline.broker.client import RedisClient
+from bgpipe.pipeline.jobs.items import Fingerprints
+from bgpipe.pipeline.planning.catalog import (
+    PART_ROWS,
+    RECIPE,
+    Catalog,
+    CatalogRow,
+    header_of,
+    merge_join,
+)
+from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, JobId, ObjectInfo
 
 SOURCE = "s3://shop/photos"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bgpipe.pipeline.child import ChildProcess
 from bgpipe.pipeline.errors import Unavailable
+from bgpipe.pipeline.processes import ChildProcess
 
 PATIENT = 20.0
 
@@ -109,7 +109,7 @@ def test_nothing_that_it_started_outlives_its_failure(log: Path) -> None:
 
 def test_it_ends_although_its_command_was_killed(log: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from bgpipe.pipeline.child import Child; "
+        "import sys, time; from pathlib import Path; from bgpipe.pipeline.processes import Child; "
         f"Child([sys.executable, '-c', {DRAINS!r}], {{}}, Path({str(log)!r})); time.sleep(60)"
     )
     command = subprocess.Popen([sys.executable, "-c", program])

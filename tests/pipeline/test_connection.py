@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bgpipe.pipeline.connection import MASK, connect, public_address, without_password
+from bgpipe.pipeline.broker.client import MASK, connect, public_address, without_password
 from bgpipe.pipeline.errors import RedisUnavailable, UsageError
 
 SECRET = "hunter2"

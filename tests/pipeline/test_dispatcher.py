@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 
 from bgpipe.config.settings import QueueSettings, load_settings
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import RedisClient
-from bgpipe.pipeline.dispatcher import Dispatcher, JobController, forget_old
-from bgpipe.pipeline.feeder import Feeder
-from bgpipe.pipeline.lease import Lease
-from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.queue import make_app
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import RedisClient
+from bgpipe.pipeline.broker.lease import Lease
+from bgpipe.pipeline.broker.queue import make_app
+from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.scheduling.dispatcher import Dispatcher, JobController, forget_old
+from bgpipe.pipeline.scheduling.feeder import Feeder
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, Outcome
 
 Items = Callable[[int], list[Item]]

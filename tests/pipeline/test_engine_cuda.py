@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bgpipe.config.precision import Precision
-from bgpipe.pipeline.engine import BiRefNetEngine, EngineOptions
-from bgpipe.pipeline.model import BiRefNet
+from bgpipe.config.choices import Precision
+from bgpipe.pipeline.inference.engine import BiRefNetEngine, EngineOptions
+from bgpipe.pipeline.networks.birefnet import BiRefNet
 from bgpipe.pipeline.types import ResolvedModel
 
 from .test_engine import expected, image, model, network

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from bgpipe.config.settings import QueueSettings, load_settings
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import RedisClient
-from bgpipe.pipeline.feeder import Feeder
-from bgpipe.pipeline.ledger import LeaseLost, Ledger
-from bgpipe.pipeline.queue import depth, make_app, waiting_messages
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import RedisClient
+from bgpipe.pipeline.broker.queue import depth, make_app, waiting_messages
+from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import LeaseLost
+from bgpipe.pipeline.scheduling.feeder import Feeder
 from bgpipe.pipeline.types import JobId, Outcome
 
 OpenJob = Callable[[int], JobId]

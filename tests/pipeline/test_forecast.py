@@ -8,10 +8,10 @@ from pathlib import Path
 from PIL import Image
 
 from bgpipe.config.settings import EstimateSettings
-from bgpipe.pipeline.cli.forecast import CostEstimate, estimate
-from bgpipe.pipeline.forecast import SAMPLE, HeaderSample, estimate_job
-from bgpipe.pipeline.images import Limits
-from bgpipe.pipeline.storage import LocalStore
+from bgpipe.pipeline.cli.planning import CostEstimate, estimate
+from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.planning.dry_run import SAMPLE, HeaderSample, estimate_job
+from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, ObjectInfo
 
 LIMITS = Limits(max_pixels=10**9, max_side=65_000, max_bytes=1 << 30)

@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from bgpipe.pipeline.histogram import BOUNDS, Histogram
+from bgpipe.pipeline.monitoring.heartbeat import BOUNDS, Histogram
 
 
 def test_an_observation_counts_in_every_bucket_that_reaches_it() -> None:

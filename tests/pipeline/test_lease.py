@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import time
 
-from bgpipe.pipeline.connection import RedisClient
-from bgpipe.pipeline.lease import Lease, is_held
+from bgpipe.pipeline.broker.client import RedisClient
+from bgpipe.pipeline.broker.lease import Lease, is_held
 
 SECONDS = 0.5
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import RedisClient
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import RedisClient
+from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.errors import Code, PermanentError, StoreCorrupted, UsageError
-from bgpipe.pipeline.lease import Lease
-from bgpipe.pipeline.ledger import JobConflict, JobNotFound, Ledger
-from bgpipe.pipeline.manifest import VERSION, _compressed
+from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.manifest import VERSION, _compressed
+from bgpipe.pipeline.jobs.store import JobConflict, JobNotFound
 from bgpipe.pipeline.types import Failure, Item, Job, JobId, JobState, Matting, Outcome, ReviewFlag
 
 Items = Callable[[int], list[Item]]

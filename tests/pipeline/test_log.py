@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from bgpipe.config.settings import LogFormat
-from bgpipe.pipeline.log import EventFormatter, JsonFormatter, masked
+from bgpipe.pipeline.logging import EventFormatter, JsonFormatter, masked
 
 SECRET = "s3cr?t"
 PROGRAM = """

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bgpipe.pipeline.connection import connect
+from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.errors import Code
-from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.jobs.items import Ledger
 from bgpipe.pipeline.types import Item, Job, JobState, Outcome
 
 

@@ -9,17 +9,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bgpipe.config.settings import Settings, load_settings
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import connect
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.broker.queue import make_app, publish, read_stats
 from bgpipe.pipeline.errors import Code, PermanentError, UsageError
-from bgpipe.pipeline.exposition import render_metrics, serve_metrics
-from bgpipe.pipeline.histogram import Histogram
-from bgpipe.pipeline.metrics import ClusterCollector, MonotonicTotals
-from bgpipe.pipeline.overview import OutcomeTotals
-from bgpipe.pipeline.queue import make_app, publish, read_stats
+from bgpipe.pipeline.monitoring.cluster_stats import OutcomeTotals
+from bgpipe.pipeline.monitoring.collectors import ClusterCollector, MonotonicTotals, WorkerCollector
+from bgpipe.pipeline.monitoring.exporter import render_metrics, serve_metrics
+from bgpipe.pipeline.monitoring.heartbeat import LIFE, Histogram, WorkerStats, read_heartbeats
 from bgpipe.pipeline.types import Outcome
-from bgpipe.pipeline.vitals import LIFE, WorkerStats, read_heartbeats
-from bgpipe.pipeline.worker_metrics import WorkerCollector
 
 from ..conftest import free_port
 

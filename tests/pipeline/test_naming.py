@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.naming import (
+from bgpipe.pipeline.planning.targets import (
     NameTemplate,
     TargetCollision,
     assign_by_template,
+    assign_targets,
     literal,
     literal_key,
 )
-from bgpipe.pipeline.plan import assign_targets
 from bgpipe.pipeline.types import ObjectInfo
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bgpipe.pipeline import keys
+from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.overview import read_cluster_stats
+from bgpipe.pipeline.monitoring.cluster_stats import read_cluster_stats
 from bgpipe.pipeline.types import JobId, JobState, Outcome, ReviewFlag
 
 EMPTY = PermanentError(Code.EMPTY, "no bytes")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageCms
 
-from bgpipe.pipeline import png
+from bgpipe.pipeline.images import png
 
 SIZES = [(1, 1), (1, 300), (300, 1), (2, 2), (7, 5), (640, 480)]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bgpipe.pipeline.errors import DeviceLost
-from bgpipe.pipeline.probe import check_device
+from bgpipe.pipeline.inference.devices import check_device
 
 
 def test_a_device_that_computes_passes() -> None:

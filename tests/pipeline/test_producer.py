@@ -11,18 +11,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bgpipe.pipeline import png
-from bgpipe.pipeline.catalog import Catalogs
-from bgpipe.pipeline.docket import NO_TOKEN
 from bgpipe.pipeline.errors import Code, ItemError, NoImages, StorageUnavailable, UsageError
-from bgpipe.pipeline.ignored import IgnoredObjects, IgnoredReason
-from bgpipe.pipeline.ledger import LeaseLost, Ledger
-from bgpipe.pipeline.manifest import digest
-from bgpipe.pipeline.ownership import check_replaceable
-from bgpipe.pipeline.plan import assign_targets
-from bgpipe.pipeline.producer import list_job, match_patterns, plan_job
-from bgpipe.pipeline.storage import LocalStore
-from bgpipe.pipeline.survey import TargetState, target_state
+from bgpipe.pipeline.images import png
+from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.manifest import digest
+from bgpipe.pipeline.jobs.store import NO_TOKEN, LeaseLost
+from bgpipe.pipeline.planning.catalog import Catalogs
+from bgpipe.pipeline.planning.diff import TargetState, target_state
+from bgpipe.pipeline.planning.ignored import IgnoredObjects, IgnoredReason
+from bgpipe.pipeline.planning.ownership import check_replaceable
+from bgpipe.pipeline.planning.planner import list_job, match_patterns, plan_job
+from bgpipe.pipeline.planning.targets import assign_targets
+from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, JobSummary, ObjectInfo, Preset, Recipe
 
 Opened = Callable[[Job, LocalStore, LocalStore], JobSummary]

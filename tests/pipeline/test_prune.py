@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bgpipe.pipeline import png
-from bgpipe.pipeline.catalog import FOLDER, Catalogs
-from bgpipe.pipeline.connection import RedisClient
-from bgpipe.pipeline.docket import NO_TOKEN
+from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.errors import NoImages, UsageError
-from bgpipe.pipeline.forecast import estimate_job
-from bgpipe.pipeline.images import Limits
-from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.producer import list_job
-from bgpipe.pipeline.prune import Orphans, find_orphans, remove
-from bgpipe.pipeline.storage import LocalStore
+from bgpipe.pipeline.images import png
+from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import NO_TOKEN
+from bgpipe.pipeline.planning.catalog import FOLDER, Catalogs
+from bgpipe.pipeline.planning.dry_run import estimate_job
+from bgpipe.pipeline.planning.planner import list_job
+from bgpipe.pipeline.planning.prune import Orphans, find_orphans, remove
+from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, JobId, JobState, Outcome, Output
 
 NUMBERS = count()

@@ -9,11 +9,11 @@ import pytest
 from celery import Celery
 
 from bgpipe.config.settings import Settings, load_settings
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import RedisClient, connect
-from bgpipe.pipeline.embedded import redis_server
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import RedisClient, connect
+from bgpipe.pipeline.broker.embedded import redis_server
+from bgpipe.pipeline.broker.queue import TASK, broker_url, depth, make_app, publish
 from bgpipe.pipeline.errors import RedisUnavailable
-from bgpipe.pipeline.queue import TASK, broker_url, depth, make_app, publish
 from bgpipe.pipeline.types import Item, JobId
 
 JOB = JobId("spring")

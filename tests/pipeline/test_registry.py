@@ -15,11 +15,9 @@ import torch
 from safetensors.torch import save
 
 from bgpipe.pipeline.errors import ModelUnavailable, UsageError
-from bgpipe.pipeline.hub import Hub
-from bgpipe.pipeline.lockfile import LockFile, Pin
-from bgpipe.pipeline.model import CONFIGS, ModelConfig, SwinConfig, build
-from bgpipe.pipeline.model.weights import load
-from bgpipe.pipeline.registry import (
+from bgpipe.pipeline.models.hub import Hub
+from bgpipe.pipeline.models.lockfile import LockFile, Pin
+from bgpipe.pipeline.models.registry import (
     EDGES_KEY,
     TRIAL,
     WeightsDiffer,
@@ -30,6 +28,8 @@ from bgpipe.pipeline.registry import (
     resolve_auto,
     verify,
 )
+from bgpipe.pipeline.networks.birefnet import CONFIGS, ModelConfig, SwinConfig, build
+from bgpipe.pipeline.networks.birefnet.checkpoint import load
 from bgpipe.pipeline.types import ModelTask, PatchOrder
 
 from ..loopback_hub import LoopbackHub, serving
@@ -190,7 +190,7 @@ def test_hf_endpoint_names_the_hub_and_torch_is_not_needed(
 ) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "from bgpipe.pipeline.hub import Hub; from bgpipe.pipeline.registry import models, pull\n"
+        "from bgpipe.pipeline.models.hub import Hub; from bgpipe.pipeline.models.registry import models, pull\n"
         "models(); assert 'huggingface_hub' not in sys.modules\n"
         f"pull({NAME!r}, cache=Path({str(cache)!r}), hub=Hub(timeout=5))\n"
         "assert 'torch' not in sys.modules"

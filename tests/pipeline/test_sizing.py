@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgpipe.pipeline.sizing import (
+from bgpipe.pipeline.bench.sizing import (
     CORE_SECONDS,
     MESSAGE,
     Host,
@@ -15,7 +15,7 @@ from bgpipe.pipeline.sizing import (
     plan,
     storage_seconds,
 )
-from bgpipe.workers.memory import bytes_of
+from bgpipe.workers.memory_budget import bytes_of
 
 
 @pytest.mark.parametrize(("megapixels", "seconds"), CORE_SECONDS)

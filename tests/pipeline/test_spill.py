@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgpipe.pipeline.spill import sorted_by_target
+from bgpipe.pipeline.planning.targets import sorted_by_target
 from bgpipe.pipeline.types import ObjectInfo
 
 TEXTS = st.text(max_size=4)

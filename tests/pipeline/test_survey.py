@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bgpipe.pipeline import png
-from bgpipe.pipeline.catalog import Catalog, CatalogRow
-from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.plan import assign_targets
-from bgpipe.pipeline.storage import LocalStore
-from bgpipe.pipeline.survey import PlannedItem, TargetState, compare
+from bgpipe.pipeline.images import png
+from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.planning.catalog import Catalog, CatalogRow
+from bgpipe.pipeline.planning.diff import PlannedItem, TargetState, compare
+from bgpipe.pipeline.planning.targets import assign_targets
+from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, ObjectInfo, Preset
 
 SOURCE = "s3://shop/photos"

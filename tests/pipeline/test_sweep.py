@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bgpipe.config.sweeps import Sweep
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import RedisClient
-from bgpipe.pipeline.lease import Lease
-from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.sweep import SweepScheduler, SweepStateStore
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import RedisClient
+from bgpipe.pipeline.broker.lease import Lease
+from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.scheduling.sweeps import SweepScheduler, SweepStateStore
 from bgpipe.pipeline.types import Job
 
 NAME = "night"

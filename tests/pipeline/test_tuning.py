@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.engine import BiRefNetEngine
-from bgpipe.pipeline.recipes import choose_model
-from bgpipe.pipeline.tuning import tune
+from bgpipe.pipeline.inference.batch_size import tune
+from bgpipe.pipeline.inference.engine import BiRefNetEngine
+from bgpipe.pipeline.planning.recipe import choose_model
 
 SIZE = (320, 320)  # of the bundled model
 

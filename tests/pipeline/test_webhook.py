@@ -13,7 +13,7 @@ from threading import Thread
 
 import pytest
 
-from bgpipe.pipeline.webhook import post_webhook
+from bgpipe.pipeline.scheduling.webhook import post_webhook
 
 
 @dataclass

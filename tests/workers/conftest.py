@@ -20,11 +20,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.connection import RedisClient, connect
-from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.lockfile import hash_file
-from bgpipe.pipeline.model import ModelConfig, SwinConfig, build
-from bgpipe.pipeline.queue import depth, make_app, publish
+from bgpipe.pipeline.broker.client import RedisClient, connect
+from bgpipe.pipeline.broker.queue import depth, make_app, publish
+from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.models.lockfile import hash_file
+from bgpipe.pipeline.networks.birefnet import ModelConfig, SwinConfig, build
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, JobSummary, Preset, Recipe
 
 SIZE = (64, 64)

@@ -18,8 +18,8 @@ from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
 from bgpipe.pipeline.types import Matte, Matting, Recipe
 from bgpipe.workers.batcher import Batcher
-from bgpipe.workers.leaving import WorkerShuttingDown
-from bgpipe.workers.shelf import EngineCache, InferenceEngine, ModelSpec
+from bgpipe.workers.engine_cache import EngineCache, InferenceEngine, ModelSpec
+from bgpipe.workers.lifecycle import WorkerShuttingDown
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels

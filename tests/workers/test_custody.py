@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bgpipe.pipeline import keys
+from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.types import JobId, Outcome
-from bgpipe.workers.custody import ClaimedElsewhere, ClaimManager
-from bgpipe.workers.gate import IsolationLock
+from bgpipe.workers.claims import ClaimedElsewhere, ClaimManager, IsolationLock
 
 from .conftest import Cluster, until
 

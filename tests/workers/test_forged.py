@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.lockfile import hash_file
-from bgpipe.pipeline.queue import TASK, publish
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.queue import TASK, publish
+from bgpipe.pipeline.models.lockfile import hash_file
 from bgpipe.pipeline.types import Item, Job, JobId, Preset, Recipe
 
 from .conftest import QUEUE, SIZE, Cluster, until

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bgpipe.pipeline import registry
-from bgpipe.pipeline.engine import BiRefNetEngine
-from bgpipe.pipeline.matting import cut_out, solve_edges
-from bgpipe.pipeline.matting.resize import resize
-from bgpipe.pipeline.matting.trimap import SUBJECT, UNKNOWN, make_trimap
-from bgpipe.pipeline.model.resize import preprocess
+from bgpipe.pipeline.inference.engine import BiRefNetEngine
+from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine
+from bgpipe.pipeline.matting.cutout import cut_out
+from bgpipe.pipeline.matting.edges import SUBJECT, UNKNOWN, make_trimap, solve_edges
+from bgpipe.pipeline.matting.resample import resize
+from bgpipe.pipeline.models import registry
+from bgpipe.pipeline.networks.preprocess import preprocess
 from bgpipe.pipeline.types import DecodedImage, Matte, Matting, Preset, Recipe
-from bgpipe.pipeline.vitmatte.engine import VitMatteEngine
 
 from ..loopback_hub import LoopbackHub, serving
 from ..tiny_vitmatte import saved, tiny_vitmatte

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bgpipe.workers.memory import MemoryBudget, bytes_of, half_of_the_machine
+from bgpipe.workers.memory_budget import MemoryBudget, bytes_of, half_of_the_machine
 
 LANES = 16
 

@@ -10,7 +10,7 @@ import pytest
 from bgpipe.config.presets import Preset
 from bgpipe.pipeline.errors import Code, TransientError
 from bgpipe.pipeline.types import Matte, Recipe
-from bgpipe.workers.shelf import EngineCache, ModelSpec, model_of
+from bgpipe.workers.engine_cache import EngineCache, ModelSpec, model_of
 
 
 def recipe(name: str, side: int = 32) -> Recipe:

@@ -14,15 +14,14 @@ import pytest
 from PIL import Image
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline import imprint, png
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.images import Limits
-from bgpipe.pipeline.storage import StoreFactory
+from bgpipe.pipeline.images import png, provenance
+from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import Matte, Matting, Output, Preset, Recipe
-from bgpipe.workers.grounds import BackgroundLoader
-from bgpipe.workers.memory import MemoryBudget
-from bgpipe.workers.stopwatch import StageTimer
-from bgpipe.workers.studio import ImageCodec, ImageProcessor
+from bgpipe.workers.image_processor import BackgroundLoader, ImageCodec, ImageProcessor
+from bgpipe.workers.memory_budget import MemoryBudget
+from bgpipe.workers.watchdog import StageTimer
 
 SIZE = (64, 64)
 SETTINGS = load_settings()
@@ -156,7 +155,7 @@ def test_an_image_of_the_job_is_the_ground(scene: np.ndarray, tmp_path: Path) ->
 def test_the_file_says_how_it_was_made(scene: np.ndarray) -> None:
     for file_format in ("png", "webp", "avif", "jpeg", "mask", "zip"):
         data = make(png.encode(scene, text={}), format=file_format)
-        text = imprint.read(data[: imprint.HEAD], data[-imprint.TAIL :])
+        text = provenance.read(data[: provenance.HEAD], data[-provenance.TAIL :])
         assert text["bgpipe:source"] == "1-2"
         assert f'"format":"{file_format}"' in text["bgpipe:recipe"]
 

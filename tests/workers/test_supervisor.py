@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from bgpipe.config.settings import WorkerSettings, load_settings
-from bgpipe.pipeline import keys
-from bgpipe.workers.devices import WorkerDevice
-from bgpipe.workers.leaving import EXIT_RESTART
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.inference.devices import WorkerDevice
+from bgpipe.workers.lifecycle import EXIT_RESTART
 from bgpipe.workers.supervisor import SIGNALS, Supervisor, make_workers
 
 from .conftest import QUEUE, Cluster, until

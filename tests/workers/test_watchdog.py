@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bgpipe.pipeline.errors import Code, TransientError
-from bgpipe.workers.leaving import WorkerShuttingDown
-from bgpipe.workers.stopwatch import StageTimer
-from bgpipe.workers.watchdog import Watchdog
+from bgpipe.workers.lifecycle import WorkerShuttingDown
+from bgpipe.workers.watchdog import StageTimer, Watchdog
 
 LIMITS = {"read": 60.0, "decode": 0.1}
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.queue import TASK
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.queue import TASK
 from bgpipe.pipeline.types import JobState
 
 from .conftest import Cluster, until

@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bgpipe.pipeline.errors import Code, DeviceLost
-from bgpipe.pipeline.images import Limits
+from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output
-from bgpipe.workers.entry import run_entry_point, worker_settings
-from bgpipe.workers.leaving import exit_now
+from bgpipe.workers.image_processor import ImageCodec
+from bgpipe.workers.lifecycle import exit_now, run_entry_point, worker_settings
 from bgpipe.workers.process import WorkerDependencies, work, worker_config
-from bgpipe.workers.studio import ImageCodec
 from bgpipe.workers.supervisor import Supervisor
 
 if TYPE_CHECKING:

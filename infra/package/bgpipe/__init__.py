@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 __all__ = ["BackgroundRemover", "__version__", "remove"]
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.remover import BackgroundRemover, remove
+    from bgpipe.pipeline.api.remover import BackgroundRemover, remove
 
     __version__: str
 else:  # unseen by type checkers, for which every name would exist
@@ -21,7 +21,7 @@ else:  # unseen by type checkers, for which every name would exist
 
             return version(__name__)
         if name in __all__:
-            from bgpipe.pipeline import remover
+            from bgpipe.pipeline.api import remover
 
             return getattr(remover, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from bgpipe.pipeline.http.comfyui import files, information, queue, socket
+from bgpipe.pipeline.http.comfyui import routes_files, routes_info, routes_queue, websocket
 
 
 def make_router() -> APIRouter:
     """Every route under / and under /api, as ComfyUI has them."""
     router = APIRouter(include_in_schema=False)
     for prefix in ("", "/api"):
-        for part in (queue, files, information, socket):
+        for part in (routes_queue, routes_files, routes_info, websocket):
             router.include_router(part.router, prefix=prefix)
     return router

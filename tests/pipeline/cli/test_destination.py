@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bgpipe.pipeline.cli.destination import Destination, find_destination
-from bgpipe.pipeline.cli.source import Source
+from bgpipe.pipeline.cli.endpoints import Destination, Source, find_destination
 from bgpipe.pipeline.errors import UsageError
 
 ONE = Source("/photos", ("a.jpg",))

@@ -7,9 +7,9 @@ import hashlib
 import pytest
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.cli.output import LayoutOptions, choose_output
+from bgpipe.pipeline.cli.job_options import LayoutOptions, choose_output
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.recipes import check_output
+from bgpipe.pipeline.planning.recipe import check_output
 from bgpipe.pipeline.types import Output, Preset, Recipe
 
 DEFAULTS = {

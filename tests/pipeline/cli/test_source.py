@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bgpipe.pipeline.cli.source import Source, find_location, find_source
+from bgpipe.pipeline.cli.endpoints import Source, find_location, find_source
 from bgpipe.pipeline.errors import NoImages, UsageError
-from bgpipe.pipeline.ignored import IgnoredObjects
+from bgpipe.pipeline.planning.ignored import IgnoredObjects
 
 
 def listed(tmp_path: Path, *lines: object) -> Source:

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from bgpipe.pipeline.access import ApiKeys
-from bgpipe.pipeline.connection import connect
+from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.http.api_keys import ApiKeys
 
 from ...service import Service
 

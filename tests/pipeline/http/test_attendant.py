@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.ledger import JobNotFound
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.types import Job, JobState
 
 pytest.importorskip("fastapi")
-from bgpipe.pipeline.http.attendant import MaintenanceLoop
-from bgpipe.pipeline.http.backend import AppState, open_state
-from bgpipe.pipeline.http.orders import (
+from bgpipe.pipeline.http.background import MaintenanceLoop
+from bgpipe.pipeline.http.dependencies import AppState, open_state
+from bgpipe.pipeline.http.submission import (
     CutoutOptions,
     new_job_name,
     recipe_of,

@@ -13,9 +13,9 @@ from comfy_api_simplified import ComfyApiWrapper
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as dial
 
-from bgpipe.pipeline.access import ApiKeys
-from bgpipe.pipeline.connection import connect
-from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.http.api_keys import ApiKeys
+from bgpipe.pipeline.jobs.items import Ledger
 from bgpipe.pipeline.types import JobId
 
 from ...comfy import API, Comfy, events

@@ -19,8 +19,8 @@ import httpx2
 import pytest
 from PIL import Image
 
-from bgpipe.pipeline.connection import connect
-from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.jobs.items import Ledger
 from bgpipe.pipeline.types import JobId, JobState
 
 from ...conftest import require_redis

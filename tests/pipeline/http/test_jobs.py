@@ -16,8 +16,8 @@ import httpx2
 import pytest
 from PIL import Image
 
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import connect
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import connect
 
 from ...service import SECONDS, Service
 

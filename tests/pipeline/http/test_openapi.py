@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bgpipe.pipeline.access import ApiKeys
-from bgpipe.pipeline.connection import connect
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.http.api_keys import ApiKeys
 
 from ...service import Service
 

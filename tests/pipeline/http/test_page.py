@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from bgpipe.pipeline.access import ApiKeys
-from bgpipe.pipeline.connection import connect
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.http.api_keys import ApiKeys
 
 from ...service import Service
 

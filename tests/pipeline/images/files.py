@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 from PIL import ImageCms
 
-from bgpipe.pipeline.images import Limits
+from bgpipe.pipeline.images.limits import Limits
 
 LIMITS = Limits(max_pixels=10_000_000, max_side=8_000, max_bytes=5_000_000, max_frames=50)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

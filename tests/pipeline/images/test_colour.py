@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bgpipe.pipeline.images import decode, to_viewed_srgb
-from bgpipe.pipeline.images.colour import from_srgb
+from bgpipe.pipeline.images.color import from_srgb, to_viewed_srgb
+from bgpipe.pipeline.images.decode import decode
 
 from .files import LIMITS, SRGB, saved, scene
 

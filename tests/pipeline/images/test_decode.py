@@ -12,7 +12,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.images import Limits, decode, thumbnail
+from bgpipe.pipeline.images.decode import decode
+from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.images.preview import thumbnail
 
 from .files import LIMITS, SRGB, chunk, png_header, png_of_16_bits, saved, scene, table_profile
 

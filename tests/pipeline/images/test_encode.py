@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from bgpipe.pipeline import imprint
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.images import decode, encode, thumbnail
-from bgpipe.pipeline.matting import cut_out
+from bgpipe.pipeline.images import provenance
+from bgpipe.pipeline.images.decode import decode
+from bgpipe.pipeline.images.encode import encode
+from bgpipe.pipeline.images.preview import thumbnail
+from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output, Preset
 
 from .files import LIMITS, SRGB, png_of_16_bits, saved, scene
@@ -48,9 +50,9 @@ def opened(data):
 @pytest.mark.parametrize("compression", ["fast", "small"])
 def test_every_format_says_how_it_was_made_and_whether_it_is_whole(file_format, compression):
     data = written(cutout(), Output(format=file_format, compression=compression))
-    assert imprint.read(data[: imprint.HEAD], data[-imprint.TAIL :]) == TEXT
+    assert provenance.read(data[: provenance.HEAD], data[-provenance.TAIL :]) == TEXT
     for end in (len(data) - 1, len(data) // 2, 100):
-        assert imprint.read(data[:end][: imprint.HEAD], data[:end][-imprint.TAIL :]) == {}
+        assert provenance.read(data[:end][: provenance.HEAD], data[:end][-provenance.TAIL :]) == {}
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -174,15 +176,15 @@ def test_a_side_that_a_format_cannot_hold_is_too_large(file_format):
 
 @pytest.mark.parametrize("value", ['{"a":"b"}', "<&>\"'", "größe 写真", "line\nbreak\ttab", ""])
 def test_any_text_comes_back_from_its_packet(value):
-    packet = imprint.xmp_packet({"bgpipe:source": value})
-    assert imprint.read(b"RIFF", packet) == {"bgpipe:source": value}
+    packet = provenance.xmp_packet({"bgpipe:source": value})
+    assert provenance.read(b"RIFF", packet) == {"bgpipe:source": value}
     assert len(packet) % 2 == 0
-    assert imprint.read(b"RIFF", packet + b"of another file") == {}
+    assert provenance.read(b"RIFF", packet + b"of another file") == {}
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff\xd9", b"PK\x05\x06", b"RIFF....WEBP"])
 def test_a_file_of_others_says_nothing(data):
-    assert imprint.read(data, data) == {}
+    assert provenance.read(data, data) == {}
 
 
 @settings(max_examples=150, deadline=None)

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from bgpipe.pipeline.errors import PermanentError
-from bgpipe.pipeline.images import Limits, decode
+from bgpipe.pipeline.images.decode import decode
+from bgpipe.pipeline.images.limits import Limits
 
 if __name__ == "__main__":
     from files import SRGB, dng, mosaic, png_of_16_bits, saved, scene

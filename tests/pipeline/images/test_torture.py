@@ -11,8 +11,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.images import Limits, decode, encode
-from bgpipe.pipeline.matting import cut_out
+from bgpipe.pipeline.images.decode import decode
+from bgpipe.pipeline.images.encode import encode
+from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.types import Matte, Output, Preset
 
 LIMITS = Limits(160_000_000, 65_000, 2**29)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgpipe.pipeline.matting import cut_out
+from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.types import DecodedImage, Matte, Preset
 
 

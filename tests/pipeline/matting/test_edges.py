@@ -11,9 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgpipe.pipeline.matting.edges import AT_ONCE, solve_edges
-from bgpipe.pipeline.matting.tiles import STRIDE, split_tiles
-from bgpipe.pipeline.matting.trimap import BACKGROUND, SUBJECT, UNKNOWN, make_trimap
+from bgpipe.pipeline.matting.edges import (
+    AT_ONCE,
+    BACKGROUND,
+    STRIDE,
+    SUBJECT,
+    UNKNOWN,
+    make_trimap,
+    solve_edges,
+    split_tiles,
+)
 from bgpipe.pipeline.types import Matte, Matting
 
 if TYPE_CHECKING:

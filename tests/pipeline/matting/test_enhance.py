@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from bgpipe.config.enhancement import Enhancement
-from bgpipe.pipeline.matting.enhance import enhance
+from bgpipe.config.presets import Enhancement
+from bgpipe.pipeline.matting.mask_enhancer import enhance
 
 RNG = np.random.default_rng(3)
 

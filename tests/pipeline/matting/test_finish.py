@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.matting import composite as finish_within
-from bgpipe.pipeline.matting.framing import PixelBox, layout, subject_box
+from bgpipe.pipeline.matting.composite import composite as finish_within
+from bgpipe.pipeline.matting.layout import PixelBox, layout, subject_box
 from bgpipe.pipeline.types import Cutout, Preset
 
 WHITE = np.full((1, 1, 3), 255, np.uint8)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from bgpipe.pipeline.matting import cut_out
+from bgpipe.pipeline.inference.mean_colors import mean_colours
+from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.matting.foreground import estimate_foreground
-from bgpipe.pipeline.matting.maps import mean_colours
-from bgpipe.pipeline.matting.resize import resize
-from bgpipe.pipeline.model.resize import preprocess
+from bgpipe.pipeline.matting.resample import resize
+from bgpipe.pipeline.networks.preprocess import preprocess
 from bgpipe.pipeline.types import DecodedImage, Matte, Preset
 
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from bgpipe.pipeline.matting.guided import EPSILON, RADIUS, SHARE, guided_filter
-from bgpipe.pipeline.matting.resize import resize
+from bgpipe.pipeline.matting.guided_filter import EPSILON, RADIUS, SHARE, guided_filter
+from bgpipe.pipeline.matting.resample import resize
 
 
 def scene(size, cells=5):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bgpipe.pipeline.matting.resize import resize
+from bgpipe.pipeline.matting.resample import resize
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bgpipe.pipeline.model.deform import (
+from bgpipe.pipeline.networks.birefnet.deform_conv import (
     CPU_VALUES,
     DeformableConv,
     bag_sum,

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bgpipe.pipeline.model.dense import Activation, DenseLayer
+from bgpipe.pipeline.networks.birefnet_fused.layers import Activation, DenseLayer
 
 BY_NAME = {"none": lambda x: x, "relu": F.relu, "gelu": F.gelu}
 

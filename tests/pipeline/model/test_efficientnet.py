@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bgpipe.pipeline.model import CONFIGS, EfficientNetConfig
-from bgpipe.pipeline.model.efficientnet import EfficientNet, SameConv
+from bgpipe.pipeline.networks.birefnet import CONFIGS, EfficientNetConfig
+from bgpipe.pipeline.networks.birefnet.efficientnet import EfficientNet, SameConv
 
 LITE0 = CONFIGS["birefnet_nano"].backbone
 

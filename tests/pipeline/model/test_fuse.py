@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bgpipe.pipeline.model import InvalidSize, ModelConfig, SwinConfig, build
-from bgpipe.pipeline.model.fuse import fuse
+from bgpipe.pipeline.networks.birefnet import InvalidSize, ModelConfig, SwinConfig, build
+from bgpipe.pipeline.networks.birefnet_fused import fuse
 
 from .test_golden import SHIFTED, SMALLER_THAN_A_WINDOW, image, weights
 from .test_network import CONVOLUTIONS

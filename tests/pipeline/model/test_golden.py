@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bgpipe.pipeline.model import BiRefNet, ModelConfig, SwinConfig, build
-from bgpipe.pipeline.model.weights import assemble
+from bgpipe.pipeline.networks.birefnet import BiRefNet, ModelConfig, SwinConfig, build
+from bgpipe.pipeline.networks.birefnet.checkpoint import assemble
 from bgpipe.pipeline.types import PatchOrder
 
 FILE = Path(__file__).with_name("golden.safetensors")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bgpipe.pipeline.model import (
+from bgpipe.pipeline.networks.birefnet import (
     CONFIGS,
     EfficientNetConfig,
     InvalidSize,
@@ -15,7 +15,7 @@ from bgpipe.pipeline.model import (
     build,
     create,
 )
-from bgpipe.pipeline.model.decoder import stack_tiles
+from bgpipe.pipeline.networks.birefnet.decoder import stack_tiles
 
 TINY = ModelConfig(
     backbone=SwinConfig(embed=8, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), window=4),

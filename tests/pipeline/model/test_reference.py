@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bgpipe.pipeline.model import create
-from bgpipe.pipeline.model.fuse import fuse
-from bgpipe.pipeline.model.weights import to_current_order
+from bgpipe.pipeline.networks.birefnet import create
+from bgpipe.pipeline.networks.birefnet.checkpoint import to_current_order
+from bgpipe.pipeline.networks.birefnet_fused import fuse
 
 TOLERANCE = 5e-5
 FUSED = 1e-4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bgpipe.pipeline.model.resize import preprocess
+from bgpipe.pipeline.networks.preprocess import preprocess
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bgpipe.pipeline.errors import ModelUnavailable
-from bgpipe.pipeline.model import CONFIGS, BiRefNet, ModelConfig, SwinConfig, build
-from bgpipe.pipeline.model.weights import infer_config, load
+from bgpipe.pipeline.networks.birefnet import CONFIGS, BiRefNet, ModelConfig, SwinConfig, build
+from bgpipe.pipeline.networks.birefnet.checkpoint import infer_config, load
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
 
 from .test_network import CONVOLUTIONS

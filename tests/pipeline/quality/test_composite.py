@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bgpipe.pipeline.quality.composite import GROUNDS, composite_error, ground, over
-from bgpipe.pipeline.quality.scores import mean_scores, score
+from bgpipe.pipeline.evaluation.composite_metrics import GROUNDS, composite_error, ground, over
+from bgpipe.pipeline.evaluation.scores import mean_scores, score
 
 
 def rgba(*pixels):

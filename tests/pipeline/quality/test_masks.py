@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bgpipe.pipeline.quality.masks import (
+from bgpipe.pipeline.evaluation.mask_metrics import (
     e_measure,
     iou,
     max_f_measure,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.matting import cut_out, keep_own_alpha
-from bgpipe.pipeline.quality.review import review
+from bgpipe.pipeline.matting.cutout import cut_out, keep_own_alpha
+from bgpipe.pipeline.matting.review import review
 from bgpipe.pipeline.types import DecodedImage, Matte, Preset, ReviewFlag
 
 SETTINGS = load_settings().review

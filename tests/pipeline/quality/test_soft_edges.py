@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from bgpipe.pipeline.matting import cut_out
-from bgpipe.pipeline.quality.composite import composite_error
+from bgpipe.pipeline.evaluation.composite_metrics import composite_error
+from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.types import DecodedImage, Matte, Preset
 
 GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "green": (0, 160, 0)}

@@ -6,8 +6,8 @@ import pytest
 
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.storage import StoreFactory
 from bgpipe.pipeline.storage.base import RAW_SUFFIXES, reads_raw
+from bgpipe.pipeline.storage.factory import StoreFactory
 
 KEYS = [
     "a.jpg",

@@ -21,7 +21,7 @@ from bgpipe.pipeline.errors import (
     StorageUnavailable,
     TransientError,
 )
-from bgpipe.pipeline.storage import LocalStore
+from bgpipe.pipeline.storage.local import LocalStore
 
 NOBODY = 65534
 

@@ -19,7 +19,7 @@ from bgpipe.pipeline.errors import (
     TransientError,
     UsageError,
 )
-from bgpipe.pipeline.storage import StoreFactory
+from bgpipe.pipeline.storage.factory import StoreFactory
 
 pytestmark = pytest.mark.usefixtures("aws")
 

@@ -13,12 +13,11 @@ from safetensors.torch import load, save
 from torch import nn
 
 from bgpipe.pipeline.errors import Code, ModelUnavailable, TransientError
-from bgpipe.pipeline.matting import solve_edges
-from bgpipe.pipeline.matting.trimap import UNKNOWN, make_trimap
-from bgpipe.pipeline.model.resize import DEVIATION, MEAN
+from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine
+from bgpipe.pipeline.matting.edges import UNKNOWN, make_trimap, solve_edges
+from bgpipe.pipeline.networks import vitmatte
+from bgpipe.pipeline.networks.preprocess import DEVIATION, MEAN
 from bgpipe.pipeline.types import Matting, ModelTask, PatchOrder, ResolvedModel
-from bgpipe.pipeline.vitmatte import weights
-from bgpipe.pipeline.vitmatte.engine import VitMatteEngine
 
 from ...tiny_vitmatte import saved, tiny_vitmatte
 
@@ -147,8 +146,8 @@ LAST = "decoder.matting_head.matting_convs.3.weight"
         ({"stranger": torch.zeros(1)}, "Unexpected key.*stranger"),
         ({LAST: torch.zeros(1, 8, 1, 1)}, f"size mismatch for {LAST}"),
         ({LAST: torch.full((1, 16, 1, 1), torch.nan)}, f"no numbers: {LAST}"),
-        ({weights.PATCHES: None}, f"no tensor {weights.PATCHES}"),
-        ({weights.PATCHES: torch.zeros(3)}, "impossible shapes"),
+        ({vitmatte.PATCHES: None}, f"no tensor {vitmatte.PATCHES}"),
+        ({vitmatte.PATCHES: torch.zeros(3)}, "impossible shapes"),
     ],
 )
 def test_weights_that_do_not_fit_exactly_are_refused(
@@ -157,14 +156,14 @@ def test_weights_that_do_not_fit_exactly_are_refused(
     path = tmp_path / "model.safetensors"
     path.write_bytes(broken(network, **changes))
     with pytest.raises(ModelUnavailable, match=f"not the weights of a ViTMatte: .*{message}"):
-        weights.load(resolved(path), torch.float32)
+        vitmatte.load(resolved(path), torch.float32)
 
 
 def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"\x80\x04K\x01.")
     with pytest.raises(ModelUnavailable, match="cannot be read as safetensors"):
-        weights.load(resolved(path), torch.float32)
+        vitmatte.load(resolved(path), torch.float32)
 
 
 def test_the_configuration_of_the_released_small_one_is_read_from_its_shapes() -> None:
@@ -178,10 +177,10 @@ def test_the_configuration_of_the_released_small_one_is_read_from_its_shapes() -
         f"decoder.fusion_blocks.{i}.conv.conv.weight": (n,)
         for i, n in enumerate((256, 128, 64, 32))
     }
-    config = weights.infer_config(
+    config = vitmatte.infer_config(
         {
-            weights.PATCHES: (384, 4, 16, 16),
-            weights.POSITIONS: (1, 197, 384),
+            vitmatte.PATCHES: (384, 4, 16, 16),
+            vitmatte.POSITIONS: (1, 197, 384),
             "backbone.encoder.layer.0.mlp.fc1.weight": (1536, 384),
             **layers,
             **residuals,

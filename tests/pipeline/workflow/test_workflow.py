@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgpipe.config.enhancement import Enhancement
+from bgpipe.config.presets import Enhancement
 from bgpipe.config.settings import load_settings
+from bgpipe.pipeline.comfyui import WorkflowError, make_node_types, read_workflow
 from bgpipe.pipeline.types import Preset
-from bgpipe.pipeline.workflow import WorkflowError, node_types, read_workflow
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "infra/examples"
 UI = json.loads((EXAMPLES / "production_bg_removal.json").read_text())
@@ -281,7 +281,7 @@ def kinds(errors: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_node_type_describes_itself():
-    for name, node in node_types(tuple(MODELS)).items():
+    for name, node in make_node_types(tuple(MODELS)).items():
         info = node.info
         assert info["name"] == name
         assert len(info["output"]) == len(info["output_name"]) == len(info["output_is_list"])

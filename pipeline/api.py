@@ -1,8 +1,0 @@
-"""bgpipe from Python: one image in this process, or many through a server's queue."""
-
-from __future__ import annotations
-
-from bgpipe.pipeline.remote import BackgroundRemovalAPI, Batch, Detail
-from bgpipe.pipeline.remover import BackgroundRemover
-
-__all__ = ["BackgroundRemovalAPI", "BackgroundRemover", "Batch", "Detail"]

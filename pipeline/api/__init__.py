@@ -1,0 +1,8 @@
+"""bgpipe from Python: one image in this process, or many through a server's queue."""
+
+from __future__ import annotations
+
+from bgpipe.pipeline.api.comfyui_client import BackgroundRemovalAPI, Batch, Detail
+from bgpipe.pipeline.api.remover import BackgroundRemover
+
+__all__ = ["BackgroundRemovalAPI", "BackgroundRemover", "Batch", "Detail"]

@@ -1,0 +1,33 @@
+"""Weights by chance, as a process of its own: for time and memory as good as trained ones.
+
+python -m bgpipe.pipeline.bench.random_weights swin_v1_l FILE
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from safetensors.torch import save_file
+
+from bgpipe.pipeline.networks.birefnet import create
+
+OFFSETS = "offset_conv.weight"
+SPREAD = 0.02
+"""Of the weights that make offsets: some pixels, as trained ones do."""
+
+
+def main() -> int:
+    backbone, path = sys.argv[1:]
+    torch.manual_seed(0)
+    network = create(backbone)
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if name.endswith(OFFSETS):
+                weight.normal_(0, SPREAD)
+    save_file(network.half().state_dict(), path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Where a command's words go: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+
+    from bgpipe.pipeline.logging import Notify
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """`json`: one object a line on stdout and no prose. `quiet`: warnings and errors only."""
+
+    json: bool = False
+    quiet: bool = False
+
+    def print_json(self, record: Mapping[str, Any]) -> None:
+        """Print a machine's line; nothing without --json."""
+        if self.json:
+            _write(sys.stdout, json.dumps(record))
+
+    def print(self, text: str) -> None:
+        """Print a person's result; nothing with --json or --quiet."""
+        if not (self.json or self.quiet):
+            _write(sys.stdout, text)
+
+    def warn(self, text: str) -> None:
+        _write(sys.stderr, text)
+
+    @property
+    def notify(self) -> Notify | None:
+        """Shows a line about a wait on stderr; None with --quiet."""
+        return None if self.quiet else self.warn
+
+    def table(
+        self,
+        names: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        right: Collection[str] = (),
+    ) -> None:
+        """Print a result in columns; those in `right` are aligned there.
+
+        Bold names and folded cells on a terminal, plain columns of any width elsewhere.
+        """
+        if self.json or self.quiet:
+            return
+        if not sys.stdout.isatty():
+            heads = [name.replace("\n", " ") for name in names]
+            _write_columns([heads, *rows], [name in right for name in names])
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for name in names:
+            table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        self.console().print(table)
+
+    def console(self) -> RichConsole:
+        """Tables, on stdout; colour only where it is a terminal and NO_COLOR is unset."""
+        from rich.console import Console as RichConsole
+
+        return RichConsole(quiet=self.json or self.quiet, soft_wrap=not sys.stdout.isatty())
+
+    @property
+    def live(self) -> bool:
+        """Whether somebody watches: a bar may be drawn on stderr."""
+        return sys.stderr.isatty() and not self.quiet and not self.json
+
+
+def short_location(location: str) -> str:
+    """A store's location for people: `~` stands for the home folder."""
+    home = str(Path.home())
+    below = location == home or location.startswith(f"{home}/")
+    return f"~{location.removeprefix(home)}" if below and home != "/" else location
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 image`, `1,204 images`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _write_columns(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell.rjust(width) if at_right else cell.ljust(width)
+            for cell, width, at_right in zip(row, widths, right, strict=True)
+        )
+        _write(sys.stdout, "  ".join(cells).rstrip())
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """File names may hold what the stream's encoding cannot."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()

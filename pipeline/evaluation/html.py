@@ -1,0 +1,112 @@
+"""An evaluation as one HTML page that carries its pictures: the table, then the worst images first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from html import escape
+
+from bgpipe.pipeline.evaluation.protocol import EvaluationResult, ResultImages
+from bgpipe.pipeline.evaluation.scores import HIGHER_IS_BETTER, Scores
+
+STYLE = """
+:root { color-scheme: light dark; --ground: #fafafa; --card: #fff; --ink: #222; --faint: #666; --line: #ddd; }
+@media (prefers-color-scheme: dark) {
+  :root { --ground: #161618; --card: #222225; --ink: #ececee; --faint: #9a9aa2; --line: #3a3a3f; }
+}
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem 1.5rem; color: var(--ink); background: var(--ground); }
+.scores { overflow-x: auto; }
+table { border-collapse: collapse; }
+td, th { text-align: right; padding: .2rem .8rem; border-bottom: 1px solid var(--line); }
+td:first-child, th:first-child { text-align: left; white-space: nowrap; }
+td.best { font-weight: 700; }
+small { color: var(--faint); }
+h3 { overflow-wrap: anywhere; }
+section > div { display: flex; flex-wrap: wrap; gap: .6rem; }
+figure { margin: 0; padding: .5rem; background: var(--card); border: 1px solid var(--line); border-radius: 6px; }
+figcaption { font-size: 13px; color: var(--faint); max-width: 320px; overflow-wrap: anywhere; }
+img { display: block; max-width: min(320px, 100%); }
+.cutout { background: repeating-conic-gradient(#ccc 0 25%, #fff 0 50%) 0 0 / 16px 16px; }
+"""
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def quality_page(means: Mapping[str, Scores], results: Sequence[EvaluationResult]) -> str:
+    """The page as HTML. An image's place follows from the mean SAD of its trials."""
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8"><title>bgpipe eval</title>',
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">',
+            f"<style>{STYLE}</style></head><body>",
+            "<h1>Evaluation</h1>",
+            *_table(means),
+            "<h2>Images, the worst first</h2>",
+            *(_section(name, trials) for name, trials in _worst_first(results)),
+            "</body></html>",
+        ]
+    )
+
+
+def _table(means: Mapping[str, Scores]) -> Iterator[str]:
+    yield '<div class="scores"><table><tr><th>mean</th>'
+    yield from (f"<th>{escape(trial)}</th>" for trial in means)
+    yield "</tr>"
+    rows = [asdict(scores) for scores in means.values()]
+    for name in rows[0] if rows else ():
+        values = [row[name] for row in rows]
+        higher = name in HIGHER_IS_BETTER
+        best = max(values) if higher else min(values)
+        cells = (f"<td{_best(value, best)}>{value:.4g}</td>" for value in values)
+        better = "higher" if higher else "lower"
+        yield f"<tr><td>{name} <small>{better} is better</small></td>{''.join(cells)}</tr>"
+    yield "</table></div>"
+
+
+def _best(value: float, best: float) -> str:
+    return ' class="best"' if value == best else ""
+
+
+def _worst_first(results: Sequence[EvaluationResult]) -> list[tuple[str, list[EvaluationResult]]]:
+    by_image: dict[str, list[EvaluationResult]] = {}
+    for result in results:
+        by_image.setdefault(result.image, []).append(result)
+    return sorted(by_image.items(), key=lambda entry: _badness(entry[1]), reverse=True)
+
+
+def _badness(trials: Sequence[EvaluationResult]) -> float:
+    """Infinite where nothing could be scored."""
+    sads = [result.scores.sad for result in trials if result.scores]
+    return sum(sads) / len(sads) if sads else float("inf")
+
+
+def _section(name: str, trials: Sequence[EvaluationResult]) -> str:
+    first = next((result.pictures for result in trials if result.pictures), None)
+    figures = [*_given(first), *(_figure(result) for result in trials)]
+    return f"<section><h3>{escape(name)}</h3><div>{''.join(figures)}</div></section>"
+
+
+def _given(pictures: ResultImages | None) -> Iterator[str]:
+    if pictures:
+        yield f'<figure><img src="{_inline(pictures.image)}" alt=""><figcaption>picture'
+        yield "</figcaption></figure>"
+        yield f'<figure><img class="cutout" src="{_inline(pictures.truth)}" alt="">'
+        yield "<figcaption>truth</figcaption></figure>"
+
+
+def _figure(result: EvaluationResult) -> str:
+    if not (result.scores and result.pictures):
+        return (
+            f"<figure><figcaption>{escape(f'{result.trial}: {result.error}')}</figcaption></figure>"
+        )
+    scores = result.scores
+    caption = f"{result.trial}: SAD {scores.sad:.3g}, MSE {scores.mse:.3g}, IoU {scores.iou:.3f}"
+    return (
+        f'<figure><img class="cutout" src="{_inline(result.pictures.cutout)}" alt="">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _inline(webp: str) -> str:
+    return f"data:image/webp;base64,{webp}"

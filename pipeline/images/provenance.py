@@ -1,0 +1,77 @@
+"""What a cutout says about how it was made, in whatever format, and whether its file is whole.
+
+A PNG has text of its own. The other formats carry an XMP packet (ISO 16684-1): a JPEG near its
+start, WebP, AVIF and ZIP at their very end, where it also shows that the file was written to the
+end. Why not beside the file: infra/docs/decisions/.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import quoteattr, unescape
+
+from bgpipe.pipeline.images import png
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RECIPE = "bgpipe:recipe"
+"""The keyword of the recipe: a file that carries it was made by bgpipe."""
+HEAD = 4096
+"""Bytes at a file's start that hold the text of a PNG or JPEG."""
+TAIL = 4096
+"""Bytes at a file's end that hold the text of the other formats."""
+
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_NAMESPACE = "urn:bgpipe:xmp:1.0:"
+_OPENING = b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+_CLOSING = b'<?xpacket end="r"?>'
+_ENTRY = re.compile(r'(bgpipe:\w+)="([^"]*)"')
+_QUOTES = {"&quot;": '"', "&#10;": "\n", "&#13;": "\r", "&#9;": "\t"}
+
+
+def xmp_packet(text: Mapping[str, str]) -> bytes:
+    """The text, its keywords in the form `bgpipe:word`, as an XMP packet."""
+    entries = " ".join(f"{name}={_quoted(value)}" for name, value in text.items())
+    body = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description rdf:about="" xmlns:bgpipe="{_NAMESPACE}" {entries}/>'
+        "</rdf:RDF></x:xmpmeta>"
+    )
+    even = b" " * (len(body.encode()) + len(_OPENING + _CLOSING) & 1)  # a RIFF file would pad it
+    return _OPENING + body.encode() + even + _CLOSING
+
+
+def read(head: bytes, tail: bytes) -> dict[str, str]:
+    """The text of a file with these first and last bytes; {} if it is not whole or has none."""
+    if head.startswith(png.SIGNATURE):
+        return png.read_text(head) if png.is_complete(tail) else {}
+    if head.startswith(_JPEG_START):
+        return _entries(head) if tail.endswith(_JPEG_END) else {}
+    return _entries(tail) if tail.endswith(_CLOSING) else {}
+
+
+def is_ours(head: bytes, tail: bytes) -> bool:
+    """Whether a file with these first and last bytes says that bgpipe made it, whole or not."""
+    if head.startswith(png.SIGNATURE):
+        return RECIPE in png.read_text(head)
+    return any(
+        RECIPE.encode() in data[data.rfind(_OPENING) :] for data in (head, tail) if _OPENING in data
+    )
+
+
+def _entries(data: bytes) -> dict[str, str]:
+    start = data.rfind(_OPENING)
+    end = data.find(_CLOSING, start)
+    if start < 0 or end < 0:
+        return {}
+    found = _ENTRY.findall(data[start:end].decode("utf-8", "replace"))
+    return {name: unescape(value, _QUOTES) for name, value in found}
+
+
+def _quoted(value: str) -> str:
+    """In double quotes, whatever it holds."""
+    quoted = quoteattr(value)
+    return quoted if quoted[0] == '"' else f'"{quoted[1:-1].replace(chr(34), "&quot;")}"'

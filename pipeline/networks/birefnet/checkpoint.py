@@ -1,0 +1,197 @@
+"""Checkpoints: from a safetensors file to a network that is ready to run.
+
+Released checkpoints hold more than inference needs and say nothing about their configuration, so
+the configuration is read from the shapes. A checkpoint that does not fit exactly is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, count, groupby, takewhile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bgpipe.pipeline.errors import ModelUnavailable
+from bgpipe.pipeline.networks.birefnet.config import (
+    EfficientNetConfig,
+    ModelConfig,
+    Stages,
+    SwinConfig,
+)
+from bgpipe.pipeline.networks.birefnet.decoder import TILES
+from bgpipe.pipeline.networks.birefnet.network import BiRefNet
+from bgpipe.pipeline.networks.birefnet.swin import relative_position_index
+from bgpipe.pipeline.types import PatchOrder, ResolvedModel
+
+WRAPPERS = ("module.", "_orig_mod.")  # put before every key by data parallelism and compilation
+TRAINING_ONLY = ("decoder.conv_ms_spvn_", "decoder.gdt_convs_pred_")
+COUNTER = ".num_batches_tracked"
+POSITION_INDEX = ".relative_position_index"
+SHOWN_KEYS = 3
+
+
+class InvalidWeights(ValueError):
+    """A file or tensors that do not make a network."""
+
+
+def load(model: ResolvedModel, dtype: torch.dtype = torch.float32) -> BiRefNet:
+    """Return the network on the CPU, in eval mode and without gradients, its weights as `dtype`.
+
+    Raises ModelUnavailable when the file holds anything but a BiRefNet with finite weights.
+    """
+    try:
+        return assemble(read(model.path), model.patch_order, dtype)
+    except InvalidWeights as error:
+        raise ModelUnavailable(f"not the weights of a BiRefNet: {model.path}: {error}") from error
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, which cannot hold code; no other format is read."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InvalidWeights(
+            f"cannot be read as safetensors: {error}; convert other formats first"
+        ) from error
+
+
+def assemble(
+    tensors: Mapping[str, Tensor], patch_order: PatchOrder, dtype: torch.dtype
+) -> BiRefNet:
+    """Build the network that `tensors` fit and give it copies of them as `dtype`."""
+    tensors = {_unwrapped(key): tensor for key, tensor in tensors.items()}
+    config = infer_config({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    with torch.device("meta"):  # no memory or time for weights that are replaced at once
+        network = BiRefNet(config)
+    template = network.state_dict()
+    _check_keys(tensors, template)
+    _check_shapes(tensors, template)
+    if patch_order is PatchOrder.LEGACY:
+        tensors = to_current_order(tensors)
+    state = {key: _value(key, tensors.get(key), like, dtype) for key, like in template.items()}
+    _check_values(state)
+    network.load_state_dict(state, assign=True)
+    return network.eval().requires_grad_(requires_grad=False)
+
+
+def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
+    """Read the configuration from the shapes of a state dict."""
+    try:
+        return _config_of(shapes)
+    except KeyError as error:
+        raise InvalidWeights(f"no tensor {error.args[0]}") from error
+    except (IndexError, ValueError, ZeroDivisionError) as error:
+        raise InvalidWeights(f"impossible shapes: {error}") from error
+
+
+def to_current_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Permute the image branches' inputs from (column, row, colour) to (colour, row, column)."""
+    converted = dict(tensors)
+    for level, tiles in TILES.items():
+        key = f"decoder.ipt_blk{level}.conv1.weight"
+        weight = tensors[key]
+        legacy = weight.reshape(len(weight), tiles, tiles, 3, *weight.shape[2:])
+        converted[key] = legacy.permute(0, 3, 2, 1, 4, 5).reshape(weight.shape)
+    return converted
+
+
+def memory_bytes(network: nn.Module) -> int:
+    """What its weights take, and what it keeps beside them."""
+    return sum(tensor.nbytes for tensor in chain(network.parameters(), network.buffers()))
+
+
+def _unwrapped(key: str) -> str:
+    while key.startswith(WRAPPERS):
+        key = key.split(".", 1)[1]
+    return key
+
+
+def _config_of(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
+    backbone = _efficientnet_of(shapes) if "bb._conv_stem.weight" in shapes else _swin_of(shapes)
+    aspp, conv = "squeeze_module.0.dec_att.", ".atrous_conv.regular_conv.weight"
+    branches = _consecutive(shapes, f"{aspp}aspp_deforms.", conv)
+    return ModelConfig(
+        backbone=backbone,
+        inner=shapes["squeeze_module.0.conv_in.weight"][0],
+        branch=shapes[f"{aspp}aspp1{conv}"][0],
+        kernels=tuple(shapes[f"{aspp}aspp_deforms.{j}{conv}"][-1] for j in range(branches)),
+        deformable=f"{aspp}aspp1.atrous_conv.offset_conv.weight" in shapes,
+        image_inner=shapes["decoder.ipt_blk1.conv1.weight"][0],
+        image_divisor=2 * backbone.stages[3] // shapes["decoder.ipt_blk5.conv_out.weight"][0],
+        gate=shapes["decoder.gdt_convs_4.0.weight"][0],
+    )
+
+
+def _swin_of(shapes: Mapping[str, tuple[int, ...]]) -> SwinConfig:
+    embed = shapes["bb.patch_embed.proj.weight"][0]
+    tables = [shapes[f"bb.layers.{i}.blocks.0.attn.relative_position_bias_table"] for i in range(4)]
+    return SwinConfig(
+        embed=embed,
+        depths=_each_stage(
+            lambda i: _consecutive(shapes, f"bb.layers.{i}.blocks.", ".norm1.weight")
+        ),
+        heads=_each_stage(lambda i: tables[i][1]),
+        window=(round(tables[0][0] ** 0.5) + 1) // 2,
+    )
+
+
+def _efficientnet_of(shapes: Mapping[str, tuple[int, ...]]) -> EfficientNetConfig:
+    """A stage ends where the channels change."""
+    blocks = _consecutive(shapes, "bb._blocks.", "._project_conv.weight")
+    outputs = [shapes[f"bb._blocks.{i}._project_conv.weight"][0] for i in range(blocks)]
+    stages = [(width, len(list(same))) for width, same in groupby(outputs)]
+    (a, b, c, d, e, f, g) = stages
+    widths, depths = zip(a, b, c, d, e, f, g, strict=True)
+    return EfficientNetConfig(widths=widths, depths=depths, stem=shapes["bb._conv_stem.weight"][0])
+
+
+def _each_stage(number: Callable[[int], int]) -> Stages:
+    return number(0), number(1), number(2), number(3)
+
+
+def _consecutive(shapes: Mapping[str, tuple[int, ...]], before: str, after: str) -> int:
+    """How many of before0after, before1after, ... there are without a gap."""
+    keys = (f"{before}{i}{after}" for i in count())
+    return sum(1 for _ in takewhile(shapes.__contains__, keys))
+
+
+def _check_keys(tensors: Iterable[str], template: Iterable[str]) -> None:
+    given, known = set(tensors), set(template)
+    if missing := sorted(key for key in known - given if not _is_optional(key)):
+        raise InvalidWeights(f"tensors missing: {_shown(missing)}")
+    if unknown := sorted(given - known):
+        raise InvalidWeights(f"unknown tensors: {_shown(unknown)}")
+
+
+def _check_shapes(tensors: Mapping[str, Tensor], template: Mapping[str, Tensor]) -> None:
+    for key, tensor in tensors.items():
+        if tensor.shape != template[key].shape:
+            expected = tuple(template[key].shape)
+            raise InvalidWeights(f"shape of {key}: {tuple(tensor.shape)}, expected {expected}")
+
+
+def _check_values(state: Mapping[str, Tensor]) -> None:
+    if broken := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
+        raise InvalidWeights(f"infinite or no numbers: {_shown(broken)}")
+
+
+def _shown(keys: list[str]) -> str:
+    more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+    return ", ".join(keys[:SHOWN_KEYS]) + more
+
+
+def _is_optional(key: str) -> bool:
+    return key.startswith(TRAINING_ONLY) or key.endswith((COUNTER, POSITION_INDEX))
+
+
+def _value(key: str, given: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:
+    if key.endswith(POSITION_INDEX):
+        return relative_position_index(round(len(like) ** 0.5))
+    if key.endswith(COUNTER) or given is None:
+        return torch.zeros(like.shape, dtype=like.dtype if key.endswith(COUNTER) else dtype)
+    # A copy: the tensors of a file are a view of it, and it may be replaced while we run.
+    return given.to(dtype, copy=True)

@@ -1,0 +1,98 @@
+"""EfficientNet-Lite (Tan and Le 2019, EfficientNet; Google's release of 2020) as a backbone.
+
+Module names, padding and norms are those of the checkpoints that were converted from TensorFlow, so
+that features learned on ImageNet load as they are: convolutions that shrink a map are padded at its
+end first, and activations end at 6.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bgpipe.pipeline.networks.birefnet.config import EfficientNetConfig
+
+EXPANSION = 6  # of every block behind those of the first stage
+KERNELS = (3, 3, 5, 3, 5, 5, 3)  # of the stages
+STRIDES = (1, 2, 2, 2, 1, 2, 1)
+OUTPUT_STAGES = (1, 2, 4, 6)  # the last stages at strides 4, 8, 16 and 32
+EPSILON = 1e-3
+MOMENTUM = 0.01
+
+
+class EfficientNet(nn.Module):
+    """Image [B, 3, H, W] to four maps [B, stages[i], H / (4 * 2^i), W / (4 * 2^i)]."""
+
+    def __init__(self, config: EfficientNetConfig) -> None:
+        super().__init__()
+        self.depths = config.depths
+        self._conv_stem = SameConv(3, config.stem, 3, stride=2)
+        self._bn0 = batch_norm(config.stem)
+        widths = pairwise((config.stem, *config.widths))
+        self._blocks = nn.ModuleList(
+            MBConvBlock(
+                outputs if i else inputs,
+                outputs,
+                KERNELS[stage],
+                expand=EXPANSION if stage else 1,
+                stride=1 if i else STRIDES[stage],
+            )
+            for stage, (inputs, outputs) in enumerate(widths)
+            for i in range(config.depths[stage])
+        )
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x = F.relu6(self._bn0(self._conv_stem(image)))
+        maps, blocks = [], iter(self._blocks)
+        for depth in self.depths:
+            for _ in range(depth):
+                x = next(blocks)(x)
+            maps.append(x)
+        return [maps[stage] for stage in OUTPUT_STAGES]
+
+
+class SameConv(nn.Conv2d):
+    """A convolution as TensorFlow pads it: for a stride of 2, mostly behind the map."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1
+    ) -> None:
+        padding = 0 if stride > 1 else kernel // 2
+        super().__init__(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(pad_same(x, self.kernel_size[0]) if self.stride[0] > 1 else x)
+
+
+class MBConvBlock(nn.Module):
+    """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]: wide, filtered, narrow again."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, expand: int, stride: int) -> None:
+        super().__init__()
+        wide = expand * inputs
+        self.expands, self.adds = expand > 1, stride == 1 and inputs == outputs
+        if self.expands:
+            self._expand_conv = nn.Conv2d(inputs, wide, 1, bias=False)
+            self._bn0 = batch_norm(wide)
+        self._depthwise_conv = SameConv(wide, wide, kernel, stride=stride, groups=wide)
+        self._bn1 = batch_norm(wide)
+        self._project_conv = nn.Conv2d(wide, outputs, 1, bias=False)
+        self._bn2 = batch_norm(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        wide = F.relu6(self._bn1(self._depthwise_conv(wide)))
+        out: Tensor = self._bn2(self._project_conv(wide))
+        return out + x if self.adds else out
+
+
+def pad_same(x: Tensor, kernel: int) -> Tensor:
+    """With the zeros around it that TensorFlow's SAME gives a stride of 2."""
+    height, width = (kernel - 2 + side % 2 for side in x.shape[2:])
+    return F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=EPSILON, momentum=MOMENTUM)

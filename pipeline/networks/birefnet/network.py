@@ -1,0 +1,60 @@
+"""BiRefNet (Zheng et al. 2024): an image to the logits of its foreground.
+
+Parameter names are those of the released checkpoints (ZhengPeng7/BiRefNet, MIT).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bgpipe.pipeline.networks.birefnet.config import ModelConfig, SwinConfig
+from bgpipe.pipeline.networks.birefnet.decoder import Decoder, DecoderBlock, resize_like
+from bgpipe.pipeline.networks.birefnet.efficientnet import EfficientNet
+from bgpipe.pipeline.networks.birefnet.swin import Swin
+
+STRIDE = 32
+
+
+class InvalidSize(ValueError):
+    """The image's sides are not multiples of 32."""
+
+
+class BiRefNet(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        backbone = config.backbone
+        self.bb = Swin(backbone) if isinstance(backbone, SwinConfig) else EfficientNet(backbone)
+        context = sum(config.features)
+        self.squeeze_module = nn.Sequential(DecoderBlock(config, context, config.features[-1]))
+        self.decoder = Decoder(config)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits [B, 1, H, W] for RGB [B, 3, H, W], normalised with ImageNet's statistics.
+
+        Raises InvalidSize unless H and W are multiples of 32.
+        """
+        check_size(*image.shape[2:])
+        logits: Tensor = self.decoder(image, self._encode(image))
+        return logits
+
+    def _encode(self, image: Tensor) -> list[Tensor]:
+        """Maps of stride 4, 8, 16, 32; the deepest one has seen all the others."""
+        half = F.interpolate(image, scale_factor=0.5, mode="bilinear", align_corners=True)
+        maps = [
+            torch.cat([whole, resize_like(small, whole)], dim=1)
+            for whole, small in zip(self.bb(image), self.bb(half), strict=True)
+        ]
+        *shallow, deep = maps
+        context = torch.cat([*(resize_like(x, deep) for x in shallow), deep], dim=1)
+        return [*shallow, self.squeeze_module(context)]
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise InvalidSize unless an image of this size can go through."""
+    if height % STRIDE or width % STRIDE:
+        raise InvalidSize(
+            f"image sides must be multiples of {STRIDE}: {height}x{width}; resize it first"
+        )

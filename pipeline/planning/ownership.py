@@ -1,0 +1,66 @@
+"""Whether an object is a cutout that bgpipe made: nothing else is ever replaced without --overwrite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bgpipe.pipeline.errors import Code, PermanentError
+from bgpipe.pipeline.images import provenance
+from bgpipe.pipeline.storage.base import Store
+
+RECIPE_METADATA = "bgpipe-recipe"
+"""The object metadata that workers write beside a cutout."""
+FOREIGN = "exists and was not made by bgpipe: pass --overwrite or choose another --out"
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenanceText:
+    """`text` is that of a whole file, else empty; `ours` also holds for a truncated cutout."""
+
+    text: Mapping[str, str]
+    ours: bool
+
+
+def read_provenance(store: Store, key: str) -> ProvenanceText:
+    """Read how the object at `key` was made, from its content, else from its metadata.
+
+    Raises:
+        ItemError: it is missing or cannot be read.
+
+    """
+    head = store.read_range(key, 0, provenance.HEAD)
+    tail = store.read_range(key, -provenance.TAIL, provenance.TAIL)
+    ours = provenance.is_ours(head, tail) or RECIPE_METADATA in store.metadata(key)
+    return ProvenanceText(provenance.read(head, tail), ours)
+
+
+def check_replaceable(target: Store, key: str) -> None:
+    """Refuse to replace an object that bgpipe did not make.
+
+    Raises:
+        PermanentError: TARGET, the object is foreign or cannot be read.
+        TransientError: the store is away.
+
+    """
+    try:
+        ours = read_provenance(target, key).ours
+    except PermanentError as error:
+        if error.code is Code.ACCESS and not target.is_remote:
+            raise PermanentError(Code.TARGET, f"{FOREIGN}: {key}") from error
+        # Nothing there, or a folder, which the write reports. A bucket may deny reads to workers:
+        # the listing has looked at its objects then.
+        return
+    if not ours:
+        raise PermanentError(Code.TARGET, f"{FOREIGN}: {key}")
+
+
+def refuse_cutout(data: bytes) -> None:
+    """Refuse a file that bgpipe made as a source.
+
+    Raises:
+        PermanentError: UNSUPPORTED.
+
+    """
+    if provenance.is_ours(data[: provenance.HEAD], data[-provenance.TAIL :]):
+        raise PermanentError(Code.UNSUPPORTED, "a cutout made by bgpipe is not taken as a source")
