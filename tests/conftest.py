@@ -238,7 +238,7 @@ def aws(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FaultProxy:
-    """A proxy before the server; `log` has a line for each request (tests/fault_proxy.py)."""
+    """A proxy before the server; `log` has a line for each request (tests/support/fault_proxy.py)."""
 
     url: str
     log: Path
@@ -259,7 +259,7 @@ def fault_proxy(s3: S3Server, tmp_path: Path) -> Iterator[Callable[..., FaultPro
 def _proxy(upstream: str, folder: Path, options: tuple[str, ...]) -> Iterator[FaultProxy]:
     port = free_port()
     path = folder / f"proxy-{port}.log"
-    script = Path(__file__).with_name("fault_proxy.py")
+    script = Path(__file__).with_name("support") / "fault_proxy.py"
     with path.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, script, "--port", str(port), "--upstream", upstream, *options],

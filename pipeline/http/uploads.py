@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http.problems import Problem
-from bgpipe.pipeline.images.header import validate_header
+from bgpipe.pipeline.images.decode import validate_header
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.storage.base import is_hidden, is_image_name, is_safe_key
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from bgpipe.pipeline.images.formats import RAW, format_of
+from bgpipe.pipeline.images.formats import RAW, format_of, is_cut_short, truncated
 from bgpipe.pipeline.images.frames import count_frames
 from bgpipe.pipeline.images.header import open_image, orientation, resolution
 from bgpipe.pipeline.images.raw import decode_raw, read_raw_size
@@ -65,6 +65,20 @@ def read_pixel_count(data: bytes, limits: Limits) -> int:
     is_raw = format_of(data) in RAW
     width, height = read_raw_size(data, limits) if is_raw else open_image(data, limits).size
     return width * height
+
+
+def validate_header(data: bytes, limits: Limits) -> str:
+    """The name of the format of a file that looks whole; no pixel is decoded.
+
+    Raises:
+        PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
+
+    """
+    read_pixel_count(data, limits)
+    name = format_of(data)
+    if name is None or is_cut_short(name, data):
+        raise truncated(name, f"{len(data)} bytes are there")
+    return name
 
 
 def _turned(pixels: Samples, turn: tuple[bool, int | None]) -> Samples:

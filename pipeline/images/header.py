@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.images.decode import read_pixel_count
 from bgpipe.pipeline.images.formats import (
     FORMATS,
     HEIF,
@@ -127,17 +126,3 @@ def _webp_canvas(data: bytes) -> tuple[int, int] | None:
         return None
     width, height = data[24:27], data[27:30]
     return int.from_bytes(width, "little") + 1, int.from_bytes(height, "little") + 1
-
-
-def validate_header(data: bytes, limits: Limits) -> str:
-    """The name of the format of a file that looks whole; no pixel is decoded.
-
-    Raises:
-        PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
-
-    """
-    read_pixel_count(data, limits)
-    name = format_of(data)
-    if name is None or is_cut_short(name, data):
-        raise truncated(name, f"{len(data)} bytes are there")
-    return name

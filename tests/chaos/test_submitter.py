@@ -17,7 +17,7 @@ from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.types import JobState
 
 from ..conftest import RedisServer
-from ..idle_cluster import JOB, SECONDS, Cluster, Idler, assert_closed, kill, until
+from ..support.idle_cluster import JOB, SECONDS, Cluster, Idler, assert_closed, kill, until
 
 IMAGES = 12_000
 

@@ -14,9 +14,9 @@ from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.jobs.items import Ledger
 from bgpipe.pipeline.types import JobId
 
-from ..comfy import API, Comfy, events
 from ..conftest import RedisServer
-from ..service import BGPIPE, environment_of, running, server
+from ..support.comfyui_client import API, Comfy, events
+from ..support.http_service import BGPIPE, environment_of, running, server
 
 
 def test_a_prompt_survives_a_restart_of_everything_in_its_middle(

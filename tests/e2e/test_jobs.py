@@ -18,7 +18,7 @@ from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.types import JobId, JobState, Outcome
 
 from ..conftest import RedisServer
-from ..idle_cluster import JOB, SECONDS, Cluster, Idler, assert_closed, kill, until
+from ..support.idle_cluster import JOB, SECONDS, Cluster, Idler, assert_closed, kill, until
 
 NOT_IMAGE = PermanentError(Code.NOT_IMAGE, "no image")
 

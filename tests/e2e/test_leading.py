@@ -15,7 +15,16 @@ from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.types import JobId, JobState
 
 from ..conftest import RedisServer
-from ..idle_cluster import HIGH_WATER, JOB, SECONDS, Cluster, Idler, assert_closed, kill, until
+from ..support.idle_cluster import (
+    HIGH_WATER,
+    JOB,
+    SECONDS,
+    Cluster,
+    Idler,
+    assert_closed,
+    kill,
+    until,
+)
 
 
 @pytest.fixture

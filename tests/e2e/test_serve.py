@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from ..conftest import await_listening, free_port
-from ..service import SECONDS
+from ..support.http_service import SECONDS
 
 if TYPE_CHECKING:
     from .conftest import Bgpipe

@@ -25,7 +25,7 @@ from bgpipe.pipeline.jobs.items import Ledger
 from bgpipe.pipeline.scheduling.sweeps import SweepStateStore
 from bgpipe.pipeline.types import JobState
 
-from ..idle_cluster import Idler
+from ..support.idle_cluster import Idler
 
 if TYPE_CHECKING:
     from tests.conftest import S3Server

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ..conftest import RedisServer
-from ..loopback_hub import LoopbackHub, serving
+from ..support.hub import LoopbackHub, serving
 
 if TYPE_CHECKING:
     from .conftest import Bgpipe

@@ -21,7 +21,7 @@ from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.broker.lease import is_held
 
 from ..conftest import ROOT, free_port
-from ..test_house import copy_of_the_tree
+from ..packaging.test_packages import copy_of_the_tree
 from .test_guarded_redis import until
 
 pytestmark = pytest.mark.slow

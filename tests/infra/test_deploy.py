@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 
 from ..conftest import ROOT
-from ..test_documents import lines
+from ..docs.test_documents import lines
 from .code import command_problems
 from .compose import ours, services
 from .kustomize import build, pod_of

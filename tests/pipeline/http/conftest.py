@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ...conftest import require_redis
-from ...service import SECONDS, Service, cluster
+from ...support.http_service import SECONDS, Service, cluster
 
 
 @pytest.fixture(scope="session")

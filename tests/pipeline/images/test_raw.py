@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.images.decode import decode, read_pixel_count
+from bgpipe.pipeline.images.decode import decode, read_pixel_count, validate_header
 from bgpipe.pipeline.images.formats import RAW, format_of
-from bgpipe.pipeline.images.header import validate_header
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.images.preview import thumbnail
 from bgpipe.pipeline.storage.base import RAW_SUFFIXES

@@ -1,0 +1,192 @@
+"""What Prometheus reads of a cluster, as the text that it parses."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bgpipe.config.settings import Settings, load_settings
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.broker.queue import make_app, publish, read_stats
+from bgpipe.pipeline.errors import Code, PermanentError, UsageError
+from bgpipe.pipeline.monitoring.cluster_stats import OutcomeTotals
+from bgpipe.pipeline.monitoring.collectors import ClusterCollector, MonotonicTotals, WorkerCollector
+from bgpipe.pipeline.monitoring.exporter import render_metrics, serve_metrics
+from bgpipe.pipeline.monitoring.heartbeat import LIFE, Histogram, WorkerStats, read_heartbeats
+from bgpipe.pipeline.types import Outcome
+
+from ...conftest import free_port
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def samples(text: bytes) -> Samples:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+def settings(monkeypatch) -> Settings:
+    monkeypatch.setenv("BGPIPE_ESTIMATE__PRICE_PER_HOUR", "3.6")
+    return load_settings()
+
+
+@pytest.fixture
+def told(client, settings) -> Callable[..., float | None]:
+    """`told(name, **labels)`: the number, or None where there is no such series."""
+    cluster = ClusterCollector(client, settings)
+
+    def ask(name: str, **labels: str) -> float | None:
+        found = samples(render_metrics(cluster))
+        return found.get((f"bgpipe_{name}", frozenset(labels.items())))
+
+    return ask
+
+
+def beat(client, name: str, **vitals: object) -> None:
+    client.hset(keys.of_worker(name), mapping=WorkerStats(**vitals).write())
+    client.expire(keys.of_worker(name), LIFE)
+
+
+def test_outcomes_are_counters_by_outcome_and_code(told, job_store, open_job) -> None:
+    job = open_job(3)
+    job_store.settle(job, Outcome.done(0))
+    job_store.settle(job, Outcome.failed(1, PermanentError(Code.EMPTY, "no bytes")))
+    assert told("images_total", outcome="done", code="") == 1
+    assert told("images_total", outcome="failed", code="E_EMPTY") == 1
+    assert told("images_total", outcome="failed", code="E_DEVICE") == 0  # known before it happens
+    assert told("images_unsettled") == 1
+    assert told("jobs", state="running") == 1
+
+
+def test_the_queue_tells_what_waits_what_is_held_and_how_old_it_is(
+    told, client, items, settings, redis_url
+) -> None:
+    assert told("queue_oldest_message_seconds") == 0
+    with make_app(settings, redis_url) as app:
+        publish(app, "spring", items(3), settings.queue.name)
+        until = read_stats(client, settings.queue.name)
+        assert (until.waiting, until.unacked) == (3, 0)
+        with app.connection_for_read() as connection:
+            queue = connection.SimpleQueue(app.amqp.queues[settings.queue.name])
+            queue.get(timeout=5)
+            assert told("queue_messages") == 2
+            assert told("queue_unacked_messages") == 1
+            assert told("queue_oldest_message_seconds") >= until.age
+            queue.close()
+
+
+def test_a_foreign_message_has_no_age(client, settings) -> None:
+    client.lpush(settings.queue.name, "not ours")
+    assert read_stats(client, settings.queue.name).age == 0.0
+
+
+def test_workers_are_told_by_their_places_and_the_successor_speaks(told, client) -> None:
+    stage = Histogram()
+    stage.observe(0.3)
+    beat(client, "cpu0@host/new", lanes=4, restarts=1, stages={"decode": stage})
+    beat(client, "cpu0@host/old", lanes=2)
+    client.expire(keys.of_worker("cpu0@host/old"), LIFE - 10)
+    assert told("workers") == 1
+    assert told("worker_lanes", worker="cpu0@host") == 4
+    assert told("worker_restarts_total", worker="cpu0@host") == 1
+    labels = {"worker": "cpu0@host", "stage": "decode"}
+    assert told("worker_stage_seconds_bucket", le="0.25", **labels) == 0
+    assert told("worker_stage_seconds_bucket", le="+Inf", **labels) == 1
+    assert told("worker_stage_seconds_sum", **labels) == 0.3
+    age = told("worker_heartbeat_age_seconds", worker="cpu0@host")
+    assert age is not None
+    assert 0 <= age < LIFE
+
+
+def test_a_worker_tells_of_itself_what_is_told_of_it_elsewhere(client, settings) -> None:
+    vitals = WorkerStats(
+        device="cpu", lanes=3, images=7, disk_free=5, stages={"write": Histogram()}
+    )
+    client.hset(keys.of_worker("cpu0@host/1"), mapping=vitals.write())
+    client.expire(keys.of_worker("cpu0@host/1"), LIFE)
+    own = samples(render_metrics(WorkerCollector("cpu0@host", lambda: vitals)))
+    seen = samples(render_metrics(ClusterCollector(client, settings)))
+    age = ("bgpipe_worker_heartbeat_age_seconds", frozenset({("worker", "cpu0@host")}))
+    assert own.keys() <= seen.keys()
+    assert {name: seen[name] for name in own if name != age} == {
+        name: value for name, value in own.items() if name != age
+    }
+
+
+def test_a_heartbeat_of_another_version_is_read_as_far_as_it_goes(client) -> None:
+    other = {"images": 5, "later": "x", "stage:decode": "[0.5, 1, 2]"}
+    client.hset(keys.of_worker("gpu0@host/1"), mapping=other)
+    (seen,) = read_heartbeats(client)
+    assert (seen.worker, seen.stats) == ("gpu0@host", WorkerStats(images=5))
+
+
+def test_the_cost_of_a_thousand_follows_from_price_workers_and_pace(
+    told, client, job_store, open_job
+) -> None:
+    assert told("cost_per_thousand_images") is None
+    job = open_job(4)
+    job_store.settle(job, Outcome.done(0))
+    beat(client, "gpu0@host/1")
+    beat(client, "gpu1@host/1")
+    client.hincrbyfloat(keys.of_job(job).head, "spent", 1e6)  # so long that the pace stands still
+    pace = told("images_per_second")
+    assert pace == pytest.approx(1e-6, rel=1e-3)
+    assert told("cost_per_thousand_images") == pytest.approx(2 * 3.6 / 3600 * 1000 / pace, rel=1e-3)
+
+
+def test_a_counter_does_not_go_back_when_redis_forgets_its_last_second() -> None:
+    ratchet = MonotonicTotals()
+    assert ratchet.raise_to(OutcomeTotals("1.0", {"done": 10})).ended("done") == 10
+    assert ratchet.raise_to(OutcomeTotals("1.0", {"done": 8})).ended("done") == 10
+    assert ratchet.raise_to(OutcomeTotals("1.0", {"done": 12})).ended("done") == 12
+
+
+def test_a_counter_begins_anew_with_an_emptied_redis() -> None:
+    ratchet = MonotonicTotals()
+    ratchet.raise_to(OutcomeTotals("1.0", {"done": 10, "skipped": 1}))
+    fresh = ratchet.raise_to(OutcomeTotals("2.0", {"done": 1}))
+    assert (fresh.ended("done"), fresh.ended("skipped")) == (1, 0)
+
+
+def test_without_redis_the_endpoint_says_just_that_and_at_once(
+    redis_server_process, settings
+) -> None:
+    with connect(redis_server_process.url, retry_seconds=0) as client:
+        cluster = ClusterCollector(client, settings)
+        found = samples(render_metrics(cluster))
+        assert found[("bgpipe_redis_up", frozenset())] == 1
+        redis_server_process.kill()
+        found = samples(render_metrics(cluster))
+    names = {name for name, _ in found}
+    assert names == {"bgpipe_build_info", "bgpipe_redis_up"}
+    assert found[("bgpipe_redis_up", frozenset())] == 0
+
+
+def test_the_endpoint_answers_while_it_is_open_and_frees_its_port(client, settings) -> None:
+    port = free_port()
+    for _ in range(2):
+        with (
+            serve_metrics(ClusterCollector(client, settings), "127.0.0.1", port),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer,
+        ):
+            assert answer.headers["Content-Type"].startswith("text/plain")
+            assert b"bgpipe_redis_up 1.0" in answer.read()
+
+
+def test_an_address_that_is_taken_is_a_usage_error(client, settings) -> None:
+    port = free_port()
+    cluster = ClusterCollector(client, settings)
+    with (
+        serve_metrics(cluster, "127.0.0.1", port),
+        pytest.raises(UsageError, match="choose another address"),
+        serve_metrics(cluster, "127.0.0.1", port),
+    ):
+        pass
