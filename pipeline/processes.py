@@ -77,7 +77,7 @@ class ChildProcess:
         if self._process.stdin:
             self._process.stdin.close()
 
-    def end(self, patience: float, grace: float = TERM_GRACE) -> None:
+    def stop(self, patience: float, grace: float = TERM_GRACE) -> None:
         """Close its standard input and wait for it to end.
 
         After `patience` seconds it gets TERM, after `grace` more KILL.

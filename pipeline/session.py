@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.broker.client import RedisClient
     from bgpipe.pipeline.broker.lease import Lease
-    from bgpipe.pipeline.jobs.items import Ledger
+    from bgpipe.pipeline.jobs.store import JobStore
     from bgpipe.pipeline.logging import Notify
     from bgpipe.pipeline.planning.catalog import Catalogs
     from bgpipe.pipeline.scheduling.dispatcher import Dispatcher, JobController
@@ -62,7 +62,7 @@ class Session:
     settings: Settings
     redis_url: str
     client: RedisClient
-    jobs: Ledger
+    jobs: JobStore
 
     @cached_property
     def feeder(self) -> Feeder:
@@ -82,7 +82,7 @@ class Session:
     def catalogs(self) -> Catalogs:
         from bgpipe.pipeline.planning.catalog import Catalogs
 
-        return Catalogs(self.jobs.seals, self.settings.state_folder / "catalogs")
+        return Catalogs(self.jobs.items, self.settings.state_folder / "catalogs")
 
     def lease(self, name: str) -> Lease:
         from bgpipe.pipeline.broker.lease import Lease
@@ -144,11 +144,11 @@ def open_session(
     """
     from bgpipe.pipeline.broker.client import RETRY_SECONDS, connect
     from bgpipe.pipeline.broker.embedded import redis_server
-    from bgpipe.pipeline.jobs.items import Ledger
+    from bgpipe.pipeline.jobs.store import JobStore
 
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(redis_server(settings.state_folder))
         client = stack.enter_context(
             connect(url, RETRY_SECONDS if retry_seconds is None else retry_seconds, notify)
         )
-        yield Session(settings, url, client, Ledger(client))
+        yield Session(settings, url, client, JobStore(client))

@@ -217,6 +217,10 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+OPEN_STATES = frozenset((JobState.LISTING, JobState.RUNNING))
+CLOSED_STATES = frozenset((JobState.FINISHED, JobState.CANCELLED))
+
+
 @dataclass(frozen=True, slots=True)
 class JobSummary:
     """A job's accounts: once finished, total = done + skipped + failed.

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from threading import Condition, Lock
 
 from bgpipe.pipeline.errors import BgpipeError
-from bgpipe.pipeline.jobs.items import Claim, ClaimOwner, Ledger
+from bgpipe.pipeline.jobs.items import Claim, ClaimOwner
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import JobId
 
 
@@ -83,7 +84,7 @@ class ActiveClaim:
 class ClaimManager:
     """What the lanes of one worker have in hand. `is_alive` tells of other workers by their names."""
 
-    def __init__(self, job_store: Ledger, worker: str, is_alive: Callable[[str], bool]) -> None:
+    def __init__(self, job_store: JobStore, worker: str, is_alive: Callable[[str], bool]) -> None:
         self._job_store = job_store
         self._worker = worker
         self._is_alive = is_alive
@@ -103,12 +104,12 @@ class ClaimManager:
         with self._reserved(job, index):
             with self._gate.shared():
                 if self._orphan(job, index) is None:
-                    claim = self._job_store.claim(job, index, self._worker)
+                    claim = self._job_store.items.claim(job, index, self._worker)
                     yield ActiveClaim(claim) if claim else None
                     return
             with self._gate.exclusive():
                 orphan = self._orphan(job, index)
-                claim = self._job_store.claim(job, index, self._worker)
+                claim = self._job_store.items.claim(job, index, self._worker)
                 killer = orphan is not None and orphan.redelivered
                 yield ActiveClaim(claim, alone=True, crashed_alone=killer) if claim else None
 
@@ -132,7 +133,7 @@ class ClaimManager:
 
     def _orphan(self, job: JobId, index: int) -> ClaimOwner | None:
         """Whoever had the image and died of it, or beside it."""
-        holder = self._job_store.owner(job, index)
+        holder = self._job_store.items.owner(job, index)
         if holder is None or holder.worker == self._worker:
             return None  # one of our own claims, whose end the ledger was not there for
         if self._is_alive(holder.worker):

@@ -24,7 +24,8 @@ from bgpipe.pipeline.errors import (
     TransientError,
     UsageError,
 )
-from bgpipe.pipeline.jobs.items import Claim, Ledger
+from bgpipe.pipeline.jobs.items import Claim
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.planning.ownership import RECIPE_METADATA, check_replaceable, refuse_cutout
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.storage.factory import StoreFactory
@@ -66,7 +67,7 @@ class ItemRunner:
 
     def __init__(
         self,
-        job_store: Ledger,
+        job_store: JobStore,
         custody: ClaimManager,
         watchdog: Watchdog,
         studio: ImageProcessor,
@@ -103,7 +104,7 @@ class ItemRunner:
     def _do(self, hold: ActiveClaim, source: str) -> RunResult:
         claim, watch = hold.claim, StageTimer(self._limits)
         if claim.item.source != source:
-            self._job_store.give_back(claim.job.id, claim.item.index)
+            self._job_store.items.give_back(claim.job.id, claim.item.index)
             raise UsageError(
                 f"image {claim.item.index} of job {claim.job.id} is another one: "
                 f"{claim.item.source}"
@@ -121,7 +122,7 @@ class ItemRunner:
                 claim.item.source, watch, lambda: self._make(claim.job, claim.item, watch)
             )
         except WorkerShuttingDown as error:
-            self._job_store.give_back(claim.job.id, claim.item.index)
+            self._job_store.items.give_back(claim.job.id, claim.item.index)
             return _requeue(error, claim)
         except DeviceLost as error:
             return self._after_loss(error, hold, watch)
@@ -133,7 +134,7 @@ class ItemRunner:
             log.exception("unexpected error", extra={"fields": _names(claim)})
             return self._after(TransientError(Code.INTERNAL, repr(error)), claim, watch)
         identity, flags = made
-        self._job_store.seals.write(claim.job.id, claim.item.index, identity)
+        self._job_store.items.write_fingerprint(claim.job.id, claim.item.index, identity)
         return self._settle(claim, Outcome.done(claim.item.index, flags), watch)
 
     def _make(self, job: Job, item: Item, watch: StageTimer) -> tuple[str, tuple[ReviewFlag, ...]]:
@@ -159,7 +160,7 @@ class ItemRunner:
         if isinstance(error, TransientError) and claim.attempt < self._queue.max_attempts:
             fields = _names(claim) | {"attempt": claim.attempt, "error": str(error)}
             log.warning("image will be tried again", extra={"fields": fields})
-            self._job_store.release(claim.job.id, claim.item.index)
+            self._job_store.items.release(claim.job.id, claim.item.index)
             return RetryLater(error, self._delay(claim.attempt))
         return self._settle(claim, Outcome.failed(claim.item.index, error), watch)
 
@@ -174,7 +175,7 @@ class ItemRunner:
 
     def _settle(self, claim: Claim, outcome: Outcome, watch: StageTimer) -> Outcome:
         """Tell the ledger, then those who watch: one event for each image that has ended."""
-        self._job_store.settle(claim.job.id, outcome)
+        self._job_store.items.settle(claim.job.id, outcome)
         self._tally.record_outcome(watch.seconds, watch.stages)
         fields = _names(claim) | {"attempt": claim.attempt, "code": outcome.code}
         if outcome.code is None:

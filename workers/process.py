@@ -26,7 +26,7 @@ from bgpipe.config.settings import Settings, WorkerSettings, host_and_port
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.inference.devices import CPU
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.workers.batcher import Batcher
@@ -111,7 +111,7 @@ def work(settings: Settings, node: WorkerConfig, parts: WorkerDependencies) -> i
     ):
         # A process of its own name: what its predecessor had in hand is not in its hands.
         worker = f"{node.name}/{secrets.token_hex(3)}"
-        job_store = Ledger(client)
+        job_store = JobStore(client)
         custody = ClaimManager(job_store, worker, partial(is_alive, client))
         watchdog = Watchdog(settings.worker.stuck_limit, _request_restart)
         tally = WorkerCounters()

@@ -117,7 +117,7 @@ def worker(redis_url: str, folder: Path, drain_timeout: float) -> Iterator[Child
     try:
         yield child
     finally:
-        child.end(drain_timeout + WORKER_GRACE)
+        child.stop(drain_timeout + WORKER_GRACE)
 
 
 def server_binary() -> str:

@@ -48,7 +48,7 @@ class Lease:
         self._take = client.register_script(TAKE)
         self._free = client.register_script(FREE)
 
-    def acquire(self) -> int:
+    def try_acquire(self) -> int:
         """Take it, or renew it; returns the fencing token, or 0 if somebody else holds it."""
         milliseconds = round(self._seconds * 1000)
         token: int = self._take(keys=[self._key, keys.FENCE], args=[self._holder, milliseconds])
@@ -80,7 +80,7 @@ class Lease:
         while not stopped.wait(self._seconds / 3):
             # While Redis is away there is nothing to hold; whoever leads meets that too.
             with suppress(RedisUnavailable):
-                self.acquire()
+                self.try_acquire()
 
 
 def is_held(client: RedisClient, name: str) -> bool:

@@ -25,6 +25,7 @@ from bgpipe.pipeline.cli.progress import heading, progress
 from bgpipe.pipeline.cli.summary import INTERRUPTED, exit_code, show_result
 from bgpipe.pipeline.errors import Unavailable, UsageError
 from bgpipe.pipeline.session import Session, read_settings
+from bgpipe.pipeline.types import CLOSED_STATES
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -55,7 +56,7 @@ def open_job(
     from bgpipe.pipeline.jobs.store import JobConflict
 
     lease = session.lease(keys.lease_of_job(job.id))
-    lease.acquire()  # before others can see the job and miss its leader
+    lease.try_acquire()  # before others can see the job and miss its leader
     try:
         session.jobs.open(job, named)
     except JobConflict as error:
@@ -78,7 +79,6 @@ def _check_same(other: Job, job: Job) -> None:
         )
 
 
-CLOSED = frozenset(("finished", "cancelled"))
 SHORTEST_PAUSE = 0.02
 """Seconds between two looks at a young job; an older one is looked at less often."""
 
@@ -178,7 +178,7 @@ class JobRun:
         """Without a cluster: start the worker early if it is likely needed, and forget old jobs."""
         if not self._session.settings.embedded:
             return
-        if self._lease.acquire() and self._is_likely_new():
+        if self._lease.try_acquire() and self._is_likely_new():
             self._bring_worker()
         from bgpipe.pipeline.scheduling.dispatcher import forget_old
 
@@ -212,7 +212,7 @@ class JobRun:
         end = time.monotonic() + self._session.settings.dispatch.poll
         while (now := time.monotonic()) < end:
             time.sleep(min(end - now, max(SHORTEST_PAUSE, (now - self._start) / 50)))
-            if self._session.jobs.summary(self._job).state in CLOSED:
+            if self._session.jobs.summary(self._job).state in CLOSED_STATES:
                 return
 
     def _list(self) -> bool:
@@ -220,7 +220,7 @@ class JobRun:
         from bgpipe.pipeline.jobs.store import LeaseLost
         from bgpipe.pipeline.planning.planner import list_job
 
-        token = self._lease.acquire()
+        token = self._lease.try_acquire()
         if not token:
             return False
         job_store, stores = self._session.jobs, self._session.stores
@@ -263,7 +263,7 @@ class JobRun:
 def _to_the_end(session: Session, terminal: Console, job: JobId, run: JobRun) -> JobSummary:
     run.prepare()
     with progress(terminal, heading(session, job)) as watch:
-        while (summary := session.jobs.summary(job)).state not in CLOSED:
+        while (summary := session.jobs.summary(job)).state not in CLOSED_STATES:
             watch(summary)
             run.step(summary)
         watch(summary)
@@ -281,7 +281,9 @@ def _published(session: Session, terminal: Console, job: JobId, run: JobRun) -> 
             "no dispatcher runs: publishing the job from here; what Redis may lose is sent again by "
             f"bgpipe dispatch, or by bgpipe resume {job}"
         )
-        while summary.state == "running" and session.jobs.cursor(job) < session.jobs.size(job):
+        while summary.state == "running" and session.jobs.cursor(job) < session.jobs.items.size(
+            job
+        ):
             run.step(summary)
             summary = session.jobs.summary(job)
     return summary

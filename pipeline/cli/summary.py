@@ -14,7 +14,7 @@ from bgpipe.pipeline.cli.console import Console, counted, short_location
 from bgpipe.pipeline.cli.progress import duration, failures, rate
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.jobs.items import Ledger
+    from bgpipe.pipeline.jobs.store import JobStore
     from bgpipe.pipeline.planning.ignored import IgnoredObjects
     from bgpipe.pipeline.types import Failure, Job, JobId, JobSummary
 
@@ -45,7 +45,7 @@ def show_summary(terminal: Console, summary: JobSummary, dead_letters: Iterable[
 
 
 def show_result(
-    terminal: Console, job_store: Ledger, summary: JobSummary, ignored: IgnoredObjects
+    terminal: Console, job_store: JobStore, summary: JobSummary, ignored: IgnoredObjects
 ) -> None:
     """The end of a command that saw its job through: where the cutouts are, and what is not there."""
     terminal.print_json(asdict(summary) | ignored.record())
@@ -53,7 +53,7 @@ def show_result(
     for line in _result(summary, _place(job_store.job(summary.job)), job):
         terminal.print(line)
     if summary.failed:
-        _show_failures(terminal, job_store.failures(summary.job))
+        _show_failures(terminal, job_store.items.failures(summary.job))
         terminal.print(f"after a fix: bgpipe retry{job}")
     if text := str(ignored):
         terminal.print(text)
@@ -89,10 +89,10 @@ def _show_failures(terminal: Console, dead_letters: Iterable[Failure]) -> None:
         terminal.print(f"  {failure.code}  {failure.source}: {failure.detail}")
 
 
-def show_flags(terminal: Console, job_store: Ledger, job: JobId) -> None:
+def show_flags(terminal: Console, job_store: JobStore, job: JobId) -> None:
     """A line for each flagged cutout."""
-    flags = job_store.flags(job)
-    for item in job_store.pick(job, flags):
+    flags = job_store.items.flags(job)
+    for item in job_store.items.pick(job, flags):
         names = [str(flag) for flag in flags[item.index]]
         terminal.print_json({"source": item.source, "target": item.target, "flags": names})
         terminal.print(f"  {', '.join(names)}  {item.target}")

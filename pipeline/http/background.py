@@ -23,7 +23,7 @@ from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.errors import BgpipeError, RedisUnavailable, Unavailable
 from bgpipe.pipeline.http.schemas import body_of
 from bgpipe.pipeline.http.submission import finish_listing
-from bgpipe.pipeline.jobs import scripts
+from bgpipe.pipeline.jobs.scripts import load_script
 from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.scheduling.webhook import post_webhook
 from bgpipe.pipeline.types import JobId, JobState
@@ -104,7 +104,7 @@ class MaintenanceLoop:
     def __init__(self, backend: AppState) -> None:
         self._backend = backend
         self._client = backend.session.client
-        self._served = self._client.register_script(scripts.SERVED)
+        self._served = load_script(self._client, "served")
         self._lease = backend.session.lease(keys.ATTEND)
         self._at_work: dict[str, threading.Thread] = {}
         self._cleaned = -CLEANING
@@ -128,7 +128,7 @@ class MaintenanceLoop:
 
     def step(self) -> None:
         """Do once what there is to do, if this server leads."""
-        if not self._lease.acquire():
+        if not self._lease.try_acquire():
             return
         for member, state, created in self._served(keys=[keys.SERVED], args=[keys.HEAD]):
             self._attend(member.decode(), state.decode(), float(created))

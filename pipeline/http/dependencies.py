@@ -27,7 +27,7 @@ from bgpipe.pipeline.types import Job, JobId
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.jobs.items import Ledger
+    from bgpipe.pipeline.jobs.store import JobStore
 
 PATIENCE = 3.0
 """Seconds for which a request waits for a Redis that is away: there are callers behind it."""
@@ -51,7 +51,7 @@ class AppState:
         return self.session.settings
 
     @property
-    def jobs(self) -> Ledger:
+    def jobs(self) -> JobStore:
         return self.session.jobs
 
     @property

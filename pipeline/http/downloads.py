@@ -17,12 +17,12 @@ from urllib.parse import quote
 from fastapi.responses import Response, StreamingResponse
 
 from bgpipe.pipeline.errors import ItemError
-from bgpipe.pipeline.jobs.items import ItemState, read_items
+from bgpipe.pipeline.jobs.items import ItemState
 
 if TYPE_CHECKING:
     from fastapi import Request
 
-    from bgpipe.pipeline.jobs.items import Ledger
+    from bgpipe.pipeline.jobs.store import JobStore
     from bgpipe.pipeline.storage.base import Store
     from bgpipe.pipeline.types import Job, ObjectInfo
 
@@ -131,7 +131,7 @@ LARGEST = 1 << 32
 """Bytes of a cutout; its folder in the archive has no place for more."""
 
 
-def archive(job_store: Ledger, job: Job, target: Store) -> Iterator[bytes]:
+def archive(job_store: JobStore, job: Job, target: Store) -> Iterator[bytes]:
     """The archive in pieces; a cutout that is gone is left out. Nothing is compressed again."""
     sink = _Sink()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as file:
@@ -145,9 +145,9 @@ def archive(job_store: Ledger, job: Job, target: Store) -> Iterator[bytes]:
     yield sink.taken()
 
 
-def _done(job_store: Ledger, job: Job) -> Iterator[str]:
-    for start in range(0, job_store.size(job.id), PAGE):
-        for standing in read_items(job_store, job.id, start, start + PAGE):
+def _done(job_store: JobStore, job: Job) -> Iterator[str]:
+    for start in range(0, job_store.items.size(job.id), PAGE):
+        for standing in job_store.items.views(job.id, start, start + PAGE):
             if standing.state is ItemState.DONE:
                 yield standing.item.target
 

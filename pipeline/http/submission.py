@@ -87,7 +87,7 @@ def new_job_name(owner: str = "", idempotency_key: str = "") -> JobId:
     if idempotency_key:
         text = f"{owner}/{idempotency_key}"
         return JobId(f"once-{hashlib.sha256(text.encode()).hexdigest()[:32]}")
-    return new_job_id(chance=8)
+    return new_job_id(random_bytes=8)
 
 
 def submit(backend: AppState, job: Job, *, listed: bool = True) -> None:
@@ -104,7 +104,7 @@ def submit(backend: AppState, job: Job, *, listed: bool = True) -> None:
     session = backend.session
     register_job(backend, job)
     lease = session.lease(keys.lease_of_job(job.id))
-    token = lease.acquire()  # before others can see the job and miss its leader
+    token = lease.try_acquire()  # before others can see the job and miss its leader
     try:
         session.jobs.open(job)
         if listed:
@@ -118,7 +118,7 @@ def finish_listing(backend: AppState, job: JobId) -> None:
     """List a job that was opened and not listed, unless somebody does; raises as `submit`."""
     session = backend.session
     lease = session.lease(keys.lease_of_job(job))
-    token = lease.acquire()
+    token = lease.try_acquire()
     if not token:
         return
     with lease.renewing():
@@ -137,7 +137,7 @@ def take_over(backend: AppState, lease: Lease) -> int:
     """The token of a job that is over; who led it to its end may hold it a moment longer."""
     settings = backend.settings.dispatch
     deadline = time.monotonic() + settings.lease + settings.poll
-    while not (token := lease.acquire()) and time.monotonic() < deadline:
+    while not (token := lease.try_acquire()) and time.monotonic() < deadline:
         time.sleep(SHORT_PAUSE)
     return token
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import StoreCorrupted
-from bgpipe.pipeline.jobs.scripts import APPEND
+from bgpipe.pipeline.jobs.scripts import load_script
 from bgpipe.pipeline.types import Item, JobId
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class ManifestStore:
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
-        self._append = client.register_script(APPEND)
+        self._append = load_script(client, "append")
         self._cache: OrderedDict[tuple[JobId, str, int], list[Item]] = OrderedDict()
         self._lock = Lock()
 

@@ -28,7 +28,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from bgpipe.pipeline.errors import Code, ItemError, StorageUnavailable
-from bgpipe.pipeline.jobs.items import Fingerprints, fingerprint
+from bgpipe.pipeline.jobs.items import ItemStore, fingerprint
 from bgpipe.pipeline.storage.base import Store, is_hidden, is_image_name
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, JobId, ObjectInfo
@@ -89,8 +89,8 @@ def header_of(source: str) -> str:
 class Catalogs:
     """Opens the catalog of a target; those of folders are in the folder `home` on this machine."""
 
-    def __init__(self, seals: Fingerprints, home: Path) -> None:
-        self._seals = seals
+    def __init__(self, items: ItemStore, home: Path) -> None:
+        self._items = items
         self._home = home
 
     def of(self, job: Job, target: Store) -> Catalog | None:
@@ -103,16 +103,16 @@ class Catalogs:
         if job.named or (target.is_remote and unlisted):
             return None
         place = target if target.is_remote else LocalStore(self._home / _digest(target.location))
-        return Catalog(place, job.source, self._seals)
+        return Catalog(place, job.source, self._items)
 
 
 class Catalog:
     """The catalog at `place` of what was made from `source`; empty if there is none."""
 
-    def __init__(self, place: Store, source: str, seals: Fingerprints) -> None:
+    def __init__(self, place: Store, source: str, items: ItemStore) -> None:
         self._place = place
         self._header = _read_header(place, source)
-        self._seals = seals
+        self._items = items
         self._block: tuple[int, list[bytes]] = (-1, [])
 
     @property
@@ -145,7 +145,7 @@ class Catalog:
             start = number * FINGERPRINTS_READ
             self._block = (
                 number,
-                self._seals.read(self._header.job, start, start + FINGERPRINTS_READ),
+                self._items.read_fingerprints(self._header.job, start, start + FINGERPRINTS_READ),
             )
         return self._block[1][place]
 

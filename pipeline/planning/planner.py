@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from itertools import count
 
 from bgpipe.pipeline.errors import Code, ItemError, NoImages
-from bgpipe.pipeline.jobs.items import Ledger
 from bgpipe.pipeline.jobs.manifest import BLOCK
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.planning.catalog import Catalog, CatalogRow, Catalogs, CatalogWriter
 from bgpipe.pipeline.planning.diff import THREADS, PlannedItem, compare, inspect_targets
 from bgpipe.pipeline.planning.ignored import IgnoredObjects, IgnoredReason
@@ -28,7 +28,7 @@ from bgpipe.pipeline.types import Item, Job, ObjectInfo
 
 
 def list_job(
-    job_store: Ledger,
+    job_store: JobStore,
     catalogs: Catalogs | None,
     job: Job,
     source: Store,
@@ -137,7 +137,7 @@ class PlanWriter:
     """Writes what a survey finds into a job's books, and into the target's catalog if one is kept."""
 
     def __init__(
-        self, job_store: Ledger, job: Job, token: int, catalog: CatalogWriter | None
+        self, job_store: JobStore, job: Job, token: int, catalog: CatalogWriter | None
     ) -> None:
         self._job_store = job_store
         self._job = job
@@ -185,7 +185,7 @@ class PlanWriter:
 
 
 def _list(
-    job_store: Ledger,
+    job_store: JobStore,
     catalogs: Catalogs | None,
     job: Job,
     source: Store,

@@ -14,7 +14,7 @@ from bgpipe.pipeline.report.contact_sheet import THUMBNAIL, SheetImage
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import ImageSettings
-    from bgpipe.pipeline.jobs.items import Ledger
+    from bgpipe.pipeline.jobs.store import JobStore
     from bgpipe.pipeline.storage.factory import StoreFactory
     from bgpipe.pipeline.types import Item, JobId
 
@@ -24,13 +24,13 @@ CHUNK = 64
 
 
 def load_thumbnails(
-    job_store: Ledger, stores: StoreFactory, job_id: JobId, settings: ImageSettings, most: int
+    job_store: JobStore, stores: StoreFactory, job_id: JobId, settings: ImageSettings, most: int
 ) -> Iterator[SheetImage]:
     """Up to `most` images of the job, source beside cutout, as far as both can still be read.
 
     The flagged ones come first.
     """
-    job, flags = job_store.job(job_id), job_store.flags(job_id)
+    job, flags = job_store.job(job_id), job_store.items.flags(job_id)
     source, target = stores.open(job.source), stores.open(job.out)
     limits = Limits(**settings.model_dump())
 
@@ -48,10 +48,10 @@ def load_thumbnails(
 
     others = (
         item
-        for item in job_store.items(job_id, 0, job_store.size(job_id))
+        for item in job_store.items.read(job_id, 0, job_store.items.size(job_id))
         if item.index not in flags
     )
-    items = chain(job_store.pick(job_id, flags), others)
+    items = chain(job_store.items.pick(job_id, flags), others)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         shown = (exhibit for chunk in _chunks(items) for exhibit in pool.map(show, chunk))
         yield from islice((exhibit for exhibit in shown if exhibit), most)

@@ -13,8 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from bgpipe.config.settings import DispatchSettings
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.errors import StoreCorrupted, UsageError
-from bgpipe.pipeline.jobs.items import Ledger
-from bgpipe.pipeline.jobs.store import LeaseLost
+from bgpipe.pipeline.jobs.store import JobStore, LeaseLost
 from bgpipe.pipeline.scheduling.feeder import BATCH, Feeder
 from bgpipe.pipeline.types import JobId
 
@@ -35,7 +34,7 @@ class JobController:
 
     def __init__(
         self,
-        job_store: Ledger,
+        job_store: JobStore,
         feeder: Feeder,
         lease: Lease,
         job: JobId,
@@ -55,7 +54,7 @@ class JobController:
 
     def step(self, room: int) -> bool:
         """Publish at most `room` messages, and what was lost; returns whether more could follow."""
-        token = self._lease.acquire()
+        token = self._lease.try_acquire()
         try:
             fed = bool(token) and self._feeder.publish_next(self._job, min(room, BATCH), token)
         except LeaseLost:
@@ -89,7 +88,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        job_store: Ledger,
+        job_store: JobStore,
         feeder: Feeder,
         lease: Lease,
         lead: Callable[[JobId], JobController],
@@ -110,7 +109,7 @@ class Dispatcher:
 
     def step(self) -> bool:
         """Do once what there is to do for every job; returns whether more could follow at once."""
-        led, self.leads = self.leads, bool(self._lease.acquire())
+        led, self.leads = self.leads, bool(self._lease.try_acquire())
         if self.leads != led:
             log.info("leads" if self.leads else "stands by")
         if not self.leads:
@@ -176,7 +175,7 @@ class Dispatcher:
                 log.info("job forgotten", extra={"fields": {"job": job}})
 
 
-def forget_old(job_store: Ledger, keep_days: float) -> list[JobId]:
+def forget_old(job_store: JobStore, keep_days: float) -> list[JobId]:
     """Forget the jobs that have been closed for longer than `keep_days`; returns them."""
     old = job_store.closed_before(time.time() - keep_days * DAY)
     for job in old:

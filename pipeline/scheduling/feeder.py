@@ -11,7 +11,7 @@ from bgpipe.config.settings import QueueSettings
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.queue import depth, publish, waiting_messages
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import JobId
 
 BATCH = 1000
@@ -22,7 +22,7 @@ class Feeder:
     """Moves jobs from the ledger to the queue. A crash between the two sends a batch twice."""
 
     def __init__(
-        self, job_store: Ledger, app: Celery, client: RedisClient, settings: QueueSettings
+        self, job_store: JobStore, app: Celery, client: RedisClient, settings: QueueSettings
     ) -> None:
         self._job_store = job_store
         self._app = app
@@ -46,10 +46,10 @@ class Feeder:
             Superseded: somebody leads the job with a newer token than `token`.
 
         """
-        cursor, size = self._job_store.lead(job, token), self._job_store.size(job)
+        cursor, size = self._job_store.lead(job, token), self._job_store.items.size(job)
         if cursor == size:
             return True
-        missing = self._job_store.missing(job, cursor)
+        missing = self._job_store.items.missing(job, cursor)
         published = 0
         for batch in _batches(islice(missing, room)):
             self._publish(job, batch)
@@ -70,7 +70,7 @@ class Feeder:
         if not claimed:
             elsewhere |= self._held(job)
         cursor = self._job_store.cursor(job)
-        published = takewhile(lambda index: index < cursor, self._job_store.missing(job))
+        published = takewhile(lambda index: index < cursor, self._job_store.items.missing(job))
         lost = (index for index in published if index not in elsewhere)
         count = 0
         for batch in _batches(islice(lost, self.capacity())):
@@ -79,12 +79,12 @@ class Feeder:
         return count
 
     def _publish(self, job: JobId, indices: Iterable[int]) -> None:
-        items = self._job_store.pick(job, indices)
+        items = self._job_store.items.pick(job, indices)
         publish(self._app, job, items, self._settings.name, self._client.notify)
 
     def _held(self, job: JobId) -> set[int]:
         """The items that workers with a heartbeat have claimed."""
-        claims = self._job_store.claims(job)
+        claims = self._job_store.items.claims(job)
         alive = {
             worker for worker in set(claims.values()) if self._client.exists(keys.of_worker(worker))
         }

@@ -18,14 +18,13 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.errors import Unavailable, UsageError
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.scheduling.cron import deadline_of, last_start
 from bgpipe.pipeline.scheduling.webhook import post_webhook
-from bgpipe.pipeline.types import JobId, JobState, JobSummary
+from bgpipe.pipeline.types import OPEN_STATES, JobId, JobState, JobSummary
 
 LONGEST_RETRY = 3600.0
 """Seconds before a start that failed is tried again at most."""
-OPEN = frozenset((JobState.LISTING, JobState.RUNNING))
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +115,7 @@ class SweepScheduler:
         self,
         sweeps: Mapping[str, Sweep],
         records: SweepStateStore,
-        job_store: Ledger,
+        job_store: JobStore,
         launch: Callable[[str, datetime], SweepProcess],
         retry: float,
     ) -> None:
@@ -138,13 +137,13 @@ class SweepScheduler:
         for name, sweep in self._sweeps.items():
             record = self._records.read(name, now)
             summary = self._summary(record.job)
-            if summary and summary.state in OPEN:
+            if summary and summary.state in OPEN_STATES:
                 self._stop_if_late(name, record, now)
             elif summary and summary.state is JobState.FINISHED and not record.notified:
                 self._notify(name, sweep, summary)
             if self._is_starting(name, record, now):
                 continue
-            if summary and summary.state in OPEN and not self._is_abandoned(summary):
+            if summary and summary.state in OPEN_STATES and not self._is_abandoned(summary):
                 # It goes on; a start that comes meanwhile is caught up when it has ended.
                 self._records.try_again(name)
             else:
@@ -226,7 +225,7 @@ class SweepScheduler:
             return None  # forgotten since
 
 
-def stop(job_store: Ledger, job: JobId) -> None:
+def stop(job_store: JobStore, job: JobId) -> None:
     """Let nothing more of a sweep's run be done."""
     try:
         job_store.cancel(job)

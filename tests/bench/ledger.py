@@ -30,7 +30,7 @@ from bgpipe.pipeline.broker.client import RedisClient, connect
 from bgpipe.pipeline.broker.embedded import redis_server
 from bgpipe.pipeline.broker.queue import depth, make_app
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.planning.planner import list_job
 from bgpipe.pipeline.scheduling.feeder import BATCH, Feeder
 from bgpipe.pipeline.storage.base import ignore
@@ -141,7 +141,7 @@ def submitted(
 ) -> Iterator[Bound]:
     """The figures of one job, whose submitter is another process and whose worker is this one."""
     command = [sys.executable, __file__, "--submit", kind, "--redis", url, "--keys", str(count)]
-    job_store, job = Ledger(client), JobId(kind)
+    job_store, job = JobStore(client), JobId(kind)
     with running(command) as submitter:
         assert submitter.stdout
         listing = json.loads(submitter.stdout.readline())
@@ -150,9 +150,9 @@ def submitted(
     client.delete(queue.name)
     # The last items, so that every bitmap has its full length.
     for index in (count - 1, count - 2):
-        job_store.claim(job, index, "bench")
-    job_store.settle(job, Outcome.done(count - 1))
-    job_store.settle(job, failed(count - 2))
+        job_store.items.claim(job, index, "bench")
+    job_store.items.settle(job, Outcome.done(count - 1))
+    job_store.items.settle(job, failed(count - 2))
     size = sum(client.memory_usage(name, samples=0) or 0 for name in keys.of_job(job).all())
     yield Bound(f"{kind}: Redis for manifest and ledger", size / count, "B/image", most=40)
     yield Bound(f"{kind}: listed and planned", count / listing["seconds"], "keys/s")
@@ -174,7 +174,7 @@ def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def settle(
-    job_store: Ledger, client: RedisClient, job: JobId, queue: QueueSettings, count: int
+    job_store: JobStore, client: RedisClient, job: JobId, queue: QueueSettings, count: int
 ) -> int:
     """Be the worker whose engine does nothing for `count` images; returns the deepest queue seen."""
     deepest = settled = 0
@@ -184,7 +184,7 @@ def settle(
             time.sleep(0.2)  # the publishing is timed up to the mark, with nobody else at work
             continue
         for _ in client.rpop(queue.name, 500) or []:
-            job_store.settle(job, Outcome.done(settled))
+            job_store.items.settle(job, Outcome.done(settled))
             settled += 1
     return deepest
 
@@ -198,7 +198,7 @@ def submit(kind: str, count: int, url: str) -> None:
         make_app(settings, url) as app,
         tempfile.TemporaryDirectory() as out,
     ):
-        job_store = Ledger(client)
+        job_store = JobStore(client)
         feeder = Feeder(job_store, app, client, settings.queue)
         source, target = GeneratedStore(Path(out), KINDS[kind](count)), LocalStore(Path(out, "out"))
         job = Job(JobId(kind), source.location, target.location, recipe, time.time(), force=True)
@@ -220,16 +220,16 @@ def submit(kind: str, count: int, url: str) -> None:
 
 def status(client: RedisClient, url: str) -> Iterator[Bound]:
     """How long the ledger and the command take to say how a job stands, of which some failed."""
-    job_store, job = Ledger(client), JobId("catalogue")
-    for index in job_store.missing(job):
+    job_store, job = JobStore(client), JobId("catalogue")
+    for index in job_store.items.missing(job):
         if index >= FED + FAILED:
             break
-        job_store.settle(job, failed(index))
+        job_store.items.settle(job, failed(index))
     seconds = []
     for _ in range(STATUS_CALLS):
         start = time.perf_counter()
         job_store.summary(job)
-        next(job_store.failures(job))
+        next(job_store.items.failures(job))
         seconds.append(time.perf_counter() - start)
     yield Bound(
         "status: books and first failures", statistics.median(seconds) * 1e3, "ms", most=100

@@ -23,7 +23,7 @@ from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.broker.client import RedisClient, connect
 from bgpipe.pipeline.broker.embedded import redis_server
 from bgpipe.pipeline.broker.queue import make_app, publish
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, Recipe
 
 ROUNDS = 3
@@ -107,7 +107,7 @@ def run(
     items = [Item(i, f"{i:04}.jpg", f"{i:04}.png", "identity") for i in range(images)]
     for item in items:
         (source / item.source).write_bytes(b"a photo")
-    job_store = Ledger(client)
+    job_store = JobStore(client)
     recipe = Recipe("asleep", "0" * 64, (32, 32), Preset(foreground=False))
     job = JobId(f"{contestant.queue}-{time.monotonic_ns()}")
     job_store.open(Job(job, str(source), str(out), recipe, time.time()))

@@ -23,8 +23,7 @@ from bgpipe.config.presets import Preset
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.broker.embedded import redis_server
-from bgpipe.pipeline.jobs.items import Ledger
-from bgpipe.pipeline.jobs.store import NO_TOKEN
+from bgpipe.pipeline.jobs.store import NO_TOKEN, JobStore
 from bgpipe.pipeline.planning.catalog import Catalog, CatalogRow, Catalogs, merge_join
 from bgpipe.pipeline.planning.planner import list_job
 from bgpipe.pipeline.planning.targets import assign_targets
@@ -90,7 +89,7 @@ def settle(url: str) -> None:
     stores = StoreFactory(load_settings().s3)
     source, target = stores.open(SOURCE), stores.open(TARGET)
     with connect(url) as client:
-        catalog = Catalog(target, SOURCE, Ledger(client).seals)
+        catalog = Catalog(target, SOURCE, JobStore(client).items)
         writer = catalog.successor(order("before"))
         for place in merge_join(assign_targets(source.list()), target.list(), []):
             assert place.entry
@@ -129,16 +128,16 @@ def list_once(url: str) -> None:
     stores = StoreFactory(load_settings().s3)
     source, target = stores.open(SOURCE), stores.open(TARGET)
     with connect(url) as client:
-        job_store = Ledger(client)
+        job_store = JobStore(client)
         job = order(f"sweep-{time.monotonic_ns()}")
         job_store.open(job)
         list_job(
-            job_store, Catalogs(job_store.seals, Path(os.devnull)), job, source, target, NO_TOKEN
+            job_store, Catalogs(job_store.items, Path(os.devnull)), job, source, target, NO_TOKEN
         )
         summary = job_store.summary(job.id)
         if summary.state == JobState.RUNNING:
             job_store.cancel(summary.job)
-        rows = Catalog(target, SOURCE, job_store.seals).rows()
+        rows = Catalog(target, SOURCE, job_store.items).rows()
         deleted = sum(1 for row in rows) - summary.total
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     todo = summary.total - summary.skipped

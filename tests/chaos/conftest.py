@@ -14,7 +14,7 @@ from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.broker.queue import make_app
 from bgpipe.pipeline.images import png
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import JobId
 
 from ..conftest import RedisServer
@@ -33,7 +33,7 @@ def fragile(redis_server_process: RedisServer, model: Path, tmp_path: Path) -> I
         (tmp_path / name).mkdir()
     url = redis_server_process.url
     with connect(url) as client, make_app(load_settings(), url) as app:
-        yield Cluster(url, client, Ledger(client), app, model, tmp_path)
+        yield Cluster(url, client, JobStore(client), app, model, tmp_path)
 
 
 def bgpipe(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:

@@ -29,7 +29,7 @@ def cluster(redis_server_process: RedisServer, tmp_path: Path) -> Iterator[Clust
 
 
 def while_listing(cluster: Cluster) -> bool:
-    return cluster.is_in(JobState.LISTING) and cluster.jobs.size(JOB) > 0
+    return cluster.is_in(JobState.LISTING) and cluster.jobs.items.size(JOB) > 0
 
 
 def while_feeding(cluster: Cluster) -> bool:

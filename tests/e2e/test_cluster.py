@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from bgpipe.pipeline.broker.client import connect
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import JobId, JobState, JobSummary
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def submit(bgpipe: Bgpipe, photos: Path, environment: dict[str, str]) -> JobId:
 
 def closed_books(redis_url: str, job: JobId) -> JobSummary:
     with connect(redis_url) as client:
-        job_store = Ledger(client)
+        job_store = JobStore(client)
         until(lambda: job_store.summary(job).state == JobState.FINISHED)
         return job_store.summary(job)
 
@@ -226,13 +226,13 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
         ended(bgpipe.start("worker", "--device", "cpu", **environment, **quick)) as supervisor,
     ):
         job = submit(bgpipe, photos, environment)
-        until(lambda: Ledger(client).summary(job).done >= 2)
+        until(lambda: JobStore(client).summary(job).done >= 2)
         (victim,) = children(supervisor.pid)
         os.kill(victim, signal.SIGKILL)
-        assert Ledger(client).summary(job).done < 12
+        assert JobStore(client).summary(job).done < 12
         # It waits for the end, and sends again the message that Redis may lose at a kill.
         assert bgpipe("resume", job, "--wait", **environment, **quick).returncode == 0
-        summary = Ledger(client).summary(job)
+        summary = JobStore(client).summary(job)
         (successor,) = children(supervisor.pid)
     assert successor != victim
     assert (summary.total, summary.done, summary.failed) == (12, 12, 0)

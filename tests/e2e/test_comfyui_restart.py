@@ -11,7 +11,7 @@ import pytest
 from websockets.sync.client import connect as dial
 
 from bgpipe.pipeline.broker.client import connect
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import JobId
 
 from ..conftest import RedisServer
@@ -32,7 +32,7 @@ def test_a_prompt_survives_a_restart_of_everything_in_its_middle(
         graph["1"]["inputs"]["image"] = comfy.upload(photos / "chelsea.png")["name"]
         prompt = comfy.prompt(graph, client_id=client)
         with connect(redis.url) as job_store:  # a worker began it, and died with the rest
-            assert Ledger(job_store).claim(JobId(prompt), 0, "cpu0@gone/1")
+            assert JobStore(job_store).items.claim(JobId(prompt), 0, "cpu0@gone/1")
         assert len(http.get("/queue").json()["queue_running"]) == 1
     redis.kill()
     redis.start()

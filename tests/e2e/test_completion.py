@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bgpipe.pipeline.broker.client import connect
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import Job, JobId, Preset, Recipe
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def test_wrong_settings_offer_nothing_and_say_nothing(bgpipe: Bgpipe, offered: O
 def test_jobs_are_offered_from_a_server_that_runs(offered: Offered, redis_url: str) -> None:
     with connect(redis_url) as client:
         recipe = Recipe("birefnet-nano", "ab" * 32, (256, 320), Preset())
-        Ledger(client).open(Job(JobId("spring"), "/a", "/b", recipe, created=1.7e9))
+        JobStore(client).open(Job(JobId("spring"), "/a", "/b", recipe, created=1.7e9))
     assert offered("bgpipe status ", BGPIPE_REDIS_URL=redis_url) == ["spring"]
     assert offered("bgpipe cancel s", BGPIPE_REDIS_URL=redis_url) == ["spring"]
 

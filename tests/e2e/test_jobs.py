@@ -49,7 +49,7 @@ def test_dead_letters_are_done_again_and_nothing_else_is(cluster: Cluster) -> No
     assert cluster.run("retry", job)[0] == 2  # it runs
     for index in range(4):
         outcome = Outcome.failed(index, NOT_IMAGE) if index % 2 else Outcome.done(index)
-        cluster.jobs.settle(job, outcome)
+        cluster.jobs.items.settle(job, outcome)
     cluster.client.delete("bgpipe")
     assert [record["index"] for record in records(cluster, "errors", job)] == [1, 3]
     idler = Idler(cluster.client)
@@ -88,7 +88,7 @@ def test_an_interrupted_job_says_how_to_go_on_and_its_clock_stands(cluster: Clus
     until(lambda: cluster.is_in(JobState.RUNNING))
     (summary,) = records(cluster, "status")
     assert (summary["state"], summary["interrupted"]) == ("running", False)
-    cluster.jobs.settle(JOB, Outcome.done(0))
+    cluster.jobs.items.settle(JOB, Outcome.done(0))
     kill(process)
     until(lambda: cluster.jobs.summary(JOB).interrupted)
     first, second = records(cluster, "status"), records(cluster, "jobs")

@@ -21,7 +21,7 @@ from PIL import Image
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import connect
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.scheduling.sweeps import SweepStateStore
 from bgpipe.pipeline.types import JobState
 
@@ -248,7 +248,7 @@ def test_of_two_dispatchers_one_starts_a_sweep_and_the_other_does_not_start_it_a
     cluster = {"BGPIPE_REDIS_URL": redis_url, "BGPIPE_DISPATCH__LEASE": "2.0"}
     with connect(redis_url) as client, Idler(client).at_work(), ExitStack() as stack:
         SweepStateStore(client).read("night", missed - timedelta(hours=1))  # when it was first seen
-        job_store = Ledger(client)
+        job_store = JobStore(client)
         processes = [bgpipe.start("dispatch", **cluster) for _ in range(2)]
         for process in processes:
             stack.enter_context(ended(process))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bgpipe.pipeline.broker.client import RedisClient, connect
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.planning.catalog import Catalogs
 from bgpipe.pipeline.types import Item, Job, JobId, Preset, Recipe
 
@@ -20,13 +20,13 @@ def client(redis_url: str) -> Iterator[RedisClient]:
 
 
 @pytest.fixture
-def job_store(client: RedisClient) -> Ledger:
-    return Ledger(client)
+def job_store(client: RedisClient) -> JobStore:
+    return JobStore(client)
 
 
 @pytest.fixture
-def catalogs(job_store: Ledger, tmp_path: Path) -> Catalogs:
-    return Catalogs(job_store.seals, tmp_path / "state" / "catalogs")
+def catalogs(job_store: JobStore, tmp_path: Path) -> Catalogs:
+    return Catalogs(job_store.items, tmp_path / "state" / "catalogs")
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def items() -> Callable[[int], list[Item]]:
 
 @pytest.fixture
 def open_job(
-    job_store: Ledger, job: Job, items: Callable[[int], list[Item]]
+    job_store: JobStore, job: Job, items: Callable[[int], list[Item]]
 ) -> Callable[[int], JobId]:
     """`open_job(n)`: a started job of n items."""
 

@@ -60,7 +60,7 @@ def test_one_that_is_released_ends_by_itself_and_is_not_waited_for(log: Path) ->
     wait_for(log, "ready")
     child.release()
     began = time.monotonic()
-    child.end(PATIENT)
+    child.stop(PATIENT)
     assert time.monotonic() - began < 0.5
     assert "7" not in log.read_text()
     child.check()
@@ -73,7 +73,7 @@ def test_it_ends_by_itself_when_its_standard_input_does(log: Path) -> None:
     child = start(DRAINS, log)
     wait_for(log, "ready")
     child.check()
-    child.end(PATIENT)
+    child.stop(PATIENT)
     assert log.read_text().splitlines() == ["of an earlier run", "ready", "drained"]
 
 
@@ -84,13 +84,13 @@ def test_its_end_is_told_with_what_it_said_last(log: Path) -> None:
         watch(child)
     assert "no weights" in str(caught.value)
     assert "earlier" not in str(caught.value)
-    child.end(PATIENT)
+    child.stop(PATIENT)
 
 
 def test_a_child_that_hears_nothing_is_killed(log: Path) -> None:
     child = start(DEAF, log)
     wait_for(log, "ready")
-    child.end(0.2, grace=0.2)
+    child.stop(0.2, grace=0.2)
     with pytest.raises(Unavailable, match="status -9"):
         child.check()
 
@@ -100,7 +100,7 @@ def test_nothing_that_it_started_outlives_its_failure(log: Path) -> None:
     wait_for(log, "ready")
     grandchild = int(log.read_text().splitlines()[1])
     assert alive(grandchild)
-    child.end(PATIENT)
+    child.stop(PATIENT)
     deadline = time.monotonic() + PATIENT
     while alive(grandchild):
         assert time.monotonic() < deadline

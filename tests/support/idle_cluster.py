@@ -23,8 +23,7 @@ from typing import IO
 from PIL import Image
 
 from bgpipe.pipeline.broker.client import RedisClient
-from bgpipe.pipeline.jobs.items import Ledger
-from bgpipe.pipeline.jobs.store import JobNotFound
+from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.types import JobId, JobState, JobSummary, Outcome
 
 from ..conftest import RedisServer
@@ -48,7 +47,7 @@ class Idler:
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
-        self._job_store = Ledger(client)
+        self._job_store = JobStore(client)
         self.settled: Counter[tuple[str, int]] = Counter()
 
     @contextmanager
@@ -71,8 +70,10 @@ class Idler:
     def _do(self, text: bytes) -> None:
         job, index = ADDRESS.match(json.loads(text)["headers"]["argsrepr"].encode()).groups()
         address = JobId(job.decode()), int(index)
-        if self._job_store.claim(*address, "idler@test"):
-            self.settled[address] += self._job_store.settle(address[0], Outcome.done(address[1]))
+        if self._job_store.items.claim(*address, "idler@test"):
+            self.settled[address] += self._job_store.items.settle(
+                address[0], Outcome.done(address[1])
+            )
 
 
 class Cluster:
@@ -81,7 +82,7 @@ class Cluster:
     def __init__(self, server: RedisServer, client: RedisClient, home: Path) -> None:
         self.server = server
         self.client = client
-        self.jobs = Ledger(client)
+        self.jobs = JobStore(client)
         self.photos = home / "photos"
         self._home = home
 
@@ -164,6 +165,6 @@ def assert_closed(cluster: Cluster, idler: Idler, job: JobId = JOB) -> None:
     summary = cluster.jobs.summary(job)
     count = len(list(cluster.photos.iterdir()))
     assert (summary.state, summary.total, summary.done) == (JobState.FINISHED, count, count)
-    sources = [item.source for item in cluster.jobs.items(job, 0, summary.total)]
+    sources = [item.source for item in cluster.jobs.items.read(job, 0, summary.total)]
     assert sorted(sources) == sorted(path.name for path in cluster.photos.iterdir())
     assert idler.settled == Counter({(job, index): 1 for index in range(count)})

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.broker.client import RedisClient, connect
 from bgpipe.pipeline.broker.queue import depth, make_app, publish
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.models.lockfile import hash_file
 from bgpipe.pipeline.networks.birefnet import ModelConfig, SwinConfig, build
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, JobSummary, Preset, Recipe
@@ -38,7 +38,7 @@ class Cluster:
 
     url: str
     client: RedisClient
-    job_store: Ledger
+    job_store: JobStore
     app: Celery
     model: Path
     folder: Path
@@ -165,7 +165,7 @@ def cluster(redis_url: str, model: Path, tmp_path: Path) -> Iterator[Cluster]:
     for name in ("source", "out"):
         (tmp_path / name).mkdir()
     with connect(redis_url) as client, make_app(load_settings(), redis_url) as app:
-        yield Cluster(redis_url, client, Ledger(client), app, model, tmp_path)
+        yield Cluster(redis_url, client, JobStore(client), app, model, tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,11 @@ from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.parameters import JobName, ThatJob
 from bgpipe.pipeline.cli.progress import progress
-from bgpipe.pipeline.cli.run import CLOSED, Wait, check_wait, open_session, run_to_completion
+from bgpipe.pipeline.cli.run import Wait, check_wait, open_session, run_to_completion
 from bgpipe.pipeline.cli.summary import show_flags, show_jobs, show_summary
 from bgpipe.pipeline.errors import StoreCorrupted, UsageError
 from bgpipe.pipeline.session import Session, read_settings
+from bgpipe.pipeline.types import CLOSED_STATES
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.broker.lease import Lease
@@ -43,7 +44,7 @@ def status(
         summary = session.jobs.summary(name)
         with progress(terminal) as show:
             warned = False
-            while watch and summary.state not in CLOSED:
+            while watch and summary.state not in CLOSED_STATES:
                 show(summary)
                 if summary.interrupted and not warned:
                     terminal.warn(interruption(name))
@@ -53,7 +54,7 @@ def status(
                 summary = session.jobs.summary(name)
         if flagged:
             show_flags(terminal, session.jobs, name)
-        show_summary(terminal, summary, session.jobs.failures(name))
+        show_summary(terminal, summary, session.jobs.items.failures(name))
         if summary.interrupted:
             terminal.print(interruption(name))
 
@@ -88,7 +89,7 @@ def errors(context: typer.Context, job: JobName = None) -> None:
     """List the failed images of a job with code and reason."""
     terminal: Console = context.obj
     with open_session(read_settings(), terminal) as session:
-        for failure in session.jobs.failures(session.job(job)):
+        for failure in session.jobs.items.failures(session.job(job)):
             terminal.print_json(asdict(failure))
             terminal.print(
                 f"{failure.code}  {failure.source}: {failure.detail} (attempts: {failure.attempts})"
@@ -153,7 +154,7 @@ def _token(session: Session, lease: Lease) -> int:
     """The lease's token; a command that was killed may hold it a little longer than it lived."""
     settings = session.settings.dispatch
     deadline = time.monotonic() + settings.lease + settings.poll
-    while not (token := lease.acquire()) and time.monotonic() < deadline:
+    while not (token := lease.try_acquire()) and time.monotonic() < deadline:
         time.sleep(settings.poll)
     return token
 

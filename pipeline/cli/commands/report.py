@@ -75,5 +75,7 @@ def _write(session: Session, job: JobId, first: Path, images: int, per_page: int
         page = SheetPage(number, [each.name for each in paths])
         with path.open("w", encoding="utf-8") as file:
             batch = list(islice(shown, per_page))
-            file.writelines(contact_sheet(summary, recipe, batch, job_store.failures(job), page))
+            file.writelines(
+                contact_sheet(summary, recipe, batch, job_store.items.failures(job), page)
+            )
     return count

@@ -167,7 +167,7 @@ def _run(
     )
     if ends.is_private:
         ends.send()
-        for failure in session.jobs.failures(opened):
+        for failure in session.jobs.items.failures(opened):
             terminal.warn(f"bgpipe: {failure.code}: {failure.detail}")
         session.jobs.forget(opened)
     return code

@@ -14,7 +14,7 @@ from bgpipe.pipeline.types import JobState
 if TYPE_CHECKING:
     from bgpipe.pipeline.comfyui.graph import Json
     from bgpipe.pipeline.http.comfyui.prompt_store import OutputFile, Prompt
-    from bgpipe.pipeline.jobs.items import Ledger
+    from bgpipe.pipeline.jobs.store import JobStore
     from bgpipe.pipeline.types import Failure, JobSummary
 
 Event = tuple[str, dict[str, "Json"]]
@@ -135,7 +135,7 @@ class PromptState:
         return next(removing, next(iter(graph)))
 
 
-def prompt_state(job_store: Ledger, prompt: Prompt) -> PromptState | None:
+def prompt_state(job_store: JobStore, prompt: Prompt) -> PromptState | None:
     """How the prompt stands; None if the ledger has forgotten its jobs."""
     try:
         summary = [job_store.summary(job) for job in prompt.jobs]
@@ -165,6 +165,6 @@ def _status(summary: list[JobSummary]) -> PromptStatus:
     return PromptStatus.RUNNING if touched else PromptStatus.PENDING
 
 
-def _failure(job_store: Ledger, summary: list[JobSummary]) -> Failure | None:
-    failures = (failure for book in summary for failure in job_store.failures(book.job))
+def _failure(job_store: JobStore, summary: list[JobSummary]) -> Failure | None:
+    failures = (failure for book in summary for failure in job_store.items.failures(book.job))
     return next(failures, None)

@@ -100,7 +100,7 @@ def _cutout(desk: PromptService, kept: OutputFile | None) -> Download:
         raise _unknown("no prompt of yours made it")
     try:
         job = desk.backend.jobs.job(kept.job)
-        target = desk.backend.jobs.item(job.id, 0).target
+        target = desk.backend.jobs.items.get(job.id, 0).target
     except JobNotFound as error:
         raise _unknown(kept.filename) from error
     return _object(desk.backend.session.stores.open(job.out), target, kept.filename)

@@ -17,11 +17,10 @@ from bgpipe.pipeline.errors import BgpipeError
 from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, State
 from bgpipe.pipeline.http.problems import DOCUMENTED
 from bgpipe.pipeline.http.schemas import body_of
-from bgpipe.pipeline.types import Job, JobState
+from bgpipe.pipeline.types import CLOSED_STATES, Job
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=DOCUMENTED, dependencies=KEYED)
 
-OVER = (JobState.FINISHED, JobState.CANCELLED)
 POLL = 0.5
 """Seconds between two looks at the books."""
 SIGN = 15.0
@@ -60,7 +59,7 @@ async def _events(backend: AppState, job: Job, last: str) -> AsyncIterator[str]:
             return  # forgotten, or Redis is away: the caller asks again and learns which
         steady = body.model_dump(mode="json", exclude={"seconds", "images_per_second"})
         name = hashlib.sha256(json.dumps(steady).encode()).hexdigest()[:16]
-        over = body.state in OVER
+        over = body.state in CLOSED_STATES
         if name != last or over:
             last, told = name, time.monotonic()
             kind = "over" if over else "books"

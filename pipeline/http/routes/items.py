@@ -14,7 +14,7 @@ from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, State
 from bgpipe.pipeline.http.downloads import Download, archive, attachment, binary, etag_of
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
 from bgpipe.pipeline.images.preview import mask_thumbnail, thumbnail
-from bgpipe.pipeline.jobs.items import ItemState, ItemView, read_items
+from bgpipe.pipeline.jobs.items import ItemState, ItemView
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.types import Item, Job, ObjectInfo, ReviewFlag
 
@@ -65,9 +65,9 @@ def list_items(
 ) -> ItemPage:
     """The images that the job has to do, in their order; what was up to date is not among them."""
     order = backend.job(caller, job)
-    found = read_items(backend.jobs, order.id, start, start + limit)
+    found = backend.jobs.items.views(order.id, start, start + limit)
     end = start + limit
-    more = end < backend.jobs.size(order.id)
+    more = end < backend.jobs.items.size(order.id)
     return ItemPage(items=[_body(standing) for standing in found], next=end if more else None)
 
 
@@ -135,7 +135,7 @@ def _body(standing: ItemView) -> ItemBody:
 
 
 def _view(backend: AppState, job: Job, index: int) -> ItemView:
-    found = read_items(backend.jobs, job.id, index, index + 1)
+    found = backend.jobs.items.views(job.id, index, index + 1)
     if not found:
         raise Problem(404, "unknown-item", f"job {job.id} has no item: {index}")
     return found[0]

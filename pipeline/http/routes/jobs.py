@@ -32,8 +32,7 @@ from bgpipe.pipeline.http.submission import (
     touch_upload,
 )
 from bgpipe.pipeline.http.uploads import unknown_upload
-from bgpipe.pipeline.jobs.items import Ledger
-from bgpipe.pipeline.jobs.store import JobNotFound
+from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.planning.recipe import explain
 from bgpipe.pipeline.types import Job, JobId, JobState
 
@@ -220,7 +219,7 @@ def _open(backend: AppState, job: Job, response: Response, once: str) -> JobBody
     return body_of(backend, job)
 
 
-def _is_repeated(job_store: Ledger, job: Job, once: str) -> bool:
+def _is_repeated(job_store: JobStore, job: Job, once: str) -> bool:
     """Whether the same request has made the job already.
 
     Raises:

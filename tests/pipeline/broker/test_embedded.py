@@ -20,7 +20,7 @@ from bgpipe.config.presets import Preset
 from bgpipe.pipeline.broker.client import RedisClient, connect
 from bgpipe.pipeline.broker.embedded import redis_server, server_binary
 from bgpipe.pipeline.errors import RedisUnavailable
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import Job, JobId, Recipe
 
 from ...conftest import require_program
@@ -292,7 +292,7 @@ def write_a_job(program: str, home: Path) -> None:
 def open_a_job(client: RedisClient, name: str) -> None:
     recipe = Recipe("birefnet-nano", "0" * 64, (256, 256), Preset())
     job = Job(JobId(name), "/photos", "/cutouts", recipe, created=1.0)
-    Ledger(client).open(job, ())
+    JobStore(client).open(job, ())
 
 
 @pytest.mark.parametrize("header", [b"VALKEY099", b"REDIS0013"])

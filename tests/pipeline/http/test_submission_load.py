@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from bgpipe.pipeline.broker.client import connect
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import JobId, JobState
 
 from ...conftest import require_redis
@@ -132,7 +132,7 @@ def test_nothing_but_come_back_later_is_refused_and_every_image_is_in_the_books(
     assert tally.accepted
     deadline = time.monotonic() + 300
     with connect(crowded.redis_url) as redis:
-        job_store = Ledger(redis)
+        job_store = JobStore(redis)
         for job in tally.accepted:
             while (summary := job_store.summary(JobId(job))).state is not JobState.FINISHED:
                 assert time.monotonic() < deadline, summary

@@ -11,9 +11,8 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.errors import Code, PermanentError, StoreCorrupted, UsageError
-from bgpipe.pipeline.jobs.items import Ledger
 from bgpipe.pipeline.jobs.manifest import VERSION, _compressed
-from bgpipe.pipeline.jobs.store import JobConflict, JobNotFound
+from bgpipe.pipeline.jobs.store import JobConflict, JobNotFound, JobStore
 from bgpipe.pipeline.types import Failure, Item, Job, JobId, JobState, Matting, Outcome, ReviewFlag
 
 Items = Callable[[int], list[Item]]
@@ -24,13 +23,13 @@ def failed(index: int) -> Outcome:
     return Outcome.failed(index, PermanentError(Code.NOT_IMAGE, "no image: x.jpg"))
 
 
-def test_a_job_is_kept_as_it_was_asked_for(job_store: Ledger, job: Job) -> None:
+def test_a_job_is_kept_as_it_was_asked_for(job_store: JobStore, job: Job) -> None:
     job_store.open(job)
     assert job_store.job(job.id) == job
     assert job_store.summary(job.id).state is JobState.LISTING
 
 
-def test_a_job_that_solves_edges_is_kept_as_it_was_asked_for(job_store: Ledger, job: Job) -> None:
+def test_a_job_that_solves_edges_is_kept_as_it_was_asked_for(job_store: JobStore, job: Job) -> None:
     matting = Matting("vitmatte", "cd" * 32, (512, 512), band=0.01)
     order = replace(job, recipe=replace(job.recipe, matting=matting))
     job_store.open(order)
@@ -39,7 +38,7 @@ def test_a_job_that_solves_edges_is_kept_as_it_was_asked_for(job_store: Ledger, 
 
 
 def test_opening_the_same_job_twice_is_harmless_another_of_its_name_is_refused(
-    job_store: Ledger, job: Job
+    job_store: JobStore, job: Job
 ) -> None:
     job_store.open(job)
     job_store.open(job)
@@ -49,42 +48,42 @@ def test_opening_the_same_job_twice_is_harmless_another_of_its_name_is_refused(
 
 
 @pytest.mark.parametrize("name", ["", "a" * 65, "a b", "x:done", "../x", "a\n"])
-def test_an_impossible_name_of_a_job_is_refused(job_store: Ledger, job: Job, name: str) -> None:
+def test_an_impossible_name_of_a_job_is_refused(job_store: JobStore, job: Job, name: str) -> None:
     with pytest.raises(UsageError, match="not a job's name"):
         job_store.open(replace(job, id=JobId(name)))
     with pytest.raises(UsageError, match="not a job's name"):
         job_store.summary(JobId(name))
 
 
-def test_an_unknown_job_is_named(job_store: Ledger) -> None:
+def test_an_unknown_job_is_named(job_store: JobStore) -> None:
     nobody = JobId("nobody")
     for look in (
         job_store.job,
         job_store.summary,
         job_store.cursor,
         job_store.start,
-        job_store.size,
+        job_store.items_DOT_size,
     ):
         with pytest.raises(JobNotFound, match="nobody"):
             look(nobody)
     with pytest.raises(JobNotFound, match="nobody"):
-        job_store.claim(nobody, 0, "w")
+        job_store.items_DOT_claim(nobody, 0, "w")
     with pytest.raises(JobNotFound, match="nobody"):
-        job_store.settle(nobody, Outcome.done(0))
+        job_store.items_DOT_settle(nobody, Outcome.done(0))
     with pytest.raises(JobNotFound, match="nobody"):
-        list(job_store.missing(nobody))
+        list(job_store.items_DOT_missing(nobody))
 
 
 @pytest.mark.parametrize("index", [-1, 3, 10_000_000])
 def test_an_item_that_the_manifest_has_not_changes_no_books(
-    job_store: Ledger, open_job: OpenJob, index: int
+    job_store: JobStore, open_job: OpenJob, index: int
 ) -> None:
     job = open_job(3)
     before = job_store.summary(job)
     for act in (
-        lambda: job_store.claim(job, index, "w"),
-        lambda: job_store.settle(job, Outcome.done(index)),
-        lambda: job_store.item(job, index),
+        lambda: job_store.items_DOT_claim(job, index, "w"),
+        lambda: job_store.items_DOT_settle(job, Outcome.done(index)),
+        lambda: job_store.items_DOT_get(job, index),
     ):
         with pytest.raises(UsageError, match=f"has no item: {index}"):
             act()
@@ -92,22 +91,22 @@ def test_an_item_that_the_manifest_has_not_changes_no_books(
 
 
 def test_a_manifest_comes_back_however_it_was_cut(
-    job_store: Ledger, job: Job, items: Items
+    job_store: JobStore, job: Job, items: Items
 ) -> None:
     whole = items(2500)
     job_store.open(job)
     for start, stop in ((0, 1), (1, 999), (999, 1001), (1001, 2400), (2400, 2500)):
         job_store.add(job.id, whole[start:stop])
     job_store.add(job.id, [])
-    assert job_store.size(job.id) == 2500
-    assert list(job_store.items(job.id, 0, 3000)) == whole
-    assert list(job_store.items(job.id, 998, 1002)) == whole[998:1002]
-    assert [job_store.item(job.id, index) for index in (0, 999, 1000, 2499)] == [
+    assert job_store.items_DOT_size(job.id) == 2500
+    assert list(job_store.items_DOT_read(job.id, 0, 3000)) == whole
+    assert list(job_store.items_DOT_read(job.id, 998, 1002)) == whole[998:1002]
+    assert [job_store.items_DOT_get(job.id, index) for index in (0, 999, 1000, 2499)] == [
         whole[index] for index in (0, 999, 1000, 2499)
     ]
 
 
-def test_a_manifest_keeps_any_name(job_store: Ledger, job: Job) -> None:
+def test_a_manifest_keeps_any_name(job_store: JobStore, job: Job) -> None:
     names = [
         ("a b/ü漢字 '\".jpg", "a b/ü漢字 '\".png"),
         ("\udcff.jpg", "\udcff.jpg.png"),
@@ -116,31 +115,31 @@ def test_a_manifest_keeps_any_name(job_store: Ledger, job: Job) -> None:
     nasty = [Item(index, source, target, "") for index, (source, target) in enumerate(names)]
     job_store.open(job)
     job_store.add(job.id, nasty)
-    assert list(job_store.items(job.id, 0, 3)) == nasty
+    assert list(job_store.items_DOT_read(job.id, 0, 3)) == nasty
 
 
 def test_adding_twice_changes_nothing_and_a_gap_is_refused(
-    job_store: Ledger, job: Job, items: Items
+    job_store: JobStore, job: Job, items: Items
 ) -> None:
     job_store.open(job)
     job_store.add(job.id, items(5))
     job_store.add(job.id, items(5))
-    assert job_store.size(job.id) == 5
+    assert job_store.items_DOT_size(job.id) == 5
     with pytest.raises(UsageError, match="does not end at item 6"):
         job_store.add(job.id, items(8)[6:])
 
 
 def test_an_item_is_read_after_the_block_that_held_fewer(
-    job_store: Ledger, job: Job, items: Items
+    job_store: JobStore, job: Job, items: Items
 ) -> None:
     job_store.open(job)
     job_store.add(job.id, items(2)[:1])
-    assert job_store.item(job.id, 0).index == 0
+    assert job_store.items_DOT_get(job.id, 0).index == 0
     job_store.add(job.id, items(2)[1:])
-    assert job_store.item(job.id, 1).index == 1
+    assert job_store.items_DOT_get(job.id, 1).index == 1
 
 
-def test_a_job_with_nothing_to_do_is_finished_at_once(job_store: Ledger, job: Job) -> None:
+def test_a_job_with_nothing_to_do_is_finished_at_once(job_store: JobStore, job: Job) -> None:
     job_store.open(job)
     job_store.skip(job.id, 100)
     job_store.skip(job.id, 120)
@@ -155,46 +154,46 @@ def test_a_job_with_nothing_to_do_is_finished_at_once(job_store: Ledger, job: Jo
     assert summary.images_per_second == 0
 
 
-def test_an_attempt_is_counted_when_it_begins(job_store: Ledger, open_job: OpenJob) -> None:
+def test_an_attempt_is_counted_when_it_begins(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(2)
-    claims = [job_store.claim(job, 1, worker) for worker in ("gpu0", "gpu0", "gpu1")]
+    claims = [job_store.items_DOT_claim(job, 1, worker) for worker in ("gpu0", "gpu0", "gpu1")]
     assert [claim.attempt for claim in claims if claim] == [1, 2, 3]
     assert all(claim and claim.item.source == "shoes/1.jpg" for claim in claims)
-    assert job_store.claims(job) == {1: "gpu1"}
+    assert job_store.items_DOT_claims(job) == {1: "gpu1"}
     assert job_store.summary(job).running == 1
 
 
-def test_a_released_item_is_queued_again(job_store: Ledger, open_job: OpenJob) -> None:
+def test_a_released_item_is_queued_again(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(2)
-    job_store.claim(job, 0, "w")
-    job_store.release(job, 0)
-    job_store.release(job, 0)
+    job_store.items_DOT_claim(job, 0, "w")
+    job_store.items_DOT_release(job, 0)
+    job_store.items_DOT_release(job, 0)
     summary = job_store.summary(job)
     assert (summary.queued, summary.running) == (2, 0)
 
 
 def test_a_settled_item_cannot_be_claimed_or_settled_again(
-    job_store: Ledger, open_job: OpenJob
+    job_store: JobStore, open_job: OpenJob
 ) -> None:
     job = open_job(3)
-    assert job_store.settle(job, Outcome.done(0))
-    assert job_store.settle(job, failed(1))
+    assert job_store.items_DOT_settle(job, Outcome.done(0))
+    assert job_store.items_DOT_settle(job, failed(1))
     for index in (0, 1):
-        assert job_store.claim(job, index, "w") is None
-        assert not job_store.settle(job, Outcome.done(index))
-        assert not job_store.settle(job, failed(index))
+        assert job_store.items_DOT_claim(job, index, "w") is None
+        assert not job_store.items_DOT_settle(job, Outcome.done(index))
+        assert not job_store.items_DOT_settle(job, failed(index))
     summary = job_store.summary(job)
     assert (summary.done, summary.failed, summary.queued, summary.running) == (1, 1, 1, 0)
     assert summary.errors == {"E_NOT_IMAGE": 1}
 
 
-def test_the_last_item_closes_the_books(job_store: Ledger, open_job: OpenJob) -> None:
+def test_the_last_item_closes_the_books(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(3)
     job_store.skip(job, 2)
     for index in range(3):
         assert job_store.summary(job).state is JobState.RUNNING
-        job_store.claim(job, index, "w")
-        job_store.settle(job, failed(index) if index == 1 else Outcome.done(index))
+        job_store.items_DOT_claim(job, index, "w")
+        job_store.items_DOT_settle(job, failed(index) if index == 1 else Outcome.done(index))
     summary = job_store.summary(job)
     assert (summary.state, summary.total, summary.done, summary.skipped, summary.failed) == (
         JobState.FINISHED,
@@ -208,14 +207,14 @@ def test_the_last_item_closes_the_books(job_store: Ledger, open_job: OpenJob) ->
     assert job_store.summary(job) == summary  # the clock stands still
 
 
-def test_every_delivery_by_many_threads_counts_once(job_store: Ledger, open_job: OpenJob) -> None:
+def test_every_delivery_by_many_threads_counts_once(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(200)
     settled: list[bool] = []
 
     def lane() -> None:
         for index in range(200):
-            if job_store.claim(job, index, "w"):
-                settled.append(job_store.settle(job, Outcome.done(index)))
+            if job_store.items_DOT_claim(job, index, "w"):
+                settled.append(job_store.items_DOT_settle(job, Outcome.done(index)))
 
     lanes = [threading.Thread(target=lane) for _ in range(8)]
     for thread in lanes:
@@ -228,26 +227,26 @@ def test_every_delivery_by_many_threads_counts_once(job_store: Ledger, open_job:
 
 
 def test_a_cancelled_job_gives_no_claims(
-    job_store: Ledger, open_job: OpenJob, client: RedisClient
+    job_store: JobStore, open_job: OpenJob, client: RedisClient
 ) -> None:
     job = open_job(1)
     client.hset(keys.of_job(job).head, "state", JobState.CANCELLED)
-    assert job_store.claim(job, 0, "w") is None
-    job_store.settle(job, Outcome.done(0))
+    assert job_store.items_DOT_claim(job, 0, "w") is None
+    job_store.items_DOT_settle(job, Outcome.done(0))
     assert job_store.summary(job).state is JobState.CANCELLED
 
 
 def test_failures_are_listed_in_order_with_their_attempts(
-    job_store: Ledger, open_job: OpenJob
+    job_store: JobStore, open_job: OpenJob
 ) -> None:
     job = open_job(1200)
     for index in (1100, 3):
-        job_store.claim(job, index, "w")
-        job_store.settle(job, failed(index))
-    job_store.claim(job, 7, "w")
-    job_store.claim(job, 7, "w")
-    job_store.settle(job, Outcome(7, Code.STORAGE, "x" * 5000))
-    listed = list(job_store.failures(job))
+        job_store.items_DOT_claim(job, index, "w")
+        job_store.items_DOT_settle(job, failed(index))
+    job_store.items_DOT_claim(job, 7, "w")
+    job_store.items_DOT_claim(job, 7, "w")
+    job_store.items_DOT_settle(job, Outcome(7, Code.STORAGE, "x" * 5000))
+    listed = list(job_store.items_DOT_failures(job))
     assert [failure.index for failure in listed] == [3, 7, 1100]
     assert listed[0] == Failure(
         3, "shoes/3.jpg", "shoes/3.png", "E_NOT_IMAGE", "no image: x.jpg", attempts=1
@@ -257,30 +256,30 @@ def test_failures_are_listed_in_order_with_their_attempts(
 
 
 def test_what_is_not_settled_is_missing(
-    job_store: Ledger, open_job: OpenJob, client: RedisClient
+    job_store: JobStore, open_job: OpenJob, client: RedisClient
 ) -> None:
     job = open_job(70_001)  # more than one chunk of the bitmaps, and no multiple of 8
     client.setrange(keys.of_job(job).done, 0, b"\xff" * 8748)  # 69,984 bits
-    job_store.settle(job, failed(69_985))
-    job_store.settle(job, Outcome.done(70_000))
+    job_store.items_DOT_settle(job, failed(69_985))
+    job_store.items_DOT_settle(job, Outcome.done(70_000))
     expected = [69_984, *range(69_986, 70_000)]
-    assert list(job_store.missing(job)) == expected
+    assert list(job_store.items_DOT_missing(job)) == expected
 
 
 def test_everything_is_missing_before_the_first_outcome(
-    job_store: Ledger, open_job: OpenJob
+    job_store: JobStore, open_job: OpenJob
 ) -> None:
-    assert list(job_store.missing(open_job(11))) == list(range(11))
+    assert list(job_store.items_DOT_missing(open_job(11))) == list(range(11))
 
 
-def test_the_cursor_is_kept(job_store: Ledger, open_job: OpenJob) -> None:
+def test_the_cursor_is_kept(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(5)
     assert job_store.cursor(job) == 0
     job_store.set_cursor(job, 4)
     assert job_store.cursor(job) == 4
 
 
-def test_jobs_are_listed_the_newest_first(job_store: Ledger, job: Job) -> None:
+def test_jobs_are_listed_the_newest_first(job_store: JobStore, job: Job) -> None:
     assert job_store.latest() is None
     for name, created in (("b", 2.0), ("c", 3.0), ("a", 1.0)):
         job_store.open(replace(job, id=JobId(name), out=f"/{name}", created=created))
@@ -289,64 +288,64 @@ def test_jobs_are_listed_the_newest_first(job_store: Ledger, job: Job) -> None:
 
 
 def test_every_key_has_our_prefix_and_an_image_costs_few_bytes(
-    job_store: Ledger, open_job: OpenJob, client: RedisClient
+    job_store: JobStore, open_job: OpenJob, client: RedisClient
 ) -> None:
     job = open_job(10_000)
     for index in range(0, 10_000, 7):
-        job_store.claim(job, index, "w")
-        job_store.settle(job, Outcome.done(index))
+        job_store.items_DOT_claim(job, index, "w")
+        job_store.items_DOT_settle(job, Outcome.done(index))
     names = [name.decode() for name in client.scan_iter()]
     assert all(name.startswith(keys.PREFIX) for name in names)
     assert sum(client.memory_usage(name, samples=0) for name in names) < 40 * 10_000
 
 
 def test_an_item_in_flight_that_is_claimed_again_is_suspect(
-    job_store: Ledger, open_job: OpenJob
+    job_store: JobStore, open_job: OpenJob
 ) -> None:
     job = open_job(1)
 
     def claim() -> tuple[int, bool]:
-        claim = job_store.claim(job, 0, "w")
+        claim = job_store.items_DOT_claim(job, 0, "w")
         assert claim
         return claim.attempt, claim.redelivered
 
     assert claim() == (1, False)
     assert claim() == (2, True)  # its worker died
-    job_store.release(job, 0)
+    job_store.items_DOT_release(job, 0)
     assert claim() == (3, False)  # its attempt failed, and the worker said so
 
 
-def test_what_is_given_back_was_never_claimed(job_store: Ledger, open_job: OpenJob) -> None:
+def test_what_is_given_back_was_never_claimed(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(2)
     for _ in range(3):
-        claim = job_store.claim(job, 0, "w")
+        claim = job_store.items_DOT_claim(job, 0, "w")
         assert claim
         assert (claim.attempt, claim.redelivered) == (1, False)
-        job_store.give_back(job, 0)
-        job_store.give_back(job, 0)
-    job_store.claim(job, 1, "w")
-    job_store.claim(job, 1, "w")
-    job_store.give_back(job, 1)
-    claim = job_store.claim(job, 1, "w")
+        job_store.items_DOT_give_back(job, 0)
+        job_store.items_DOT_give_back(job, 0)
+    job_store.items_DOT_claim(job, 1, "w")
+    job_store.items_DOT_claim(job, 1, "w")
+    job_store.items_DOT_give_back(job, 1)
+    claim = job_store.items_DOT_claim(job, 1, "w")
     assert claim
     assert (claim.attempt, claim.redelivered) == (2, False)
 
 
 def test_a_claim_brings_the_job_that_it_is_of_although_its_name_was_used_before(
-    job_store: Ledger, job: Job, items: Items
+    job_store: JobStore, job: Job, items: Items
 ) -> None:
     for source, created in (("/old", 1.0), ("/new", 2.0)):
         job_store.open(replace(job, source=source, created=created))
         job_store.add(job.id, [replace(item, identity=source) for item in items(1)])
         job_store.start(job.id)
-        claim = job_store.claim(job.id, 0, "w")
+        claim = job_store.items_DOT_claim(job.id, 0, "w")
         assert claim
         assert (claim.job.source, claim.item.identity) == (source, source)
         job_store.cancel(job.id)
         job_store.forget(job.id)
 
 
-def test_of_two_jobs_that_do_the_same_one_is_open(job_store: Ledger, job: Job) -> None:
+def test_of_two_jobs_that_do_the_same_one_is_open(job_store: JobStore, job: Job) -> None:
     twin = replace(job, id=JobId("twin"), created=2.0)
     job_store.open(job)
     with pytest.raises(JobConflict, match="spring-2024"):
@@ -364,39 +363,39 @@ def test_of_two_jobs_that_do_the_same_one_is_open(job_store: Ledger, job: Job) -
 
 
 def test_a_cancelled_job_ends_what_is_in_flight_and_begins_nothing(
-    job_store: Ledger, open_job: OpenJob
+    job_store: JobStore, open_job: OpenJob
 ) -> None:
     job = open_job(3)
-    job_store.claim(job, 0, "w")
+    job_store.items_DOT_claim(job, 0, "w")
     job_store.cancel(job)
     job_store.cancel(job)
-    assert job_store.claim(job, 1, "w") is None
-    assert job_store.settle(job, Outcome.done(0))
+    assert job_store.items_DOT_claim(job, 1, "w") is None
+    assert job_store.items_DOT_settle(job, Outcome.done(0))
     summary = job_store.summary(job)
     assert (summary.state, summary.done, summary.queued) == (JobState.CANCELLED, 1, 2)
     assert job_store.running_ids() == []
 
 
 def test_a_cancelled_job_is_resumed_with_all_that_is_not_settled(
-    job_store: Ledger, open_job: OpenJob
+    job_store: JobStore, open_job: OpenJob
 ) -> None:
     job = open_job(3)
-    job_store.settle(job, Outcome.done(0))
+    job_store.items_DOT_settle(job, Outcome.done(0))
     job_store.set_cursor(job, 3)
     job_store.cancel(job)
     job_store.resume(job)
     job_store.resume(job)
     assert (job_store.summary(job).state, job_store.cursor(job)) == (JobState.RUNNING, 0)
-    assert list(job_store.missing(job)) == [1, 2]
+    assert list(job_store.items_DOT_missing(job)) == [1, 2]
     job_store.cancel(job)
     for index in (1, 2):
-        job_store.settle(job, Outcome.done(index))
+        job_store.items_DOT_settle(job, Outcome.done(index))
     job_store.resume(job)
     assert job_store.summary(job).state is JobState.FINISHED
 
 
 def test_a_job_cancelled_while_it_was_listed_is_listed_again(
-    job_store: Ledger, job: Job, items: Items
+    job_store: JobStore, job: Job, items: Items
 ) -> None:
     job_store.open(job)
     job_store.add(job.id, items(3))
@@ -409,19 +408,19 @@ def test_a_job_cancelled_while_it_was_listed_is_listed_again(
     assert job_store.summary(job.id).state is JobState.LISTING
 
 
-def test_a_finished_job_cannot_be_cancelled(job_store: Ledger, open_job: OpenJob) -> None:
+def test_a_finished_job_cannot_be_cancelled(job_store: JobStore, open_job: OpenJob) -> None:
     with pytest.raises(UsageError, match="nothing to cancel"):
         job_store.cancel(open_job(0))
 
 
 def test_a_job_that_no_command_leads_is_interrupted_and_its_clock_stands(
-    job_store: Ledger, client: RedisClient, open_job: OpenJob
+    job_store: JobStore, client: RedisClient, open_job: OpenJob
 ) -> None:
     job = open_job(3)
     lease = Lease(client, keys.lease_of_job(job), seconds=60)
-    job_store.lead(job, lease.acquire())
+    job_store.lead(job, lease.try_acquire())
     time.sleep(0.1)
-    job_store.settle(job, Outcome.done(0))
+    job_store.items_DOT_settle(job, Outcome.done(0))
     assert not job_store.summary(job).interrupted
     lease.release()
     time.sleep(0.3)
@@ -430,39 +429,39 @@ def test_a_job_that_no_command_leads_is_interrupted_and_its_clock_stands(
     assert 0.1 <= first.seconds < 0.3
     time.sleep(0.1)
     assert job_store.summary(job).seconds == first.seconds
-    job_store.lead(job, Lease(client, keys.lease_of_job(job), seconds=60).acquire())
+    job_store.lead(job, Lease(client, keys.lease_of_job(job), seconds=60).try_acquire())
     taken_up = job_store.summary(job)
     assert not taken_up.interrupted
     assert first.seconds <= taken_up.seconds < first.seconds + 0.1
     for index in (1, 2):
-        job_store.settle(job, Outcome.done(index))
+        job_store.items_DOT_settle(job, Outcome.done(index))
     assert job_store.summary(job).seconds < first.seconds + 0.2
 
 
-def test_the_clock_of_a_leader_that_stays_goes_on(job_store: Ledger, open_job: OpenJob) -> None:
+def test_the_clock_of_a_leader_that_stays_goes_on(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(3)
     job_store.lead(job, token=5)
-    job_store.settle(job, Outcome.done(0))
+    job_store.items_DOT_settle(job, Outcome.done(0))
     time.sleep(0.2)
     job_store.lead(job, token=5)
     assert job_store.summary(job).interrupted  # no process holds a lease here
     for index in (1, 2):
-        job_store.settle(job, Outcome.done(index))
+        job_store.items_DOT_settle(job, Outcome.done(index))
     assert job_store.summary(job).seconds >= 0.2
 
 
 @pytest.mark.parametrize("leader", [keys.DISPATCH, keys.ATTEND])
 def test_a_job_of_a_cluster_that_is_led_is_not_interrupted(
-    job_store: Ledger, client: RedisClient, open_job: OpenJob, leader: str
+    job_store: JobStore, client: RedisClient, open_job: OpenJob, leader: str
 ) -> None:
     job = open_job(1)
     assert job_store.summary(job).interrupted
-    Lease(client, leader, seconds=60).acquire()
+    Lease(client, leader, seconds=60).try_acquire()
     assert not job_store.summary(job).interrupted
 
 
 def test_a_job_that_is_published_whole_needs_only_a_worker(
-    job_store: Ledger, client: RedisClient, open_job: OpenJob
+    job_store: JobStore, client: RedisClient, open_job: OpenJob
 ) -> None:
     job = open_job(2)
     client.hset(keys.of_worker("gpu0@host/1"), "beat", 1)
@@ -473,27 +472,27 @@ def test_a_job_that_is_published_whole_needs_only_a_worker(
     assert job_store.summary(job).interrupted
 
 
-def test_a_job_that_has_ended_is_not_interrupted(job_store: Ledger, open_job: OpenJob) -> None:
+def test_a_job_that_has_ended_is_not_interrupted(job_store: JobStore, open_job: OpenJob) -> None:
     assert not job_store.summary(open_job(0)).interrupted
 
 
 def test_the_books_of_an_older_version_are_read(
-    job_store: Ledger, client: RedisClient, open_job: OpenJob
+    job_store: JobStore, client: RedisClient, open_job: OpenJob
 ) -> None:
     job = open_job(2)
-    job_store.settle(job, Outcome.done(0))
+    job_store.items_DOT_settle(job, Outcome.done(0))
     client.hdel(keys.of_job(job).head, "settled")  # which it did not write
     job_store.lead(job, token=7)
     assert job_store.summary(job).done == 1
     assert job_store.summary(job).seconds > 0
 
 
-def test_a_retry_opens_the_dead_letters_only(job_store: Ledger, open_job: OpenJob) -> None:
+def test_a_retry_opens_the_dead_letters_only(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(4)
     for index in range(4):
         for _ in range(2):
-            job_store.claim(job, index, "w")
-        job_store.settle(job, failed(index) if index in {1, 3} else Outcome.done(index))
+            job_store.items_DOT_claim(job, index, "w")
+        job_store.items_DOT_settle(job, failed(index) if index in {1, 3} else Outcome.done(index))
     job_store.set_cursor(job, 4)
     seconds = job_store.summary(job).seconds
     job_store.retry(job, token=5)
@@ -505,34 +504,34 @@ def test_a_retry_opens_the_dead_letters_only(job_store: Ledger, open_job: OpenJo
         0,
         2,
     )
-    assert (summary.errors, list(job_store.failures(job))) == ({}, [])
-    assert (list(job_store.missing(job)), job_store.cursor(job)) == ([1, 3], 0)
+    assert (summary.errors, list(job_store.items_DOT_failures(job))) == ({}, [])
+    assert (list(job_store.items_DOT_missing(job)), job_store.cursor(job)) == ([1, 3], 0)
     assert summary.seconds >= seconds - 1e-6  # Redis rounds what it adds up
-    claim = job_store.claim(job, 1, "w")
+    claim = job_store.items_DOT_claim(job, 1, "w")
     assert claim
     assert (claim.attempt, claim.redelivered) == (1, False)
     for index in (1, 3):
-        job_store.settle(job, Outcome.done(index))
+        job_store.items_DOT_settle(job, Outcome.done(index))
     assert job_store.summary(job).state is JobState.FINISHED
     assert job_store.summary(job).done == 4
 
 
-def test_a_job_that_runs_is_not_retried(job_store: Ledger, open_job: OpenJob) -> None:
+def test_a_job_that_runs_is_not_retried(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(2)
-    job_store.settle(job, failed(0))
+    job_store.items_DOT_settle(job, failed(0))
     with pytest.raises(UsageError, match="has not finished"):
         job_store.retry(job)
     assert job_store.summary(job).failed == 1
 
 
 def test_a_forgotten_job_leaves_nothing_but_the_count_of_its_images(
-    job_store: Ledger, open_job: OpenJob, client: RedisClient
+    job_store: JobStore, open_job: OpenJob, client: RedisClient
 ) -> None:
     job = open_job(3)
     for index in range(2):
-        job_store.claim(job, index, "w")
-        job_store.claim(job, index, "w")
-    job_store.settle(job, failed(0))
+        job_store.items_DOT_claim(job, index, "w")
+        job_store.items_DOT_claim(job, index, "w")
+    job_store.items_DOT_settle(job, failed(0))
     with pytest.raises(UsageError, match="is not over"):
         job_store.forget(job)
     job_store.cancel(job)
@@ -541,7 +540,7 @@ def test_a_forgotten_job_leaves_nothing_but_the_count_of_its_images(
     with pytest.raises(JobNotFound):
         job_store.forget(job)
     with pytest.raises(JobNotFound):  # a worker that was still at it
-        job_store.settle(job, Outcome.done(1))
+        job_store.items_DOT_settle(job, Outcome.done(1))
     assert list(client.scan_iter(f"{keys.PREFIX}*")) == [keys.TOTALS.encode()]
 
 
@@ -550,7 +549,7 @@ WRONG = ["head", "manifest", "claimed", "done", "failed", "running", "repeats", 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_key_of_a_wrong_type_is_told_and_never_counted(
-    job_store: Ledger, open_job: OpenJob, client: RedisClient, name: str
+    job_store: JobStore, open_job: OpenJob, client: RedisClient, name: str
 ) -> None:
     job = open_job(3)
     key = getattr(keys.of_job(job), name)
@@ -559,9 +558,9 @@ def test_a_key_of_a_wrong_type_is_told_and_never_counted(
 
     def work() -> None:
         for index in range(2):
-            job_store.claim(job, index, "w")
-            job_store.claim(job, index, "w")
-            job_store.settle(job, failed(index))
+            job_store.items_DOT_claim(job, index, "w")
+            job_store.items_DOT_claim(job, index, "w")
+            job_store.items_DOT_settle(job, failed(index))
 
     with pytest.raises(StoreCorrupted, match=r"wrong type: bgpipe:job:spring-2024.*--forget"):
         work()
@@ -582,42 +581,42 @@ def set_bits(client: RedisClient, job: JobId) -> list[int]:
 
 @pytest.mark.parametrize("block", [b"", b"no block", _compressed("no columns"), _compressed([1])])
 def test_a_malformed_block_is_told_with_its_number(
-    job_store: Ledger, open_job: OpenJob, client: RedisClient, block: bytes
+    job_store: JobStore, open_job: OpenJob, client: RedisClient, block: bytes
 ) -> None:
     job = open_job(3)
     client.hset(keys.of_job(job).manifest, "0", block)
     with pytest.raises(StoreCorrupted, match="manifest of job spring-2024 is damaged"):
-        job_store.item(job, 2)
+        job_store.items_DOT_get(job, 2)
     with pytest.raises(StoreCorrupted, match="manifest of job spring-2024 is damaged"):
-        job_store.claim(job, 1, "w")
+        job_store.items_DOT_claim(job, 1, "w")
 
 
 def test_a_block_of_a_later_version_is_told(
-    job_store: Ledger, open_job: OpenJob, client: RedisClient
+    job_store: JobStore, open_job: OpenJob, client: RedisClient
 ) -> None:
     job = open_job(3)
     later = _compressed([VERSION + 1, {"columns": "of another kind"}])
     client.hset(keys.of_job(job).manifest, "0", later)
     with pytest.raises(StoreCorrupted, match=f"later version of bgpipe.*reads up to {VERSION}"):
-        job_store.claim(job, 1, "w")
+        job_store.items_DOT_claim(job, 1, "w")
 
 
 def test_a_block_of_the_first_kind_without_a_version_is_read(
-    job_store: Ledger, open_job: OpenJob, client: RedisClient
+    job_store: JobStore, open_job: OpenJob, client: RedisClient
 ) -> None:
     job = open_job(2)
     columns = [["a.jpg", "b c.jpg"], [3, 3], ["png", "png"], ["1-1", "2-2"]]
     client.hset(keys.of_job(job).manifest, "0", _compressed(columns))
-    assert job_store.item(job, 1) == Item(1, "b c.jpg", "b c.png", "2-2")
+    assert job_store.items_DOT_get(job, 1) == Item(1, "b c.jpg", "b c.png", "2-2")
 
 
 def test_a_block_that_is_gone_is_told(
-    job_store: Ledger, open_job: OpenJob, client: RedisClient
+    job_store: JobStore, open_job: OpenJob, client: RedisClient
 ) -> None:
     job = open_job(3)
     client.delete(keys.of_job(job).manifest)
     with pytest.raises(StoreCorrupted, match="there is no item 2"):
-        job_store.item(job, 2)
+        job_store.items_DOT_get(job, 2)
 
 
 @pytest.mark.parametrize(
@@ -632,7 +631,7 @@ def test_a_block_that_is_gone_is_told(
     ],
 )
 def test_the_record_of_another_version_is_told(
-    job_store: Ledger, open_job: OpenJob, client: RedisClient, record: str, words: str
+    job_store: JobStore, open_job: OpenJob, client: RedisClient, record: str, words: str
 ) -> None:
     job = open_job(1)
     client.hset(keys.of_job(job).head, "job", record)
@@ -645,16 +644,19 @@ def test_the_record_of_another_version_is_told(
 
 
 def test_flags_are_counted_once_and_listed_in_the_manifests_order(
-    job_store: Ledger, open_job: OpenJob
+    job_store: JobStore, open_job: OpenJob
 ) -> None:
     job = open_job(4)
     both = (ReviewFlag.NO_SUBJECT, ReviewFlag.MORE_FRAMES)
     for _ in range(2):
-        job_store.settle(job, Outcome.done(3, both))
-        job_store.settle(job, Outcome.done(1, (ReviewFlag.MORE_FRAMES,)))
-        job_store.settle(job, Outcome.done(0))
-        job_store.settle(job, failed(2))
+        job_store.items_DOT_settle(job, Outcome.done(3, both))
+        job_store.items_DOT_settle(job, Outcome.done(1, (ReviewFlag.MORE_FRAMES,)))
+        job_store.items_DOT_settle(job, Outcome.done(0))
+        job_store.items_DOT_settle(job, failed(2))
     summary = job_store.summary(job)
     assert (summary.done, summary.failed, summary.flagged) == (3, 1, 2)
     assert summary.flags == {"more-frames": 2, "no-subject": 1}
-    assert list(job_store.flags(job).items()) == [(1, (ReviewFlag.MORE_FRAMES,)), (3, both)]
+    assert list(job_store.items_DOT_flags(job).items()) == [
+        (1, (ReviewFlag.MORE_FRAMES,)),
+        (3, both),
+    ]

@@ -11,7 +11,7 @@ import pytest
 
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.errors import Code
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import Item, Job, JobState, Outcome
 
 
@@ -62,7 +62,7 @@ def test_no_change_counts_twice(
     wire: ForgetfulWire, job: Job, items: Callable[[int], list[Item]]
 ) -> None:
     with connect(wire.url) as client:
-        job_store = Ledger(client)
+        job_store = JobStore(client)
         client.ping()  # the greetings of a new connection are over
 
         def losing(change: Callable[[], object]) -> object:
@@ -78,12 +78,12 @@ def test_no_change_counts_twice(
         losing(lambda: job_store.start(job.id))
         losing(lambda: job_store.set_cursor(job.id, 3))
         for attempt in (1, 2):
-            claim = losing(lambda: job_store.claim(job.id, 0, "w"))
+            claim = losing(lambda: job_store.items_DOT_claim(job.id, 0, "w"))
             assert claim.attempt == attempt
-        losing(lambda: job_store.settle(job.id, Outcome.done(0)))
-        losing(lambda: job_store.settle(job.id, Outcome(1, Code.EMPTY, "")))
-        losing(lambda: job_store.release(job.id, 2))
-        losing(lambda: job_store.settle(job.id, Outcome.done(2)))
+        losing(lambda: job_store.items_DOT_settle(job.id, Outcome.done(0)))
+        losing(lambda: job_store.items_DOT_settle(job.id, Outcome(1, Code.EMPTY, "")))
+        losing(lambda: job_store.items_DOT_release(job.id, 2))
+        losing(lambda: job_store.items_DOT_settle(job.id, Outcome.done(2)))
         summary = job_store.summary(job.id)
     assert (summary.state, summary.total, summary.done, summary.failed, summary.skipped) == (
         JobState.FINISHED,

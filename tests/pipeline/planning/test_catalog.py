@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgpipe.pipeline.broker.client import RedisClient
-from bgpipe.pipeline.jobs.items import Fingerprints
+from bgpipe.pipeline.jobs.items import ItemStore
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.planning.catalog import (
     PART_ROWS,
     RECIPE,
@@ -26,8 +27,8 @@ KEYS = st.sets(st.text("ab./é", min_size=1, max_size=4), max_size=12)
 
 
 @pytest.fixture
-def seals(client: RedisClient) -> Fingerprints:
-    return Fingerprints(client)
+def items(client: RedisClient) -> ItemStore:
+    return JobStore(client).items
 
 
 @pytest.fixture
@@ -39,8 +40,8 @@ def row(key: str, made: str = "made", index: int = -1) -> CatalogRow:
     return CatalogRow(f"{key}.png", made, f"{key}.jpg", "identity", "recipe", index)
 
 
-def write(target: LocalStore, seals: Fingerprints, job: Job, *rows: CatalogRow) -> None:
-    writer = Catalog(target, SOURCE, seals).successor(job)
+def write(target: LocalStore, items: ItemStore, job: Job, *rows: CatalogRow) -> None:
+    writer = Catalog(target, SOURCE, items).successor(job)
     for each in rows:
         writer.add(each)
     writer.close()
@@ -51,68 +52,66 @@ def job(job: Job) -> Job:
     return replace(job, source=SOURCE)
 
 
-def test_of_an_empty_target_nothing_is_known(target: LocalStore, seals: Fingerprints) -> None:
-    assert list(Catalog(target, SOURCE, seals).rows()) == []
+def test_of_an_empty_target_nothing_is_known(target: LocalStore, items: ItemStore) -> None:
+    assert list(Catalog(target, SOURCE, items).rows()) == []
 
 
-def test_rows_are_read_as_they_were_written(
-    target: LocalStore, seals: Fingerprints, job: Job
-) -> None:
+def test_rows_are_read_as_they_were_written(target: LocalStore, items: ItemStore, job: Job) -> None:
     rows = [row(f"größe/{number:06}") for number in range(PART_ROWS + 1)]
-    write(target, seals, job, *rows)
-    catalog = Catalog(target, SOURCE, seals)
+    write(target, items, job, *rows)
+    catalog = Catalog(target, SOURCE, items)
     assert len(catalog.parts) == 2
     assert list(catalog.rows()) == rows
 
 
 def test_a_catalog_is_hidden_and_takes_the_place_of_the_one_before(
-    target: LocalStore, seals: Fingerprints, job: Job
+    target: LocalStore, items: ItemStore, job: Job
 ) -> None:
-    write(target, seals, job, row("a"))
-    before = Catalog(target, SOURCE, seals)
-    write(target, seals, replace(job, id=JobId("tuesday")), row("b"))
-    after = Catalog(target, SOURCE, seals)
+    write(target, items, job, row("a"))
+    before = Catalog(target, SOURCE, items)
+    write(target, items, replace(job, id=JobId("tuesday")), row("b"))
+    after = Catalog(target, SOURCE, items)
     assert list(after.rows()) == [row("b")]
     assert list(target.list()) == []
     assert not any(target.head(part) for part in before.parts)
 
 
 def test_until_it_is_closed_the_one_before_holds(
-    target: LocalStore, seals: Fingerprints, job: Job
+    target: LocalStore, items: ItemStore, job: Job
 ) -> None:
-    write(target, seals, job, row("a"))
-    writer = Catalog(target, SOURCE, seals).successor(replace(job, id=JobId("tuesday")))
+    write(target, items, job, row("a"))
+    writer = Catalog(target, SOURCE, items).successor(replace(job, id=JobId("tuesday")))
     for number in range(PART_ROWS):
         writer.add(row(f"{number:06}"))
-    assert list(Catalog(target, SOURCE, seals).rows()) == [row("a")]
+    assert list(Catalog(target, SOURCE, items).rows()) == [row("a")]
 
 
 def test_each_source_has_a_catalog_of_its_own(
-    target: LocalStore, seals: Fingerprints, job: Job
+    target: LocalStore, items: ItemStore, job: Job
 ) -> None:
-    write(target, seals, job, row("a"))
+    write(target, items, job, row("a"))
     other = replace(job, source="s3://shop/other")
-    assert list(Catalog(target, other.source, seals).rows()) == []
-    writer = Catalog(target, other.source, seals).successor(other)
+    assert list(Catalog(target, other.source, items).rows()) == []
+    writer = Catalog(target, other.source, items).successor(other)
     writer.add(row("b"))
     writer.close()
-    assert list(Catalog(target, SOURCE, seals).rows()) == [row("a")]
-    assert list(Catalog(target, other.source, seals).rows()) == [row("b")]
+    assert list(Catalog(target, SOURCE, items).rows()) == [row("a")]
+    assert list(Catalog(target, other.source, items).rows()) == [row("b")]
 
 
 def test_the_recipe_is_there_first_and_a_folder_without_right_does_without_a_catalog(
-    target: LocalStore, seals: Fingerprints, job: Job
+    target: LocalStore, items: ItemStore, job: Job
 ) -> None:
-    writer = Catalog(target, SOURCE, seals).successor(job)
+    writer = Catalog(target, SOURCE, items).successor(job)
     writer.begin()
     assert target.read(RECIPE, 9999).decode() == job.recipe.text
     (target.root / "file").touch()
     blocked = LocalStore(target.root / "file")
-    writer = Catalog(blocked, SOURCE, seals).successor(job)
+    writer = Catalog(blocked, SOURCE, items).successor(job)
     writer.begin()
     writer.add(row("a"))
     writer.close()
-    assert list(Catalog(blocked, SOURCE, seals).rows()) == []
+    assert list(Catalog(blocked, SOURCE, items).rows()) == []
 
 
 @pytest.mark.parametrize(
@@ -126,11 +125,9 @@ def test_the_recipe_is_there_first_and_a_folder_without_right_does_without_a_cat
         b'{"version": 1, "source": "s3://shop/photos", "job": "x", "parts": ["../../x"]}',
     ],
 )
-def test_a_damaged_header_says_nothing(
-    target: LocalStore, seals: Fingerprints, header: bytes
-) -> None:
+def test_a_damaged_header_says_nothing(target: LocalStore, items: ItemStore, header: bytes) -> None:
     target.write(header_of(SOURCE), header)
-    assert list(Catalog(target, SOURCE, seals).rows()) == []
+    assert list(Catalog(target, SOURCE, items).rows()) == []
 
 
 @pytest.mark.parametrize(
@@ -138,29 +135,29 @@ def test_a_damaged_header_says_nothing(
     [b"", b"no gzip", gzip.compress(b"x" * 99)[:-9], gzip.compress(b"[1]"), gzip.compress(b"[")],
 )
 def test_a_damaged_part_says_nothing(
-    target: LocalStore, seals: Fingerprints, job: Job, content: bytes
+    target: LocalStore, items: ItemStore, job: Job, content: bytes
 ) -> None:
-    write(target, seals, job, row("a"))
-    catalog = Catalog(target, SOURCE, seals)
+    write(target, items, job, row("a"))
+    catalog = Catalog(target, SOURCE, items)
     target.write(catalog.parts[0], content)
     assert list(catalog.rows()) == []
 
 
-def test_a_fact_is_about_one_object_only(target: LocalStore, seals: Fingerprints, job: Job) -> None:
-    catalog = Catalog(target, SOURCE, seals)
+def test_a_fact_is_about_one_object_only(target: LocalStore, items: ItemStore, job: Job) -> None:
+    catalog = Catalog(target, SOURCE, items)
     assert catalog.confirms(row("a", made="1"), ObjectInfo("a.png", 5, "1"))
     assert not catalog.confirms(row("a", made="1"), ObjectInfo("a.png", 5, "2"))
 
 
 def test_a_promise_holds_for_the_object_that_its_worker_has_sealed(
-    target: LocalStore, seals: Fingerprints, job: Job
+    target: LocalStore, items: ItemStore, job: Job
 ) -> None:
     rows = [row("a", "", 0), row("b", "", 9000), row("c", "", 1)]
-    write(target, seals, job, *rows)
-    seals.write(job.id, 9000, "b1")
-    seals.write(job.id, 0, "a1")
-    a, b, c = Catalog(target, SOURCE, seals).rows()
-    catalog = Catalog(target, SOURCE, seals)
+    write(target, items, job, *rows)
+    items.write_fingerprint(job.id, 9000, "b1")
+    items.write_fingerprint(job.id, 0, "a1")
+    a, b, c = Catalog(target, SOURCE, items).rows()
+    catalog = Catalog(target, SOURCE, items)
     assert catalog.confirms(a, ObjectInfo("a.png", 5, "a1"))
     assert not catalog.confirms(a, ObjectInfo("a.png", 5, "a2"))
     assert catalog.confirms(b, ObjectInfo("b.png", 5, "b1"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bgpipe.pipeline.images import png
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.planning.catalog import Catalog, CatalogRow
 from bgpipe.pipeline.planning.diff import PlannedItem, TargetState, compare
 from bgpipe.pipeline.planning.targets import assign_targets
@@ -34,9 +34,9 @@ def sources(*names: str) -> list[ObjectInfo]:
     return [ObjectInfo(name, 1, f"identity of {name}") for name in sorted(names)]
 
 
-def known(target: LocalStore, job_store: Ledger, job: Job, *names: str) -> None:
+def known(target: LocalStore, job_store: JobStore, job: Job, *names: str) -> None:
     """Cutouts of these sources, and the catalog that knows them."""
-    writer = Catalog(target, SOURCE, job_store.seals).successor(job)
+    writer = Catalog(target, SOURCE, job_store.items).successor(job)
     for entry, key in assign_targets(sources(*names)):
         made = target.write(key, NOT_TO_BE_OPENED)
         writer.add(CatalogRow(key, made, entry.key, entry.identity, job.recipe.hash))
@@ -44,10 +44,10 @@ def known(target: LocalStore, job_store: Ledger, job: Job, *names: str) -> None:
 
 
 def found(
-    target: LocalStore, job_store: Ledger, job: Job, entries: list[ObjectInfo]
+    target: LocalStore, job_store: JobStore, job: Job, entries: list[ObjectInfo]
 ) -> tuple[dict[str, TargetState], list[str]]:
     """The standing of each source, and the sources of the cutouts that nobody asks for."""
-    catalog = Catalog(target, SOURCE, job_store.seals)
+    catalog = Catalog(target, SOURCE, job_store.items)
     batches = list(compare(assign_targets(entries), target, job, catalog))
     planned = [one for batch in batches for one in batch if isinstance(one, PlannedItem)]
     rows = [one for batch in batches for one in batch if isinstance(one, CatalogRow)]
@@ -55,7 +55,7 @@ def found(
 
 
 def test_what_the_catalog_knows_is_not_opened(
-    target: LocalStore, job_store: Ledger, job: Job
+    target: LocalStore, job_store: JobStore, job: Job
 ) -> None:
     known(target, job_store, job, "a.jpg", "b/c.jpg")
     standings, _ = found(target, job_store, job, sources("a.jpg", "b/c.jpg"))
@@ -63,7 +63,7 @@ def test_what_the_catalog_knows_is_not_opened(
 
 
 def test_one_changed_one_new_and_one_deleted_source_are_found(
-    target: LocalStore, job_store: Ledger, job: Job
+    target: LocalStore, job_store: JobStore, job: Job
 ) -> None:
     known(target, job_store, job, "a.jpg", "b.jpg", "c.jpg")
     entries = [*sources("a.jpg"), ObjectInfo("b.jpg", 2, "another"), *sources("d.jpg")]
@@ -73,7 +73,7 @@ def test_one_changed_one_new_and_one_deleted_source_are_found(
     )
 
 
-def test_another_recipe_changes_all(target: LocalStore, job_store: Ledger, job: Job) -> None:
+def test_another_recipe_changes_all(target: LocalStore, job_store: JobStore, job: Job) -> None:
     known(target, job_store, job, "a.jpg")
     other = replace(job, recipe=replace(job.recipe, preset=Preset(invert=True)))
     assert found(target, job_store, other, sources("a.jpg"))[0] == {"a.jpg": TargetState.CHANGED}
@@ -82,7 +82,7 @@ def test_another_recipe_changes_all(target: LocalStore, job_store: Ledger, job: 
 
 
 def test_an_object_that_the_catalog_does_not_know_is_asked_itself(
-    target: LocalStore, job_store: Ledger, job: Job
+    target: LocalStore, job_store: JobStore, job: Job
 ) -> None:
     known(target, job_store, job, "a.jpg", "b.jpg")
     text = {"bgpipe:recipe": job.recipe.text, "bgpipe:source": "identity of a.jpg"}
@@ -104,7 +104,7 @@ def test_an_object_that_the_catalog_does_not_know_is_asked_itself(
 
 
 def test_of_a_target_that_is_not_there_yet_all_is_new(
-    target: LocalStore, job_store: Ledger, job: Job
+    target: LocalStore, job_store: JobStore, job: Job
 ) -> None:
     assert found(target, job_store, job, sources("a.jpg"))[0] == {"a.jpg": TargetState.NEW}
     assert not target.root.exists()

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from bgpipe.pipeline.errors import Code, ItemError, NoImages, StorageUnavailable, UsageError
 from bgpipe.pipeline.images import png
-from bgpipe.pipeline.jobs.items import Ledger
 from bgpipe.pipeline.jobs.manifest import digest
-from bgpipe.pipeline.jobs.store import NO_TOKEN, LeaseLost
+from bgpipe.pipeline.jobs.store import NO_TOKEN, JobStore, LeaseLost
 from bgpipe.pipeline.planning.catalog import Catalogs
 from bgpipe.pipeline.planning.diff import TargetState, target_state
 from bgpipe.pipeline.planning.ignored import IgnoredObjects, IgnoredReason
@@ -58,7 +57,7 @@ def photo(root: Path, name: str) -> None:
 
 
 @pytest.fixture
-def opened(job_store: Ledger, catalogs: Catalogs) -> Opened:
+def opened(job_store: JobStore, catalogs: Catalogs) -> Opened:
     """`opened(job, source, target)`: the books of `job` once it is open and listed."""
 
     def open_and_list(job: Job, source: LocalStore, target: LocalStore) -> JobSummary:
@@ -303,7 +302,7 @@ def test_cutouts_are_not_sources(job: Job, source: LocalStore, target: LocalStor
 
 
 def test_a_job_skips_what_is_up_to_date_and_lists_the_rest(
-    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
+    job_store: JobStore, job: Job, source: LocalStore, target: LocalStore, opened: Opened
 ) -> None:
     for number in range(120):
         photo(source.root, f"d/{number:03}.jpg")
@@ -319,13 +318,13 @@ def test_a_job_skips_what_is_up_to_date_and_lists_the_rest(
         119,
         1,
     )
-    (item,) = job_store.items(job.id, 0, 120)
+    (item,) = job_store.items.read(job.id, 0, 120)
     assert (item.index, item.source, item.target) == (0, "d/007.jpg", "d/007.png")
     assert item.identity == source.head("d/007.jpg").identity
 
 
 def test_a_job_with_everything_up_to_date_is_finished(
-    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
+    job_store: JobStore, job: Job, source: LocalStore, target: LocalStore, opened: Opened
 ) -> None:
     photo(source.root, "a.jpg")
     target.write("a.png", cutout(job.recipe, source.head("a.jpg").identity))
@@ -334,7 +333,7 @@ def test_a_job_with_everything_up_to_date_is_finished(
 
 
 def test_force_redoes_what_is_up_to_date(
-    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
+    job_store: JobStore, job: Job, source: LocalStore, target: LocalStore, opened: Opened
 ) -> None:
     photo(source.root, "a.jpg")
     target.write("a.png", cutout(job.recipe, source.head("a.jpg").identity))
@@ -343,7 +342,7 @@ def test_force_redoes_what_is_up_to_date(
 
 
 def test_a_long_listing_keeps_its_order_and_its_indices_dense(
-    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
+    job_store: JobStore, job: Job, source: LocalStore, target: LocalStore, opened: Opened
 ) -> None:
     names = [f"{number:05}.jpg" for number in range(2300)]
     for name in names:
@@ -354,7 +353,7 @@ def test_a_long_listing_keeps_its_order_and_its_indices_dense(
         target.write(f"{number:05}.png", cutout(job.recipe, identity))
     summary = opened(job, source, target)
     assert (summary.skipped, summary.queued) == (115, 2185)
-    kept = list(job_store.items(job.id, 0, 9999))
+    kept = list(job_store.items.read(job.id, 0, 9999))
     assert [item.index for item in kept] == list(range(2185))
     assert [item.source for item in kept] == [
         f"{number:05}.jpg" for number in range(2300) if number not in current
@@ -362,7 +361,7 @@ def test_a_long_listing_keeps_its_order_and_its_indices_dense(
 
 
 def test_a_source_without_images_opens_no_job(
-    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore, opened: Opened
+    job_store: JobStore, job: Job, source: LocalStore, target: LocalStore, opened: Opened
 ) -> None:
     photo(source.root, "a.jpg")
     narrow = replace(job, exclude=("*.jpg",))
@@ -372,7 +371,7 @@ def test_a_source_without_images_opens_no_job(
 
 
 def test_a_survey_writes_nothing(
-    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore
+    job_store: JobStore, job: Job, source: LocalStore, target: LocalStore
 ) -> None:
     photo(source.root, "a.jpg")
     (batch,) = plan_job(job, source.list(), source, target)
@@ -382,18 +381,18 @@ def test_a_survey_writes_nothing(
 
 
 def test_cutouts_inside_the_source_are_never_read(
-    job_store: Ledger, job: Job, source: LocalStore, opened: Opened
+    job_store: JobStore, job: Job, source: LocalStore, opened: Opened
 ) -> None:
     inside = LocalStore(source.root / "out")
     photo(source.root, "a.jpg")
     photo(source.root, "outside.jpg")
     photo(inside.root, "old.png")
     opened(job, source, inside)
-    assert [item.source for item in job_store.items(job.id, 0, 9)] == ["a.jpg", "outside.jpg"]
+    assert [item.source for item in job_store.items.read(job.id, 0, 9)] == ["a.jpg", "outside.jpg"]
 
 
 def test_the_source_itself_is_no_target_not_even_by_a_link(
-    job_store: Ledger, job: Job, source: LocalStore, tmp_path: Path, opened: Opened
+    job_store: JobStore, job: Job, source: LocalStore, tmp_path: Path, opened: Opened
 ) -> None:
     photo(source.root, "a.jpg")
     (tmp_path / "link").symlink_to(source.root)
@@ -403,7 +402,7 @@ def test_the_source_itself_is_no_target_not_even_by_a_link(
 
 
 def test_no_cutout_is_written_into_a_source_below_the_target(
-    job_store: Ledger, job: Job, source: LocalStore, tmp_path: Path, opened: Opened
+    job_store: JobStore, job: Job, source: LocalStore, tmp_path: Path, opened: Opened
 ) -> None:
     photo(source.root, "a.jpg")
     above = LocalStore(tmp_path)
@@ -416,7 +415,7 @@ def test_no_cutout_is_written_into_a_source_below_the_target(
 
 
 def test_a_listing_that_was_broken_off_is_begun_again(
-    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore, catalogs: Catalogs
+    job_store: JobStore, job: Job, source: LocalStore, target: LocalStore, catalogs: Catalogs
 ) -> None:
     for number in range(30):
         photo(source.root, f"{number:02}.jpg")
@@ -427,13 +426,13 @@ def test_a_listing_that_was_broken_off_is_begun_again(
     list_job(job_store, catalogs, job, source, target, token=2)
     summary = job_store.summary(job.id)
     assert (summary.total, summary.skipped) == (30, 0)
-    assert [item.source for item in job_store.items(job.id, 0, 99)] == [
+    assert [item.source for item in job_store.items.read(job.id, 0, 99)] == [
         f"{number:02}.jpg" for number in range(30)
     ]
 
 
 def test_who_listed_before_and_wakes_up_changes_nothing(
-    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore, catalogs: Catalogs
+    job_store: JobStore, job: Job, source: LocalStore, target: LocalStore, catalogs: Catalogs
 ) -> None:
     photo(source.root, "a.jpg")
     job_store.open(job)
@@ -452,7 +451,7 @@ def test_who_listed_before_and_wakes_up_changes_nothing(
 
 
 def test_named_sources_are_listed_again_by_their_names(
-    job_store: Ledger, job: Job, source: LocalStore, target: LocalStore, catalogs: Catalogs
+    job_store: JobStore, job: Job, source: LocalStore, target: LocalStore, catalogs: Catalogs
 ) -> None:
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         photo(source.root, name)
@@ -460,5 +459,5 @@ def test_named_sources_are_listed_again_by_their_names(
     order = replace(job, named=digest(names))
     job_store.open(order, names)
     list_job(job_store, catalogs, job_store.job(job.id), source, target, token=1)
-    assert [item.source for item in job_store.items(job.id, 0, 9)] == names
+    assert [item.source for item in job_store.items.read(job.id, 0, 9)] == names
     assert job_store.named(job.id) == []  # no longer needed

@@ -17,8 +17,7 @@ from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.errors import NoImages, UsageError
 from bgpipe.pipeline.images import png
 from bgpipe.pipeline.images.limits import Limits
-from bgpipe.pipeline.jobs.items import Ledger
-from bgpipe.pipeline.jobs.store import NO_TOKEN
+from bgpipe.pipeline.jobs.store import NO_TOKEN, JobStore
 from bgpipe.pipeline.planning.catalog import FOLDER, Catalogs
 from bgpipe.pipeline.planning.dry_run import estimate_job
 from bgpipe.pipeline.planning.planner import list_job
@@ -47,17 +46,17 @@ def order(job: Job, source: LocalStore, target: LocalStore) -> Job:
     return replace(job, source=source.location, out=target.location)
 
 
-def run(job_store: Ledger, catalogs: Catalogs, order: Job, target: LocalStore) -> int:
+def run(job_store: JobStore, catalogs: Catalogs, order: Job, target: LocalStore) -> int:
     """List and do a job like `order`; returns how many cutouts it made."""
     job = replace(order, id=JobId(f"job-{next(NUMBERS)}"))
     job_store.open(job)
     list_job(job_store, catalogs, job, LocalStore(Path(job.source)), target, NO_TOKEN)
     made = 0
-    for item in job_store.items(job.id, 0, job_store.size(job.id)):
+    for item in job_store.items.read(job.id, 0, job_store.items.size(job.id)):
         text = {"bgpipe:recipe": job.recipe.text, "bgpipe:source": item.identity}
         file = png.encode(np.zeros((4, 4, 4), np.uint8), text=text)
-        job_store.seals.write(job.id, item.index, target.write(item.target, file))
-        job_store.settle(job.id, Outcome.done(item.index))
+        job_store.items.write_fingerprint(job.id, item.index, target.write(item.target, file))
+        job_store.items.settle(job.id, Outcome.done(item.index))
         made += 1
     assert job_store.summary(job.id).state is JobState.FINISHED
     return made
@@ -81,7 +80,7 @@ def files(store: LocalStore) -> set[str]:
 
 
 def test_a_cutout_goes_with_its_source_and_nothing_else_does(
-    job_store: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+    job_store: JobStore, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
 ) -> None:
     assert run(job_store, catalogs, order, target) == 4
     target.write("theirs.png", b"somebody else's")
@@ -93,7 +92,7 @@ def test_a_cutout_goes_with_its_source_and_nothing_else_does(
 
 
 def test_what_a_later_run_lists_is_still_known_to_be_lost(
-    job_store: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+    job_store: JobStore, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
 ) -> None:
     run(job_store, catalogs, order, target)
     source.delete("a.jpg")
@@ -106,7 +105,7 @@ def test_what_a_later_run_lists_is_still_known_to_be_lost(
 
 
 def test_a_cutout_whose_job_was_forgotten_speaks_for_itself(
-    job_store: Ledger,
+    job_store: JobStore,
     catalogs: Catalogs,
     order: Job,
     source: LocalStore,
@@ -123,7 +122,7 @@ def test_a_cutout_whose_job_was_forgotten_speaks_for_itself(
 
 @pytest.mark.parametrize("same_time", [False, True])
 def test_what_was_put_in_a_cutouts_place_stays(
-    job_store: Ledger,
+    job_store: JobStore,
     catalogs: Catalogs,
     order: Job,
     source: LocalStore,
@@ -143,7 +142,7 @@ def test_what_was_put_in_a_cutouts_place_stays(
 
 
 def test_what_is_put_in_a_cutouts_place_at_the_last_moment_stays(
-    job_store: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+    job_store: JobStore, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
 ) -> None:
     run(job_store, catalogs, order, target)
     source.delete("a.jpg")
@@ -155,7 +154,7 @@ def test_what_is_put_in_a_cutouts_place_at_the_last_moment_stays(
 
 
 def test_what_other_sources_gave_the_same_folder_stays(
-    job_store: Ledger,
+    job_store: JobStore,
     catalogs: Catalogs,
     order: Job,
     source: LocalStore,
@@ -177,7 +176,7 @@ def test_what_other_sources_gave_the_same_folder_stays(
 
 
 def test_a_source_that_is_left_out_is_not_gone(
-    job_store: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+    job_store: JobStore, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
 ) -> None:
     run(job_store, catalogs, order, target)
     for narrow in (replace(order, exclude=("d/*",)), replace(order, include=("a.jpg",))):
@@ -185,7 +184,7 @@ def test_a_source_that_is_left_out_is_not_gone(
 
 
 def test_a_source_that_is_gone_as_a_whole_prunes_nothing(
-    job_store: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+    job_store: JobStore, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
 ) -> None:
     run(job_store, catalogs, order, target)
     for key in files(source):
@@ -203,7 +202,7 @@ def test_a_source_that_is_gone_as_a_whole_prunes_nothing(
     ],
 )
 def test_names_of_any_kind_are_pruned(
-    job_store: Ledger,
+    job_store: JobStore,
     catalogs: Catalogs,
     order: Job,
     source: LocalStore,
@@ -225,7 +224,7 @@ def shown(store: LocalStore) -> Iterator[Path]:
 
 
 def test_a_name_by_another_template_is_not_an_orphan(
-    job_store: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+    job_store: JobStore, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
 ) -> None:
     run(job_store, catalogs, order, target)
     run(job_store, catalogs, replace(order, naming="{folder}/{stem}-cutout"), target)
@@ -233,7 +232,7 @@ def test_a_name_by_another_template_is_not_an_orphan(
 
 
 def test_a_catalog_that_somebody_forged_reaches_nothing_outside(
-    job_store: Ledger,
+    job_store: JobStore,
     catalogs: Catalogs,
     order: Job,
     source: LocalStore,
@@ -255,7 +254,7 @@ def test_a_catalog_that_somebody_forged_reaches_nothing_outside(
 
 
 def test_above_a_share_nothing_may_be_removed(
-    job_store: Ledger, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+    job_store: JobStore, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
 ) -> None:
     run(job_store, catalogs, order, target)
     source.delete("a.jpg")

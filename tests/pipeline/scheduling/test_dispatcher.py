@@ -13,7 +13,7 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.broker.queue import make_app
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.scheduling.dispatcher import Dispatcher, JobController, forget_old
 from bgpipe.pipeline.scheduling.feeder import Feeder
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, Outcome
@@ -28,14 +28,14 @@ PATIENCE = 0.3
 
 
 @pytest.fixture
-def feeder(job_store: Ledger, client: RedisClient, redis_url: str) -> Iterator[Feeder]:
+def feeder(job_store: JobStore, client: RedisClient, redis_url: str) -> Iterator[Feeder]:
     values = load_settings().queue.model_dump() | {"high_water": HIGH_WATER}
     with make_app(load_settings(), redis_url) as app:
         yield Feeder(job_store, app, client, QueueSettings(**values))
 
 
 @pytest.fixture
-def lead(job_store: Ledger, client: RedisClient, feeder: Feeder) -> Lead:
+def lead(job_store: JobStore, client: RedisClient, feeder: Feeder) -> Lead:
     """`lead(job)`: another leader of the job, as of another process."""
     return lambda job: JobController(
         job_store, feeder, Lease(client, keys.lease_of_job(job), LEASE), job, PATIENCE
@@ -44,7 +44,7 @@ def lead(job_store: Ledger, client: RedisClient, feeder: Feeder) -> Lead:
 
 @pytest.fixture
 def dispatcher(
-    job_store: Ledger, client: RedisClient, feeder: Feeder, lead: Lead
+    job_store: JobStore, client: RedisClient, feeder: Feeder, lead: Lead
 ) -> Callable[[], Dispatcher]:
     """`dispatcher()`: another dispatcher, as of another process."""
     return lambda: Dispatcher(
@@ -78,23 +78,23 @@ def test_one_leads_a_job_and_another_takes_over_when_it_leaves(
 
 
 def test_a_leader_that_slept_through_its_end_moves_no_cursor(
-    open_job: OpenJob, lead: Lead, job_store: Ledger, feeder: Feeder, client: RedisClient
+    open_job: OpenJob, lead: Lead, job_store: JobStore, feeder: Feeder, client: RedisClient
 ) -> None:
     job = open_job(500)
     sleeper = Lease(client, keys.lease_of_job(job), LEASE)
-    token = sleeper.acquire()
+    token = sleeper.try_acquire()
     feeder.publish_next(job, 100, token)
     time.sleep(1.5 * LEASE)
     turn(lead(job))  # another one takes over
     before = job_store.cursor(job)
     with pytest.raises(Exception, match="another command leads"):
         job_store.set_cursor(job, 9, token)
-    assert sleeper.acquire() == 0
+    assert sleeper.try_acquire() == 0
     assert job_store.cursor(job) == before == 500
 
 
 def test_what_was_lost_is_sent_again_once_the_queue_is_quiet(
-    open_job: OpenJob, lead: Lead, job_store: Ledger, client: RedisClient
+    open_job: OpenJob, lead: Lead, job_store: JobStore, client: RedisClient
 ) -> None:
     job = open_job(30)
     leader = lead(job)
@@ -104,33 +104,33 @@ def test_what_was_lost_is_sent_again_once_the_queue_is_quiet(
         for _, index in take(client, 30):
             received.append(index)
             if received.count(index) == 2 or index % 10:  # every tenth message is lost once
-                job_store.settle(job, Outcome.done(index))
+                job_store.items.settle(job, Outcome.done(index))
     assert job_store.summary(job).state is JobState.FINISHED
     assert sorted(received) == sorted([*range(30), 0, 10, 20])
 
 
 def test_a_message_that_is_just_being_received_is_not_sent_again(
-    open_job: OpenJob, lead: Lead, job_store: Ledger, client: RedisClient
+    open_job: OpenJob, lead: Lead, job_store: JobStore, client: RedisClient
 ) -> None:
     job = open_job(3)
     leader, received = lead(job), list[int]()
     while job_store.summary(job).state is JobState.RUNNING:
         turn(leader)
         if received:  # at the turn before this one it was nowhere to be seen
-            job_store.settle(job, Outcome.done(received[-1]))
+            job_store.items.settle(job, Outcome.done(received[-1]))
         received += [index for _, index in take(client, 1)]
     assert received == [0, 1, 2]
 
 
 def test_what_a_worker_that_lives_has_claimed_is_left_to_it_for_a_while(
-    open_job: OpenJob, lead: Lead, job_store: Ledger, client: RedisClient
+    open_job: OpenJob, lead: Lead, job_store: JobStore, client: RedisClient
 ) -> None:
     job, leader = open_job(1), None
     leader = lead(job)
     client.hset(keys.of_worker("cpu@host"), "beat", 1)
     turn(leader)
     take(client, 1)
-    job_store.claim(job, 0, "cpu@host")
+    job_store.items.claim(job, 0, "cpu@host")
     for _ in range(6):
         turn(leader)
     assert take(client, 1) == []
@@ -141,7 +141,7 @@ def test_what_a_worker_that_lives_has_claimed_is_left_to_it_for_a_while(
 
 
 def test_what_was_lost_is_sent_again_although_another_job_keeps_the_queue_busy(
-    open_job: OpenJob, lead: Lead, job_store: Ledger, client: RedisClient
+    open_job: OpenJob, lead: Lead, job_store: JobStore, client: RedisClient
 ) -> None:
     job = open_job(5)
     leader = lead(job)
@@ -158,7 +158,7 @@ def test_what_was_lost_is_sent_again_although_another_job_keeps_the_queue_busy(
 
 
 @pytest.fixture
-def open_jobs(job_store: Ledger, job: Job, items: Items) -> Callable[..., list[JobId]]:
+def open_jobs(job_store: JobStore, job: Job, items: Items) -> Callable[..., list[JobId]]:
     """`open_jobs(a=3, b=5)`: started jobs of so many items."""
 
     def opened(**sizes: int) -> list[JobId]:
@@ -174,7 +174,7 @@ def open_jobs(job_store: Ledger, job: Job, items: Items) -> Callable[..., list[J
 def test_jobs_share_the_room_below_one_high_water_mark(
     open_jobs: Callable[..., list[JobId]],
     dispatcher: Callable[[], Dispatcher],
-    job_store: Ledger,
+    job_store: JobStore,
     client: RedisClient,
 ) -> None:
     open_jobs(large=5000, small=100, other=5000)
@@ -186,7 +186,7 @@ def test_jobs_share_the_room_below_one_high_water_mark(
     assert client.llen(QUEUE) <= HIGH_WATER
     for _ in range(200):
         for name, index in take(client, 100):
-            job_store.settle(JobId(name), Outcome.done(index))
+            job_store.items.settle(JobId(name), Outcome.done(index))
         one.step()
         ahead = abs(job_store.cursor(JobId("large")) - job_store.cursor(JobId("other")))
         assert ahead <= HIGH_WATER
@@ -197,7 +197,7 @@ def test_jobs_share_the_room_below_one_high_water_mark(
 
 
 def test_one_dispatcher_leads_and_another_takes_over_from_a_dead_one(
-    open_jobs: Callable[..., list[JobId]], dispatcher: Callable[[], Dispatcher], job_store: Ledger
+    open_jobs: Callable[..., list[JobId]], dispatcher: Callable[[], Dispatcher], job_store: JobStore
 ) -> None:
     (job,) = open_jobs(a=5)
     first, second = dispatcher(), dispatcher()
@@ -221,7 +221,7 @@ def test_a_job_that_a_command_leads_is_left_to_it(
     open_jobs: Callable[..., list[JobId]],
     dispatcher: Callable[[], Dispatcher],
     lead: Lead,
-    job_store: Ledger,
+    job_store: JobStore,
 ) -> None:
     (job,) = open_jobs(a=5)
     command = lead(job)
@@ -236,7 +236,7 @@ def test_a_job_that_a_command_leads_is_left_to_it(
 def test_a_damaged_job_is_told_once_and_the_others_go_on(
     open_jobs: Callable[..., list[JobId]],
     dispatcher: Callable[[], Dispatcher],
-    job_store: Ledger,
+    job_store: JobStore,
     client: RedisClient,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -252,7 +252,7 @@ def test_a_damaged_job_is_told_once_and_the_others_go_on(
 
 
 def test_closed_jobs_are_forgotten_when_they_are_old(
-    open_jobs: Callable[..., list[JobId]], job_store: Ledger, client: RedisClient
+    open_jobs: Callable[..., list[JobId]], job_store: JobStore, client: RedisClient
 ) -> None:
     _, old, cancelled, _ = open_jobs(running=1, old=0, cancelled=1, young=0)
     job_store.cancel(cancelled)
@@ -264,7 +264,7 @@ def test_closed_jobs_are_forgotten_when_they_are_old(
 
 
 def test_sweeps_add_few_messages_and_wait_for_what_people_submitted(
-    job_store: Ledger,
+    job_store: JobStore,
     job: Job,
     items: Items,
     dispatcher: Callable[[], Dispatcher],

@@ -9,8 +9,7 @@ from bgpipe.config.settings import QueueSettings, load_settings
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.queue import depth, make_app, waiting_messages
-from bgpipe.pipeline.jobs.items import Ledger
-from bgpipe.pipeline.jobs.store import LeaseLost
+from bgpipe.pipeline.jobs.store import JobStore, LeaseLost
 from bgpipe.pipeline.scheduling.feeder import Feeder
 from bgpipe.pipeline.types import JobId, Outcome
 
@@ -26,7 +25,7 @@ def queue_settings() -> QueueSettings:
 
 @pytest.fixture
 def feeder(
-    job_store: Ledger, client: RedisClient, redis_url: str, queue_settings: QueueSettings
+    job_store: JobStore, client: RedisClient, redis_url: str, queue_settings: QueueSettings
 ) -> Iterator[Feeder]:
     with make_app(load_settings(), redis_url) as app:
         yield Feeder(job_store, app, client, queue_settings)
@@ -43,7 +42,7 @@ def feed(feeder: Feeder, job: JobId, token: int = 1) -> bool:
 
 
 def test_the_queue_stays_below_the_high_water_mark(
-    feeder: Feeder, job_store: Ledger, client: RedisClient, open_job: OpenJob
+    feeder: Feeder, job_store: JobStore, client: RedisClient, open_job: OpenJob
 ) -> None:
     job = open_job(4000)
     assert not feed(feeder, job)
@@ -59,7 +58,7 @@ def test_the_queue_stays_below_the_high_water_mark(
 
 
 def test_a_feeder_goes_on_where_another_one_died(
-    feeder: Feeder, job_store: Ledger, client: RedisClient, open_job: OpenJob
+    feeder: Feeder, job_store: JobStore, client: RedisClient, open_job: OpenJob
 ) -> None:
     job = open_job(1500)
     feed(feeder, job)
@@ -69,29 +68,29 @@ def test_a_feeder_goes_on_where_another_one_died(
 
 
 def test_what_is_settled_is_not_published(
-    feeder: Feeder, job_store: Ledger, client: RedisClient, open_job: OpenJob
+    feeder: Feeder, job_store: JobStore, client: RedisClient, open_job: OpenJob
 ) -> None:
     job = open_job(20)
     for index in range(20):
         if index not in {4, 19}:
-            job_store.settle(job, Outcome.done(index))
+            job_store.items.settle(job, Outcome.done(index))
     assert feed(feeder, job)
     assert take(client, 20) == [4, 19]
     assert job_store.cursor(job) == 20
 
 
 def test_reconciling_publishes_exactly_what_was_lost(
-    feeder: Feeder, job_store: Ledger, client: RedisClient, open_job: OpenJob
+    feeder: Feeder, job_store: JobStore, client: RedisClient, open_job: OpenJob
 ) -> None:
     job = open_job(20)
     feed(feeder, job)
     take(client, 16)  # 16 to 19 wait in the queue
     client.hset(keys.UNACKED, "tag", json.dumps([json.loads(client.rpop(QUEUE)), "", ""]))
     for index in range(3, 15):
-        job_store.settle(job, Outcome.done(index))
+        job_store.items.settle(job, Outcome.done(index))
     client.hset(keys.of_worker("alive@host"), "beat", 1)
-    job_store.claim(job, 1, "alive@host")
-    job_store.claim(job, 2, "dead@host")
+    job_store.items.claim(job, 1, "alive@host")
+    job_store.items.claim(job, 2, "dead@host")
     assert feeder.republish_lost(job) == 3
     assert take(client, 20) == [17, 18, 19, 0, 2, 15]
     assert feeder.republish_lost(job, claimed=True) == 7
@@ -99,7 +98,7 @@ def test_reconciling_publishes_exactly_what_was_lost(
 
 
 def test_reconciling_stays_below_the_high_water_mark_and_behind_the_cursor(
-    feeder: Feeder, job_store: Ledger, client: RedisClient, open_job: OpenJob
+    feeder: Feeder, job_store: JobStore, client: RedisClient, open_job: OpenJob
 ) -> None:
     job = open_job(4000)
     feed(feeder, job)
@@ -121,7 +120,7 @@ def test_messages_of_others_are_none_of_a_job(
 
 
 def test_a_leader_with_an_older_token_publishes_nothing(
-    feeder: Feeder, job_store: Ledger, client: RedisClient, open_job: OpenJob
+    feeder: Feeder, job_store: JobStore, client: RedisClient, open_job: OpenJob
 ) -> None:
     job = open_job(3000)
     feed(feeder, job, token=7)

@@ -15,7 +15,7 @@ from bgpipe.config.sweeps import Sweep
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import Lease
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.scheduling.sweeps import SweepScheduler, SweepStateStore
 from bgpipe.pipeline.types import Job
 
@@ -72,7 +72,7 @@ def records(client: RedisClient) -> SweepStateStore:
 
 @pytest.fixture
 def sweeper(
-    records: SweepStateStore, job_store: Ledger, command: Command
+    records: SweepStateStore, job_store: JobStore, command: Command
 ) -> Callable[[Sweep], SweepScheduler]:
     """`sweeper(sweep)`: another one, as of another dispatcher."""
     return lambda sweep: SweepScheduler({NAME: sweep}, records, job_store, command, RETRY)
@@ -103,7 +103,7 @@ def test_a_start_that_was_missed_is_caught_up_once(
 
 
 def test_a_start_before_the_sweep_was_declared_was_not_missed(
-    job_store: Ledger, client: RedisClient, command: Command
+    job_store: JobStore, client: RedisClient, command: Command
 ) -> None:
     turns(
         SweepScheduler({NAME: sweep()}, SweepStateStore(client), job_store, command, RETRY), command
@@ -121,7 +121,7 @@ def test_a_start_is_not_caught_up_after_its_deadline(
 def test_while_the_last_run_goes_on_nothing_starts_and_then_it_is_caught_up_once(
     sweeper: Callable[[Sweep], SweepScheduler],
     command: Command,
-    job_store: Ledger,
+    job_store: JobStore,
     records: SweepStateStore,
     job: Job,
 ) -> None:
@@ -130,7 +130,7 @@ def test_while_the_last_run_goes_on_nothing_starts_and_then_it_is_caught_up_once
     busy = replace(job, out="/elsewhere", id=type(job.id)("busy"))
     job_store.open(busy)
     lease = Lease(records._client, keys.lease_of_job(busy.id), SECONDS)
-    lease.acquire()
+    lease.try_acquire()
     records.begin(NAME, busy.id, None)  # ... while this one is listed
     one = sweeper(sweep())
     turns(one, command)
@@ -201,7 +201,7 @@ def test_nothing_is_tried_again_after_the_deadline(
 def test_a_listing_that_was_left_is_taken_up(
     sweeper: Callable[[Sweep], SweepScheduler],
     command: Command,
-    job_store: Ledger,
+    job_store: JobStore,
     records: SweepStateStore,
     job: Job,
 ) -> None:

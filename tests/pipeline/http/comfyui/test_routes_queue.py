@@ -15,7 +15,7 @@ from websockets.sync.client import connect as dial
 
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.http.api_keys import ApiKeys
-from bgpipe.pipeline.jobs.items import Ledger
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import JobId
 
 from ....support.comfyui_client import API, Comfy, events
@@ -47,7 +47,7 @@ def graph(comfy: Comfy, photo: Photo) -> dict[str, Any]:
 def claim(guarded: Service, prompt: str) -> None:
     """Begin the prompt's image, as a worker does that then is slow."""
     with connect(guarded.redis_url) as redis:
-        assert Ledger(redis).claim(JobId(prompt), 0, "cpu0@slow/1")
+        assert JobStore(redis).items.claim(JobId(prompt), 0, "cpu0@slow/1")
 
 
 def stages(comfy: Comfy) -> dict[str, list[str]]:

@@ -1,0 +1,63 @@
+-- Functions shared by the scripts; the loader puts this file before each of them.
+
+-- The server's time in seconds, so that one clock dates every change.
+local function now()
+  local time = redis.call('TIME')
+  return time[1] .. '.' .. string.format('%06d', time[2])
+end
+
+-- Refuse fencing tokens older than the last one seen. Returns the job's state, or nil and a result code.
+local function fenced(head, token)
+  local state = redis.call('HGET', head, 'state')
+  if not state then return nil, -1 end
+  if tonumber(token) < tonumber(redis.call('HGET', head, 'fence') or 0) then return nil, -3 end
+  redis.call('HSET', head, 'fence', token)
+  return state
+end
+
+-- Returns the index as a number, or nil and a result code if the job or the item does not exist.
+local function item_index(head, index)
+  local size = redis.call('HGET', head, 'size')
+  local number = tonumber(index)
+  if not size then return nil, -1 end
+  if number < 0 or number >= tonumber(size) then return nil, -2 end
+  return number
+end
+
+local function is_settled(done, failed, index)
+  return redis.call('GETBIT', done, index) == 1 or redis.call('GETBIT', failed, index) == 1
+end
+
+local function finish_if_complete(head)
+  local fields = redis.call('HMGET', head, 'state', 'size', 'done', 'failed')
+  local settled = tonumber(fields[3] or 0) + tonumber(fields[4] or 0)
+  if fields[1] == 'running' and settled == tonumber(fields[2]) then
+    redis.call('HSET', head, 'state', 'finished', 'finished', now())
+  end
+end
+
+-- Claim the target for a job. Returns another open job that has it, if there is one.
+local function claim_target(target, job, head)
+  local holder = redis.call('GET', target)
+  if holder and holder ~= job then
+    local state = redis.call('HGET', string.sub(head, 1, #head - #job) .. holder, 'state')
+    if state == 'listing' or state == 'running' then return holder end
+  end
+  redis.call('SET', target, job)
+end
+
+-- Reopen a job. The seconds since it ended do not count as its running time.
+local function reopen(head, state)
+  local times = redis.call('HMGET', head, 'finished', 'started')
+  if times[1] and times[2] then
+    redis.call('HINCRBYFLOAT', head, 'spent', tonumber(times[1]) - tonumber(times[2]))
+    redis.call('HSET', head, 'started', now())
+  end
+  redis.call('HDEL', head, 'finished')
+  redis.call('HSET', head, 'state', state, 'cursor', 0)
+end
+
+-- Date the first outcome that the cluster's totals count. Called before any change.
+local function begin_totals(totals)
+  redis.call('HSETNX', totals, 'since', now())
+end

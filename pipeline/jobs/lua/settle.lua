@@ -1,0 +1,26 @@
+-- KEYS: head, done, failed, running, errors, flags, totals. ARGV: index; code and error of a failure, else
+-- two empty strings; bits and names of a flagged cutout's flags.
+local index, refused = item_index(KEYS[1], ARGV[1])
+if refused then return refused end
+redis.call('HDEL', KEYS[4], ARGV[1])
+if is_settled(KEYS[2], KEYS[3], index) then return 0 end
+begin_totals(KEYS[7])
+redis.call('HSET', KEYS[1], 'settled', now())
+local function count(name)
+  redis.call('HINCRBY', KEYS[1], name, 1)
+  redis.call('HINCRBY', KEYS[7], name, 1)
+end
+if ARGV[2] ~= '' then
+  redis.call('HSET', KEYS[5], ARGV[1], ARGV[3])
+  redis.call('SETBIT', KEYS[3], index, 1)
+  count('failed')
+  count('error:' .. ARGV[2])
+else
+  if ARGV[4] then redis.call('HSET', KEYS[6], ARGV[1], ARGV[4]) end
+  redis.call('SETBIT', KEYS[2], index, 1)
+  count('done')
+  if ARGV[4] then count('flagged') end
+  for i = 5, #ARGV do count('flag:' .. ARGV[i]) end
+end
+finish_if_complete(KEYS[1])
+return 1
