@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ def test_paths_methods_parameters_and_schemas(document: dict[str, Any]) -> None:
         path: {method: operation(each, problem, document) for method, each in methods.items()}
         for path, methods in document["paths"].items()
     }
-    security = document["components"]["securitySchemes"]
+    security = plain(document["components"]["securitySchemes"], document)
     assert_frozen("openapi", {"problem": plain(problem, document), "security": security, "paths": whole})  # fmt: skip
 
 
@@ -71,3 +72,22 @@ def test_names_that_generated_clients_have(document: dict[str, Any]) -> None:
     }
     schemas = sorted(document["components"]["schemas"])
     assert_frozen("openapi_names", {"operations": operations, "schemas": schemas})
+
+
+def test_every_route_also_those_that_the_document_leaves_out(settings: Settings) -> None:
+    """ComfyUI's are there with and without /api in front, of which one is enough here."""
+    found = {
+        f"{method} {path}" for path, methods in routes(create_app(settings)) for method in methods
+    }
+    assert {"GET /object_info", "GET /v1/jobs"} <= found
+    assert_frozen("routes", sorted(found))
+
+
+def routes(app: Any) -> Iterator[tuple[str, set[str]]]:
+    """Paths and methods; a route without methods is a socket or a folder of files."""
+    for route in app.routes:
+        inner = getattr(route, "original_router", None)  # FastAPI keeps routers that are included
+        if inner:
+            yield from routes(inner)
+        else:
+            yield route.path.removeprefix("/api"), getattr(route, "methods", None) or {"-"}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
+from bgpipe.config.settings import Settings
 from bgpipe.pipeline import keys
 from bgpipe.pipeline.books import read_record, write_record
 from bgpipe.pipeline.connection import Connection
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.histogram import Histogram
 from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.queue import make_app, publish
 from bgpipe.pipeline.types import Flag, Item, Job, JobId, Matting, Outcome, Output, Preset, Recipe
 from bgpipe.pipeline.vitals import Vitals, beats
 
@@ -226,3 +230,16 @@ def test_an_old_job_in_redis_is_read_and_goes_on(client: Connection) -> None:
     assert ledger.claims(JOB) == {2: "cpu0@host/1"}
     assert ledger.settle(JOB, Outcome.done(2))
     assert ledger.books(JOB).state == "finished"
+
+
+def test_a_message_in_the_queue(client: Connection, settings: Settings, redis_url: str) -> None:
+    """Messages of an earlier version wait there, and its workers may take those of this one."""
+    with make_app(settings, redis_url) as app:
+        publish(app, JOB, [Item(7, "a.jpg", "a.png", "7-1")], settings.queue.name)
+    (text,) = client.lrange("bgpipe", 0, -1)
+    message = json.loads(text)
+    headers = {name: message["headers"][name] for name in ("task", "argsrepr", "ignore_result")}
+    body = json.loads(base64.b64decode(message["body"]))
+    form = {name: message[name] for name in ("content-encoding", "content-type")}
+    assert isinstance(message["headers"]["published"], float)
+    assert_frozen("message", {"headers": headers, "body": body[:2]} | form)
