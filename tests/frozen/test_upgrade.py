@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,9 +44,23 @@ def left() -> Iterator[Bgpipe]:
         for file in RECORD["files"]:
             put(file["path"], (DATA / file["content"]).read_bytes(), file["mtime_ns"])
         yield Bgpipe(FOLDER)
+        for name in ("server.lock", "users.lock"):
+            await_free(FOLDER / "state/bgpipe/redis" / name)
         for log in FOLDER.glob("state/bgpipe/**/*.log"):  # shown beside a test that fails
             print(f"--- {log.name}", log.read_text(errors="replace"), sep="\n")
         shutil.rmtree(FOLDER)
+
+
+def await_free(path: Path) -> None:
+    """A worker outlives its command a little; it would end the Redis of the next test's folder."""
+    deadline = time.monotonic() + 60
+    with path.open("ab") as lock:
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                assert time.monotonic() < deadline, f"still in use: {path}"
+                time.sleep(0.05)
 
 
 @pytest.fixture
