@@ -1,0 +1,245 @@
+"""What stands in Redis: names of keys, and each kind of value as it is stored."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from bgpipe.config.settings import Settings
+from bgpipe.pipeline import keys
+from bgpipe.pipeline.books import read_record, write_record
+from bgpipe.pipeline.connection import Connection
+from bgpipe.pipeline.errors import Code, PermanentError
+from bgpipe.pipeline.histogram import Histogram
+from bgpipe.pipeline.ledger import Ledger
+from bgpipe.pipeline.queue import make_app, publish
+from bgpipe.pipeline.types import Flag, Item, Job, JobId, Matting, Outcome, Output, Preset, Recipe
+from bgpipe.pipeline.vitals import Vitals, beats
+
+from .snapshot import assert_frozen, frozen
+from .test_recipes import CHANGED, EDGES, WEIGHTS
+
+JOB = JobId("spring-2024")
+TIMES = {"started", "settled", "since"}
+KEYS = {
+    "jobs": keys.JOBS,
+    "unacknowledged messages": keys.UNACKED,
+    "index of unacknowledged messages": keys.UNACKED_INDEX,
+    "totals": keys.TOTALS,
+    "fencing tokens": keys.FENCE,
+    "API keys": keys.ACCESS,
+    "jobs of the HTTP service": keys.SERVED,
+    "folders of the HTTP service": keys.KEPT,
+    "head of a prompt's keys": keys.PROMPTS,
+    "numbers of prompts": keys.PROMPT_NUMBERS,
+    "head of all keys": keys.PREFIX,
+    "head of a job's keys": keys.HEAD,
+    "name of the dispatchers' lease": keys.DISPATCH,
+    "name of the servers' lease": keys.ATTEND,
+    "name of a job's lease": keys.lease_of_job(JOB),
+    "a job": list(keys.of_job(JOB).all()),
+    "lease": keys.of_lease("dispatch"),
+    "place": keys.of_place("0a" * 32),
+    "sweep": keys.of_sweep("products"),
+    "jobs of a caller": keys.of_owner("shop"),
+    "open jobs of a caller": keys.of_open_jobs("shop"),
+    "requests of a caller in a minute": keys.of_rate("shop", 28_333_333),
+    "browser session": keys.of_visit("0b" * 32),
+    "heartbeat": keys.of_worker("cpu0@host/1"),
+    "prompt": keys.of_prompt("0c"),
+    "prompts of a caller": keys.prompts_of("shop"),
+    "open prompts of a caller": keys.open_prompts_of("shop"),
+    "prompts that a client was not told of": keys.untold_prompts_of("shop", "0d"),
+    "names of a caller's files": keys.prompt_names_of("shop"),
+    "file of a prompt": keys.prompt_file_of("shop", "0e"),
+    "photos of a caller": keys.prompt_photos_of("shop"),
+    "photo of a caller": keys.prompt_photo_of("shop", "0f"),
+}
+PLAIN = Job(
+    JOB, "/photos", "/photos-cutouts", Recipe("birefnet-nano", WEIGHTS, (256, 320), Preset()), 1.7e9
+)
+WHOLE = Job(
+    JobId("products-20240101"),
+    "s3://bucket/photos",
+    "s3://bucket/cutouts",
+    Recipe(
+        "/weights.safetensors",
+        WEIGHTS,
+        (512, 512),
+        CHANGED,
+        Output("jpeg", "small", 8, 75, "keep", "/wall.jpg", "ef" * 32),
+        Matting("vitmatte", EDGES, (512, 512), 0.02),
+    ),
+    1.7e9,
+    include=("*.jpg", "shoes/*"),
+    exclude=("*/draft/*",),
+    force=True,
+    overwrite=True,
+    named="12" * 32,
+    naming="{stem}-{model}{suffix}",
+    sweep="products",
+    owner="shop",
+    on_finish="https://shop.example/done",
+)
+STAGE = Histogram()
+STAGE.observe(0.03)
+STAGE.observe(400.0)
+VITALS = Vitals(
+    device="cuda",
+    model=WEIGHTS,
+    lanes=24,
+    batch=8,
+    restarts=1,
+    images=70,
+    progress=1.7e9,
+    beat=1.7e9 + 2.5,
+    in_flight=20,
+    oldest=3.5,
+    steps=12,
+    device_images=80,
+    device_seconds=4.25,
+    memory=2**31,
+    disk_free=2**40,
+    stages={"decode": STAGE},
+)
+
+
+def test_names_of_keys() -> None:
+    assert_frozen("redis_keys", KEYS)
+
+
+def test_every_constant_name_is_frozen() -> None:
+    constants = {
+        value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)
+    }
+    assert constants <= {name for name in KEYS.values() if isinstance(name, str)}
+
+
+def test_the_record_of_a_job() -> None:
+    assert_frozen("job_record", [write_record(PLAIN), write_record(WHOLE)])
+
+
+def test_an_old_record_of_a_job_is_read_as_what_it_was() -> None:
+    plain, whole = frozen("job_record")
+    assert read_record(PLAIN.id, plain) == PLAIN
+    assert read_record(WHOLE.id, whole) == WHOLE
+
+
+def test_the_digest_of_where_a_job_reads_and_writes() -> None:
+    assert_frozen("job_places", [PLAIN.place, WHOLE.place])
+
+
+def test_a_heartbeat(client: Connection) -> None:
+    assert {field.name for field in fields(VITALS) if is_default(field.name)} == set()
+    client.hset(keys.of_worker("gpu0@host/1"), mapping=VITALS.write())
+    stored = client.hgetall(keys.of_worker("gpu0@host/1"))
+    assert_frozen("heartbeat", {name.decode(): text.decode() for name, text in stored.items()})
+
+
+def is_default(name: str) -> bool:
+    return bool(getattr(VITALS, name) == getattr(Vitals(), name))
+
+
+def test_an_old_heartbeat_is_read_as_what_it_was(client: Connection) -> None:
+    client.hset(keys.of_worker("gpu0@host/1"), mapping=frozen("heartbeat"))
+    client.expire(keys.of_worker("gpu0@host/1"), 20)
+    (seen,) = beats(client)
+    assert (seen.worker, seen.vitals.write()) == ("gpu0@host", VITALS.write())
+
+
+def run_a_job(client: Connection) -> None:
+    """Three images: one is done with flags, one failed at its second attempt, one is in flight."""
+    ledger = Ledger(client)
+    ledger.open(PLAIN)
+    ledger.skip(JOB, 2)
+    ledger.add(
+        JOB, [Item(index, f"größe/{index}.jpg", f"größe/{index}.png", f"{index}-1") for index in range(3)]
+    )  # fmt: skip
+    ledger.start(JOB)
+    ledger.advance(JOB, 3)
+    for index in (0, 1, 1, 2):
+        ledger.claim(JOB, index, "cpu0@host/1")
+    ledger.seals.leave(JOB, 0, "8787-1")
+    ledger.settle(JOB, Outcome.done(0, tuple(Flag)))
+    ledger.settle(JOB, Outcome.failed(1, PermanentError(Code.EMPTY, "no bytes")))
+
+
+def dumped(client: Connection) -> dict[str, Any]:
+    """Every key but the place's; times and the unique ends of claims are made equal."""
+    return {
+        name: plain(client, name)
+        for name in sorted(key.decode() for key in client.scan_iter(match=f"{keys.PREFIX}*"))
+    }
+
+
+def plain(client: Connection, name: str) -> Any:
+    kind = client.type(name).decode()
+    if kind == "hash":
+        return {field: stored(name, field, value) for field, value in sorted(hash_of(client, name))}
+    if kind == "zset":
+        return {
+            member.decode(): score for member, score in client.zrange(name, 0, -1, withscores=True)
+        }
+    assert kind == "string"
+    return {"bytes": client.get(name).hex()}
+
+
+def hash_of(client: Connection, name: str) -> Iterator[tuple[str, bytes]]:
+    return ((field.decode(), value) for field, value in client.hgetall(name).items())
+
+
+def stored(name: str, field: str, value: bytes) -> str:
+    if name.endswith(":manifest"):
+        return value.hex()
+    if field in TIMES:
+        assert float(value) > PLAIN.created
+        return f"{PLAIN.created + 1}"
+    return re.sub("[0-9a-f]{32}$", "0" * 32, value.decode())
+
+
+def restore(client: Connection, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        if set(value) == {"bytes"}:
+            client.set(name, bytes.fromhex(value["bytes"]))
+        elif name == keys.JOBS:
+            client.zadd(name, value)
+        elif name.endswith(":manifest"):
+            client.hset(name, mapping={key: bytes.fromhex(text) for key, text in value.items()})
+        else:
+            client.hset(name, mapping=value)
+
+
+def test_a_job_in_redis(client: Connection) -> None:
+    run_a_job(client)
+    assert_frozen("job_in_redis", dumped(client))
+
+
+def test_an_old_job_in_redis_is_read_and_goes_on(client: Connection) -> None:
+    restore(client, frozen("job_in_redis"))
+    ledger = Ledger(client)
+    books = ledger.books(JOB)
+    assert (books.state, books.total, books.done, books.skipped) == ("running", 5, 1, 2)
+    assert (books.failed, books.queued, books.running) == (1, 0, 1)
+    assert ledger.flags(JOB) == {0: tuple(Flag)}
+    (failure,) = ledger.failures(JOB)
+    assert (failure.source, failure.code, failure.attempts) == ("größe/1.jpg", "E_EMPTY", 2)
+    assert ledger.claims(JOB) == {2: "cpu0@host/1"}
+    assert ledger.settle(JOB, Outcome.done(2))
+    assert ledger.books(JOB).state == "finished"
+
+
+def test_a_message_in_the_queue(client: Connection, settings: Settings, redis_url: str) -> None:
+    """Messages of an earlier version wait there, and its workers may take those of this one."""
+    with make_app(settings, redis_url) as app:
+        publish(app, JOB, [Item(7, "a.jpg", "a.png", "7-1")], settings.queue.name)
+    (text,) = client.lrange("bgpipe", 0, -1)
+    message = json.loads(text)
+    headers = {name: message["headers"][name] for name in ("task", "argsrepr", "ignore_result")}
+    body = json.loads(base64.b64decode(message["body"]))
+    form = {name: message[name] for name in ("content-encoding", "content-type")}
+    assert isinstance(message["headers"]["published"], float)
+    assert_frozen("message", {"headers": headers, "body": body[:2]} | form)
