@@ -90,9 +90,6 @@ class LanePool(TaskPool):  # type: ignore[misc]  # Celery has no types
         return info | {"lanes": self._lanes.count, "in-flight": len(self._in_flight)}
 
 
-log = logging.getLogger(__name__)
-
-
 def register_task(app: Celery, lane: ItemRunner, retry_delay: float) -> None:
     """Give `app` the task that removes the background of one image.
 

@@ -88,9 +88,6 @@ def on_parent_exit(descriptor: int, action: Callable[[], None]) -> None:
     threading.Thread(target=wait, name="tether", daemon=True).start()
 
 
-log = logging.getLogger(__name__)
-
-
 def run_entry_point(work: Callable[[], int], worker: str = "") -> int:
     """What `work` returns; an error of ours becomes its event and its exit code.
 

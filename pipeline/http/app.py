@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 ROUTERS = (
     health.router,
     options.router,
-    browser.router,
+    browser.session_router,
     uploads.router,
     jobs.router,
     items.router,
     events.router,
-    browser.router,
+    browser.page_router,
 )
 
 

@@ -81,8 +81,6 @@ CLEANING = 600.0
 """Seconds between two looks for what was kept for long enough."""
 DAY = 86_400.0
 
-log = logging.getLogger(__name__)
-
 
 @contextmanager
 def maintenance(backend: AppState) -> Iterator[None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bgpipe.config.settings import Settings, load_settings
-from bgpipe.pipeline.connection import Connection, connect
+from bgpipe.pipeline.broker.client import RedisClient, connect
 
 
 @pytest.fixture
@@ -22,6 +22,6 @@ def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[Connection]:
+def client(redis_url: str) -> Iterator[RedisClient]:
     with connect(redis_url) as connection:
         yield connection

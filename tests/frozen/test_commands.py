@@ -13,16 +13,16 @@ from bgpipe.pipeline.cli.app import command_tree
 from bgpipe.pipeline.errors import (
     BgpipeError,
     Code,
-    LedgerDamaged,
     ModelUnavailable,
     NoImages,
     PermanentError,
     RedisUnavailable,
     StorageUnavailable,
+    StoreCorrupted,
     TransientError,
     UsageError,
 )
-from bgpipe.pipeline.types import Flag, JobState
+from bgpipe.pipeline.types import JobState, ReviewFlag
 
 from .snapshot import assert_frozen
 
@@ -30,7 +30,7 @@ EXIT_CODES = {
     "wrong command": UsageError,
     "no images": NoImages,
     "no Redis": RedisUnavailable,
-    "damaged records": LedgerDamaged,
+    "damaged records": StoreCorrupted,
     "no storage": StorageUnavailable,
     "no model": ModelUnavailable,
     "image failed, for now": TransientError,
@@ -89,7 +89,7 @@ def subclasses(kind: type[BgpipeError]) -> Iterator[type[BgpipeError]]:
 
 def test_codes_flags_and_states() -> None:
     """The order of the flags counts: in Redis each is a bit."""
-    values = {"codes": sorted(Code), "flags": list(Flag), "states": sorted(JobState)}
+    values = {"codes": sorted(Code), "flags": list(ReviewFlag), "states": sorted(JobState)}
     assert_frozen("values", values)
 
 

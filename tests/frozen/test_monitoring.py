@@ -12,13 +12,12 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from bgpipe.config.settings import Settings
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.connection import Connection
-from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.log import EventFormatter, JsonFormatter
-from bgpipe.pipeline.metrics import Cluster
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import RedisClient
+from bgpipe.pipeline.jobs.store import JobStore
+from bgpipe.pipeline.logging import EventFormatter, JsonFormatter
+from bgpipe.pipeline.monitoring.collectors import ClusterCollector, WorkerCollector
 from bgpipe.pipeline.types import Item, Outcome
-from bgpipe.pipeline.worker_metrics import Self
 
 from ..e2e.conftest import Bgpipe
 from .snapshot import assert_frozen
@@ -39,22 +38,24 @@ def family(metric: Metric) -> dict[str, Any]:
     return {"type": metric.type, "help": metric.documentation, "samples": samples}
 
 
-def test_metrics_of_a_cluster(client: Connection, settings: Settings) -> None:
+def test_metrics_of_a_cluster(client: RedisClient, settings: Settings) -> None:
     estimate = settings.estimate.model_copy(update={"price_per_hour": 2.5})
     priced = settings.model_copy(update={"estimate": estimate})
-    ledger = Ledger(client)
-    ledger.open(PLAIN)
-    ledger.add(PLAIN.id, [Item(index, f"{index}.jpg", f"{index}.png", "1-1") for index in range(2)])
-    ledger.start(PLAIN.id)
-    ledger.settle(PLAIN.id, Outcome.done(0))
+    job_store = JobStore(client)
+    job_store.open(PLAIN)
+    job_store.add(
+        PLAIN.id, [Item(index, f"{index}.jpg", f"{index}.png", "1-1") for index in range(2)]
+    )
+    job_store.start(PLAIN.id)
+    job_store.items.settle(PLAIN.id, Outcome.done(0))
     client.hincrbyfloat(keys.of_job(PLAIN.id).head, "spent", 10)
     client.hset(keys.of_worker("gpu0@host/1"), mapping=VITALS.write())
     client.expire(keys.of_worker("gpu0@host/1"), 20)
-    assert_frozen("metrics_cluster", families(Cluster(client, priced)))
+    assert_frozen("metrics_cluster", families(ClusterCollector(client, priced)))
 
 
 def test_metrics_of_a_worker() -> None:
-    assert_frozen("metrics_worker", families(Self("gpu0@host", lambda: VITALS)))
+    assert_frozen("metrics_worker", families(WorkerCollector("gpu0@host", lambda: VITALS)))
 
 
 def record(exc_info: Any = None) -> logging.LogRecord:

@@ -8,10 +8,10 @@ import json
 import numpy as np
 from PIL import Image
 
-from bgpipe.config.enhancement import Enhancement
+from bgpipe.config.presets import Enhancement
 from bgpipe.config.settings import Settings
-from bgpipe.pipeline.imprint import packet, read
-from bgpipe.pipeline.png import encode
+from bgpipe.pipeline.images.png import encode
+from bgpipe.pipeline.images.provenance import read, xmp_packet
 from bgpipe.pipeline.types import Matting, Output, Preset, Recipe
 
 from .snapshot import assert_frozen
@@ -76,7 +76,7 @@ def test_provenance_in_a_png_and_in_a_packet() -> None:
         image.load()
         assert dict(image.info) == text
     assert read(file, file) == text
-    assert read(b"", packet(text)) == text
+    assert read(b"", xmp_packet(text)) == text
     chunks = [kind for kind in (b"tEXt", b"iTXt") if kind in file]
     assert_frozen(
         "provenance",
@@ -84,6 +84,6 @@ def test_provenance_in_a_png_and_in_a_packet() -> None:
             "PNG": {name: json.loads(value) if name == "bgpipe:recipe" else value for name, value in text.items()},
             "chunks": [kind.decode() for kind in chunks],
             "bytes before the pixels": file[: file.index(b"IDAT") - 4].hex(),
-            "XMP": packet(text).decode(),
+            "XMP": xmp_packet(text).decode(),
         },
     )  # fmt: skip

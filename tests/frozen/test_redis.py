@@ -10,15 +10,24 @@ from dataclasses import fields
 from typing import Any
 
 from bgpipe.config.settings import Settings
-from bgpipe.pipeline import keys
-from bgpipe.pipeline.books import read_record, write_record
-from bgpipe.pipeline.connection import Connection
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import RedisClient
+from bgpipe.pipeline.broker.queue import make_app, publish
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.histogram import Histogram
-from bgpipe.pipeline.ledger import Ledger
-from bgpipe.pipeline.queue import make_app, publish
-from bgpipe.pipeline.types import Flag, Item, Job, JobId, Matting, Outcome, Output, Preset, Recipe
-from bgpipe.pipeline.vitals import Vitals, beats
+from bgpipe.pipeline.jobs.records import read_record, write_record
+from bgpipe.pipeline.jobs.store import JobStore
+from bgpipe.pipeline.monitoring.heartbeat import Histogram, WorkerStats, read_heartbeats
+from bgpipe.pipeline.types import (
+    Item,
+    Job,
+    JobId,
+    Matting,
+    Outcome,
+    Output,
+    Preset,
+    Recipe,
+    ReviewFlag,
+)
 
 from .snapshot import assert_frozen, frozen
 from .test_recipes import CHANGED, EDGES, WEIGHTS
@@ -48,7 +57,7 @@ KEYS = {
     "jobs of a caller": keys.of_owner("shop"),
     "open jobs of a caller": keys.of_open_jobs("shop"),
     "requests of a caller in a minute": keys.of_rate("shop", 28_333_333),
-    "browser session": keys.of_visit("0b" * 32),
+    "browser session": keys.of_session("0b" * 32),
     "heartbeat": keys.of_worker("cpu0@host/1"),
     "prompt": keys.of_prompt("0c"),
     "prompts of a caller": keys.prompts_of("shop"),
@@ -88,7 +97,7 @@ WHOLE = Job(
 STAGE = Histogram()
 STAGE.observe(0.03)
 STAGE.observe(400.0)
-VITALS = Vitals(
+VITALS = WorkerStats(
     device="cuda",
     model=WEIGHTS,
     lanes=24,
@@ -133,7 +142,7 @@ def test_the_digest_of_where_a_job_reads_and_writes() -> None:
     assert_frozen("job_places", [PLAIN.place, WHOLE.place])
 
 
-def test_a_heartbeat(client: Connection) -> None:
+def test_a_heartbeat(client: RedisClient) -> None:
     assert {field.name for field in fields(VITALS) if is_default(field.name)} == set()
     client.hset(keys.of_worker("gpu0@host/1"), mapping=VITALS.write())
     stored = client.hgetall(keys.of_worker("gpu0@host/1"))
@@ -141,34 +150,34 @@ def test_a_heartbeat(client: Connection) -> None:
 
 
 def is_default(name: str) -> bool:
-    return bool(getattr(VITALS, name) == getattr(Vitals(), name))
+    return bool(getattr(VITALS, name) == getattr(WorkerStats(), name))
 
 
-def test_an_old_heartbeat_is_read_as_what_it_was(client: Connection) -> None:
+def test_an_old_heartbeat_is_read_as_what_it_was(client: RedisClient) -> None:
     client.hset(keys.of_worker("gpu0@host/1"), mapping=frozen("heartbeat"))
     client.expire(keys.of_worker("gpu0@host/1"), 20)
-    (seen,) = beats(client)
-    assert (seen.worker, seen.vitals.write()) == ("gpu0@host", VITALS.write())
+    (seen,) = read_heartbeats(client)
+    assert (seen.worker, seen.stats.write()) == ("gpu0@host", VITALS.write())
 
 
-def run_a_job(client: Connection) -> None:
+def run_a_job(client: RedisClient) -> None:
     """Three images: one is done with flags, one failed at its second attempt, one is in flight."""
-    ledger = Ledger(client)
-    ledger.open(PLAIN)
-    ledger.skip(JOB, 2)
-    ledger.add(
+    job_store = JobStore(client)
+    job_store.open(PLAIN)
+    job_store.skip(JOB, 2)
+    job_store.add(
         JOB, [Item(index, f"größe/{index}.jpg", f"größe/{index}.png", f"{index}-1") for index in range(3)]
     )  # fmt: skip
-    ledger.start(JOB)
-    ledger.advance(JOB, 3)
+    job_store.start(JOB)
+    job_store.set_cursor(JOB, 3)
     for index in (0, 1, 1, 2):
-        ledger.claim(JOB, index, "cpu0@host/1")
-    ledger.seals.leave(JOB, 0, "8787-1")
-    ledger.settle(JOB, Outcome.done(0, tuple(Flag)))
-    ledger.settle(JOB, Outcome.failed(1, PermanentError(Code.EMPTY, "no bytes")))
+        job_store.items.claim(JOB, index, "cpu0@host/1")
+    job_store.items.write_fingerprint(JOB, 0, "8787-1")
+    job_store.items.settle(JOB, Outcome.done(0, tuple(ReviewFlag)))
+    job_store.items.settle(JOB, Outcome.failed(1, PermanentError(Code.EMPTY, "no bytes")))
 
 
-def dumped(client: Connection) -> dict[str, Any]:
+def dumped(client: RedisClient) -> dict[str, Any]:
     """Every key but the place's; times and the unique ends of claims are made equal."""
     return {
         name: plain(client, name)
@@ -176,7 +185,7 @@ def dumped(client: Connection) -> dict[str, Any]:
     }
 
 
-def plain(client: Connection, name: str) -> Any:
+def plain(client: RedisClient, name: str) -> Any:
     kind = client.type(name).decode()
     if kind == "hash":
         return {field: stored(name, field, value) for field, value in sorted(hash_of(client, name))}
@@ -188,7 +197,7 @@ def plain(client: Connection, name: str) -> Any:
     return {"bytes": client.get(name).hex()}
 
 
-def hash_of(client: Connection, name: str) -> Iterator[tuple[str, bytes]]:
+def hash_of(client: RedisClient, name: str) -> Iterator[tuple[str, bytes]]:
     return ((field.decode(), value) for field, value in client.hgetall(name).items())
 
 
@@ -201,7 +210,7 @@ def stored(name: str, field: str, value: bytes) -> str:
     return re.sub("[0-9a-f]{32}$", "0" * 32, value.decode())
 
 
-def restore(client: Connection, values: dict[str, Any]) -> None:
+def restore(client: RedisClient, values: dict[str, Any]) -> None:
     for name, value in values.items():
         if set(value) == {"bytes"}:
             client.set(name, bytes.fromhex(value["bytes"]))
@@ -213,26 +222,26 @@ def restore(client: Connection, values: dict[str, Any]) -> None:
             client.hset(name, mapping=value)
 
 
-def test_a_job_in_redis(client: Connection) -> None:
+def test_a_job_in_redis(client: RedisClient) -> None:
     run_a_job(client)
     assert_frozen("job_in_redis", dumped(client))
 
 
-def test_an_old_job_in_redis_is_read_and_goes_on(client: Connection) -> None:
+def test_an_old_job_in_redis_is_read_and_goes_on(client: RedisClient) -> None:
     restore(client, frozen("job_in_redis"))
-    ledger = Ledger(client)
-    books = ledger.books(JOB)
-    assert (books.state, books.total, books.done, books.skipped) == ("running", 5, 1, 2)
-    assert (books.failed, books.queued, books.running) == (1, 0, 1)
-    assert ledger.flags(JOB) == {0: tuple(Flag)}
-    (failure,) = ledger.failures(JOB)
+    job_store = JobStore(client)
+    summary = job_store.summary(JOB)
+    assert (summary.state, summary.total, summary.done, summary.skipped) == ("running", 5, 1, 2)
+    assert (summary.failed, summary.queued, summary.running) == (1, 0, 1)
+    assert job_store.items.flags(JOB) == {0: tuple(ReviewFlag)}
+    (failure,) = job_store.items.failures(JOB)
     assert (failure.source, failure.code, failure.attempts) == ("größe/1.jpg", "E_EMPTY", 2)
-    assert ledger.claims(JOB) == {2: "cpu0@host/1"}
-    assert ledger.settle(JOB, Outcome.done(2))
-    assert ledger.books(JOB).state == "finished"
+    assert job_store.items.claims(JOB) == {2: "cpu0@host/1"}
+    assert job_store.items.settle(JOB, Outcome.done(2))
+    assert job_store.summary(JOB).state == "finished"
 
 
-def test_a_message_in_the_queue(client: Connection, settings: Settings, redis_url: str) -> None:
+def test_a_message_in_the_queue(client: RedisClient, settings: Settings, redis_url: str) -> None:
     """Messages of an earlier version wait there, and its workers may take those of this one."""
     with make_app(settings, redis_url) as app:
         publish(app, JOB, [Item(7, "a.jpg", "a.png", "7-1")], settings.queue.name)

@@ -16,7 +16,7 @@ from bgpipe.pipeline.http.dependencies import State
 from bgpipe.pipeline.http.middleware import COOKIE
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
 
-router = APIRouter(prefix="/v1", tags=["visit"], responses=DOCUMENTED)
+session_router = APIRouter(prefix="/v1", tags=["visit"], responses=DOCUMENTED)
 
 
 class BrowserSession(BaseModel):
@@ -25,7 +25,7 @@ class BrowserSession(BaseModel):
     key: Annotated[str, Field(min_length=1, max_length=200)]
 
 
-@router.post("/visit", status_code=204)
+@session_router.post("/visit", status_code=204)
 def begin_session(
     backend: State, visit: BrowserSession, request: Request, response: Response
 ) -> None:
@@ -42,7 +42,7 @@ def begin_session(
     )
 
 
-@router.delete("/visit", status_code=204)
+@session_router.delete("/visit", status_code=204)
 def end_session(
     backend: State, response: Response, token: Annotated[str, Cookie(alias=COOKIE)] = ""
 ) -> None:
@@ -52,7 +52,7 @@ def end_session(
     response.delete_cookie(COOKIE, httponly=True, samesite="strict")
 
 
-router = APIRouter(include_in_schema=False)
+page_router = APIRouter(include_in_schema=False)
 
 PARTS = ("index.html", "page.css", "api.js", "page.js", "sending.js", "viewer.js", "icon.svg")
 SHEET = "sheet.css"
@@ -65,12 +65,12 @@ TYPES = {
 }
 
 
-@router.get("/")
+@page_router.get("/")
 def show_page() -> Response:
     return _static_file("index.html")
 
 
-@router.get("/page/{name}")
+@page_router.get("/page/{name}")
 def show_part(name: Annotated[str, Path(max_length=40)]) -> Response:
     return _static_file(name)
 

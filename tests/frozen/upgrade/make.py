@@ -28,7 +28,7 @@ import numpy as np
 import redis
 from PIL import Image
 
-from bgpipe.pipeline.embedded import server_binary
+from bgpipe.pipeline.broker.embedded import server_binary
 
 HERE = Path(__file__).resolve().parent
 FOLDER = Path("/tmp/bgpipe-upgrade")
@@ -81,8 +81,8 @@ def write_weights(path: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from bgpipe.pipeline.model.birefnet import BiRefNet
-    from bgpipe.pipeline.model.config import ModelConfig, SwinConfig
+    from bgpipe.pipeline.networks.birefnet.config import ModelConfig, SwinConfig
+    from bgpipe.pipeline.networks.birefnet.network import BiRefNet
 
     torch.manual_seed(0)
     network = BiRefNet(
