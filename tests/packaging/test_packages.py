@@ -120,12 +120,12 @@ def test_a_type_checker_knows_the_kind_of_a_cutout_and_refuses_other_names(tmp_p
     [
         "cli",
         "cli.run",
-        "embedded",
-        "feeder",
-        "ledger",
-        "producer",
-        "queue",
-        "registry",
+        "broker.embedded",
+        "scheduling.feeder",
+        "jobs.store",
+        "planning.planner",
+        "broker.queue",
+        "models.registry",
         "report.contact_sheet",
     ],
 )

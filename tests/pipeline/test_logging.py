@@ -16,7 +16,7 @@ SECRET = "s3cr?t"
 PROGRAM = """
 import logging
 from bgpipe.config.settings import LogFormat
-from bgpipe.pipeline.log import log_to_stderr
+from bgpipe.pipeline.logging import log_to_stderr
 log_to_stderr(LogFormat({style!r}), {{"worker": "gpu0@host"}})
 logging.getLogger("bgpipe").info(
     "image done", extra={{"fields": {{"key": "a b.jpg", "code": None, "seconds": 0.25}}}})

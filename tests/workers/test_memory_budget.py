@@ -84,11 +84,11 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2, numpy as np, torch
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.images import Limits, encode, decode
-from bgpipe.pipeline.types import Cutout, Matte, Output, Picture, Preset, Recipe
-from bgpipe.workers.grounds import Grounds
-from bgpipe.workers.memory import Memory
-from bgpipe.workers.stopwatch import Stopwatch
-from bgpipe.workers.studio import Codec, Studio
+from bgpipe.pipeline.types import Cutout, Matte, Output, DecodedImage, Preset, Recipe
+from bgpipe.workers.image_processor import BackgroundLoader
+from bgpipe.workers.memory_budget import MemoryBudget
+from bgpipe.workers.watchdog import StageTimer
+from bgpipe.workers.image_processor import ImageCodec, ImageProcessor
 
 budget, lanes, megapixels = (int(word) for word in sys.argv[1:])
 cv2.setNumThreads(1)
@@ -98,20 +98,20 @@ matte = Matte(np.clip((0.35 - np.hypot(y, x)) * 40, 0, 1))
 rgb = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
 settings = load_settings()
 limits = Limits(**settings.images.model_dump())
-studio = Studio(
-    lambda recipe, pixels: matte, None, limits, settings.review, Codec(), Grounds(None, limits),
-    Memory(budget),
+image_processor = ImageProcessor(
+    lambda recipe, pixels: matte, None, limits, settings.review, ImageCodec(), BackgroundLoader(None, limits),
+    MemoryBudget(budget),
 )
 recipe = Recipe("m", "0" * 64, (256, 256), Preset(contrast=1.15))
 
 def photo(megapixels):
     side = int((megapixels * 1e6) ** 0.5)
-    picture = Picture(cv2.resize(rgb, (side, side)))
+    picture = DecodedImage(cv2.resize(rgb, (side, side)))
     opaque = Cutout(np.dstack([picture.rgb, np.full((side, side), 255, np.uint8)]))
     return encode(opaque, picture, Output(format="jpeg"), {})
 
 def make(data):
-    studio.make(data, recipe, {}, Stopwatch(settings.limits.model_dump()))
+    image_processor.process(data, recipe, {}, StageTimer(settings.limits.model_dump()))
 
 def kilobytes(name):
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(name))

@@ -16,15 +16,15 @@ INFERENCE = """
 import numpy as np
 from bgpipe.config.presets import Preset
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.hub import Hub
-from bgpipe.pipeline.registry import resolve
+from bgpipe.pipeline.models.hub import Hub
+from bgpipe.pipeline.models.registry import resolve
 from bgpipe.pipeline.types import Recipe
-from bgpipe.workers.engines import engine_maker
+from bgpipe.workers.engine_cache import make_engine_factory
 import bgpipe.workers.process
 settings = load_settings()
 model = resolve("birefnet-nano", cache=settings.model_folder, hub=Hub(timeout=1.0))
 recipe = Recipe(model.name, model.sha256, model.size, Preset())
-engine_maker(settings, "cpu", 1)(recipe).infer([np.zeros((*model.size, 3), np.uint8)])
+make_engine_factory(settings, "cpu", 1)(recipe).infer([np.zeros((*model.size, 3), np.uint8)])
 """
 SUBMIT = """
 import sys

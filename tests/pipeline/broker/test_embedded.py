@@ -31,7 +31,7 @@ WRITTEN_BY_REDIS_6 = Path(__file__).with_name("redis-6.2.aof")
 COMMAND = """
 import sys
 from pathlib import Path
-from bgpipe.pipeline.embedded import redis_server
+from bgpipe.pipeline.broker.embedded import redis_server
 with redis_server(Path(sys.argv[1])) as url:
     print(url, flush=True)
     sys.stdin.read()
