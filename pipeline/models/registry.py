@@ -23,7 +23,7 @@ NO_MATTING = "none"
 DEFAULT = "birefnet-general"
 TRIAL = "birefnet-nano"
 FILE = "model.safetensors"
-BUNDLE = Path(__file__).with_name("model")
+BUNDLE = Path(__file__).parent
 
 # Keys of a safetensors header that may describe weights given by their path.
 SIZE_KEY = "bgpipe.size"  # HEIGHTxWIDTH
