@@ -90,7 +90,7 @@ class BenchCluster:
         session.jobs.open(job)
         lease = session.lease(keys.lease_of_job(job.id))
         stores = session.stores.open(job.source), session.stores.open(job.out)
-        list_job(session.jobs, session.catalogs, job, *stores, lease.try_acquire())
+        list_job(session.jobs, session.catalogs, job, *stores, lease.acquire())
         leader = session.leader(job.id, lease)
         while (summary := session.jobs.summary(job.id)).state != "finished":
             leader.step(session.feeder.capacity())

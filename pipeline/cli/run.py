@@ -56,7 +56,7 @@ def open_job(
     from bgpipe.pipeline.jobs.store import JobConflict
 
     lease = session.lease(keys.lease_of_job(job.id))
-    lease.try_acquire()  # before others can see the job and miss its leader
+    lease.acquire()  # before others can see the job and miss its leader
     try:
         session.jobs.open(job, named)
     except JobConflict as error:
@@ -178,7 +178,7 @@ class JobRun:
         """Without a cluster: start the worker early if it is likely needed, and forget old jobs."""
         if not self._session.settings.embedded:
             return
-        if self._lease.try_acquire() and self._is_likely_new():
+        if self._lease.acquire() and self._is_likely_new():
             self._bring_worker()
         from bgpipe.pipeline.scheduling.dispatcher import forget_old
 
@@ -220,7 +220,7 @@ class JobRun:
         from bgpipe.pipeline.jobs.store import LeaseLost
         from bgpipe.pipeline.planning.planner import list_job
 
-        token = self._lease.try_acquire()
+        token = self._lease.acquire()
         if not token:
             return False
         job_store, stores = self._session.jobs, self._session.stores
