@@ -60,7 +60,7 @@ def open_job(
     try:
         session.jobs.open(job, named)
     except JobConflict as error:
-        if session.is_attended(error.job):
+        if session.is_led(error.job):
             lease.release()
             _check_same(session.jobs.job(error.job), job)
             terminal.warn(f"following job {error.job}, which does this already")
@@ -160,7 +160,7 @@ class JobRun:
 
     @cached_property
     def _leader(self) -> JobController:
-        return self._session.leader(self._job, self._lease)
+        return self._session.controller(self._job, self._lease)
 
     def __enter__(self) -> JobRun:
         self._stack.enter_context(self._lease.renewing())

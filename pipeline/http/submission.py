@@ -109,7 +109,7 @@ def submit(backend: AppState, job: Job, *, listed: bool = True) -> None:
         session.jobs.open(job)
         if listed:
             _list(session, job, token)
-            session.leader(job.id, lease).step(session.feeder.capacity())
+            session.controller(job.id, lease).step(session.feeder.capacity())
     finally:
         lease.release()
 
@@ -144,7 +144,7 @@ def take_over(backend: AppState, lease: Lease) -> int:
 
 def touch_upload(backend: AppState, folder: str) -> None:
     """Note that a folder below the uploads' root is used now; it is removed some days later."""
-    backend.session.client.zadd(keys.KEPT, {folder: time.time()})
+    backend.session.client.zadd(keys.FOLDERS, {folder: time.time()})
 
 
 def check_queue_capacity(backend: AppState) -> None:
