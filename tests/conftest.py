@@ -23,7 +23,7 @@ from botocore.config import Config
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from bgpipe.pipeline.broker.embedded import find_server
+from bgpipe.pipeline.broker.server_process import find_server
 from bgpipe.pipeline.errors import RedisUnavailable
 
 ROOT = Path(__file__).resolve().parent.parent
