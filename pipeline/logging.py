@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-from bgpipe.config.settings import LogFormat
+from bgpipe.config.choices import LogFormat
 
 # Celery says at INFO what our own event per image says better.
 QUIET = ("amqp", "celery", "kombu")

@@ -39,12 +39,12 @@ def read_settings() -> Settings:
 
 def read_with_layers() -> tuple[Settings, Sequence[Layer]]:
     """The settings and their sources, the strongest one first. Raises as `read_settings`."""
-    from bgpipe.config.problems import validated
+    from bgpipe.config.problems import validate_settings
     from bgpipe.config.settings import Settings, read_layers
 
     with _translated():
         layers = read_layers()
-        return validated(Settings, layers), layers
+        return validate_settings(Settings, layers), layers
 
 
 @contextmanager
