@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.types import JobId
 
 if TYPE_CHECKING:
     from bgpipe.config.layers import Layer
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.scheduling.dispatcher import Dispatcher, JobController
     from bgpipe.pipeline.scheduling.feeder import Feeder
     from bgpipe.pipeline.storage.factory import StoreFactory
+    from bgpipe.pipeline.types import JobId
 
 
 def read_settings() -> Settings:
@@ -40,13 +40,13 @@ def read_settings() -> Settings:
 
 def read_with_layers() -> tuple[Settings, Sequence[Layer]]:
     """Read the settings and their sources, the strongest one first. Raises as `read_settings`."""
-    from bgpipe.config.problems import validated
+    from bgpipe.config.problems import validate_settings
     from bgpipe.config.settings import Settings, read_layers
     from bgpipe.config.toml_file import SettingsError
 
     try:
         layers = read_layers()
-        return validated(Settings, layers), layers
+        return validate_settings(Settings, layers), layers
     except SettingsError as error:
         raise UsageError(str(error)) from error
 
@@ -113,6 +113,8 @@ class Session:
 
     def job(self, name: str | None) -> JobId:
         """Return the id of the named job, or of the newest one."""
+        from bgpipe.pipeline.types import JobId
+
         job = JobId(name) if name else self.jobs.latest()
         if job is None:
             raise UsageError("no job yet: start one with bgpipe submit FOLDER")
