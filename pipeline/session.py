@@ -41,13 +41,13 @@ def read_settings() -> Settings:
 
 def read_with_layers() -> tuple[Settings, Sequence[Layer]]:
     """Read the settings and their sources, the strongest one first. Raises as `read_settings`."""
-    from bgpipe.config.problems import validated
+    from bgpipe.config.problems import validate_settings
     from bgpipe.config.settings import Settings, read_layers
     from bgpipe.config.toml_file import SettingsError
 
     try:
         layers = read_layers()
-        return validated(Settings, layers), layers
+        return validate_settings(Settings, layers), layers
     except SettingsError as error:
         raise UsageError(str(error)) from error
 
