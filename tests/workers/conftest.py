@@ -38,7 +38,7 @@ class Cluster:
 
     url: str
     client: RedisClient
-    job_store: JobStore
+    jobs: JobStore
     app: Celery
     model: Path
     folder: Path
