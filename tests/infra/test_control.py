@@ -20,8 +20,8 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.broker.lease import is_held
 
-from ..conftest import ROOT, free_port
-from ..support.source_tree import copy_checkout
+from ..support.ports import free_port
+from ..support.source_tree import ROOT, copy_checkout
 from .test_guarded_redis import until
 
 pytestmark = pytest.mark.slow

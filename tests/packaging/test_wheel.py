@@ -20,9 +20,8 @@ from PIL import Image
 
 import bgpipe
 
-from ..conftest import ROOT
 from ..pipeline.images.files import dng, mosaic
-from ..support.source_tree import copy_checkout
+from ..support.source_tree import ROOT, copy_checkout
 
 SOURCE = "https://github.com/bgpipe/bgpipe"
 BLOB = f"{SOURCE}/blob/main/"
