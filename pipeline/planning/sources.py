@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from fnmatch import fnmatchcase
@@ -12,7 +11,7 @@ from bgpipe.pipeline.planning.diff import PlannedItem
 from bgpipe.pipeline.planning.ignored import IgnoredObjects, IgnoredReason
 from bgpipe.pipeline.planning.ownership import read_provenance
 from bgpipe.pipeline.planning.targets import OverlappingLocations, SourceTarget, literal_key
-from bgpipe.pipeline.storage.base import Store, has_no_suffix
+from bgpipe.pipeline.storage.base import Store, has_no_suffix, prefix_within
 from bgpipe.pipeline.types import Job, ObjectInfo
 
 
@@ -68,7 +67,7 @@ def check_outside_source(
         OverlappingLocations: a cutout would be written among the sources.
 
     """
-    prefix = _prefix_within(target.location, source.location)
+    prefix = prefix_within(target.location, source.location)
     is_file = bool(literal_key(job.naming))
     for entry, key in pairs:
         if prefix is not None and (
@@ -132,7 +131,7 @@ def _is_cutout(source: Store, entry: ObjectInfo) -> bool:
 def _outside_target(
     entries: Iterable[ObjectInfo], source: Store, target: Store, ignored: IgnoredObjects
 ) -> Iterator[ObjectInfo]:
-    prefix = _prefix_within(source.location, target.location)
+    prefix = prefix_within(source.location, target.location)
     if prefix == "":
         raise OverlappingLocations(
             f"cutouts cannot be written among their sources: {target.location}: choose another --out"
@@ -142,15 +141,6 @@ def _outside_target(
             yield entry
         else:
             ignored.add(IgnoredReason.IN_TARGET, entry.key)
-
-
-def _prefix_within(outer: str, inner: str) -> str | None:
-    """Return the common prefix in `outer` of the keys of `inner`: "" if equal, None if apart."""
-    top, below = (
-        location if "://" in location else os.path.realpath(location) for location in (outer, inner)
-    )
-    top, below = top.rstrip("/") + "/", below.rstrip("/") + "/"
-    return below.removeprefix(top) if below.startswith(top) else None
 
 
 def _matches(key: str, patterns: Iterable[str]) -> bool:
