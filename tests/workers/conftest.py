@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.broker.client import RedisClient, connect
-from bgpipe.pipeline.broker.queue import read_depth, make_app, publish
+from bgpipe.pipeline.broker.queue import make_app, publish, read_depth
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.models.lockfile import hash_file
 from bgpipe.pipeline.networks.birefnet import ModelConfig, SwinConfig, build
