@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bgpipe.pipeline.errors import ItemError, UsageError
+from bgpipe.pipeline.planning.catalog import keeps_catalog
 from bgpipe.pipeline.planning.diff import (
     THREADS,
     PlannedItem,
@@ -14,6 +15,7 @@ from bgpipe.pipeline.planning.diff import (
     matches_provenance,
 )
 from bgpipe.pipeline.storage.base import Store
+from bgpipe.pipeline.types import Job
 
 CUTOUT_STATES = (TargetState.CHANGED, TargetState.CURRENT, TargetState.ORPHANED)
 
@@ -50,6 +52,23 @@ class Orphans:
 
 Prune = Callable[[Orphans, Store], None]
 """Handles the orphans at a target, once all of its plan is known."""
+
+
+def check_prunable(job: Job, target: Store) -> None:
+    """Refuse to prune without a catalog, which knows the sources of the cutouts.
+
+    Raises:
+        UsageError: none is kept at the target of `job`.
+
+    """
+    if keeps_catalog(job, target):
+        return
+    if job.named:
+        raise UsageError(f"--prune needs a folder or a prefix as SOURCE: {job.source}")
+    raise UsageError(
+        f"--prune does not support ZIP files and hidden names in a bucket: {job.out}: remove orphans "
+        "by hand"
+    )
 
 
 class OrphanFinder:
