@@ -6,7 +6,9 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TypeVar
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import redis
@@ -15,6 +17,9 @@ from redis.retry import Retry
 
 from bgpipe.pipeline.errors import RedisUnavailable, StoreCorrupted, UsageError
 from bgpipe.pipeline.logging import Notify, report_wait
+
+if TYPE_CHECKING:
+    from redis.commands.core import Script
 
 MASK = "**********"
 RETRY_SECONDS = 30.0
@@ -149,6 +154,16 @@ def retry_while_away(
                 stack.enter_context(report_wait(notify, _wait_for(address)))
                 notify = None
             time.sleep(PAUSE)
+
+
+def load_lua(client: RedisClient, package: str, *names: str) -> Script:
+    """Register the files lua/NAME.lua of `package`, joined in this order, as one script."""
+    return client.register_script("".join(_lua(package, name) for name in names))
+
+
+@cache
+def _lua(package: str, name: str) -> str:
+    return files(package).joinpath(f"lua/{name}.lua").read_text()
 
 
 def _wait_for(address: str) -> str:

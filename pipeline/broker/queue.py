@@ -21,6 +21,7 @@ from bgpipe.pipeline.broker.client import (
     CONNECT_TIMEOUT,
     SOCKET_TIMEOUT,
     RedisClient,
+    load_lua,
     public_address,
     retry_while_away,
 )
@@ -35,16 +36,6 @@ PUBLISHED = "published"
 
 PAGE = 500
 """Messages read at once, about a kilobyte each."""
-
-# One script, because a message that moves between the two must not be overlooked.
-DEPTH = "return redis.call('LLEN', KEYS[1]) + redis.call('HLEN', KEYS[2])"
-
-# The message that is delivered next, and the one that was delivered first of those not acknowledged.
-STATS = """
-local first = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
-return {redis.call('LLEN', KEYS[1]), redis.call('HLEN', KEYS[2]), redis.call('LINDEX', KEYS[1], -1),
-        first and redis.call('HGET', KEYS[2], first)}
-"""
 
 # kombu has none by default, and would wait for a frozen server for ever.
 _TIMEOUTS = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
@@ -106,7 +97,7 @@ def depth(client: RedisClient, queue: str) -> int:
 
     A message that a worker is just receiving is in neither place for a moment.
     """
-    count: int = client.eval(DEPTH, 2, queue, keys.UNACKED)
+    count: int = load_lua(client, __package__, "depth")(keys=[queue, keys.UNACKED])
     return count
 
 
@@ -121,7 +112,9 @@ class QueueStats:
 
 def read_stats(client: RedisClient, queue: str) -> QueueStats:
     """How the queue stands; the age is 0 where no message is, and by the clocks of two hosts."""
-    ready, unacked, *oldest = client.eval(STATS, 3, queue, keys.UNACKED, keys.UNACKED_INDEX)
+    ready, unacked, *oldest = load_lua(client, __package__, "queue_stats")(
+        keys=[queue, keys.UNACKED, keys.UNACKED_INDEX]
+    )
     now = time.time()
     published = [_published(text, now) for text in oldest if text]
     return QueueStats(ready, unacked, max(0.0, now - min(published, default=now)))

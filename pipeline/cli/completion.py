@@ -82,7 +82,9 @@ def _running_server(settings: Settings) -> str | None:
 def _registered(task: ModelTask) -> Iterator[tuple[str, str]]:
     from bgpipe.pipeline.models import registry
 
-    return ((name, entry.summary) for name, entry in registry.models().items() if entry.task == task)
+    return (
+        (name, entry.summary) for name, entry in registry.models().items() if entry.task == task
+    )
 
 
 def _read_settings() -> Settings | None:

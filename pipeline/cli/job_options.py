@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.cli.console import Console
     from bgpipe.pipeline.comfyui import CutoutSpec
-    from bgpipe.pipeline.types import Recipe, ResolvedModel
+    from bgpipe.pipeline.types import ResolvedModel
 
 MAX_WORKFLOW = 10_000_000
 """Bytes of a workflow."""
@@ -37,9 +37,7 @@ def choose_preset(
     """
     preset = recipe.preset_named(settings, base) if isinstance(base, str) else base
     names = {field.name for field in fields(Preset)}
-    changes = {
-        name: value for name, value in layout.items() if name in names and value is not None
-    }
+    changes = {name: value for name, value in layout.items() if name in names and value is not None}
     if _backdrop(layout):
         del changes["background"]
     return recipe.apply_changes(preset, parse_assignments(assignments) | changes)

@@ -125,9 +125,7 @@ class SubmitOptions:
     ] = None
     place: Annotated[
         str | None,
-        _look(
-            metavar="SIDE", help="Position on the canvas: middle, top, bottom, left or right."
-        ),
+        _look(metavar="SIDE", help="Position on the canvas: middle, top, bottom, left or right."),
     ] = None
     background: Annotated[
         str | None,
@@ -177,9 +175,7 @@ class SubmitOptions:
     overwrite: Annotated[
         bool, _output("--overwrite", help="Replace files at DEST that bgpipe did not make.")
     ] = False
-    prune: Annotated[
-        bool, _output("--prune", help="Remove cutouts whose source is gone.")
-    ] = False
+    prune: Annotated[bool, _output("--prune", help="Remove cutouts whose source is gone.")] = False
     force: Annotated[bool, _run("--force", help="Redo cutouts that are up to date.")] = False
     dry_run: Annotated[
         bool, _run("--dry-run", help="Count what would be done, without doing it.")

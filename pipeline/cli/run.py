@@ -134,7 +134,7 @@ class JobRun:
         """Without a cluster, start the worker early if it is likely needed, and forget old jobs."""
         if not self._session.settings.embedded:
             return
-        if self._lease.try_acquire() and self._is_likely_new():
+        if self._lease.acquire() and self._is_likely_new():
             self._start_worker()
         forget_old(self._session.jobs, self._session.settings.dispatch.keep_days)
 

@@ -108,9 +108,7 @@ def _inspect_user(settings: Settings) -> str:
 def _inspect_places(settings: Settings) -> str:
     if settings.worker.places:
         return f"workers access only {', '.join(settings.worker.places)}"
-    raise Exposed(
-        "workers may access any path named in Redis: restrict it with worker.places"
-    )
+    raise Exposed("workers may access any path named in Redis: restrict it with worker.places")
 
 
 def _inspect_storage(settings: Settings) -> str:

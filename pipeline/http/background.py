@@ -126,7 +126,7 @@ class MaintenanceLoop:
 
     def step(self) -> None:
         """Do once what there is to do, if this server leads."""
-        if not self._lease.try_acquire():
+        if not self._lease.acquire():
             return
         for member, state, created in self._served(keys=[keys.SERVED], args=[keys.HEAD]):
             self._attend(member.decode(), state.decode(), float(created))

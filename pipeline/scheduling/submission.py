@@ -55,7 +55,7 @@ class Submitter:
 
         """
         lease = self.lease(job.id)
-        lease.try_acquire()
+        lease.acquire()
         try:
             self.jobs.open(job, named)
         except UsageError:
@@ -96,7 +96,7 @@ class Submitter:
             NoImages, UsageError: see `list_job`. The job is forgotten.
 
         """
-        token = lease.try_acquire()
+        token = lease.acquire()
         if not token:
             return None
         job = self.jobs.job(job_id)

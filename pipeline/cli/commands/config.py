@@ -79,9 +79,7 @@ def check(context: typer.Context) -> None:
         raise
     sources = [layer.name for layer in layers if layer.values and not isinstance(layer, Bundled)]
     console.print_json({"ok": True, "sources": sources})
-    console.print(
-        f"ok: {', '.join(sources) or 'no settings file and no variables, defaults only'}"
-    )
+    console.print(f"ok: {', '.join(sources) or 'no settings file and no variables, defaults only'}")
 
 
 def read_checked() -> tuple[Settings, Sequence[Layer]]:

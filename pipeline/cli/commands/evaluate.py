@@ -81,7 +81,9 @@ def evaluate(
     html: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Also write a page, worst images first.", callback=check_output_file
+            metavar="FILE",
+            help="Also write a page, worst images first.",
+            callback=check_output_file,
         ),
     ] = None,
 ) -> None:
