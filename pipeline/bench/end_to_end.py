@@ -87,7 +87,7 @@ class BenchCluster:
         session = self.session
         lease = session.submitter.open_job(job)
         session.submitter.list_and_start(job.id, lease)
-        leader = session.leader(job.id, lease)
+        leader = session.controller(job.id, lease)
         while (summary := session.jobs.summary(job.id)).state != "finished":
             leader.step(session.feeder.capacity())
             self.child.check()

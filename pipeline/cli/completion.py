@@ -83,7 +83,9 @@ def _registered(task: ModelTask) -> Iterator[tuple[str, str]]:
     from bgpipe.pipeline.models import registry
 
     return (
-        (name, entry.summary) for name, entry in registry.models().items() if entry.task == task
+        (name, entry.summary)
+        for name, entry in registry.read_models().items()
+        if entry.task == task
     )
 
 

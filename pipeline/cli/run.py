@@ -116,7 +116,7 @@ class JobRun:
 
     @cached_property
     def _controller(self) -> JobController:
-        return self._session.leader(self._job_id, self._lease)
+        return self._session.controller(self._job_id, self._lease)
 
     def __enter__(self) -> JobRun:
         self._stack.enter_context(self._lease.renewing())

@@ -11,7 +11,8 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.cli.console import Console, counted, short_location
-from bgpipe.pipeline.cli.progress import format_duration, format_failures, format_rate
+from bgpipe.pipeline.cli.progress import format_failures, format_rate
+from bgpipe.pipeline.report.contact_sheet import format_duration
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.jobs.store import JobStore

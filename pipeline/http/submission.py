@@ -73,8 +73,8 @@ def make_recipe(settings: Settings, model: str, preset: Preset, output: Output) 
     Raises as `recipe_of`.
     """
     # A path would tell callers what the server's disk holds; the settings may have one.
-    if model and model not in (registry.AUTO, *registry.models()):
-        raise UsageError(f"unknown model: {model} (there are {', '.join(registry.models())})")
+    if model and model not in (registry.AUTO, *registry.read_models()):
+        raise UsageError(f"unknown model: {model} (there are {', '.join(registry.read_models())})")
     weights, _ = recipes.choose_model(settings, model or settings.model.name, pull=False)
     matting = recipes.choose_matting(settings, settings.matting.model, pull=False)
     recipe = Recipe(weights.name, weights.sha256, weights.size, preset, output, matting)
@@ -109,7 +109,7 @@ def submit(backend: AppState, job: Job, *, listed: bool = True) -> None:
         session.jobs.open(job)
         if listed:
             _list(session, job, token)
-            session.leader(job.id, lease).step(session.feeder.capacity())
+            session.controller(job.id, lease).step(session.feeder.capacity())
     finally:
         lease.release()
 
@@ -144,7 +144,7 @@ def take_over(backend: AppState, lease: Lease) -> int:
 
 def touch_upload(backend: AppState, folder: str) -> None:
     """Note that a folder below the uploads' root is used now; it is removed some days later."""
-    backend.session.client.zadd(keys.KEPT, {folder: time.time()})
+    backend.session.client.zadd(keys.FOLDERS, {folder: time.time()})
 
 
 def check_queue_capacity(backend: AppState) -> None:

@@ -149,7 +149,7 @@ def _model(
 
     if not choices.random:
         return choose_model(settings, terminal, choices.model)
-    entry = registry.models().get(choices.model)
+    entry = registry.read_models().get(choices.model)
     if entry is None:
         raise UsageError(f"--random knows the names of bgpipe models list, not {choices.model}")
     path = folder / f"{choices.model}.safetensors"

@@ -39,7 +39,7 @@ def list_(context: typer.Context) -> None:
     table = Table("model", "input", "here", "about", box=None, padding=(0, 2, 1, 0))
     for column in table.columns[:3]:
         column.no_wrap = True
-    for name, entry in registry.models().items():
+    for name, entry in registry.read_models().items():
         path = registry.locate(name, cache=cache)
         height, width = entry.size
         console.print_json(
@@ -92,7 +92,7 @@ def verify(
     from bgpipe.pipeline.session import read_settings
 
     cache = read_settings().model_folder
-    present = (known for known in registry.models() if registry.locate(known, cache=cache))
+    present = (known for known in registry.read_models() if registry.locate(known, cache=cache))
     for model in [name] if name else present:
         _show(context.obj, registry.verify(model, cache=cache), "verified")
 

@@ -42,7 +42,7 @@ def test_opening_the_same_job_twice_is_harmless_another_of_its_name_is_refused(
 ) -> None:
     job_store.open(job)
     job_store.open(job)
-    with pytest.raises(UsageError, match="already: spring-2024"):
+    with pytest.raises(UsageError, match="already exists: spring-2024"):
         job_store.open(replace(job, out="/elsewhere"))
     assert job_store.job(job.id) == job
 
@@ -450,7 +450,7 @@ def test_the_clock_of_a_leader_that_stays_goes_on(job_store: JobStore, open_job:
     assert job_store.summary(job).seconds >= 0.2
 
 
-@pytest.mark.parametrize("leader", [keys.DISPATCH, keys.ATTEND])
+@pytest.mark.parametrize("leader", [keys.DISPATCH, keys.MAINTENANCE])
 def test_a_job_of_a_cluster_that_is_led_is_not_interrupted(
     job_store: JobStore, client: RedisClient, open_job: OpenJob, leader: str
 ) -> None:
@@ -532,7 +532,7 @@ def test_a_forgotten_job_leaves_nothing_but_the_count_of_its_images(
         job_store.items.claim(job, index, "w")
         job_store.items.claim(job, index, "w")
     job_store.items.settle(job, failed(0))
-    with pytest.raises(UsageError, match="is not over"):
+    with pytest.raises(UsageError, match="is open"):
         job_store.forget(job)
     job_store.cancel(job)
     job_store.forget(job)
