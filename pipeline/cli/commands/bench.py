@@ -19,10 +19,7 @@ from bgpipe.config.choices import Precision
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.job_options import choose_model
 from bgpipe.pipeline.errors import Unavailable, UsageError
-from bgpipe.pipeline.processes import request_lines
-from bgpipe.pipeline.session import read_settings
 
 if TYPE_CHECKING:
     from bgpipe.config.choices import Precision
@@ -80,6 +77,7 @@ def _device(
     from pydantic import TypeAdapter
 
     from bgpipe.pipeline.bench.protocol import BenchRequest, Machine, NetworkResult
+    from bgpipe.pipeline.processes import request_lines
 
     order = BenchRequest(
         model,
@@ -146,6 +144,7 @@ def _model(
     settings: Settings, terminal: Console, choices: BenchOptions, folder: Path
 ) -> ResolvedModel:
     """The weights of the name, or others of the same shape made by chance."""
+    from bgpipe.pipeline.cli.job_options import choose_model
     from bgpipe.pipeline.models import registry
 
     if not choices.random:
@@ -291,6 +290,8 @@ def bench(
     ] = 80.0,
 ) -> None:
     """Measure the speed of this machine, or plan the host of a device (infra/docs/sizing.md)."""
+    from bgpipe.pipeline.session import read_settings
+
     settings, terminal = read_settings(), context.obj
     if plan:
         from bgpipe.pipeline.bench import sizing
@@ -301,8 +302,6 @@ def bench(
         return _show(
             terminal, load, sizing.plan(load, host, storage, settings.estimate.price_per_hour)
         )
-    # MOVED
-
     run_bench(
         settings,
         terminal,
