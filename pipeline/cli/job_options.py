@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.comfyui import CutoutSpec
+    from bgpipe.pipeline.comfyui.interpreter import CutoutSpec
     from bgpipe.pipeline.types import Output, Preset, Recipe, ResolvedModel
 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}|white|black")
@@ -180,7 +180,7 @@ def load_workflow(settings: Settings, path: Path) -> CutoutSpec:
         UsageError: it cannot be read or done, or saves several things.
 
     """
-    from bgpipe.pipeline.comfyui import read_workflow
+    from bgpipe.pipeline.comfyui.interpreter import read_workflow
 
     workflow = read_workflow(_document(path), settings.comfyui.models)
     if workflow.main is None:

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from bgpipe.config.presets import Enhancement
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.comfyui import WorkflowError, make_node_types, read_workflow
+from bgpipe.pipeline.comfyui.graph import WorkflowError
+from bgpipe.pipeline.comfyui.interpreter import read_workflow
+from bgpipe.pipeline.comfyui.node_types import make_node_types
 from bgpipe.pipeline.types import Preset
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "infra/examples"
