@@ -99,7 +99,7 @@ class MaintenanceLoop:
         self._state = state
         self._client = state.session.client
         self._served = load_script(self._client, "served")
-        self._lease = state.session.lease(keys.ATTEND)
+        self._lease = state.session.lease(keys.MAINTENANCE)
         self._tasks: dict[str, threading.Thread] = {}
         self._cleaned = -CLEANING_INTERVAL
 
@@ -123,7 +123,7 @@ class MaintenanceLoop:
         """Start what is due, if this server leads."""
         if not self._lease.acquire():
             return
-        for member, state, created in self._served(keys=[keys.SERVED], args=[keys.HEAD]):
+        for member, state, created in self._served(keys=[keys.SERVED], args=[keys.JOB_PREFIX]):
             self._start_due(member.decode(), state.decode(), float(created))
         if time.monotonic() - self._cleaned >= CLEANING_INTERVAL:
             self._cleaned = time.monotonic()
@@ -173,7 +173,7 @@ class MaintenanceLoop:
 
     def _remove_expired(self) -> None:
         oldest = time.time() - self._state.settings.serve.keep_days * DAY
-        folders = cast("list[bytes]", self._client.zrangebyscore(keys.KEPT, "-inf", oldest))
+        folders = cast("list[bytes]", self._client.zrangebyscore(keys.FOLDERS, "-inf", oldest))
         for folder in folders:
             self._remove(folder.decode())
 
@@ -189,5 +189,5 @@ class MaintenanceLoop:
         except BgpipeError as error:  # the job is open, or the store unavailable: retried later
             log.warning("cannot remove", extra={"fields": {"folder": folder, "error": error}})
             return
-        self._client.zrem(keys.KEPT, folder)
+        self._client.zrem(keys.FOLDERS, folder)
         log.info("removed", extra={"fields": {"folder": folder}})

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bgpipe.config.output import Format, InputAlpha
 from bgpipe.pipeline.errors import StoreCorrupted, UsageError
 from bgpipe.pipeline.jobs.items import ItemState, ItemView
-from bgpipe.pipeline.types import Job, JobId, JobState, ReviewFlag
+from bgpipe.pipeline.types import Job, JobId, JobState, Output, ReviewFlag
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.http.dependencies import AppState
@@ -36,6 +36,10 @@ class CutoutOptions(BaseModel):
     input_alpha: InputAlpha = "multiply"
     on_finish: Annotated[str, Field(max_length=2000)] = ""
     """URL that receives the job's summary by POST when it ends; its host must be allowed."""
+
+    @property
+    def output(self) -> Output:
+        return Output(format=self.format, quality=self.quality, input_alpha=self.input_alpha)
 
 
 class JobRequest(CutoutOptions):

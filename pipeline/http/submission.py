@@ -15,16 +15,13 @@ from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.jobs.store import new_job_id
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe as recipes
-from bgpipe.pipeline.planning.planner import list_job
 from bgpipe.pipeline.storage.base import contains, is_safe_key
-from bgpipe.pipeline.types import Job, JobId, Output, Recipe
+from bgpipe.pipeline.types import Job, JobId, Recipe
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import ServeSettings, Settings
     from bgpipe.pipeline.http.dependencies import AppState
     from bgpipe.pipeline.http.schemas import CutoutOptions
-    from bgpipe.pipeline.session import Session
-    from bgpipe.pipeline.types import Preset
 
 RETRY_AFTER = 10
 """Seconds after which a full queue may have room."""
@@ -38,20 +35,18 @@ def recipe_of(settings: Settings, options: CutoutOptions) -> Recipe:
         ModelUnavailable: the weights are not on this machine; a request pulls nothing.
 
     """
-    output = Output(format=options.format, quality=options.quality, input_alpha=options.input_alpha)
-    preset = recipes.preset_named(settings, options.preset or settings.refine.preset)
-    return make_recipe(settings, options.model, recipes.apply_changes(preset, options.set), output)
-
-
-def make_recipe(settings: Settings, model: str, preset: Preset, output: Output) -> Recipe:
     # A path would reveal which files the server has; only the settings may name one.
-    if model and model not in (registry.AUTO, *registry.models()):
-        raise UsageError(f"unknown model: {model} (there are {', '.join(registry.models())})")
-    weights, _ = recipes.choose_model(settings, model or settings.model.name, pull=False)
-    matting = recipes.choose_matting(settings, settings.matting.model, pull=False)
-    recipe = Recipe(weights.name, weights.sha256, weights.size, preset, output, matting)
-    recipes.check_output(recipe, "")
-    return recipe
+    models = (registry.AUTO, *registry.read_models())
+    if options.model and options.model not in models:
+        raise UsageError(f"unknown model: {options.model} (there are {', '.join(models)})")
+    preset = recipes.preset_named(settings, options.preset or settings.refine.preset)
+    return recipes.build_recipe(
+        settings,
+        model=options.model,
+        preset=recipes.apply_changes(preset, options.set),
+        output=options.output,
+        pull=False,
+    ).recipe
 
 
 def new_request_job_id(owner: str, idempotency_key: str = "") -> JobId:
@@ -73,35 +68,24 @@ def submit(state: AppState, job: Job, *, list_now: bool = True) -> None:
         NoImages: its source is empty.
 
     """
-    session = state.session
+    session, submitter = state.session, state.session.submitter
     register_job(state, job)
-    lease = session.lease(keys.lease_of_job(job.id))
-    token = lease.acquire()  # before the job is visible without a leader
+    lease = submitter.open_job(job)
     try:
-        session.jobs.open(job)
         if list_now:
-            _list(session, job, token)
-            session.leader(job.id, lease).step(session.feeder.capacity())
+            submitter.list_and_start(job.id, lease)
+            session.controller(job.id, lease).step(session.feeder.capacity())
     finally:
         lease.release()
 
 
 def finish_listing(state: AppState, job_id: JobId) -> None:
     """List an open job, unless another process does. Raises as `submit`."""
-    session = state.session
-    lease = session.lease(keys.lease_of_job(job_id))
-    token = lease.acquire()
-    if not token:
-        return
-    with lease.renewing():
-        _list(session, session.jobs.job(job_id), token)
-
-
-def _list(session: Session, job: Job, token: int) -> None:
-    source, target = session.stores.open(job.source), session.stores.open(job.out)
-    # A folder of results is written once: a catalog of it would not be read again.
-    catalogs = session.catalogs if target.is_remote else None
-    list_job(session.jobs, catalogs, job, source, target, token)
+    submitter = state.session.submitter
+    lease = submitter.lease(job_id)
+    if lease.acquire():
+        with lease.renewing():
+            submitter.list_and_start(job_id, lease)
 
 
 def register_job(state: AppState, job: Job) -> None:
@@ -115,7 +99,7 @@ def register_job(state: AppState, job: Job) -> None:
 
 def touch_folder(state: AppState, folder: str) -> None:
     """Record that a folder below the uploads' root is in use; it expires `serve.keep_days` later."""
-    state.session.client.zadd(keys.KEPT, {folder: time.time()})
+    state.session.client.zadd(keys.FOLDERS, {folder: time.time()})
 
 
 def check_queue_capacity(state: AppState) -> None:

@@ -69,7 +69,7 @@ class InputImages:
 
     def names(self) -> list[str]:
         """Return the names of the newest images, sorted."""
-        index = keys.prompt_photos_of(self._owner)
+        index = keys.input_images_of(self._owner)
         names = cast("list[bytes]", self._client.zrange(index, -LISTED, -1))
         return sorted(name.decode() for name in names)
 
@@ -103,7 +103,7 @@ class InputImages:
             if other != reference.encode() and self.find(name):
                 return False
         self._client.set(key, reference, ex=seconds)
-        index = keys.prompt_photos_of(self._owner)
+        index = keys.input_images_of(self._owner)
         self._client.zadd(index, {name: time.time()})
         self._client.zremrangebyscore(index, "-inf", time.time() - seconds)
         self._client.expire(index, seconds)
@@ -111,7 +111,7 @@ class InputImages:
 
     def _key(self, name: str) -> str:
         digest = blake2b(name.encode(errors="replace"), digest_size=16).hexdigest()
-        return keys.prompt_photo_of(self._owner, digest)
+        return keys.input_image_of(self._owner, digest)
 
 
 def _add_number(name: str, number: int) -> str:

@@ -172,7 +172,7 @@ class PromptStore:
         return [prompt for prompt in prompts if prompt.owner == self._owner]
 
     def _pending_key(self, client: str) -> str:
-        return keys.untold_prompts_of(self._owner, _digest(client))
+        return keys.unreported_prompts_of(self._owner, _digest(client))
 
 
 def _file_key(owner: str, file: OutputFile) -> str:

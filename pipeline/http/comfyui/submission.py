@@ -18,7 +18,7 @@ from bgpipe.pipeline.http.comfyui.input_images import InputImages
 from bgpipe.pipeline.http.comfyui.prompt_store import OutputFile, Prompt, PromptStore
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.submission import check_open_jobs, check_queue_capacity, submit
-from bgpipe.pipeline.planning import recipe as recipes
+from bgpipe.pipeline.planning.recipe import build_recipe
 from bgpipe.pipeline.types import Job, JobId, Output, Recipe
 
 if TYPE_CHECKING:
@@ -167,18 +167,18 @@ def _make_job(
 
 def _make_recipe(state: AppState, spec: CutoutSpec) -> Recipe:
     """Return the recipe of a cutout. The settings name the model, so it may be a path."""
+    preset = replace(spec.preset, background="", foreground=False) if spec.is_mask else spec.preset
+    output = Output(format="mask") if spec.is_mask else Output()
     try:
-        weights, degraded = recipes.choose_model(state.settings, spec.model, pull=False)
-        edges = state.settings.matting.model
-        matting = recipes.choose_matting(state.settings, edges, pull=False)
+        built = build_recipe(
+            state.settings, model=spec.model, preset=preset, output=output, pull=False
+        )
     except (ModelUnavailable, UsageError) as error:
         message = "The model is not available"
         raise WorkflowError("prompt_outputs_failed_validation", message, str(error)) from error
-    if degraded:
+    if built.is_degraded:
         log.warning("using the bundled model")
-    preset = replace(spec.preset, background="", foreground=False) if spec.is_mask else spec.preset
-    output = Output(format="mask") if spec.is_mask else Output()
-    return Recipe(weights.name, weights.sha256, weights.size, preset, output, matting)
+    return built.recipe
 
 
 def _submit_all(state: AppState, jobs: Sequence[Job]) -> None:

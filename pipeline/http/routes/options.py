@@ -31,7 +31,7 @@ def show_options(state: State, caller: Caller) -> Options:
                 summary=model.summary,
                 here=registry.locate(name, cache=cache) is not None,
             )
-            for name, model in registry.models().items()
+            for name, model in registry.read_models().items()
             if model.task is ModelTask.SUBJECT
         ],
         model=settings.model.name,

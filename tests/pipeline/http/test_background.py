@@ -103,13 +103,13 @@ def test_what_was_kept_for_long_enough_is_removed_with_its_job(
     assert len(list(store.list())) == 2
     old = time.time() - state.settings.serve.keep_days * DAY - 1
     client = state.session.client
-    for folder in client.zrange(keys.KEPT, 0, -1):
-        client.zadd(keys.KEPT, {folder: old})
+    for folder in client.zrange(keys.FOLDERS, 0, -1):
+        client.zadd(keys.FOLDERS, {folder: old})
     loop = MaintenanceLoop(state)
     loop.step()
     loop.join_tasks(60)
     assert list(store.list(missing_ok=True)) == []
-    assert not client.zcard(keys.KEPT)
+    assert not client.zcard(keys.FOLDERS)
     with pytest.raises(JobNotFound):
         state.jobs.job(job.id)
 
