@@ -114,14 +114,18 @@ class _Interpreter:
     def read_output(self, node: str) -> OutputNode | None:
         """Return the node's output, or None and record an error if it is not supported."""
         try:
-            spec = self._read_input(node, "images")
-            if not spec.model:
-                raise _Unsupported(node, "images", "no node removes the background of this image")
+            spec = self._read_cutout(node)
             is_saved = self._validated.type_name(node) == node_types.SAVE
             return OutputNode(node, spec, self._prefix(node) if is_saved else "", is_saved)
         except _Unsupported as error:
             self._validated.add_error(error.node, error.error, node)
             return None
+
+    def _read_cutout(self, node: str) -> CutoutSpec:
+        spec = self._read_input(node, "images")
+        if not spec.model:
+            raise _Unsupported(node, "images", "no node removes the background of this image")
+        return spec
 
     def _prefix(self, node: str) -> str:
         """Return the start of the file's name, which may have folders and never leaves them."""

@@ -105,7 +105,7 @@ def _prompt_id(request: Mapping[str, Json], prompts: PromptStore) -> str:
 
 def _number(request: Mapping[str, Json], prompts: PromptStore) -> float:
     """Return the prompt's position in listings; it does not change the order of work."""
-    requested = request.get("number")
+    requested: Json = request.get("number", "")
     is_number = isinstance(requested, int | float) and not isinstance(requested, bool)
     if is_number and abs(requested) < MAX_NUMBER:
         return float(requested)

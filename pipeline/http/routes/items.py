@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.http.dependencies import KEYED, AppState, OwnJob, State
+from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, OwnJob, State
 from bgpipe.pipeline.http.downloads import (
     Download,
     attachment,
@@ -31,6 +31,23 @@ ZIP = document_file("application/zip")
 PREVIEW = document_file("image/webp")
 
 
+class JobItem(NamedTuple):
+    job: Job
+    view: ItemView
+
+
+def get_own_item(state: State, caller: Caller, job: str, index: Index) -> JobItem:
+    own_job = state.job(caller, job)
+    views = state.jobs.items.views(own_job.id, index, index + 1)
+    if not views:
+        raise Problem(404, "unknown-item", f"job {own_job.id} has no item: {index}")
+    return JobItem(own_job, views[0])
+
+
+OwnItem = Annotated[JobItem, Depends(get_own_item)]
+"""The item in the path, of a job that the caller may see."""
+
+
 @router.get("/jobs/{job}/items")
 def list_items(
     state: State,
@@ -46,29 +63,27 @@ def list_items(
 
 
 @router.get("/jobs/{job}/items/{index}")
-def show_item(state: State, job: OwnJob, index: Index) -> ItemBody:
-    return item_body(_view(state, job, index))
+def show_item(item: OwnItem) -> ItemBody:
+    return item_body(item.view)
 
 
 @router.get("/jobs/{job}/items/{index}/result", response_class=Response, responses=FILE)
-def download_result(state: State, job: OwnJob, index: Index, request: Request) -> Response:
+def download_result(state: State, item: OwnItem, request: Request) -> Response:
     """The cutout; parts of it by Range."""
-    target = state.session.stores.open(job.out)
-    key = _view(state, job, index).item.target
-    return Download(target, _object_info(target, key)).respond(request)
+    target = state.session.stores.open(item.job.out)
+    return Download(target, _object_info(target, item.view.item.target)).respond(request)
 
 
 @router.get("/jobs/{job}/items/{index}/preview", response_class=Response, responses=PREVIEW)
 def preview(
     state: State,
-    job: OwnJob,
-    index: Index,
+    own: OwnItem,
     request: Request,
     of: ImageKind = ImageKind.RESULT,
     side: Annotated[int, Query(ge=16, le=2048)] = 640,
 ) -> Response:
     """A small WebP of the source, of the cutout, or of its alpha in gray."""
-    item, is_source = _view(state, job, index).item, of is ImageKind.SOURCE
+    job, item, is_source = own.job, own.view.item, of is ImageKind.SOURCE
     store = state.session.stores.open(job.source if is_source else job.out)
     key = item.source if is_source else item.target
     tag = etag_of(_object_info(store, key), of, str(side))
@@ -85,13 +100,6 @@ def download_all(state: State, job: OwnJob) -> StreamingResponse:
     chunks = stream_zip(state.jobs, job, state.session.stores.open(job.out))
     headers = {"Content-Disposition": attachment(f"{job.id}.zip")}
     return StreamingResponse(chunks, media_type="application/zip", headers=headers)
-
-
-def _view(state: AppState, job: Job, index: int) -> ItemView:
-    views = state.jobs.items.views(job.id, index, index + 1)
-    if not views:
-        raise Problem(404, "unknown-item", f"job {job.id} has no item: {index}")
-    return views[0]
 
 
 def _object_info(store: Store, key: str) -> ObjectInfo:

@@ -239,7 +239,7 @@ def test_no_document_is_more_than_refused(document):
 def test_circles_and_towers_end(graph):
     circle = copy.deepcopy(graph)
     circle["3"]["inputs"]["mask"] = ["3", 0]
-    assert "circle" in refused(circle).message
+    assert "cycle" in refused(circle).message
     for level in range(60):  # each uses the one below twice
         below = [str(99 + level), 0] if level else ["4", 0]
         mask = [below[0], 1]
