@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.planning.catalog import Catalogs
     from bgpipe.pipeline.scheduling.dispatcher import Dispatcher, JobController
     from bgpipe.pipeline.scheduling.feeder import Feeder
+    from bgpipe.pipeline.scheduling.submission import Submitter
     from bgpipe.pipeline.storage.factory import StoreFactory
     from bgpipe.pipeline.types import JobId
 
@@ -77,6 +78,13 @@ class Session:
         from bgpipe.pipeline.planning.catalog import Catalogs
 
         return Catalogs(self.jobs.items, self.settings.state_folder / "catalogs")
+
+    @cached_property
+    def submitter(self) -> Submitter:
+        from bgpipe.pipeline.scheduling.submission import Submitter
+
+        lease = self.settings.dispatch.lease
+        return Submitter(self.client, self.jobs, self.stores, self.catalogs, lease)
 
     def lease(self, name: str) -> Lease:
         from bgpipe.pipeline.broker.lease import Lease

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from bgpipe.pipeline.types import ObjectInfo
 
+S3 = "s3://"
+"""Prefix of the location of a bucket."""
+
 # fmt: off
 IMAGE_SUFFIXES = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff",

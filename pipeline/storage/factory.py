@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os.path
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import Code, PermanentError, UsageError
-from bgpipe.pipeline.storage.base import Store, contains
+from bgpipe.pipeline.storage.base import S3, Store, contains
 from bgpipe.pipeline.storage.local import LocalStore
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from bgpipe.config.settings import S3Settings
 
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 CONNECTIONS = 16
 """Connections to S3 at once, by default."""
 
@@ -52,14 +55,26 @@ class StoreFactory:
         if scheme != "s3":
             raise UsageError(f"neither a folder nor s3://bucket/prefix: {location}")
         # Imported here: importing boto3 is slow, and folders do not need it.
-        from bgpipe.pipeline.storage.s3 import S3Store
-
-        return S3Store(location, self._settings, self._shared_client())
-
-    def _shared_client(self) -> BaseClient:
-        from bgpipe.pipeline.storage.s3 import make_client
+        from bgpipe.pipeline.storage.s3 import S3Store, make_client
 
         with self._lock:
             if self._client is None:
                 self._client = make_client(self._settings, self._connections)
-            return self._client
+        return S3Store(location, self._settings, self._client)
+
+
+def find_location(text: str) -> str:
+    """Return the location of a path or URL of the user; paths become absolute.
+
+    Raises:
+        UsageError: its scheme is not supported, or the bucket is missing.
+
+    """
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        return os.path.abspath(text).rstrip("/") or "/"  # noqa: PTH100  # resolve() follows symlinks
+    if scheme[0] != S3:
+        raise UsageError(f"unsupported scheme: {text}: use a folder or s3://bucket/prefix")
+    if not text.removeprefix(S3).partition("/")[0]:
+        raise UsageError(f"no bucket named: {text}: write s3://bucket/prefix")
+    return text.rstrip("/")

@@ -22,7 +22,7 @@ from botocore.exceptions import (
 
 from bgpipe.config.output import MEDIA_TYPES
 from bgpipe.pipeline.errors import Code, PermanentError, StorageUnavailable, UsageError
-from bgpipe.pipeline.storage.base import ignore, is_candidate_name, is_hidden, is_safe_key
+from bgpipe.pipeline.storage.base import S3, ignore, is_candidate_name, is_hidden, is_safe_key
 from bgpipe.pipeline.storage.s3_errors import is_known_error, item_errors, store_errors
 from bgpipe.pipeline.types import ObjectInfo
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from bgpipe.config.settings import S3Settings
 
-SCHEME = "s3://"
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 KEY_BYTES = 1024
 """The longest key of S3, with its prefix."""
@@ -82,11 +81,11 @@ class S3Store:
 
     def __init__(self, location: str, settings: S3Settings, client: BaseClient) -> None:
         """`location` is `s3://bucket` or `s3://bucket/prefix`, else UsageError is raised."""
-        bucket, _, prefix = location.removeprefix(SCHEME).partition("/")
+        bucket, _, prefix = location.removeprefix(S3).partition("/")
         if not BUCKET.fullmatch(bucket):
             raise UsageError(f"not a bucket's name: {bucket!r}: write s3://bucket/prefix")
         prefix = prefix.rstrip("/")
-        self.location = f"{SCHEME}{bucket}/{prefix}".rstrip("/")
+        self.location = f"{S3}{bucket}/{prefix}".rstrip("/")
         self._root = f"{prefix}/" if prefix else ""
         self._client = client
         self._bucket = {"Bucket": bucket} | _payer(settings)

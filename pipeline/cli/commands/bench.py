@@ -19,10 +19,7 @@ from bgpipe.config.choices import Precision
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.job_options import choose_model
 from bgpipe.pipeline.errors import Unavailable, UsageError
-from bgpipe.pipeline.processes import request_lines
-from bgpipe.pipeline.session import read_settings
 
 if TYPE_CHECKING:
     from bgpipe.config.choices import Precision
@@ -80,6 +77,7 @@ def _device(
     from pydantic import TypeAdapter
 
     from bgpipe.pipeline.bench.protocol import BenchRequest, Machine, NetworkResult
+    from bgpipe.pipeline.processes import request_lines
 
     order = BenchRequest(
         model,
@@ -118,11 +116,10 @@ def _whole(
     settings: Settings, terminal: Console, choices: BenchOptions, model: ResolvedModel, folder: Path
 ) -> None:
     from bgpipe.pipeline.bench import end_to_end
-    from bgpipe.pipeline.planning.recipe import preset_named
-    from bgpipe.pipeline.types import Recipe
+    from bgpipe.pipeline.models.registry import NO_MATTING
+    from bgpipe.pipeline.planning.recipe import build_recipe
 
-    preset = preset_named(settings, settings.refine.preset)
-    recipe = Recipe(model.name, model.sha256, model.size, preset)
+    recipe = build_recipe(settings, model=model, matting=NO_MATTING).recipe
     terminal.print(f"from file to cutout, preset {settings.refine.preset}; stages in ms an image")
     terminal.print(WHOLE.format("MP", "images", "images/s", "busy", "MiB", "stages"))
     with end_to_end.bench_cluster(settings, folder) as line:
@@ -147,11 +144,12 @@ def _model(
     settings: Settings, terminal: Console, choices: BenchOptions, folder: Path
 ) -> ResolvedModel:
     """The weights of the name, or others of the same shape made by chance."""
+    from bgpipe.pipeline.cli.job_options import choose_model
     from bgpipe.pipeline.models import registry
 
     if not choices.random:
         return choose_model(settings, terminal, choices.model)
-    entry = registry.models().get(choices.model)
+    entry = registry.read_models().get(choices.model)
     if entry is None:
         raise UsageError(f"--random knows the names of bgpipe models list, not {choices.model}")
     path = folder / f"{choices.model}.safetensors"
@@ -292,6 +290,8 @@ def bench(
     ] = 80.0,
 ) -> None:
     """Measure the speed of this machine, or plan the host of a device (infra/docs/sizing.md)."""
+    from bgpipe.pipeline.session import read_settings
+
     settings, terminal = read_settings(), context.obj
     if plan:
         from bgpipe.pipeline.bench import sizing
@@ -302,8 +302,6 @@ def bench(
         return _show(
             terminal, load, sizing.plan(load, host, storage, settings.estimate.price_per_hour)
         )
-    # MOVED
-
     run_bench(
         settings,
         terminal,
