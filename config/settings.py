@@ -128,7 +128,6 @@ class EngineSettings(Section):
     precision: Precision
     compile: bool
     graphs: bool
-    means: bool
 
 
 class LimitSettings(Section):

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images.header import IMAGE_FORMATS
-from bgpipe.pipeline.images.limits import Limits, too_many_frames
+from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.images.tiff import pages
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def count_frames(image: Image, data: bytes, limits: Limits) -> int:
     else:
         count = image.info.get(IMAGE_FORMATS, getattr(image, "n_frames", 1))
     if count > limits.max_frames:
-        raise too_many_frames(limits)
+        raise PermanentError(Code.TOO_LARGE, f"more frames than images allow: {limits.max_frames}")
     return max(count, 1)
 
 
