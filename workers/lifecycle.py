@@ -22,7 +22,8 @@ from typing import NoReturn
 
 from celery.worker import state
 
-from bgpipe.config.settings import LogFormat, Settings, load_settings
+from bgpipe.config.choices import LogFormat
+from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.logging import log_to_stderr
 from bgpipe.pipeline.session import read_settings

@@ -22,7 +22,7 @@ from threading import Thread
 
 import cv2
 
-from bgpipe.config.settings import Settings, WorkerSettings, host_and_port
+from bgpipe.config.settings import Settings, WorkerSettings, parse_address
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.inference.devices import CPU
@@ -205,7 +205,7 @@ def _serve_metrics(
     from bgpipe.pipeline.monitoring.collectors import WorkerCollector
     from bgpipe.pipeline.monitoring.exporter import serve_metrics
 
-    host, port = host_and_port(node.metrics)
+    host, port = parse_address(node.metrics)
     return serve_metrics(WorkerCollector(node.name, vitals), host, port)
 
 

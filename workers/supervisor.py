@@ -244,9 +244,9 @@ class Supervisor:
 
 def next_address(address: str, places: int) -> str:
     """The HOST:PORT that is `places` ports behind `address`."""
-    from bgpipe.config.settings import host_and_port
+    from bgpipe.config.settings import parse_address
 
-    host, port = host_and_port(address)
+    host, port = parse_address(address)
     return f"{host}:{port + places}"
 
 
