@@ -70,6 +70,7 @@ class StoreFactory:
                 self._client = make_client(self._settings, self._connections)
             return self._client
 
+
 def find_location(text: str) -> str:
     """Return the location of a path or an address that a person wrote; paths become absolute.
 
