@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import Code, ModelUnavailable, TransientError, UsageError
-from bgpipe.pipeline.inference.devices import CPU
 from bgpipe.pipeline.models.hub import Hub
 from bgpipe.pipeline.models.registry import resolve
 from bgpipe.pipeline.types import Matte, Matting, ModelTask, Recipe, ResolvedModel
@@ -115,22 +114,11 @@ def make_engine_factory(settings: Settings, device: str, batch: int) -> EngineFa
                 from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine
 
                 return VitMatteEngine(model, device, batch=batch, threads=threads)
-            from bgpipe.pipeline.inference.engine import BiRefNetEngine as TorchEngine
-            from bgpipe.pipeline.inference.engine import EngineOptions
+            from bgpipe.pipeline.inference.engine import BiRefNetEngine, EngineOptions
 
-            how = settings.engine
-            mode = EngineOptions(
-                how.precision,
-                compiled=how.compile,
-                graphs=how.graphs,
-                means=how.means and device != CPU,  # which the lanes' cores are already
-            )
-            engine = TorchEngine(model, device, batch=batch, threads=threads, options=mode)
-            if device != CPU and not settings.worker.batch and not how.compile:
-                from bgpipe.pipeline.inference.batch_size import tune
-
-                tune(engine, model.size, settings.state_folder / "batches.json")
-            return engine  # noqa: TRY300  # one way out for both kinds
+            engine = settings.engine
+            options = EngineOptions(engine.precision, engine.compile, engine.graphs)
+            return BiRefNetEngine(model, device, batch=batch, threads=threads, options=options)
         except torch.OutOfMemoryError as error:
             raise TransientError(
                 Code.DEVICE, f"the device's memory does not hold the model: {wanted.model}"

@@ -17,7 +17,7 @@ from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images.color import from_srgb, parse_color, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode, read_pixel_count
 from bgpipe.pipeline.images.encode import encode
-from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.images.limits import Limits, estimate_memory
 from bgpipe.pipeline.matting.composite import composite
 from bgpipe.pipeline.matting.cutout import cut_out, keep_own_alpha
 from bgpipe.pipeline.matting.edges import solve_edges
@@ -25,7 +25,7 @@ from bgpipe.pipeline.matting.layout import count_canvas_pixels
 from bgpipe.pipeline.matting.review import review
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Matting, Output, Recipe, ReviewFlag
-from bgpipe.workers.memory_budget import MemoryBudget, bytes_of
+from bgpipe.workers.memory_budget import MemoryBudget
 from bgpipe.workers.watchdog import StageTimer
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class ImageProcessor:
             )
         with ExitStack() as memory:
             with watch("room"):
-                memory.enter_context(self._memory.claim(bytes_of(len(data), pixels)))
+                memory.enter_context(self._memory.claim(estimate_memory(len(data), pixels)))
             with watch("decode"):
                 picture = self._picture(data, recipe)
             matte = None if _is_kept(picture, recipe) else self._matte(picture, recipe, watch)

@@ -8,11 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-BYTES_PER_PIXEL = 28
-BYTES_PER_REDUCED_PIXEL = 112
-"""Of the copy, with at most REDUCED pixels, on which the colours of soft edges are estimated."""
-REDUCED = 1_000_000
-
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _OURS = Path("/proc/self/statm")
 
@@ -39,11 +34,6 @@ class MemoryBudget:
             with self._freed:
                 self._free += share
                 self._freed.notify()
-
-
-def bytes_of(size: int, pixels: int) -> int:
-    """What an image takes at most, measured (infra/docs/performance.md): its file has `size` bytes."""
-    return size + BYTES_PER_PIXEL * pixels + BYTES_PER_REDUCED_PIXEL * min(pixels, REDUCED)
 
 
 def half_of_the_machine() -> int:

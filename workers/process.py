@@ -183,7 +183,7 @@ def _start(options: argparse.Namespace) -> int:
 def _image_processor(
     settings: Settings, parts: WorkerDependencies, batcher: Batcher, stores: StoreFactory
 ) -> ImageProcessor:
-    limits = Limits(**settings.images.model_dump())
+    limits = Limits.from_settings(settings.images)
     memory = MemoryBudget(settings.worker.memory or half_of_the_machine())
     return ImageProcessor(
         batcher.infer,

@@ -53,7 +53,7 @@ def make(
     matting: Matting | None = None,
     **values,
 ) -> bytes:
-    limits = Limits(**SETTINGS.images.model_dump())
+    limits = Limits.from_settings(SETTINGS.images)
     studio = ImageProcessor(
         (device or Device()).infer,
         (device or Device()).solve,

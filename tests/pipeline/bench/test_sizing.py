@@ -15,7 +15,7 @@ from bgpipe.pipeline.bench.sizing import (
     plan,
     storage_seconds,
 )
-from bgpipe.workers.memory_budget import bytes_of
+from bgpipe.pipeline.images.limits import estimate_memory
 
 
 @pytest.mark.parametrize(("megapixels", "seconds"), CORE_SECONDS)
@@ -34,7 +34,7 @@ def test_storage_takes_two_requests_and_the_bytes_of_both_files() -> None:
 
 
 def test_memory_is_what_a_worker_claims() -> None:
-    assert bytes_in_flight(12.0) == pytest.approx(bytes_of(3_000_000, 12_000_000))
+    assert bytes_in_flight(12.0) == pytest.approx(estimate_memory(3_000_000, 12_000_000))
 
 
 def test_a_device_with_all_it_needs_is_the_limit_itself() -> None:
