@@ -11,10 +11,12 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import Code, DeviceLost, UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 CPU = "cpu"
 GPU = re.compile(r"GPU (?P<index>\d+): (?P<product>.+) \(UUID: (?P<uuid>\S+)\)")
@@ -128,6 +130,8 @@ def check_device(device: str) -> None:
         DeviceLost: it does not answer, or wrongly.
 
     """
+    import torch  # the supervisor, which lists devices, does without it
+
     try:
         right = all(_multiplies(device, dtype) for dtype in (torch.float32, torch.float16))
     except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
@@ -141,6 +145,8 @@ def check_device(device: str) -> None:
 
 
 def _multiplies(device: str, dtype: torch.dtype) -> bool:
+    import torch
+
     left, right = (
         torch.arange(SIDE * SIDE).mul(factor).remainder(3).sub(1).view(SIDE, SIDE)
         for factor in (5, 7)
