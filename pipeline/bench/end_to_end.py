@@ -90,8 +90,8 @@ class BenchCluster:
         session.jobs.open(job)
         lease = session.lease(keys.lease_of_job(job.id))
         stores = session.stores.open(job.source), session.stores.open(job.out)
-        list_job(session.jobs, session.catalogs, job, *stores, lease.try_acquire())
-        leader = session.leader(job.id, lease)
+        list_job(session.jobs, session.catalogs, job, *stores, lease.acquire())
+        leader = session.controller(job.id, lease)
         while (summary := session.jobs.summary(job.id)).state != "finished":
             leader.step(session.feeder.capacity())
             self.child.check()

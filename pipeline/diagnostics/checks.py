@@ -127,7 +127,7 @@ def _redis(settings: Settings) -> str:
     with open_session(settings) as session:
         server = session.client.info("server")
         lease = session.lease(LEASE)
-        lease.try_acquire()
+        lease.acquire()
         lease.release()
     place = "embedded" if settings.embedded else public_address(settings.redis_url)
     valkey = server.get("valkey_version")  # beside the version of Redis that it is compatible with

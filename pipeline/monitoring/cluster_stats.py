@@ -51,7 +51,7 @@ class ClusterStats:
 
 def read_cluster_stats(client: RedisClient) -> ClusterStats:
     script = load_lua(client, __package__, "cluster_stats")
-    totals, stats = map(_pairs, script(keys=[keys.JOBS, keys.TOTALS], args=[keys.HEAD]))
+    totals, stats = map(_pairs, script(keys=[keys.JOBS, keys.TOTALS], args=[keys.JOB_PREFIX]))
     return ClusterStats(
         totals=_totals(totals),
         jobs={state: int(stats[state]) for state in JobState},

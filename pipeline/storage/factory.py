@@ -8,7 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import Code, PermanentError, UsageError
-from bgpipe.pipeline.storage.base import Store
+from bgpipe.pipeline.storage.base import Store, contains
 from bgpipe.pipeline.storage.local import LocalStore
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class StoreFactory:
             StorageUnavailable: nothing can be asked of S3 with these settings.
 
         """
-        if self._places and not any(_is_within(location, place) for place in self._places):
+        if self._places and not any(contains(place, location) for place in self._places):
             raise PermanentError(
                 Code.ACCESS, f"outside worker.places: {location}: add it there, or move the images"
             )
@@ -65,9 +65,3 @@ class StoreFactory:
             if self._client is None:
                 self._client = make_client(self._settings, self._connections)
             return self._client
-
-
-def _is_within(location: str, place: str) -> bool:
-    if "://" in location or "://" in place:
-        return f"{location.rstrip('/')}/".startswith(f"{place.rstrip('/')}/")
-    return Path(location).resolve().is_relative_to(Path(place).resolve())
