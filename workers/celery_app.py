@@ -108,9 +108,7 @@ class LaneWorker(Worker):  # type: ignore[misc]  # Celery has no types
         self._on_ready()
 
 
-def make_worker_app(
-    settings: Settings, lanes: LaneOptions, runner: ItemRunner
-) -> Celery:
+def make_worker_app(settings: Settings, lanes: LaneOptions, runner: ItemRunner) -> Celery:
     """Return the queue's app with a pool of `lanes` and the task that `runner` performs."""
     app = make_app(settings, settings.redis_url)
     app.conf[LANES_SETTING] = lanes

@@ -173,8 +173,8 @@ class ItemRunner:
         if outcome.code is None:
             log.info("image done", extra={"fields": fields | timer.fields()})
         else:
-            fields |= {"detail": outcome.detail} | timer.fields()
-            log.warning("image failed", extra={"fields": fields})
+            fields["detail"] = outcome.detail
+            log.warning("image failed", extra={"fields": fields | timer.fields()})
         return outcome
 
     def _delay(self, attempt: int) -> float:

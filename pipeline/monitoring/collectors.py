@@ -116,7 +116,9 @@ class MonotonicTotals:
 
 def _redis(memory: Mapping[str, int], persistence: Mapping[str, str]) -> Iterator[Metric]:
     limit = memory.get("maxmemory") or memory.get("total_system_memory", 0)
-    writes = [persistence.get(f"{kind}_status", "ok") for kind in ("aof_last_write", "rdb_last_bgsave")]
+    writes = [
+        persistence.get(f"{kind}_status", "ok") for kind in ("aof_last_write", "rdb_last_bgsave")
+    ]
     yield _gauge("redis_memory_used_bytes", "Memory used by Redis.", memory["used_memory"])
     yield _gauge("redis_memory_limit_bytes", "maxmemory, or else the machine's memory.", limit)
     yield _gauge("redis_writes_ok", "Whether Redis can write to its disk.", set(writes) == {"ok"})
@@ -146,9 +148,7 @@ def _jobs(stats: ClusterStats, queue: QueueStats) -> Iterator[Metric]:
     yield _gauge(
         "images_unsettled_oldest_seconds", "Time since the oldest of them was listed.", stats.oldest
     )
-    yield _gauge(
-        "images_per_second", "Sum of the running jobs' averages.", stats.images_per_second
-    )
+    yield _gauge("images_per_second", "Sum of the running jobs' averages.", stats.images_per_second)
     yield _gauge("queue_messages", "Messages waiting.", queue.waiting)
     yield _gauge("queue_unacked_messages", "Messages held by workers.", queue.unacked)
     yield _gauge(

@@ -63,7 +63,7 @@ def dispatcher(cluster: Cluster) -> Iterator[None]:
 
 
 def failures(cluster: Cluster, job: JobId) -> dict[str, str]:
-    return {failure.source: failure.code for failure in cluster.jobs.failures(job)}
+    return {failure.source: failure.code for failure in cluster.jobs.items.failures(job)}
 
 
 def files(folder: Path) -> dict[str, bytes]:
