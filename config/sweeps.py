@@ -11,7 +11,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from bgpipe.config.output import Format, InputAlpha
-from bgpipe.config.presets import Place
+from bgpipe.config.presets import Anchor
 
 
 def _cron(expression: str) -> str:
@@ -69,7 +69,7 @@ class Sweep(BaseModel):
     """Here and below, what is left out is the preset's."""
     margin: float | None = None
     canvas: str | None = None
-    place: Place | None = None
+    place: Anchor | None = None
     background: str | None = None
     """A colour, or the path of an image."""
     shadow: float | None = None

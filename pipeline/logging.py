@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-from bgpipe.config.settings import LogFormat
+from bgpipe.config.choices import LogFormat
 
 # bgpipe's own event per image replaces Celery's at INFO.
 QUIET = ("amqp", "celery", "kombu")

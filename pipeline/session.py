@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.planning.catalog import Catalogs
     from bgpipe.pipeline.scheduling.dispatcher import Dispatcher, JobController
     from bgpipe.pipeline.scheduling.feeder import Feeder
+    from bgpipe.pipeline.scheduling.submission import Submitter
     from bgpipe.pipeline.storage.factory import StoreFactory
 
 
@@ -40,13 +41,13 @@ def read_settings() -> Settings:
 
 def read_with_layers() -> tuple[Settings, Sequence[Layer]]:
     """Read the settings and their sources, the strongest one first. Raises as `read_settings`."""
-    from bgpipe.config.problems import validated
+    from bgpipe.config.problems import validate_settings
     from bgpipe.config.settings import Settings, read_layers
     from bgpipe.config.toml_file import SettingsError
 
     try:
         layers = read_layers()
-        return validated(Settings, layers), layers
+        return validate_settings(Settings, layers), layers
     except SettingsError as error:
         raise UsageError(str(error)) from error
 
@@ -77,6 +78,13 @@ class Session:
         from bgpipe.pipeline.planning.catalog import Catalogs
 
         return Catalogs(self.jobs.items, self.settings.state_folder / "catalogs")
+
+    @cached_property
+    def submitter(self) -> Submitter:
+        from bgpipe.pipeline.scheduling.submission import Submitter
+
+        lease = self.settings.dispatch.lease
+        return Submitter(self.client, self.jobs, self.stores, self.catalogs, lease)
 
     def lease(self, name: str) -> Lease:
         from bgpipe.pipeline.broker.lease import Lease

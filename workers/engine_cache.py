@@ -114,8 +114,8 @@ def _load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) -
         from bgpipe.pipeline.inference.engine import BiRefNetEngine, EngineOptions
 
         engine = settings.engine
-        mode = EngineOptions(engine.precision, compiled=engine.compile, graphs=engine.graphs)
-        return BiRefNetEngine(model, device, batch=batch, threads=threads, mode=mode)
+        options = EngineOptions(engine.precision, compiled=engine.compile, graphs=engine.graphs)
+        return BiRefNetEngine(model, device, batch=batch, threads=threads, options=options)
     except torch.OutOfMemoryError as error:
         raise TransientError(
             Code.DEVICE, f"the model does not fit into the device's memory: {spec.model}"

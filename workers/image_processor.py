@@ -80,7 +80,7 @@ class BackgroundLoader:
         if output.backdrop:
             return from_srgb(self._backdrop(output.backdrop, output.backdrop_sha256), icc)
         color = recipe.preset.background or ("white" if output.is_opaque else "")
-        return from_srgb(color_pixel(color), icc) if color else None
+        return from_srgb(parse_color(color), icc) if color else None
 
     def _read(self, location: str, sha256: str) -> Pixels:
         folder, _, name = location.rpartition("/")
@@ -121,7 +121,9 @@ class ImageProcessor:
 
         """
         with timer("measure"):
-            pixels = max(self._codec.measure(data, self._limits), canvas_pixels(recipe.preset))
+            pixels = max(
+                self._codec.measure(data, self._limits), count_canvas_pixels(recipe.preset)
+            )
         with ExitStack() as memory:
             with timer("room"):
                 memory.enter_context(self._budget.claim(estimate_bytes(len(data), pixels)))

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, NoReturn
 from bgpipe.pipeline.errors import BgpipeError, UsageError
 
 if TYPE_CHECKING:
-    from bgpipe.config.settings import LogFormat, Settings
+    from bgpipe.config.choices import LogFormat
+    from bgpipe.config.settings import Settings
 
 EXIT_RESTART = 75
 """Exit code of a worker that asks for a successor: EX_TEMPFAIL of sysexits.h."""
@@ -71,7 +72,8 @@ def run_entry_point(work: Callable[[], int], worker: str = "") -> int:
 
 def _log_format() -> LogFormat:
     """Return the configured format, or text if the settings are wrong: `work` reports that."""
-    from bgpipe.config.settings import LogFormat, load_settings
+    from bgpipe.config.choices import LogFormat
+    from bgpipe.config.settings import load_settings
 
     try:
         return load_settings().log.format

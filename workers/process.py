@@ -21,7 +21,7 @@ from threading import Thread
 
 import cv2
 
-from bgpipe.config.settings import Settings, WorkerSettings, host_and_port
+from bgpipe.config.settings import Settings, WorkerSettings, parse_address
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.inference.devices import CPU, check_device
@@ -180,7 +180,7 @@ def _serve_metrics(
     from bgpipe.pipeline.monitoring.collectors import WorkerCollector
     from bgpipe.pipeline.monitoring.exporter import serve_metrics
 
-    host, port = host_and_port(config.metrics)
+    host, port = parse_address(config.metrics)
     return serve_metrics(WorkerCollector(config.name, read_stats), host, port)
 
 

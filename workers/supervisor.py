@@ -239,9 +239,9 @@ class Supervisor:
 
 def next_address(address: str, ports: int) -> str:
     """Return the HOST:PORT that is `ports` ports after `address`."""
-    from bgpipe.config.settings import host_and_port  # pydantic, which the start does without
+    from bgpipe.config.settings import parse_address  # pydantic, which the start does without
 
-    host, port = host_and_port(address)
+    host, port = parse_address(address)
     return f"{host}:{port + ports}"
 
 

@@ -105,7 +105,9 @@ def _measure_batch(
 ) -> NetworkResult:
     _forget_peak(device)
     mode = EngineOptions(precision, compiled=order.compiled, graphs=order.graphs)
-    engine = BiRefNetEngine(order.model, device.type, batch=batch, threads=order.threads, mode=mode)
+    engine = BiRefNetEngine(
+        order.model, device.type, batch=batch, threads=order.threads, options=mode
+    )
     images = [_image(order.model.size, seed) for seed in range(batch)]
     engine.infer(images)
     if engine.batch < batch:

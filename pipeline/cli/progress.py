@@ -93,17 +93,6 @@ def failures(summary: JobSummary) -> str:
     return f"{summary.failed:,} failed ({codes})"
 
 
-def duration(seconds: float) -> str:
-    """The two largest units: `2 h 5 min`, `40 s`; tenths below ten seconds."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def _clock(seconds: float) -> str:
     """`0:19`, `1:02:40`."""
     minutes, rest = divmod(round(seconds), 60)

@@ -11,7 +11,7 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.cli.console import Console, counted, short_location
-from bgpipe.pipeline.cli.progress import duration, failures, rate
+from bgpipe.pipeline.cli.progress import failures, rate
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.jobs.store import JobStore
@@ -73,7 +73,9 @@ def _result(summary: JobSummary, place: str, job: str) -> Iterator[str]:
     if summary.state == "cancelled":
         yield f"cancelled: bgpipe resume {summary.job} goes on"
     if summary.done:
-        pace = f"{duration(summary.seconds)}, {rate(summary.images_per_second)}"
+        from bgpipe.pipeline.report.contact_sheet import format_duration
+
+        pace = f"{format_duration(summary.seconds)}, {rate(summary.images_per_second)}"
         yield f"{counted(summary.done, 'cutout')}{place} ({pace})"
     if summary.skipped:
         already = f"{counted(summary.skipped, 'cutout')} up to date"

@@ -10,7 +10,8 @@ from types import FrameType
 
 import uvicorn
 
-from bgpipe.config.settings import KeyRule, Settings
+from bgpipe.config.choices import KeyRule
+from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.http.app import create_app
 from bgpipe.pipeline.http.dependencies import AppState, open_state

@@ -21,7 +21,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from bgpipe.config.settings import KeyRule
+from bgpipe.config.choices import KeyRule
 from bgpipe.pipeline.errors import BgpipeError, Code
 from bgpipe.pipeline.http.api_keys import MINUTE, RESERVED, ApiKey, ApiKeys
 from bgpipe.pipeline.http.problems import Problem, problem_of, problem_response

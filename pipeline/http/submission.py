@@ -73,8 +73,8 @@ def make_recipe(settings: Settings, model: str, preset: Preset, output: Output) 
     Raises as `recipe_of`.
     """
     # A path would tell callers what the server's disk holds; the settings may have one.
-    if model and model not in (registry.AUTO, *registry.models()):
-        raise UsageError(f"unknown model: {model} (there are {', '.join(registry.models())})")
+    if model and model not in (registry.AUTO, *registry.read_models()):
+        raise UsageError(f"unknown model: {model} (there are {', '.join(registry.read_models())})")
     weights, _ = recipes.choose_model(settings, model or settings.model.name, pull=False)
     matting = recipes.choose_matting(settings, settings.matting.model, pull=False)
     recipe = Recipe(weights.name, weights.sha256, weights.size, preset, output, matting)

@@ -63,7 +63,7 @@ def contact_sheet(
     page: SheetPage,
 ) -> Iterator[str]:
     """The page as lines of HTML: the books, the cutouts, and what failed."""
-    style, script = _asset("sheet.css"), _asset("sheet.js")
+    style, script = read_style(), _read_asset("sheet.js")
     yield "<!doctype html>"
     yield f'<html lang="en"><head><meta charset="utf-8"><title>{escape(summary.job)}</title>'
     yield f'<meta http-equiv="Content-Security-Policy" content="{_policy(style, script)}">'
@@ -81,7 +81,23 @@ def contact_sheet(
     yield f"<script>{script}</script></body></html>"
 
 
-def _asset(name: str) -> str:
+def read_style() -> str:
+    """Return the sheet's CSS, which the web page uses too."""
+    return _read_asset("sheet.css")
+
+
+def format_duration(seconds: float) -> str:
+    """Return the two largest units: `2 h 5 min`, `40 s`; tenths below ten seconds."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _read_asset(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
@@ -108,7 +124,7 @@ def _summary(summary: JobSummary, recipe: Recipe) -> Iterator[str]:
             "up to date": f"{summary.skipped:,}",
             "failed": f'<a href="#failures">{summary.failed:,}</a>' if summary.failed else "0",
             "flagged": f"{summary.flagged:,}",
-            "time": _duration(summary.seconds),
+            "time": format_duration(summary.seconds),
             "images a second": f"{summary.images_per_second:.2f}",
         }.items()
     )
@@ -120,14 +136,6 @@ def _summary(summary: JobSummary, recipe: Recipe) -> Iterator[str]:
     }
     text = " · ".join(f"{name}: {escape(value)}" for name, value in facts.items())
     yield f'</dl><p class="facts">{text}</p></header>'
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"
 
 
 def _bar(exhibits: Sequence[SheetImage]) -> Iterator[str]:

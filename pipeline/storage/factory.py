@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os.path
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 
     from bgpipe.config.settings import S3Settings
 
-__all__ = ["LocalStore", "Store", "StoreFactory"]
+__all__ = ["LocalStore", "Store", "StoreFactory", "find_location"]
 
+S3 = "s3://"
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 CONNECTIONS = 16
 """To a bucket at once, where nobody knows better."""
 
@@ -65,3 +69,20 @@ class StoreFactory:
             if self._client is None:
                 self._client = make_client(self._settings, self._connections)
             return self._client
+
+
+def find_location(text: str) -> str:
+    """Return the location of a path or an address that a person wrote; paths become absolute.
+
+    Raises:
+        UsageError: its scheme is not supported, or the bucket is missing.
+
+    """
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        return os.path.abspath(text).rstrip("/") or "/"  # noqa: PTH100  # resolve() follows symlinks
+    if scheme[0] != S3:
+        raise UsageError(f"unsupported scheme: {text}: use a folder or s3://bucket/prefix")
+    if not text.removeprefix(S3).partition("/")[0]:
+        raise UsageError(f"no bucket named: {text}: write s3://bucket/prefix")
+    return text.rstrip("/")

@@ -17,7 +17,7 @@ from bgpipe.pipeline.images import png
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import JobId
 
-from ..conftest import RedisServer
+from ..support.redis_server import RedisServer
 from ..workers.conftest import Cluster, _show_log, cluster, model
 
 __all__ = ["_show_log", "cluster", "model"]

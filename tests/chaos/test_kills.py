@@ -20,7 +20,7 @@ from PIL import Image
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.types import JobId, JobState, JobSummary
 
-from ..conftest import RedisServer
+from ..support.redis_server import RedisServer
 from ..workers.conftest import Cluster
 from .conftest import dispatcher, files, whole
 

@@ -41,7 +41,10 @@ from bgpipe.pipeline.cli.app import command_tree
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.monitoring.cluster_stats import read_cluster_stats
 
-from ..conftest import ROOT, RedisServer, free_port, require_program
+from ..support.ports import free_port
+from ..support.programs import require_program
+from ..support.redis_server import RedisServer
+from ..support.source_tree import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "infra/package/README.md"]
 DOCUMENTS = sorted([*PAGES, *(ROOT / "infra/docs").rglob("*.md")])

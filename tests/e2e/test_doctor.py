@@ -15,7 +15,7 @@ from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
 from bgpipe.workers.heartbeat import HeartbeatWriter
 
-from ..conftest import RedisServer
+from ..support.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from .conftest import Bgpipe

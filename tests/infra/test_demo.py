@@ -11,7 +11,8 @@ import pytest
 from bgpipe.pipeline.broker.embedded import find_server
 from bgpipe.pipeline.errors import RedisUnavailable
 
-from ..conftest import ROOT, require_program
+from ..support.programs import require_program
+from ..support.source_tree import ROOT
 
 SECONDS = 900
 

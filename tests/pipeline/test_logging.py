@@ -9,13 +9,13 @@ import sys
 
 import pytest
 
-from bgpipe.config.settings import LogFormat
+from bgpipe.config.choices import LogFormat
 from bgpipe.pipeline.logging import EventFormatter, JsonFormatter, mask_passwords
 
 SECRET = "s3cr?t"
 PROGRAM = """
 import logging
-from bgpipe.config.settings import LogFormat
+from bgpipe.config.choices import LogFormat
 from bgpipe.pipeline.logging import log_to_stderr
 log_to_stderr(LogFormat({style!r}), {{"worker": "gpu0@host"}})
 logging.getLogger("bgpipe").info(

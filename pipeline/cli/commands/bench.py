@@ -118,11 +118,10 @@ def _whole(
     settings: Settings, terminal: Console, choices: BenchOptions, model: ResolvedModel, folder: Path
 ) -> None:
     from bgpipe.pipeline.bench import end_to_end
-    from bgpipe.pipeline.planning.recipe import preset_named
-    from bgpipe.pipeline.types import Recipe
+    from bgpipe.pipeline.models.registry import NO_MATTING
+    from bgpipe.pipeline.planning.recipe import build_recipe
 
-    preset = preset_named(settings, settings.refine.preset)
-    recipe = Recipe(model.name, model.sha256, model.size, preset)
+    recipe = build_recipe(settings, model=model, matting=NO_MATTING).recipe
     terminal.print(f"from file to cutout, preset {settings.refine.preset}; stages in ms an image")
     terminal.print(WHOLE.format("MP", "images", "images/s", "busy", "MiB", "stages"))
     with end_to_end.bench_cluster(settings, folder) as line:
@@ -151,7 +150,7 @@ def _model(
 
     if not choices.random:
         return choose_model(settings, terminal, choices.model)
-    entry = registry.models().get(choices.model)
+    entry = registry.read_models().get(choices.model)
     if entry is None:
         raise UsageError(f"--random knows the names of bgpipe models list, not {choices.model}")
     path = folder / f"{choices.model}.safetensors"

@@ -68,7 +68,7 @@ def show(context: typer.Context, keys: Keys = None) -> None:
 @examples("bgpipe config check", "bgpipe --config new.toml config check")
 def check(context: typer.Context) -> None:
     """Check all settings, including preset and model names. Exit code 2 if any is wrong."""
-    from bgpipe.config.layers import Bundled
+    from bgpipe.config.layers import BundledLayer
 
     terminal: Console = context.obj
     try:
@@ -76,7 +76,9 @@ def check(context: typer.Context) -> None:
     except UsageError as error:
         terminal.print_json({"ok": False, "errors": str(error).splitlines()})
         raise
-    sources = [layer.name for layer in layers if layer.values and not isinstance(layer, Bundled)]
+    sources = [
+        layer.name for layer in layers if layer.values and not isinstance(layer, BundledLayer)
+    ]
     terminal.print_json({"ok": True, "sources": sources})
     terminal.print(
         f"ok: {', '.join(sources) or 'no settings file and no variables, defaults only'}"
@@ -100,12 +102,12 @@ def checked() -> tuple[Settings, Sequence[Layer]]:
 
 
 def _entries(settings: Settings, layers: Sequence[Layer]) -> Iterator[EffectiveSetting]:
-    from bgpipe.config.layers import source_of
+    from bgpipe.config.layers import find_layer
     from bgpipe.config.toml_file import dotted
     from bgpipe.pipeline.broker.client import without_password
 
     for path, value in _leaves(settings.model_dump(mode="json")):
-        layer = source_of(layers, path)
+        layer = find_layer(layers, path)
         shown = without_password(value) if isinstance(value, str) else value
         yield EffectiveSetting(dotted(path), shown, layer.origin(path) if layer else "default")
 
@@ -142,23 +144,23 @@ def _is_below(key: str, table: str) -> bool:
 
 def _unknown_names(settings: Settings, layers: Sequence[Layer]) -> Iterator[str]:
     """The names of presets and models that do not exist."""
-    from bgpipe.config.layers import source_of
-    from bgpipe.config.problems import line_about
-    from bgpipe.pipeline.models.registry import names_for
+    from bgpipe.config.layers import find_layer
+    from bgpipe.config.problems import describe_problem
+    from bgpipe.pipeline.models.registry import list_names
     from bgpipe.pipeline.types import ModelTask
 
     known = {
         "preset": list(settings.presets),
-        "model": names_for(ModelTask.SUBJECT),
-        "matting model": names_for(ModelTask.EDGES),
+        "model": list_names(ModelTask.SUBJECT),
+        "matting model": list_names(ModelTask.EDGES),
     }
     for path, kind, name in _names(settings):
         if name in known[kind] or (kind != "preset" and _is_weights(name)):
             continue
         close = get_close_matches(name, known[kind], n=1)
         hint = f"; did you mean {close[0]}?" if close else f": known are {', '.join(known[kind])}"
-        layer = source_of(layers, path) or layers[-1]
-        yield line_about(layer, path, f"unknown {kind} {json.dumps(name)}{hint}")
+        layer = find_layer(layers, path) or layers[-1]
+        yield describe_problem(layer, path, f"unknown {kind} {json.dumps(name)}{hint}")
 
 
 def _names(settings: Settings) -> Iterator[tuple[KeyPath, str, str]]:

@@ -78,14 +78,14 @@ def _metrics(session: Session) -> Iterator[None]:
     if not address:
         yield
         return
-    from bgpipe.config.settings import host_and_port
+    from bgpipe.config.settings import parse_address
     from bgpipe.pipeline.broker.client import connect
     from bgpipe.pipeline.monitoring.collectors import ClusterCollector
     from bgpipe.pipeline.monitoring.exporter import serve_metrics
 
     with (
         connect(session.redis_url, retry_seconds=0) as client,
-        serve_metrics(ClusterCollector(client, session.settings), *host_and_port(address)),
+        serve_metrics(ClusterCollector(client, session.settings), *parse_address(address)),
     ):
         log.info("metrics served", extra={"fields": {"address": f"http://{address}/metrics"}})
         yield

@@ -23,7 +23,7 @@ from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import Job, JobId, Recipe
 
-from ...conftest import require_program
+from ...support.programs import require_program
 
 WRITTEN_BY_REDIS_6 = Path(__file__).with_name("redis-6.2.aof")
 """By Redis 6.2.14: a rewrite, which makes the RDB part, and a command after it."""

@@ -17,7 +17,9 @@ def test_each_outcome_counts_once_however_often_it_is_told(client, job_store, op
     for _ in range(2):
         job_store.items.settle(job, Outcome.done(0))
         job_store.items.settle(job, Outcome.failed(1, EMPTY))
-        job_store.items.settle(job, Outcome.done(2, (ReviewFlag.NO_SUBJECT, ReviewFlag.MANY_PIECES)))
+        job_store.items.settle(
+            job, Outcome.done(2, (ReviewFlag.NO_SUBJECT, ReviewFlag.MANY_PIECES))
+        )
     totals = read_cluster_stats(client).totals
     assert (totals.ended("done"), totals.ended("flagged")) == (2, 1)
     assert (totals.failed(Code.EMPTY), totals.failed(Code.ACCESS)) == (1, 0)

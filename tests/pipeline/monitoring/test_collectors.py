@@ -19,7 +19,7 @@ from bgpipe.pipeline.monitoring.exporter import render_metrics, serve_metrics
 from bgpipe.pipeline.monitoring.heartbeat import LIFE, Histogram, WorkerStats, read_heartbeats
 from bgpipe.pipeline.types import Outcome
 
-from ...conftest import free_port
+from ...support.ports import free_port
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

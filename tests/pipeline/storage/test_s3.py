@@ -9,8 +9,9 @@ from typing import get_args
 
 import pytest
 
+from bgpipe.config.choices import Addressing, Encryption
 from bgpipe.config.output import Format, Output
-from bgpipe.config.settings import Addressing, Encryption, load_settings
+from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import (
     Code,
     ItemError,
