@@ -11,18 +11,18 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Protocol
 
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.images.color import color_pixel, from_srgb, to_viewed_srgb
+from bgpipe.pipeline.images.color import from_srgb, parse_color, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode, read_pixel_count
 from bgpipe.pipeline.images.encode import encode
-from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.images.limits import Limits, estimate_memory
 from bgpipe.pipeline.matting.composite import composite
 from bgpipe.pipeline.matting.cutout import cut_out, keep_own_alpha
 from bgpipe.pipeline.matting.edges import solve_edges
-from bgpipe.pipeline.matting.layout import canvas_pixels
+from bgpipe.pipeline.matting.layout import count_canvas_pixels
 from bgpipe.pipeline.matting.review import review
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Matting, Recipe, ReviewFlag
-from bgpipe.workers.memory_budget import MemoryBudget, estimate_bytes
+from bgpipe.workers.memory_budget import MemoryBudget
 from bgpipe.workers.watchdog import StageTimer
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class ImageProcessor:
         self._inference = inference
         self._backgrounds = backgrounds
         self._budget = budget
-        self._limits = Limits(**settings.images.model_dump())
+        self._limits = Limits.from_settings(settings.images)
         self._review = settings.review
         self._codec = codec or ImageCodec()
 
@@ -126,7 +126,7 @@ class ImageProcessor:
             )
         with ExitStack() as memory:
             with timer("room"):
-                memory.enter_context(self._budget.claim(estimate_bytes(len(data), pixels)))
+                memory.enter_context(self._budget.claim(estimate_memory(len(data), pixels)))
             with timer("decode"):
                 image = self._codec.decode(data, self._limits, recipe.output.depth == 16)
             if image.frames > 1:

@@ -8,11 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-BYTES_PER_PIXEL = 28
-BYTES_PER_REDUCED_PIXEL = 112
-"""For the copy of at most REDUCED_PIXELS on which the colors of soft edges are estimated."""
-REDUCED_PIXELS = 1_000_000
-
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _STATM = Path("/proc/self/statm")
 
@@ -39,12 +34,6 @@ class MemoryBudget:
             with self._freed:
                 self._free += share
                 self._freed.notify()
-
-
-def estimate_bytes(file_size: int, pixels: int) -> int:
-    """Return the peak of an image in bytes, as measured in infra/docs/performance.md."""
-    reduced = min(pixels, REDUCED_PIXELS)
-    return file_size + BYTES_PER_PIXEL * pixels + BYTES_PER_REDUCED_PIXEL * reduced
 
 
 def default_capacity() -> int:

@@ -105,7 +105,7 @@ def work(
 
     """
     cv2.setNumThreads(1)  # the lanes are the parallelism
-    limits = Limits(**settings.images.model_dump())
+    limits = Limits.from_settings(settings.images)
     counters = WorkerCounters(
         WorkerStats(config.device, lanes=config.lanes, batch=config.batch, restarts=config.restarts)
     )

@@ -104,12 +104,11 @@ def show_dry_run(
     from bgpipe.pipeline.planning.planner import named_entries
 
     source, target = session.stores.open(order.source), session.stores.open(order.out)
-    images = settings.images
     found = estimate_job(
         order,
         source,
         target,
-        Limits(images.max_pixels, images.max_side, images.max_bytes),
+        Limits.from_settings(settings.images),
         entries=named_entries(source, named) if named else None,
         catalog=session.catalogs.of(order, target),
     )

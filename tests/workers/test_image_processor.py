@@ -53,7 +53,7 @@ def make(
     matting: Matting | None = None,
     **values,
 ) -> bytes:
-    limits = Limits(**SETTINGS.images.model_dump())
+    limits = Limits.from_settings(SETTINGS.images)
     backgrounds = BackgroundLoader(StoreFactory(SETTINGS.s3), limits)
     processor = ImageProcessor(device or Device(), backgrounds, MemoryBudget(2**30), SETTINGS)
     recipe = Recipe("m", "0" * 64, SIZE, preset, Output(**values), matting)

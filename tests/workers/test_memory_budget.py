@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bgpipe.workers.memory_budget import MemoryBudget, default_capacity, estimate_bytes
+from bgpipe.pipeline.images.limits import estimate_memory
+from bgpipe.workers.memory_budget import MemoryBudget, default_capacity
 
 LANES = 16
 
@@ -97,7 +98,7 @@ y, x = np.mgrid[:256, :256].astype(np.float32) / 256 - 0.5
 matte = Matte(np.clip((0.35 - np.hypot(y, x)) * 40, 0, 1))
 rgb = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
 settings = load_settings()
-limits = Limits(**settings.images.model_dump())
+limits = Limits.from_settings(settings.images)
 class Device:
     def infer(self, recipe, pixels):
         return matte
@@ -131,7 +132,7 @@ print((kilobytes("VmHWM") - before) * 1024)
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 @pytest.mark.parametrize("megapixels", [2, pytest.param(12, marks=pytest.mark.slow)])
 def test_16_lanes_stay_within_a_budget_for_three_images(megapixels: int) -> None:
-    budget = 3 * estimate_bytes(megapixels * 400_000, megapixels * 1_000_000)
+    budget = 3 * estimate_memory(megapixels * 400_000, megapixels * 1_000_000)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(budget), str(LANES), str(megapixels)],
         capture_output=True,

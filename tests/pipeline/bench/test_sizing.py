@@ -15,7 +15,7 @@ from bgpipe.pipeline.bench.sizing import (
     plan,
     storage_seconds,
 )
-from bgpipe.workers.memory_budget import estimate_bytes
+from bgpipe.pipeline.images.limits import estimate_memory
 
 
 @pytest.mark.parametrize(("megapixels", "seconds"), CORE_SECONDS)
@@ -29,12 +29,12 @@ def test_sizes_between_and_beyond_lie_on_the_line() -> None:
     assert core_seconds(0.01) >= MESSAGE
 
 
-def test_storage_takes_two_requests_and_the_estimate_bytes_both_files() -> None:
+def test_storage_takes_two_requests_and_the_bytes_of_both_files() -> None:
     assert storage_seconds(4.0, Storage(0.05, 80e6)) == pytest.approx(0.1 + 3.6e6 / 80e6)
 
 
 def test_memory_is_what_a_worker_claims() -> None:
-    assert bytes_in_flight(12.0) == pytest.approx(estimate_bytes(3_000_000, 12_000_000))
+    assert bytes_in_flight(12.0) == pytest.approx(estimate_memory(3_000_000, 12_000_000))
 
 
 def test_a_device_with_all_it_needs_is_the_limit_itself() -> None:
