@@ -9,12 +9,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, cast
 
-from bgpipe.pipeline.errors import Unavailable
+from bgpipe.pipeline.errors import BgpipeError, Unavailable
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -135,3 +135,22 @@ def request_lines(module: str, order: object, line: TypeAdapter[Answer]) -> Iter
         yield from map(line.validate_json, answers)
     if process.returncode:
         raise Unavailable(f"{module} ended with status {process.returncode}")
+
+
+Request = TypeVar("Request")
+
+
+def serve_lines(
+    request: TypeAdapter[Request],
+    response: TypeAdapter[Answer],
+    handle: Callable[[Request], Iterable[Answer]],
+) -> int:
+    """Read a request on stdin and write its responses as JSON lines. Returns the exit code."""
+    try:
+        for line in handle(request.validate_json(sys.stdin.buffer.read())):
+            sys.stdout.buffer.write(response.dump_json(line) + b"\n")
+            sys.stdout.buffer.flush()
+    except BgpipeError as error:
+        sys.stderr.write(f"bgpipe: {error}\n")
+        return error.exit_code
+    return 0
