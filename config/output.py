@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -10,16 +11,30 @@ from pydantic.dataclasses import dataclass
 Format = Literal["png", "webp", "avif", "jpeg", "mask", "zip"]
 InputAlpha = Literal["multiply", "keep", "ignore"]
 
-_SUFFIXES: dict[Format, str] = {"jpeg": ".jpg", "mask": ".png"}
-FORMATS_BY_SUFFIX: dict[str, Format] = {
-    ".png": "png",
-    ".webp": "webp",
-    ".avif": "avif",
-    ".jpg": "jpeg",
-    ".jpeg": "jpeg",
-    ".zip": "zip",
+
+class FileFormat(NamedTuple):
+    suffix: str
+    media_type: str
+    longest_side: int
+    """Pixels."""
+    is_opaque: bool = False
+
+
+FILE_FORMATS: Mapping[Format, FileFormat] = {
+    "png": FileFormat(".png", "image/png", 2**31 - 1),
+    "webp": FileFormat(".webp", "image/webp", 16383),
+    "avif": FileFormat(".avif", "image/avif", 65535),
+    "jpeg": FileFormat(".jpg", "image/jpeg", 65500, is_opaque=True),
+    "mask": FileFormat(".png", "image/png", 2**31 - 1),
+    "zip": FileFormat(".zip", "application/zip", 65500),
 }
-"""What the name of one cutout's file asks for."""
+MEDIA_TYPES: Mapping[str, str] = {each.suffix: each.media_type for each in FILE_FORMATS.values()}
+"""Media types of outputs by suffix."""
+FORMATS_BY_SUFFIX: Mapping[str, Format] = {
+    ".jpeg": "jpeg",
+    **{each.suffix: name for name, each in FILE_FORMATS.items() if name != "mask"},
+}
+"""The format that the name of a single output file asks for."""
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
@@ -48,10 +63,10 @@ class Output:
 
     @property
     def suffix(self) -> str:
-        """What the names of the files end with."""
-        return _SUFFIXES.get(self.format, f".{self.format}")
+        """The ending of the files' names."""
+        return FILE_FORMATS[self.format].suffix
 
     @property
     def is_opaque(self) -> bool:
         """Whether the format cannot be transparent."""
-        return self.format == "jpeg"
+        return FILE_FORMATS[self.format].is_opaque

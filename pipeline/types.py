@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Pixels = npt.NDArray[np.uint8]
     """uint8 [H, W, C], RGB or RGBA."""
-    Deep = npt.NDArray[np.uint16]
+    Pixels16 = npt.NDArray[np.uint16]
     """uint16 [H, W, 3], RGB."""
     Plane = npt.NDArray[np.float32]
     """float32 [H, W] in [0, 1]."""
@@ -147,8 +147,8 @@ class Job:
     """Address that gets the books when a job asked for over HTTP is over."""
 
     @property
-    def place(self) -> str:
-        """64 hexadecimal digits, equal for jobs that read the same and write to the same place."""
+    def locations_digest(self) -> str:
+        """64 hexadecimal digits, equal for jobs with the same source and target."""
         parts = (self.source, self.out, self.include, self.exclude, self.named)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -259,7 +259,7 @@ class DecodedImage:
     alpha: npt.NDArray[np.uint8] | None = None
     icc: bytes | None = None
     dpi: tuple[float, float] | None = None
-    rgb16: Deep | None = None
+    rgb16: Pixels16 | None = None
     frames: int = 1
 
 

@@ -125,7 +125,7 @@ def make_engine_factory(settings: Settings, device: str, batch: int) -> EngineFa
                 graphs=how.graphs,
                 means=how.means and device != CPU,  # which the lanes' cores are already
             )
-            engine = TorchEngine(model, device, batch=batch, threads=threads, mode=mode)
+            engine = TorchEngine(model, device, batch=batch, threads=threads, options=mode)
             if device != CPU and not settings.worker.batch and not how.compile:
                 from bgpipe.pipeline.inference.batch_size import tune
 

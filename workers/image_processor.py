@@ -14,14 +14,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.images.color import color_pixel, from_srgb, to_viewed_srgb
+from bgpipe.pipeline.images.color import from_srgb, parse_color, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode, read_pixel_count
 from bgpipe.pipeline.images.encode import encode
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.matting.composite import composite
 from bgpipe.pipeline.matting.cutout import cut_out, keep_own_alpha
 from bgpipe.pipeline.matting.edges import solve_edges
-from bgpipe.pipeline.matting.layout import canvas_pixels
+from bgpipe.pipeline.matting.layout import count_canvas_pixels
 from bgpipe.pipeline.matting.review import review
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Matting, Output, Recipe, ReviewFlag
@@ -55,7 +55,7 @@ class BackgroundLoader:
         if output.backdrop:
             return from_srgb(self._backdrop(output.backdrop, output.backdrop_sha256), icc)
         colour = recipe.preset.background or ("white" if output.is_opaque else "")
-        return from_srgb(color_pixel(colour), icc) if colour else None
+        return from_srgb(parse_color(colour), icc) if colour else None
 
     def _read(self, location: str, sha256: str) -> Pixels:
         folder, _, name = location.rpartition("/")
@@ -120,7 +120,9 @@ class ImageProcessor:
 
         """
         with watch("measure"):
-            pixels = max(self._codec.measure(data, self._limits), canvas_pixels(recipe.preset))
+            pixels = max(
+                self._codec.measure(data, self._limits), count_canvas_pixels(recipe.preset)
+            )
         with ExitStack() as memory:
             with watch("room"):
                 memory.enter_context(self._memory.claim(bytes_of(len(data), pixels)))

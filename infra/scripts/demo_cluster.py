@@ -29,7 +29,7 @@ import skimage
 import yaml
 from PIL import Image
 
-from bgpipe.pipeline.broker.embedded import server_binary
+from bgpipe.pipeline.broker.embedded import find_server
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -63,7 +63,7 @@ def _demonstrate(home: Path, stack: ExitStack, options: argparse.Namespace) -> i
     def start(name: str, *command: object) -> None:
         stack.enter_context(_running(home, name, [str(word) for word in command], environment))
 
-    start("redis", server_binary(), "--port", redis, "--bind", "127.0.0.1", "--dir", home)
+    start("redis", find_server(), "--port", redis, "--bind", "127.0.0.1", "--dir", home)
     _await("redis", lambda: _listens(redis))
     start("dispatcher", BIN / "bgpipe", "dispatch", "--metrics", f"127.0.0.1:{metrics}")
     start("workers", BIN / "bgpipe", "worker", "--device", "cpu", "--device", "cpu")

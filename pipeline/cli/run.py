@@ -56,11 +56,11 @@ def open_job(
     from bgpipe.pipeline.jobs.store import JobConflict
 
     lease = session.lease(keys.lease_of_job(job.id))
-    lease.try_acquire()  # before others can see the job and miss its leader
+    lease.acquire()  # before others can see the job and miss its leader
     try:
         session.jobs.open(job, named)
     except JobConflict as error:
-        if session.is_attended(error.job):
+        if session.is_led(error.job):
             lease.release()
             _check_same(session.jobs.job(error.job), job)
             terminal.warn(f"following job {error.job}, which does this already")
@@ -160,7 +160,7 @@ class JobRun:
 
     @cached_property
     def _leader(self) -> JobController:
-        return self._session.leader(self._job, self._lease)
+        return self._session.controller(self._job, self._lease)
 
     def __enter__(self) -> JobRun:
         self._stack.enter_context(self._lease.renewing())
@@ -178,7 +178,7 @@ class JobRun:
         """Without a cluster: start the worker early if it is likely needed, and forget old jobs."""
         if not self._session.settings.embedded:
             return
-        if self._lease.try_acquire() and self._is_likely_new():
+        if self._lease.acquire() and self._is_likely_new():
             self._bring_worker()
         from bgpipe.pipeline.scheduling.dispatcher import forget_old
 
@@ -220,7 +220,7 @@ class JobRun:
         from bgpipe.pipeline.jobs.store import LeaseLost
         from bgpipe.pipeline.planning.planner import list_job
 
-        token = self._lease.try_acquire()
+        token = self._lease.acquire()
         if not token:
             return False
         job_store, stores = self._session.jobs, self._session.stores

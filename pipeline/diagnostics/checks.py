@@ -127,7 +127,7 @@ def _redis(settings: Settings) -> str:
     with open_session(settings) as session:
         server = session.client.info("server")
         lease = session.lease(LEASE)
-        lease.try_acquire()
+        lease.acquire()
         lease.release()
     place = "embedded" if settings.embedded else public_address(settings.redis_url)
     valkey = server.get("valkey_version")  # beside the version of Redis that it is compatible with
@@ -225,9 +225,9 @@ def _available(settings: Settings, name: str) -> str:
     from bgpipe.pipeline.models.hub import Hub
 
     cache = settings.model_folder
-    if name not in registry.models() or registry.locate(name, cache=cache):
+    if name not in registry.read_models() or registry.locate(name, cache=cache):
         return f"{name}: {registry.resolve(name, cache=cache).path}"
-    registry.find_offer(name, cache=cache, hub=Hub(settings.model.hub_timeout))
+    registry.find_remote(name, cache=cache, hub=Hub(settings.model.hub_timeout))
     raise CheckWarning(
         f"{name} is downloaded by the first job: bgpipe models pull {name} does it now"
     )

@@ -31,7 +31,7 @@ from bgpipe.pipeline.images import png
 from bgpipe.pipeline.images.color import to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode
 from bgpipe.pipeline.images.limits import Limits
-from bgpipe.pipeline.images.preview import thumbnail
+from bgpipe.pipeline.images.preview import render_thumbnail
 from bgpipe.pipeline.inference.engine import BiRefNetEngine
 from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.matting.edges import solve_edges
@@ -139,7 +139,7 @@ def _pictures(
 ) -> ResultImages:
     limits = Limits(**order.limits)
     files = (_read(pair.image), png.encode(truth, text={}), png.encode(cutout, text={}))
-    shown = (base64.b64encode(thumbnail(file, limits, order.thumbnail)) for file in files)
+    shown = (base64.b64encode(render_thumbnail(file, limits, order.thumbnail)) for file in files)
     return ResultImages(*(each.decode() for each in shown))
 
 

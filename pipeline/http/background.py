@@ -103,7 +103,7 @@ class MaintenanceLoop:
         self._backend = backend
         self._client = backend.session.client
         self._served = load_script(self._client, "served")
-        self._lease = backend.session.lease(keys.ATTEND)
+        self._lease = backend.session.lease(keys.MAINTENANCE)
         self._at_work: dict[str, threading.Thread] = {}
         self._cleaned = -CLEANING
 
@@ -126,9 +126,9 @@ class MaintenanceLoop:
 
     def step(self) -> None:
         """Do once what there is to do, if this server leads."""
-        if not self._lease.try_acquire():
+        if not self._lease.acquire():
             return
-        for member, state, created in self._served(keys=[keys.SERVED], args=[keys.HEAD]):
+        for member, state, created in self._served(keys=[keys.SERVED], args=[keys.JOB_PREFIX]):
             self._attend(member.decode(), state.decode(), float(created))
         if time.monotonic() - self._cleaned >= CLEANING:
             self._cleaned = time.monotonic()
@@ -176,7 +176,7 @@ class MaintenanceLoop:
 
     def _clean(self) -> None:
         oldest = time.time() - self._backend.settings.serve.keep_days * DAY
-        old = cast("list[bytes]", self._client.zrangebyscore(keys.KEPT, "-inf", oldest))
+        old = cast("list[bytes]", self._client.zrangebyscore(keys.FOLDERS, "-inf", oldest))
         for folder in old:
             self._remove(folder.decode())
 
@@ -192,5 +192,5 @@ class MaintenanceLoop:
         except BgpipeError as error:  # an open job, or a store that is away: the next time
             log.warning("cannot remove", extra={"fields": {"folder": folder, "error": error}})
             return
-        self._client.zrem(keys.KEPT, folder)
+        self._client.zrem(keys.FOLDERS, folder)
         log.info("removed", extra={"fields": {"folder": folder}})

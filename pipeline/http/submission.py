@@ -19,7 +19,7 @@ from bgpipe.pipeline.jobs.store import new_job_id
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe as recipes
 from bgpipe.pipeline.planning.planner import list_job
-from bgpipe.pipeline.storage.base import is_safe_key
+from bgpipe.pipeline.storage.base import contains, is_safe_key
 from bgpipe.pipeline.types import Job, JobId, Output, Recipe
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ def make_recipe(settings: Settings, model: str, preset: Preset, output: Output) 
     Raises as `recipe_of`.
     """
     # A path would tell callers what the server's disk holds; the settings may have one.
-    if model and model not in (registry.AUTO, *registry.models()):
-        raise UsageError(f"unknown model: {model} (there are {', '.join(registry.models())})")
+    if model and model not in (registry.AUTO, *registry.read_models()):
+        raise UsageError(f"unknown model: {model} (there are {', '.join(registry.read_models())})")
     weights, _ = recipes.choose_model(settings, model or settings.model.name, pull=False)
     matting = recipes.choose_matting(settings, settings.matting.model, pull=False)
     recipe = Recipe(weights.name, weights.sha256, weights.size, preset, output, matting)
@@ -104,12 +104,12 @@ def submit(backend: AppState, job: Job, *, listed: bool = True) -> None:
     session = backend.session
     register_job(backend, job)
     lease = session.lease(keys.lease_of_job(job.id))
-    token = lease.try_acquire()  # before others can see the job and miss its leader
+    token = lease.acquire()  # before others can see the job and miss its leader
     try:
         session.jobs.open(job)
         if listed:
             _list(session, job, token)
-            session.leader(job.id, lease).step(session.feeder.capacity())
+            session.controller(job.id, lease).step(session.feeder.capacity())
     finally:
         lease.release()
 
@@ -118,7 +118,7 @@ def finish_listing(backend: AppState, job: JobId) -> None:
     """List a job that was opened and not listed, unless somebody does; raises as `submit`."""
     session = backend.session
     lease = session.lease(keys.lease_of_job(job))
-    token = lease.try_acquire()
+    token = lease.acquire()
     if not token:
         return
     with lease.renewing():
@@ -137,14 +137,14 @@ def take_over(backend: AppState, lease: Lease) -> int:
     """The token of a job that is over; who led it to its end may hold it a moment longer."""
     settings = backend.settings.dispatch
     deadline = time.monotonic() + settings.lease + settings.poll
-    while not (token := lease.try_acquire()) and time.monotonic() < deadline:
+    while not (token := lease.acquire()) and time.monotonic() < deadline:
         time.sleep(SHORT_PAUSE)
     return token
 
 
 def touch_upload(backend: AppState, folder: str) -> None:
     """Note that a folder below the uploads' root is used now; it is removed some days later."""
-    backend.session.client.zadd(keys.KEPT, {folder: time.time()})
+    backend.session.client.zadd(keys.FOLDERS, {folder: time.time()})
 
 
 def check_queue_capacity(backend: AppState) -> None:
@@ -186,7 +186,7 @@ def allowed_source(backend: AppState, source: str) -> str:
     """
     settings = backend.settings.serve
     location = source.rstrip("/")
-    if not any(_is_below(location, root.rstrip("/")) for root in settings.sources):
+    if not (_is_absolute(location) and any(contains(root, location) for root in settings.sources)):
         raise Problem(403, "source-not-allowed", "not below a place that sources of [serve] names")
     if next(backend.session.stores.open(location).list(missing_ok=True), None) is None:
         raise NoImages(f"no images: {source}")
@@ -220,10 +220,7 @@ def register_job(backend: AppState, job: Job) -> None:
     touch_upload(backend, f"{job.owner}/results/{job.id}")
 
 
-def _is_below(location: str, root: str) -> bool:
-    if "://" in location or "://" in root:
-        return is_safe_key(location.removeprefix("s3://")) and f"{location}/".startswith(f"{root}/")
-    if not os.path.isabs(location):  # noqa: PTH117  # of the server, not of a Path
-        return False
-    real, top = os.path.realpath(location), os.path.realpath(root)
-    return real == top or real.startswith(f"{top.rstrip('/')}/")
+def _is_absolute(location: str) -> bool:
+    if "://" in location:
+        return is_safe_key(location.removeprefix("s3://"))
+    return os.path.isabs(location)  # noqa: PTH117  # of the server, not of a Path

@@ -56,7 +56,7 @@ def from_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
     return rgb if stored is None else stored
 
 
-def color_pixel(colour: str) -> Pixels:
+def parse_color(colour: str) -> Pixels:
     """White, black or #rrggbb as a picture [1, 1, 3] in sRGB."""
     value = bytes.fromhex(_NAMES.get(colour, colour).removeprefix("#"))
     return np.frombuffer(value, np.uint8).reshape(1, 1, 3)

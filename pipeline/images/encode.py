@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from bgpipe.pipeline.types import Cutout, DecodedImage, Deep, Output, Pixels
+    from bgpipe.pipeline.types import Cutout, DecodedImage, Output, Pixels, Pixels16
 
     Text = Mapping[str, str]
     Encoder = Callable[[Cutout, DecodedImage, Output, Text], bytes]
@@ -136,7 +136,7 @@ def _member(name: str) -> zipfile.ZipInfo:
     return zipfile.ZipInfo(name)
 
 
-def _deepened(rgba: Pixels, rgb: Pixels, deep: Deep) -> npt.NDArray[np.uint16]:
+def _deepened(rgba: Pixels, rgb: Pixels, deep: Pixels16) -> npt.NDArray[np.uint16]:
     """RGBA of 16 bits: the source's own numbers, shifted where a soft edge lost its background."""
     samples = np.empty(rgba.shape, np.uint16)
     for top in range(0, len(rgba), _STRIP):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ZIP = b"PK\3\4"
 
 
-def thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
+def render_thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
     """The image, or a cutout's ZIP, as a WebP file whose longer side has at most `side` pixels.
 
     Raises:
@@ -38,7 +38,7 @@ def thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
     return _small(image, side, picture.icc)
 
 
-def mask_thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
+def render_mask_thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
     """The alpha in grey, as `thumbnail` makes it; of a file without one its own grey.
 
     Raises:

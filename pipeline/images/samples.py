@@ -17,7 +17,7 @@ from bgpipe.pipeline.images.header import DAMAGE
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from bgpipe.pipeline.types import Deep, Pixels
+    from bgpipe.pipeline.types import Pixels, Pixels16
 
     Grey = npt.NDArray[np.uint8]
 
@@ -39,7 +39,7 @@ class Samples:
     rgb: Pixels
     alpha: Grey | None
     icc: bytes | None
-    rgb16: Deep | None
+    rgb16: Pixels16 | None
 
 
 def read_samples(image: Image.Image, data: bytes, *, keep_16_bits: bool) -> Samples:
@@ -163,7 +163,7 @@ def _key_alpha16(image: Image.Image, data: bytes) -> Grey | None:
     return np.where((deep == np.array(key, np.uint16)).all(axis=2), 0, 255).astype(np.uint8)
 
 
-def _read_rgb16(image: Image.Image, data: bytes) -> Deep | None:
+def _read_rgb16(image: Image.Image, data: bytes) -> Pixels16 | None:
     """RGB uint16; None where the file has fewer bits, or its kind is not read with all of them."""
     if not _has_16_bits(image, data) or (image.format == "PNG" and not _chunks_fit(data)):
         return None

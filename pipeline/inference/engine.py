@@ -21,7 +21,7 @@ from bgpipe.pipeline.inference.mean_colors import mean_colours
 from bgpipe.pipeline.inference.precision import DTYPES, cast_network, choose_precision
 from bgpipe.pipeline.inference.transfer import Step, Transfer, capture, make_transfer
 from bgpipe.pipeline.networks.birefnet.checkpoint import load, memory_bytes
-from bgpipe.pipeline.networks.birefnet_fused import fuse
+from bgpipe.pipeline.networks.birefnet_fused.network import fuse
 from bgpipe.pipeline.networks.preprocess import DEVIATION, MEAN
 from bgpipe.pipeline.types import Matte
 
@@ -57,7 +57,7 @@ class BiRefNetEngine:
         *,
         batch: int,
         threads: int,
-        mode: EngineOptions = EngineOptions(),
+        options: EngineOptions = EngineOptions(),
         load: Callable[[ResolvedModel], nn.Module] = lambda model: fuse(load(model), model.size),
     ) -> None:
         """Put `model` on `device`, cpu or cuda; `threads` of the CPU run one forward pass.
@@ -72,20 +72,20 @@ class BiRefNetEngine:
 
         """
         self._device = torch.device(device)
-        self._mode = mode
+        self._options = options
         self._size = model.size
         self._weights = model.sha256
-        self.precision = choose_precision(mode.precision, self._device)
+        self.precision = choose_precision(options.precision, self._device)
         torch.set_num_threads(threads)
         # Among the forms of a convolution only those that give the same bits every time.
         torch.backends.cudnn.deterministic = True
         self._network = cast_network(load(model), self.precision, self._device)
-        if mode.compiled:
+        if options.compiled:
             self._network.compile(dynamic=False)
         self._mean = torch.tensor(MEAN, device=self._device).view(1, 3, 1, 1)
         self._deviation = torch.tensor(DEVIATION, device=self._device).view(1, 3, 1, 1)
         self._allocate(batch)
-        if mode.compiled or self._on_gpu:
+        if options.compiled or self._on_gpu:
             self._warm_up()
 
     @property
@@ -98,7 +98,7 @@ class BiRefNetEngine:
         """What the best batch depends on: device, weights, size, mode and software, for people too."""
         product = torch.cuda.get_device_name(self._device) if self._on_gpu else "CPU"
         height, width = self._size
-        how = f"{self.precision}{' compiled' * self._mode.compiled}{' graphs' * self._mode.graphs}"
+        how = f"{self.precision}{' compiled' * self._options.compiled}{' graphs' * self._options.graphs}"
         return (
             f"{product}, {self._weights[:16]}, {height}x{width}, {how}, torch {torch.__version__}"
         )
@@ -155,7 +155,7 @@ class BiRefNetEngine:
 
     def _warm_up(self) -> None:
         """Compile, capture and fill the memory now, where there is time, and not at an image."""
-        if self._mode.compiled:
+        if self._options.compiled:
             log.info("compiling the model: some minutes the first time, then it is kept")
         self.infer([torch.zeros((*self._size, 3), dtype=torch.uint8).numpy()])
 
@@ -176,7 +176,7 @@ class BiRefNetEngine:
     def _ready_step(self) -> Step:
         if self._step is None:
             shape = (self._batch, *self._size, 3)
-            with_graph = self._on_gpu and self._mode.graphs
+            with_graph = self._on_gpu and self._options.graphs
             self._step = (
                 capture(self._forward, shape, self._device) if with_graph else self._forward
             )
@@ -189,7 +189,7 @@ class BiRefNetEngine:
         mattes = torch.sigmoid(logits)
         # Half the bytes to copy; their steps are a tenth of one of 255 levels.
         answers = (mattes.half() if self._on_gpu else mattes, sound)
-        return (*answers, mean_colours(pixels, mattes)) if self._mode.means else answers
+        return (*answers, mean_colours(pixels, mattes)) if self._options.means else answers
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """The network's input [B, 3, h, w], its channels side by side as they come."""

@@ -253,14 +253,14 @@ class ItemStore:
         A later job that finds another object there knows that it is not this job's.
         """
         offset = index * FINGERPRINT_BYTES
-        self._client.setrange(keys.of_job(job).seals, offset, fingerprint(identity))
+        self._client.setrange(keys.of_job(job).fingerprints, offset, fingerprint(identity))
 
     def read_fingerprints(self, job: JobId, start: int, stop: int) -> list[bytes]:
         """Return the fingerprints of the items from `start` to before `stop`; one may be empty."""
         if not job:
             return [b""] * (stop - start)
         first, last = start * FINGERPRINT_BYTES, stop * FINGERPRINT_BYTES - 1
-        data = cast("bytes", self._client.getrange(keys.of_job(job).seals, first, last))
+        data = cast("bytes", self._client.getrange(keys.of_job(job).fingerprints, first, last))
         offsets = range(0, (stop - start) * FINGERPRINT_BYTES, FINGERPRINT_BYTES)
         return [data[offset : offset + FINGERPRINT_BYTES] for offset in offsets]
 

@@ -7,10 +7,9 @@ counter.
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, TypeVar
 
+from bgpipe.pipeline.broker.client import load_lua
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.types import JobId
 
@@ -47,7 +46,7 @@ class JobConflict(UsageError):
 
 def load_script(client: RedisClient, name: str) -> Script:
     """Register lua/NAME.lua behind lua/common.lua."""
-    return client.register_script(_source("common") + _source(name))
+    return load_lua(client, __package__, "common", name)
 
 
 def checked(reply: Reply, job: JobId, wrong_state: str = "") -> Reply:
@@ -66,8 +65,3 @@ def checked(reply: Reply, job: JobId, wrong_state: str = "") -> Reply:
     if reply == WRONG_STATE:
         raise UsageError(wrong_state or f"job {job} was cancelled: bgpipe resume {job} goes on")
     return reply
-
-
-@cache
-def _source(name: str) -> str:
-    return files(__package__).joinpath(f"lua/{name}.lua").read_text()

@@ -71,7 +71,7 @@ class JobStore:
         """
         names = keys.of_job(job.id)
         holder = self._open(
-            keys=[names.head, keys.JOBS, keys.of_place(job.place), names.named],
+            keys=[names.head, keys.JOBS, keys.of_locations(job.locations_digest), names.named],
             args=[job.id, write_record(job), job.created, *([pack_names(named)] if named else [])],
         )
         if not holder:
@@ -93,7 +93,7 @@ class JobStore:
     def summary(self, job: JobId) -> JobSummary:
         """Return the counters as they are now."""
         names = keys.of_job(job)
-        leases = (keys.lease_of_job(job), keys.DISPATCH, keys.ATTEND)
+        leases = (keys.lease_of_job(job), keys.DISPATCH, keys.MAINTENANCE)
         flat, running, now, held = self._summary(
             keys=[names.head, names.running, *map(keys.of_lease, leases)]
         )
@@ -165,7 +165,7 @@ class JobStore:
             JobConflict: an open job has the same source and target.
 
         """
-        target = keys.of_place(self.job(job).place)
+        target = keys.of_locations(self.job(job).locations_digest)
         reply = self._resume(keys=[keys.of_job(job).head, target], args=[token, job])
         _check_target_free(checked(reply, job), job)
 
@@ -177,7 +177,7 @@ class JobStore:
             UsageError: the job has not finished.
 
         """
-        names, target = keys.of_job(job), keys.of_place(self.job(job).place)
+        names, target = keys.of_job(job), keys.of_locations(self.job(job).locations_digest)
         reply = self._retry(
             keys=[names.head, target, names.failed, names.errors, names.claimed, names.repeats],
             args=[token, job],
@@ -208,7 +208,7 @@ class JobStore:
 
     def running_ids(self) -> list[JobId]:
         """Return the running jobs, the oldest first."""
-        names = cast("list[bytes]", self._running(keys=[keys.JOBS], args=[keys.HEAD]))
+        names = cast("list[bytes]", self._running(keys=[keys.JOBS], args=[keys.JOB_PREFIX]))
         return [JobId(name.decode()) for name in names]
 
     def closed_before(self, moment: float) -> list[JobId]:
@@ -231,9 +231,9 @@ class JobStore:
     def _target(self, job: JobId) -> str:
         """Return the key of the job's target; a damaged record has none."""
         try:
-            return keys.of_place(self.job(job).place)
+            return keys.of_locations(self.job(job).locations_digest)
         except (StoreCorrupted, JobNotFound):
-            return keys.of_place("")
+            return keys.of_locations("")
 
     def _set(self, job: JobId, field: str, value: int, token: int) -> None:
         reply = self._write(keys=[keys.of_job(job).head], args=[token, field, value])

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.matting.layout import layout, render, subject_box
+from bgpipe.pipeline.matting.layout import find_subject_box, layout, render
 from bgpipe.pipeline.types import Cutout
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _placed(rgba: Pixels, preset: Preset, max_pixels: int) -> Pixels:
 def _shadow(rgba: Pixels, opacity: float) -> Plane | None:
     """How dark the ground is: the subject's foot, flattened and blurred, darker where it is lower."""
     alpha = rgba[..., 3]
-    box = subject_box(alpha)
+    box = find_subject_box(alpha)
     if box is None:
         return None
     extent = min(box.width, box.height)

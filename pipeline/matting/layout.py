@@ -55,7 +55,7 @@ class Layout:
     size: tuple[int, int]
 
 
-def subject_box(alpha: Alpha) -> PixelBox | None:
+def find_subject_box(alpha: Alpha) -> PixelBox | None:
     """The box of everything solid but dust; None if there is nothing."""
     solid = (alpha > SOLID).astype(np.uint8)
     count, _, parts, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
@@ -68,7 +68,7 @@ def subject_box(alpha: Alpha) -> PixelBox | None:
     return PixelBox(int(left.min()), int(top.min()), int(right.max()), int(bottom.max()))
 
 
-def canvas_pixels(preset: Preset) -> int:
+def count_canvas_pixels(preset: Preset) -> int:
     """How many pixels the preset's canvas has; 0 unless it is of fixed size."""
     if "x" not in preset.canvas:
         return 0
@@ -80,7 +80,7 @@ def layout(alpha: Alpha, preset: Preset) -> Layout:
     """What the preset's crop, margin, canvas and place make of a cutout with this alpha."""
     height, width = alpha.shape
     whole = PixelBox(0, 0, width, height)
-    box = (subject_box(alpha) or whole) if preset.crop else whole
+    box = (find_subject_box(alpha) or whole) if preset.crop else whole
     margin = round(preset.margin / 100 * max(box.width, box.height))
     box = box.grown(margin, margin, margin, margin)
     if ":" in preset.canvas:

@@ -31,7 +31,7 @@ LARGEST_DIRECT = 8
 """Radius up to which OpenCV takes the disc whole."""
 
 
-def disc(radius: int) -> Element:
+def make_disc(radius: int) -> Element:
     """[2r + 1, 2r + 1] of 0 and 1."""
     across = np.arange(-radius, radius + 1)
     return (across[:, None] ** 2 + across**2 <= radius**2).astype(np.uint8)
@@ -49,7 +49,7 @@ def erode(plane: Plane, radius: float) -> Plane:
 
 def white_top_hat(plane: Plane, radius: int) -> Plane:
     """What stands out from its surroundings and is thinner than the disc: strands, specks."""
-    return np.asarray(cv2.morphologyEx(plane, cv2.MORPH_TOPHAT, disc(radius)), np.float32)
+    return np.asarray(cv2.morphologyEx(plane, cv2.MORPH_TOPHAT, make_disc(radius)), np.float32)
 
 
 def fill_holes(matte: Plane) -> Plane:
@@ -85,7 +85,7 @@ def _within_disc(plane: Plane, radius: int, of: Callable[[Plane, Element], MatLi
     if radius == 0:
         return plane
     if radius <= LARGEST_DIRECT:
-        return np.asarray(of(plane, disc(radius)), np.float32)
+        return np.asarray(of(plane, make_disc(radius)), np.float32)
     best = np.maximum if of is cv2.dilate else np.minimum
     row, reach, extreme = plane, 0, plane.copy()
     for down in range(min(radius, len(plane) - 1), -1, -1):

@@ -87,7 +87,7 @@ class ClusterStats:
 
 def read_cluster_stats(client: RedisClient) -> ClusterStats:
     """How all jobs stand now, at one moment."""
-    counted, flat = client.eval(CLUSTER_STATS, 2, keys.JOBS, keys.TOTALS, keys.HEAD)
+    counted, flat = client.eval(CLUSTER_STATS, 2, keys.JOBS, keys.TOTALS, keys.JOB_PREFIX)
     now = _pairs(flat)
     return ClusterStats(
         totals=_totals(_pairs(counted)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from fnmatch import fnmatchcase
@@ -23,7 +22,7 @@ from bgpipe.pipeline.planning.targets import (
     assign_targets,
     literal_key,
 )
-from bgpipe.pipeline.storage.base import Store, has_no_suffix
+from bgpipe.pipeline.storage.base import Store, has_no_suffix, prefix_within
 from bgpipe.pipeline.types import Item, Job, ObjectInfo
 
 
@@ -289,7 +288,7 @@ def _compare(
 
 
 def _check_locations(source: Store, target: Store) -> None:
-    if _place_below(source.location, target.location) == "":
+    if prefix_within(source.location, target.location) == "":
         raise OverlappingLocations(
             f"cutouts cannot be written among their sources: {target.location}: choose another --out"
         )
@@ -299,7 +298,7 @@ def _outside_target(
     entries: Iterable[ObjectInfo], source: Store, target: Store, ignored: IgnoredObjects
 ) -> Iterator[ObjectInfo]:
     """The source's entries without those that lie in the target."""
-    own = _place_below(source.location, target.location)
+    own = prefix_within(source.location, target.location)
     for entry in entries:
         if own is None or not entry.key.startswith(own):
             yield entry
@@ -314,7 +313,7 @@ def _check_targets_apart(
 
     The one file that `job` names may be there, but must not be the source.
     """
-    place = _place_below(target.location, source.location)
+    place = prefix_within(target.location, source.location)
     is_file = bool(literal_key(job.naming))
     for entry, key in planned:
         if place is not None and (key == place + entry.key if is_file else key.startswith(place)):
@@ -322,17 +321,6 @@ def _check_targets_apart(
                 f"the cutout would be written among the sources: {entry.key}: choose another --out"
             )
         yield entry, key
-
-
-def _place_below(folder: str, location: str) -> str | None:
-    """What the keys of `location` start with in `folder`: "" if they are one, None if apart."""
-    outer, inner = (
-        place if "://" in place else os.path.realpath(place) for place in (folder, location)
-    )
-    if outer.rstrip("/") == inner.rstrip("/"):
-        return ""
-    prefix = outer.rstrip("/") + "/"
-    return inner.removeprefix(prefix).rstrip("/") + "/" if inner.startswith(prefix) else None
 
 
 def _matches(key: str, patterns: Iterable[str]) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.images.limits import Limits
-from bgpipe.pipeline.images.preview import thumbnail
+from bgpipe.pipeline.images.preview import render_thumbnail
 from bgpipe.pipeline.report.contact_sheet import THUMBNAIL, SheetImage
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def load_thumbnails(
             before = source.read(item.source, limits.max_bytes)
             after = target.read(item.target, limits.max_bytes)
             pictures = (
-                thumbnail(before, limits, THUMBNAIL),
-                thumbnail(after, limits, THUMBNAIL),
+                render_thumbnail(before, limits, THUMBNAIL),
+                render_thumbnail(after, limits, THUMBNAIL),
             )
             return SheetImage(item.source, *pictures, flags=flags.get(item.index, ()))
         except ItemError:

@@ -54,7 +54,7 @@ class JobController:
 
     def step(self, room: int) -> bool:
         """Publish at most `room` messages, and what was lost; returns whether more could follow."""
-        token = self._lease.try_acquire()
+        token = self._lease.acquire()
         try:
             fed = bool(token) and self._feeder.publish_next(self._job, min(room, BATCH), token)
         except LeaseLost:
@@ -109,7 +109,7 @@ class Dispatcher:
 
     def step(self) -> bool:
         """Do once what there is to do for every job; returns whether more could follow at once."""
-        led, self.leads = self.leads, bool(self._lease.try_acquire())
+        led, self.leads = self.leads, bool(self._lease.acquire())
         if self.leads != led:
             log.info("leads" if self.leads else "stands by")
         if not self.leads:

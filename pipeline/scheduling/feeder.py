@@ -10,7 +10,7 @@ from celery import Celery
 from bgpipe.config.settings import QueueSettings
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
-from bgpipe.pipeline.broker.queue import depth, publish, waiting_messages
+from bgpipe.pipeline.broker.queue import publish, read_depth, waiting_messages
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import JobId
 
@@ -31,7 +31,7 @@ class Feeder:
 
     def depth(self) -> int:
         """How many messages of all jobs are published and not acknowledged."""
-        return depth(self._client, self._settings.name)
+        return read_depth(self._client, self._settings.name)
 
     def capacity(self) -> int:
         """How many more may be published before the high-water mark is reached."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 import re
 from functools import cache
 from importlib.util import find_spec
@@ -129,3 +130,24 @@ def is_safe_key(key: str) -> bool:
     steps_up = ".." in re.split(r"[/\\]", key)
     broken = "\0" in key or any("\ud800" <= letter <= "\udfff" for letter in key)
     return not (steps_up or broken or "" in parts or "." in parts)
+
+
+def contains(outer: str, inner: str) -> bool:
+    """Whether the location `inner` is `outer` or below it.
+
+    Folders are compared with all links followed, prefixes of a bucket as S3 does: as text.
+    """
+    return prefix_within(outer, inner) is not None
+
+
+def prefix_within(outer: str, inner: str) -> str | None:
+    """Return what the keys of `inner` start with in `outer`: "" if both are the same location.
+
+    Returns None if `inner` is not within `outer`.
+    """
+    folder, location = (_resolved(each).rstrip("/") + "/" for each in (outer, inner))
+    return location.removeprefix(folder) if location.startswith(folder) else None
+
+
+def _resolved(location: str) -> str:
+    return location if "://" in location else os.path.realpath(location)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os.path
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import Code, PermanentError, UsageError
-from bgpipe.pipeline.storage.base import Store
+from bgpipe.pipeline.storage.base import Store, contains
 from bgpipe.pipeline.storage.local import LocalStore
 
 if TYPE_CHECKING:
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 
     from bgpipe.config.settings import S3Settings
 
-__all__ = ["LocalStore", "Store", "StoreFactory"]
+__all__ = ["LocalStore", "Store", "StoreFactory", "find_location"]
 
+S3 = "s3://"
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 CONNECTIONS = 16
 """To a bucket at once, where nobody knows better."""
 
@@ -44,7 +48,7 @@ class StoreFactory:
             StorageUnavailable: nothing can be asked of S3 with these settings.
 
         """
-        if self._places and not any(_is_within(location, place) for place in self._places):
+        if self._places and not any(contains(place, location) for place in self._places):
             raise PermanentError(
                 Code.ACCESS, f"outside worker.places: {location}: add it there, or move the images"
             )
@@ -67,7 +71,18 @@ class StoreFactory:
             return self._client
 
 
-def _is_within(location: str, place: str) -> bool:
-    if "://" in location or "://" in place:
-        return f"{location.rstrip('/')}/".startswith(f"{place.rstrip('/')}/")
-    return Path(location).resolve().is_relative_to(Path(place).resolve())
+def find_location(text: str) -> str:
+    """Return the location of a path or an address that a person wrote; paths become absolute.
+
+    Raises:
+        UsageError: its scheme is not supported, or the bucket is missing.
+
+    """
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        return os.path.abspath(text).rstrip("/") or "/"  # noqa: PTH100  # resolve() follows symlinks
+    if scheme[0] != S3:
+        raise UsageError(f"unsupported scheme: {text}: use a folder or s3://bucket/prefix")
+    if not text.removeprefix(S3).partition("/")[0]:
+        raise UsageError(f"no bucket named: {text}: write s3://bucket/prefix")
+    return text.rstrip("/")

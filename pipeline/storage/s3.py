@@ -20,6 +20,7 @@ from botocore.exceptions import (
     IncompleteReadError,
 )
 
+from bgpipe.config.output import MEDIA_TYPES
 from bgpipe.pipeline.errors import Code, PermanentError, StorageUnavailable, UsageError
 from bgpipe.pipeline.storage.base import ignore, is_candidate_name, is_hidden, is_safe_key
 from bgpipe.pipeline.storage.s3_errors import is_known_error, item_errors, store_errors
@@ -43,15 +44,7 @@ ATTEMPTS = 5
 READS = 3
 """Times that an object is asked for whose content breaks off, which boto3 leaves to us."""
 _BROKEN_OFF = (HTTPClientError, IncompleteReadError, FlexibleChecksumError)
-_CONTENT_TYPES = {
-    ".avif": "image/avif",
-    ".gz": "application/gzip",
-    ".jpg": "image/jpeg",
-    ".json": "application/json",
-    ".png": "image/png",
-    ".webp": "image/webp",
-    ".zip": "application/zip",
-}
+_CONTENT_TYPES = {**MEDIA_TYPES, ".gz": "application/gzip", ".json": "application/json"}
 
 
 def make_client(settings: S3Settings, connections: int) -> BaseClient:

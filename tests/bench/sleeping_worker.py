@@ -45,8 +45,8 @@ def measure(data: bytes, limits: Limits) -> int:
     return SIDE * SIDE
 
 
-def decode(data: bytes, limits: Limits, deep: bool) -> DecodedImage:
-    del data, limits, deep
+def decode(data: bytes, limits: Limits, keep_16_bits: bool) -> DecodedImage:
+    del data, limits, keep_16_bits
     time.sleep(DECODE)
     return DecodedImage(rgb=np.zeros((SIDE, SIDE, 3), np.uint8))
 

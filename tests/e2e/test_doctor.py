@@ -15,7 +15,7 @@ from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
 from bgpipe.workers.heartbeat import HeartbeatWriter
 
-from ..conftest import RedisServer
+from ..support.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from .conftest import Bgpipe
@@ -79,7 +79,7 @@ def test_a_dispatcher_is_healthy_while_one_of_the_cluster_leads(
 ) -> None:
     assert doctor("--dispatcher")[0] == 4
     lease = Lease(client, keys.DISPATCH, seconds=60)
-    assert lease.try_acquire()
+    assert lease.acquire()
     assert doctor("--dispatcher")[0] == 0
 
 

@@ -17,8 +17,8 @@ from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.types import JobId, JobState, Outcome
 
-from ..conftest import RedisServer
 from ..support.idle_cluster import JOB, SECONDS, Cluster, Idler, assert_closed, kill, until
+from ..support.redis_server import RedisServer
 
 NOT_IMAGE = PermanentError(Code.NOT_IMAGE, "no image")
 

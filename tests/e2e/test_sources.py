@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from subprocess import CompletedProcess
 
-    from ..conftest import S3Server
+    from ..support.s3_server import S3Server
     from .conftest import Bgpipe
 
 NANO = ("--model", "birefnet-nano")

@@ -20,8 +20,8 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.broker.lease import is_held
 
-from ..conftest import ROOT, free_port
-from ..packaging.test_packages import copy_of_the_tree
+from ..support.ports import free_port
+from ..support.source_tree import ROOT, copy_checkout
 from .test_guarded_redis import until
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
     )
     (folder / "requirements.txt").write_text(listed.stdout)
-    tree = copy_of_the_tree(folder)
+    tree = copy_checkout(folder)
     python = environment / "bin/python"
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q"]
     subprocess.run([*pip, "-r", folder / "requirements.txt"], check=True)
@@ -137,7 +137,8 @@ def test_a_turned_photo_gives_the_thumbnail_that_the_whole_package_makes(control
     code = """
 import hashlib, io
 from PIL import Image
-from bgpipe.pipeline.images import Limits, decode
+from bgpipe.pipeline.images.decode import decode
+from bgpipe.pipeline.images.limits import Limits
 for turn in range(1, 9):
     image = Image.radial_gradient("L").resize((40, 24)).convert("RGB")
     image.putpixel((3, 5), (255, 0, 0))

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bgpipe.pipeline.broker.embedded import server_binary
+from bgpipe.pipeline.broker.embedded import find_server
 from bgpipe.pipeline.errors import RedisUnavailable
 
-from ..conftest import ROOT, require_program
+from ..support.programs import require_program
+from ..support.source_tree import ROOT
 
 SECONDS = 900
 
@@ -19,7 +20,7 @@ SECONDS = 900
 @pytest.mark.parametrize("images", [6, pytest.param(150, marks=pytest.mark.slow)])
 def test_the_three_witnesses_of_the_demonstration_agree(images: int, tmp_path: Path) -> None:
     try:
-        server_binary()
+        find_server()
     except RedisUnavailable:
         require_program("redis-server")
     require_program("prometheus")

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from bgpipe.config.choices import LogFormat
-from bgpipe.pipeline.logging import EventFormatter, JsonFormatter, masked
+from bgpipe.pipeline.logging import EventFormatter, JsonFormatter, mask_passwords
 
 SECRET = "s3cr?t"
 PROGRAM = """
@@ -73,4 +73,4 @@ def test_fields_are_masked_too(kind: type[EventFormatter]) -> None:
 
 def test_addresses_without_a_password_stay_as_they_are() -> None:
     for text in ("redis://host:6379/0", "s3://bucket/a@b:c", "at 10:30: me@host"):
-        assert masked(text) == text
+        assert mask_passwords(text) == text

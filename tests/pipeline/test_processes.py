@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from bgpipe.pipeline.errors import Unavailable
-from bgpipe.pipeline.processes import ChildProcess
+from bgpipe.pipeline.processes import ChildProcess, request_lines
 
 PATIENT = 20.0
 
@@ -109,8 +110,8 @@ def test_nothing_that_it_started_outlives_its_failure(log: Path) -> None:
 
 def test_it_ends_although_its_command_was_killed(log: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from bgpipe.pipeline.processes import Child; "
-        f"Child([sys.executable, '-c', {DRAINS!r}], {{}}, Path({str(log)!r})); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from bgpipe.pipeline.processes import ChildProcess; "
+        f"ChildProcess([sys.executable, '-c', {DRAINS!r}], {{}}, Path({str(log)!r})); time.sleep(60)"
     )
     command = subprocess.Popen([sys.executable, "-c", program])
     wait_for(log, "ready")
@@ -122,3 +123,42 @@ def test_it_ends_although_its_command_was_killed(log: Path) -> None:
 def test_a_command_that_is_not_there_is_named(log: Path) -> None:
     with pytest.raises(Unavailable, match="/no/such"):
         ChildProcess(["/no/such"], {}, log)
+
+
+SERVER = """
+import sys
+from collections.abc import Iterator
+from pydantic import TypeAdapter
+from bgpipe.pipeline.errors import StorageUnavailable
+from bgpipe.pipeline.processes import serve_lines
+
+def count(last: int) -> Iterator[int]:
+    yield from range(last)
+    if last > 2:
+        raise StorageUnavailable("too far: 3: count less")
+
+if __name__ == "__main__":
+    sys.exit(serve_lines(TypeAdapter(int), TypeAdapter(int), count))
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module that a new process can run, which counts."""
+    (tmp_path / "counting.py").write_text(SERVER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "counting"
+
+
+def test_a_process_answers_a_request_in_lines(module: str) -> None:
+    assert list(request_lines(module, 2, TypeAdapter(int))) == [0, 1]
+
+
+def test_an_error_of_the_process_follows_its_replies(
+    module: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    replies = request_lines(module, 3, TypeAdapter(int))
+    assert [next(replies) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(Unavailable, match="counting ended with status 4"):
+        next(replies)
+    assert capfd.readouterr().err == "bgpipe: too far: 3: count less\n"

@@ -26,7 +26,7 @@ from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.types import JobId, JobState, JobSummary, Outcome
 
-from ..conftest import RedisServer
+from .redis_server import RedisServer
 
 BGPIPE = Path(sys.executable).with_name("bgpipe")
 SECONDS = 120.0

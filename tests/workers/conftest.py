@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.broker.client import RedisClient, connect
-from bgpipe.pipeline.broker.queue import depth, make_app, publish
+from bgpipe.pipeline.broker.queue import make_app, publish, read_depth
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.models.lockfile import hash_file
 from bgpipe.pipeline.networks.birefnet import ModelConfig, SwinConfig, build
@@ -38,7 +38,7 @@ class Cluster:
 
     url: str
     client: RedisClient
-    job_store: JobStore
+    jobs: JobStore
     app: Celery
     model: Path
     folder: Path
@@ -129,8 +129,8 @@ class Cluster:
 
     def finished_after_a_kill(self, job: JobId) -> JobSummary:
         """`finished`, once the message that Redis may lose as it hands it out was sent again."""
-        until(lambda: not depth(self.client, QUEUE))
-        lost = [self.jobs.item(job, index) for index in self.jobs.missing(job)]
+        until(lambda: not read_depth(self.client, QUEUE))
+        lost = [self.jobs.items.get(job, index) for index in self.jobs.items.missing(job)]
         publish(self.app, job, lost, QUEUE)
         return self.finished(job)
 

@@ -63,7 +63,7 @@ def test_a_claim_whose_end_the_ledger_was_not_there_for_is_simply_taken_up(
 def test_an_image_whose_worker_died_is_alone_and_a_killer_if_it_was_so_before(
     cluster: Cluster, job: JobId
 ) -> None:
-    cluster.jobs.claim(job, 0, DEAD)
+    cluster.jobs.items.claim(job, 0, DEAD)
     with custody(cluster, "cpu0@here/second").claim(job, 0) as hold:
         assert hold
         assert (hold.claim.attempt, hold.alone, hold.crashed_alone) == (2, True, False)
@@ -76,7 +76,7 @@ def test_a_suspect_waits_until_the_others_are_done_and_is_not_charged_for_waitin
     cluster: Cluster, job: JobId
 ) -> None:
     ours, entered = custody(cluster), threading.Event()
-    cluster.jobs.claim(job, 0, DEAD)
+    cluster.jobs.items.claim(job, 0, DEAD)
 
     def suspect() -> bool:
         with ours.claim(job, 0) as hold:
@@ -90,14 +90,14 @@ def test_a_suspect_waits_until_the_others_are_done_and_is_not_charged_for_waitin
             assert not entered.wait(0.3)
             # Were this worker to die now, the suspect would be where it was.
             assert not cluster.client.exists(keys.of_job(job).repeats)
-            assert cluster.jobs.claims(job)[0] == DEAD
+            assert cluster.jobs.items.claims(job)[0] == DEAD
         assert alone.result(30)
 
 
 def test_what_was_settled_while_it_waited_is_nobodys(cluster: Cluster, job: JobId) -> None:
     ours = custody(cluster)
-    cluster.jobs.claim(job, 0, DEAD)
-    cluster.jobs.settle(job, Outcome.done(0))
+    cluster.jobs.items.claim(job, 0, DEAD)
+    cluster.jobs.items.settle(job, Outcome.done(0))
     with ours.claim(job, 0) as hold:
         assert hold is None
 

@@ -24,7 +24,7 @@ def test_a_flagged_cutout_is_made_counted_and_copied(cluster: Cluster) -> None:
     with cluster.supervisor("--device", "cpu", BGPIPE_REVIEW__OUT=str(review)):
         job = cluster.submit(names)
         summary = cluster.finished(job)
-    flags = cluster.jobs.flags(job)
+    flags = cluster.jobs.items.flags(job)
     assert ReviewFlag.MORE_FRAMES in flags[1]
     assert ReviewFlag.MORE_FRAMES not in flags.get(0, ())
     assert (summary.done, summary.flagged) == (2, len(flags))

@@ -83,7 +83,9 @@ import io, resource, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 import cv2, numpy as np, torch
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.images import Limits, encode, decode
+from bgpipe.pipeline.images.decode import decode
+from bgpipe.pipeline.images.encode import encode
+from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.types import Cutout, Matte, Output, DecodedImage, Preset, Recipe
 from bgpipe.workers.image_processor import BackgroundLoader
 from bgpipe.workers.memory_budget import MemoryBudget

@@ -17,10 +17,7 @@ from bgpipe.config.choices import Precision
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.job_options import choose_model
 from bgpipe.pipeline.errors import Unavailable, UsageError
-from bgpipe.pipeline.processes import request_lines
-from bgpipe.pipeline.session import read_settings
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
@@ -95,6 +92,8 @@ def bench(
 ) -> None:
     """Measure the speed of this machine (infra/docs/performance.md)."""
     from bgpipe.pipeline.bench.protocol import BenchRequest
+    from bgpipe.pipeline.cli.job_options import choose_model
+    from bgpipe.pipeline.session import read_settings
 
     settings = read_settings()
     console: Console = context.obj
@@ -129,7 +128,7 @@ def _make_random_model(settings: Settings, name: str, folder: Path) -> ResolvedM
     """Write random weights in the shape of a registered model."""
     from bgpipe.pipeline.models import registry
 
-    entry = registry.models().get(name)
+    entry = registry.read_models().get(name)
     if entry is None:
         raise UsageError(f"not a registered model: {name}: see bgpipe models list")
     path = folder / f"{name}.safetensors"
@@ -145,6 +144,7 @@ def _measure_network(console: Console, request: BenchRequest) -> None:
     from pydantic import TypeAdapter
 
     from bgpipe.pipeline.bench.protocol import Machine, NetworkResult
+    from bgpipe.pipeline.processes import request_lines
 
     adapter = TypeAdapter[Machine | NetworkResult](Machine | NetworkResult)
     for result in request_lines("bgpipe.pipeline.bench.network", request, adapter):
@@ -179,12 +179,11 @@ def _measure_end_to_end(
     folder: Path,
 ) -> None:
     from bgpipe.pipeline.bench.end_to_end import bench_cluster
-    from bgpipe.pipeline.planning.recipe import preset_named
-    from bgpipe.pipeline.types import Recipe
+    from bgpipe.pipeline.models.registry import NO_MATTING
+    from bgpipe.pipeline.planning.recipe import build_recipe
 
-    name = settings.refine.preset
-    recipe = Recipe(model.name, model.sha256, model.size, preset_named(settings, name))
-    console.print(f"from file to cutout, preset {name}; stages in ms per image")
+    recipe = build_recipe(settings, model=model, matting=NO_MATTING).recipe
+    console.print(f"from file to cutout, preset {settings.refine.preset}; stages in ms per image")
     console.print(END_TO_END_ROW.format("MP", "images", "images/s", "busy", "MiB", "stages"))
     with bench_cluster(settings, folder) as cluster:
         for result in cluster.measure(recipe, megapixels, seconds):

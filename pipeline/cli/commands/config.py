@@ -146,13 +146,13 @@ def _unknown_names(settings: Settings, layers: Sequence[Layer]) -> Iterator[str]
     """The names of presets and models that do not exist."""
     from bgpipe.config.layers import find_layer
     from bgpipe.config.problems import describe_problem
-    from bgpipe.pipeline.models.registry import names_for
+    from bgpipe.pipeline.models.registry import list_names
     from bgpipe.pipeline.types import ModelTask
 
     known = {
         "preset": list(settings.presets),
-        "model": names_for(ModelTask.SUBJECT),
-        "matting model": names_for(ModelTask.EDGES),
+        "model": list_names(ModelTask.SUBJECT),
+        "matting model": list_names(ModelTask.EDGES),
     }
     for path, kind, name in _names(settings):
         if name in known[kind] or (kind != "preset" and _is_weights(name)):

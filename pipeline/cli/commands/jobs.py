@@ -154,7 +154,7 @@ def _token(session: Session, lease: Lease) -> int:
     """The lease's token; a command that was killed may hold it a little longer than it lived."""
     settings = session.settings.dispatch
     deadline = time.monotonic() + settings.lease + settings.poll
-    while not (token := lease.try_acquire()) and time.monotonic() < deadline:
+    while not (token := lease.acquire()) and time.monotonic() < deadline:
         time.sleep(settings.poll)
     return token
 

@@ -41,7 +41,7 @@ def list_(context: typer.Context) -> None:
     table = Table("model", "input", "here", "about", box=None, padding=(0, 2, 1, 0))
     for column in table.columns[:3]:
         column.no_wrap = True
-    for name, entry in registry.models().items():
+    for name, entry in registry.read_models().items():
         path = registry.locate(name, cache=cache)
         height, width = entry.size
         terminal.print_json(
@@ -91,7 +91,7 @@ def verify(
     from bgpipe.pipeline.models import registry
 
     cache = read_settings().model_folder
-    here = (known for known in registry.models() if registry.locate(known, cache=cache))
+    here = (known for known in registry.read_models() if registry.locate(known, cache=cache))
     for each in [name] if name else here:
         _show(context.obj, registry.verify(each, cache=cache), "verified")
 

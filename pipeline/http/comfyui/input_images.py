@@ -70,7 +70,7 @@ class InputImages:
 
     def names(self) -> list[str]:
         """The last ones, in order."""
-        index = keys.prompt_photos_of(self._owner)
+        index = keys.input_images_of(self._owner)
         found = cast("list[bytes]", self._client.zrange(index, -LISTED, -1))
         return sorted(name.decode() for name in found)
 
@@ -104,7 +104,7 @@ class InputImages:
             if there != place.encode() and self.find(name):
                 return False
         self._client.set(key, place, ex=seconds)
-        index = keys.prompt_photos_of(self._owner)
+        index = keys.input_images_of(self._owner)
         self._client.zadd(index, {name: time.time()})
         self._client.zremrangebyscore(index, "-inf", time.time() - seconds)
         self._client.expire(index, seconds)
@@ -112,7 +112,7 @@ class InputImages:
 
     def _key(self, name: str) -> str:
         digest = blake2b(name.encode(errors="replace"), digest_size=16).hexdigest()
-        return keys.prompt_photo_of(self._owner, digest)
+        return keys.input_image_of(self._owner, digest)
 
 
 def _numbered(name: str, number: int) -> str:

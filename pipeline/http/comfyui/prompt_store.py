@@ -172,7 +172,7 @@ class PromptStore:
         return [prompt for prompt in found if prompt.owner == self._owner]
 
     def _pending_key(self, client: str) -> str:
-        return keys.untold_prompts_of(self._owner, _digest(client))
+        return keys.unreported_prompts_of(self._owner, _digest(client))
 
 
 def _file(owner: str, kept: OutputFile) -> str:

@@ -13,7 +13,7 @@ from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, State
 from bgpipe.pipeline.http.downloads import Download, archive, attachment, binary, etag_of
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
-from bgpipe.pipeline.images.preview import mask_thumbnail, thumbnail
+from bgpipe.pipeline.images.preview import render_mask_thumbnail, render_thumbnail
 from bgpipe.pipeline.jobs.items import ItemState, ItemView
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.types import Item, Job, ObjectInfo, ReviewFlag
@@ -157,5 +157,5 @@ def _small(backend: AppState, store: Store, key: str, of: ImageKind, side: int) 
     with backend.pictures:
         data = store.read(key, limits.max_bytes)
         if of is ImageKind.MASK:
-            return mask_thumbnail(data, limits, side)
-        return thumbnail(data, limits, side)
+            return render_mask_thumbnail(data, limits, side)
+        return render_thumbnail(data, limits, side)

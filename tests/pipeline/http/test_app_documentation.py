@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ...conftest import ROOT
 from ...support.http_service import SECONDS, Service
+from ...support.source_tree import ROOT
 
 DOCUMENT = ROOT / "infra/docs/http.md"
 

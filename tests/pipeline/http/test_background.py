@@ -105,13 +105,13 @@ def test_what_was_kept_for_long_enough_is_removed_with_its_job(
     assert len(list(store.list())) == 2
     old = time.time() - backend.settings.serve.keep_days * DAY - 1
     client = backend.session.client
-    for folder in client.zrange(keys.KEPT, 0, -1):
-        client.zadd(keys.KEPT, {folder: old})
+    for folder in client.zrange(keys.FOLDERS, 0, -1):
+        client.zadd(keys.FOLDERS, {folder: old})
     attendant = MaintenanceLoop(backend)
     attendant.step()
     attendant.rest(60)
     assert list(store.list(missing_ok=True)) == []
-    assert not client.zcard(keys.KEPT)
+    assert not client.zcard(keys.FOLDERS)
     with pytest.raises(JobNotFound):
         backend.jobs.job(order.id)
 

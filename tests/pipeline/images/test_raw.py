@@ -14,7 +14,7 @@ from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images.decode import decode, read_pixel_count, validate_header
 from bgpipe.pipeline.images.formats import RAW, format_of
 from bgpipe.pipeline.images.limits import Limits
-from bgpipe.pipeline.images.preview import thumbnail
+from bgpipe.pipeline.images.preview import render_thumbnail
 from bgpipe.pipeline.storage.base import RAW_SUFFIXES
 
 from .files import CFA, LIMITS, dng, mosaic, saved, scene, tiff
@@ -99,7 +99,7 @@ def test_a_sensor_without_color_filters_gives_grey():
 
 
 def test_a_photo_has_a_thumbnail():
-    assert thumbnail(dng(mosaic(halves())), LIMITS, 20)[8:12] == b"WEBP"
+    assert render_thumbnail(dng(mosaic(halves())), LIMITS, 20)[8:12] == b"WEBP"
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
@@ -197,7 +197,8 @@ def test_without_rawpy_a_raw_name_is_ignored_and_a_raw_file_names_the_extra():
 import sys
 sys.modules["rawpy"] = None  # as if it were not installed
 from bgpipe.pipeline.errors import PermanentError
-from bgpipe.pipeline.images import Limits, decode
+from bgpipe.pipeline.images.decode import decode
+from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.storage.base import is_image_name, reads_raw
 print(reads_raw(), is_image_name("a.dng"), is_image_name("a.jpg"))
 try:

@@ -19,7 +19,7 @@ from bgpipe.pipeline.monitoring.exporter import render_metrics, serve_metrics
 from bgpipe.pipeline.monitoring.heartbeat import LIFE, Histogram, WorkerStats, read_heartbeats
 from bgpipe.pipeline.types import Outcome
 
-from ...conftest import free_port
+from ...support.ports import free_port
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -57,8 +57,8 @@ def beat(client, name: str, **vitals: object) -> None:
 
 def test_outcomes_are_counters_by_outcome_and_code(told, job_store, open_job) -> None:
     job = open_job(3)
-    job_store.settle(job, Outcome.done(0))
-    job_store.settle(job, Outcome.failed(1, PermanentError(Code.EMPTY, "no bytes")))
+    job_store.items.settle(job, Outcome.done(0))
+    job_store.items.settle(job, Outcome.failed(1, PermanentError(Code.EMPTY, "no bytes")))
     assert told("images_total", outcome="done", code="") == 1
     assert told("images_total", outcome="failed", code="E_EMPTY") == 1
     assert told("images_total", outcome="failed", code="E_DEVICE") == 0  # known before it happens
@@ -133,7 +133,7 @@ def test_the_cost_of_a_thousand_follows_from_price_workers_and_pace(
 ) -> None:
     assert told("cost_per_thousand_images") is None
     job = open_job(4)
-    job_store.settle(job, Outcome.done(0))
+    job_store.items.settle(job, Outcome.done(0))
     beat(client, "gpu0@host/1")
     beat(client, "gpu1@host/1")
     client.hincrbyfloat(keys.of_job(job).head, "spent", 1e6)  # so long that the pace stands still

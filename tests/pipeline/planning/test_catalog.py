@@ -133,6 +133,7 @@ def test_a_damaged_header_says_nothing(target: LocalStore, items: ItemStore, hea
 @pytest.mark.parametrize(
     "content",
     [b"", b"no gzip", gzip.compress(b"x" * 99)[:-9], gzip.compress(b"[1]"), gzip.compress(b"[")],
+    ids=["empty", "not gzip", "truncated", "not a row", "not JSON"],
 )
 def test_a_damaged_part_says_nothing(
     target: LocalStore, items: ItemStore, job: Job, content: bytes

@@ -130,7 +130,7 @@ def test_while_the_last_run_goes_on_nothing_starts_and_then_it_is_caught_up_once
     busy = replace(job, out="/elsewhere", id=type(job.id)("busy"))
     job_store.open(busy)
     lease = Lease(records._client, keys.lease_of_job(busy.id), SECONDS)
-    lease.try_acquire()
+    lease.acquire()
     records.begin(NAME, busy.id, None)  # ... while this one is listed
     one = sweeper(sweep())
     turns(one, command)
