@@ -263,14 +263,9 @@ class DecodedImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matte:
-    """The network's soft output at model size, float32 [h, w] in [0, 1].
-
-    `means` are the mean colours of foreground and background around each pixel, uint8 [h, w, 6], in
-    sRGB, where the device made them.
-    """
+    """The network's soft output at model size, float32 [h, w] in [0, 1]."""
 
     alpha: Plane
-    means: Pixels | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

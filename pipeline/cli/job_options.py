@@ -103,9 +103,7 @@ def load_workflow(settings: Settings, path: Path) -> CutoutSpec:
         UsageError: it cannot be read or done, or saves several things.
 
     """
-    from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.comfyui.interpreter import CutoutSpec
-    from bgpipe.pipeline.types import ResolvedModel
+    workflow = read_workflow(_read_document(path), settings.comfyui.models)
     if workflow.main is None:
         raise UsageError(f"the workflow saves several images: {path}: leave one SaveImage in it")
     return workflow.main.spec

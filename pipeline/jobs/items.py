@@ -54,6 +54,8 @@ class Claim:
     item: Item
     redelivered: bool
     job: Job
+    predecessor: ClaimOwner | None = None
+    """The owner that died with the item in flight: the item then runs alone in its worker."""
 
 
 @dataclass(frozen=True, slots=True)
