@@ -146,7 +146,7 @@ class ItemStore:
             args=[index, f"{worker} {uuid.uuid4().hex}"],
         )
         if not isinstance(reply, list):
-            _checked(reply, job, index)
+            _check_reply(reply, job, index)
             return None
         attempt, mark, created = reply
         edition = created.decode()
@@ -178,7 +178,8 @@ class ItemStore:
             ],
             args=[outcome.index, *error, *flags],
         )
-        return _checked(reply, job, outcome.index) != scripts.REFUSED
+        _check_reply(reply, job, outcome.index)
+        return bool(reply != scripts.REFUSED)
 
     def owner(self, job: JobId, index: int) -> ClaimOwner | None:
         """Return the owner of the last claim, or None if it was settled or released since."""
@@ -195,7 +196,7 @@ class ItemStore:
         reply = self._give_back(
             keys=[names.head, names.claimed, names.running, names.repeats], args=[index]
         )
-        _checked(reply, job, index)
+        _check_reply(reply, job, index)
 
     def claims(self, job: JobId) -> dict[int, str]:
         """Return the items in flight and the worker of each one's last claim."""
@@ -295,12 +296,11 @@ def _owner(claim: bytes) -> ClaimOwner:
     return ClaimOwner(worker, redelivered=claim[:1] == REDELIVERED)
 
 
-def _checked(reply: int, job: JobId, index: int) -> int:
+def _check_reply(reply: int, job: JobId, index: int) -> None:
     if reply == scripts.UNKNOWN_JOB:
         raise JobNotFound(job)
     if reply == scripts.NO_SUCH_ITEM:
         raise _no_item(job, index)
-    return reply
 
 
 def _no_item(job: JobId, index: int) -> UsageError:

@@ -49,7 +49,7 @@ def load_script(client: RedisClient, name: str) -> Script:
     return load_lua(client, __package__, "common", name)
 
 
-def checked(reply: Reply, job: JobId, wrong_state: str = "") -> Reply:
+def check_reply(reply: Reply, job: JobId, wrong_state: str = "") -> Reply:
     """Return a script's reply.
 
     Raises:

@@ -23,7 +23,13 @@ from bgpipe.pipeline.jobs import scripts
 from bgpipe.pipeline.jobs.items import ItemStore
 from bgpipe.pipeline.jobs.manifest import ManifestStore, pack_names, unpack_names
 from bgpipe.pipeline.jobs.records import read_record, summarize, write_record
-from bgpipe.pipeline.jobs.scripts import JobConflict, JobNotFound, LeaseLost, checked, load_script
+from bgpipe.pipeline.jobs.scripts import (
+    JobConflict,
+    JobNotFound,
+    LeaseLost,
+    check_reply,
+    load_script,
+)
 from bgpipe.pipeline.types import OPEN_STATES, Item, Job, JobId, JobState, JobSummary
 
 __all__ = ["JobConflict", "JobNotFound", "JobStore", "LeaseLost", "new_job_id"]
@@ -107,7 +113,7 @@ class JobStore:
         """Begin the listing; drop the items of a listing that did not reach its end."""
         names = keys.of_job(job)
         reply = self._list(keys=[names.head, names.manifest], args=[token])
-        checked(reply, job, f"job {job} is not being listed: bgpipe status {job}")
+        check_reply(reply, job, f"job {job} is not being listed: bgpipe status {job}")
 
     def add(self, job: JobId, items: Sequence[Item], token: int = NO_TOKEN) -> None:
         """Append `items` to the manifest; their indices continue from its end, beginning at 0."""
@@ -116,7 +122,7 @@ class JobStore:
         reply = self._manifests.append(job, items, token)
         if reply == scripts.NO_SUCH_ITEM:
             raise UsageError(f"the manifest of job {job} does not end at item {items[0].index}")
-        checked(reply, job)
+        check_reply(reply, job)
 
     def skip(self, job: JobId, count: int, token: int = NO_TOKEN) -> None:
         """Set the total number of up-to-date images; they are not in the manifest."""
@@ -125,7 +131,7 @@ class JobStore:
     def start(self, job: JobId, token: int = NO_TOKEN) -> None:
         """End the listing: the job runs, or has finished if its manifest is empty."""
         names = keys.of_job(job)
-        checked(self._start(keys=[names.head, names.named, keys.TOTALS], args=[token]), job)
+        check_reply(self._start(keys=[names.head, names.named, keys.TOTALS], args=[token]), job)
 
     def lead(self, job: JobId, token: int) -> int:
         """Refuse older tokens from now on; returns the cursor.
@@ -134,7 +140,7 @@ class JobStore:
             LeaseLost: a newer token has written.
 
         """
-        cursor: int = checked(self._lead(keys=[keys.of_job(job).head], args=[token]), job)
+        cursor: int = check_reply(self._lead(keys=[keys.of_job(job).head], args=[token]), job)
         return cursor
 
     def cursor(self, job: JobId) -> int:
@@ -156,7 +162,7 @@ class JobStore:
 
         """
         reply = self._cancel(keys=[keys.of_job(job).head])
-        checked(reply, job, f"job {job} has finished: there is nothing to cancel")
+        check_reply(reply, job, f"job {job} has finished: there is nothing to cancel")
 
     def resume(self, job: JobId, token: int = NO_TOKEN) -> None:
         """Reopen a cancelled job with every item that is not settled; others stay as they are.
@@ -167,7 +173,7 @@ class JobStore:
         """
         target = keys.of_locations(self.job(job).locations_digest)
         reply = self._resume(keys=[keys.of_job(job).head, target], args=[token, job])
-        _check_target_free(checked(reply, job), job)
+        _check_target_free(check_reply(reply, job), job)
 
     def retry(self, job: JobId, token: int = NO_TOKEN) -> None:
         """Reopen a finished job for the items that failed; their attempts count anew.
@@ -183,7 +189,7 @@ class JobStore:
             args=[token, job],
         )
         wrong = f"job {job} has not finished: wait for its end, or resume it if it was cancelled"
-        _check_target_free(checked(reply, job, wrong), job)
+        _check_target_free(check_reply(reply, job, wrong), job)
 
     def forget(self, job: JobId) -> None:
         """Remove all keys of the job.
@@ -196,7 +202,7 @@ class JobStore:
             raise JobNotFound(job)
         names = keys.of_job(job)
         reply = self._forget(keys=[keys.JOBS, self._target(job), *names.all()], args=[job])
-        checked(reply, job, f"job {job} is open: end it with bgpipe cancel {job}")
+        check_reply(reply, job, f"job {job} is open: end it with bgpipe cancel {job}")
 
     def ids(self) -> list[JobId]:
         """Return every job, the newest first."""
@@ -237,7 +243,7 @@ class JobStore:
 
     def _set(self, job: JobId, field: str, value: int, token: int) -> None:
         reply = self._write(keys=[keys.of_job(job).head], args=[token, field, value])
-        checked(reply, job)
+        check_reply(reply, job)
 
     def _newest(self, last: int) -> list[JobId]:
         names = cast("list[bytes]", self._client.zrevrange(keys.JOBS, 0, last))
