@@ -36,25 +36,15 @@ from bgpipe.pipeline.types import ObjectInfo
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+_NOT_A_PATH = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _READ_CODES = {
-    errno.EISDIR: Code.NOT_IMAGE,
-    errno.ENXIO: Code.NOT_IMAGE,  # a socket
-    errno.ENOENT: Code.MISSING,
-    errno.ENOTDIR: Code.MISSING,
-    errno.ENAMETOOLONG: Code.MISSING,
-    errno.ELOOP: Code.MISSING,
-    errno.EACCES: Code.ACCESS,
-    errno.EPERM: Code.ACCESS,
+    **dict.fromkeys((errno.EISDIR, errno.ENXIO), Code.NOT_IMAGE),  # ENXIO: a socket
+    **dict.fromkeys((errno.ENOENT, *_NOT_A_PATH), Code.MISSING),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), Code.ACCESS),
 }
 _WRITE_CODES = {
-    errno.EISDIR: Code.TARGET,
-    errno.ENOTDIR: Code.TARGET,
-    errno.EEXIST: Code.TARGET,
-    errno.ENAMETOOLONG: Code.TARGET,
-    errno.ELOOP: Code.TARGET,
-    errno.EACCES: Code.ACCESS,
-    errno.EPERM: Code.ACCESS,
-    errno.EROFS: Code.ACCESS,
+    **dict.fromkeys((errno.EISDIR, errno.EEXIST, *_NOT_A_PATH), Code.TARGET),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), Code.ACCESS),
 }
 
 _ESCAPE = re.compile(rb"\\x([89a-f][0-9a-f]|5c)")

@@ -50,45 +50,31 @@ _AWAY = ErrorMeaning(
 _UNKNOWN = ErrorMeaning(Code.STORAGE, "try again; if it persists, ask the server's operator")
 
 # Responses to HEAD have no body, so that boto3 gives their status as the code.
-MEANINGS = {
-    "404": _MISSING,
-    "NoSuchKey": _MISSING,
-    "NoSuchVersion": _MISSING,
-    "NoSuchBucket": _NO_BUCKET,
-    "403": _DENIED,
-    "AccessDenied": _DENIED,
-    "AccessDeniedException": _DENIED,
-    "AllAccessDisabled": _DENIED,
-    "AccountProblem": _DENIED,
-    "InvalidAccessKeyId": _KEYS,
-    "SignatureDoesNotMatch": _KEYS,
-    "InvalidSecurity": _KEYS,
-    "ExpiredToken": _EXPIRED,
-    "ExpiredTokenException": _EXPIRED,
-    "InvalidToken": _EXPIRED,
-    "TokenRefreshRequired": _EXPIRED,
-    "301": _REGION,
-    "PermanentRedirect": _REGION,
-    "AuthorizationHeaderMalformed": _REGION,
-    "IllegalLocationConstraintException": _REGION,
-    "RequestTimeTooSkewed": _CLOCK,
-    "KMS.DisabledException": _KMS,
-    "KMS.InvalidStateException": _KMS,
-    "KMS.KMSInvalidStateException": _KMS,
-    "KMS.NotFoundException": _KMS,
-    "InvalidObjectState": _ARCHIVED,
-    "KeyTooLongError": _TOO_LONG,
-    "429": _BUSY,
-    "500": _BUSY,
-    "503": _BUSY,
-    "InternalError": _BUSY,
-    "OperationAborted": _BUSY,
-    "RequestTimeout": _BUSY,
-    "ServiceUnavailable": _BUSY,
-    "SlowDown": _BUSY,
-    "QuotaExceeded": _FULL,
-    "XMinioStorageFull": _FULL,
-}
+_CODES = (
+    (_MISSING, "404 NoSuchKey NoSuchVersion"),
+    (_NO_BUCKET, "NoSuchBucket"),
+    (_DENIED, "403 AccessDenied AccessDeniedException AllAccessDisabled AccountProblem"),
+    (_KEYS, "InvalidAccessKeyId SignatureDoesNotMatch InvalidSecurity"),
+    (_EXPIRED, "ExpiredToken ExpiredTokenException InvalidToken TokenRefreshRequired"),
+    (
+        _REGION,
+        "301 PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException",
+    ),
+    (_CLOCK, "RequestTimeTooSkewed"),
+    (
+        _KMS,
+        "KMS.DisabledException KMS.InvalidStateException "
+        "KMS.KMSInvalidStateException KMS.NotFoundException",
+    ),
+    (_ARCHIVED, "InvalidObjectState"),
+    (_TOO_LONG, "KeyTooLongError"),
+    (
+        _BUSY,
+        "429 500 503 InternalError OperationAborted RequestTimeout ServiceUnavailable SlowDown",
+    ),
+    (_FULL, "QuotaExceeded XMinioStorageFull"),
+)
+MEANINGS = {code: meaning for meaning, codes in _CODES for code in codes.split()}
 """By the code of the server's response."""
 
 _FAILURES: tuple[tuple[type[BotoCoreError], ErrorMeaning], ...] = (
