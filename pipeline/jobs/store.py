@@ -66,11 +66,15 @@ class JobStore:
         """
         names = keys.of_job(job.id)
         locations = keys.of_locations(job.locations_digest)
+        packed = [pack_names(named)] if named else []
         holder = run_script(
             self._client,
             "open",
             [names.head, keys.JOBS, locations, names.named],
-            *(job.id, write_record(job), job.created, *([pack_names(named)] if named else [])),
+            job.id,
+            write_record(job),
+            job.created,
+            *packed,
         )
         if not holder:
             raise UsageError(f"job already exists: {job.id}: choose another name")
