@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.broker.lease import Lease
     from bgpipe.pipeline.cli.console import Console
+    from bgpipe.pipeline.planning.prune import Prune
     from bgpipe.pipeline.processes import ChildProcess
     from bgpipe.pipeline.scheduling.dispatcher import JobController
     from bgpipe.pipeline.session import Session
@@ -64,12 +65,13 @@ def run_to_completion(
     ignored: IgnoredObjects | None = None,
     growing: Container[str] = (),
     worker: ChildProcess | None = None,
+    prune: Prune | None = None,
 ) -> int:
     """Wait for the end of the job, or only for its publication; returns the exit code.
 
     `lease` is the job's; it is renewed meanwhile and released at the end. `ignored` has the objects
     ignored before the listing, which leaves out the keys in `growing`. `worker` outlives the job;
-    without it the embedded mode starts one.
+    without it the embedded mode starts one. The listing passes its orphans to `prune`.
 
     Raises:
         KeyboardInterrupt: INT or TERM; the worker has drained, and the job can be resumed.
@@ -77,7 +79,7 @@ def run_to_completion(
 
     """
     waits = sys.stdout.isatty() if wait is None else wait
-    with _resumable(console, job_id), JobRun(session, job_id, lease, growing, worker) as run:
+    with _resumable(console, job_id), JobRun(session, job_id, lease, growing, worker, prune) as run:
         if session.settings.embedded or waits:
             summary = _wait(session, console, job_id, run)
             if ignored:
@@ -101,6 +103,7 @@ class JobRun:
         lease: Lease,
         growing: Container[str] = (),
         worker: ChildProcess | None = None,
+        prune: Prune | None = None,
     ) -> None:
         """`growing`: keys of the source that are not complete yet."""
         self._session = session
@@ -109,6 +112,7 @@ class JobRun:
         self._stack = ExitStack()
         self._growing = growing
         self._worker = worker
+        self._prune = prune
         self._owns_worker = worker is None
         self.ignored = IgnoredObjects()
         """Objects that the job leaves out, if this command listed it."""
@@ -172,7 +176,7 @@ class JobRun:
     def _list(self) -> bool:
         """List the job unless another command does; returns whether it is listed now."""
         ignored = self._session.submitter.list_and_start(
-            self._job_id, self._lease, self._growing, self._start_worker
+            self._job_id, self._lease, self._growing, self._start_worker, self._prune
         )
         self.ignored = ignored or self.ignored
         return ignored is not None

@@ -15,10 +15,11 @@ from bgpipe.pipeline.cli.console import Console, short_location
 from bgpipe.pipeline.cli.run import open_job, run_to_completion
 from bgpipe.pipeline.errors import NoImages, StorageUnavailable
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
-from bgpipe.pipeline.planning.planner import select_sources
+from bgpipe.pipeline.planning.sources import select_sources
 from bgpipe.pipeline.types import JobId
 
 if TYPE_CHECKING:
+    from bgpipe.pipeline.planning.prune import Prune
     from bgpipe.pipeline.processes import ChildProcess
     from bgpipe.pipeline.session import Session
     from bgpipe.pipeline.types import Job
@@ -29,8 +30,8 @@ BUCKET_POLL = 30.0
 """Seconds between two listings of a bucket, which costs requests; its objects are always complete."""
 
 
-def watch_source(session: Session, console: Console, job: Job) -> int:
-    """Run jobs like `job` until interrupted; returns the exit code.
+def watch_source(session: Session, console: Console, job: Job, prune: Prune | None = None) -> int:
+    """Run jobs like `job` until interrupted, the first one with `prune`; returns the exit code.
 
     Raises:
         KeyboardInterrupt: a job was running.
@@ -43,7 +44,8 @@ def watch_source(session: Session, console: Console, job: Job) -> int:
     with _shared_worker(session) as worker:
         for growing in _arrivals(session, console, job):
             batch = replace(job, id=next(names), created=time.time())
-            _run_batch(session, console, batch, growing, worker)
+            _run_batch(session, console, batch, growing, worker, prune)
+            prune = None
     return 0
 
 
@@ -65,11 +67,19 @@ def _run_batch(
     job: Job,
     growing: frozenset[str],
     worker: ChildProcess | None,
+    prune: Prune | None,
 ) -> None:
     job_id, lease = open_job(session, console, job)
     try:
         run_to_completion(
-            session, console, job_id, lease, wait=True, growing=growing, worker=worker
+            session,
+            console,
+            job_id,
+            lease,
+            wait=True,
+            growing=growing,
+            worker=worker,
+            prune=prune,
         )
     except NoImages as error:
         console.warn(f"bgpipe: {error}")

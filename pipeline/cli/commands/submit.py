@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.cli.console import Console
     from bgpipe.pipeline.cli.endpoints import Endpoints
     from bgpipe.pipeline.planning.ignored import IgnoredObjects
+    from bgpipe.pipeline.planning.prune import Prune
     from bgpipe.pipeline.session import Session
     from bgpipe.pipeline.types import Job, Recipe
 
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 def submit(context: typer.Context, options: SubmitOptions) -> None:
     """Remove the backgrounds of images. Cutouts that are up to date are skipped."""
     from bgpipe.pipeline.cli.endpoints import open_endpoints
-    from bgpipe.pipeline.cli.planning import prune, show_dry_run
+    from bgpipe.pipeline.cli.planning import make_prune, show_dry_run
     from bgpipe.pipeline.cli.run import check_wait
     from bgpipe.pipeline.planning.ignored import IgnoredObjects
+    from bgpipe.pipeline.planning.prune import check_prunable
     from bgpipe.pipeline.session import open_session, read_settings
 
     console: Console = context.obj
@@ -46,12 +48,14 @@ def submit(context: typer.Context, options: SubmitOptions) -> None:
         settings, console = endpoints.adapt(settings, console)
         job = _build_job(settings, console, options, endpoints)
         with open_session(settings, notify=console.notify) as session:
+            prune = None
             if options.prune:
-                prune(session, settings.prune.most, console, job, dry_run=options.dry_run)
+                check_prunable(job, session.stores.open(job.out))
+                prune = make_prune(console, settings.prune.most, dry_run=options.dry_run)
             if options.dry_run:
-                show_dry_run(session, console, job, endpoints.source.keys)
+                show_dry_run(session, console, job, endpoints.source.keys, prune)
                 return
-            code = _run(session, console, job, options, endpoints, ignored)
+            code = _run(session, console, job, options, endpoints, ignored, prune)
     raise typer.Exit(code)
 
 
@@ -93,7 +97,7 @@ def _build_recipe(
 ) -> Recipe:
     """Check all values, then source and target, and only then pull weights."""
     from bgpipe.pipeline.cli import job_options
-    from bgpipe.pipeline.planning.recipe import build_recipe
+    from bgpipe.pipeline.planning.recipe import build_output, build_recipe
 
     spec = job_options.load_workflow(settings, options.workflow) if options.workflow else None
     file_format = endpoints.destination.format(options.format)
@@ -101,7 +105,7 @@ def _build_recipe(
     values["format"] = file_format or ("mask" if spec and spec.is_mask else "png")
     base = spec.preset if spec else options.preset or settings.refine.preset
     preset = job_options.choose_preset(settings, base, options.assignments or (), values)
-    output = job_options.choose_output(settings, values)
+    output = build_output(settings, values)
     _check_locations(settings, endpoints, watch=options.watch)
     built = build_recipe(
         settings,
@@ -134,15 +138,18 @@ def _run(
     options: SubmitOptions,
     endpoints: Endpoints,
     ignored: IgnoredObjects,
+    prune: Prune | None,
 ) -> int:
     from bgpipe.pipeline.cli.run import open_job, run_to_completion
     from bgpipe.pipeline.cli.watch import watch_source
 
     if options.watch:
-        return watch_source(session, console, job)
+        return watch_source(session, console, job, prune)
     job_id, lease = open_job(session, console, job, endpoints.source.keys or ())
     wait = endpoints.is_private or options.wait
-    code = run_to_completion(session, console, job_id, lease, wait=wait, ignored=ignored)
+    code = run_to_completion(
+        session, console, job_id, lease, wait=wait, ignored=ignored, prune=prune
+    )
     if endpoints.is_private:
         endpoints.write_stdout()
         for failure in session.jobs.items.failures(job_id):

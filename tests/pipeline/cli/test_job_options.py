@@ -8,23 +8,31 @@ from dataclasses import asdict
 import pytest
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.cli.job_options import choose_output, choose_preset
+from bgpipe.pipeline.cli.job_options import choose_preset
 from bgpipe.pipeline.cli.parameters import SubmitOptions
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.planning.recipe import check_output
-from bgpipe.pipeline.types import Output, Preset, Recipe
+from bgpipe.pipeline.planning.recipe import build_output, build_recipe
+from bgpipe.pipeline.types import Output, Preset
 
 
 def options(**values):
     return asdict(SubmitOptions(["photos"])) | {"format": "png"} | values
 
 
-def recipe(preset=None, **values):
-    return Recipe("m", "0" * 64, (64, 64), preset or Preset(), Output(**values))
+def build(preset=None, naming="", **values):
+    return build_recipe(
+        load_settings(),
+        model="birefnet-nano",
+        preset=preset or Preset(),
+        output=Output(**values),
+        matting="none",
+        naming=naming,
+        pull=False,
+    ).recipe
 
 
 def test_defaults_are_those_of_a_recipe():
-    assert choose_output(load_settings(), options()) == Output()
+    assert build_output(load_settings(), options()) == Output()
     assert choose_preset(load_settings(), Preset(), (), options()) == Preset()
 
 
@@ -47,7 +55,7 @@ def test_a_background_that_is_no_color_is_an_image_known_by_its_content(tmp_path
     path.write_bytes(b"an image")
     values = options(background=str(path))
     assert choose_preset(load_settings(), Preset(), (), values) == Preset()
-    output = choose_output(load_settings(), values)
+    output = build_output(load_settings(), values)
     assert output.backdrop == str(path)
     assert output.backdrop_sha256 == hashlib.sha256(b"an image").hexdigest()
 
@@ -65,25 +73,25 @@ def test_a_background_that_is_no_color_is_an_image_known_by_its_content(tmp_path
 )
 def test_values_out_of_range_are_refused(values, reason):
     with pytest.raises(UsageError, match=reason):
-        choose_output(load_settings(), options(**values))
+        build_output(load_settings(), options(**values))
 
 
 @pytest.mark.parametrize(
-    ("chosen", "naming", "reason"),
+    ("values", "reason"),
     [
-        (recipe(depth=16, format="webp"), "", "--depth 16"),
-        (recipe(Preset(crop=True), depth=16), "", "--depth 16"),
-        (recipe(Preset(background="white"), format="mask"), "", "a mask has no background"),
-        (recipe(Preset(shadow=0.1), format="mask"), "", "a mask has no background"),
-        (recipe(), "same", "one name"),
-        (recipe(), "{nothing}", "no field 'nothing'"),
+        ({"depth": 16, "format": "webp"}, "--depth 16"),
+        ({"preset": Preset(crop=True), "depth": 16}, "--depth 16"),
+        ({"preset": Preset(background="white"), "format": "mask"}, "a mask has no background"),
+        ({"preset": Preset(shadow=0.1), "format": "mask"}, "a mask has no background"),
+        ({"naming": "same"}, "one name"),
+        ({"naming": "{nothing}"}, "no field 'nothing'"),
     ],
 )
-def test_what_no_file_can_hold_is_refused(chosen, naming, reason):
+def test_what_no_file_can_hold_is_refused(values, reason):
     with pytest.raises(UsageError, match=reason):
-        check_output(chosen, naming)
+        build(**values)
 
 
 def test_what_fits_together_is_taken():
-    check_output(recipe(depth=16), "{stem}")
-    check_output(recipe(Preset(crop=True), format="mask"), "")
+    assert build(depth=16, naming="{stem}").output.depth == 16
+    assert build(Preset(crop=True), format="mask").preset.crop
