@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bgpipe.pipeline.comfyui import read_workflow
+from bgpipe.pipeline.comfyui.interpreter import read_workflow
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe
@@ -18,7 +18,7 @@ from bgpipe.pipeline.types import Output, Preset
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.comfyui import CutoutSpec
+    from bgpipe.pipeline.comfyui.interpreter import CutoutSpec
     from bgpipe.pipeline.types import ResolvedModel
 
 MAX_WORKFLOW = 10_000_000

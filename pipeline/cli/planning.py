@@ -93,12 +93,11 @@ def show_dry_run(
     """Print what the job would do. `named`: the keys to process, None for all of the source."""
     settings = session.settings
     source, target = session.stores.open(job.source), session.stores.open(job.out)
-    images = settings.images
     report = estimate_job(
         job,
         source,
         target,
-        Limits(images.max_pixels, images.max_side, images.max_bytes),
+        Limits.from_settings(settings.images),
         entries=named_entries(source, named) if named else None,
         catalog=session.catalogs.of(job, target),
     )
