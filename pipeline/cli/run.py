@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.broker.lease import Lease
     from bgpipe.pipeline.cli.console import Console
+    from bgpipe.pipeline.planning.prune import Prune
     from bgpipe.pipeline.processes import ChildProcess
     from bgpipe.pipeline.scheduling.dispatcher import JobController
     from bgpipe.pipeline.session import Session
@@ -51,22 +52,10 @@ def open_job(
     return opened.id, opened.lease
 
 
-def run_to_completion(
-    session: Session,
-    console: Console,
-    job_id: JobId,
-    lease: Lease,
-    *,
-    wait: bool | None,
-    ignored: IgnoredObjects | None = None,
-    growing: Container[str] = (),
-    worker: ChildProcess | None = None,
-) -> int:
+def run_to_completion(console: Console, run: JobRun, *, wait: bool | None) -> int:
     """Wait for the end of the job, or only for its publication; returns the exit code.
 
-    `lease` is the job's; it is renewed meanwhile and released at the end. `ignored` has the objects
-    ignored before the listing, which leaves out the keys in `growing`. `worker` outlives the job;
-    without it the embedded mode starts one.
+    The lease is renewed meanwhile and released at the end.
 
     Raises:
         KeyboardInterrupt: INT or TERM; the worker has drained, and the job can be resumed.
@@ -74,37 +63,34 @@ def run_to_completion(
 
     """
     waits = sys.stdout.isatty() if wait is None else wait
-    with _resumable(console, job_id), ExitStack() as stack:
-        stack.enter_context(lease.renewing())
-        run = JobRun(session, job_id, lease, stack, growing, worker)
-        if session.settings.embedded or waits:
+    with _resumable(console, run.job_id), run.stack:
+        run.stack.enter_context(run.lease.renewing())
+        if run.session.settings.embedded or waits:
             summary = _wait(console, run)
-            if ignored:
-                run.ignored.include(ignored)
-            show_result(console, session.jobs, summary, run.ignored)
+            show_result(console, run.session.jobs, summary, run.ignored)
             return exit_code(summary)
         summary = _publish(console, run)
         console.print_json(asdict(summary))
-        console.print(job_id)
+        console.print(run.job_id)
     # Failures do not count: it depends on the workers' speed whether any has been recorded yet.
     return INTERRUPTED if summary.state is JobState.CANCELLED else 0
 
 
 @dataclass
 class JobRun:
-    """One command's share of a job: listing, publishing and a worker, unless a cluster does it.
-
-    `stack` ends the worker that this run starts; `growing` are keys that are not complete yet.
-    """
+    """One command's share of a job: listing, publishing and a worker, unless a cluster does it."""
 
     session: Session
     job_id: JobId
     lease: Lease
-    stack: ExitStack
     growing: Container[str] = ()
+    """Keys of the source that are not complete yet and left for a later job."""
+    prune: Prune | None = None
     worker: ChildProcess | None = None
+    """A worker that outlives the job; without it the embedded mode starts one."""
     ignored: IgnoredObjects = field(default_factory=IgnoredObjects)
-    """Objects that the job leaves out, if this command listed it."""
+    """Objects that the job leaves out: those before the listing, then those that it finds."""
+    stack: ExitStack = field(default_factory=ExitStack)
     start: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -160,10 +146,12 @@ class JobRun:
     def _list(self) -> bool:
         """List the job unless another command does; returns whether it is listed now."""
         ignored = self.session.submitter.list_and_start(
-            self.job_id, self.lease, self.growing, self._start_worker
+            self.job_id, self.lease, self.growing, self._start_worker, self.prune
         )
-        self.ignored = ignored or self.ignored
-        return ignored is not None
+        if ignored is None:
+            return False
+        self.ignored.include(ignored)
+        return True
 
     def _keep_worker(self) -> None:
         """Start the embedded worker of a job that this command leads, and check that it lives."""
