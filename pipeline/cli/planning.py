@@ -16,7 +16,7 @@ from bgpipe.pipeline.planning.dry_run import BANDS, estimate_job
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
 from bgpipe.pipeline.planning.ownership import FOREIGN
 from bgpipe.pipeline.planning.planner import no_images
-from bgpipe.pipeline.planning.prune import TooManyOrphans, remove_orphans
+from bgpipe.pipeline.planning.prune import remove_orphans
 from bgpipe.pipeline.planning.sources import named_entries
 
 if TYPE_CHECKING:
@@ -155,27 +155,17 @@ def _print(console: Console, job: Job, report: DryRunReport, expected: CostEstim
         console.print(f"estimate, from [estimate]: {expected.hours:.2f} device hours{cost}")
 
 
-def make_prune(
-    console: Console, maximum: float, *, dry_run: bool = False, goes_on: bool = False
-) -> Prune:
-    """Print the orphans of a plan, and remove them unless it is a `dry_run`.
+def make_prune(console: Console, maximum: float, *, dry_run: bool) -> Prune:
+    """Return a function that lists orphans and, unless `dry_run`, removes them.
 
-    Above the share `maximum` of the cutouts it removes none: it warns if the job `goes_on`, and else
-    raises TooManyOrphans.
+    It raises TooManyOrphans above the share `maximum` of all cutouts.
     """
 
     def prune(orphans: Orphans, target: Store) -> None:
         for planned in orphans.items:
-            source = planned.source.key
-            console.print_json({"orphan": planned.target, "source": source})
-            console.print(f"has lost its source {source}: {planned.target}")
-        try:
-            orphans.check(maximum)
-        except TooManyOrphans as error:
-            if not goes_on:
-                raise
-            console.warn(f"nothing is pruned: {error}")
-            return
+            console.print_json({"orphan": planned.target, "source": planned.source.key})
+            console.print(f"has lost its source {planned.source.key}: {planned.target}")
+        orphans.check(maximum)
         if not dry_run:
             _remove(console, target, orphans)
 

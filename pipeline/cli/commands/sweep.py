@@ -55,7 +55,7 @@ def run(
 ) -> None:
     """Run a sweep now, until its deadline."""
     from bgpipe.pipeline.cli.planning import make_prune, show_dry_run
-    from bgpipe.pipeline.cli.run import check_wait, open_job, run_to_completion
+    from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
     from bgpipe.pipeline.planning.prune import check_prunable
     from bgpipe.pipeline.scheduling import run_sweep
     from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
@@ -71,7 +71,9 @@ def run(
         if prune_ or sweep.prune:
             check_prunable(job, session.stores.open(job.out))
             maximum = run_sweep.maximum_pruned(settings, sweep)
-            prune = make_prune(console, maximum, dry_run=dry_run, goes_on=not prune_)
+            prune = make_prune(console, maximum, dry_run=dry_run)
+            if not prune_:
+                prune = run_sweep.tolerate_too_many(prune, console.warn)
         if dry_run:
             show_dry_run(session, console, job, prune=prune)
             return
@@ -81,7 +83,8 @@ def run(
         if job_id == job.id:
             sweep_run.begin(job_id)
         with sweep_run.stopped_at_deadline(job_id):
-            code = run_to_completion(session, console, job_id, lease, wait=wait, prune=prune)
+            job_run = JobRun(session, job_id, lease, prune=prune)
+            code = run_to_completion(console, job_run, wait=wait)
         if not session.is_dispatched():
             sweep_run.notify_finished(job_id)
     raise typer.Exit(code)

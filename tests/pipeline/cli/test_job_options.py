@@ -8,53 +8,56 @@ from dataclasses import asdict
 import pytest
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.cli.job_options import choose_preset
+from bgpipe.pipeline.cli.job_options import parse_assignments
 from bgpipe.pipeline.cli.parameters import SubmitOptions
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.planning.recipe import build_output, build_recipe
-from bgpipe.pipeline.types import Output, Preset
+from bgpipe.pipeline.planning.recipe import (
+    apply_changes,
+    build_output,
+    check_output,
+    preset_changes,
+)
+from bgpipe.pipeline.types import Output, Preset, Recipe
 
 
 def options(**values):
     return asdict(SubmitOptions(["photos"])) | {"format": "png"} | values
 
 
-def build(preset=None, naming="", **values):
-    return build_recipe(
-        load_settings(),
-        model="birefnet-nano",
-        preset=preset or Preset(),
-        output=Output(**values),
-        matting="none",
-        naming=naming,
-        pull=False,
-    ).recipe
+def recipe(preset=None, **values):
+    return Recipe("m", "0" * 64, (64, 64), preset or Preset(), Output(**values))
 
 
 def test_defaults_are_those_of_a_recipe():
     assert build_output(load_settings(), options()) == Output()
-    assert choose_preset(load_settings(), Preset(), (), options()) == Preset()
+    assert preset_changes(options()) == {}
 
 
 def test_options_of_a_layout_change_the_presets_values_after_assignments():
     layout = options(crop=True, margin=4.5, background="#a0B1c2", shadow=0.0)
-    preset = choose_preset(
-        load_settings(), Preset(shadow=0.5, blur=2), ["margin=9", "contrast=2"], layout
+    changes = parse_assignments(["margin=9", "contrast=2"]) | preset_changes(layout)
+    assert apply_changes(Preset(shadow=0.5, blur=2), changes) == Preset(
+        crop=True, margin=4.5, background="#a0B1c2", contrast=2, blur=2
     )
-    assert preset == Preset(crop=True, margin=4.5, background="#a0B1c2", contrast=2, blur=2)
+
+
+def test_options_of_an_output_are_those_of_its_fields():
+    values = options(format="webp", quality=80, depth=8, compression="small", input_alpha="keep")
+    output = build_output(load_settings(), values)
+    assert output == Output("webp", "small", 8, 80, "keep")
 
 
 @pytest.mark.parametrize("assignment", ["contrast", "contrast=high", "contrasts=1", "contrast=9"])
 def test_assignments_that_are_no_values_of_a_preset_are_refused(assignment):
     with pytest.raises(UsageError, match="contrast"):
-        choose_preset(load_settings(), "balanced", [assignment], options())
+        apply_changes(Preset(), parse_assignments([assignment]))
 
 
 def test_a_background_that_is_no_color_is_an_image_known_by_its_content(tmp_path):
     path = tmp_path / "white.png"
     path.write_bytes(b"an image")
     values = options(background=str(path))
-    assert choose_preset(load_settings(), Preset(), (), values) == Preset()
+    assert preset_changes(values) == {}
     output = build_output(load_settings(), values)
     assert output.backdrop == str(path)
     assert output.backdrop_sha256 == hashlib.sha256(b"an image").hexdigest()
@@ -77,21 +80,21 @@ def test_values_out_of_range_are_refused(values, reason):
 
 
 @pytest.mark.parametrize(
-    ("values", "reason"),
+    ("chosen", "naming", "reason"),
     [
-        ({"depth": 16, "format": "webp"}, "--depth 16"),
-        ({"preset": Preset(crop=True), "depth": 16}, "--depth 16"),
-        ({"preset": Preset(background="white"), "format": "mask"}, "a mask has no background"),
-        ({"preset": Preset(shadow=0.1), "format": "mask"}, "a mask has no background"),
-        ({"naming": "same"}, "one name"),
-        ({"naming": "{nothing}"}, "no field 'nothing'"),
+        (recipe(depth=16, format="webp"), "", "--depth 16"),
+        (recipe(Preset(crop=True), depth=16), "", "--depth 16"),
+        (recipe(Preset(background="white"), format="mask"), "", "a mask has no background"),
+        (recipe(Preset(shadow=0.1), format="mask"), "", "a mask has no background"),
+        (recipe(), "same", "one name"),
+        (recipe(), "{nothing}", "no field 'nothing'"),
     ],
 )
-def test_what_no_file_can_hold_is_refused(values, reason):
+def test_what_no_file_can_hold_is_refused(chosen, naming, reason):
     with pytest.raises(UsageError, match=reason):
-        build(**values)
+        check_output(chosen, naming)
 
 
 def test_what_fits_together_is_taken():
-    assert build(depth=16, naming="{stem}").output.depth == 16
-    assert build(Preset(crop=True), format="mask").preset.crop
+    check_output(recipe(depth=16), "{stem}")
+    check_output(recipe(Preset(crop=True), format="mask"), "")
