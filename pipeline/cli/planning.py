@@ -16,7 +16,7 @@ from bgpipe.pipeline.planning.dry_run import BANDS, estimate_job
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
 from bgpipe.pipeline.planning.ownership import FOREIGN
 from bgpipe.pipeline.planning.planner import no_images
-from bgpipe.pipeline.planning.prune import remove_orphans
+from bgpipe.pipeline.planning.prune import TooManyOrphans, remove_orphans
 from bgpipe.pipeline.planning.sources import named_entries
 
 if TYPE_CHECKING:
@@ -155,19 +155,28 @@ def _print(console: Console, job: Job, report: DryRunReport, expected: CostEstim
         console.print(f"estimate, from [estimate]: {expected.hours:.2f} device hours{cost}")
 
 
-def make_prune(console: Console, maximum: float, *, dry_run: bool) -> Prune:
-    """Return a function that lists orphans and, unless `dry_run`, removes them.
+def make_prune(
+    console: Console, maximum: float, *, dry_run: bool = False, skip_excess: bool = False
+) -> Prune:
+    """Return a function that prints orphans and, unless `dry_run`, removes them.
 
-    It raises TooManyOrphans above the share `maximum` of all cutouts.
+    Above the share `maximum` of all cutouts it removes none and raises TooManyOrphans; with
+    `skip_excess` it only warns, and the job continues.
     """
 
     def prune(orphans: Orphans, target: Store) -> None:
         for planned in orphans.items:
             console.print_json({"orphan": planned.target, "source": planned.source.key})
             console.print(f"has lost its source {planned.source.key}: {planned.target}")
-        orphans.check(maximum)
-        if not dry_run:
-            _remove(console, target, orphans)
+        try:
+            orphans.check(maximum)
+        except TooManyOrphans as error:
+            if not skip_excess:
+                raise
+            console.warn(f"nothing is pruned: {error}")
+        else:
+            if not dry_run:
+                _remove(console, target, orphans)
 
     return prune
 

@@ -216,9 +216,9 @@ def _prune(maximum: float) -> Prune:
             log.warning("nothing is pruned", extra={"fields": {"error": error}})
             return
         removed = 0
-        for planned, error in remove_orphans(target, orphans.items):
-            if error:
-                fields = {"target": planned.target, "error": error}
+        for planned, failure in remove_orphans(target, orphans.items):
+            if failure:
+                fields = {"target": planned.target, "error": failure}
                 log.warning("orphan not removed", extra={"fields": fields})
             else:
                 removed += 1
