@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from bgpipe.config.output import Format
-    from bgpipe.pipeline.types import Cutout, DecodedImage, Pixels16, Output, Pixels
+    from bgpipe.pipeline.types import Cutout, DecodedImage, Output, Pixels, Pixels16
 
     Text = Mapping[str, str]
     Encoder = Callable[[Cutout, DecodedImage, Output, Text], bytes]

@@ -35,7 +35,7 @@ FINGERPRINT_BYTES = 8
 PAGE = 500
 """Failures read at once."""
 DETAIL = 1000
-"""Characters of an error's detail that are kept."""
+"""Characters of an error's detail kept at most."""
 JOBS_CACHED = 32
 """Records of jobs kept by workers, which meet few at a time."""
 REDELIVERED = b"!"
