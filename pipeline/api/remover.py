@@ -112,7 +112,7 @@ class BackgroundRemover:
             )
         self._weights, self._edge_weights = built.model, built.matting
         self._device = device
-        self._limits = Limits(**self._settings.images.model_dump())
+        self._limits = Limits.from_settings(self._settings.images)
         self._device_lock = threading.Lock()
         self.recipe = built.recipe
         """Everything that determines the pixels."""

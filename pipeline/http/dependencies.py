@@ -82,7 +82,7 @@ def open_state(settings: Settings) -> Iterator[AppState]:
     """
     root = uploads_root(settings)
     with open_session(settings, RETRY_SECONDS) as session:
-        limits = Limits(**settings.images.model_dump())
+        limits = Limits.from_settings(settings.images)
         uploads = UploadStore(session.stores, root, limits)
         with connect(session.redis_url, retry_seconds=0) as impatient:
             cluster = ClusterCollector(impatient, settings)

@@ -32,7 +32,7 @@ def load_thumbnails(
     """
     job, flags = job_store.job(job_id), job_store.items.flags(job_id)
     source, target = stores.open(job.source), stores.open(job.out)
-    limits = Limits(**settings.model_dump())
+    limits = Limits.from_settings(settings)
 
     def show(item: Item) -> SheetImage | None:
         try:

@@ -159,7 +159,7 @@ def test_a_person_uploads_compares_downloads_and_finds_the_job_again(
     assert person.faults() == []
     person.choose(*pictures, broken)
     person.until(lambda: person.text("#summary").startswith("finished: 5 of 5 done"))
-    assert person.text("#refused") == "broken.png: the content is no image format that is known"
+    assert person.text("#refused") == "broken.png: the content is not a known image format"
     person.until(lambda: len(person.all("#gallery .done")) == len(NAMES))
     names = [str(element.text).split(" done")[0] for element in person.all("#gallery .name")]
     assert names == sorted(NAMES, key=str.encode)
