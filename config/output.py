@@ -10,6 +10,9 @@ from pydantic.dataclasses import dataclass
 
 Format = Literal["png", "webp", "avif", "jpeg", "mask", "zip"]
 InputAlpha = Literal["multiply", "keep", "ignore"]
+Compression = Literal["fast", "small"]
+Depth = Literal[8, 16]
+Quality = Annotated[int, Field(ge=1, le=100)]
 
 
 class FileFormat(NamedTuple):
@@ -47,11 +50,11 @@ class Output:
 
     format: Format = "png"
     """`mask` is the alpha alone as a grey PNG; `zip` holds colour.jpg and alpha.png."""
-    compression: Literal["fast", "small"] = "fast"
+    compression: Compression = "fast"
     """`small` takes many times as long."""
-    depth: Literal[8, 16] = 8
+    depth: Depth = 8
     """Bits a channel; 16 only where the source has them, and only in PNG."""
-    quality: Annotated[int, Field(ge=1, le=100)] = 90
+    quality: Quality = 90
     """Of JPEG, AVIF and WebP; a WebP of 100 is lossless."""
     input_alpha: InputAlpha = "multiply"
     """What becomes of an alpha that the source has: it is multiplied with the matte, kept instead of

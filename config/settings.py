@@ -118,7 +118,6 @@ class EngineSettings(Section):
     precision: Precision
     compile: bool
     graphs: bool
-    means: bool
 
 
 class LimitSettings(Section):

@@ -111,7 +111,7 @@ class BackgroundRemover:
             )
         self._edges = recipe.choose_edges(self._settings, self._settings.matting.model)
         self._device = device
-        self._limits = Limits(**self._settings.images.model_dump())
+        self._limits = Limits.from_settings(self._settings.images)
         self._turn = threading.Lock()
         self.recipe = Recipe(
             self._weights.name,

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.types import JobId
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.types import JobId
 
 PREFIX = "bgpipe:"
 JOBS = PREFIX + "jobs"

@@ -35,7 +35,7 @@ FINGERPRINT_BYTES = 8
 PAGE = 500
 """Failures read at once."""
 DETAIL = 1000
-"""Characters of an error's detail that are kept."""
+"""Characters of an error's detail kept at most."""
 JOBS_CACHED = 32
 """Records of jobs kept by workers, which meet few at a time."""
 REDELIVERED = b"!"
@@ -54,6 +54,8 @@ class Claim:
     item: Item
     redelivered: bool
     job: Job
+    predecessor: ClaimOwner | None = None
+    """The owner that died with the item in flight: the item then runs alone in its worker."""
 
 
 @dataclass(frozen=True, slots=True)

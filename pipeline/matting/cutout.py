@@ -43,8 +43,7 @@ def cut_out(picture: DecodedImage, matte: Matte, preset: Preset) -> Cutout:
         if soft.size:
             # A softer or harder finish does not change how subject and background were mixed.
             mixture = refine(full, _unrefined(preset))
-            means = _usable_means(picture, matte, preset)
-            rgba.reshape(-1, 4)[soft, :3] = estimate_foreground(picture.rgb, mixture, soft, means)
+            rgba.reshape(-1, 4)[soft, :3] = estimate_foreground(picture.rgb, mixture, soft)
     return Cutout(rgba)
 
 
@@ -54,12 +53,6 @@ def keep_own_alpha(picture: DecodedImage) -> Cutout:
     return Cutout(
         _to_rgba(picture.rgb, np.full(picture.rgb.shape[:2], 255, np.uint8) if own is None else own)
     )
-
-
-def _usable_means(picture: DecodedImage, matte: Matte, preset: Preset) -> Pixels | None:
-    """The device's, unless the subject is another or its numbers mean other colours."""
-    inverted = preset.invert or any(step.invert for step in preset.enhance)
-    return None if inverted or picture.icc else matte.means
 
 
 def _unrefined(preset: Preset) -> Preset:

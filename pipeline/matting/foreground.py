@@ -38,14 +38,9 @@ BLOCK = 1 << 20
 EPSILON = 1e-5
 
 
-def estimate_foreground(
-    rgb: Pixels, alpha: Plane, pixels: Positions, means: Pixels | None = None
-) -> Pixels:
-    """The colours [N, 3] of the given pixels; `alpha` is how the picture itself was mixed.
-
-    `means` [h, w, 6] are those of foreground and background, where a device made them (maps.py).
-    """
-    foreground, background = _means(rgb, alpha) if means is None else _split(means)
+def estimate_foreground(rgb: Pixels, alpha: Plane, pixels: Positions) -> Pixels:
+    """The colours [N, 3] of the given pixels; `alpha` is how the picture itself was mixed."""
+    foreground, background = _means(rgb, alpha)
     estimated = np.empty((pixels.size, 3), np.uint8)
     for start in range(0, pixels.size, BLOCK):
         block = pixels[start : start + BLOCK]
@@ -67,14 +62,6 @@ def _means(rgb: Pixels, alpha: Plane) -> Means:
     nothing = np.zeros_like(image), np.zeros_like(image)
     far = _weighted_means(image, image, a, large, instead=nothing)
     return _weighted_means(_corrected(*far, a, image), far[1], a, small, instead=far)
-
-
-def _split(means: Pixels) -> Means:
-    foreground, background = cv2.split(means)[:3], cv2.split(means)[3:]
-    return (
-        np.asarray(cv2.merge(foreground), np.float32),
-        np.asarray(cv2.merge(background), np.float32),
-    )
 
 
 def _shrunk(pixels: Pixels | Plane, scale: float) -> Colours:

@@ -29,7 +29,7 @@ def load_thumbnails(
     """Yield up to `maximum` images whose source and cutout are readable, flagged ones first."""
     job, flags = job_store.job(job_id), job_store.items.flags(job_id)
     source, target = stores.open(job.source), stores.open(job.out)
-    limits = Limits(**settings.model_dump())
+    limits = Limits.from_settings(settings)
 
     def load(item: Item) -> SheetImage | None:
         try:

@@ -71,7 +71,7 @@ def test_a_worker_that_takes_no_messages_is_found_out(client: RedisClient, docto
     client.rpush("bgpipe", "message")
     with HeartbeatWriter(client, HERE, lambda: IDLE):
         code, said = doctor("--worker")
-    assert (code, "nobody takes them" in said) == (4, True), said
+    assert (code, "do not take messages" in said) == (4, True), said
 
 
 def test_a_dispatcher_is_healthy_while_one_of_the_cluster_leads(

@@ -43,7 +43,7 @@ def test_models_and_presets_stand_side_by_side(bgpipe: Bgpipe, folder: Path) -> 
         "eval", "--images", folder, "--truth", folder, *trials, "products", "--html", page
     )
     assert done.returncode == 0, done.stderr
-    assert "left out, because they have no truth: 2, such as alone.png" in done.stderr
+    assert "ignored without ground truth: 2, such as alone.png" in done.stderr
     head, *rows = done.stdout.splitlines()
     assert head.split() == [
         *("mean", "better", "truth", "raw", "truth", "products"),

@@ -94,7 +94,7 @@ def test_an_interrupted_job_says_how_to_go_on_and_its_clock_stands(cluster: Clus
     first, second = records(cluster, "status"), records(cluster, "jobs")
     assert (first[0]["state"], first[0]["interrupted"]) == ("running", True)
     assert first == second  # a moment later
-    hint = f"interrupted: go on with bgpipe resume {JOB}"
+    hint = f"interrupted: continue with bgpipe resume {JOB}"
     assert hint in cluster.run("status")[1].splitlines()
     _, table, words = cluster.run("jobs")
     assert (" interrupted " in table.splitlines()[1], words) == (True, f"{hint}\n")

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 SUPERVISOR = "import bgpipe.workers.__main__"
-WORKER = "import bgpipe.workers.start, bgpipe.workers.process"
+WORKER = "import bgpipe.workers.__main__, bgpipe.workers.process"
 INFERENCE = """
 import numpy as np
 from bgpipe.config.presets import Preset

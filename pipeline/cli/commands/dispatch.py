@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bgpipe.pipeline.cli.command_line import examples
-from bgpipe.pipeline.cli.run import open_session
 from bgpipe.pipeline.errors import RedisUnavailable, UsageError
-from bgpipe.pipeline.session import Session, read_settings
 
 if TYPE_CHECKING:
     from datetime import datetime
     from types import FrameType
 
     from bgpipe.pipeline.scheduling.sweeps import SweepScheduler
+    from bgpipe.pipeline.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +38,7 @@ def dispatch(
 ) -> None:
     """Feed the jobs of a cluster and start its sweeps. Several may run; one of them leads."""
     from bgpipe.pipeline.logging import log_to_stderr
+    from bgpipe.pipeline.session import open_session, read_settings
 
     if metrics is not None:
         os.environ["BGPIPE_METRICS__DISPATCH"] = metrics

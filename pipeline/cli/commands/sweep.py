@@ -13,16 +13,14 @@ import typer
 
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
-from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.job_options import LayoutOptions, choose_output, choose_recipe
-from bgpipe.pipeline.cli.planning import prune, show_dry_run
-from bgpipe.pipeline.cli.run import Wait, check_wait, open_job, open_session, run_to_completion
+from bgpipe.pipeline.cli.parameters import Wait
 from bgpipe.pipeline.errors import BgpipeError, ItemError, StorageUnavailable, UsageError
-from bgpipe.pipeline.session import Session, read_settings
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.config.sweeps import Sweep
+    from bgpipe.pipeline.cli.console import Console
+    from bgpipe.pipeline.session import Session
     from bgpipe.pipeline.types import Job, JobId, Recipe
 
 CHECKED = ".bgpipe/check"
@@ -60,8 +58,11 @@ def run(
     ] = None,
 ) -> None:
     """Run a sweep now, until its deadline."""
+    from bgpipe.pipeline.cli.planning import show_dry_run
+    from bgpipe.pipeline.cli.run import check_wait, open_job, run_to_completion
     from bgpipe.pipeline.scheduling.cron import deadline_of
     from bgpipe.pipeline.scheduling.sweeps import SweepStateStore
+    from bgpipe.pipeline.session import open_session, read_settings
 
     terminal: Console = context.obj
     settings = read_settings()
@@ -69,12 +70,12 @@ def run(
     sweep = _find(settings, name)
     order = _order(settings, terminal, name, sweep)
     until = deadline_of(sweep, due or datetime.now(UTC))
-    with open_session(settings, terminal) as session:
+    with open_session(settings, notify=terminal.notify) as session:
         if prune_ or sweep.prune:
             most = settings.prune.most if sweep.prune_most is None else sweep.prune_most
             _prune(session, most, terminal, order, dry_run=dry_run, asked=prune_)
         if dry_run:
-            show_dry_run(session, settings, terminal, order)
+            show_dry_run(session, terminal, order)
             return
         job, lease = open_job(session, terminal, order)
         if job == order.id:
@@ -89,9 +90,11 @@ def run(
 @examples("bgpipe sweep list", "bgpipe --json sweep list | jq .next")
 def list_(context: typer.Context) -> None:
     """List the sweeps with last run, next run and counts."""
+    from bgpipe.pipeline.session import open_session, read_settings
+
     terminal: Console = context.obj
     settings = read_settings()
-    with open_session(settings, terminal) as session:
+    with open_session(settings, notify=terminal.notify) as session:
         for name, sweep in settings.sweeps.items():
             standing = _state(session, name, sweep)
             terminal.print_json(standing)
@@ -102,6 +105,8 @@ def list_(context: typer.Context) -> None:
 @examples("bgpipe sweep check")
 def check(context: typer.Context) -> None:
     """Check each sweep: its model is available, its source readable, its target writable."""
+    from bgpipe.pipeline.session import read_settings
+
     terminal: Console = context.obj
     settings = read_settings()
     failed = None
@@ -122,8 +127,9 @@ def _find(settings: Settings, name: str) -> Sweep:
 
 
 def _order(settings: Settings, terminal: Console, name: str, sweep: Sweep) -> Job:
-    from bgpipe.pipeline.cli.endpoints import find_location, find_source
+    from bgpipe.pipeline.cli.endpoints import find_source
     from bgpipe.pipeline.jobs.store import new_job_id
+    from bgpipe.pipeline.storage.factory import find_location
     from bgpipe.pipeline.types import Job
 
     source = find_source([sweep.source])
@@ -145,38 +151,28 @@ def _order(settings: Settings, terminal: Console, name: str, sweep: Sweep) -> Jo
 
 def _recipe(settings: Settings, terminal: Console, sweep: Sweep) -> Recipe:
     """The sweep's recipe; a sweep never makes do with the bundled model."""
+    from bgpipe.pipeline.cli.job_options import choose_output, choose_preset
     from bgpipe.pipeline.models import registry
-    from bgpipe.pipeline.planning.recipe import check_output
+    from bgpipe.pipeline.planning.recipe import build_recipe
 
     model = sweep.model or settings.model.name
-    finish = LayoutOptions(
-        sweep.crop, sweep.margin, sweep.canvas, sweep.place, sweep.background, sweep.shadow
-    )
-    recipe = choose_recipe(
+    values = sweep.model_dump() | {"compression": sweep.png}
+    return build_recipe(
         settings,
-        terminal,
         model=registry.DEFAULT if model == registry.AUTO else model,
-        preset=sweep.preset or None,
-        matting=sweep.matting or None,
-        assignments=list(finish.assignments()),
-        output=choose_output(
-            settings,
-            file_format=sweep.format,
-            compression=sweep.png,
-            depth=sweep.depth,
-            quality=sweep.quality,
-            input_alpha=sweep.input_alpha,
-            backdrop=finish.backdrop,
-        ),
-    )
-    check_output(recipe, sweep.name)
-    return recipe
+        preset=choose_preset(settings, sweep.preset or settings.refine.preset, (), values),
+        output=choose_output(settings, values),
+        matting=sweep.matting,
+        naming=sweep.name,
+        notify=terminal.notify,
+    ).recipe
 
 
 def _prune(
     session: Session, most: float, terminal: Console, order: Job, *, dry_run: bool, asked: bool
 ) -> None:
     """Prune before a run; unless somebody `asked` just now, the run does not wait for their answer."""
+    from bgpipe.pipeline.cli.planning import prune
     from bgpipe.pipeline.planning.prune import TooManyOrphans
 
     try:

@@ -1,25 +1,22 @@
-"""What the command line takes for an output, and what it refuses."""
+"""Values that the command line takes for a preset and an output, and those that it refuses."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 
 import pytest
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.cli.job_options import LayoutOptions, choose_output
+from bgpipe.pipeline.cli.job_options import choose_output, choose_preset
+from bgpipe.pipeline.cli.parameters import SubmitOptions
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.planning.recipe import check_output
 from bgpipe.pipeline.types import Output, Preset, Recipe
 
-DEFAULTS = {
-    "file_format": "png",
-    "compression": "fast",
-    "depth": 8,
-    "quality": 90,
-    "input_alpha": "multiply",
-    "backdrop": None,
-}
+
+def options(**values):
+    return asdict(SubmitOptions(["photos"])) | {"format": "png"} | values
 
 
 def recipe(preset=None, **values):
@@ -27,26 +24,30 @@ def recipe(preset=None, **values):
 
 
 def test_defaults_are_those_of_a_recipe():
-    assert choose_output(load_settings(), **DEFAULTS) == Output()
+    assert choose_output(load_settings(), options()) == Output()
+    assert choose_preset(load_settings(), Preset(), (), options()) == Preset()
 
 
-def test_options_of_a_finish_change_the_presets_values():
-    finish = LayoutOptions(crop=True, margin=4.5, background="#a0B1c2", shadow=0.0)
-    assert list(finish.assignments()) == [
-        "crop=True",
-        "margin=4.5",
-        "shadow=0.0",
-        "background=#a0B1c2",
-    ]
-    assert list(LayoutOptions().assignments()) == []
+def test_options_of_a_layout_change_the_presets_values_after_assignments():
+    layout = options(crop=True, margin=4.5, background="#a0B1c2", shadow=0.0)
+    preset = choose_preset(
+        load_settings(), Preset(shadow=0.5, blur=2), ["margin=9", "contrast=2"], layout
+    )
+    assert preset == Preset(crop=True, margin=4.5, background="#a0B1c2", contrast=2, blur=2)
 
 
-def test_a_background_that_is_no_colour_is_an_image_known_by_its_content(tmp_path):
+@pytest.mark.parametrize("assignment", ["contrast", "contrast=high", "contrasts=1", "contrast=9"])
+def test_assignments_that_are_no_values_of_a_preset_are_refused(assignment):
+    with pytest.raises(UsageError, match="contrast"):
+        choose_preset(load_settings(), "balanced", [assignment], options())
+
+
+def test_a_background_that_is_no_color_is_an_image_known_by_its_content(tmp_path):
     path = tmp_path / "white.png"
     path.write_bytes(b"an image")
-    finish = LayoutOptions(background=str(path))
-    assert list(finish.assignments()) == []
-    output = choose_output(load_settings(), **DEFAULTS | {"backdrop": finish.backdrop})
+    values = options(background=str(path))
+    assert choose_preset(load_settings(), Preset(), (), values) == Preset()
+    output = choose_output(load_settings(), values)
     assert output.backdrop == str(path)
     assert output.backdrop_sha256 == hashlib.sha256(b"an image").hexdigest()
 
@@ -54,17 +55,17 @@ def test_a_background_that_is_no_colour_is_an_image_known_by_its_content(tmp_pat
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"file_format": "tiff"}, "format: input should be"),
+        ({"format": "tiff"}, "format: input should be"),
         ({"compression": "tiny"}, "compression: input should be"),
         ({"depth": 12}, "depth: input should be"),
         ({"quality": 0}, "quality: input should be"),
         ({"input_alpha": "maybe"}, "input_alpha: input should be"),
-        ({"backdrop": "nowhere.png"}, "nowhere.png"),
+        ({"background": "nowhere.png"}, "nowhere.png"),
     ],
 )
 def test_values_out_of_range_are_refused(values, reason):
     with pytest.raises(UsageError, match=reason):
-        choose_output(load_settings(), **DEFAULTS | values)
+        choose_output(load_settings(), options(**values))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.errors import Code, PermanentError, StoreCorrupted, UsageError
-from bgpipe.pipeline.jobs.manifest import VERSION, _compressed
+from bgpipe.pipeline.jobs.manifest import VERSION, _compress
 from bgpipe.pipeline.jobs.store import JobConflict, JobNotFound, JobStore
 from bgpipe.pipeline.types import Failure, Item, Job, JobId, JobState, Matting, Outcome, ReviewFlag
 
@@ -579,7 +579,7 @@ def set_bits(client: RedisClient, job: JobId) -> list[int]:
     return [index for index in range(3) if client.getbit(bitmap, index)]
 
 
-@pytest.mark.parametrize("block", [b"", b"no block", _compressed("no columns"), _compressed([1])])
+@pytest.mark.parametrize("block", [b"", b"no block", _compress("no columns"), _compress([1])])
 def test_a_malformed_block_is_told_with_its_number(
     job_store: JobStore, open_job: OpenJob, client: RedisClient, block: bytes
 ) -> None:
@@ -595,7 +595,7 @@ def test_a_block_of_a_later_version_is_told(
     job_store: JobStore, open_job: OpenJob, client: RedisClient
 ) -> None:
     job = open_job(3)
-    later = _compressed([VERSION + 1, {"columns": "of another kind"}])
+    later = _compress([VERSION + 1, {"columns": "of another kind"}])
     client.hset(keys.of_job(job).manifest, "0", later)
     with pytest.raises(StoreCorrupted, match=f"later version of bgpipe.*reads up to {VERSION}"):
         job_store.items.claim(job, 1, "w")
@@ -606,7 +606,7 @@ def test_a_block_of_the_first_kind_without_a_version_is_read(
 ) -> None:
     job = open_job(2)
     columns = [["a.jpg", "b c.jpg"], [3, 3], ["png", "png"], ["1-1", "2-2"]]
-    client.hset(keys.of_job(job).manifest, "0", _compressed(columns))
+    client.hset(keys.of_job(job).manifest, "0", _compress(columns))
     assert job_store.items.get(job, 1) == Item(1, "b c.jpg", "b c.png", "2-2")
 
 

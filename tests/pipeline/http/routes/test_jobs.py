@@ -254,7 +254,7 @@ def test_events_end_with_the_books_of_the_end(client: httpx2.Client, photo: Phot
     with client.stream("GET", f"/v1/jobs/{job}/events") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         lines = [line for line in stream.iter_lines() if line]
-    assert lines[-2] == "event: over"
+    assert lines[-2] == "event: end"
     summary = json.loads(lines[-1].removeprefix("data: "))
     assert (summary["state"], summary["done"]) == ("finished", 2)
 
