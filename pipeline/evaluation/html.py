@@ -31,7 +31,7 @@ img { display: block; max-width: min(320px, 100%); }
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def quality_page(means: Mapping[str, Scores], results: Sequence[EvaluationResult]) -> str:
+def render_quality_page(means: Mapping[str, Scores], results: Sequence[EvaluationResult]) -> str:
     """Render the page; images are ordered by the mean SAD of their trials."""
     return "\n".join(
         [

@@ -55,7 +55,7 @@ class SheetPage:
     names: Sequence[str]
 
 
-def contact_sheet(
+def render_contact_sheet(
     summary: JobSummary,
     recipe: Recipe,
     images: Sequence[SheetImage],
