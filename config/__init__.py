@@ -1,1 +1,1 @@
-"""What can be set, and nothing that computes."""
+"""Settings, presets, models and sweeps as checked data; nothing here computes."""

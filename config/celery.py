@@ -1,4 +1,4 @@
-"""Celery's settings as a pure function of ours, so that submitter, worker and Flower agree."""
+"""Celery's configuration, computed from the settings so that submitter, worker and Flower agree."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from bgpipe.config.settings import Settings
 
 
 def celery_config(settings: Settings, broker_url: str) -> dict[str, Any]:
-    """What `Celery.conf` is updated with; `broker_url` is the cluster's or the embedded server's."""
+    """Return the values for `Celery.conf`; `broker_url` is the cluster's or the embedded server's."""
     return {
         "broker_url": broker_url,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": _transport_options(settings),
-        # JSON only: a message must never be able to run code.
+        # JSON only: a message must not be able to run code.
         "accept_content": ["json"],
         "result_accept_content": ["json"],
         "task_serializer": "json",
         "event_serializer": "json",
         "task_default_queue": settings.queue.name,
         "task_create_missing_queues": True,
-        # The ledger keeps the outcomes; a result backend would nearly halve the throughput.
+        # The job store keeps the outcomes; a result backend would nearly halve the throughput.
         "task_ignore_result": True,
-        # A message is given back only after its image is settled.
+        # A message is acknowledged only after its image is settled.
         "task_acks_late": True,
         "task_acks_on_failure_or_timeout": True,
         "task_reject_on_worker_lost": True,

@@ -1,9 +1,9 @@
-"""The sources of the settings, and where each value comes from."""
+"""The sources of the settings, and the origin of each value."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,29 +24,26 @@ class Layer(Protocol):
     values: dict[str, Any]
 
     def origin(self, path: KeyPath) -> str:
-        """Where the value at `path` is set."""
+        """Return the place that sets the value at `path`: `bgpipe.toml:3`."""
 
     def spell(self, path: KeyPath) -> str:
-        """How this source writes the key."""
+        """Return the key in this source's notation: `BGPIPE_WORKER__LANES`."""
 
 
 class TomlLayer:
     def __init__(self, file: TomlFile) -> None:
         self.name = file.name
         self.values = file.values
-        self._file = file
+        self.line = file.line
 
     def origin(self, path: KeyPath) -> str:
         return f"{self.name}:{self.line(path)}"
-
-    def line(self, path: KeyPath) -> int:
-        return self._file.line(path)
 
     def spell(self, path: KeyPath) -> str:
         return dotted(path)
 
 
-class Bundled(TomlLayer):
+class BundledLayer(TomlLayer):
     """A file of the package."""
 
     def __init__(self, path: Path, name: str) -> None:
@@ -58,26 +55,25 @@ class Bundled(TomlLayer):
         return self.name
 
 
-class Environment:
+class EnvironmentLayer:
     name = "environment"
 
     def __init__(self, settings: type[BaseSettings]) -> None:
         self.values = _EnvironmentSource(settings)()
 
     def origin(self, path: KeyPath) -> str:
-        while self.spell(path) not in map(str.upper, os.environ) and len(path) > 1:
-            path = path[:-1]
-        return self.spell(path)
+        variables = set(map(str.upper, os.environ))
+        return self.spell(_shorten_until(path, lambda path: self.spell(path) in variables))
 
     def spell(self, path: KeyPath) -> str:
         return PREFIX + DELIMITER.join(map(str, path)).upper()
 
 
-class SecretFiles:
-    """The files of the folder that BGPIPE_SECRETS_DIR names.
+class SecretsLayer:
+    """A folder with one file per setting, named by BGPIPE_SECRETS_DIR.
 
     Raises:
-        SettingsError: there is no such folder, or it cannot be read.
+        SettingsError: the folder does not exist or cannot be read.
 
     """
 
@@ -95,57 +91,62 @@ class SecretFiles:
             raise SettingsError([f"{PREFIX}SECRETS_DIR: {_reason(error)}: {folder}"]) from error
 
     def origin(self, path: KeyPath) -> str:
-        file = Path(self.name, self.spell(path))
-        while not file.exists() and len(path) > 1:
-            path = path[:-1]
-            file = Path(self.name, self.spell(path))
-        return str(file)
+        folder = Path(self.name)
+        path = _shorten_until(path, lambda path: (folder / self.spell(path)).exists())
+        return str(folder / self.spell(path))
 
     def spell(self, path: KeyPath) -> str:
         return DELIMITER.join(map(str, path))
 
 
-def merged(layers: Sequence[Layer]) -> dict[str, Any]:
-    """The values of all layers; the first ones win."""
-    return reduce(_over, (layer.values for layer in reversed(layers)), {})
+def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Merge the values of all layers; earlier layers win."""
+    return reduce(_merge, (layer.values for layer in reversed(layers)), {})
 
 
-def source_of(layers: Sequence[Layer], path: KeyPath) -> Layer | None:
-    """The layer that sets the value at `path`."""
-    return next((layer for layer in layers if _holds(layer.values, path)), None)
+def find_layer(layers: Sequence[Layer], path: KeyPath) -> Layer | None:
+    """Return the layer that sets the value at `path`."""
+    return next((layer for layer in layers if _contains(layer.values, path)), None)
 
 
-class _Undecoded(EnvSettingsSource):
-    """Leaves text that is not JSON as it is: validation reports it like every other wrong value."""
+class _TextSource(EnvSettingsSource):
+    """Passes text that is not JSON on, so that validation reports it like any other wrong value."""
 
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:  # noqa: ANN401  # the base class says so
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:  # noqa: ANN401  # the base class's signature
         try:
             return super().decode_complex_value(field_name, field, value)
         except ValueError:
             return value
 
 
-class _EnvironmentSource(_Undecoded):
+class _EnvironmentSource(_TextSource):
     pass
 
 
-class _SecretsSource(_Undecoded, NestedSecretsSettingsSource):
+class _SecretsSource(_TextSource, NestedSecretsSettingsSource):
     pass
 
 
-def _over(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
-    both = {
-        name: _over(lower[name], value)
+def _shorten_until(path: KeyPath, is_set: Callable[[KeyPath], bool]) -> KeyPath:
+    """Return the innermost table around `path` that is set as a whole, or its outermost one."""
+    while not is_set(path) and len(path) > 1:
+        path = path[:-1]
+    return path
+
+
+def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    tables = {
+        name: _merge(lower[name], value)
         for name, value in upper.items()
         if isinstance(value, dict) and isinstance(lower.get(name), dict)
     }
-    return lower | upper | both
+    return lower | upper | tables
 
 
-def _holds(values: object, path: KeyPath) -> bool:
+def _contains(values: object, path: KeyPath) -> bool:
     for name in path:
         try:
-            values = values[name]  # type: ignore[index]  # what has no items raises TypeError
+            values = values[name]  # type: ignore[index]  # TypeError: not a container
         except (TypeError, LookupError):
             return False
     return True

@@ -1,7 +1,4 @@
-"""What the mask enhancer of ComfyUI-RMBG is told, by its own labels and in its own ranges.
-
-How a matte is refined and a cutout finished: named values, checked wherever they come from.
-"""
+"""Presets: validated values that refine a matte and finish a cutout."""
 
 from __future__ import annotations
 
@@ -13,73 +10,74 @@ from pydantic.dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Enhancement:
-    """One pass; the maths is bgpipe.pipeline.matting.mask_enhancer's. Lengths are pixels.
+    """One pass of ComfyUI-RMBG's mask enhancer, with its names and ranges. Lengths are pixels.
+
+    `bgpipe.pipeline.matting.mask_enhancer` applies it.
 
     Raises:
         pydantic.ValidationError: a value is out of range.
     """
 
     sensitivity: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """The mask is multiplied by two less this."""
+    """The mask is multiplied by 2 - sensitivity."""
     smooth: Annotated[float, Field(ge=0, le=128)] = 0.0
-    """The sigma of a Gaussian between two cuts at one half: nothing soft is left."""
+    """Sigma of a Gaussian between two thresholds at 0.5: the mask becomes binary."""
     fill_holes: bool = False
     mask_blur: Annotated[int, Field(ge=0, le=64)] = 0
-    """The sigma of a Gaussian."""
+    """Sigma of a Gaussian."""
     mask_offset: Annotated[int, Field(ge=-64, le=64)] = 0
-    """Grows the mask by a square, or shrinks it."""
+    """Dilation by a square, or erosion if negative."""
     invert: bool = False
 
 
 Radius = Annotated[float, Field(ge=0, le=64)]
-Place = Literal["middle", "top", "bottom", "left", "right"]
+Anchor = Literal["middle", "top", "bottom", "left", "right"]
 _SIZE = r"[1-9]\d{0,3}"
+COLOR = "#[0-9a-fA-F]{6}|white|black"
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Preset:
-    """Lengths are pixels of the original image; the maths is bgpipe.pipeline.matting's.
+    """Lengths are pixels of the original image; `bgpipe.pipeline.matting` applies the values.
 
     Raises:
         pydantic.ValidationError: a value is out of range.
     """
 
     guided: bool = False
-    """Follow the picture's edges where it has more pixels than the network's matte."""
+    """Follow the image's edges if it has more pixels than the network's matte."""
     contrast: Annotated[float, Field(ge=0.1, le=4)] = 1.0
     dilate: Radius = 0.0
     erode: Radius = 0.0
     blur: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """The sigma of a Gaussian."""
+    """Sigma of a Gaussian."""
     smooth: bool = False
-    """Even out the edge and keep fine strands: by `blur`, or by one pixel where that is 0."""
+    """Smooth the edge but keep fine strands: by `blur`, or by one pixel if that is 0."""
     threshold: bool = False
-    """Cut the matte to 0 and 1 at one half."""
+    """Binarize the matte at 0.5."""
     fill_holes: bool = False
     invert: bool = False
     foreground: bool = True
-    """Estimate the subject's own colour where it mixes with the background."""
+    """Estimate the subject's color where it mixes with the background."""
     crop: bool = False
-    """Cut to the subject; what is hardly opaque, and specks, do not count."""
+    """Crop to the subject; faint pixels and specks do not count."""
     margin: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """On every side, in percent of the longer side of what is left by `crop`."""
+    """On every side, in percent of the longer side after `crop`."""
     canvas: Annotated[
         str,
         Field(
             pattern=rf"^({_SIZE}[x:]{_SIZE})?$", description="WIDTHxHEIGHT, WIDTH:HEIGHT or empty"
         ),
     ] = ""
-    """`2000x2000`: scaled to fit into so many pixels; `4:5`: extended to this aspect."""
-    place: Place = "middle"
-    """Where on the canvas."""
+    """`2000x2000`: scaled to fit into that size; `4:5`: extended to that aspect ratio."""
+    place: Anchor = "middle"
+    """Position on the canvas."""
     background: Annotated[
         str,
-        Field(
-            pattern="^(#[0-9a-fA-F]{6}|white|black)?$", description="white, black, #RRGGBB or empty"
-        ),
+        Field(pattern=f"^({COLOR})?$", description="white, black, #RRGGBB or empty"),
     ] = ""
-    """Colour behind the subject, in sRGB; empty: transparent."""
+    """Color behind the subject, in sRGB; empty: transparent."""
     shadow: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Darkness of a soft shadow on the ground below the subject."""
+    """Opacity of a soft shadow on the ground below the subject."""
     enhance: tuple[Enhancement, ...] = ()
-    """What a workflow's mask enhancers do to the matte, before everything above."""
+    """A workflow's mask enhancers, applied to the matte before everything above."""

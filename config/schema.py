@@ -1,4 +1,4 @@
-"""What each setting may be, in words, from the JSON schema of the settings."""
+"""The valid values of each setting in words, from the JSON schema of the settings."""
 
 from __future__ import annotations
 
@@ -17,62 +17,61 @@ TYPES = {
     "object": "a table",
 }
 CLOSENESS = 0.7
-"""Of difflib, from 0 to 1, above which an unknown name was probably meant to be a known one."""
+"""Similarity by difflib, 0 to 1, from which an unknown name counts as a misspelled known one."""
 
 
-class Schema:
+class SettingsSchema:
     def __init__(self, root: Node) -> None:
         self._root = root
 
     def expected(self, path: KeyPath) -> str:
-        """What the value at `path` must be: `a whole number of at least 0`."""
-        node = self.node(path)
+        """Describe the valid values at `path`: `a whole number of at least 0`."""
+        node = self._node(path)
         if "enum" in node:
-            return f"one of {', '.join(str(each) or 'empty' for each in node['enum'])}"
+            return f"one of {', '.join(str(value) or 'empty' for value in node['enum'])}"
         if node.get("type") == "string":
             return _text(node)
         return TYPES.get(node.get("type", ""), "a table") + _range(node)
 
     def is_secret(self, path: KeyPath) -> bool:
         """Whether the value at `path` must not be shown."""
-        return self.node(path).get("format") == "password" or path == ("redis_url",)
+        return self._node(path).get("format") == "password" or path == ("redis_url",)
 
     def suggest(self, path: KeyPath) -> KeyPath | None:
-        """The key that the unknown `path` was probably meant to be."""
+        """Return the known key that resembles the unknown `path`: in its table, else anywhere."""
         *table, name = path
-        close = get_close_matches(str(name), self.keys(tuple(table)), n=1, cutoff=CLOSENESS)
-        if close:
-            return (*table, close[0])
-        known = self._known()
-        names = get_close_matches(str(name), {path[-1] for path in known}, n=1, cutoff=CLOSENESS)
-        elsewhere = [path for path in known if path[-1] in names]
-        return elsewhere[0] if len(elsewhere) == 1 else None
+        if close := _closest(str(name), self._keys(tuple(table))):
+            return (*table, close)
+        sections = self._keys(())
+        known: list[tuple[str, ...]] = [(section,) for section in sections]
+        known += [(section, key) for section in sections for key in self._keys((section,))]
+        close = _closest(str(name), [path[-1] for path in known])
+        matches = [path for path in known if path[-1] == close]
+        return matches[0] if len(matches) == 1 else None
 
-    def keys(self, table: KeyPath) -> list[str]:
-        """The names that a table has; none where they are free."""
-        return list(self.node(table).get("properties", ()))
+    def _keys(self, table: KeyPath) -> list[str]:
+        """Return the names in a table; none if they are free."""
+        return list(self._node(table).get("properties", ()))
 
-    def node(self, path: KeyPath) -> Node:
-        """The schema of the value at `path`; empty where there is no such setting."""
-        node = self._resolved(self._root)
+    def _node(self, path: KeyPath) -> Node:
+        """Return the schema of the value at `path`, or {} if no such setting exists."""
+        node = self._resolve(self._root)
         for name in path:
-            node = self._resolved(_child(node, name))
+            node = self._resolve(_child(node, name))
         return node
 
-    def _known(self) -> list[tuple[str, ...]]:
-        """The keys outside and inside of sections."""
-        sections = self.keys(())
-        inside = [(section, key) for section in sections for key in self.keys((section,))]
-        return [*((name,) for name in sections), *inside]
-
-    def _resolved(self, node: Node) -> Node:
-        """Behind references and `| None`."""
+    def _resolve(self, node: Node) -> Node:
+        """Follow references and skip `| None`."""
         while "$ref" in node or "anyOf" in node:
             if "$ref" in node:
                 node = self._root["$defs"][node["$ref"].rpartition("/")[2]]
             else:
-                node = next(each for each in node["anyOf"] if each.get("type") != "null")
+                node = next(option for option in node["anyOf"] if option.get("type") != "null")
         return node
+
+
+def _closest(name: str, known: list[str]) -> str:
+    return next(iter(get_close_matches(name, set(known), n=1, cutoff=CLOSENESS)), "")
 
 
 def _child(node: Node, name: str | int) -> Node:
@@ -93,13 +92,12 @@ def _text(node: Node) -> str:
 
 
 def _range(node: Node) -> str:
-    least, above = node.get("minimum"), node.get("exclusiveMinimum")
-    most = node.get("maximum")
-    if least is not None and most is not None:
-        return f" from {least:g} to {most:g}"
-    parts = [
-        f" of at least {least:g}" if least is not None else "",
-        f" above {above:g}" if above is not None else "",
-        f" and at most {most:g}" if above is not None and most is not None else "",
-    ]
-    return "".join(parts)
+    minimum, above = node.get("minimum"), node.get("exclusiveMinimum")
+    maximum = node.get("maximum")
+    if minimum is not None and maximum is not None:
+        return f" from {minimum:g} to {maximum:g}"
+    if above is not None and maximum is not None:
+        return f" above {above:g} and at most {maximum:g}"
+    if minimum is not None:
+        return f" of at least {minimum:g}"
+    return f" above {above:g}" if above is not None else ""

@@ -1,19 +1,18 @@
-"""Typed settings, merged from defaults.toml, a TOML file, the environment and the command line."""
+"""Typed settings, merged from defaults.toml, a TOML file, secret files and the environment."""
 
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bgpipe.config.choices import Precision
-from bgpipe.config.layers import Bundled, Environment, Layer, SecretFiles, TomlLayer
+from bgpipe.config.choices import Addressing, Encryption, KeyRule, LogFormat, Precision
+from bgpipe.config.layers import BundledLayer, EnvironmentLayer, Layer, SecretsLayer, TomlLayer
 from bgpipe.config.presets import Preset
-from bgpipe.config.problems import validated
+from bgpipe.config.problems import validate_settings
 from bgpipe.config.sweeps import Sweep, SweepName
 from bgpipe.config.toml_file import read_toml
 
@@ -21,22 +20,15 @@ DEFAULTS = Path(__file__).with_name("defaults.toml")
 PRESETS = Path(__file__).with_name("presets.toml")
 USER_FILE = Path("bgpipe.toml")
 CONFIG = "BGPIPE_CONFIG"
-"""Names the settings file; `--config` sets it, for child processes too."""
+"""Variable with the path of the settings file; `--config` sets it for child processes too."""
 SECRETS = "BGPIPE_SECRETS_DIR"
-"""Names a folder whose files hold a setting each: `redis_url`, `sweeps__products__secret`."""
+"""Variable with a folder of one file per setting: `redis_url`, `sweeps__products__secret`."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Address = Annotated[str, Field(pattern=r"^([^\s:]+:\d{1,5})?$", description="HOST:PORT or empty")]
-
-
-class LogFormat(StrEnum):
-    """How events are written: for people, or for a log store."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 class Section(BaseModel):
@@ -65,7 +57,7 @@ class ImageSettings(Section):
 
 
 class ReviewSettings(Section):
-    """Shares are of the picture's area, but for those of the border and of the subject."""
+    """Shares are of the image's area, except `border` (of the border) and `soft` (of the subject)."""
 
     least_subject: Share
     most_subject: Share
@@ -114,8 +106,6 @@ class WorkerSettings(Section):
 
 
 class MetricsSettings(Section):
-    """HOST:PORT each, or empty for no endpoint."""
-
     dispatch: Address
     worker: Address
 
@@ -128,11 +118,10 @@ class EngineSettings(Section):
     precision: Precision
     compile: bool
     graphs: bool
-    means: bool
 
 
 class LimitSettings(Section):
-    """Seconds. The first two are the device's, the others are stages of an image."""
+    """The first two limit the device, the others the stages of an image."""
 
     load: Seconds
     step: Seconds
@@ -153,21 +142,12 @@ class PruneSettings(Section):
 
 
 class EstimateSettings(Section):
-    """0 where it is not known."""
-
     images_per_second: Annotated[float, Field(ge=0)]
     price_per_hour: Annotated[float, Field(ge=0)]
 
 
-class KeyRule(StrEnum):
-    """Whether callers of the HTTP service need an API key."""
-
-    AUTO = "auto"
-    REQUIRED = "required"
-
-
 class ServeSettings(Section):
-    """Of the HTTP service. Prefixes are folders or `s3://bucket/prefix`."""
+    """Settings of the HTTP service. `uploads` and `sources` are folders or `s3://bucket/prefix`."""
 
     host: str
     port: Annotated[int, Field(ge=0, le=65535)]
@@ -183,22 +163,6 @@ class ServeSettings(Section):
     open_jobs: PositiveInt
     requests_per_minute: PositiveInt
     keep_days: Seconds
-
-
-class Addressing(StrEnum):
-    """Where a bucket's name stands in the address of a request."""
-
-    AUTO = "auto"
-    PATH = "path"
-    VIRTUAL = "virtual"
-
-
-class Encryption(StrEnum):
-    """How S3 encrypts what is written; NONE leaves it to the bucket."""
-
-    NONE = ""
-    S3 = "AES256"
-    KMS = "aws:kms"
 
 
 class S3Settings(Section):
@@ -218,7 +182,7 @@ class ComfySettings(Section):
 
 
 class Settings(BaseSettings):
-    """What a process was told. Unknown names are errors."""
+    """The settings of a process; unknown names are errors. defaults.toml documents each."""
 
     model_config = SettingsConfigDict(
         env_prefix="BGPIPE_", env_nested_delimiter="__", extra="forbid", frozen=True
@@ -256,11 +220,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
-        return (init_settings,)  # `read_layers` reads the sources: it knows where a value is set
+        return (init_settings,)  # `read_layers` reads the other sources and keeps their origins
 
     @property
     def embedded(self) -> bool:
-        """Whether this process brings its own Redis server and worker."""
+        """Whether this process starts its own Redis server and worker."""
         return not self.redis_url
 
     @property
@@ -275,12 +239,12 @@ class Settings(BaseSettings):
 
 
 def user_file() -> Path:
-    """The user's TOML file."""
+    """Return the path of the user's TOML file, which may not exist."""
     return Path(os.environ.get(CONFIG, USER_FILE))
 
 
-def host_and_port(address: str) -> tuple[str, int]:
-    """The parts of a HOST:PORT."""
+def parse_address(address: str) -> tuple[str, int]:
+    """Split HOST:PORT."""
     host, _, port = address.rpartition(":")
     return host, int(port)
 
@@ -289,42 +253,37 @@ def load_settings() -> Settings:
     """Read every source.
 
     Raises:
-        SettingsError: names are unknown, values wrong, or files not readable; all of them at once.
+        SettingsError: names are unknown, values wrong, or files unreadable; reports all at once.
 
     """
-    return validated(Settings, read_layers())
+    return validate_settings(Settings, read_layers())
 
 
 def read_layers() -> list[Layer]:
-    """The sources of the settings, the strongest one first.
+    """Read the sources of the settings, strongest first.
 
     Raises:
-        SettingsError: a file cannot be read or is not valid TOML.
+        SettingsError: a file is unreadable or not valid TOML.
 
     """
     folder = secrets_folder()
     return [
-        Environment(Settings),
-        *([SecretFiles(Settings, folder)] if folder else []),
+        EnvironmentLayer(Settings),
+        *([SecretsLayer(Settings, folder)] if folder else []),
         *_user_file(),
-        Bundled(PRESETS, PRESETS.name),
-        Bundled(DEFAULTS, "default"),
+        BundledLayer(PRESETS, PRESETS.name),
+        BundledLayer(DEFAULTS, "default"),
     ]
 
 
 def secrets_folder() -> Path | None:
-    """The folder that BGPIPE_SECRETS_DIR names, as containers and systemd mount one."""
+    """Return the folder named by BGPIPE_SECRETS_DIR, as containers and systemd mount one."""
     folder = os.environ.get(SECRETS)
     return Path(folder) if folder else None
 
 
 def _user_file() -> list[Layer]:
-    """The user's file; without BGPIPE_CONFIG there need not be one.
-
-    Raises:
-        SettingsError: it cannot be read.
-
-    """
+    """Read the user's file; it must exist only if BGPIPE_CONFIG names it."""
     path = user_file()
     if not path.is_file() and CONFIG not in os.environ:
         return []
@@ -332,6 +291,6 @@ def _user_file() -> list[Layer]:
 
 
 def _xdg(variable: str, fallback: str) -> Path:
-    """Our folder below an XDG base directory."""
+    """Return bgpipe's folder below an XDG base directory."""
     base = os.environ.get(variable)
     return (Path(base) if base else Path.home() / fallback) / "bgpipe"

@@ -1,7 +1,4 @@
-"""What is wrong with the settings.
-
-A TOML file with the line of every key, which `tomllib` does not report.
-"""
+"""TOML with the line of every key, which `tomllib` does not report, and the error of wrong settings."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from typing import Any
 
 
 class SettingsError(ValueError):
-    """Some settings are wrong; the text has a line for each `problem`, the place before a colon."""
+    """The settings are invalid; the text has one line per problem, `origin: reason`."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -23,7 +20,7 @@ class SettingsError(ValueError):
 
 
 KeyPath = tuple[str | int, ...]
-"""Names of tables and the key, with the positions in lists: `("worker", "places", 0)`."""
+"""Names of tables and key, and indexes of lists: `("worker", "places", 0)`."""
 
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -34,10 +31,10 @@ class TomlFile:
     name: str
     values: dict[str, Any]
     lines: dict[KeyPath, int]
-    """Where each key is set, counted from 1; a table counts from its header."""
+    """Line of each key, from 1; a table's is that of its header."""
 
     def line(self, path: KeyPath) -> int:
-        """The line of `path`, or of the nearest table around it."""
+        """Return the line of `path`, or of the innermost known table around it."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 1)
@@ -47,7 +44,7 @@ def read_toml(path: Path) -> TomlFile:
     """Read the file.
 
     Raises:
-        SettingsError: it cannot be read, or is not valid TOML.
+        SettingsError: the file is unreadable or not valid TOML.
 
     """
     try:
@@ -62,24 +59,24 @@ def read_toml(path: Path) -> TomlFile:
 
 
 def dotted(path: KeyPath) -> str:
-    """The key as TOML writes it: `sweeps.shop.include[0]`."""
-    words = (f"[{name}]" if isinstance(name, int) else f".{_quoted(name)}" for name in path)
-    return "".join(words).removeprefix(".")
+    """Return the key in TOML's notation: `sweeps.shop.include[0]`."""
+    parts = (f"[{name}]" if isinstance(name, int) else f".{_quote(name)}" for name in path)
+    return "".join(parts).removeprefix(".")
 
 
 def walk(value: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, object]]:
-    """Every key of `value` with what it holds, tables before their keys."""
+    """Yield every key of `value` with its value, tables before their keys."""
     if path:
         yield path, value
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from walk(inner, (*path, name))
     elif isinstance(value, (list, tuple)):
-        for place, inner in enumerate(value):
-            yield from walk(inner, (*path, place))
+        for index, inner in enumerate(value):
+            yield from walk(inner, (*path, index))
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     return name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False)
 
 
@@ -91,9 +88,9 @@ def _syntax(path: Path, text: str, message: str) -> str:
 
 
 def _lines(text: str) -> dict[KeyPath, int]:
-    """Parse statement by statement: lines belong to one until it parses, below the last header."""
+    """Map keys to lines by parsing each statement below the last header: it ends where it parses."""
     lines: dict[KeyPath, int] = {}
-    tables: dict[KeyPath, int] = {}  # how often [[a.list]] has been opened
+    tables: dict[KeyPath, int] = {}  # index of the last [[table]] of each list
     header, statement, start = "", "", 1
     for number, line in enumerate(text.split("\n"), 1):
         statement += f"{line}\n"
@@ -105,22 +102,22 @@ def _lines(text: str) -> dict[KeyPath, int]:
             continue
         if is_header:
             header = statement
-            _count(tables, statement, values)
+            _count_table(tables, statement, values)
         for path, _ in walk(values):
-            lines.setdefault(_shifted(path, tables), start)
+            lines.setdefault(_shift(path, tables), start)
         statement, start = "", number + 1
     return lines
 
 
-def _count(tables: dict[KeyPath, int], header: str, values: object) -> None:
+def _count_table(tables: dict[KeyPath, int], header: str, values: object) -> None:
     if header.lstrip().startswith("[["):
         *_, (last, _) = walk(values)
         tables[last[:-1]] = tables.get(last[:-1], -1) + 1
 
 
-def _shifted(path: KeyPath, tables: dict[KeyPath, int]) -> KeyPath:
-    """`path` within the whole file: a header alone always opens the first table of its list."""
-    for place, name in enumerate(path):
-        if name == 0 and path[:place] in tables:
-            return (*path[:place], tables[path[:place]], *path[place + 1 :])
+def _shift(path: KeyPath, tables: dict[KeyPath, int]) -> KeyPath:
+    """Return `path` within the whole file; parsed alone, a header opens the first table of its list."""
+    for position, name in enumerate(path):
+        if name == 0 and path[:position] in tables:
+            return (*path[:position], tables[path[:position]], *path[position + 1 :])
     return path

@@ -1,7 +1,4 @@
-"""Events on stderr, one a line: as text, `time level event field=value ...`, or as JSON.
-
-Reports to the user that something outside takes long.
-"""
+"""Log events on stderr, a line each, as text or JSON; reports of long waits to the user."""
 
 from __future__ import annotations
 
@@ -16,55 +13,61 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-from bgpipe.config.settings import LogFormat
+from bgpipe.config.choices import LogFormat
 
-# Celery says at INFO what our own event per image says better.
+# bgpipe's own event per image replaces Celery's at INFO.
 QUIET = ("amqp", "celery", "kombu")
-_NOTHING: Mapping[str, object] = MappingProxyType({})
-_SECRET = re.compile(r"(?<=://)([^\s/:@'\"]*):[^\s/@'\"]+@")
+_NO_FIELDS: Mapping[str, object] = MappingProxyType({})
+_PASSWORD = re.compile(r"(?<=://)([^\s/:@'\"]*):[^\s/@'\"]+@")
+
+Notify = Callable[[str], None]
+"""Shows a line to the user at once."""
+DELAY = 1.0
+"""Seconds before a wait is reported."""
+INTERVAL = 10.0
+"""Seconds between two reports of one wait."""
 
 
 class EventFormatter(logging.Formatter):
-    """Render a record and the mapping `fields` of its `extra`; values with spaces become JSON.
+    """Format a record as `time level event field=value ...`, from the `fields` of its `extra`.
 
-    Passwords in addresses are masked, whoever logged them.
+    Values with spaces become JSON. Passwords in URLs are masked, also in messages of libraries.
     """
 
     def __init__(self, common: Mapping[str, object]) -> None:
-        """`common`: fields that end every line."""
+        """`common`: fields at the end of every line."""
         super().__init__()
         self._common = common
 
     def format(self, record: logging.LogRecord) -> str:
         words = [f"{name}={_text(value)}" for name, value in self.fields(record).items()]
-        line = " ".join([_moment(record), record.levelname.lower(), record.getMessage(), *words])
+        line = " ".join([_time(record), record.levelname.lower(), record.getMessage(), *words])
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
-        return masked(line)
+        return mask_passwords(line)
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        """What the event is about."""
         fields: dict[str, Any] = getattr(record, "fields", {})
         return {**fields, **self._common}
 
 
 class JsonFormatter(EventFormatter):
-    """The same as one JSON object: time, level, event, the fields, and a traceback if there is one."""
+    """Format a record as a JSON object: time, level, event, the fields, and its traceback if any."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = {"time": _moment(record), "level": record.levelname.lower()}
-        told |= {"event": record.getMessage()} | self.fields(record)
+        values = {"time": _time(record), "level": record.levelname.lower()}
+        values |= {"event": record.getMessage()} | self.fields(record)
         if record.exc_info:
-            told["traceback"] = self.formatException(record.exc_info)
-        return json.dumps({name: _plain(value) for name, value in told.items()})
+            values["traceback"] = self.formatException(record.exc_info)
+        return json.dumps({name: _json_value(value) for name, value in values.items()})
 
 
 def log_to_stderr(
-    style: LogFormat = LogFormat.TEXT, common: Mapping[str, object] = _NOTHING
+    style: LogFormat = LogFormat.TEXT, common: Mapping[str, object] = _NO_FIELDS
 ) -> None:
     """Send this process's events from INFO up, and the libraries' warnings, to stderr.
 
-    `common`: fields that end every line, where several processes write to one place.
+    `common`: fields at the end of every line, where several processes share a log.
     """
     handler = logging.StreamHandler()
     handler.setFormatter((JsonFormatter if style is LogFormat.JSON else EventFormatter)(common))
@@ -73,38 +76,9 @@ def log_to_stderr(
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def masked(text: str) -> str:
-    """`text` without the passwords of the addresses in it."""
-    return _SECRET.sub(r"\1:***@", text)
-
-
-def _moment(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    text = str(value)
-    return text if text.isprintable() and not set(text) & set(' "=') else json.dumps(text)
-
-
-def _plain(value: object) -> object:
-    """`value` as JSON has it; what JSON does not know becomes its text."""
-    if isinstance(value, float):
-        return round(value, 6)
-    return value if isinstance(value, int | None) else masked(str(value))
-
-
-Notify = Callable[[str], None]
-"""Shows a line to the user, now."""
-
-DELAY = 1.0
-"""Seconds before a wait is reported."""
-INTERVAL = 10.0
-"""Seconds between two reports of one wait."""
+def mask_passwords(text: str) -> str:
+    """Mask the passwords of the URLs in `text`."""
+    return _PASSWORD.sub(r"\1:***@", text)
 
 
 @contextmanager
@@ -130,3 +104,23 @@ def _report(notify: Notify, activity: str, ended: threading.Event) -> None:
     notify(f"{activity} ...")
     while not ended.wait(INTERVAL):
         notify(f"{activity} ({time.monotonic() - start:.0f} s) ...")
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = str(value)
+    return text if text.isprintable() and not set(text) & set(' "=') else json.dumps(text)
+
+
+def _json_value(value: object) -> object:
+    """Return a number as it is, any other value as text."""
+    if isinstance(value, float):
+        return round(value, 6)
+    return value if isinstance(value, int | None) else mask_passwords(str(value))

@@ -1,7 +1,4 @@
-"""A process that lives no longer than the one that started it.
-
-A process that may import torch: asked once on its stdin, it answers a line at a time.
-"""
+"""Child processes that end with their parent, and one that answers a request in JSON lines."""
 
 from __future__ import annotations
 
@@ -9,26 +6,29 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, cast
 
-from bgpipe.pipeline.errors import Unavailable
+from bgpipe.pipeline.errors import BgpipeError, Unavailable
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 TERM_GRACE = 5.0
-LINES = 8
-"""Lines of a log that are shown."""
+LAST_LINES = 8
+"""Lines of a log in an error message."""
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
 
 
 class ChildProcess:
-    """A command whose standard input is a pipe of ours, which tells it when we are gone.
+    """A command that reads a pipe from this process, whose end signals that the parent is gone.
 
-    It runs in a session of its own, so that Ctrl-C reaches us alone. It writes to the end of `log`
-    and keeps the `inherited` descriptors.
+    It has a session of its own, so that Ctrl-C reaches only the parent. It appends to `log` and keeps
+    the `inherited` descriptors.
 
     Raises:
         Unavailable: the command or its log cannot be opened.
@@ -47,7 +47,7 @@ class ChildProcess:
         try:
             with log.open("ab") as output:
                 self._log_start = output.tell()
-                self._process = subprocess.Popen(  # noqa: S603  # the caller's words, no shell
+                self._process = subprocess.Popen(  # noqa: S603  # the caller's command, no shell
                     command,
                     stdin=subprocess.PIPE,
                     stdout=output,
@@ -58,39 +58,41 @@ class ChildProcess:
                 )
         except OSError as error:
             raise Unavailable(f"cannot be started: {command[0]}: {error}") from error
+        self._stdin = cast("IO[bytes]", self._process.stdin)
 
     def check(self) -> None:
-        """Do nothing while it runs.
+        """Return while the process runs.
 
         Raises:
-            Unavailable: it has ended; the message holds what it wrote last.
+            Unavailable: it has ended; the message holds the last lines of its log.
 
         """
         status = self._process.poll()
         if status is not None:
-            said = last_lines(self._log, self._log_start)
-            raise Unavailable(f"the worker ended with status {status}: see {self._log}\n{said}")
+            lines = last_lines(self._log, self._log_start)
+            raise Unavailable(f"the worker ended with status {status}: see {self._log}\n{lines}")
 
     def release(self) -> None:
-        """Close its standard input and let it end when it is done; `end` then does not wait."""
+        """Close its standard input and let it finish; `stop` then does not wait."""
         self._released = True
-        if self._process.stdin:
-            self._process.stdin.close()
+        self._stdin.close()
 
-    def stop(self, patience: float, grace: float = TERM_GRACE) -> None:
-        """Close its standard input and wait for it to end.
+    def stop(self, timeout: float, grace: float = TERM_GRACE) -> None:
+        """Close its standard input and wait for its end.
 
-        After `patience` seconds it gets TERM, after `grace` more KILL.
+        It gets TERM after `timeout` seconds and KILL after `grace` more. If it fails, the processes
+        that it started are killed too.
         """
         if self._released:
             return
-        if self._process.stdin:
-            self._process.stdin.close()
-        if not self._ends_within(patience):
+        self._stdin.close()
+        if not self._ends_within(timeout):
             self._process.terminate()
             self._ends_within(grace)
         if self._process.poll() != 0:
-            self._kill_session()
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def _ends_within(self, seconds: float) -> bool:
         try:
@@ -99,39 +101,49 @@ class ChildProcess:
             return False
         return True
 
-    def _kill_session(self) -> None:
-        """Also what it started itself and left behind."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
 
 def last_lines(log: Path, start: int = 0) -> str:
-    """The last lines of what `log` holds from byte `start` on."""
+    """Return the last lines of `log` after byte `start`."""
     with log.open("rb") as file:
         file.seek(start)
         lines = file.read().decode("utf-8", "replace").splitlines()
-    return "\n".join(lines[-LINES:])
+    return "\n".join(lines[-LAST_LINES:])
 
 
-Answer = TypeVar("Answer")
-
-
-def request_lines(module: str, order: object, line: TypeAdapter[Answer]) -> Iterator[Answer]:
-    """What `python -m module` answers to `order`, each a JSON line of the type that `line` reads.
+def request_lines(module: str, request: object, reply: TypeAdapter[Reply]) -> Iterator[Reply]:
+    """Send `request` to `python -m module`, which calls `serve_lines`, and yield its replies.
 
     Raises:
-        Unavailable: it ends with an error, which it has told on stderr.
+        Unavailable: the process failed; it has written its error to stderr.
 
     """
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter  # command-line help needs this module, but not pydantic
 
-    with subprocess.Popen(  # noqa: S603  # our own modules
+    with subprocess.Popen(  # noqa: S603  # bgpipe's own modules
         [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
-        to, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
-        with to:
-            to.write(TypeAdapter(type(order)).dump_json(order))
-        yield from map(line.validate_json, answers)
+        stdin, stdout = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+        with stdin:
+            stdin.write(TypeAdapter(type(request)).dump_json(request))
+        yield from map(reply.validate_json, stdout)
     if process.returncode:
         raise Unavailable(f"{module} ended with status {process.returncode}")
+
+
+def serve_lines(
+    request: TypeAdapter[Request],
+    reply: TypeAdapter[Reply],
+    answer: Callable[[Request], Iterable[Reply]],
+) -> int:
+    """Answer the request on stdin with a JSON line on stdout for each reply, at once.
+
+    Returns the exit status; an error is written to stderr.
+    """
+    try:
+        for value in answer(request.validate_json(sys.stdin.buffer.read())):
+            sys.stdout.buffer.write(reply.dump_json(value) + b"\n")
+            sys.stdout.buffer.flush()
+    except BgpipeError as error:
+        sys.stderr.write(f"bgpipe: {error}\n")
+        return error.exit_code
+    return 0

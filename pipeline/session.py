@@ -1,6 +1,6 @@
-"""The settings, with what is wrong in them as an error of ours.
+"""Settings, and a session: a Redis, the jobs in it, and the components that work on them.
 
-What commands and servers begin with: a Redis, the ledger in it, and what works on both.
+Heavy components are imported where they are made, so that commands such as --help start fast.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.planning.catalog import Catalogs
     from bgpipe.pipeline.scheduling.dispatcher import Dispatcher, JobController
     from bgpipe.pipeline.scheduling.feeder import Feeder
+    from bgpipe.pipeline.scheduling.submission import Submitter
     from bgpipe.pipeline.storage.factory import StoreFactory
     from bgpipe.pipeline.types import JobId
 
 
 def read_settings() -> Settings:
-    """Read every source of the settings.
+    """Read the settings from every source.
 
     Raises:
         UsageError: some are wrong; the message has a line for each.
@@ -38,21 +40,14 @@ def read_settings() -> Settings:
 
 
 def read_with_layers() -> tuple[Settings, Sequence[Layer]]:
-    """The settings and their sources, the strongest one first. Raises as `read_settings`."""
-    from bgpipe.config.problems import validated
+    """Read the settings and their sources, the strongest one first. Raises as `read_settings`."""
+    from bgpipe.config.problems import validate_settings
     from bgpipe.config.settings import Settings, read_layers
-
-    with _translated():
-        layers = read_layers()
-        return validated(Settings, layers), layers
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
     from bgpipe.config.toml_file import SettingsError
 
     try:
-        yield
+        layers = read_layers()
+        return validate_settings(Settings, layers), layers
     except SettingsError as error:
         raise UsageError(str(error)) from error
 
@@ -84,20 +79,26 @@ class Session:
 
         return Catalogs(self.jobs.items, self.settings.state_folder / "catalogs")
 
+    @cached_property
+    def submitter(self) -> Submitter:
+        from bgpipe.pipeline.scheduling.submission import Submitter
+
+        lease = self.settings.dispatch.lease
+        return Submitter(self.client, self.jobs, self.stores, self.catalogs, lease)
+
     def lease(self, name: str) -> Lease:
         from bgpipe.pipeline.broker.lease import Lease
 
         return Lease(self.client, name, self.settings.dispatch.lease)
 
     def is_held(self, name: str) -> bool:
-        """Whether anybody holds the lease of this name."""
+        """Whether any process holds the lease `name`."""
         from bgpipe.pipeline.broker.lease import is_held
 
         return is_held(self.client, name)
 
-    def leader(self, job: JobId, lease: Lease | None = None) -> JobController:
-        """Of `job`, by a lease of its own unless one is given."""
-        from bgpipe.pipeline.broker import keys
+    def controller(self, job: JobId, lease: Lease | None = None) -> JobController:
+        """Return the controller of `job`, with a lease of its own unless one is given."""
         from bgpipe.pipeline.scheduling.dispatcher import MARGIN, JobController
 
         lease = lease or self.lease(keys.lease_of_job(job))
@@ -105,26 +106,21 @@ class Session:
         return JobController(self.jobs, self.feeder, lease, job, patience)
 
     def dispatcher(self) -> Dispatcher:
-        from bgpipe.pipeline.broker import keys
         from bgpipe.pipeline.scheduling.dispatcher import Dispatcher
 
         lease = self.lease(keys.DISPATCH)
-        return Dispatcher(self.jobs, self.feeder, lease, self.leader, self.settings.dispatch)
+        return Dispatcher(self.jobs, self.feeder, lease, self.controller, self.settings.dispatch)
 
     def is_dispatched(self) -> bool:
         """Whether a dispatcher feeds the jobs of this cluster."""
-        from bgpipe.pipeline.broker import keys
-
         return not self.settings.embedded and self.is_held(keys.DISPATCH)
 
-    def is_attended(self, job: JobId) -> bool:
+    def is_led(self, job: JobId) -> bool:
         """Whether a command or a dispatcher leads `job`."""
-        from bgpipe.pipeline.broker import keys
-
         return self.is_dispatched() or self.is_held(keys.lease_of_job(job))
 
     def job(self, name: str | None) -> JobId:
-        """The job named, or the latest one."""
+        """Return the id of the named job, or of the newest one."""
         from bgpipe.pipeline.types import JobId
 
         job = JobId(name) if name else self.jobs.latest()
@@ -137,10 +133,10 @@ class Session:
 def open_session(
     settings: Settings, retry_seconds: float | None = None, notify: Notify | None = None
 ) -> Iterator[Session]:
-    """Connect to the cluster's Redis, or to the embedded server for as long as this lasts.
+    """Connect to the cluster's Redis, or to the embedded server, which runs until the block ends.
 
-    `patience`: seconds for which a command is tried again while Redis is away; default: a restart's.
-    `notify` gets a line about each longer wait.
+    A command is retried for `retry_seconds` while Redis is away; by default as long as a restart
+    takes. `notify` gets a line about each longer wait.
     """
     from bgpipe.pipeline.broker.client import RETRY_SECONDS, connect
     from bgpipe.pipeline.broker.embedded import redis_server
@@ -148,7 +144,6 @@ def open_session(
 
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(redis_server(settings.state_folder))
-        client = stack.enter_context(
-            connect(url, RETRY_SECONDS if retry_seconds is None else retry_seconds, notify)
-        )
+        seconds = RETRY_SECONDS if retry_seconds is None else retry_seconds
+        client = stack.enter_context(connect(url, seconds, notify))
         yield Session(settings, url, client, JobStore(client))

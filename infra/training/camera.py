@@ -1,4 +1,4 @@
-"""What a camera, a lens and a file format do to a picture. Pixels are uint8 RGB [H,W,3]."""
+"""Augmentations by camera, lens and file format. Pixels are uint8 RGB [H,W,3]."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def jittered(rgb: Pixels, rng: np.random.Generator, strength: float = 1.0) -> Pixels:
-    """Another exposure, contrast, saturation and white balance; at times no colour at all."""
+    """Change exposure, contrast, saturation and white balance; some samples become grey."""
     gain, contrast, saturation = 1 + strength * rng.uniform(-0.35, 0.35, 3)
     balance = gain * (1 + strength * rng.uniform(-0.12, 0.12, 3))
     if rng.random() < 0.06 * strength:
@@ -26,7 +26,7 @@ def jittered(rgb: Pixels, rng: np.random.Generator, strength: float = 1.0) -> Pi
 
 
 def photographed(rgb: Pixels, rng: np.random.Generator) -> Pixels:
-    """A random selection of blur, low resolution, noise and JPEG, in that order."""
+    """Apply a random selection of blur, low resolution, noise and JPEG, in that order."""
     size = rgb.shape[1::-1]
     if rng.random() < 0.12:
         rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.4, 1.6)), np.uint8)
@@ -45,5 +45,5 @@ def photographed(rgb: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def in_unit(values: Pixels) -> Floats:
-    """0 to 255 as 0 to 1."""
+    """Scale 0..255 to 0..1."""
     return np.divide(values, 255, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Everything a run needs to go on, and the weights that ship: safetensors files, whole or absent.
+"""Checkpoints of a run and the weights that ship: safetensors files, replaced atomically.
 
 python infra/training/checkpoint.py RUN/weights.safetensors birefnet-nano.safetensors SIZE GAIN
 """
@@ -23,11 +23,9 @@ DERIVED = ("relative_position_index", "num_batches_tracked")  # rebuilt or unuse
 
 @dataclass
 class Progress:
-    """How far a run has come."""
-
-    step: int = 0  # of the optimiser
+    step: int = 0
     samples: int = 0
-    seconds: float = 0.0  # of training
+    seconds: float = 0.0
 
 
 def save(
@@ -51,7 +49,7 @@ def restore(
     average: dict[str, Tensor],
     optimiser: torch.optim.Optimizer,
 ) -> Progress:
-    """Fill network, average and optimiser from `path`, in place, and say how far the run was."""
+    """Load network, average and optimiser in place; returns the progress of the run."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         progress = Progress(**json.loads(file.metadata()["progress"]))
@@ -61,14 +59,14 @@ def restore(
     for name, parameter in network.named_parameters():
         moments = {key: tensors[f"{key}.{name}"] for key in MOMENTS if f"{key}.{name}" in tensors}
         if moments:
-            # The fused optimiser wants them laid out in memory as their parameter is.
+            # The fused optimiser needs the memory layout of the parameter.
             alike = {k: torch.empty_like(parameter).copy_(v) for k, v in moments.items()}
             optimiser.state[parameter] = {"step": torch.tensor(float(progress.step)), **alike}
     return progress
 
 
 def export(average: Mapping[str, Tensor], model: str, target: Path, side: int) -> None:
-    """Write what inference needs, in half precision, for pictures of `side` pixels."""
+    """Write the tensors of inference in half precision, for a native size of `side` pixels."""
     header = {"bgpipe.config": model, "bgpipe.size": f"{side}x{side}"}
     header |= {"format": "pt", "bgpipe.patch_order": "current"}
     weights = {name: x for name, x in average.items() if not name.endswith(DERIVED)}
@@ -78,7 +76,7 @@ def export(average: Mapping[str, Tensor], model: str, target: Path, side: int) -
 def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
     partial = path.with_suffix(".partial")
     save_file({name: x.detach().contiguous() for name, x in tensors.items()}, partial, header)
-    partial.chmod(0o644)  # it is made for its owner alone, and may be installed
+    partial.chmod(0o644)  # created as 0600
     partial.replace(path)
 
 
@@ -87,7 +85,7 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def surer(weights: Mapping[str, Tensor], gain: float) -> dict[str, Tensor]:
-    """Weights whose logits are `gain` times as large."""
+    """Return the weights with logits multiplied by `gain`."""
     last = ("decoder.conv_out1.0.weight", "decoder.conv_out1.0.bias")
     return {name: x * gain if name in last else x for name, x in weights.items()}
 

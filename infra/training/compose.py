@@ -1,4 +1,4 @@
-"""One training sample from a number: a square picture and its alpha, always the same for a size."""
+"""Compose a training sample, a square image and its alpha, from its index: deterministic for a size."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from camera import Floats, in_unit, jittered, photographed
 from library import Layer, Library, Pixels
 
-PHOTOS = 0.75  # share of samples that are photos
-EMPTY = 0.03  # share that have no subject at all; the rest are compositions
-WHOLE = 0.55  # share of photos shown (almost) whole
-CLOSEST = 0.4  # the smallest part of a photo, of what fits in it
-TILTED = 0.25  # share of photos that are not held level
-COVER = (0.04, 0.5)  # of a picture, by a pasted subject
-CUTOUTS = 0.5  # share of pasted subjects that are cut-outs, the rest are those of photos
-DEFOCUSED = 0.35  # share of grounds that are out of focus
+PHOTOS = 0.9  # share of samples that are photos
+EMPTY = 0.02  # share without a subject; the rest are compositions
+WHOLE = 0.6  # share of photos shown (almost) whole
+CLOSEST = 0.35  # of the sides of a photo: the smallest crop
+TILTED = 0.25  # share of photos that are rotated
+COVER = (0.04, 0.5)  # of the image, by a pasted subject
+CUTOUTS = 0.5  # share of pasted subjects that are cut-outs; the rest come from photos
+DEFOCUSED = 0.35  # share of backgrounds out of focus
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Composer:
     seed: int = 0
 
     def __call__(self, index: int, size: int) -> Layer:
-        """Sample `index`: rgb uint8 [size,size,3] and alpha uint8 [size,size]."""
+        """Return sample `index`: rgb uint8 [size,size,3] and alpha uint8 [size,size]."""
         rng = np.random.default_rng((self.seed, index))
         sample = self._scene(size, rng)
         return Layer(photographed(sample.rgb, rng), sample.alpha)
@@ -43,7 +43,7 @@ class Composer:
         return canvas
 
     def _subject(self, rng: np.random.Generator) -> Layer:
-        """A cut-out or the subject of a photo, in other light."""
+        """Return a cut-out or the subject of a photo, relit."""
         cutouts, photos = self.library.cutouts, self.library.photos
         drawn = cutouts if cutouts and (not photos or rng.random() < CUTOUTS) else photos
         layer = drawn.draw(rng).trimmed()
@@ -51,7 +51,7 @@ class Composer:
 
 
 def ground(library: Library, size: int, rng: np.random.Generator) -> Layer:
-    """A square picture without a subject: a background, a photo too blurred to show one, or a gradient."""
+    """Return a square image without a subject: a background, a strongly blurred photo, or a gradient."""
     kind = rng.random()
     if library.backgrounds and kind < 0.65:
         image = region(library.backgrounds.draw(rng).rgb, size, rng, 0.4)
@@ -66,7 +66,7 @@ def ground(library: Library, size: int, rng: np.random.Generator) -> Layer:
 
 
 def region(image: Pixels, size: int, rng: np.random.Generator, smallest: float) -> Pixels:
-    """A random part of `image`, at least `smallest` of each side, at times mirrored."""
+    """Return a random crop, at least `smallest` of each side, half of them mirrored."""
     height, width = image.shape[:2]
     tall, wide = (rng.uniform(smallest, 1, 2) * (height, width)).astype(int).clip(2)
     top, left = rng.integers(height - tall + 1), rng.integers(width - wide + 1)
@@ -75,22 +75,22 @@ def region(image: Pixels, size: int, rng: np.random.Generator, smallest: float) 
 
 
 def blurred(image: Pixels, sigma: float) -> Pixels:
-    side = image.shape[0]  # a wide blur costs less on a small copy and looks the same
+    side = image.shape[0]  # a wide blur costs less on a small copy
     small = cv2.resize(image, (side // 4, side // 4), interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), max(sigma / 4, 0.3))
     return np.asarray(cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def gradient(size: int, rng: np.random.Generator) -> Pixels:
-    """A plain wall or studio sweep: corner colours of near or far hue."""
+    """Return a plain wall or studio sweep, interpolated between corner colours."""
     corners = rng.uniform(0, 255, 3) + rng.normal(0, rng.choice([4, 20, 60]), (2, 2, 3))
     if rng.random() < 0.5:
-        corners = np.repeat(corners[:, :1], 2, axis=1)  # changes from top to bottom only
+        corners = np.repeat(corners[:, :1], 2, axis=1)  # vertical only
     return _square(corners.clip(0, 255).astype(np.uint8), size)
 
 
 def view(photo: Layer, size: int, rng: np.random.Generator) -> Layer:
-    """A photo as square input: whole, or a part that has some of its subject in it."""
+    """Return a photo as square input: whole, or a crop with a part of its subject."""
     box = _whole(photo, rng) if rng.random() < WHOLE else _part(photo, rng)
     rgb, alpha = photo.rgb[box], photo.alpha[box]
     if rng.random() < 0.5:
@@ -106,9 +106,7 @@ def view(photo: Layer, size: int, rng: np.random.Generator) -> Layer:
 
 
 def pasted(canvas: Layer, subject: Layer, rng: np.random.Generator) -> Layer:
-    """`canvas` with `subject` over it at a random place; the alphas unite. Colours are mixed by
-    alpha, so the alpha that was pasted is the exact answer.
-    """
+    """Composite `subject` over `canvas` at a random place, premultiplied, so that alpha is exact."""
     size = canvas.alpha.shape[0]
     share = in_unit(subject.alpha)[..., None]
     premultiplied = np.concatenate([in_unit(subject.rgb) * share, share], axis=2)
@@ -117,7 +115,7 @@ def pasted(canvas: Layer, subject: Layer, rng: np.random.Generator) -> Layer:
         placed = cv2.GaussianBlur(placed, (0, 0), rng.uniform(0.4, 1.1))
     colour, alpha = np.split(np.asarray(placed, np.float32), [3], axis=2)  # [S,S,3], [S,S,1]
     behind = in_unit(canvas.rgb)
-    if rng.random() < 0.3:  # light that the subject takes from the ground below and beside it
+    if rng.random() < 0.3:  # a shadow on the background
         move = np.float32([[1, 0, rng.normal(0, 0.06) * size], [0, 1, 0]])
         move[1, 2] = rng.uniform(0, 0.06) * size
         shade = cv2.warpAffine(alpha, move, (size, size))
@@ -129,7 +127,7 @@ def pasted(canvas: Layer, subject: Layer, rng: np.random.Generator) -> Layer:
 
 
 def placement(subject: Layer, size: int, rng: np.random.Generator) -> Floats:
-    """The affine matrix from the subject's pixels to a square canvas: flip, turn, stretch, move."""
+    """Return the affine matrix from the subject to the canvas: flip, rotate, stretch, translate."""
     height, width = subject.alpha.shape
     covered = max(float(subject.alpha.mean()) / 255, 0.05) * subject.alpha.size
     scale = size * np.sqrt(np.exp(rng.uniform(*np.log(COVER))) / covered)
@@ -149,7 +147,7 @@ def _whole(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
 
 
 def _part(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
-    """A box of moderate aspect around a point of the subject."""
+    """Return a box of moderate aspect around a point of the subject."""
     height, width = photo.alpha.shape
     aspect = width / height * np.exp(rng.uniform(-0.4, 0.4))
     wide = min(width, height * aspect) * rng.uniform(CLOSEST, 1)

@@ -2,8 +2,8 @@
 
     python infra/training/evaluate.py --weights FILE --photos DIR [--held-out] [--size 288]
 
-The truth of `x.jpg` is `x_alpha.png` beside it; the folder it lies in is its group. The matte
-takes the way it takes in the pipeline, without rounding in between.
+The truth of `x.jpg` is `x_alpha.png` beside it; its folder is its group. Mattes are computed as in the
+pipeline, without rounding in between.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Score:
 def evaluate(
     predict: Predictor, folder: Path, chosen: Choice = lambda _path: True
 ) -> dict[str, Score]:
-    """Mean scores of every group below `folder` and of all its chosen photos. `predict` turns uint8
+    """Return mean scores of every group below `folder` and of all chosen photos. `predict` maps uint8
     [H,W,3] into a matte [H,W] in [0,1]. Raises ValueError when there is nothing to score.
     """
     by_group: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -60,7 +60,7 @@ def evaluate(
 
 
 def predictor(weights: Path, threads: int, size: int | None = None) -> Predictor:
-    """The matte of a photo by the engine, at the size in the file's header or a square of `size`."""
+    """Predict by the engine, at the size in the file's header or a square of `size`."""
     with safe_open(weights, framework="pt") as file:
         side = size or int(file.metadata()["bgpipe.size"].split("x")[0])
     model = ResolvedModel(MODEL, weights, "", (side, side), PatchOrder.CURRENT, bundled=False)

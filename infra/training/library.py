@@ -1,13 +1,13 @@
-"""The pictures that training draws from, decoded once and kept in memory.
+"""Training images, decoded once and kept in memory.
 
-A data folder has up to three parts; every sub-folder of a part is a group of its own:
+A data folder has up to three parts; every sub-folder of a part is a group:
 
     foreground/   pictures with an alpha channel (cut-outs)
-    photos/       `x.webp` beside its mask `x_alpha.png`; of `kind_0001.webp` the kind is `kind`
+    photos/       `x.webp` beside its mask `x_alpha.png`; the kind of `kind_0001.webp` is `kind`
     background/   pictures without a subject
 
-and may have an index.json: a list of {"file": ..., "sure": ...}, where `sure` in [0,1] says how far a
-photo's mask, if another network made it, can be trusted. Held-out photos are not loaded.
+and may have an index.json: a list of {"file": ..., "sure": ...}, `sure` in [0,1] being the confidence of
+a mask made by another network. Held-out photos are not loaded.
 """
 
 from __future__ import annotations
@@ -29,23 +29,24 @@ Choice = Callable[[Path], bool]
 
 SUFFIXES = frozenset({".webp", ".png", ".jpg", ".jpeg"})
 MASK = "_alpha"
-HELD_OUT = 8  # one subject in so many
-OPAQUE_ENOUGH = 16  # of 255: below, a pixel does not count as part of a subject's box
-LEAST_SURE = 0.75  # where a photo would not be drawn at all
-# How often photos of a group are drawn; 1 for others. Many kinds come up more often than many photos.
+HELD_OUT = 8  # one subject in 8
+HELD_OUT_OF_KIND = 3  # of its photos in objects101, one in 3
+OPAQUE_ENOUGH = 16  # of 255: alpha of pixels within a subject's box
+LEAST_SURE = 0.75  # confidence at which a photo has weight 0
+# Weights of the groups; 1 for others.
 SHARES = {"objects101": 11.0, "people": 5.0, "clothing": 2.0, "objects": 1.5}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A picture and its matte: rgb [H,W,3], alpha [H,W], straight, not premultiplied."""
+    """An image and its matte: rgb [H,W,3], alpha [H,W], straight."""
 
     rgb: Pixels
     alpha: Pixels
-    weight: float = 1.0  # how often it is drawn, against others of its kind
+    weight: float = 1.0  # within its kind
 
     def trimmed(self) -> Layer | None:
-        """The box around the subject, or None where there is none."""
+        """Return the box around the subject, or None without one."""
         x, y, width, height = cv2.boundingRect((self.alpha > OPAQUE_ENOUGH).astype(np.uint8))
         box = (slice(y, y + height), slice(x, x + width))
         return Layer(self.rgb[box], self.alpha[box]) if min(width, height) > 1 else None
@@ -53,7 +54,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Kinds:
-    """Layers by kind, and the chance of each kind to be drawn."""
+    """Layers by kind, and the probability of each kind."""
 
     members: tuple[tuple[Layer, ...], ...]
     chances: tuple[float, ...]
@@ -75,8 +76,9 @@ class Library:
 
 
 def load_library(folder: Path, side: int) -> Library:
-    """Decode every picture below `folder`; the longer side becomes at most `side` pixels. Raises
-    ValueError where there is no subject.
+    """Decode every image below `folder` to a longer side of at most `side` pixels.
+
+    Raises ValueError if no image has a subject.
     """
     cutouts = by_kind(_cutouts(folder / "foreground", side), lambda path: path.parent.name)
     photos = by_kind(_trusted(folder, side), kind_of)
@@ -92,7 +94,7 @@ def load_library(folder: Path, side: int) -> Library:
 def photos_below(
     folder: Path, side: int | None, chosen: Choice = lambda _path: True
 ) -> Iterator[tuple[Path, Layer]]:
-    """Every chosen photo with a mask; without `side` at its own size."""
+    """Yield every chosen photo with a mask, at full size without `side`."""
     for path in _pictures(folder):
         mask = path.with_name(f"{path.stem}{MASK}.png")
         if mask.is_file() and chosen(path):
@@ -102,22 +104,27 @@ def photos_below(
 
 
 def kind_of(photo: Path) -> str:
-    """GROUP/KIND of .../GROUP/KIND_0001.jpg; GROUP/ where the name is a number alone."""
+    """Return GROUP/KIND of .../GROUP/KIND_0001.jpg; GROUP/ if the name is only a number."""
     return f"{photo.parent.name}/{re.sub(r'_?[^_]*[0-9][^_]*$', '', photo.stem)}"
 
 
 def held_out(photo: Path) -> bool:
-    """Whether `photo` is kept from training, to choose weights by: by its name alone, so in every run;
-    photos of one subject or kind, `name_01` and `name_02`, stay together.
+    """Whether `photo` selects weights instead of training them: decided by its name, alike in every run.
+
+    Photos of one subject, `name_01` and `name_02`, stay together. Of a kind of objects101 two thirds
+    train all the same, as no other group shows it.
     """
-    subject = re.sub(r"(_\d+)?(_alpha)?$", "", photo.stem)
-    return zlib.crc32(f"{photo.parent.name}/{subject}".encode()) % HELD_OUT == 0
+    group, subject = photo.parent.name, re.sub(r"(_\d+)?(_alpha)?$", "", photo.stem)
+    held = _one_in(HELD_OUT, f"{group}/{subject}")
+    return held and (group != "objects101" or _one_in(HELD_OUT_OF_KIND, photo.stem))
+
+
+def _one_in(count: int, name: str) -> bool:
+    return zlib.crc32(name.encode()) % count == 0
 
 
 def by_kind(layers: Iterable[tuple[Path, Layer]], kind: Callable[[Path], str]) -> Kinds:
-    """A group gets its share, and in a group a kind the cube root of its size: a large one does not
-    drown the others, nor a handful of pictures come up all the time.
-    """
+    """Weigh groups by SHARES, and the kinds of a group by the cube root of their sizes."""
     members: dict[str, list[Layer]] = defaultdict(list)
     for path, layer in layers:
         members[kind(path)].append(layer)
@@ -130,7 +137,7 @@ def by_kind(layers: Iterable[tuple[Path, Layer]], kind: Callable[[Path], str]) -
 
 
 def _trusted(folder: Path, side: int) -> Iterator[tuple[Path, Layer]]:
-    """The photos to learn from, weighted by the confidence of their masks."""
+    """Yield the training photos, weighted by the confidence of their masks."""
     index = folder / "index.json"
     entries = json.loads(index.read_text()) if index.is_file() else []
     sure = {entry["file"]: entry["sure"] for entry in entries if "sure" in entry}
@@ -154,10 +161,10 @@ def _pictures(folder: Path) -> Iterator[Path]:
 
 
 def _read(path: Path, side: int | None, mode: int = cv2.IMREAD_COLOR) -> Pixels:
-    """RGB, RGBA or grey, shrunk to a longer side of `side` pixels."""
+    """Read RGB, RGBA or grey, reduced to a longer side of `side` pixels."""
     image = cv2.imread(str(path), mode)
     if image is None:
-        raise ValueError(f"not a readable picture: {path}; remove it or repair it")
+        raise ValueError(f"not a readable image: {path}; remove or repair it")
     height, width = image.shape[:2]
     scale = side / max(height, width) if side else 1
     if scale < 1:

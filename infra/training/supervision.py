@@ -1,4 +1,4 @@
-"""The losses, on the network's result and on its three coarser maps."""
+"""Losses on the network's output and on its three coarser maps."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ LEVELS = (4, 3, 2)  # decoder blocks, coarse to fine
 COARSE_WEIGHT = 0.3
 EDGE_WEIGHT = 2.0
 STRUCTURE_WEIGHT = 0.5
-STRUCTURE_SIDE = 8  # pixels of the windows that structure is compared in
-STRUCTURE_STEP = 4  # pixels from one to the next
+STRUCTURE_SIDE = 8  # pixels of an SSIM window
+STRUCTURE_STEP = 4  # pixels between windows
 
 
 class Supervision:
-    """The loss of a network; several threads may ask for it at a time."""
+    """The loss of a network. Threads may share it."""
 
     def __init__(self, network: BiRefNet) -> None:
         self._network = network
@@ -31,7 +31,7 @@ class Supervision:
             block.register_forward_hook(partial(self._collect, head))
 
     def __call__(self, image: Tensor, alpha: Tensor) -> Tensor:
-        """Mean loss of a batch: image [B,3,H,W] normalised, alpha [B,1,H,W] in [0,1]."""
+        """Return the mean loss: image [B,3,H,W] normalised, alpha [B,1,H,W] in [0,1]."""
         self._coarse.logits = []
         total = matte_loss(self._network(image), alpha)
         for level in self._coarse.logits:
@@ -46,14 +46,12 @@ class Supervision:
 
 
 def matte_loss(logits: Tensor, alpha: Tensor) -> Tensor:
-    """Cross entropy and absolute error per pixel, soft IoU per image, the difference of neighbouring
-    pixels, and the structure of windows.
-    """
+    """Return cross entropy, absolute error, edge error, soft IoU and SSIM loss, weighted and summed."""
     matte = logits.sigmoid()
     error = matte - alpha
     pixels = F.binary_cross_entropy_with_logits(logits, alpha) + error.abs().mean()
     edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-    smooth = 0.005 * alpha[0].numel()  # else one pixel decides on the loss of an empty image
+    smooth = 0.005 * alpha[0].numel()  # else one pixel dominates an empty image
     both = (matte * alpha).sum(dim=(1, 2, 3))
     either = (matte + alpha - matte * alpha).sum(dim=(1, 2, 3))
     overlap = (1 - (both + smooth) / (either + smooth)).mean()
@@ -62,9 +60,7 @@ def matte_loss(logits: Tensor, alpha: Tensor) -> Tensor:
 
 
 def structure_loss(matte: Tensor, alpha: Tensor) -> Tensor:
-    """1 - SSIM (Wang et al. 2004, equation 13) over square windows, without those that leave the map;
-    0 for a map smaller than a window.
-    """
+    """Return 1 - SSIM (Wang et al. 2004, equation 13) over square windows; 0 for smaller maps."""
     if min(matte.shape[2:]) < STRUCTURE_SIDE:
         return matte.new_zeros(())
     pair = torch.cat([matte, alpha, matte * matte, alpha * alpha, matte * alpha], dim=1)

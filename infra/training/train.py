@@ -2,12 +2,12 @@
 
     python infra/training/train.py --data DIR --out DIR --minutes 75 --sizes 192 224 256 --last-sizes 288 320
 
-The last checkpoint is OUT/checkpoint.safetensors (`--resume` goes on from it), the averaged weights in
-the form that ships are OUT/weights.safetensors, and OUT/weights-MINUTES.safetensors those of each
-checkpoint. Losses and speeds are OUT/log.jsonl. The other options: Run in trainer.py.
+OUT/checkpoint.safetensors is the last checkpoint (`--resume` continues from it), OUT/weights.safetensors
+the averaged weights as they ship, OUT/weights-MINUTES.safetensors those of each checkpoint, and
+OUT/log.jsonl has losses and speeds. All options: Run in trainer.py.
 
-The allocator of Linux gives large blocks back and asks for them again at every step, which costs
-up to half the speed on a CPU. To keep them: MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
+glibc returns large blocks to the system at every step, which costs up to half the speed on a CPU; set
+MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 to keep them.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from trainer import Run, Trainer
 
-CACHED_SIDE = 384  # pixels of the longer side of a picture in memory
+CACHED_SIDE = 384  # pixels of the longer side of an image in memory
 
 
 def train(run: Run, features: Path | None = None) -> Trainer:
-    """Train until the run is over, from `features` of the backbone or from none."""
+    """Train to the end of the run, the backbone initialised from `features` if given."""
     trainer = Trainer(run, features)
     composer = Composer(load_library(run.data, CACHED_SIDE), run.seed)
     saved = trainer.progress.seconds
@@ -60,7 +60,7 @@ def train(run: Run, features: Path | None = None) -> Trainer:
 
 @dataclass(frozen=True)
 class Batches(IterableDataset[tuple[Tensor, Tensor]]):
-    """Endless: the batches from `first` on, each of one of the sizes."""
+    """Yield batches from number `first` on, each at a random one of the sizes, without end."""
 
     composer: Composer
     batch: int
@@ -86,7 +86,7 @@ def loader(
         batch_size=None,
         num_workers=int(run.aside),
         prefetch_factor=4 if run.aside else None,
-        # A forked process shares the library; sent to a fresh one it would be copied.
+        # A forked process shares the library; a spawned one would copy it.
         multiprocessing_context="fork" if run.aside else None,
         worker_init_fn=lambda _worker: cv2.setNumThreads(0),
     )
@@ -104,7 +104,7 @@ def write_log(trainer: Trainer, losses: list[float], seconds: float) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """An option for each field of Run."""
+    """Return a parser with an option for each field of Run."""
     raw = argparse.RawDescriptionHelpFormatter
     options = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     for field in fields(Run):
@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     run = Run(**vars(parser().parse_args()))
     if math.isinf(run.minutes) and math.isinf(run.samples):
-        parser().error("how long is this run? give --minutes or --samples")
+        parser().error("length of the run missing: pass --minutes or --samples")
     train(run, features=checkpoint())
 
 

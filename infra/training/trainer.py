@@ -1,4 +1,4 @@
-"""Network, optimiser and averaged weights of a run, and how one batch takes them forward."""
+"""Network, optimiser and averaged weights of a run, and one step of training."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ from bgpipe.pipeline.networks.birefnet.efficientnet import EfficientNet
 from bgpipe.pipeline.networks.birefnet_fused.layers import submodule
 from bgpipe.pipeline.networks.preprocess import DEVIATION, MEAN
 
-SIDE = 320  # pixels that the bundled weights are for
+SIDE = 320  # native size of the bundled weights
 WARM_UP = 0.02  # of a run
 LAST_RATE = 0.02  # of the highest learning rate
-WARM = 0.25  # of the learning rate: for features that were learned before
-FIXED = ("_conv_stem", "_bn0", "_blocks.0.", "_blocks.1.", "_blocks.2.")
-"""Of the backbone, what stays as ImageNet made it: edges and colours, at a third of a step's cost."""
+WARM = 0.25  # of the learning rate, for pretrained features
 WEIGHT_DECAY = 0.03
 LONGEST_GRADIENT = 2.0
 
@@ -35,18 +33,18 @@ LONGEST_GRADIENT = 2.0
 class Run:
     data: Path
     out: Path
-    minutes: float = math.inf  # length of the run, or
-    samples: float = math.inf  # its length if that comes first
-    sizes: tuple[int, ...] = (SIDE,)  # of the batches, at random
-    last_sizes: tuple[int, ...] = (SIDE,)  # those of the last part
-    last: float = 0.3  # share of the run that the last part is
+    minutes: float = math.inf  # the run ends after these minutes, or
+    samples: float = math.inf  # after these samples
+    sizes: tuple[int, ...] = (SIDE,)  # of batches, drawn at random
+    last_sizes: tuple[int, ...] = (SIDE,)  # in the last part of the run
+    last: float = 0.3  # share of the last part
     batch: int = 16
     rate: float = 1e-3  # the highest learning rate
-    native: int = SIDE  # pixels that the weights are for in the end
+    native: int = SIDE  # size in the header of the weights
     seed: int = 0
     average_decay: float = 0.995  # of the averaged weights, per step
-    aside: bool = True  # whether a process of its own composes the samples
-    threads: int = 1  # that share each batch
+    aside: bool = True  # compose samples in another process
+    threads: int = 1  # sharing each batch
     checkpoint_minutes: float = 5.0
     resume: bool = False
 
@@ -55,19 +53,18 @@ class Trainer:
     def __init__(self, run: Run, features: Path | None = None) -> None:
         torch.manual_seed(run.seed)
         self.run = run
-        self.weights = run.out / "weights.safetensors"  # the averaged ones of the last save
+        self.weights = run.out / "weights.safetensors"
         self._checkpoint = run.out / "checkpoint.safetensors"
         # With channels last, convolutions need no copies on a CPU.
         self.network = build(CONFIGS[MODEL]).train().to(memory_format=torch.channels_last)
         initialise(self.network)
         if features:
             fill(submodule(self.network, "bb", EfficientNet), features)
-            fix(self.network.bb)
+            freeze_norms(self.network.bb)
         enlarge_last(self.network.decoder)
         self._loss = Supervision(self.network)
-        # Threads of torch wait for each other in every operation, these once a step: a busy machine
-        # holds them up far less.
-        self._crew = ThreadPoolExecutor(run.threads)
+        # torch's own threads synchronise in every operation, these once a step.
+        self._pool = ThreadPoolExecutor(run.threads)
         self.optimiser = torch.optim.AdamW(_groups(self.network), fused=True)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self._fractions = [k for k, v in self.average.items() if v.is_floating_point()]
@@ -76,7 +73,7 @@ class Trainer:
 
     @property
     def done(self) -> float:
-        """Share of the run that is behind, in [0, 1]."""
+        """Return the finished share of the run, in [0, 1]."""
         progress, run = self.progress, self.run
         return min(max(progress.seconds / (60 * run.minutes), progress.samples / run.samples), 1.0)
 
@@ -85,9 +82,9 @@ class Trainer:
         return self.run.last_sizes if self.done >= 1 - self.run.last else self.run.sizes
 
     def step(self, images: Tensor, alphas: Tensor) -> float:
-        """One update from images uint8 [B,S,S,3] and alphas uint8 [B,S,S]; returns the loss."""
+        """Update from images uint8 [B,S,S,3] and alphas uint8 [B,S,S]; returns the loss."""
         parts = (x.chunk(self.run.threads) for x in (images, alphas))
-        loss = sum(self._crew.map(self._learn, *parts))
+        loss = sum(self._pool.map(self._learn, *parts))
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate() * group["share"]
         nn.utils.clip_grad_norm_(self.network.parameters(), LONGEST_GRADIENT)
@@ -104,7 +101,7 @@ class Trainer:
         save(self._checkpoint, self.network, self.average, self.optimiser, self.progress)
 
     def _learn(self, images: Tensor, alphas: Tensor) -> float:
-        """Add a part of a batch to the gradient."""
+        """Accumulate the gradient of a part of a batch."""
         torch.set_num_threads(1)
         loss = self._loss(as_input(images), alphas[:, None] / 255) / self.run.threads
         torch.autograd.backward(loss)
@@ -118,7 +115,7 @@ class Trainer:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Move the averaged weights towards the network's; fast at first, when these are bad."""
+        """Update the averaged weights, with less memory in the first steps."""
         steps = self.progress.step
         keep = min(self.run.average_decay, (1 + steps) / (10 + steps))
         now = self.network.state_dict()
@@ -134,18 +131,16 @@ def initialise(network: BiRefNet) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def fix(backbone: nn.Module) -> None:
-    """Leave FIXED as it is, and the statistics of every norm: batches are too small for others."""
-    for name, parameter in backbone.named_parameters():
-        parameter.requires_grad_(not name.startswith(FIXED))
+def freeze_norms(backbone: nn.Module) -> None:
+    """Keep the statistics of every norm: batches are too small to estimate them."""
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
 
 
 def enlarge_last(decoder: Decoder) -> None:
-    """Let the decoder enlarge its logits instead of the map that they are made of: the same function,
-    as a 1x1 convolution commutes with a resize, and a sixth of a step's time less.
+    """Resize the logits instead of the map before the last 1x1 convolution: equal, as both commute,
+    and a sixth of a step's time less.
     """
     last = submodule(decoder, "conv_out1.0", nn.Conv2d)
     wide = last.in_channels - decoder.ipt_blk1.conv_out.out_channels
@@ -159,12 +154,12 @@ def enlarge_last(decoder: Decoder) -> None:
 
 
 def as_input(images: Tensor) -> Tensor:
-    """uint8 [B,H,W,3] to normalised [B,3,H,W], channels last in memory."""
+    """Convert uint8 [B,H,W,3] to normalised [B,3,H,W], channels last in memory."""
     return ((images / 255 - torch.tensor(MEAN)) / torch.tensor(DEVIATION)).permute(0, 3, 1, 2)
 
 
 def _groups(network: nn.Module) -> list[dict[str, object]]:
-    """What is learned, at its share of the rate; weight decay for kernels, none for biases and norms."""
+    """Return the trained parameters by share of the rate and weight decay (none for biases and norms)."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:

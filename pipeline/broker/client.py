@@ -1,4 +1,4 @@
-"""The connection to Redis: patient while the server is away, clear once it stays away."""
+"""The connection to Redis: retries while the server is away, and a clear error when it stays away."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TypeVar
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import redis
@@ -16,43 +18,46 @@ from redis.retry import Retry
 from bgpipe.pipeline.errors import RedisUnavailable, StoreCorrupted, UsageError
 from bgpipe.pipeline.logging import Notify, report_wait
 
+if TYPE_CHECKING:
+    from redis.commands.core import Script
+
 MASK = "**********"
 RETRY_SECONDS = 30.0
-"""Seconds for which a command is tried again: a restarting server reads its append-only file."""
+"""Seconds for which a command is retried: a restarting server reads its append-only file."""
 PAUSE = 0.25
-"""Seconds between two tries."""
+"""Seconds between two attempts."""
 SOCKET_TIMEOUT = 10.0
-"""Seconds without an answer after which a connection counts as broken."""
+"""Seconds without a reply after which a connection counts as broken."""
 CONNECT_TIMEOUT = 5.0
 HEALTH_CHECK = 25
-"""Seconds of idleness after which a connection is probed before it is used."""
+"""Idle seconds after which a connection is checked before use."""
 
 REFUSALS = (
     redis.exceptions.ReadOnlyError,
     redis.exceptions.NoPermissionError,
     redis.exceptions.OutOfMemoryError,
 )
-REFUSED = (
+REFUSAL_MESSAGES = (
     "MISCONF",
     "ACL failure",
     "can't run this command",
     "can't access at least one of the keys",
 )
-"""Words of refusals that have no class of their own, above all within scripts."""
+"""Parts of refusals that have no class of their own, above all within scripts."""
 
 Result = TypeVar("Result")
 
 
 class RedisClient(redis.Redis):
-    """A client whose answers are bytes. Threads may share it.
+    """A client whose replies are bytes. Threads may share it.
 
-    While the server is away a command is tried again for `patience` seconds; so a command may reach
-    the server twice, and every change made through this client has to allow that.
+    While the server is away a command is retried for `retry_seconds`, so it may reach the server
+    twice: every change made through this client must be idempotent.
 
     Raises:
-        RedisUnavailable: from every command, once the patience is over, and from one that the server
-            does not permit, or not now: a replica, a full memory.
-        LedgerDamaged: a key holds another type of value than the command is for.
+        RedisUnavailable: the server stays away, or refuses the command: it is a replica, its memory
+            is full, or the user lacks the right.
+        StoreCorrupted: a key holds a value of another type than the command expects.
 
     """
 
@@ -60,14 +65,14 @@ class RedisClient(redis.Redis):
         self,
         pool: redis.ConnectionPool,
         address: str,
-        patience: float,
+        retry_seconds: float,
         notify: Notify | None = None,
     ) -> None:
-        """`notify` gets a line while a command is tried again."""
+        """`notify` gets a line while a command is retried."""
         super().__init__(connection_pool=pool)
         self.auto_close_connection_pool = True
         self.address = address
-        self.patience = patience
+        self.retry_seconds = retry_seconds
         self.notify = notify
 
     def execute_command(self, *args: object, **options: object) -> object:
@@ -77,16 +82,16 @@ class RedisClient(redis.Redis):
                 lambda: command(*args, **options),
                 away=(redis.ConnectionError, redis.TimeoutError),
                 address=self.address,
-                patience=self.patience,
+                retry_seconds=self.retry_seconds,
                 notify=self.notify,
             )
         except redis.ResponseError as error:
             if "WRONGTYPE" in str(error):
                 raise _wrong_type(args) from error
-            if isinstance(error, REFUSALS) or any(words in str(error) for words in REFUSED):
+            if isinstance(error, REFUSALS) or any(part in str(error) for part in REFUSAL_MESSAGES):
                 raise RedisUnavailable(
                     f"redis refuses a command: {self.address}: {error}: check the user's rights, the "
-                    "server's memory and disk, and that it is no replica"
+                    "server's memory and disk, and that it is not a replica"
                 ) from error
             raise
 
@@ -94,11 +99,11 @@ class RedisClient(redis.Redis):
 def connect(
     redis_url: str, retry_seconds: float = RETRY_SECONDS, notify: Notify | None = None
 ) -> RedisClient:
-    """A client of the server at `redis_url`, which has answered once.
+    """Return a client of the server at `redis_url`, which has replied once.
 
     Raises:
-        RedisUnavailable: it does not answer now.
-        UsageError: `redis_url` is no address of a Redis server.
+        RedisUnavailable: the server does not reply now.
+        UsageError: `redis_url` is not a Redis URL.
 
     """
     address = public_address(redis_url)
@@ -108,16 +113,26 @@ def connect(
             socket_timeout=SOCKET_TIMEOUT,
             socket_connect_timeout=CONNECT_TIMEOUT,
             health_check_interval=HEALTH_CHECK,
-            # redis-py's retries nest: n tries to connect within each of n tries to send.
+            # redis-py's retries nest: n attempts to connect within each of n attempts to send.
             retry=Retry(NoBackoff(), 0),
         )
     except ValueError as error:
         raise UsageError(
-            f"not a Redis address: {address}: it begins with redis://, rediss:// or unix://"
+            f"not a Redis URL: {address}: start it with redis://, rediss:// or unix://"
         ) from error
-    with report_wait(notify, _wait_for(address)), RedisClient(pool, address, patience=0) as probe:
+    with report_wait(notify, _waiting_for(address)), RedisClient(pool, address, 0) as probe:
         probe.ping()
     return RedisClient(pool, address, retry_seconds, notify)
+
+
+def load_lua(client: RedisClient, package: str, *names: str) -> Script:
+    """Register the files lua/NAME.lua of `package`, joined in this order, as one script."""
+    return client.register_script("".join(_read_lua(package, name) for name in names))
+
+
+@cache
+def _read_lua(package: str, name: str) -> str:
+    return files(package).joinpath(f"lua/{name}.lua").read_text()
 
 
 def retry_while_away(
@@ -125,16 +140,16 @@ def retry_while_away(
     *,
     away: tuple[type[Exception], ...],
     address: str,
-    patience: float = RETRY_SECONDS,
+    retry_seconds: float = RETRY_SECONDS,
     notify: Notify | None = None,
 ) -> Result:
-    """What `work` returns, called again for up to `patience` seconds while it raises `away`.
+    """Return the result of `work`, called again for up to `retry_seconds` while it raises `away`.
 
     Raises:
-        RedisUnavailable: it still does.
+        RedisUnavailable: it still raises.
 
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + retry_seconds
     with ExitStack() as stack:
         while True:
             try:
@@ -142,37 +157,36 @@ def retry_while_away(
             except away as error:
                 if time.monotonic() >= deadline or isinstance(error, redis.AuthenticationError):
                     raise RedisUnavailable(
-                        f"redis cannot be used: {address}: {error}: check that the server runs "
-                        "there and lets us in"
+                        f"redis is not available: {address}: {error}: check that the server runs "
+                        "there and accepts this user"
                     ) from error
-            if notify:  # once: the first try costs no thread
-                stack.enter_context(report_wait(notify, _wait_for(address)))
+            if notify:  # once; the first attempt costs no thread
+                stack.enter_context(report_wait(notify, _waiting_for(address)))
                 notify = None
             time.sleep(PAUSE)
 
 
-def _wait_for(address: str) -> str:
-    parts = urlsplit(address)
-    return f"waiting for Redis at {parts.netloc or parts.path}"
-
-
-def _wrong_type(command: Sequence[object]) -> StoreCorrupted:
-    """`command` begins with its name and a key, or is a script with a number of keys."""
-    name = str(command[0]).upper()
-    named = command[3] if name.startswith("EVAL") else command[1]
-    return StoreCorrupted(
-        f"a key of the ledger is of a wrong type: {named} or one below it: find out who wrote it; "
-        "bgpipe jobs --forget JOB removes all keys of a job"
-    )
-
-
 def without_password(url: str) -> str:
-    """`url` with its passwords masked; other texts as they are."""
+    """Return `url` with its passwords masked; other texts as they are."""
     masked = re.sub(r"(://[^/@:\s]*:)[^/\s]+@", rf"\1{MASK}@", url)
     return re.sub(r"([?&]password=)[^&\s]+", rf"\1{MASK}", masked)
 
 
 def public_address(redis_url: str) -> str:
-    """`redis_url` without user, password and options, which must not be shown."""
+    """Return `redis_url` without user, password and options, which must not be shown."""
     parts = urlsplit(redis_url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _waiting_for(address: str) -> str:
+    parts = urlsplit(address)
+    return f"waiting for Redis at {parts.netloc or parts.path}"
+
+
+def _wrong_type(command: Sequence[object]) -> StoreCorrupted:
+    """Name the key of `command`; a script has its number of keys before them."""
+    key = command[3] if str(command[0]).upper().startswith("EVAL") else command[1]
+    return StoreCorrupted(
+        f"a key of the ledger has a wrong type: {key} or one below it: find the program that wrote "
+        "it; bgpipe jobs --forget JOB removes all keys of a job"
+    )

@@ -1,46 +1,48 @@
-"""Every Redis key of ours, all under one prefix.
+"""All Redis keys of bgpipe, under one prefix.
 
-The queue's own key is the queue's name (config/defaults.toml), and kombu keeps its bindings under
-`_kombu.`; both are Celery's. The unacknowledged messages are kombu's too, under our names.
+Celery's own keys are the queue's, named by the settings, and kombu's bindings under `_kombu.`. The
+unacknowledged messages are kombu's as well, under names given here.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.types import JobId
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.types import JobId
 
 PREFIX = "bgpipe:"
 JOBS = PREFIX + "jobs"
 """Sorted set: job id -> Unix time of creation."""
+JOB_PREFIX = PREFIX + "job:"
+TOTALS = PREFIX + "totals"
+"""Hash: numbers of images by outcome, of all jobs ever, and the time of the first."""
+
 UNACKED = PREFIX + "unacked"
 """Hash of kombu: messages delivered and not acknowledged."""
-
 UNACKED_INDEX = PREFIX + "unacked_index"
 """Sorted set of kombu: the same messages -> Unix time of delivery."""
-TOTALS = PREFIX + "totals"
-"""Hash: how many images ended in which way, of all jobs that ever were, and since when."""
 
-HEAD = PREFIX + "job:"
-"""What the keys of every job begin with."""
 FENCE = PREFIX + "fence"
-"""Counter: the last fencing token that was given out."""
+"""Counter: the last fencing token."""
 DISPATCH = "dispatch"
-"""The lease of whoever leads a cluster's dispatchers."""
-ATTEND = "attend"
-"""The lease of whoever leads the attendants of the HTTP servers."""
+"""Lease of the dispatcher that leads a cluster."""
+MAINTENANCE = "attend"
+"""Lease of the HTTP server that maintains the jobs of all."""
 
 ACCESS = PREFIX + "access"
-"""Hash: the sha256 of each API key -> whose it is."""
+"""Hash: sha256 of an API key -> its owner."""
 SERVED = PREFIX + "served"
-"""Sorted set: owner/job asked for over HTTP and not told to be over -> Unix time of creation."""
-KEPT = PREFIX + "kept"
+"""Sorted set: owner/job of the HTTP service, until its end is reported -> Unix time of creation."""
+FOLDERS = PREFIX + "kept"
 """Sorted set: folder of uploads or results below the servers' own -> Unix time of its last use."""
 
 PROMPTS = PREFIX + "comfyui:"
-"""What the keys of ComfyUI's prompts begin with; all of them have a time to live."""
+"""Prefix of the keys of ComfyUI's prompts; all have a time to live."""
 PROMPT_NUMBERS = PROMPTS + "number"
 """Counter: the last number of a prompt."""
 
@@ -52,102 +54,97 @@ class JobKeys:
     """The keys of one job. Bits and hash fields are indices of its manifest."""
 
     head: str
-    """Hash: what was asked for, state, times, counters and the fencing token that wrote last."""
+    """Hash: record, state, times, counters, and the fencing token that wrote last."""
     named: str
     """String: the packed keys that the submitter named, until they are listed."""
     manifest: str
     """Hash: block number -> packed items."""
     claimed: str
-    """Bitmap: was claimed at least once."""
+    """Bitmap: claimed at least once."""
     done: str
-    """Bitmap: ended well."""
+    """Bitmap: a cutout exists."""
     failed: str
-    """Bitmap: given up."""
+    """Bitmap: failed for good."""
     running: str
-    """Hash: index -> who works on it. In flight only."""
+    """Hash: index -> worker of the last claim. Items in flight only."""
     repeats: str
-    """Hash: index -> claims after the first. Images that needed more than one only."""
+    """Hash: index -> claims after the first. Items that needed more than one only."""
     errors: str
-    """Hash: index -> code and detail. Failed images only."""
+    """Hash: index -> code and detail. Failed items only."""
     flags: str
-    """Hash: index -> a bit for each flag of the cutout. Flagged images only."""
-    seals: str
-    """String: eight bytes for each cutout that was made, at the place of its index."""
+    """Hash: index -> a bit for each flag of the cutout. Flagged items only."""
+    fingerprints: str
+    """String: eight bytes for each cutout that was written, in the order of the items."""
 
     def all(self) -> tuple[str, ...]:
-        """Every key, the head first."""
+        """Return every key, the head first."""
         return astuple(self)
 
 
+# In the order of the fields of JobKeys.
+_JOB_PARTS = (
+    *("named", "manifest", "claimed", "done", "failed"),
+    *("running", "repeats", "errors", "flags", "seals"),
+)
+
+
 def of_job(job: JobId) -> JobKeys:
-    """The keys of `job`.
+    """Return the keys of `job`.
 
     Raises:
-        UsageError: it is no possible name of a job.
+        UsageError: it is not a valid name of a job.
 
     """
     if not JOB_NAME.fullmatch(job):
         raise UsageError(
             f"not a job's name: {job!r}: use up to 64 letters, digits, dots, dashes and underscores"
         )
-    head = f"{HEAD}{job}"
-    return JobKeys(
-        head=head,
-        named=f"{head}:named",
-        manifest=f"{head}:manifest",
-        claimed=f"{head}:claimed",
-        done=f"{head}:done",
-        failed=f"{head}:failed",
-        running=f"{head}:running",
-        repeats=f"{head}:repeats",
-        errors=f"{head}:errors",
-        flags=f"{head}:flags",
-        seals=f"{head}:seals",
-    )
+    head = f"{JOB_PREFIX}{job}"
+    return JobKeys(head, *(f"{head}:{part}" for part in _JOB_PARTS))
 
 
 def of_lease(name: str) -> str:
-    """Hash with a time to live: who holds the lease of this name, and its fencing token."""
+    """Hash with a time to live: holder and fencing token of the lease `name`."""
     return f"{PREFIX}lease:{name}"
 
 
 def lease_of_job(job: JobId) -> str:
-    """The name of the lease of whoever leads `job`."""
+    """Name of the lease of the process that leads `job`."""
     return f"job:{job}"
 
 
-def of_place(digest: str) -> str:
-    """String: the last job that read and wrote there."""
+def of_locations(digest: str) -> str:
+    """String: the last job with this source and target."""
     return f"{PREFIX}place:{digest}"
 
 
 def of_sweep(name: str) -> str:
-    """Hash: what was last done for the sweep of this name."""
+    """Hash: state of the sweep `name`."""
     return f"{PREFIX}sweep:{name}"
 
 
 def of_owner(owner: str) -> str:
-    """Sorted set: the jobs that this caller asked for over HTTP -> Unix time of creation."""
+    """Sorted set: jobs of this caller of the HTTP service -> Unix time of creation."""
     return f"{PREFIX}owner:{owner}"
 
 
 def of_open_jobs(owner: str) -> str:
-    """Set: those of the jobs of this caller that are not over, and a little longer."""
+    """Set: open jobs of this caller; a job leaves it shortly after its end."""
     return f"{PREFIX}open:{owner}"
 
 
 def of_rate(owner: str, minute: int) -> str:
-    """String with a time to live: how many requests this caller has made in the minute."""
+    """String with a time to live: number of this caller's requests in the minute."""
     return f"{PREFIX}rate:{owner}:{minute}"
 
 
 def of_session(digest: str) -> str:
-    """String with a time to live: the digest of the API key that a browser was let in with."""
+    """String with a time to live: digest of the API key of a browser's session."""
     return f"{PREFIX}visit:{digest}"
 
 
 def of_worker(name: str) -> str:
-    """Hash with a time to live: the heartbeat of the worker that claims under this name."""
+    """Hash with a time to live: heartbeat of the worker that claims under this name."""
     return f"{PREFIX}worker:{name}"
 
 
@@ -157,35 +154,35 @@ def of_prompt(prompt: str) -> str:
 
 
 def prompts_of(owner: str) -> str:
-    """Sorted set: the prompts of this caller -> Unix time of creation."""
+    """Sorted set: prompts of this caller -> Unix time of creation."""
     return f"{PROMPTS}owner:{owner}"
 
 
 def open_prompts_of(owner: str) -> str:
-    """Sorted set: those of them that were not seen to end -> number."""
+    """Sorted set: prompts of this caller whose end was not seen -> number."""
     return f"{PROMPTS}open:{owner}"
 
 
-def untold_prompts_of(owner: str, client: str) -> str:
-    """Sorted set: those whose end this client was not told -> number. `client` is a digest."""
+def unreported_prompts_of(owner: str, client: str) -> str:
+    """Sorted set: prompts whose end this client does not know -> number. `client` is a digest."""
     return f"{PROMPTS}untold:{owner}:{client}"
 
 
 def prompt_names_of(owner: str) -> str:
-    """Hash: a prefix of this caller's files -> how many have it."""
+    """Hash: prefix of this caller's files -> number of files with it."""
     return f"{PROMPTS}names:{owner}"
 
 
 def prompt_file_of(owner: str, name: str) -> str:
-    """String: where the file of this name lies, as JSON. `name` is a digest."""
+    """String: location of an output file as JSON. `name` is a digest."""
     return f"{PROMPTS}file:{owner}:{name}"
 
 
-def prompt_photos_of(owner: str) -> str:
-    """Sorted set: the photos that this caller uploaded for prompts -> Unix time."""
+def input_images_of(owner: str) -> str:
+    """Sorted set: images that this caller uploaded for prompts -> Unix time."""
     return f"{PROMPTS}photos:{owner}"
 
 
-def prompt_photo_of(owner: str, name: str) -> str:
-    """String: the upload and the key of the photo of this name. `name` is a digest."""
+def input_image_of(owner: str, name: str) -> str:
+    """String: upload and key of an input image. `name` is a digest."""
     return f"{PROMPTS}photo:{owner}:{name}"

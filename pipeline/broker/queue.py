@@ -1,4 +1,4 @@
-"""The Celery queue, seen by those who publish: no task body, nothing heavy."""
+"""The Celery queue as its publishers see it: no tasks, no heavy imports."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from bgpipe.pipeline.broker.client import (
     CONNECT_TIMEOUT,
     SOCKET_TIMEOUT,
     RedisClient,
+    load_lua,
     public_address,
     retry_while_away,
 )
@@ -28,25 +29,15 @@ from bgpipe.pipeline.logging import Notify
 from bgpipe.pipeline.types import Item, JobId
 
 TASK = "bgpipe.remove_background"
-"""Takes (job, index, source key); the key is there for Flower, the ledger's is used."""
+"""Takes (job, index, source key); the key is for Flower, workers read it from the job store."""
 
 PUBLISHED = "published"
-"""Header of a message: Unix time by the publisher's clock."""
+"""Header of a message: Unix time of the publisher's clock."""
 
 PAGE = 500
 """Messages read at once, about a kilobyte each."""
 
-# One script, because a message that moves between the two must not be overlooked.
-DEPTH = "return redis.call('LLEN', KEYS[1]) + redis.call('HLEN', KEYS[2])"
-
-# The message that is delivered next, and the one that was delivered first of those not acknowledged.
-STATS = """
-local first = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
-return {redis.call('LLEN', KEYS[1]), redis.call('HLEN', KEYS[2]), redis.call('LINDEX', KEYS[1], -1),
-        first and redis.call('HGET', KEYS[2], first)}
-"""
-
-# kombu has none by default, and would wait for a frozen server for ever.
+# kombu has none by default, and would wait for a frozen server without end.
 _TIMEOUTS = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
 
 _AWAY = (
@@ -59,24 +50,21 @@ _AWAY = (
 
 
 def make_app(settings: Settings, redis_url: str) -> Celery:
-    """The Celery application of submitter and worker alike, without tasks."""
+    """Return the Celery application that submitters and workers share, without tasks."""
     app = Celery("bgpipe", set_as_current=False)
     app.conf.update(celery_config(settings, broker_url(redis_url)))
     return app
 
 
 def broker_url(redis_url: str) -> str:
-    """The address as kombu spells it.
-
-    `redis_url` is what redis-py takes: redis://, rediss:// or unix://.
-    """
+    """Return kombu's form of a URL of redis-py: redis://, rediss:// or unix://."""
     parts = urlsplit(redis_url)
     options = parse_qs(parts.query)
     if parts.scheme == "unix":
         database = options.get("db", ["0"])[0]
         return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={database}"
     if parts.scheme == "rediss" and "ssl_cert_reqs" not in options:
-        # kombu would accept any certificate; redis-py, on the same address, would not.
+        # kombu would accept any certificate; redis-py, on the same URL, does not.
         return f"{redis_url}{'&' if parts.query else '?'}ssl_cert_reqs=required"
     return redis_url
 
@@ -84,10 +72,9 @@ def broker_url(redis_url: str) -> str:
 def publish(
     app: Celery, job: JobId, items: Sequence[Item], queue: str, notify: Notify | None = None
 ) -> None:
-    """Send one message for each of `items`; `notify` gets a line while the server is away.
+    """Send a message for each of `items`; `notify` gets a line while the server is away.
 
-    If the connection breaks, all are sent again: an item may be delivered twice, which its claim
-    makes harmless.
+    If the connection breaks, all are sent again: an item may be delivered twice, which its claim makes harmless.
 
     Raises:
         RedisUnavailable: the server stays away.
@@ -101,18 +88,18 @@ def publish(
     )
 
 
-def depth(client: RedisClient, queue: str) -> int:
-    """How many messages wait in `queue` or are with a worker that has not acknowledged them.
+def read_depth(client: RedisClient, queue: str) -> int:
+    """Return the number of messages that wait in `queue` or are not acknowledged.
 
-    A message that a worker is just receiving is in neither place for a moment.
+    A message that a worker is just receiving counts as neither for a moment.
     """
-    count: int = client.eval(DEPTH, 2, queue, keys.UNACKED)
+    count: int = load_lua(client, __package__, "depth")(keys=[queue, keys.UNACKED])
     return count
 
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """Messages that wait and that workers hold; the oldest of both was published `age` seconds ago."""
+    """Numbers of messages, and the seconds since the oldest of them was published."""
 
     waiting: int
     unacked: int
@@ -120,52 +107,54 @@ class QueueStats:
 
 
 def read_stats(client: RedisClient, queue: str) -> QueueStats:
-    """How the queue stands; the age is 0 where no message is, and by the clocks of two hosts."""
-    ready, unacked, *oldest = client.eval(STATS, 3, queue, keys.UNACKED, keys.UNACKED_INDEX)
+    """Read the queue's numbers; the age is 0 without messages, and compares the clocks of two hosts."""
+    ready, unacked, *oldest = load_lua(client, __package__, "queue_stats")(
+        keys=[queue, keys.UNACKED, keys.UNACKED_INDEX]
+    )
     now = time.time()
-    published = [_published(text, now) for text in oldest if text]
+    published = [_published(message, now) for message in oldest if message]
     return QueueStats(ready, unacked, max(0.0, now - min(published, default=now)))
 
 
 def waiting_messages(client: RedisClient, queue: str, job: JobId) -> set[int]:
-    """The items of `job` whose messages wait in `queue`, or are with a worker and unacknowledged.
+    """Return the items of `job` whose messages wait in `queue` or are not acknowledged.
 
     Reads every message: 20,000 take about a second.
     """
-    addresses = map(_address, _messages(client, queue))
-    return {address[1] for address in addresses if address and address[0] == job}
+    items = map(_item_of, _messages(client, queue))
+    return {index for name, index in filter(None, items) if name == job}
 
 
 def _messages(client: RedisClient, queue: str) -> Iterator[bytes]:
-    # From the new end: what arrives meanwhile only makes a message be seen twice.
+    # From the new end: messages that arrive meanwhile only make others appear twice.
     start = 0
     while page := cast("list[bytes]", client.lrange(queue, start, start + PAGE - 1)):
         yield from page
         start += PAGE
-    for _, delivered in client.hscan_iter(keys.UNACKED, count=PAGE):
-        yield delivered
+    for _, message in client.hscan_iter(keys.UNACKED, count=PAGE):
+        yield message
 
 
-def _address(text: bytes) -> tuple[str, int] | None:
-    """Job and index of a message as kombu keeps it; None of one that is none of ours."""
+def _item_of(message: bytes) -> tuple[str, int] | None:
+    """Return job and index of a message of kombu, or None if bgpipe did not send it."""
     try:
-        job, index, _ = json.loads(base64.b64decode(_payload(text)["body"]))[0]
+        job, index, _ = json.loads(base64.b64decode(_payload(message)["body"]))[0]
     except (ValueError, TypeError, LookupError):
         return None
     return str(job), int(index)
 
 
-def _published(text: bytes, otherwise: float) -> float:
-    """When a message was published; `otherwise` where it does not say."""
+def _published(message: bytes, default: float) -> float:
+    """Return the Unix time of publication, or `default` if the message has none."""
     try:
-        return float(_payload(text)["headers"][PUBLISHED])
+        return float(_payload(message)["headers"][PUBLISHED])
     except (ValueError, TypeError, LookupError):
-        return otherwise
+        return default
 
 
-def _payload(text: bytes) -> Any:  # noqa: ANN401  # whatever JSON holds; its readers catch the rest
-    message = json.loads(text)
-    return message[0] if isinstance(message, list) else message  # a list once delivered
+def _payload(message: bytes) -> Any:  # noqa: ANN401  # any JSON value; the callers check it
+    payload = json.loads(message)
+    return payload[0] if isinstance(payload, list) else payload  # a list once delivered
 
 
 def _send(app: Celery, job: JobId, items: Sequence[Item], queue: str) -> None:

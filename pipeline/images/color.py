@@ -1,8 +1,8 @@
-"""Colour spaces: what becomes sRGB as it is decoded, and what the network sees.
+"""Color spaces: which images become sRGB as they are decoded, and the colors the network gets.
 
-A picture keeps its numbers and its profile wherever the profile is one that viewers understand, a
-matrix and three curves. The spaces of printers, greys, and RGB that only a table explains (such as
-a JPEG in XYB) become sRGB at once, since their numbers mean nothing to anybody else.
+An image keeps its numbers and its profile if the profile is one that all viewers understand, a
+matrix and three curves. CMYK, gray, and RGB that only a table explains (such as a JPEG in XYB)
+become sRGB at once, since no other program would read their numbers correctly.
 """
 
 from __future__ import annotations
@@ -16,64 +16,66 @@ from PIL import Image, ImageCms
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
 
-_TAGS = 128
-"""Where a profile's tag table starts (ICC.1:2022, 7.3)."""
+_TAG_TABLE = 128
+"""Offset in a profile (ICC.1:2022, 7.3)."""
 _NAMES = {"white": "#ffffff", "black": "#000000"}
-_KEPT = {b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC"}
+_MATRIX_TAGS = {b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC"}
 
 
-def space_of(icc: bytes) -> bytes:
-    """The four letters of the profile's colour space, or nothing if it is no profile."""
+def read_color_space(icc: bytes) -> bytes:
+    """Return the four letters of the profile's color space, or b"" if it is not a profile."""
     return icc[16:20] if icc[36:40] == b"acsp" else b""
 
 
-def is_matrix(icc: bytes) -> bool:
+def is_matrix_profile(icc: bytes) -> bool:
     """Whether the profile is a matrix and three curves, which every viewer understands."""
-    count = min(int.from_bytes(icc[_TAGS : _TAGS + 4]), 100)
-    starts = (_TAGS + 4 + 12 * i for i in range(count))
-    return {icc[start : start + 4] for start in starts} >= _KEPT
+    count = min(int.from_bytes(icc[_TAG_TABLE : _TAG_TABLE + 4]), 100)
+    starts = (_TAG_TABLE + 4 + 12 * i for i in range(count))
+    return {icc[start : start + 4] for start in starts} >= _MATRIX_TAGS
 
 
 def to_srgb(image: Image.Image, icc: bytes) -> Pixels | None:
-    """The image through its profile; None where the profile cannot be used."""
-    return _converted(image, _profile(icc), _srgb())
+    """Convert the image from its profile; None if the profile cannot be used."""
+    return _convert(image, _open_profile(icc), _create_profile("sRGB"))
 
 
 def lab_to_srgb(image: Image.Image) -> Pixels | None:
-    """An image in CIELAB as sRGB."""
-    return _converted(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), _srgb())
+    """Convert an image in CIELAB; None if it cannot be."""
+    return _convert(image, _create_profile("LAB"), _create_profile("sRGB"))
 
 
 def to_viewed_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
-    """What a colour-managed screen would show; the pixels themselves without a usable profile."""
-    seen = to_srgb(Image.fromarray(rgb), icc) if icc else None
-    return rgb if seen is None else seen
+    """Convert to what a color-managed screen shows; unchanged without a usable profile."""
+    srgb = to_srgb(Image.fromarray(rgb), icc) if icc else None
+    return rgb if srgb is None else srgb
 
 
 def from_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
-    """The numbers that show the sRGB pixels `rgb` in a picture that has the profile `icc`."""
-    stored = _converted(Image.fromarray(rgb), _srgb(), _profile(icc)) if icc else None
+    """Convert sRGB to the numbers that look the same in an image with the profile `icc`."""
+    if not icc:
+        return rgb
+    stored = _convert(Image.fromarray(rgb), _create_profile("sRGB"), _open_profile(icc))
     return rgb if stored is None else stored
 
 
-def color_pixel(colour: str) -> Pixels:
-    """White, black or #rrggbb as a picture [1, 1, 3] in sRGB."""
-    value = bytes.fromhex(_NAMES.get(colour, colour).removeprefix("#"))
+def parse_color(color: str) -> Pixels:
+    """Return white, black or #rrggbb as an image [1, 1, 3] in sRGB."""
+    value = bytes.fromhex(_NAMES.get(color, color).removeprefix("#"))
     return np.frombuffer(value, np.uint8).reshape(1, 1, 3)
 
 
-def _srgb() -> ImageCms.ImageCmsProfile:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+def _create_profile(name: str) -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile(name))  # type: ignore[arg-type]
 
 
-def _profile(icc: bytes) -> ImageCms.ImageCmsProfile | None:
+def _open_profile(icc: bytes) -> ImageCms.ImageCmsProfile | None:
     try:
         return ImageCms.ImageCmsProfile(io.BytesIO(icc))
     except (ImageCms.PyCMSError, OSError):
         return None
 
 
-def _converted(
+def _convert(
     image: Image.Image,
     source: ImageCms.ImageCmsProfile | None,
     target: ImageCms.ImageCmsProfile | None,
@@ -91,4 +93,4 @@ def _converted(
         )
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
-    return None if converted is None else np.array(converted)  # a copy, which may be written to
+    return None if converted is None else np.array(converted)  # a writable copy

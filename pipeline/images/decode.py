@@ -1,4 +1,4 @@
-"""A file's bytes become a picture."""
+"""From the bytes of a file to upright pixels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from bgpipe.pipeline.images.formats import RAW, format_of, is_cut_short, truncated
+from bgpipe.pipeline.images.formats import RAW, detect_format, is_cut_short, truncation_error
 from bgpipe.pipeline.images.frames import count_frames
-from bgpipe.pipeline.images.header import open_image, orientation, resolution
+from bgpipe.pipeline.images.header import open_image, read_orientation, read_resolution
 from bgpipe.pipeline.images.raw import decode_raw, read_raw_size
 from bgpipe.pipeline.images.samples import read_samples
 from bgpipe.pipeline.types import DecodedImage
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     Samples = TypeVar("Samples", npt.NDArray[np.uint8], npt.NDArray[np.uint16])
 
-_NO_TURN = (False, None)
-# EXIF's orientation: whether to transpose, then cv2's flip (1 left to right, 0 top to bottom, -1 both).
+_UPRIGHT = (False, None)
+# By EXIF orientation: whether to transpose, then the flip of cv2 (1 left to right, 0 top to bottom, -1 both).
 _TURNS: dict[int, tuple[bool, int | None]] = {
     2: (False, 1),
     3: (False, -1),
@@ -34,67 +34,67 @@ _TURNS: dict[int, tuple[bool, int | None]] = {
 
 
 def decode(data: bytes, limits: Limits, keep_16_bits: bool = False) -> DecodedImage:
-    """The first frame, upright; with `deep`, its 16-bit samples too where the file has them.
+    """Decode the first frame, upright; `keep_16_bits` adds 16-bit samples if the file has them.
 
-    16-bit samples become 8 by their high byte. Colours keep the source's numbers and RGB profile;
-    CMYK, LAB, camera RAW, and grey or RGB that only a table explains become sRGB.
+    16-bit samples become 8 by their high byte. Colors keep the source's numbers and RGB profile;
+    CMYK, LAB, camera RAW, and gray or RGB that only a table explains become sRGB.
 
     Raises:
         PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
 
     """
-    if format_of(data) in RAW:
+    if detect_format(data) in RAW:
         return decode_raw(data, limits, keep_16_bits)
     image = open_image(data, limits)
     frames = count_frames(image, data, limits)
     samples = read_samples(image, data, keep_16_bits=keep_16_bits)
-    turn = _TURNS.get(orientation(image), _NO_TURN)
-    dpi = resolution(image)
+    turn = _TURNS.get(read_orientation(image), _UPRIGHT)
+    dpi = read_resolution(image)
     return DecodedImage(
-        rgb=_turned(samples.rgb, turn),
-        alpha=None if samples.alpha is None else _turned(samples.alpha, turn),
+        rgb=_turn(samples.rgb, turn),
+        alpha=None if samples.alpha is None else _turn(samples.alpha, turn),
         icc=samples.icc,
         dpi=(dpi[1], dpi[0]) if dpi and turn[0] else dpi,
-        rgb16=None if samples.rgb16 is None else _turned(samples.rgb16, turn),
+        rgb16=None if samples.rgb16 is None else _turn(samples.rgb16, turn),
         frames=frames,
     )
 
 
 def read_pixel_count(data: bytes, limits: Limits) -> int:
-    """How many pixels the picture has, from the header alone. Raises as `decode` does."""
-    is_raw = format_of(data) in RAW
+    """Read the number of pixels from the header alone. Raises as `decode` does."""
+    is_raw = detect_format(data) in RAW
     width, height = read_raw_size(data, limits) if is_raw else open_image(data, limits).size
     return width * height
 
 
 def validate_header(data: bytes, limits: Limits) -> str:
-    """The name of the format of a file that looks whole; no pixel is decoded.
+    """Return the format of a file that seems complete; no pixel is decoded.
 
     Raises:
         PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
 
     """
     read_pixel_count(data, limits)
-    name = format_of(data)
+    name = detect_format(data)
     if name is None or is_cut_short(name, data):
-        raise truncated(name, f"{len(data)} bytes are there")
+        raise truncation_error(name, f"{len(data)} bytes are there")
     return name
 
 
-def _turned(pixels: Samples, turn: tuple[bool, int | None]) -> Samples:
-    if turn == _NO_TURN:
+def _turn(pixels: Samples, turn: tuple[bool, int | None]) -> Samples:
+    if turn == _UPRIGHT:
         return pixels
     transposed, flip = turn
     try:
         import cv2
     except ImportError:  # in the control image, which only makes thumbnails (decisions/0007)
-        return _turned_by_numpy(pixels, transposed, flip)
+        return _turn_by_numpy(pixels, transposed, flip)
     turned = cv2.transpose(pixels) if transposed else pixels
     return np.asarray(turned if flip is None else cv2.flip(turned, flip), pixels.dtype)
 
 
-def _turned_by_numpy(pixels: Samples, transposed: bool, flip: int | None) -> Samples:
-    """The same pixels, some five times as slow."""
+def _turn_by_numpy(pixels: Samples, transposed: bool, flip: int | None) -> Samples:
+    """Return the same pixels as with cv2, in five times its time."""
     turned = pixels.swapaxes(0, 1) if transposed else pixels
     rows, columns = flip in {0, -1}, flip in {1, -1}
     return np.ascontiguousarray(turned[:: -1 if rows else 1, :: -1 if columns else 1])

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes, and why a file that no codec takes is refused."""
+"""Detection of a file's format by its first bytes, and the error if no codec takes it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images import png, tiff
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
-"""What Pillow may try; its reader of JPEG sees what is MPO."""
+"""Read by Pillow, whose JPEG reader detects MPO."""
 HEIF = "HEIF"
 """Read by pillow-heif, the extra `heic`."""
 RAW = frozenset({"CR2", "CR3", "ORF", "RAF", "RW2", tiff.DNG, *tiff.RAW_OF_MAKERS.values()})
 """Read by rawpy, the extra `raw`."""
 
 SIGNATURE = 1024
-"""Bytes at a file's start that tell its format."""
+"""Bytes at a file's start from which its format is detected."""
 
 _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
@@ -46,25 +46,25 @@ _SIGNATURES = {
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
-def format_of(data: bytes) -> str | None:
-    """The name of the format, whether or not it is one of those that are read."""
+def detect_format(data: bytes) -> str | None:
+    """Return the name of the format, whether or not bgpipe reads it."""
     for signature, name in _SIGNATURES.items():
         if data.startswith(signature):
-            return _tiff_format(data) if name == "TIFF" else name
+            return _detect_tiff(data) if name == "TIFF" else name
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     if data[4:8] == b"ftyp":
-        return _box_format(data)
+        return _detect_iso_media(data)
     return "SVG" if b"<svg" in data[:1024] else None
 
 
 def is_readable(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is in a format that is read."""
-    return format_of(head) in (*FORMATS, HEIF)
+    """Whether a file with these first bytes has a format that bgpipe reads."""
+    return detect_format(head) in (*FORMATS, HEIF)
 
 
 def is_cut_short(name: str, data: bytes) -> bool:
-    """Whether the container says that more bytes belong to it."""
+    """Whether the container announces more bytes than there are."""
     match name:
         case "PNG":
             return b"IEND" not in data
@@ -77,32 +77,32 @@ def is_cut_short(name: str, data: bytes) -> bool:
     return False
 
 
-def refusal(data: bytes) -> PermanentError:
-    """Why no codec took the header."""
-    name = format_of(data)
+def header_error(data: bytes) -> PermanentError:
+    """Explain why no codec took the header."""
+    name = detect_format(data)
     if name is None:
-        return PermanentError(Code.NOT_IMAGE, "the content is no image format that is known")
+        return PermanentError(Code.NOT_IMAGE, "the content is not a known image format")
     if name not in (*FORMATS, HEIF):
-        return PermanentError(Code.UNSUPPORTED, f"{name} is not read: convert it to PNG or JPEG")
+        return PermanentError(Code.UNSUPPORTED, f"{name} is not supported: convert to PNG or JPEG")
     if is_cut_short(name, data):
-        return truncated(name, f"{len(data)} bytes are there")
+        return truncation_error(name, f"{len(data)} bytes are there")
     if name == "PNG":  # few forms are valid and the header has a checksum: this one is damaged
         return PermanentError(Code.NOT_IMAGE, "the header of this PNG is damaged")
-    return PermanentError(Code.UNSUPPORTED, f"a kind of {name} that is not read, or damaged")
+    return PermanentError(Code.UNSUPPORTED, f"unsupported kind of {name}, or damaged")
 
 
-def truncated(name: str | None, detail: object) -> PermanentError:
+def truncation_error(name: str | None, detail: object) -> PermanentError:
     return PermanentError(Code.TRUNCATED, f"{name} cut short or damaged: {detail}")
 
 
-def _tiff_format(data: bytes) -> str:
+def _detect_tiff(data: bytes) -> str:
     if data[8:11] == b"CR\2":
         return "CR2"
-    return tiff.raw_format(data) or "TIFF"
+    return tiff.detect_raw(data) or "TIFF"
 
 
-def _box_format(data: bytes) -> str | None:
-    """What the brands of an ISO media file promise: the major one and the compatible ones."""
+def _detect_iso_media(data: bytes) -> str | None:
+    """Detect by the brands of an ISO media file: the major one and the compatible ones."""
     brands = data[8 : min(int.from_bytes(data[:4]), 256)] or data[8:64]
     if b"avif" in brands or b"avis" in brands:
         return "AVIF"
@@ -112,13 +112,13 @@ def _box_format(data: bytes) -> str | None:
 
 
 def _box_ends(data: bytes) -> Iterator[int]:
-    """Where each top-level box of an ISO media file says that it ends."""
-    at = 0
-    while at + 8 <= len(data):
-        length = int.from_bytes(data[at : at + 4])
+    """Yield where each top-level box of an ISO media file ends by its header."""
+    start = 0
+    while start + 8 <= len(data):
+        length = int.from_bytes(data[start : start + 4])
         if length == 1:
-            length = int.from_bytes(data[at + 8 : at + 16])
+            length = int.from_bytes(data[start + 8 : start + 16])
         if length < 8:  # 0: up to the end of the file
             return
-        at += length
-        yield at
+        start += length
+        yield start

@@ -1,7 +1,4 @@
-"""What a file says of its picture before a pixel of it is decoded.
-
-Whether a file may become a source at all, told from its header and its end.
-"""
+"""An image file opened, its header read and judged, before a pixel is decoded."""
 
 from __future__ import annotations
 
@@ -18,17 +15,16 @@ from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images.formats import (
     FORMATS,
     HEIF,
-    format_of,
+    detect_format,
+    header_error,
     is_cut_short,
-    refusal,
-    truncated,
+    truncation_error,
 )
-from bgpipe.pipeline.images.limits import Limits, check_bytes, check_size
+from bgpipe.pipeline.images.limits import check_bytes, check_size
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.images.limits import Limits
 
-# What Pillow and its codecs raise on damaged data; none of it says more than its message.
 DAMAGE = (
     OSError,
     SyntaxError,
@@ -44,33 +40,33 @@ DAMAGE = (
     struct.error,
     zlib.error,
 )
+"""Raised by Pillow and its codecs on damaged data."""
 
-IMAGE_FORMATS = "bgpipe:pictures"
-"""Where an open HEIF file says how many pictures it holds."""
+FRAMES = "bgpipe:pictures"
+"""Key of the number of pictures in the `info` of an open HEIF file."""
 
 _ORIENTATION = 0x0112
 
 
 def open_image(data: bytes, limits: Limits) -> Image.Image:
-    """The file with its header read, its size within the limits, its pixels not yet decoded.
+    """Open the file: its header is read and its size within the limits, no pixel is decoded.
 
     Raises:
         PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
 
     """
     check_bytes(data, limits)
-    if size := _webp_canvas(data):  # which Pillow allocates as it opens the file
+    if size := _read_webp_canvas(data):  # which Pillow allocates as it opens the file
         check_size(size, limits)
-    name = format_of(data)
-    image = _open_heif(data, limits) if name == HEIF else _open(data)
+    image = _open_heif(data, limits) if detect_format(data) == HEIF else _open(data)
     check_size(image.size, limits)
     if image.format == "AVIF" and is_cut_short("AVIF", data):
-        raise truncated("AVIF", f"{len(data)} bytes are there")
+        raise truncation_error("AVIF", f"{len(data)} bytes are there")
     return image
 
 
-def orientation(image: Image.Image) -> int:
-    """1 to 8 as in EXIF; 1 where the tag is missing, cannot be read, or was heeded already."""
+def read_orientation(image: Image.Image) -> int:
+    """Return EXIF's 1 to 8; 1 if the tag is missing, unreadable or already applied."""
     if image.format == HEIF:
         return 1
     try:
@@ -80,8 +76,8 @@ def orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def resolution(image: Image.Image) -> tuple[float, float] | None:
-    """Dots per inch across and down, as the picture is stored."""
+def read_resolution(image: Image.Image) -> tuple[float, float] | None:
+    """Return the dots per inch across and down, as the image is stored."""
     try:
         x, y = (float(value) for value in image.info["dpi"])
     except (KeyError, TypeError, ValueError, ArithmeticError):
@@ -90,38 +86,38 @@ def resolution(image: Image.Image) -> tuple[float, float] | None:
 
 
 def _open(data: bytes) -> Image.Image:
-    # Pillow's own limit warns on stderr and may be another one: check_size judges.
+    # Pillow's own limit differs from ours and warns on stderr: check_size decides.
     Image.MAX_IMAGE_PIXELS = None
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # damage that it passes over, on stderr
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # damage that it tolerates, on stderr
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except DAMAGE as error:
-        raise refusal(data) from error
+        raise header_error(data) from error
 
 
 def _open_heif(data: bytes, limits: Limits) -> Image.Image:
-    """The primary picture of a HEIF file, turned as the file asks for."""
+    """Open the primary picture of a HEIF file; libheif turns it upright."""
     try:
         import pillow_heif
     except ImportError as error:
         raise PermanentError(
-            Code.UNSUPPORTED, "HEIF is read with pillow-heif: pip install 'bgpipe[heic]'"
+            Code.UNSUPPORTED, "HEIF needs pillow-heif: pip install 'bgpipe[heic]'"
         ) from error
     if is_cut_short(HEIF, data):
-        raise truncated(HEIF, f"{len(data)} bytes are there")
+        raise truncation_error(HEIF, f"{len(data)} bytes are there")
     try:
         file = pillow_heif.open_heif(data)
         check_size(file.size, limits)
         image: Image.Image = file.to_pillow()
         image.format = HEIF
-        image.info[IMAGE_FORMATS] = len(file)
+        image.info[FRAMES] = len(file)
     except DAMAGE as error:
-        raise truncated(HEIF, error) from error
+        raise truncation_error(HEIF, error) from error
     return image
 
 
-def _webp_canvas(data: bytes) -> tuple[int, int] | None:
-    """Width and height in an extended WebP header."""
+def _read_webp_canvas(data: bytes) -> tuple[int, int] | None:
+    """Return width and height from an extended WebP header."""
     if data[:4] != b"RIFF" or data[8:16] != b"WEBPVP8X" or len(data) < 30:
         return None
     width, height = data[24:27], data[27:30]

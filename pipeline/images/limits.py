@@ -1,24 +1,37 @@
-"""How large an image may be, judged before anything of it is decoded."""
+"""How large an image may be, judged before it is decoded, and how much memory it takes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import Code, PermanentError
+
+if TYPE_CHECKING:
+    from bgpipe.config.settings import ImageSettings
+
+BYTES_PER_PIXEL = 28
+BYTES_PER_REDUCED_PIXEL = 112
+"""Of the copy, with at most REDUCED_PIXELS, on which the colors of soft edges are estimated."""
+REDUCED_PIXELS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The largest image taken: pixels in all, pixels on one side, bytes of the file, frames."""
+    """The largest image: pixels in total, pixels on one side, bytes of the file, frames."""
 
     max_pixels: int
     max_side: int
     max_bytes: int
     max_frames: int = 10_000
 
+    @classmethod
+    def from_settings(cls, images: ImageSettings) -> Limits:
+        return cls(images.max_pixels, images.max_side, images.max_bytes)
+
 
 def check_bytes(data: bytes, limits: Limits) -> None:
-    """Refuse a file that has no bytes, or too many."""
+    """Refuse a file that is empty or too large."""
     if not data:
         raise PermanentError(Code.EMPTY, "the file has no bytes")
     if len(data) > limits.max_bytes:
@@ -26,7 +39,7 @@ def check_bytes(data: bytes, limits: Limits) -> None:
 
 
 def check_size(size: tuple[int, int], limits: Limits) -> None:
-    """Refuse a picture of too many pixels; `size` is (width, height)."""
+    """Refuse an image with too many pixels; `size` is (width, height)."""
     width, height = size
     if width * height > limits.max_pixels:
         raise _too_large(f"{width} x {height} pixels", f"{limits.max_pixels} pixels")
@@ -34,9 +47,11 @@ def check_size(size: tuple[int, int], limits: Limits) -> None:
         raise _too_large(f"{width} x {height} pixels", f"{limits.max_side} pixels on one side")
 
 
-def too_many_frames(limits: Limits) -> PermanentError:
-    return _too_large("the frames", f"{limits.max_frames} frames")
+def estimate_memory(file_bytes: int, pixels: int) -> int:
+    """Return the bytes that an image takes at most, measured (infra/docs/performance.md)."""
+    reduced = min(pixels, REDUCED_PIXELS)
+    return file_bytes + BYTES_PER_PIXEL * pixels + BYTES_PER_REDUCED_PIXEL * reduced
 
 
-def _too_large(found: str, limit: str) -> PermanentError:
-    return PermanentError(Code.TOO_LARGE, f"{found}: larger than images allow, {limit}")
+def _too_large(value: str, limit: str) -> PermanentError:
+    return PermanentError(Code.TOO_LARGE, f"{value}: larger than images allow, {limit}")

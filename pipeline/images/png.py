@@ -1,8 +1,8 @@
-"""Pixels as a PNG, many times faster than zlib makes one, and the text that a PNG carries.
+"""PNG: an encoder many times faster than one on zlib, and the text chunks.
 
 All rows get one filter, a subtraction in numpy, and ISA-L deflates at its fastest level. On photos
-Up, which subtracts the row above, is mostly the better filter and now and then Sub, the pixel to
-the left: some rows are tried. Sizes against filters chosen row by row: infra/docs/performance.md.
+the better filter is mostly Up, which subtracts the row above, sometimes Sub, the pixel to the left:
+some rows are tried. Sizes against filters chosen row by row: infra/docs/performance.md.
 Format: Portable Network Graphics, third edition (W3C 2025), chapters 5, 9 and 11.
 """
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-    """Grey [H, W], RGB [H, W, 3] or RGBA [H, W, 4]."""
+    """Gray [H, W], RGB [H, W, 3] or RGBA [H, W, 4]."""
     Rows = npt.NDArray[np.uint8]
     """[H, bytes of a row]."""
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-LONGEST_SIDE = 2**31 - 1
 
+_MAX_INTEGER = 2**31 - 1
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 _SUB, _UP = 1, 2
-_COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
+_COLOR_TYPES = {1: 0, 3: 2, 4: 6}
 _TRIAL_STRIPS = 8
-_TRIAL_ROWS = 2  # of a strip at the least: one alone says little about the rows above
+_TRIAL_ROWS = 2  # of a strip, at least
 _TRIAL_SHARE = 64  # of the rows, one in this many
 _HEADER_BYTES = len(SIGNATURE) + 25
 _STRIP_BYTES = 1 << 20  # filtered and deflated while it is in the cache
@@ -47,44 +47,44 @@ def encode(
     icc: bytes | None = None,
     dpi: tuple[float, float] | None = None,
 ) -> bytes:
-    """The samples as a PNG of their depth, its text right behind the header.
+    """Encode the samples in their depth, the text right behind the header.
 
     Raises:
-        ValueError: a keyword or text cannot be written, or the samples have another shape.
+        ValueError: invalid keyword or text, or the samples are not of an image.
 
     """
     return b"".join(_parts(samples, text, icc, dpi))
 
 
-def annotated(
+def annotate(
     data: bytes,
     *,
     text: Mapping[str, str],
     icc: bytes | None = None,
     dpi: tuple[float, float] | None = None,
 ) -> bytes:
-    """A PNG that another encoder wrote, with the text right behind its header."""
+    """Insert the text right behind the header of a PNG by another encoder."""
     head, rest = data[:_HEADER_BYTES], data[_HEADER_BYTES:]
     return b"".join((head, *_annotations(text, icc, dpi), rest))
 
 
 def read_text(start: bytes) -> dict[str, str]:
-    """The text chunks in the first bytes of a file, as far as they are whole; {} if it is no PNG."""
+    """Read the complete text chunks in the first bytes of a file; {} if it is not a PNG."""
     if not start.startswith(SIGNATURE):
         return {}
-    found = {}
+    text = {}
     for kind, body in _chunks(start):
         if kind == b"tEXt":
             keyword, _, value = body.partition(b"\0")
-            found[keyword.decode("latin-1")] = value.decode("latin-1")
+            text[keyword.decode("latin-1")] = value.decode("latin-1")
         elif kind == b"iTXt":
             keyword, _, value = body.partition(b"\0\0\0\0\0")
-            found[keyword.decode("latin-1")] = value.decode("utf-8", "replace")
-    return found
+            text[keyword.decode("latin-1")] = value.decode("utf-8", "replace")
+    return text
 
 
 def is_complete(end: bytes) -> bool:
-    """Whether a file with these last bytes was written to its end."""
+    """Whether a file with these last bytes is complete."""
     return end.endswith(_END)
 
 
@@ -107,22 +107,22 @@ def _annotations(
     if icc:
         yield _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
     if dpi:
-        yield _chunk(b"pHYs", struct.pack(">IIB", *map(_per_metre, dpi), 1))
+        yield _chunk(b"pHYs", struct.pack(">IIB", *map(_per_meter, dpi), 1))
 
 
 def _header(samples: Samples) -> bytes:
     height, width, *channels = (*samples.shape, 1)[:3]
-    kind = _COLOUR_TYPES.get(channels[0]) if samples.ndim in (2, 3) else None
-    if kind is None or not 0 < height <= LONGEST_SIDE or not 0 < width <= LONGEST_SIDE:
+    kind = _COLOR_TYPES.get(channels[0]) if samples.ndim in (2, 3) else None
+    if kind is None or not 0 < height <= _MAX_INTEGER or not 0 < width <= _MAX_INTEGER:
         raise ValueError(f"not the shape of an image: {samples.shape}")
     return struct.pack(">IIBBBBB", width, height, 8 * samples.itemsize, kind, 0, 0, 0)
 
 
 def _text_chunk(keyword: str, value: str) -> bytes:
-    """`tEXt` where Latin-1 can say it, `iTXt` (UTF-8) elsewhere."""
+    """Return a `tEXt` chunk in Latin-1 or, if it does not suffice, an `iTXt` one in UTF-8."""
     name = keyword.encode("latin-1")
     if not 0 < len(name) < 80 or "\0" in keyword + value:
-        raise ValueError(f"not a PNG text of 1 to 79 characters' keyword: {keyword!r}")
+        raise ValueError(f"PNG keywords have 1 to 79 characters, none of them NUL: {keyword!r}")
     try:
         return _chunk(b"tEXt", name + b"\0" + value.encode("latin-1"))
     except UnicodeEncodeError:
@@ -130,16 +130,16 @@ def _text_chunk(keyword: str, value: str) -> bytes:
         return _chunk(b"iTXt", name + b"\0\0\0\0\0" + value.encode("utf-8"))
 
 
-def _per_metre(dpi: float) -> int:
-    return min(max(round(dpi / _INCH), 1), LONGEST_SIDE)
+def _per_meter(dpi: float) -> int:
+    return min(max(round(dpi / _INCH), 1), _MAX_INTEGER)
 
 
 def _deflated(samples: Samples) -> Iterator[bytes]:
-    """One zlib stream over the filtered rows, cut where strips end."""
+    """Yield one zlib stream over the filtered rows, in pieces."""
     height, width = samples.shape[:2]
     pixel = samples.itemsize * (samples.shape[2] if samples.ndim == 3 else 1)
     count = max(1, _STRIP_BYTES // (pixel * width))
-    kind = _better_filter(samples, pixel)
+    kind = _choose_filter(samples, pixel)
     deflate = isal_zlib.compressobj(level=1, memLevel=_MEMORY)
     for top in range(0, height, count):
         if data := deflate.compress(_strip(samples, top, count, pixel, kind)):
@@ -147,8 +147,8 @@ def _deflated(samples: Samples) -> Iterator[bytes]:
     yield deflate.flush()
 
 
-def _better_filter(samples: Samples, pixel: int) -> int:
-    """The filter that makes some strips of the image smaller."""
+def _choose_filter(samples: Samples, pixel: int) -> int:
+    """Return the filter that makes some strips of the image smaller."""
     height = len(samples)
     count = min(height, max(_TRIAL_ROWS, height // (_TRIAL_SHARE * _TRIAL_STRIPS)))
     tops = np.linspace(0, height - count, min(_TRIAL_STRIPS, height), dtype=int)
@@ -161,7 +161,7 @@ def _better_filter(samples: Samples, pixel: int) -> int:
 
 
 def _strip(samples: Samples, top: int, count: int, pixel: int, kind: int) -> Rows:
-    """Rows [count, 1 + bytes] from `top` on, each behind its filter's number."""
+    """Return rows [count, 1 + bytes] from `top` on, each behind the number of its filter."""
     rows = _bytes(samples[top : top + count])
     height, length = rows.shape
     filtered = np.empty((height, 1 + length), np.uint8)
@@ -177,7 +177,7 @@ def _strip(samples: Samples, top: int, count: int, pixel: int, kind: int) -> Row
 
 
 def _bytes(rows: Samples) -> Rows:
-    """The rows as they are stored: 16-bit samples with their high byte first."""
+    """Return the rows as they are stored: 16-bit samples with their high byte first."""
     stored = np.ascontiguousarray(rows, ">u2" if rows.itemsize == 2 else np.uint8)
     return stored.view(np.uint8).reshape(len(rows), -1)
 
@@ -188,11 +188,12 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _chunks(start: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and body of each chunk that is whole and undamaged, up to the first that is not."""
-    at = len(SIGNATURE)
-    while at + 12 <= len(start):
-        end = at + 8 + int.from_bytes(start[at : at + 4])
-        if isal_zlib.crc32(start[at + 4 : end]).to_bytes(4) != start[end : end + 4]:
+    """Yield kind and body of each chunk up to the first that is incomplete or damaged."""
+    offset = len(SIGNATURE)
+    while offset + 12 <= len(start):
+        kind, body = offset + 4, offset + 8
+        end = body + int.from_bytes(start[offset:kind])
+        if isal_zlib.crc32(start[kind:end]).to_bytes(4) != start[end : end + 4]:
             return
-        yield start[at + 4 : at + 8], start[at + 8 : end]
-        at = end + 4
+        yield start[kind:body], start[body:end]
+        offset = end + 4

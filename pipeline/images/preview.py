@@ -1,111 +1,108 @@
-"""Small copies for the contact sheet.
-
-Other views of a picture's file: one of its channels, a smaller file.
-"""
+"""Smaller or partial copies of an image file: thumbnails, single channels."""
 
 from __future__ import annotations
 
 import io
 import zipfile
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
 
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images.decode import decode
-from bgpipe.pipeline.images.encode import ALPHA, COLOUR
+from bgpipe.pipeline.images.encode import ALPHA, COLOR
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bgpipe.pipeline.images.limits import Limits
     from bgpipe.pipeline.types import DecodedImage, Pixels
+
+Channels = Literal["rgba", "rgb", "a", "grey"]
+"""`a`: the alpha over black, as RGBA; `grey`: the alpha as gray."""
+Encoding = Literal["png", "webp", "jpeg"]
 
 _ZIP = b"PK\3\4"
 
 
-def thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
-    """The image, or a cutout's ZIP, as a WebP file whose longer side has at most `side` pixels.
+def render_thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
+    """Return the image, or the cutout of a ZIP, as WebP; its longer side has at most `side` pixels.
 
     Raises:
         PermanentError: as `decode` does.
 
     """
-    picture = _decoded(data, limits)
-    image = Image.fromarray(picture.rgb)
-    if picture.alpha is not None:
-        image.putalpha(Image.fromarray(picture.alpha))
-    return _small(image, side, picture.icc)
+    source = _decode(data, limits)
+    image = Image.fromarray(source.rgb)
+    if source.alpha is not None:
+        image.putalpha(Image.fromarray(source.alpha))
+    return _shrink(image, side, source.icc)
 
 
-def mask_thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
-    """The alpha in grey, as `thumbnail` makes it; of a file without one its own grey.
+def render_mask_thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
+    """Return the alpha in gray, or the gray of a file without one, as `render_thumbnail` does.
 
     Raises:
         PermanentError: as `decode` does.
 
     """
-    picture = _decoded(data, limits)
-    grey = picture.rgb[..., 0].copy() if picture.alpha is None else picture.alpha
-    return _small(Image.fromarray(grey), side, None)
+    source = _decode(data, limits)
+    gray = source.rgb[..., 0].copy() if source.alpha is None else source.alpha
+    return _shrink(Image.fromarray(gray), side, None)
 
 
-def _decoded(data: bytes, limits: Limits) -> DecodedImage:
-    return _unpacked(data, limits) if data.startswith(_ZIP) else decode(data, limits)
+def render_channels(
+    data: bytes, limits: Limits, channels: Channels, encoding: Encoding, quality: int
+) -> bytes:
+    """Return these channels of the image as a file; `quality` is 1 to 100.
+
+    Raises:
+        PermanentError: as `decode` does.
+
+    """
+    image = Image.fromarray(_select_channels(decode(data, limits), channels))
+    if encoding == "jpeg":
+        image = image.convert("RGB")
+    options = {"compress_level": 4} if encoding == "png" else {"quality": quality}
+    return _save(image, encoding.upper(), options)
 
 
-def _small(image: Image.Image, side: int, icc: bytes | None) -> bytes:
-    image.thumbnail((side, side))
-    file = io.BytesIO()
-    image.save(file, "WEBP", icc_profile=icc)
-    return file.getvalue()
+def _decode(data: bytes, limits: Limits) -> DecodedImage:
+    return _decode_zip(data, limits) if data.startswith(_ZIP) else decode(data, limits)
 
 
-def _unpacked(data: bytes, limits: Limits) -> DecodedImage:
-    """The colour under the alpha; a member is read only if its header promises to be small enough."""
+def _decode_zip(data: bytes, limits: Limits) -> DecodedImage:
+    """Join color and alpha; a member is read only if its header announces few enough bytes."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if any(member.file_size > limits.max_bytes for member in archive.infolist()):
                 raise PermanentError(Code.TOO_LARGE, "a member of the ZIP is larger than allowed")
-            colour, alpha = (decode(archive.read(name), limits) for name in (COLOUR, ALPHA))
+            color, alpha = (decode(archive.read(name), limits) for name in (COLOR, ALPHA))
     except (zipfile.BadZipFile, KeyError) as error:
-        raise PermanentError(Code.TRUNCATED, f"no ZIP of a cutout: {error}") from error
-    if colour.rgb.shape != alpha.rgb.shape:
-        raise PermanentError(Code.TRUNCATED, "colour and alpha of the ZIP differ in size")
-    return replace(colour, alpha=alpha.rgb[..., 0].copy())
+        raise PermanentError(Code.TRUNCATED, f"not the ZIP of a cutout: {error}") from error
+    if color.rgb.shape != alpha.rgb.shape:
+        raise PermanentError(Code.TRUNCATED, "color and alpha of the ZIP differ in size")
+    return replace(color, alpha=alpha.rgb[..., 0].copy())
 
 
-Channels = Literal["rgba", "rgb", "a", "grey"]
-"""`a`: the alpha over black, as RGBA; `grey`: the alpha as grey."""
-Encoding = Literal["png", "webp", "jpeg"]
+def _shrink(image: Image.Image, side: int, icc: bytes | None) -> bytes:
+    image.thumbnail((side, side))
+    return _save(image, "WEBP", {"icc_profile": icc})
 
 
-def render_channels(
-    data: bytes, limits: Limits, channels: Channels, kind: Encoding, quality: int
-) -> bytes:
-    """The picture with these channels, as a file of this kind; `quality` is 1 to 100.
-
-    Raises:
-        PermanentError: as of `decode`.
-
-    """
-    image = Image.fromarray(_pixels(decode(data, limits), channels))
+def _save(image: Image.Image, file_format: str, options: Mapping[str, Any]) -> bytes:
     file = io.BytesIO()
-    if kind == "jpeg":
-        image.convert("RGB").save(file, "JPEG", quality=quality)
-    elif kind == "webp":
-        image.save(file, "WEBP", quality=quality)
-    else:
-        image.save(file, "PNG", compress_level=4)
+    image.save(file, file_format, **options)
     return file.getvalue()
 
 
-def _pixels(picture: DecodedImage, channels: Channels) -> Pixels:
-    height, width, _ = picture.rgb.shape
-    alpha = np.full((height, width), 255, np.uint8) if picture.alpha is None else picture.alpha
+def _select_channels(image: DecodedImage, channels: Channels) -> Pixels:
+    alpha = np.full(image.rgb.shape[:2], 255, np.uint8) if image.alpha is None else image.alpha
     if channels == "grey":
         return alpha
     if channels == "rgb":
-        return picture.rgb
-    colour = np.zeros_like(picture.rgb) if channels == "a" else picture.rgb
-    return np.dstack([colour, alpha])
+        return image.rgb
+    color = np.zeros_like(image.rgb) if channels == "a" else image.rgb
+    return np.dstack([color, alpha])

@@ -1,8 +1,7 @@
-"""What a cutout says about how it was made, in whatever format, and whether its file is whole.
+"""The text in a cutout's file about its provenance, which also shows whether the file is complete.
 
-A PNG has text of its own. The other formats carry an XMP packet (ISO 16684-1): a JPEG near its
-start, WebP, AVIF and ZIP at their very end, where it also shows that the file was written to the
-end. Why not beside the file: infra/docs/decisions/.
+A PNG has text chunks. The other formats carry an XMP packet (ISO 16684-1): a JPEG near its start,
+WebP, AVIF and ZIP at their very end, where it proves that the file was written completely.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 RECIPE = "bgpipe:recipe"
-"""The keyword of the recipe: a file that carries it was made by bgpipe."""
+"""Keyword of the recipe: bgpipe made the files that have it."""
 HEAD = 4096
 """Bytes at a file's start that hold the text of a PNG or JPEG."""
 TAIL = 4096
@@ -32,8 +31,8 @@ _QUOTES = {"&quot;": '"', "&#10;": "\n", "&#13;": "\r", "&#9;": "\t"}
 
 
 def xmp_packet(text: Mapping[str, str]) -> bytes:
-    """The text, its keywords in the form `bgpipe:word`, as an XMP packet."""
-    entries = " ".join(f"{name}={_quoted(value)}" for name, value in text.items())
+    """Return the text, its keywords in the form `bgpipe:word`, as an XMP packet."""
+    entries = " ".join(f"{name}={_quote(value)}" for name, value in text.items())
     body = (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
         '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -45,16 +44,16 @@ def xmp_packet(text: Mapping[str, str]) -> bytes:
 
 
 def read(head: bytes, tail: bytes) -> dict[str, str]:
-    """The text of a file with these first and last bytes; {} if it is not whole or has none."""
+    """Read the text of a file with these first and last bytes; {} if it is incomplete or has none."""
     if head.startswith(png.SIGNATURE):
         return png.read_text(head) if png.is_complete(tail) else {}
     if head.startswith(_JPEG_START):
-        return _entries(head) if tail.endswith(_JPEG_END) else {}
-    return _entries(tail) if tail.endswith(_CLOSING) else {}
+        return _read_packet(head) if tail.endswith(_JPEG_END) else {}
+    return _read_packet(tail) if tail.endswith(_CLOSING) else {}
 
 
 def is_ours(head: bytes, tail: bytes) -> bool:
-    """Whether a file with these first and last bytes says that bgpipe made it, whole or not."""
+    """Whether bgpipe made the file with these first and last bytes, complete or not."""
     if head.startswith(png.SIGNATURE):
         return RECIPE in png.read_text(head)
     return any(
@@ -62,16 +61,16 @@ def is_ours(head: bytes, tail: bytes) -> bool:
     )
 
 
-def _entries(data: bytes) -> dict[str, str]:
+def _read_packet(data: bytes) -> dict[str, str]:
     start = data.rfind(_OPENING)
     end = data.find(_CLOSING, start)
     if start < 0 or end < 0:
         return {}
-    found = _ENTRY.findall(data[start:end].decode("utf-8", "replace"))
-    return {name: unescape(value, _QUOTES) for name, value in found}
+    entries = _ENTRY.findall(data[start:end].decode("utf-8", "replace"))
+    return {name: unescape(value, _QUOTES) for name, value in entries}
 
 
-def _quoted(value: str) -> str:
-    """In double quotes, whatever it holds."""
+def _quote(value: str) -> str:
+    """Escape for XML, always in double quotes."""
     quoted = quoteattr(value)
     return quoted if quoted[0] == '"' else f'"{quoted[1:-1].replace(chr(34), "&quot;")}"'

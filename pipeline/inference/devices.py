@@ -1,6 +1,6 @@
-"""Which devices this machine's workers run on, without importing torch.
+"""The devices of this machine, and a check that one computes correctly.
 
-Whether a device computes: asked before any image relies on it.
+The supervisor lists devices without torch, which only `check_device` imports.
 """
 
 from __future__ import annotations
@@ -11,20 +11,27 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import Code, DeviceLost, UsageError
 
+if TYPE_CHECKING:
+    import torch
+
 CPU = "cpu"
-GPU = re.compile(r"GPU (?P<index>\d+): (?P<product>.+) \(UUID: (?P<uuid>\S+)\)")
-INSTANCE = re.compile(r"\s+MIG (?P<profile>\S+)\s+Device\s+(?P<index>\d+): \(UUID: (?P<uuid>\S+)\)")
-"""Lines of nvidia-smi -L; instances stand below the GPU that is divided."""
+CHECK_SIDE = 128
+"""Of matrices of -1, 0 and 1, whose product every precision holds exactly."""
+
+# Lines of nvidia-smi -L; instances are listed below the GPU that is partitioned.
+_GPU = re.compile(r"GPU (?P<index>\d+): (?P<product>.+) \(UUID: (?P<uuid>\S+)\)")
+_INSTANCE = re.compile(
+    r"\s+MIG (?P<profile>\S+)\s+Device\s+(?P<index>\d+): \(UUID: (?P<uuid>\S+)\)"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerDevice:
-    """A GPU, an instance of a divided one (MIG), or the CPU.
+    """A GPU, an instance of a partitioned one (MIG), or the CPU.
 
     `name` as users write it: cuda:N, cuda:N.M for instance M of GPU N, or cpu. `uuid` pins a GPU or
     an instance and is empty for the CPU.
@@ -41,20 +48,20 @@ class WorkerDevice:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What lets a process see this device alone: with no UUID, no GPU at all.
+        """Variables with which a process sees this device alone; on the CPU, no GPU.
 
-        On the CPU, lanes and the network's threads share the cores; threads that wait for each other
-        by spinning would slow both down many times.
+        On the CPU, lanes and the threads of the network share the cores; threads that wait for each
+        other by spinning would slow both down many times.
         """
         waiting = {} if self.uuid else {"OMP_WAIT_POLICY": "PASSIVE"}
         return {"CUDA_VISIBLE_DEVICES": self.uuid} | waiting
 
 
 def select_devices(requested: Sequence[str], *, cpu_allowed: bool) -> list[WorkerDevice]:
-    """The devices asked for; if none is, every GPU, or else the CPU where that is allowed.
+    """Return the requested devices; by default every GPU, or else the CPU where that is allowed.
 
     Raises:
-        UsageError: a device that is asked for does not exist, or only the CPU is there.
+        UsageError: a requested device does not exist, or there is only the CPU.
 
     """
     gpus = {gpu.name: gpu for gpu in find_gpus()}
@@ -64,11 +71,11 @@ def select_devices(requested: Sequence[str], *, cpu_allowed: bool) -> list[Worke
         return list(gpus.values())
     if cpu_allowed:
         return [WorkerDevice(CPU)]
-    raise UsageError("no GPU found: ask for the CPU with --device cpu (slow), or check nvidia-smi")
+    raise UsageError("no GPU found: pass --device cpu (slow), or check nvidia-smi")
 
 
 def find_gpus() -> list[WorkerDevice]:
-    """The GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES does not hide."""
+    """Return the GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES does not hide."""
     program = shutil.which("nvidia-smi")
     if not program:
         return []
@@ -76,28 +83,49 @@ def find_gpus() -> list[WorkerDevice]:
         [program, "-L"], capture_output=True, text=True, timeout=30, check=False
     )
     if listing.returncode:
-        raise UsageError(f"nvidia-smi fails: {(listing.stderr or listing.stdout).strip()}")
-    return [gpu for gpu in _usable(listing.stdout) if _visible(gpu)]
+        raise UsageError(f"nvidia-smi failed: {(listing.stderr or listing.stdout).strip()}")
+    return [gpu for gpu in _parse_listing(listing.stdout) if _is_visible(gpu)]
 
 
-def _usable(listing: str) -> Iterator[WorkerDevice]:
-    """Every GPU that `listing` names; instead of one that is divided, its instances."""
-    whole, divided = None, False
+def check_device(device: str) -> None:
+    """Multiply matrices on `device`, cpu or cuda, in float32 and half precision.
+
+    Raises:
+        DeviceLost: it fails, or its product is wrong.
+
+    """
+    import torch
+
+    try:
+        is_correct = all(_multiplies(device, dtype) for dtype in (torch.float32, torch.float16))
+    except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
+        raise DeviceLost(
+            Code.DEVICE,
+            f"device does not compute: {device}: {error}: check the driver, and that torch is "
+            f"built for the device (torch {torch.__version__}, CUDA {torch.version.cuda})",
+        ) from error
+    if not is_correct:
+        raise DeviceLost(Code.DEVICE, f"device computes wrong results: {device}: it may be broken")
+
+
+def _parse_listing(listing: str) -> Iterator[WorkerDevice]:
+    """Yield every GPU of `listing`, or its instances if it is partitioned."""
+    gpu, is_partitioned = None, False
     for line in listing.splitlines():
-        if found := GPU.match(line):
-            if whole and not divided:
-                yield whole
-            whole = WorkerDevice(f"cuda:{found['index']}", found["uuid"], found["product"])
-            divided = False
-        elif whole and (found := INSTANCE.match(line)):
-            divided = True
-            product = f"{whole.product} MIG {found['profile']}"
-            yield WorkerDevice(f"{whole.name}.{found['index']}", found["uuid"], product)
-    if whole and not divided:
-        yield whole
+        if match := _GPU.match(line):
+            if gpu and not is_partitioned:
+                yield gpu
+            gpu = WorkerDevice(f"cuda:{match['index']}", match["uuid"], match["product"])
+            is_partitioned = False
+        elif gpu and (match := _INSTANCE.match(line)):
+            is_partitioned = True
+            product = f"{gpu.product} MIG {match['profile']}"
+            yield WorkerDevice(f"{gpu.name}.{match['index']}", match["uuid"], product)
+    if gpu and not is_partitioned:
+        yield gpu
 
 
-def _visible(gpu: WorkerDevice) -> bool:
+def _is_visible(gpu: WorkerDevice) -> bool:
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is None:
         return True
@@ -112,38 +140,16 @@ def _pick(name: str, gpus: dict[str, WorkerDevice]) -> WorkerDevice:
     if name == CPU:
         return WorkerDevice(CPU)
     if name not in gpus:
-        known = ", ".join([CPU, *gpus])
-        raise UsageError(f"no such device: {name}; this machine has {known}")
+        raise UsageError(f"no such device: {name}: this machine has {', '.join([CPU, *gpus])}")
     return gpus[name]
 
 
-SIDE = 128
-"""Of matrices of -1, 0 and 1, whose product every precision holds exactly."""
-
-
-def check_device(device: str) -> None:
-    """Multiply matrices on `device`, cpu or cuda, in float32 and half precision.
-
-    Raises:
-        DeviceLost: it does not answer, or wrongly.
-
-    """
-    try:
-        right = all(_multiplies(device, dtype) for dtype in (torch.float32, torch.float16))
-    except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
-        raise DeviceLost(
-            Code.DEVICE,
-            f"the device does not compute: {device}: {error}: check the driver, and that torch is "
-            f"built for the device (torch {torch.__version__}, CUDA {torch.version.cuda})",
-        ) from error
-    if not right:
-        raise DeviceLost(Code.DEVICE, f"the device computes wrongly: {device}: it may be broken")
-
-
 def _multiplies(device: str, dtype: torch.dtype) -> bool:
+    import torch
+
     left, right = (
-        torch.arange(SIDE * SIDE).mul(factor).remainder(3).sub(1).view(SIDE, SIDE)
+        torch.arange(CHECK_SIDE**2).mul(factor).remainder(3).sub(1).view(CHECK_SIDE, CHECK_SIDE)
         for factor in (5, 7)
     )
-    found = left.to(device, dtype) @ right.to(device, dtype)
-    return torch.equal(found.cpu().long(), left @ right)
+    product = left.to(device, dtype) @ right.to(device, dtype)
+    return torch.equal(product.cpu().long(), left @ right)

@@ -1,7 +1,7 @@
-"""In which numbers a network computes, and on which devices that is possible.
+"""The number format of a network, and which devices have it.
 
-Weights are cast whole; autocast would cost Swin about half its speed. Sampling positions,
-normalisation and the last sigmoid are float32 in every precision.
+Weights are cast as a whole; autocast would cost Swin about half its speed. Sampling positions,
+normalization and the last sigmoid are float32 in every precision.
 """
 
 from __future__ import annotations
@@ -19,33 +19,35 @@ DTYPES = {
     Precision.FLOAT32: torch.float32,
 }
 TENSOR_CORES = (7, 0)
-"""The compute capability from which float16 is many times as fast as float32."""
+"""Compute capability from which float16 is many times as fast as float32."""
 AMPERE = (8, 0)
-"""The one from which TensorFloat-32 and bfloat16 are."""
+"""Compute capability from which TensorFloat-32 and bfloat16 are."""
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Precision:
-    """The precision itself, or for `auto` the one that suits the device.
+    """Return the precision itself, or for `auto` the one that suits the device.
 
     Raises:
-        UsageError: the device cannot compute so.
+        UsageError: the device does not have it.
 
     """
     if device.type != "cuda":
         if precision is Precision.TF32:
-            raise UsageError("no precision of this device: tf32; it is a mode of CUDA's")
+            raise UsageError("precision not available on a CPU: tf32: choose float32")
         return Precision.FLOAT32 if precision is Precision.AUTO else precision
     capability = torch.cuda.get_device_capability(device)
     if precision is Precision.AUTO:
         # Released weights are float16 or are used so, and it is eight times as exact as bfloat16.
         return Precision.FLOAT16 if capability >= TENSOR_CORES else Precision.FLOAT32
     if precision in (Precision.TF32, Precision.BFLOAT16) and capability < AMPERE:
-        raise UsageError(f"no precision of this device: {precision}; take float16 or float32")
+        raise UsageError(
+            f"precision not available on this GPU: {precision}: choose float16 or float32"
+        )
     return precision
 
 
 def cast_network(network: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
-    """Put the network on the device, and tell torch how to multiply float32 there."""
+    """Put the network on the device, and set how torch multiplies float32 in this process."""
     multiply = "tf32" if precision is Precision.TF32 else "ieee"
     torch.backends.cuda.matmul.fp32_precision = multiply
     torch.backends.cudnn.fp32_precision = multiply

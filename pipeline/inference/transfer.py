@@ -1,9 +1,7 @@
-"""CUDA graphs: a whole forward pass as one launch, for one shape.
+"""The way of a micro-batch to the device, through the network and back.
 
-A micro-batch's way to the device and back.
-
-Beside a GPU, page-locked memory and a stream of its own for each direction let the copies run while
-the device computes on another micro-batch.
+On a GPU, page-locked memory and a stream for each direction let the copies run while the device
+computes another micro-batch, and a CUDA graph launches a whole forward pass at once.
 """
 
 from __future__ import annotations
@@ -18,108 +16,109 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
 
 Outputs = tuple[Tensor, ...]
-WARM_UPS = 3  # libraries choose and allocate in their first calls, which no graph may hold
+"""[B, ...] each."""
+Step = Callable[[Tensor], Outputs]
+"""A forward pass on the device: uint8 [B, h, w, 3] to its outputs."""
 
-
-def capture(
-    step: Callable[[Tensor], Outputs], shape: tuple[int, ...], device: torch.device
-) -> Callable[[Tensor], Outputs]:
-    """The step for uint8 of `shape`; its answers are overwritten by the next call.
-
-    Raises torch.OutOfMemoryError as the step itself would.
-    """
-    pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
-    aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has no types for it
-    aside.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(aside):
-        for _ in range(WARM_UPS):
-            step(pixels)
-    torch.cuda.current_stream(device).wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        answers = step(pixels)
-
-    def replay(given: Tensor) -> Outputs:
-        pixels.copy_(given)
-        graph.replay()
-        return answers
-
-    return replay
-
-
-Step = Callable[[Tensor], tuple[Tensor, ...]]
-"""From uint8 [B, h, w, 3] on the device to its answers [B, ...] there."""
+WARM_UPS = 3
+"""Libraries choose and allocate in their first calls, which a graph must not contain."""
 
 
 class Transfer(Protocol):
     def launch(self, images: Sequence[Pixels], step: Step) -> None:
-        """Give the device its work; rows without an image hold earlier ones."""
+        """Start the step on the images; rows of the batch without an image hold earlier ones."""
 
-    def outputs(self) -> tuple[Tensor, ...]:
-        """Wait for what was launched: on the host, and nobody else's."""
+    def outputs(self) -> Outputs:
+        """Wait for the launched step and return its outputs, which the caller owns, on the host."""
 
 
 def make_transfer(batch: int, size: tuple[int, int], device: torch.device) -> Transfer:
-    """For micro-batches of this shape."""
+    """Return the transfer of micro-batches of `batch` images of `size` (height, width)."""
     return CudaTransfer(batch, size, device) if device.type == "cuda" else HostTransfer(batch, size)
 
 
+def capture_graph(step: Step, shape: tuple[int, ...], device: torch.device) -> Step:
+    """Return the step as a CUDA graph for uint8 of `shape`; each call overwrites its outputs.
+
+    Raises:
+        torch.OutOfMemoryError: as the step itself would.
+
+    """
+    pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
+    stream = _new_stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            step(pixels)
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = step(pixels)
+
+    def replay(new_pixels: Tensor) -> Outputs:
+        pixels.copy_(new_pixels)
+        graph.replay()
+        return outputs
+
+    return replay
+
+
 class HostTransfer:
-    """The CPU's: nothing to copy but the images side by side."""
+    """The CPU's: the images only have to be stacked."""
 
     def __init__(self, batch: int, size: tuple[int, int]) -> None:
         self._pixels = torch.zeros((batch, *size, 3), dtype=torch.uint8)
-        self._answers: tuple[Tensor, ...] = ()
+        self._outputs: Outputs = ()
 
     def launch(self, images: Sequence[Pixels], step: Step) -> None:
         _fill(self._pixels, images)
-        self._answers = step(self._pixels)
+        self._outputs = step(self._pixels)
 
-    def outputs(self) -> tuple[Tensor, ...]:
-        answers, self._answers = self._answers, ()
-        return answers
+    def outputs(self) -> Outputs:
+        outputs, self._outputs = self._outputs, ()
+        return outputs
 
 
 class CudaTransfer:
-    """A GPU's. One micro-batch at a time goes through; two of these make a pipeline."""
+    """A GPU's, for one micro-batch at a time; two of them make a pipeline."""
 
     def __init__(self, batch: int, size: tuple[int, int], device: torch.device) -> None:
         shape = (batch, *size, 3)
         self._host_pixels = torch.zeros(shape, dtype=torch.uint8, pin_memory=True)
         self._pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
-        self._inward, self._outward = side_stream(device), side_stream(device)
+        self._inward, self._outward = _new_stream(device), _new_stream(device)
         self._compute = torch.cuda.current_stream(device)
-        self._held: tuple[Tensor, ...] = ()
-        self._host_answers: tuple[Tensor, ...] = ()
+        self._outputs: Outputs = ()
+        self._host_outputs: Outputs = ()
 
     def launch(self, images: Sequence[Pixels], step: Step) -> None:
-        self._outward.synchronize()  # should nobody have wanted the answers before
+        self._outward.synchronize()  # in case the previous outputs were never read
         _fill(self._host_pixels, images)
         with torch.cuda.stream(self._inward):
             self._pixels.copy_(self._host_pixels, non_blocking=True)
         self._compute.wait_stream(self._inward)
-        self._keep(step(self._pixels))
+        self._store(step(self._pixels))
         self._outward.wait_stream(self._compute)
         with torch.cuda.stream(self._outward):
-            for host, held in zip(self._host_answers, self._held, strict=True):
-                host.copy_(held, non_blocking=True)
+            for host, stored in zip(self._host_outputs, self._outputs, strict=True):
+                host.copy_(stored, non_blocking=True)
 
-    def outputs(self) -> tuple[Tensor, ...]:
+    def outputs(self) -> Outputs:
         self._outward.synchronize()
-        return tuple(answer.clone() for answer in self._host_answers)
+        return tuple(output.clone() for output in self._host_outputs)
 
-    def _keep(self, answers: tuple[Tensor, ...]) -> None:
-        """Copy the answers to memory of our own: the next step writes to where they are."""
-        if not self._held:
-            self._held = tuple(torch.empty_like(answer) for answer in answers)
-            self._host_answers = tuple(
-                torch.empty(answer.shape, dtype=answer.dtype, pin_memory=True) for answer in answers
+    def _store(self, outputs: Outputs) -> None:
+        """Copy the outputs to memory of our own, since the next step may overwrite them."""
+        if not self._outputs:
+            self._outputs = tuple(torch.empty_like(output) for output in outputs)
+            self._host_outputs = tuple(
+                torch.empty(output.shape, dtype=output.dtype, pin_memory=True) for output in outputs
             )
-        for held, answer in zip(self._held, answers, strict=True):
-            held.copy_(answer)
+        for stored, output in zip(self._outputs, outputs, strict=True):
+            stored.copy_(output)
 
 
-def side_stream(device: torch.device) -> torch.cuda.Stream:
+def _new_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has no types for it
 
 

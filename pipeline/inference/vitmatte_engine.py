@@ -1,12 +1,11 @@
-"""EdgeEngine: tiles of a picture with their trimaps in, alpha out. It owns its part of the device.
+"""The engine of the edge model: tiles of an image with their trimaps in, alpha out.
 
-As in bgpipe.pipeline.inference.engine a micro-batch has a fixed number of tiles, an incomplete one is padded,
-and normalisation stays in float32, so that a tile's alpha does not depend on its neighbours.
+As in engine.py a micro-batch has a fixed number of tiles, an incomplete one is padded, and
+normalization stays in float32, so that the alpha of a tile does not depend on its neighbors.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,21 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
+from bgpipe.pipeline.inference.batching import MicroBatch, make_mattes
 from bgpipe.pipeline.matting.edges import UNKNOWN
 from bgpipe.pipeline.networks.birefnet.checkpoint import memory_bytes
-from bgpipe.pipeline.networks.preprocess import DEVIATION, MEAN
+from bgpipe.pipeline.networks.preprocess import Normalizer
 from bgpipe.pipeline.networks.vitmatte import load
-from bgpipe.pipeline.types import Matte
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.types import Pixels, ResolvedModel
-
-log = logging.getLogger(__name__)
+    from bgpipe.pipeline.types import Matte, Pixels, ResolvedModel
 
 
 class VitMatteEngine:
-    """One ViTMatte on one device. Use it from one thread."""
+    """One ViTMatte on one device. For one thread."""
 
     def __init__(
         self,
@@ -39,64 +35,54 @@ class VitMatteEngine:
         threads: int,
         load: Callable[[ResolvedModel, torch.dtype], nn.Module] = load,
     ) -> None:
-        """As of bgpipe.pipeline.inference.engine.Engine."""
+        """See BiRefNetEngine; `load` returns transformers' VitMatteForImageMatting."""
         self._device = torch.device(device)
         self._dtype = torch.float16 if self._device.type == "cuda" else torch.float32
+        self._batch = MicroBatch(batch)
         torch.set_num_threads(threads)
+        # With the statistics of the authors' training; transformers' image processor has 0.5.
+        self._normalize = Normalizer(self._device)
         self._network = load(model, self._dtype).to(self._device)
-        self._batch = batch
-        # The statistics of the authors' training; transformers' image processor has others (one half).
-        self._mean = torch.tensor(MEAN, device=self._device).view(1, 3, 1, 1)
-        self._deviation = torch.tensor(DEVIATION, device=self._device).view(1, 3, 1, 1)
 
     @property
     def batch(self) -> int:
-        """Tiles in one forward pass."""
-        return self._batch
+        """Number of tiles in one forward pass."""
+        return self._batch.size
 
     @property
     def memory(self) -> int:
-        """Bytes of the device that its weights hold."""
+        """Bytes that the weights take on the device."""
         return memory_bytes(self._network)
 
     def infer(self, images: Sequence[Pixels]) -> list[Matte]:
-        """The alpha of each tile, uint8 [h, w, 4]: RGB and trimap, all of one size, multiples of 32.
+        """Return the alpha of each tile: uint8 [h, w, 4], RGB and trimap, all of one size.
+
+        Both sides are multiples of 32.
 
         Raises:
             TransientError: a single tile does not fit in the device's memory.
             DeviceLost: the device fails and will not recover within this process.
 
         """
-        try:
-            starts = range(0, len(images), self._batch)
-            return [matte for i in starts for matte in self._run(images[i : i + self._batch])]
-        except torch.OutOfMemoryError:
-            self._shrink()
-        except torch.AcceleratorError as error:
-            raise DeviceLost(Code.DEVICE, f"the device failed: {error}") from error
-        return self.infer(images)  # outside the handler, which would keep the tensors alive
+        return self._batch.run(lambda: self._infer(images))
 
-    def _shrink(self) -> None:
-        """Halve the batch; the same alpha in more passes."""
-        if self._batch == 1:
-            raise TransientError(Code.DEVICE, "out of device memory at a single tile")
-        self._batch //= 2
-        log.warning("out of device memory", extra={"fields": {"tiles": self._batch}})
+    def _infer(self, tiles: Sequence[Pixels]) -> list[Matte]:
+        starts = range(0, len(tiles), self.batch)
+        return [matte for i in starts for matte in self._run(tiles[i : i + self.batch])]
 
     @torch.inference_mode()
     def _run(self, tiles: Sequence[Pixels]) -> list[Matte]:
-        """One forward pass over at most a full batch; what is missing repeats the last tile."""
-        full = [*tiles, *[tiles[-1]] * (self._batch - len(tiles))]
-        pixels = torch.from_numpy(np.stack(full)).to(self._device)  # [B, h, w, 4]
-        alphas = self._network(self._normalised(pixels)).alphas  # [B, 1, h, w]
-        answers = alphas[: len(tiles), 0].float().cpu()
-        if not answers.isfinite().all():
-            raise TransientError(Code.DEVICE, "ViTMatte's answer holds values that are no numbers")
-        return [Matte(alpha.numpy().copy()) for alpha in answers]
+        """Run one forward pass over at most a full batch, padded with copies of the last tile."""
+        padded = [*tiles, *[tiles[-1]] * (self.batch - len(tiles))]
+        pixels = torch.from_numpy(np.stack(padded)).to(self._device)  # [B, h, w, 4]
+        alphas = self._network(self._make_input(pixels)).alphas  # [B, 1, h, w]
+        alphas = alphas[: len(tiles), 0].float().cpu()
+        return make_mattes(alphas, alphas.isfinite().flatten(1).all(dim=1))
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        """Uint8 [B, h, w, 4] as the network's input: RGB normalised, and a trimap of 0, 1/2 and 1."""
+    def _make_input(self, pixels: Tensor) -> Tensor:
+        """Return uint8 [B, h, w, 4] as [B, 4, h, w]: normalized RGB, and a trimap of 0, 1/2, 1."""
         planes = pixels.permute(0, 3, 1, 2).float()  # [B, 4, h, w]
-        rgb = planes[:, :3].div(255).sub(self._mean).div(self._deviation)
         trimap = planes[:, 3:].div(UNKNOWN).round().div(2)
-        return torch.cat([rgb, trimap], dim=1).to(self._dtype).contiguous()
+        return (
+            torch.cat([self._normalize(planes[:, :3]), trimap], dim=1).to(self._dtype).contiguous()
+        )

@@ -61,16 +61,16 @@ class ModelEntry:
         return self.repo is None
 
 
-def models() -> dict[str, ModelEntry]:
+def read_models() -> dict[str, ModelEntry]:
     """Read the registry."""
     text = files("bgpipe.config").joinpath("models.toml").read_text(encoding="utf-8")
     return TypeAdapter(dict[str, ModelEntry]).validate_python(tomllib.loads(text))
 
 
-def names_for(task: ModelTask) -> list[str]:
+def list_names(task: ModelTask) -> list[str]:
     """What may be written for a model of this kind, besides a path."""
     special = {ModelTask.SUBJECT: AUTO, ModelTask.EDGES: NO_MATTING}[task]
-    return [special, *(name for name, entry in models().items() if entry.task is task)]
+    return [special, *(name for name, entry in read_models().items() if entry.task is task)]
 
 
 def resolve(
@@ -86,7 +86,7 @@ def resolve(
         WeightsDiffer: they are not those that were pinned.
 
     """
-    entry = models().get(reference)
+    entry = read_models().get(reference)
     if entry is None:
         model = _resolve_path(reference, cache)
         _check_task(reference, model.task, task)
@@ -138,7 +138,7 @@ def pull(name: str, *, cache: Path, hub: Hub) -> ResolvedModel:
     entry, lock = _entry(name), LockFile(cache)
     if entry.repo is None:
         return resolve(name, cache=cache)
-    offer = find_offer(name, cache=cache, hub=hub)
+    offer = find_remote(name, cache=cache, hub=hub)
     try:
         if hub.notify:
             size = f" ({offer.size / 1e6:.0f} MB)" if offer.size else ""
@@ -153,7 +153,7 @@ def pull(name: str, *, cache: Path, hub: Hub) -> ResolvedModel:
     return _checked(name, entry, path, lock)
 
 
-def find_offer(name: str, *, cache: Path, hub: Hub) -> Offer:
+def find_remote(name: str, *, cache: Path, hub: Hub) -> Offer:
     """What `hub` has of a model: the pinned commit, or else the newest.
 
     Raises:
@@ -180,7 +180,7 @@ def verify(reference: str, *, cache: Path) -> ResolvedModel:
 
 
 def _entry(name: str) -> ModelEntry:
-    entry = models().get(name)
+    entry = read_models().get(name)
     if entry is None:
         raise UsageError(_unknown(name))
     return entry
@@ -238,7 +238,7 @@ def _size(text: str) -> Size:
 
 
 def _unknown(reference: str) -> str:
-    return f"unknown model: {reference}; give a path to safetensors or one of {', '.join(models())}"
+    return f"unknown model: {reference}; give a path to safetensors or one of {', '.join(read_models())}"
 
 
 def _advice(name: str, reason: str) -> str:

@@ -1,29 +1,132 @@
-"""What cutouts will be made with: a preset with single values changed, and a model's weights."""
+"""The recipe of a job: checked values of preset and output, and the weights of its models."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from bgpipe.pipeline.errors import UsageError
+from bgpipe.config.presets import COLOR
+from bgpipe.pipeline.errors import ItemError, UsageError
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.models.hub import Hub
 from bgpipe.pipeline.planning.targets import NameTemplate
-from bgpipe.pipeline.types import Matting, ModelTask, Preset, Recipe, ResolvedModel
+from bgpipe.pipeline.storage.factory import StoreFactory, find_location
+from bgpipe.pipeline.types import Matting, ModelTask, Output, Preset, Recipe, ResolvedModel
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.logging import Notify
 
 
-def preset_named(settings: Settings, name: str) -> Preset:
-    """The preset of the settings.
+@dataclass(frozen=True, slots=True)
+class BuiltRecipe:
+    """A checked recipe and the weights of its models.
+
+    `is_degraded`: the bundled model replaces that of `auto`, which is not available.
+    """
+
+    recipe: Recipe
+    model: ResolvedModel
+    matting: ResolvedModel | None
+    is_degraded: bool
+
+
+def build_recipe(
+    settings: Settings,
+    *,
+    model: str | ResolvedModel = "",
+    preset: Preset | str = "",
+    output: Output | None = None,
+    matting: str = "",
+    naming: str = "",
+    pull: bool = True,
+    notify: Notify | None = None,
+) -> BuiltRecipe:
+    """Assemble and check a recipe; empty names are those of the settings.
+
+    `pull` downloads missing weights; `notify` gets a line about every long step.
 
     Raises:
-        UsageError: there is none of this name.
+        UsageError: a name is unknown, or the values contradict each other.
+        ModelUnavailable: weights are not on this machine and cannot be pulled.
+
+    """
+    preset = preset or settings.refine.preset
+    preset = preset if isinstance(preset, Preset) else preset_named(settings, preset)
+    output = output or Output()
+    _check_output(preset, output)
+    _check_naming(naming, output)
+    weights, is_degraded = (
+        (model, False)
+        if isinstance(model, ResolvedModel)
+        else choose_model(settings, model or settings.model.name, pull=pull, notify=notify)
+    )
+    edges = choose_edges(settings, matting or settings.matting.model, pull=pull, notify=notify)
+    recipe = Recipe(
+        weights.name,
+        weights.sha256,
+        weights.size,
+        preset,
+        output,
+        matting_with(settings, edges) if edges else None,
+    )
+    return BuiltRecipe(recipe, weights, edges, is_degraded)
+
+
+def build_output(settings: Settings, options: Mapping[str, Any]) -> Output:
+    """Build an output from its fields in `options`, and from `background` if that is an image's path.
+
+    Raises:
+        UsageError: a value is unknown, or the image cannot be read.
+
+    """
+    values = {field.name: options[field.name] for field in fields(Output) if field.name in options}
+    if backdrop := _backdrop(options):
+        values["backdrop"], values["backdrop_sha256"] = _read_backdrop(settings, backdrop)
+    try:
+        return Output(**values)
+    except ValueError as error:
+        raise UsageError(explain(error)) from error
+
+
+def preset_changes(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `Preset` that `options` set; a background only if it is a color."""
+    names = {field.name for field in fields(Preset)}
+    if _backdrop(options):
+        names.remove("background")
+    return {name: options[name] for name in names if options.get(name) is not None}
+
+
+def _backdrop(options: Mapping[str, Any]) -> str:
+    """Return the path of a background image, or nothing."""
+    background: str = options.get("background") or ""
+    return "" if re.fullmatch(COLOR, background) else background
+
+
+def _read_backdrop(settings: Settings, path: str) -> tuple[str, str]:
+    """Return the image's location and the sha256 of its content."""
+    location = find_location(path)
+    folder, _, name = location.rpartition("/")
+    try:
+        data = StoreFactory(settings.s3).open(folder or "/").read(name, settings.images.max_bytes)
+    except ItemError as error:
+        raise UsageError(
+            f"--background is neither a color such as #ffffff nor a readable image: {path}: "
+            f"{error.detail}"
+        ) from error
+    return location, hashlib.sha256(data).hexdigest()
+
+
+def preset_named(settings: Settings, name: str) -> Preset:
+    """Return the preset of the settings.
+
+    Raises:
+        UsageError: its name is unknown.
 
     """
     if name not in settings.presets:
@@ -32,7 +135,7 @@ def preset_named(settings: Settings, name: str) -> Preset:
 
 
 def apply_changes(preset: Preset, changes: Mapping[str, object]) -> Preset:
-    """`preset` with other values; words such as `1.2` and `true` are read as what they say.
+    """Return `preset` with other values; words such as `1.2` and `true` are parsed.
 
     Raises:
         UsageError: a field is unknown, or a value is out of range.
@@ -52,14 +155,9 @@ def apply_changes(preset: Preset, changes: Mapping[str, object]) -> Preset:
 def choose_model(
     settings: Settings, name: str, *, pull: bool = True, notify: Notify | None = None
 ) -> tuple[ResolvedModel, bool]:
-    """The weights of `name`, and whether the bundled ones had to take the place of `auto`'s.
+    """Return the weights of `name`, and whether the bundled ones replace those of `auto`.
 
-    `pull`: fetch those that are not here; `notify` gets a line about what takes long.
-
-    Raises:
-        UsageError: there is no such model.
-        ModelUnavailable: its weights are not here and cannot be pulled.
-
+    Raises as `build_recipe`.
     """
     cache = settings.model_folder
     hub = Hub(timeout=settings.model.hub_timeout, notify=notify) if pull else None
@@ -68,18 +166,13 @@ def choose_model(
     return registry.resolve_auto(embedded=settings.embedded, cache=cache, hub=hub)
 
 
-def choose_matting(
-    settings: Settings, name: str, *, pull: bool = True, notify: Notify | None = None
-) -> Matting | None:
-    """What solves the edges of mattes again; None for `none`. Raises as `choose_model`."""
-    model = choose_edges(settings, name, pull=pull, notify=notify)
-    return matting_with(settings, model) if model else None
-
-
 def choose_edges(
     settings: Settings, name: str, *, pull: bool = True, notify: Notify | None = None
 ) -> ResolvedModel | None:
-    """The weights that `choose_matting` chooses."""
+    """Return the weights that refine the edges of mattes; None for `none`.
+
+    Raises as `build_recipe`.
+    """
     if name == registry.NO_MATTING:
         return None
     hub = Hub(timeout=settings.model.hub_timeout, notify=notify) if pull else None
@@ -90,26 +183,24 @@ def matting_with(settings: Settings, model: ResolvedModel) -> Matting:
     return Matting(model.name, model.sha256, model.size, settings.matting.band)
 
 
-def check_output(recipe: Recipe, naming: str) -> None:
-    """Refuse what no file can hold, and a template of names that is none.
-
-    Raises:
-        UsageError: the recipe contradicts itself.
-
-    """
-    if naming:
-        NameTemplate(naming, recipe.output.suffix, recipe.model).check_distinct()
-    output, preset = recipe.output, recipe.preset
-    grounded = bool(preset.background or output.backdrop)
-    framed = bool(preset.crop or preset.margin or preset.canvas)
-    if output.depth == 16 and (output.format != "png" or grounded or framed or preset.shadow):
+def _check_output(preset: Preset, output: Output) -> None:
+    has_background = bool(preset.background or output.backdrop)
+    has_layout = bool(preset.crop or preset.margin or preset.canvas)
+    if output.depth == 16 and (
+        output.format != "png" or has_background or has_layout or preset.shadow
+    ):
         raise UsageError("--depth 16 is written as PNG, and without crop, canvas or background")
-    if output.format == "mask" and (grounded or preset.shadow):
+    if output.format == "mask" and (has_background or preset.shadow):
         raise UsageError("a mask has no background and no shadow: leave them out, or --format png")
 
 
+def _check_naming(naming: str, output: Output) -> None:
+    if naming:
+        NameTemplate(naming, output.suffix, model="").check_distinct()
+
+
 def explain(error: ValueError) -> str:
-    """What is wrong with a value, in one line, if pydantic found it."""
+    """Return the reason in one line, also of a validation error of pydantic."""
     if not isinstance(error, ValidationError):
         return str(error)
     return "; ".join(f"{item['loc'][0]}: {item['msg'].lower()}" for item in error.errors())

@@ -28,7 +28,7 @@ from bgpipe.config.settings import QueueSettings, load_settings
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient, connect
 from bgpipe.pipeline.broker.embedded import redis_server
-from bgpipe.pipeline.broker.queue import depth, make_app
+from bgpipe.pipeline.broker.queue import make_app, read_depth
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.planning.planner import list_job
@@ -179,7 +179,7 @@ def settle(
     """Be the worker whose engine does nothing for `count` images; returns the deepest queue seen."""
     deepest = settled = 0
     while settled < count:
-        deepest = max(deepest, depth(client, queue.name))
+        deepest = max(deepest, read_depth(client, queue.name))
         if deepest < queue.high_water and settled == 0:
             time.sleep(0.2)  # the publishing is timed up to the mark, with nobody else at work
             continue

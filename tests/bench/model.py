@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from bgpipe.pipeline.networks.birefnet import BiRefNet, create
 from bgpipe.pipeline.networks.birefnet.deform_conv import DeformableConv
-from bgpipe.pipeline.networks.birefnet_fused import fuse
 from bgpipe.pipeline.networks.birefnet_fused.layers import make_dense
+from bgpipe.pipeline.networks.birefnet_fused.network import fuse
 
 NAMES = {"lite": "swin_v1_t", "general": "swin_v1_l"}
 MIB = 2**20

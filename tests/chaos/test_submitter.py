@@ -120,7 +120,7 @@ def test_redis_lost_for_good_is_exit_4_and_the_job_can_be_resumed(cluster: Clust
     _, words = submitter.communicate(timeout=SECONDS)
     assert submitter.returncode == 4, words
     assert f"bgpipe resume {JOB}" in words
-    assert "redis cannot be used" in words
+    assert "redis is not available" in words
     assert "Traceback" not in words
     cluster.server.start()
     idler = Idler(cluster.client)

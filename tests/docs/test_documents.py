@@ -36,7 +36,7 @@ import pytest
 from PIL import Image
 
 from bgpipe.pipeline.broker.client import connect
-from bgpipe.pipeline.broker.embedded import server_binary
+from bgpipe.pipeline.broker.server_process import find_server
 from bgpipe.pipeline.cli.app import command_tree
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.monitoring.cluster_stats import read_cluster_stats
@@ -152,7 +152,7 @@ class Sandbox:
 def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a cluster with a dispatcher and a worker that knows birefnet-nano."""
     try:
-        server_binary()
+        find_server()
     except RedisUnavailable:
         require_program("redis-server")
     home = tmp_path_factory.mktemp("cluster")

@@ -22,7 +22,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from bgpipe.pipeline.broker.embedded import server_binary
+from bgpipe.pipeline.broker.server_process import find_server
 from bgpipe.pipeline.errors import RedisUnavailable
 
 from ..support.ports import await_listening, free_port
@@ -91,7 +91,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     try:
-        server_binary()
+        find_server()
     except RedisUnavailable:
         require_program("redis-server")
     home = tmp_path_factory.mktemp("watched")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import io
 import json
 import subprocess
 import sys
@@ -22,13 +23,13 @@ from PIL import Image
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.jobs.store import JobStore
-from bgpipe.pipeline.scheduling.sweeps import SweepStateStore
+from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
 from bgpipe.pipeline.types import JobState
 
 from ..support.idle_cluster import Idler
 
 if TYPE_CHECKING:
-    from tests.conftest import S3Server
+    from tests.conftest import FaultProxy, S3Server
 
     from .conftest import Bgpipe
 
@@ -37,6 +38,12 @@ NIGHT = 40
 IMAGES = 900
 SLEEPING_WORKER = Path(__file__).parents[1] / "bench" / "sleeping_worker.py"
 SECONDS = 240.0
+
+
+def jpeg() -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (64, 48), "teal").save(data, "jpeg")
+    return data.getvalue()
 
 
 def declare(bgpipe: Bgpipe, **values: object) -> None:
@@ -141,6 +148,26 @@ def test_a_sweep_prunes_as_declared_and_goes_on_where_it_would_be_too_much(
     done = bgpipe("sweep", "run", "night", "--wait")
     assert (done.returncode, "removed 1 cutouts" in done.stdout) == (0, True), done.stderr
     assert {path.name for path in out.glob("*.png")} == {"b.png"}
+
+
+def test_pruning_costs_no_second_listing(
+    bgpipe: Bgpipe, s3: S3Server, fault_proxy: Callable[..., FaultProxy]
+) -> None:
+    source, target = s3.make_bucket(), s3.make_bucket()
+    for name in ("a.jpg", "b.jpg"):
+        s3.put(f"{source}/{name}", jpeg())
+    values = {"source": source, "target": target, "model": "birefnet-nano", "prune_most": 0.5}
+    declare(bgpipe, **values, prune=True)
+    done = bgpipe("sweep", "run", "night", **s3.environment)
+    assert done.returncode == 0, done.stderr
+    s3.delete(f"{source}/a.jpg")
+    proxy = fault_proxy()
+    done = bgpipe("sweep", "run", "night", **s3.environment | {"AWS_ENDPOINT_URL": proxy.url})
+    assert (done.returncode, "removed 1 cutouts" in done.stdout) == (0, True), done.stderr
+    assert "b.png" in s3.keys(target)
+    assert "a.png" not in s3.keys(target)
+    listings = [line for line in proxy.log.read_text().splitlines() if "list-type" in line]
+    assert len(listings) == 2, listings  # the source's and the target's
 
 
 def test_a_dry_run_says_what_a_sweep_would_do_and_writes_nothing(

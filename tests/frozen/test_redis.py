@@ -42,17 +42,17 @@ KEYS = {
     "fencing tokens": keys.FENCE,
     "API keys": keys.ACCESS,
     "jobs of the HTTP service": keys.SERVED,
-    "folders of the HTTP service": keys.KEPT,
+    "folders of the HTTP service": keys.FOLDERS,
     "head of a prompt's keys": keys.PROMPTS,
     "numbers of prompts": keys.PROMPT_NUMBERS,
     "head of all keys": keys.PREFIX,
-    "head of a job's keys": keys.HEAD,
+    "head of a job's keys": keys.JOB_PREFIX,
     "name of the dispatchers' lease": keys.DISPATCH,
-    "name of the servers' lease": keys.ATTEND,
+    "name of the servers' lease": keys.MAINTENANCE,
     "name of a job's lease": keys.lease_of_job(JOB),
     "a job": list(keys.of_job(JOB).all()),
     "lease": keys.of_lease("dispatch"),
-    "place": keys.of_place("0a" * 32),
+    "place": keys.of_locations("0a" * 32),
     "sweep": keys.of_sweep("products"),
     "jobs of a caller": keys.of_owner("shop"),
     "open jobs of a caller": keys.of_open_jobs("shop"),
@@ -62,11 +62,11 @@ KEYS = {
     "prompt": keys.of_prompt("0c"),
     "prompts of a caller": keys.prompts_of("shop"),
     "open prompts of a caller": keys.open_prompts_of("shop"),
-    "prompts that a client was not told of": keys.untold_prompts_of("shop", "0d"),
+    "prompts that a client was not told of": keys.unreported_prompts_of("shop", "0d"),
     "names of a caller's files": keys.prompt_names_of("shop"),
     "file of a prompt": keys.prompt_file_of("shop", "0e"),
-    "photos of a caller": keys.prompt_photos_of("shop"),
-    "photo of a caller": keys.prompt_photo_of("shop", "0f"),
+    "photos of a caller": keys.input_images_of("shop"),
+    "photo of a caller": keys.input_image_of("shop", "0f"),
 }
 PLAIN = Job(
     JOB, "/photos", "/photos-cutouts", Recipe("birefnet-nano", WEIGHTS, (256, 320), Preset()), 1.7e9
@@ -139,7 +139,7 @@ def test_an_old_record_of_a_job_is_read_as_what_it_was() -> None:
 
 
 def test_the_digest_of_where_a_job_reads_and_writes() -> None:
-    assert_frozen("job_places", [PLAIN.place, WHOLE.place])
+    assert_frozen("job_places", [PLAIN.locations_digest, WHOLE.locations_digest])
 
 
 def test_a_heartbeat(client: RedisClient) -> None:

@@ -137,7 +137,8 @@ def test_a_turned_photo_gives_the_thumbnail_that_the_whole_package_makes(control
     code = """
 import hashlib, io
 from PIL import Image
-from bgpipe.pipeline.images import Limits, decode
+from bgpipe.pipeline.images.decode import decode
+from bgpipe.pipeline.images.limits import Limits
 for turn in range(1, 9):
     image = Image.radial_gradient("L").resize((40, 24)).convert("RGB")
     image.putpixel((3, 5), (255, 0, 0))

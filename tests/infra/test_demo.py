@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bgpipe.pipeline.broker.embedded import server_binary
+from bgpipe.pipeline.broker.server_process import find_server
 from bgpipe.pipeline.errors import RedisUnavailable
 
 from ..support.programs import require_program
@@ -21,7 +21,7 @@ SECONDS = 900
 @pytest.mark.parametrize("images", [6, 150])
 def test_the_three_witnesses_of_the_demonstration_agree(images: int, tmp_path: Path) -> None:
     try:
-        server_binary()
+        find_server()
     except RedisUnavailable:
         require_program("redis-server")
     require_program("prometheus")

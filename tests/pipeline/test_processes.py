@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from bgpipe.pipeline.errors import Unavailable
-from bgpipe.pipeline.processes import ChildProcess
+from bgpipe.pipeline.processes import ChildProcess, request_lines
 
 PATIENT = 20.0
 
@@ -37,12 +38,12 @@ def watch(child: ChildProcess) -> None:
 def wait_for(log: Path, text: str) -> None:
     deadline = time.monotonic() + PATIENT
     while text not in log.read_text():
-        assert time.monotonic() < deadline, f"never said: {text}"
+        assert time.monotonic() < deadline, f"not in the log: {text}"
         time.sleep(0.01)
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; one that is dead and not yet collected does not."""
+    """Whether the process runs and is not a zombie."""
     state = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True)
     return state.stdout.strip() not in {"", "Z"}
 
@@ -77,7 +78,7 @@ def test_it_ends_by_itself_when_its_standard_input_does(log: Path) -> None:
     assert log.read_text().splitlines() == ["of an earlier run", "ready", "drained"]
 
 
-def test_its_end_is_told_with_what_it_said_last(log: Path) -> None:
+def test_an_early_end_is_an_error_with_its_last_lines(log: Path) -> None:
     child = start(DIES, log)
     wait_for(log, "no weights")
     with pytest.raises(Unavailable, match="status 4") as caught:
@@ -87,7 +88,7 @@ def test_its_end_is_told_with_what_it_said_last(log: Path) -> None:
     child.stop(PATIENT)
 
 
-def test_a_child_that_hears_nothing_is_killed(log: Path) -> None:
+def test_a_child_that_ignores_signals_is_killed(log: Path) -> None:
     child = start(DEAF, log)
     wait_for(log, "ready")
     child.stop(0.2, grace=0.2)
@@ -109,8 +110,8 @@ def test_nothing_that_it_started_outlives_its_failure(log: Path) -> None:
 
 def test_it_ends_although_its_command_was_killed(log: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from bgpipe.pipeline.processes import Child; "
-        f"Child([sys.executable, '-c', {DRAINS!r}], {{}}, Path({str(log)!r})); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from bgpipe.pipeline.processes import ChildProcess; "
+        f"ChildProcess([sys.executable, '-c', {DRAINS!r}], {{}}, Path({str(log)!r})); time.sleep(60)"
     )
     command = subprocess.Popen([sys.executable, "-c", program])
     wait_for(log, "ready")
@@ -122,3 +123,42 @@ def test_it_ends_although_its_command_was_killed(log: Path) -> None:
 def test_a_command_that_is_not_there_is_named(log: Path) -> None:
     with pytest.raises(Unavailable, match="/no/such"):
         ChildProcess(["/no/such"], {}, log)
+
+
+SERVER = """
+import sys
+from collections.abc import Iterator
+from pydantic import TypeAdapter
+from bgpipe.pipeline.errors import StorageUnavailable
+from bgpipe.pipeline.processes import serve_lines
+
+def count(last: int) -> Iterator[int]:
+    yield from range(last)
+    if last > 2:
+        raise StorageUnavailable("too far: 3: count less")
+
+if __name__ == "__main__":
+    sys.exit(serve_lines(TypeAdapter(int), TypeAdapter(int), count))
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module that a new process can run, which counts."""
+    (tmp_path / "counting.py").write_text(SERVER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "counting"
+
+
+def test_a_process_answers_a_request_in_lines(module: str) -> None:
+    assert list(request_lines(module, 2, TypeAdapter(int))) == [0, 1]
+
+
+def test_an_error_of_the_process_follows_its_replies(
+    module: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    replies = request_lines(module, 3, TypeAdapter(int))
+    assert [next(replies) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(Unavailable, match="counting ended with status 4"):
+        next(replies)
+    assert capfd.readouterr().err == "bgpipe: too far: 3: count less\n"

@@ -14,7 +14,7 @@ import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from bgpipe.pipeline.broker.embedded import server_binary
+from bgpipe.pipeline.broker.server_process import find_server
 from bgpipe.pipeline.errors import RedisUnavailable
 
 from .ports import free_port
@@ -32,7 +32,7 @@ class RedisServer:
     def start(self) -> None:
         options = f"--port {self.port} --bind 127.0.0.1 --appendonly yes --appendfsync everysec"
         self._process = subprocess.Popen(
-            [server_binary(), *options.split(), "--save", "", "--dir", self._folder],
+            [find_server(), *options.split(), "--save", "", "--dir", self._folder],
             stdout=subprocess.DEVNULL,
         )
         self._await_answer()
@@ -71,7 +71,7 @@ def running_redis(folder: Path) -> Iterator[RedisServer]:
 
 def require_redis() -> None:
     try:
-        server_binary()
+        find_server()
     except RedisUnavailable as error:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))

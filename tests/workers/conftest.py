@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.broker.client import RedisClient, connect
-from bgpipe.pipeline.broker.queue import depth, make_app, publish
+from bgpipe.pipeline.broker.queue import make_app, publish, read_depth
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.models.lockfile import hash_file
 from bgpipe.pipeline.networks.birefnet import ModelConfig, SwinConfig, build
@@ -139,8 +139,8 @@ class Cluster:
 
     def finished_after_a_kill(self, job: JobId) -> JobSummary:
         """`finished`, once the message that Redis may lose as it hands it out was sent again."""
-        until(lambda: not depth(self.client, QUEUE))
-        lost = [self.jobs.items.get(job, index) for index in self.jobs.items.missing(job)]
+        until(lambda: not read_depth(self.client, QUEUE))
+        lost = self.jobs.items.pick(job, self.jobs.items.missing(job))
         publish(self.app, job, lost, QUEUE)
         return self.finished(job)
 

@@ -111,7 +111,7 @@ def test_books_that_cannot_be_read_cost_their_own_messages_only(cluster: Cluster
     cluster.client.delete(keys.of_job(broken).running)
     cluster.client.set(keys.of_job(broken).running, "not a hash")
     cluster.app.send_task(TASK, (broken, 0, "a.jpg"), queue="bgpipe")
-    until(lambda: "a key of the ledger is of a wrong type" in cluster.log())
+    until(lambda: "a key of the ledger has a wrong type" in cluster.log())
     cluster.jobs.cancel(broken)
     assert cluster.finished(cluster.submit(names)).done == 1
     until(lambda: not cluster.client.exists(keys.UNACKED, "bgpipe"))

@@ -28,7 +28,7 @@ import numpy as np
 import redis
 from PIL import Image
 
-from bgpipe.pipeline.broker.embedded import server_binary
+from bgpipe.pipeline.broker.server_process import find_server
 
 HERE = Path(__file__).resolve().parent
 FOLDER = Path("/tmp/bgpipe-upgrade")
@@ -191,7 +191,7 @@ def write_plain_log() -> None:
     home, path = STATE / "redis", STATE / "redis/make.sock"
     server = subprocess.Popen(
         [
-            server_binary(),
+            find_server(),
             *("--port", "0", "--unixsocket", path, "--dir", home),
             *("--appendonly", "yes", "--aof-use-rdb-preamble", "no", "--save", ""),
         ],

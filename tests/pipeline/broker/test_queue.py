@@ -12,7 +12,7 @@ from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient, connect
 from bgpipe.pipeline.broker.embedded import redis_server
-from bgpipe.pipeline.broker.queue import TASK, broker_url, depth, make_app, publish
+from bgpipe.pipeline.broker.queue import TASK, broker_url, make_app, publish, read_depth
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.types import Item, JobId
 
@@ -32,7 +32,7 @@ def app(settings: Settings, redis_url: str) -> Iterator[Celery]:
 
 
 def messages(client: RedisClient, queue: str = "bgpipe") -> list[dict]:
-    """What a worker would receive, the first one first."""
+    """The messages in the order of delivery."""
     return [json.loads(text) for text in reversed(client.lrange(queue, 0, -1))]
 
 
@@ -84,15 +84,15 @@ def test_a_celery_consumer_reads_the_arguments(app: Celery, items: Items) -> Non
 def test_depth_counts_what_waits_and_what_a_worker_holds(
     app: Celery, client: RedisClient, items: Items
 ) -> None:
-    assert depth(client, "bgpipe") == 0
+    assert read_depth(client, "bgpipe") == 0
     publish(app, JOB, items(5), "bgpipe")
-    assert depth(client, "bgpipe") == 5
+    assert read_depth(client, "bgpipe") == 5
     with app.connection_for_read() as connection:
         queue = connection.SimpleQueue(app.amqp.queues["bgpipe"])
         held = queue.get(timeout=5)
-        assert depth(client, "bgpipe") == 5
+        assert read_depth(client, "bgpipe") == 5
         held.ack()
-        assert depth(client, "bgpipe") == 4
+        assert read_depth(client, "bgpipe") == 4
         queue.close()
 
 
@@ -105,7 +105,7 @@ def test_messages_travel_through_the_embedded_servers_socket(
         make_app(settings, url) as app,
     ):
         publish(app, JOB, items(4), "bgpipe")
-        assert depth(client, "bgpipe") == 4
+        assert read_depth(client, "bgpipe") == 4
 
 
 def test_publishing_waits_for_a_server_that_restarts(
@@ -120,7 +120,7 @@ def test_publishing_waits_for_a_server_that_restarts(
         restart.start()
         publish(app, JOB, items(2), "bgpipe")
         restart.join()
-        assert depth(client, "bgpipe") == 3
+        assert read_depth(client, "bgpipe") == 3
 
 
 @pytest.mark.slow
@@ -131,5 +131,5 @@ def test_publishing_gives_up_on_a_server_that_stays_away(
     with make_app(settings, redis_server_process.url) as app:
         publish(app, JOB, items(1), "bgpipe")
         getattr(redis_server_process, fate)()
-        with pytest.raises(RedisUnavailable, match="redis cannot be used"):
+        with pytest.raises(RedisUnavailable, match="redis is not available"):
             publish(app, JOB, items(1), "bgpipe")

@@ -40,7 +40,7 @@ def test_the_curl_examples_of_the_document_run_as_written(
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "event: over" in done.stdout
+    assert "event: end" in done.stdout
     with Image.open(tmp_path / "photo-cutout.png") as cutout:
         assert cutout.mode == "RGBA"
     with zipfile.ZipFile(tmp_path / "all.zip") as archive:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images.decode import decode
 from bgpipe.pipeline.images.limits import Limits
-from bgpipe.pipeline.images.preview import thumbnail
+from bgpipe.pipeline.images.preview import render_thumbnail
 
 from .files import LIMITS, SRGB, chunk, png_header, png_of_16_bits, saved, scene, table_profile
 
@@ -172,9 +172,10 @@ def test_a_chunk_that_announces_gigabytes_costs_none():
     program = f"""
 from pathlib import Path
 from bgpipe.pipeline.errors import PermanentError
-from bgpipe.pipeline.images import Limits, decode
+from bgpipe.pipeline.images.decode import decode
+from bgpipe.pipeline.images.limits import Limits
 try:
-    decode({damaged!r}, Limits(9999, 999, 9999), deep=True)
+    decode({damaged!r}, Limits(9999, 999, 9999), keep_16_bits=True)
 except PermanentError:
     pass
 status = Path("/proc/self/status").read_text()  # getrusage would count the parent before exec
@@ -301,7 +302,8 @@ def test_heic_without_its_reader_says_what_to_install():
 import sys
 sys.modules["pillow_heif"] = None  # as if it were not installed
 from bgpipe.pipeline.errors import PermanentError
-from bgpipe.pipeline.images import Limits, decode
+from bgpipe.pipeline.images.decode import decode
+from bgpipe.pipeline.images.limits import Limits
 try:
     decode(bytes.fromhex("00000018667479706865696300000000") + b"mif1heic", Limits(9, 9, 99))
 except PermanentError as error:
@@ -316,7 +318,8 @@ def test_nothing_is_printed_about_a_file_between_the_limit_and_its_double():
     program = """
 import sys
 from bgpipe.pipeline.errors import PermanentError
-from bgpipe.pipeline.images import Limits, decode
+from bgpipe.pipeline.images.decode import decode
+from bgpipe.pipeline.images.limits import Limits
 try:
     decode(sys.stdin.buffer.read(), Limits(4000, 900, 10**6))
 except PermanentError as error:
@@ -415,5 +418,5 @@ def test_a_thumbnail_is_a_small_upright_webp_with_alpha():
     exif[0x0112] = 6
     rgba = np.dstack([scene(100, 400), np.full((100, 400), 9, np.uint8)])
     data = saved(Image.fromarray(rgba), "PNG", exif=exif)
-    image = Image.open(io.BytesIO(thumbnail(data, LIMITS, 80)))
+    image = Image.open(io.BytesIO(render_thumbnail(data, LIMITS, 80)))
     assert (image.format, image.mode, image.size) == ("WEBP", "RGBA", (20, 80))

@@ -17,7 +17,7 @@ from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images import provenance
 from bgpipe.pipeline.images.decode import decode
 from bgpipe.pipeline.images.encode import encode
-from bgpipe.pipeline.images.preview import thumbnail
+from bgpipe.pipeline.images.preview import render_thumbnail
 from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output, Preset
 
@@ -120,7 +120,7 @@ def test_a_zip_holds_colours_without_an_edge_and_the_alpha():
 
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_every_format_has_a_thumbnail(file_format):
-    small = opened(thumbnail(written(cutout(), Output(format=file_format)), LIMITS, 45))
+    small = opened(render_thumbnail(written(cutout(), Output(format=file_format)), LIMITS, 45))
     assert (small.format, small.size) == ("WEBP", (45, 30))
     assert (small.mode == "RGBA") == (file_format not in ("jpeg", "mask"))
 
@@ -128,7 +128,7 @@ def test_every_format_has_a_thumbnail(file_format):
 @pytest.mark.parametrize("damage", [lambda data: data[:200], lambda data: b"PK\3\4"])
 def test_a_damaged_zip_has_none(damage):
     with pytest.raises(PermanentError) as raised:
-        thumbnail(damage(written(cutout(), Output(format="zip"))), LIMITS, 45)
+        render_thumbnail(damage(written(cutout(), Output(format="zip"))), LIMITS, 45)
     assert raised.value.code == Code.TRUNCATED
 
 

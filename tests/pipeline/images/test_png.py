@@ -135,7 +135,7 @@ def test_text_is_put_into_the_png_of_another_encoder():
     image = Image.fromarray(noise(9, 7))
     file = io.BytesIO()
     image.save(file, "PNG")
-    data = png.annotated(file.getvalue(), text={"a": "b"}, icc=b"profile", dpi=(300, 300))
+    data = png.annotate(file.getvalue(), text={"a": "b"}, icc=b"profile", dpi=(300, 300))
     found = read(data)
     assert np.array_equal(np.asarray(found), np.asarray(image))
     assert (found.info["a"], found.info["icc_profile"]) == ("b", b"profile")

@@ -12,9 +12,9 @@ from PIL import Image
 
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images.decode import decode, read_pixel_count, validate_header
-from bgpipe.pipeline.images.formats import RAW, format_of
+from bgpipe.pipeline.images.formats import RAW, detect_format
 from bgpipe.pipeline.images.limits import Limits
-from bgpipe.pipeline.images.preview import thumbnail
+from bgpipe.pipeline.images.preview import render_thumbnail
 from bgpipe.pipeline.storage.base import RAW_SUFFIXES
 
 from .files import CFA, LIMITS, dng, mosaic, saved, scene, tiff
@@ -99,7 +99,7 @@ def test_a_sensor_without_color_filters_gives_grey():
 
 
 def test_a_photo_has_a_thumbnail():
-    assert thumbnail(dng(mosaic(halves())), LIMITS, 20)[8:12] == b"WEBP"
+    assert render_thumbnail(dng(mosaic(halves())), LIMITS, 20)[8:12] == b"WEBP"
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
@@ -137,7 +137,7 @@ def test_the_size_is_judged_from_the_header():
     ],
 )
 def test_a_kind_that_libraw_does_not_read_says_so(data):
-    assert format_of(data) in RAW
+    assert detect_format(data) in RAW
     assert code_of(data) is Code.UNSUPPORTED
 
 
@@ -155,12 +155,12 @@ def test_a_kind_that_libraw_does_not_read_says_so(data):
 def test_a_tiff_of_sensor_samples_is_raw_by_whatever_directory_holds_them(make, name, order):
     preview = {254: (4, [1]), 262: (3, [2]), 271: (2, [*make, 0]), 330: (4, [0])}
     sensor = {254: (4, [0]), 262: (3, [CFA]), 273: (4, [0])}
-    assert format_of(tiff(preview, b"", order, sensor)) == name
+    assert detect_format(tiff(preview, b"", order, sensor)) == name
     assert f".{name.lower()}" in RAW_SUFFIXES
 
 
-def test_a_dng_of_a_maker_with_a_format_of_its_own_is_a_dng():
-    assert format_of(dng(mosaic(halves()), make=b"NIKON CORPORATION")) == "DNG"
+def test_a_dng_of_a_maker_with_a_detect_format_its_own_is_a_dng():
+    assert detect_format(dng(mosaic(halves()), make=b"NIKON CORPORATION")) == "DNG"
 
 
 def test_every_format_has_a_name_that_is_listed():
@@ -171,7 +171,7 @@ def test_an_ordinary_tiff_of_a_cameras_maker_stays_a_tiff():
     exif = Image.Exif()
     exif[271], exif[330] = "NIKON CORPORATION", 8
     data = saved(Image.fromarray(scene()), "TIFF", exif=exif)
-    assert format_of(data) == "TIFF"
+    assert detect_format(data) == "TIFF"
     assert np.array_equal(decode(data, LIMITS).rgb, scene())
 
 
@@ -189,7 +189,7 @@ def test_directories_that_lead_nowhere_end(loop):
     data = bytearray(tiff(preview, b"", sub={262: (3, [2])}))
     at = data.index(struct.pack("<HHI", 330, 4, 1)) + 8
     data[at : at + 4] = struct.pack("<I", loop)
-    assert format_of(bytes(data)) == "TIFF"
+    assert detect_format(bytes(data)) == "TIFF"
 
 
 def test_without_rawpy_a_raw_name_is_ignored_and_a_raw_file_names_the_extra():
@@ -197,7 +197,8 @@ def test_without_rawpy_a_raw_name_is_ignored_and_a_raw_file_names_the_extra():
 import sys
 sys.modules["rawpy"] = None  # as if it were not installed
 from bgpipe.pipeline.errors import PermanentError
-from bgpipe.pipeline.images import Limits, decode
+from bgpipe.pipeline.images.decode import decode
+from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.storage.base import is_image_name, reads_raw
 print(reads_raw(), is_image_name("a.dng"), is_image_name("a.jpg"))
 try:

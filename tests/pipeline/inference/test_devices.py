@@ -95,4 +95,4 @@ def test_a_worker_whose_device_does_not_compute_gives_up_and_says_so(
         check=False,
     )
     assert done.returncode == 4, done.stderr
-    assert "the device does not compute: cuda" in done.stderr
+    assert "device does not compute: cuda" in done.stderr

@@ -11,7 +11,7 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.errors import Code, PermanentError, StoreCorrupted, UsageError
-from bgpipe.pipeline.jobs.manifest import VERSION, _compressed
+from bgpipe.pipeline.jobs.manifest import VERSION, _compress
 from bgpipe.pipeline.jobs.store import JobConflict, JobNotFound, JobStore
 from bgpipe.pipeline.types import Failure, Item, Job, JobId, JobState, Matting, Outcome, ReviewFlag
 
@@ -31,10 +31,10 @@ def test_a_job_is_kept_as_it_was_asked_for(job_store: JobStore, job: Job) -> Non
 
 def test_a_job_that_solves_edges_is_kept_as_it_was_asked_for(job_store: JobStore, job: Job) -> None:
     matting = Matting("vitmatte", "cd" * 32, (512, 512), band=0.01)
-    order = replace(job, recipe=replace(job.recipe, matting=matting))
-    job_store.open(order)
-    assert job_store.job(order.id) == order
-    assert job_store.job(order.id).recipe.hash == order.recipe.hash != job.recipe.hash
+    edged = replace(job, recipe=replace(job.recipe, matting=matting))
+    job_store.open(edged)
+    assert job_store.job(edged.id) == edged
+    assert job_store.job(edged.id).recipe.hash == edged.recipe.hash != job.recipe.hash
 
 
 def test_opening_the_same_job_twice_is_harmless_another_of_its_name_is_refused(
@@ -42,7 +42,7 @@ def test_opening_the_same_job_twice_is_harmless_another_of_its_name_is_refused(
 ) -> None:
     job_store.open(job)
     job_store.open(job)
-    with pytest.raises(UsageError, match="already: spring-2024"):
+    with pytest.raises(UsageError, match="already exists: spring-2024"):
         job_store.open(replace(job, out="/elsewhere"))
     assert job_store.job(job.id) == job
 
@@ -56,22 +56,22 @@ def test_an_impossible_name_of_a_job_is_refused(job_store: JobStore, job: Job, n
 
 
 def test_an_unknown_job_is_named(job_store: JobStore) -> None:
-    nobody = JobId("nobody")
+    unknown = JobId("never-opened")
     for look in (
         job_store.job,
         job_store.summary,
         job_store.cursor,
         job_store.start,
-        job_store.items_DOT_size,
+        job_store.items.size,
     ):
-        with pytest.raises(JobNotFound, match="nobody"):
-            look(nobody)
-    with pytest.raises(JobNotFound, match="nobody"):
-        job_store.items_DOT_claim(nobody, 0, "w")
-    with pytest.raises(JobNotFound, match="nobody"):
-        job_store.items_DOT_settle(nobody, Outcome.done(0))
-    with pytest.raises(JobNotFound, match="nobody"):
-        list(job_store.items_DOT_missing(nobody))
+        with pytest.raises(JobNotFound, match="never-opened"):
+            look(unknown)
+    with pytest.raises(JobNotFound, match="never-opened"):
+        job_store.items.claim(unknown, 0, "w")
+    with pytest.raises(JobNotFound, match="never-opened"):
+        job_store.items.settle(unknown, Outcome.done(0))
+    with pytest.raises(JobNotFound, match="never-opened"):
+        list(job_store.items.missing(unknown))
 
 
 @pytest.mark.parametrize("index", [-1, 3, 10_000_000])
@@ -81,9 +81,9 @@ def test_an_item_that_the_manifest_has_not_changes_no_books(
     job = open_job(3)
     before = job_store.summary(job)
     for act in (
-        lambda: job_store.items_DOT_claim(job, index, "w"),
-        lambda: job_store.items_DOT_settle(job, Outcome.done(index)),
-        lambda: job_store.items_DOT_get(job, index),
+        lambda: job_store.items.claim(job, index, "w"),
+        lambda: job_store.items.settle(job, Outcome.done(index)),
+        lambda: job_store.items.get(job, index),
     ):
         with pytest.raises(UsageError, match=f"has no item: {index}"):
             act()
@@ -98,10 +98,10 @@ def test_a_manifest_comes_back_however_it_was_cut(
     for start, stop in ((0, 1), (1, 999), (999, 1001), (1001, 2400), (2400, 2500)):
         job_store.add(job.id, whole[start:stop])
     job_store.add(job.id, [])
-    assert job_store.items_DOT_size(job.id) == 2500
-    assert list(job_store.items_DOT_read(job.id, 0, 3000)) == whole
-    assert list(job_store.items_DOT_read(job.id, 998, 1002)) == whole[998:1002]
-    assert [job_store.items_DOT_get(job.id, index) for index in (0, 999, 1000, 2499)] == [
+    assert job_store.items.size(job.id) == 2500
+    assert list(job_store.items.read(job.id, 0, 3000)) == whole
+    assert list(job_store.items.read(job.id, 998, 1002)) == whole[998:1002]
+    assert [job_store.items.get(job.id, index) for index in (0, 999, 1000, 2499)] == [
         whole[index] for index in (0, 999, 1000, 2499)
     ]
 
@@ -115,7 +115,7 @@ def test_a_manifest_keeps_any_name(job_store: JobStore, job: Job) -> None:
     nasty = [Item(index, source, target, "") for index, (source, target) in enumerate(names)]
     job_store.open(job)
     job_store.add(job.id, nasty)
-    assert list(job_store.items_DOT_read(job.id, 0, 3)) == nasty
+    assert list(job_store.items.read(job.id, 0, 3)) == nasty
 
 
 def test_adding_twice_changes_nothing_and_a_gap_is_refused(
@@ -124,7 +124,7 @@ def test_adding_twice_changes_nothing_and_a_gap_is_refused(
     job_store.open(job)
     job_store.add(job.id, items(5))
     job_store.add(job.id, items(5))
-    assert job_store.items_DOT_size(job.id) == 5
+    assert job_store.items.size(job.id) == 5
     with pytest.raises(UsageError, match="does not end at item 6"):
         job_store.add(job.id, items(8)[6:])
 
@@ -134,9 +134,9 @@ def test_an_item_is_read_after_the_block_that_held_fewer(
 ) -> None:
     job_store.open(job)
     job_store.add(job.id, items(2)[:1])
-    assert job_store.items_DOT_get(job.id, 0).index == 0
+    assert job_store.items.get(job.id, 0).index == 0
     job_store.add(job.id, items(2)[1:])
-    assert job_store.items_DOT_get(job.id, 1).index == 1
+    assert job_store.items.get(job.id, 1).index == 1
 
 
 def test_a_job_with_nothing_to_do_is_finished_at_once(job_store: JobStore, job: Job) -> None:
@@ -156,18 +156,18 @@ def test_a_job_with_nothing_to_do_is_finished_at_once(job_store: JobStore, job: 
 
 def test_an_attempt_is_counted_when_it_begins(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(2)
-    claims = [job_store.items_DOT_claim(job, 1, worker) for worker in ("gpu0", "gpu0", "gpu1")]
+    claims = [job_store.items.claim(job, 1, worker) for worker in ("gpu0", "gpu0", "gpu1")]
     assert [claim.attempt for claim in claims if claim] == [1, 2, 3]
     assert all(claim and claim.item.source == "shoes/1.jpg" for claim in claims)
-    assert job_store.items_DOT_claims(job) == {1: "gpu1"}
+    assert job_store.items.claims(job) == {1: "gpu1"}
     assert job_store.summary(job).running == 1
 
 
 def test_a_released_item_is_queued_again(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(2)
-    job_store.items_DOT_claim(job, 0, "w")
-    job_store.items_DOT_release(job, 0)
-    job_store.items_DOT_release(job, 0)
+    job_store.items.claim(job, 0, "w")
+    job_store.items.release(job, 0)
+    job_store.items.release(job, 0)
     summary = job_store.summary(job)
     assert (summary.queued, summary.running) == (2, 0)
 
@@ -176,12 +176,12 @@ def test_a_settled_item_cannot_be_claimed_or_settled_again(
     job_store: JobStore, open_job: OpenJob
 ) -> None:
     job = open_job(3)
-    assert job_store.items_DOT_settle(job, Outcome.done(0))
-    assert job_store.items_DOT_settle(job, failed(1))
+    assert job_store.items.settle(job, Outcome.done(0))
+    assert job_store.items.settle(job, failed(1))
     for index in (0, 1):
-        assert job_store.items_DOT_claim(job, index, "w") is None
-        assert not job_store.items_DOT_settle(job, Outcome.done(index))
-        assert not job_store.items_DOT_settle(job, failed(index))
+        assert job_store.items.claim(job, index, "w") is None
+        assert not job_store.items.settle(job, Outcome.done(index))
+        assert not job_store.items.settle(job, failed(index))
     summary = job_store.summary(job)
     assert (summary.done, summary.failed, summary.queued, summary.running) == (1, 1, 1, 0)
     assert summary.errors == {"E_NOT_IMAGE": 1}
@@ -192,8 +192,8 @@ def test_the_last_item_closes_the_books(job_store: JobStore, open_job: OpenJob) 
     job_store.skip(job, 2)
     for index in range(3):
         assert job_store.summary(job).state is JobState.RUNNING
-        job_store.items_DOT_claim(job, index, "w")
-        job_store.items_DOT_settle(job, failed(index) if index == 1 else Outcome.done(index))
+        job_store.items.claim(job, index, "w")
+        job_store.items.settle(job, failed(index) if index == 1 else Outcome.done(index))
     summary = job_store.summary(job)
     assert (summary.state, summary.total, summary.done, summary.skipped, summary.failed) == (
         JobState.FINISHED,
@@ -204,7 +204,7 @@ def test_the_last_item_closes_the_books(job_store: JobStore, open_job: OpenJob) 
     )
     assert summary.seconds > 0
     assert summary.images_per_second == pytest.approx(2 / summary.seconds)
-    assert job_store.summary(job) == summary  # the clock stands still
+    assert job_store.summary(job) == summary  # the clock stops
 
 
 def test_every_delivery_by_many_threads_counts_once(job_store: JobStore, open_job: OpenJob) -> None:
@@ -213,8 +213,8 @@ def test_every_delivery_by_many_threads_counts_once(job_store: JobStore, open_jo
 
     def lane() -> None:
         for index in range(200):
-            if job_store.items_DOT_claim(job, index, "w"):
-                settled.append(job_store.items_DOT_settle(job, Outcome.done(index)))
+            if job_store.items.claim(job, index, "w"):
+                settled.append(job_store.items.settle(job, Outcome.done(index)))
 
     lanes = [threading.Thread(target=lane) for _ in range(8)]
     for thread in lanes:
@@ -231,8 +231,8 @@ def test_a_cancelled_job_gives_no_claims(
 ) -> None:
     job = open_job(1)
     client.hset(keys.of_job(job).head, "state", JobState.CANCELLED)
-    assert job_store.items_DOT_claim(job, 0, "w") is None
-    job_store.items_DOT_settle(job, Outcome.done(0))
+    assert job_store.items.claim(job, 0, "w") is None
+    job_store.items.settle(job, Outcome.done(0))
     assert job_store.summary(job).state is JobState.CANCELLED
 
 
@@ -241,12 +241,12 @@ def test_failures_are_listed_in_order_with_their_attempts(
 ) -> None:
     job = open_job(1200)
     for index in (1100, 3):
-        job_store.items_DOT_claim(job, index, "w")
-        job_store.items_DOT_settle(job, failed(index))
-    job_store.items_DOT_claim(job, 7, "w")
-    job_store.items_DOT_claim(job, 7, "w")
-    job_store.items_DOT_settle(job, Outcome(7, Code.STORAGE, "x" * 5000))
-    listed = list(job_store.items_DOT_failures(job))
+        job_store.items.claim(job, index, "w")
+        job_store.items.settle(job, failed(index))
+    job_store.items.claim(job, 7, "w")
+    job_store.items.claim(job, 7, "w")
+    job_store.items.settle(job, Outcome(7, Code.STORAGE, "x" * 5000))
+    listed = list(job_store.items.failures(job))
     assert [failure.index for failure in listed] == [3, 7, 1100]
     assert listed[0] == Failure(
         3, "shoes/3.jpg", "shoes/3.png", "E_NOT_IMAGE", "no image: x.jpg", attempts=1
@@ -260,16 +260,16 @@ def test_what_is_not_settled_is_missing(
 ) -> None:
     job = open_job(70_001)  # more than one chunk of the bitmaps, and no multiple of 8
     client.setrange(keys.of_job(job).done, 0, b"\xff" * 8748)  # 69,984 bits
-    job_store.items_DOT_settle(job, failed(69_985))
-    job_store.items_DOT_settle(job, Outcome.done(70_000))
+    job_store.items.settle(job, failed(69_985))
+    job_store.items.settle(job, Outcome.done(70_000))
     expected = [69_984, *range(69_986, 70_000)]
-    assert list(job_store.items_DOT_missing(job)) == expected
+    assert list(job_store.items.missing(job)) == expected
 
 
 def test_everything_is_missing_before_the_first_outcome(
     job_store: JobStore, open_job: OpenJob
 ) -> None:
-    assert list(job_store.items_DOT_missing(open_job(11))) == list(range(11))
+    assert list(job_store.items.missing(open_job(11))) == list(range(11))
 
 
 def test_the_cursor_is_kept(job_store: JobStore, open_job: OpenJob) -> None:
@@ -292,8 +292,8 @@ def test_every_key_has_our_prefix_and_an_image_costs_few_bytes(
 ) -> None:
     job = open_job(10_000)
     for index in range(0, 10_000, 7):
-        job_store.items_DOT_claim(job, index, "w")
-        job_store.items_DOT_settle(job, Outcome.done(index))
+        job_store.items.claim(job, index, "w")
+        job_store.items.settle(job, Outcome.done(index))
     names = [name.decode() for name in client.scan_iter()]
     assert all(name.startswith(keys.PREFIX) for name in names)
     assert sum(client.memory_usage(name, samples=0) for name in names) < 40 * 10_000
@@ -305,28 +305,28 @@ def test_an_item_in_flight_that_is_claimed_again_is_suspect(
     job = open_job(1)
 
     def claim() -> tuple[int, bool]:
-        claim = job_store.items_DOT_claim(job, 0, "w")
+        claim = job_store.items.claim(job, 0, "w")
         assert claim
         return claim.attempt, claim.redelivered
 
     assert claim() == (1, False)
     assert claim() == (2, True)  # its worker died
-    job_store.items_DOT_release(job, 0)
+    job_store.items.release(job, 0)
     assert claim() == (3, False)  # its attempt failed, and the worker said so
 
 
 def test_what_is_given_back_was_never_claimed(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(2)
     for _ in range(3):
-        claim = job_store.items_DOT_claim(job, 0, "w")
+        claim = job_store.items.claim(job, 0, "w")
         assert claim
         assert (claim.attempt, claim.redelivered) == (1, False)
-        job_store.items_DOT_give_back(job, 0)
-        job_store.items_DOT_give_back(job, 0)
-    job_store.items_DOT_claim(job, 1, "w")
-    job_store.items_DOT_claim(job, 1, "w")
-    job_store.items_DOT_give_back(job, 1)
-    claim = job_store.items_DOT_claim(job, 1, "w")
+        job_store.items.give_back(job, 0)
+        job_store.items.give_back(job, 0)
+    job_store.items.claim(job, 1, "w")
+    job_store.items.claim(job, 1, "w")
+    job_store.items.give_back(job, 1)
+    claim = job_store.items.claim(job, 1, "w")
     assert claim
     assert (claim.attempt, claim.redelivered) == (2, False)
 
@@ -338,7 +338,7 @@ def test_a_claim_brings_the_job_that_it_is_of_although_its_name_was_used_before(
         job_store.open(replace(job, source=source, created=created))
         job_store.add(job.id, [replace(item, identity=source) for item in items(1)])
         job_store.start(job.id)
-        claim = job_store.items_DOT_claim(job.id, 0, "w")
+        claim = job_store.items.claim(job.id, 0, "w")
         assert claim
         assert (claim.job.source, claim.item.identity) == (source, source)
         job_store.cancel(job.id)
@@ -366,11 +366,11 @@ def test_a_cancelled_job_ends_what_is_in_flight_and_begins_nothing(
     job_store: JobStore, open_job: OpenJob
 ) -> None:
     job = open_job(3)
-    job_store.items_DOT_claim(job, 0, "w")
+    job_store.items.claim(job, 0, "w")
     job_store.cancel(job)
     job_store.cancel(job)
-    assert job_store.items_DOT_claim(job, 1, "w") is None
-    assert job_store.items_DOT_settle(job, Outcome.done(0))
+    assert job_store.items.claim(job, 1, "w") is None
+    assert job_store.items.settle(job, Outcome.done(0))
     summary = job_store.summary(job)
     assert (summary.state, summary.done, summary.queued) == (JobState.CANCELLED, 1, 2)
     assert job_store.running_ids() == []
@@ -380,16 +380,16 @@ def test_a_cancelled_job_is_resumed_with_all_that_is_not_settled(
     job_store: JobStore, open_job: OpenJob
 ) -> None:
     job = open_job(3)
-    job_store.items_DOT_settle(job, Outcome.done(0))
+    job_store.items.settle(job, Outcome.done(0))
     job_store.set_cursor(job, 3)
     job_store.cancel(job)
     job_store.resume(job)
     job_store.resume(job)
     assert (job_store.summary(job).state, job_store.cursor(job)) == (JobState.RUNNING, 0)
-    assert list(job_store.items_DOT_missing(job)) == [1, 2]
+    assert list(job_store.items.missing(job)) == [1, 2]
     job_store.cancel(job)
     for index in (1, 2):
-        job_store.items_DOT_settle(job, Outcome.done(index))
+        job_store.items.settle(job, Outcome.done(index))
     job_store.resume(job)
     assert job_store.summary(job).state is JobState.FINISHED
 
@@ -418,9 +418,9 @@ def test_a_job_that_no_command_leads_is_interrupted_and_its_clock_stands(
 ) -> None:
     job = open_job(3)
     lease = Lease(client, keys.lease_of_job(job), seconds=60)
-    job_store.lead(job, lease.try_acquire())
+    job_store.lead(job, lease.acquire())
     time.sleep(0.1)
-    job_store.items_DOT_settle(job, Outcome.done(0))
+    job_store.items.settle(job, Outcome.done(0))
     assert not job_store.summary(job).interrupted
     lease.release()
     time.sleep(0.3)
@@ -429,34 +429,34 @@ def test_a_job_that_no_command_leads_is_interrupted_and_its_clock_stands(
     assert 0.1 <= first.seconds < 0.3
     time.sleep(0.1)
     assert job_store.summary(job).seconds == first.seconds
-    job_store.lead(job, Lease(client, keys.lease_of_job(job), seconds=60).try_acquire())
+    job_store.lead(job, Lease(client, keys.lease_of_job(job), seconds=60).acquire())
     taken_up = job_store.summary(job)
     assert not taken_up.interrupted
     assert first.seconds <= taken_up.seconds < first.seconds + 0.1
     for index in (1, 2):
-        job_store.items_DOT_settle(job, Outcome.done(index))
+        job_store.items.settle(job, Outcome.done(index))
     assert job_store.summary(job).seconds < first.seconds + 0.2
 
 
 def test_the_clock_of_a_leader_that_stays_goes_on(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(3)
     job_store.lead(job, token=5)
-    job_store.items_DOT_settle(job, Outcome.done(0))
+    job_store.items.settle(job, Outcome.done(0))
     time.sleep(0.2)
     job_store.lead(job, token=5)
     assert job_store.summary(job).interrupted  # no process holds a lease here
     for index in (1, 2):
-        job_store.items_DOT_settle(job, Outcome.done(index))
+        job_store.items.settle(job, Outcome.done(index))
     assert job_store.summary(job).seconds >= 0.2
 
 
-@pytest.mark.parametrize("leader", [keys.DISPATCH, keys.ATTEND])
+@pytest.mark.parametrize("leader", [keys.DISPATCH, keys.MAINTENANCE])
 def test_a_job_of_a_cluster_that_is_led_is_not_interrupted(
     job_store: JobStore, client: RedisClient, open_job: OpenJob, leader: str
 ) -> None:
     job = open_job(1)
     assert job_store.summary(job).interrupted
-    Lease(client, leader, seconds=60).try_acquire()
+    Lease(client, leader, seconds=60).acquire()
     assert not job_store.summary(job).interrupted
 
 
@@ -480,7 +480,7 @@ def test_the_books_of_an_older_version_are_read(
     job_store: JobStore, client: RedisClient, open_job: OpenJob
 ) -> None:
     job = open_job(2)
-    job_store.items_DOT_settle(job, Outcome.done(0))
+    job_store.items.settle(job, Outcome.done(0))
     client.hdel(keys.of_job(job).head, "settled")  # which it did not write
     job_store.lead(job, token=7)
     assert job_store.summary(job).done == 1
@@ -491,8 +491,8 @@ def test_a_retry_opens_the_dead_letters_only(job_store: JobStore, open_job: Open
     job = open_job(4)
     for index in range(4):
         for _ in range(2):
-            job_store.items_DOT_claim(job, index, "w")
-        job_store.items_DOT_settle(job, failed(index) if index in {1, 3} else Outcome.done(index))
+            job_store.items.claim(job, index, "w")
+        job_store.items.settle(job, failed(index) if index in {1, 3} else Outcome.done(index))
     job_store.set_cursor(job, 4)
     seconds = job_store.summary(job).seconds
     job_store.retry(job, token=5)
@@ -504,21 +504,21 @@ def test_a_retry_opens_the_dead_letters_only(job_store: JobStore, open_job: Open
         0,
         2,
     )
-    assert (summary.errors, list(job_store.items_DOT_failures(job))) == ({}, [])
-    assert (list(job_store.items_DOT_missing(job)), job_store.cursor(job)) == ([1, 3], 0)
+    assert (summary.errors, list(job_store.items.failures(job))) == ({}, [])
+    assert (list(job_store.items.missing(job)), job_store.cursor(job)) == ([1, 3], 0)
     assert summary.seconds >= seconds - 1e-6  # Redis rounds what it adds up
-    claim = job_store.items_DOT_claim(job, 1, "w")
+    claim = job_store.items.claim(job, 1, "w")
     assert claim
     assert (claim.attempt, claim.redelivered) == (1, False)
     for index in (1, 3):
-        job_store.items_DOT_settle(job, Outcome.done(index))
+        job_store.items.settle(job, Outcome.done(index))
     assert job_store.summary(job).state is JobState.FINISHED
     assert job_store.summary(job).done == 4
 
 
 def test_a_job_that_runs_is_not_retried(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(2)
-    job_store.items_DOT_settle(job, failed(0))
+    job_store.items.settle(job, failed(0))
     with pytest.raises(UsageError, match="has not finished"):
         job_store.retry(job)
     assert job_store.summary(job).failed == 1
@@ -529,10 +529,10 @@ def test_a_forgotten_job_leaves_nothing_but_the_count_of_its_images(
 ) -> None:
     job = open_job(3)
     for index in range(2):
-        job_store.items_DOT_claim(job, index, "w")
-        job_store.items_DOT_claim(job, index, "w")
-    job_store.items_DOT_settle(job, failed(0))
-    with pytest.raises(UsageError, match="is not over"):
+        job_store.items.claim(job, index, "w")
+        job_store.items.claim(job, index, "w")
+    job_store.items.settle(job, failed(0))
+    with pytest.raises(UsageError, match="is open"):
         job_store.forget(job)
     job_store.cancel(job)
     job_store.forget(job)
@@ -540,7 +540,7 @@ def test_a_forgotten_job_leaves_nothing_but_the_count_of_its_images(
     with pytest.raises(JobNotFound):
         job_store.forget(job)
     with pytest.raises(JobNotFound):  # a worker that was still at it
-        job_store.items_DOT_settle(job, Outcome.done(1))
+        job_store.items.settle(job, Outcome.done(1))
     assert list(client.scan_iter(f"{keys.PREFIX}*")) == [keys.TOTALS.encode()]
 
 
@@ -558,9 +558,9 @@ def test_a_key_of_a_wrong_type_is_told_and_never_counted(
 
     def work() -> None:
         for index in range(2):
-            job_store.items_DOT_claim(job, index, "w")
-            job_store.items_DOT_claim(job, index, "w")
-            job_store.items_DOT_settle(job, failed(index))
+            job_store.items.claim(job, index, "w")
+            job_store.items.claim(job, index, "w")
+            job_store.items.settle(job, failed(index))
 
     with pytest.raises(StoreCorrupted, match=r"wrong type: bgpipe:job:spring-2024.*--forget"):
         work()
@@ -579,26 +579,26 @@ def set_bits(client: RedisClient, job: JobId) -> list[int]:
     return [index for index in range(3) if client.getbit(bitmap, index)]
 
 
-@pytest.mark.parametrize("block", [b"", b"no block", _compressed("no columns"), _compressed([1])])
+@pytest.mark.parametrize("block", [b"", b"no block", _compress("no columns"), _compress([1])])
 def test_a_malformed_block_is_told_with_its_number(
     job_store: JobStore, open_job: OpenJob, client: RedisClient, block: bytes
 ) -> None:
     job = open_job(3)
     client.hset(keys.of_job(job).manifest, "0", block)
     with pytest.raises(StoreCorrupted, match="manifest of job spring-2024 is damaged"):
-        job_store.items_DOT_get(job, 2)
+        job_store.items.get(job, 2)
     with pytest.raises(StoreCorrupted, match="manifest of job spring-2024 is damaged"):
-        job_store.items_DOT_claim(job, 1, "w")
+        job_store.items.claim(job, 1, "w")
 
 
 def test_a_block_of_a_later_version_is_told(
     job_store: JobStore, open_job: OpenJob, client: RedisClient
 ) -> None:
     job = open_job(3)
-    later = _compressed([VERSION + 1, {"columns": "of another kind"}])
+    later = _compress([VERSION + 1, {"columns": "of another kind"}])
     client.hset(keys.of_job(job).manifest, "0", later)
     with pytest.raises(StoreCorrupted, match=f"later version of bgpipe.*reads up to {VERSION}"):
-        job_store.items_DOT_claim(job, 1, "w")
+        job_store.items.claim(job, 1, "w")
 
 
 def test_a_block_of_the_first_kind_without_a_version_is_read(
@@ -606,8 +606,8 @@ def test_a_block_of_the_first_kind_without_a_version_is_read(
 ) -> None:
     job = open_job(2)
     columns = [["a.jpg", "b c.jpg"], [3, 3], ["png", "png"], ["1-1", "2-2"]]
-    client.hset(keys.of_job(job).manifest, "0", _compressed(columns))
-    assert job_store.items_DOT_get(job, 1) == Item(1, "b c.jpg", "b c.png", "2-2")
+    client.hset(keys.of_job(job).manifest, "0", _compress(columns))
+    assert job_store.items.get(job, 1) == Item(1, "b c.jpg", "b c.png", "2-2")
 
 
 def test_a_block_that_is_gone_is_told(
@@ -616,7 +616,7 @@ def test_a_block_that_is_gone_is_told(
     job = open_job(3)
     client.delete(keys.of_job(job).manifest)
     with pytest.raises(StoreCorrupted, match="there is no item 2"):
-        job_store.items_DOT_get(job, 2)
+        job_store.items.get(job, 2)
 
 
 @pytest.mark.parametrize(
@@ -649,14 +649,14 @@ def test_flags_are_counted_once_and_listed_in_the_manifests_order(
     job = open_job(4)
     both = (ReviewFlag.NO_SUBJECT, ReviewFlag.MORE_FRAMES)
     for _ in range(2):
-        job_store.items_DOT_settle(job, Outcome.done(3, both))
-        job_store.items_DOT_settle(job, Outcome.done(1, (ReviewFlag.MORE_FRAMES,)))
-        job_store.items_DOT_settle(job, Outcome.done(0))
-        job_store.items_DOT_settle(job, failed(2))
+        job_store.items.settle(job, Outcome.done(3, both))
+        job_store.items.settle(job, Outcome.done(1, (ReviewFlag.MORE_FRAMES,)))
+        job_store.items.settle(job, Outcome.done(0))
+        job_store.items.settle(job, failed(2))
     summary = job_store.summary(job)
     assert (summary.done, summary.failed, summary.flagged) == (3, 1, 2)
     assert summary.flags == {"more-frames": 2, "no-subject": 1}
-    assert list(job_store.items_DOT_flags(job).items()) == [
+    assert list(job_store.items.flags(job).items()) == [
         (1, (ReviewFlag.MORE_FRAMES,)),
         (3, both),
     ]

@@ -16,7 +16,7 @@ from bgpipe.pipeline.types import Item, Job, JobState, Outcome
 
 
 class ForgetfulWire:
-    """Between a client and Redis: takes a request there and, when told to, cuts off the answer."""
+    """A proxy between a client and Redis that, on demand, forwards a request and drops the reply."""
 
     def __init__(self, redis_url: str) -> None:
         there = urlsplit(redis_url)
@@ -78,12 +78,12 @@ def test_no_change_counts_twice(
         losing(lambda: job_store.start(job.id))
         losing(lambda: job_store.set_cursor(job.id, 3))
         for attempt in (1, 2):
-            claim = losing(lambda: job_store.items_DOT_claim(job.id, 0, "w"))
+            claim = losing(lambda: job_store.items.claim(job.id, 0, "w"))
             assert claim.attempt == attempt
-        losing(lambda: job_store.items_DOT_settle(job.id, Outcome.done(0)))
-        losing(lambda: job_store.items_DOT_settle(job.id, Outcome(1, Code.EMPTY, "")))
-        losing(lambda: job_store.items_DOT_release(job.id, 2))
-        losing(lambda: job_store.items_DOT_settle(job.id, Outcome.done(2)))
+        losing(lambda: job_store.items.settle(job.id, Outcome.done(0)))
+        losing(lambda: job_store.items.settle(job.id, Outcome(1, Code.EMPTY, "")))
+        losing(lambda: job_store.items.release(job.id, 2))
+        losing(lambda: job_store.items.settle(job.id, Outcome.done(2)))
         summary = job_store.summary(job.id)
     assert (summary.state, summary.total, summary.done, summary.failed, summary.skipped) == (
         JobState.FINISHED,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.matting.composite import composite as finish_within
-from bgpipe.pipeline.matting.layout import PixelBox, layout, subject_box
+from bgpipe.pipeline.matting.layout import PixelBox, find_subject_box, layout
 from bgpipe.pipeline.types import Cutout, Preset
 
 WHITE = np.full((1, 1, 3), 255, np.uint8)
@@ -28,7 +28,7 @@ def cutout(height=100, width=80, box=(20, 30, 50, 90), colour=(10, 200, 60)):
 
 
 def block(rgba):
-    return subject_box(rgba[..., 3])
+    return find_subject_box(rgba[..., 3])
 
 
 def test_nothing_asked_for_changes_nothing():
@@ -40,13 +40,13 @@ def test_the_subject_is_found_without_haze_and_dust():
     alpha = cutout().rgba[..., 3].copy()
     alpha[0:5, 0:70] = 10
     alpha[95:97, 70:74] = 255
-    assert subject_box(alpha) == PixelBox(20, 30, 50, 90)
+    assert find_subject_box(alpha) == PixelBox(20, 30, 50, 90)
 
 
 def test_a_second_piece_that_is_no_dust_belongs_to_the_subject():
     alpha = cutout().rgba[..., 3].copy()
     alpha[5:10, 60:66] = 255
-    assert subject_box(alpha) == PixelBox(20, 5, 66, 90)
+    assert find_subject_box(alpha) == PixelBox(20, 5, 66, 90)
 
 
 def test_a_crop_cuts_to_the_subject_with_a_margin_in_percent_of_its_longer_side():

@@ -5,14 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from bgpipe.pipeline.inference.mean_colors import mean_colours
-from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.matting.foreground import estimate_foreground
-from bgpipe.pipeline.matting.resample import resize
-from bgpipe.pipeline.networks.preprocess import preprocess
-from bgpipe.pipeline.types import DecodedImage, Matte, Preset
 
 
 def texture(size, cells, low, high, seed):
@@ -132,29 +126,3 @@ def _reference_image(folder, height, width, seed):
     source = {}
     exec(compile((folder / "recipe.py").read_text(), "recipe.py", "exec"), source)
     return np.ascontiguousarray(source["image_u8"](height, width, seed))
-
-
-@pytest.mark.parametrize("size", [(420, 560), (1300, 1700)])
-@pytest.mark.parametrize("sigma", [1.0, 2.5])
-def test_means_made_at_the_networks_size_serve_as_well(size, sigma):
-    foreground, alpha, seen = mixture(size, sigma)
-    where = soft(alpha)
-    matte = resize(alpha, 512, 512)
-    pixels = torch.from_numpy(preprocess(seen, (512, 512)))[None]
-    means = mean_colours(pixels, torch.from_numpy(matte)[None])[0].numpy()
-    assert (means.shape, means.dtype) == ((512, 512, 6), np.uint8)
-    device = estimate_foreground(seen, alpha, where, means)
-    assert composite_error(device, foreground, alpha, where) < 2.5
-    full = estimate_foreground(seen, alpha, where)
-    assert np.abs(device.astype(int) - full).mean() < 4
-
-
-def test_a_cutout_takes_the_devices_means_unless_the_subject_is_another():
-    _, alpha, seen = mixture((200, 260), 2.0)
-    black = Matte(alpha, np.zeros((200, 260, 6), np.uint8))
-    for preset, same in ((Preset(), False), (Preset(invert=True), True)):
-        with_means = cut_out(DecodedImage(seen), black, preset).rgba
-        without = cut_out(DecodedImage(seen), Matte(alpha), preset).rgba
-        assert np.array_equal(with_means, without) == same
-        opaque = without[..., 3] == 255
-        assert np.array_equal(with_means[opaque, :3], seen[opaque])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bgpipe.pipeline.matting.morphology import dilate, disc, erode, fill_holes, white_top_hat
+from bgpipe.pipeline.matting.morphology import dilate, erode, fill_holes, make_disc, white_top_hat
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def point(size=21):
 
 
 def test_a_disc_holds_the_centres_within_its_radius():
-    assert disc(1).tolist() == [[0, 1, 0], [1, 1, 1], [0, 1, 0]]
+    assert make_disc(1).tolist() == [[0, 1, 0], [1, 1, 1], [0, 1, 0]]
     for radius in (2, 4, 9):
-        found = {(y - radius, x - radius) for y, x in np.argwhere(disc(radius)).tolist()}
+        found = {(y - radius, x - radius) for y, x in np.argwhere(make_disc(radius)).tolist()}
         square = range(-radius, radius + 1)
         assert found == {(y, x) for y in square for x in square if y * y + x * x <= radius * radius}
 
@@ -32,15 +32,15 @@ def test_a_disc_holds_the_centres_within_its_radius():
 @pytest.mark.parametrize("radius", [1, 3, 8, 17, 64])
 def test_a_point_grows_to_a_disc(radius):
     size = 2 * radius + 1
-    assert np.array_equal(dilate(point(size), radius), disc(radius))
-    assert np.array_equal(erode(1 - point(size), radius), 1 - disc(radius))
+    assert np.array_equal(dilate(point(size), radius), make_disc(radius))
+    assert np.array_equal(erode(1 - point(size), radius), 1 - make_disc(radius))
 
 
 @pytest.mark.parametrize("radius", [9, 30])
 @pytest.mark.parametrize("size", [(90, 70), (5, 200), (1, 1), (200, 3)])
 def test_a_large_disc_is_no_other_for_being_taken_in_rows(radius, size):
     noise = np.random.default_rng(0).random(size, np.float32)
-    whole = disc(radius)
+    whole = make_disc(radius)
     assert np.array_equal(dilate(noise, radius), cv2.dilate(noise, whole))
     assert np.array_equal(erode(noise, radius), cv2.erode(noise, whole))
 
@@ -66,7 +66,7 @@ def test_the_largest_value_is_taken_by_definition(plane):
     padded = np.pad(plane, reach, constant_values=-1)
     for y, x in [(0, 0), (5, 7), (39, 49), (20, 0)]:
         around = padded[y : y + 2 * reach + 1, x : x + 2 * reach + 1]
-        assert grown[y, x] == around[disc(reach) > 0].max()
+        assert grown[y, x] == around[make_disc(reach) > 0].max()
 
 
 def test_the_image_border_is_no_background():

@@ -22,8 +22,8 @@ from bgpipe.pipeline.models.registry import (
     TRIAL,
     WeightsDiffer,
     locate,
-    models,
     pull,
+    read_models,
     resolve,
     resolve_auto,
     verify,
@@ -86,14 +86,14 @@ def test_the_registry_knows_the_promised_names_and_nothing_impossible() -> None:
         "512",
         "nano",
     ]
-    assert models().keys() >= {f"birefnet-{name}" for name in promised}
-    subjects = [entry for entry in models().values() if entry.task is ModelTask.SUBJECT]
+    assert read_models().keys() >= {f"birefnet-{name}" for name in promised}
+    subjects = [entry for entry in read_models().values() if entry.task is ModelTask.SUBJECT]
     assert {entry.backbone for entry in subjects} <= CONFIGS.keys()
-    assert [name for name, entry in models().items() if entry.task is ModelTask.EDGES] == [
+    assert [name for name, entry in read_models().items() if entry.task is ModelTask.EDGES] == [
         "vitmatte",
         "vitmatte-base",
     ]
-    assert [name for name, entry in models().items() if entry.bundled] == [TRIAL]
+    assert [name for name, entry in read_models().items() if entry.bundled] == [TRIAL]
 
 
 def test_a_pulled_model_loads_and_needs_no_hub_again(cache: Path, hub: Hub, nowhere: Hub) -> None:
@@ -190,8 +190,8 @@ def test_hf_endpoint_names_the_hub_and_torch_is_not_needed(
 ) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "from bgpipe.pipeline.models.hub import Hub; from bgpipe.pipeline.models.registry import models, pull\n"
-        "models(); assert 'huggingface_hub' not in sys.modules\n"
+        "from bgpipe.pipeline.models.hub import Hub; from bgpipe.pipeline.models.registry import pull, read_models\n"
+        "read_models(); assert 'huggingface_hub' not in sys.modules\n"
         f"pull({NAME!r}, cache=Path({str(cache)!r}), hub=Hub(timeout=5))\n"
         "assert 'torch' not in sys.modules"
     )

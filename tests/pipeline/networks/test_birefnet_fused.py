@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bgpipe.pipeline.networks.birefnet import InvalidSize, ModelConfig, SwinConfig, build
-from bgpipe.pipeline.networks.birefnet_fused import fuse
+from bgpipe.pipeline.networks.birefnet_fused.network import fuse
 
 from .birefnet.test_network import CONVOLUTIONS
 from .birefnet.test_network_golden import SHIFTED, SMALLER_THAN_A_WINDOW, image, weights

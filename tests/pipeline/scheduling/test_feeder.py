@@ -8,7 +8,7 @@ import pytest
 from bgpipe.config.settings import QueueSettings, load_settings
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
-from bgpipe.pipeline.broker.queue import depth, make_app, waiting_messages
+from bgpipe.pipeline.broker.queue import make_app, read_depth, waiting_messages
 from bgpipe.pipeline.jobs.store import JobStore, LeaseLost
 from bgpipe.pipeline.scheduling.feeder import Feeder
 from bgpipe.pipeline.types import JobId, Outcome
@@ -46,15 +46,15 @@ def test_the_queue_stays_below_the_high_water_mark(
 ) -> None:
     job = open_job(4000)
     assert not feed(feeder, job)
-    assert depth(client, QUEUE) == job_store.cursor(job) == 2500
+    assert read_depth(client, QUEUE) == job_store.cursor(job) == 2500
     assert not feed(feeder, job)
-    assert depth(client, QUEUE) == 2500
+    assert read_depth(client, QUEUE) == 2500
     assert take(client, 2000) == list(range(2000))
     assert feed(feeder, job)
-    assert depth(client, QUEUE) == 500 + 1500
+    assert read_depth(client, QUEUE) == 500 + 1500
     assert take(client, 2000) == list(range(2000, 4000))
     assert feed(feeder, job)
-    assert depth(client, QUEUE) == 0
+    assert read_depth(client, QUEUE) == 0
 
 
 def test_a_feeder_goes_on_where_another_one_died(
@@ -104,7 +104,7 @@ def test_reconciling_stays_below_the_high_water_mark_and_behind_the_cursor(
     feed(feeder, job)
     take(client, 100)
     assert feeder.republish_lost(job) == 100
-    assert depth(client, QUEUE) == 2500
+    assert read_depth(client, QUEUE) == 2500
     take(client, 2500)
     assert feeder.republish_lost(job) == 2500
 
@@ -129,4 +129,4 @@ def test_a_leader_with_an_older_token_publishes_nothing(
         feed(feeder, job, token=6)
     with pytest.raises(LeaseLost):
         job_store.set_cursor(job, 3000, token=6)
-    assert (job_store.cursor(job), depth(client, QUEUE)) == (2500, 1500)
+    assert (job_store.cursor(job), read_depth(client, QUEUE)) == (2500, 1500)

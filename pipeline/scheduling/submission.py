@@ -1,0 +1,128 @@
+"""How a job begins: opened, listed and started, each under the job's lease."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import RedisClient
+from bgpipe.pipeline.broker.lease import Lease, is_held
+from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.jobs.store import JobConflict, JobStore, LeaseLost
+from bgpipe.pipeline.planning.catalog import Catalogs
+from bgpipe.pipeline.planning.ignored import IgnoredObjects
+from bgpipe.pipeline.planning.planner import list_job
+from bgpipe.pipeline.planning.prune import Prune
+from bgpipe.pipeline.storage.base import Store
+from bgpipe.pipeline.storage.factory import StoreFactory
+from bgpipe.pipeline.types import Job, JobId
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedJob:
+    """A job and its lease.
+
+    `id` differs from that of the submitted job where an open job does the same; `replaced` is an
+    abandoned one that was cancelled.
+    """
+
+    id: JobId
+    lease: Lease
+    replaced: JobId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitter:
+    """Opens, lists and starts jobs. Threads may share it."""
+
+    client: RedisClient
+    jobs: JobStore
+    stores: StoreFactory
+    catalogs: Catalogs
+    lease_seconds: float
+
+    def lease(self, job_id: JobId) -> Lease:
+        return Lease(self.client, keys.lease_of_job(job_id), self.lease_seconds)
+
+    def open_job(self, job: Job, named: Sequence[str] = ()) -> Lease:
+        """Open `job` under its lease, so that no other process sees it without a leader.
+
+        `named` are the keys behind `job.named`.
+
+        Raises:
+            UsageError: a job of this name exists.
+            JobConflict: an open job has the same source and target.
+
+        """
+        lease = self.lease(job.id)
+        lease.acquire()
+        try:
+            self.jobs.open(job, named)
+        except UsageError:
+            lease.release()
+            raise
+        return lease
+
+    def open_or_join(self, job: Job, named: Sequence[str] = ()) -> OpenedJob:
+        """Open `job`, or join the job that does the same; one that has no leader is replaced.
+
+        Raises:
+            UsageError: a job of this name exists, or another one writes other cutouts there.
+
+        """
+        try:
+            return OpenedJob(job.id, self.open_job(job, named))
+        except JobConflict as error:
+            other = error.job
+        if self._has_leader(other):
+            _check_same(self.jobs.job(other), job)
+            return OpenedJob(other, self.lease(other))
+        self.jobs.cancel(other)
+        return OpenedJob(job.id, self.open_job(job, named), replaced=other)
+
+    def list_and_start(
+        self,
+        job_id: JobId,
+        lease: Lease,
+        growing: Container[str] = (),
+        on_work: Callable[[], None] = lambda: None,
+        prune: Prune | None = None,
+    ) -> IgnoredObjects | None:
+        """List the job and start it; returns None while another process leads it.
+
+        `lease` is the job's. Keys in `growing` are left for a later job; `on_work` is called, perhaps
+        repeatedly, once an image has to be processed; `prune` is called with the orphans.
+
+        Raises:
+            NoImages, UsageError: see `list_job`. The job is forgotten.
+
+        """
+        token = lease.acquire()
+        if not token:
+            return None
+        job = self.jobs.job(job_id)
+        source, target = self.stores.open(job.source), self.stores.open(job.out)
+        catalogs = self._catalogs_for(job, target)
+        try:
+            return list_job(
+                self.jobs, catalogs, job, source, target, token, growing, on_work, prune
+            )
+        except LeaseLost:
+            return None
+
+    def _has_leader(self, job_id: JobId) -> bool:
+        leases = (keys.DISPATCH, keys.lease_of_job(job_id))
+        return any(is_held(self.client, name) for name in leases)
+
+    def _catalogs_for(self, job: Job, target: Store) -> Catalogs | None:
+        """Return none for an upload's folder, which is written only once."""
+        return None if job.owner and not target.is_remote else self.catalogs
+
+
+def _check_same(other: Job, job: Job) -> None:
+    if not job.same_as(other):
+        raise UsageError(
+            f"job {other.id} is writing cutouts of another kind to {other.out}: "
+            f"wait for its end, or bgpipe cancel {other.id}"
+        )
