@@ -104,7 +104,7 @@ class BenchCluster:
 
 
 @contextmanager
-def bench_cluster(settings: Settings, folder: Path) -> Iterator[BenchCluster]:
+def open_bench_cluster(settings: Settings, folder: Path) -> Iterator[BenchCluster]:
     """Start a Redis server and a worker whatever the settings name, and write only into `folder`."""
     own = settings.model_copy(update={"redis_url": "", "state_dir": str(folder / "state")})
     with (

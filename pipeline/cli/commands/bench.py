@@ -178,14 +178,14 @@ def _measure_end_to_end(
     seconds: float,
     folder: Path,
 ) -> None:
-    from bgpipe.pipeline.bench.end_to_end import bench_cluster
+    from bgpipe.pipeline.bench.end_to_end import open_bench_cluster
     from bgpipe.pipeline.models.registry import NO_MATTING
     from bgpipe.pipeline.planning.recipe import build_recipe
 
     recipe = build_recipe(settings, model=model, matting=NO_MATTING).recipe
     console.print(f"from file to cutout, preset {settings.refine.preset}; stages in ms per image")
     console.print(END_TO_END_ROW.format("MP", "images", "images/s", "busy", "MiB", "stages"))
-    with bench_cluster(settings, folder) as cluster:
+    with open_bench_cluster(settings, folder) as cluster:
         for result in cluster.measure(recipe, megapixels, seconds):
             console.print_json({"whole": asdict(result)})
             console.print(_end_to_end_row(result))

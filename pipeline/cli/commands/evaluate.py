@@ -167,9 +167,9 @@ def _show(console: Console, results: Sequence[EvaluationResult], html: Path | No
     for line in _table(means):
         console.print(line)
     if html:
-        from bgpipe.pipeline.evaluation.html import quality_page
+        from bgpipe.pipeline.evaluation.html import render_quality_page
 
-        html.write_text(quality_page(means, results), encoding="utf-8")
+        html.write_text(render_quality_page(means, results), encoding="utf-8")
         console.print(f"page: {html}")
 
 

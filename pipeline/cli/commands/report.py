@@ -63,7 +63,7 @@ def _write_pages(
     session: Session, summary: JobSummary, first: Path, images: int, per_page: int
 ) -> int:
     """Write the pages and return their number."""
-    from bgpipe.pipeline.report.contact_sheet import SheetPage, contact_sheet
+    from bgpipe.pipeline.report.contact_sheet import SheetPage, render_contact_sheet
     from bgpipe.pipeline.report.thumbnails import load_thumbnails
 
     jobs, job_id = session.jobs, summary.job
@@ -76,6 +76,6 @@ def _write_pages(
         batch = list(islice(shown, per_page))
         with path.open("w", encoding="utf-8") as file:
             file.writelines(
-                contact_sheet(summary, recipe, batch, jobs.items.failures(job_id), page)
+                render_contact_sheet(summary, recipe, batch, jobs.items.failures(job_id), page)
             )
     return count
