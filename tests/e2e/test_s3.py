@@ -251,7 +251,7 @@ def test_a_key_without_access_fails_and_the_others_are_done(
     assert "log in again" in told["late.jpg"]["detail"]
 
 
-@pytest.mark.parametrize("images", [40, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("images", [20, pytest.param(500, marks=pytest.mark.slow)])
 def test_trouble_on_the_way_changes_no_byte_and_loses_no_image(
     bgpipe: Bgpipe, s3: S3Server, fault_proxy: Callable[..., FaultProxy], images: int
 ) -> None:
