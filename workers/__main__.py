@@ -10,6 +10,7 @@ import argparse
 import gc
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from pathlib import Path
 from bgpipe.pipeline.errors import BgpipeError
 from bgpipe.pipeline.inference.devices import select_devices
 from bgpipe.workers.lifecycle import exit_now, on_parent_exit, run_entry_point, worker_settings
-from bgpipe.workers.supervisor import StartedWorker, Supervisor, WorkerProcess, make_workers
+from bgpipe.workers.supervisor import DeviceWorker, Supervisor, make_workers
 
 
 def main() -> int:
@@ -27,10 +28,11 @@ def main() -> int:
     options = _parse()
     if options.name:
         _run_worker(options)
-    started = _start_early(options) if options.stop_with_stdin else []
+    workers = _early_workers(options) if options.stop_with_stdin else []
+    started = [worker.start(0) for worker in workers]
     try:
         return run_entry_point(
-            _list_devices if options.list_devices else lambda: _supervise(options, started)
+            _list_devices if options.list_devices else lambda: _supervise(options, workers, started)
         )
     finally:
         if options.server:
@@ -84,27 +86,30 @@ def _list_devices() -> int:
     return 0
 
 
-def _start_early(options: argparse.Namespace) -> list[WorkerProcess]:
-    """Start a command's workers before the settings are read: a person waits for them."""
+def _early_workers(options: argparse.Namespace) -> list[DeviceWorker]:
+    """Return a command's workers, which start before the settings are read: a person waits."""
     with suppress(BgpipeError):  # raised again by _supervise, where it is logged
-        workers = make_workers(select_devices(options.device, cpu_allowed=True), shared_host=True)
-        return [StartedWorker(worker, worker.start(0)) for worker in workers]
+        return make_workers(select_devices(options.device, cpu_allowed=True), shared_host=True)
     return []
 
 
-def _supervise(options: argparse.Namespace, started: Sequence[WorkerProcess]) -> int:
+def _supervise(
+    options: argparse.Namespace,
+    workers: Sequence[DeviceWorker],
+    started: Sequence[subprocess.Popen[bytes]],
+) -> int:
     settings = worker_settings()
     owned: bool = options.stop_with_stdin
     if not owned:
         from bgpipe.pipeline.broker.client import connect
 
         connect(settings.redis_url).close()  # away at the start is an error, later it is not
-    workers = started or make_workers(
+    workers = workers or make_workers(
         select_devices(options.device, cpu_allowed=owned),
         shared_host=owned,
         metrics="" if owned else settings.metrics.worker,
     )
-    supervisor = Supervisor(workers, settings.worker)
+    supervisor = Supervisor(workers, settings.worker, started)
     if owned:
         on_parent_exit(sys.stdin.fileno(), supervisor.stop)
     return supervisor.run()

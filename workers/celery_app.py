@@ -92,20 +92,12 @@ class LanePool(TaskPool):  # type: ignore[misc]  # Celery has no types
 
 
 class LaneWorker(Worker):  # type: ignore[misc]  # Celery has no types
-    """Celery's worker with our signal handlers. Calls `on_ready` once it takes messages."""
-
-    def __init__(self, *, on_ready: Callable[[], None], **options: Any) -> None:  # noqa: ANN401
-        self._on_ready = on_ready
-        super().__init__(**options)
+    """Celery's worker with our signal handlers."""
 
     def install_platform_tweaks(self, worker: Worker) -> None:
         """Replace Celery's handlers, which ignore a second TERM and drop the images at a QUIT."""
         del worker
         install_signal_handlers()
-
-    def on_consumer_ready(self, consumer: object) -> None:
-        super().on_consumer_ready(consumer)
-        self._on_ready()
 
 
 def make_worker_app(settings: Settings, lanes: LaneOptions, runner: ItemRunner) -> Celery:
@@ -153,8 +145,13 @@ def _unknown_message(message: tuple[object, ...], options: dict[str, object]) ->
 
 
 def serve(app: Celery, name: str, on_ready: Callable[[], None]) -> int:
-    """Take messages until a signal or `request_shutdown`; return the exit code."""
-    signals.setup_logging.connect(_keep_logging)
+    """Take messages until a signal or `request_shutdown`; return the exit code.
+
+    `on_ready` is called once the worker takes messages.
+    """
+    signals.worker_ready.connect(lambda **_: on_ready(), weak=False)
+    # Celery leaves logging alone if this signal has a receiver.
+    signals.setup_logging.connect(lambda **_: None, weak=False)
     # At each loss of the connection Celery announces another default for a value that we set.
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     # It warns a superuser of pickled messages, which run code; ours are JSON and nothing else.
@@ -162,7 +159,6 @@ def serve(app: Celery, name: str, on_ready: Callable[[], None]) -> int:
     logging.getLogger("celery.app.trace").addFilter(_is_unlogged)
     worker = LaneWorker(
         app=app,
-        on_ready=on_ready,
         hostname=name,
         pool_cls=LanePool,
         concurrency=1,
@@ -203,7 +199,3 @@ def install_signal_handlers() -> None:
 def _is_unlogged(record: logging.LogRecord) -> bool:
     """Return False for a rejected message: the lane has logged the reason."""
     return not (record.exc_info and isinstance(record.exc_info[1], Reject))
-
-
-def _keep_logging(**_: object) -> None:
-    """Keep Celery, which leaves logging alone if this signal has a receiver, from replacing ours."""

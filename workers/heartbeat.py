@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
@@ -72,54 +71,38 @@ class WorkerCounters:
             stats.disk_free = free
 
 
-class HeartbeatWriter:
-    """Writes heartbeats from a thread that runs from `__enter__` to `__exit__`.
+@contextmanager
+def sending_heartbeats(
+    client: RedisClient, worker: str, read_stats: Callable[[], WorkerStats]
+) -> Iterator[None]:
+    """Write heartbeats from a thread until the block ends.
 
     `worker` is the name under which the process claims items.
     """
+    key, stopped = keys.of_worker(worker), threading.Event()
 
-    def __init__(
-        self, client: RedisClient, worker: str, read_stats: Callable[[], WorkerStats]
-    ) -> None:
-        self._client = client
-        self._key = keys.of_worker(worker)
-        self._read_stats = read_stats
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._try(self._write)  # before the first claim: its owner counts as alive
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(PERIOD):
-            self._try(self._write)
-        self._try(self._delete)
-
-    def _try(self, write: Callable[[], None]) -> None:
-        """Skip a heartbeat while Redis is away; the lanes do not wait for it."""
+    def write() -> None:
+        fields: dict[Any, Any] = dict(read_stats().write())
         try:
-            write()
+            client.hset(key, mapping=fields)
+            client.expire(key, LIFE)
         except RedisUnavailable as error:
             log.warning("heartbeat missed", extra={"fields": {"error": str(error)}})
 
-    def _write(self) -> None:
-        fields: dict[Any, Any] = dict(self._read_stats().write())
-        self._client.hset(self._key, mapping=fields)
-        self._client.expire(self._key, LIFE)
+    def run() -> None:
+        while not stopped.wait(PERIOD):
+            write()
 
-    def _delete(self) -> None:
-        self._client.delete(self._key)
+    write()  # before the first claim: its owner counts as alive
+    thread = threading.Thread(target=run, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+        with suppress(RedisUnavailable):
+            client.delete(key)
 
 
 def is_alive(client: RedisClient, worker: str) -> bool:

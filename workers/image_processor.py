@@ -35,15 +35,11 @@ log = logging.getLogger(__name__)
 
 
 class Inference(Protocol):
-    """The networks; both methods block until the device has answered."""
+    """The networks, as Batcher has them; both methods block until the device has answered."""
 
-    def infer(self, recipe: Recipe, pixels: Pixels) -> Matte:
-        """Return the matte of `pixels`, which have the size of the recipe's model."""
-        ...
+    def infer(self, recipe: Recipe, pixels: Pixels) -> Matte: ...
 
-    def infer_edges(self, matting: Matting, tiles: Sequence[Pixels]) -> list[Matte]:
-        """Return the alphas of an image's tiles."""
-        ...
+    def infer_edges(self, matting: Matting, tiles: Sequence[Pixels]) -> list[Matte]: ...
 
 
 class ImageCodec:

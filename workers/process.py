@@ -37,7 +37,7 @@ from bgpipe.workers.engine_cache import (
     available_cores,
     make_engine_factory,
 )
-from bgpipe.workers.heartbeat import HeartbeatWriter, WorkerCounters, is_alive
+from bgpipe.workers.heartbeat import WorkerCounters, is_alive, sending_heartbeats
 from bgpipe.workers.image_processor import BackgroundLoader, ImageCodec, ImageProcessor
 from bgpipe.workers.item_runner import ItemRunner
 from bgpipe.workers.lifecycle import (
@@ -137,8 +137,8 @@ def work(
         def read_stats() -> WorkerStats:
             return counters.snapshot(claims.ages())
 
-        heartbeat = HeartbeatWriter(client, worker, read_stats)
-        with batcher, heartbeat, _serve_metrics(config, read_stats):
+        heartbeats = sending_heartbeats(client, worker, read_stats)
+        with batcher, heartbeats, _serve_metrics(config, read_stats):
             on_parent_exit(sys.stdin.fileno(), lambda: _exit_within(drain + GRACE))
             fields = {"claims_as": worker, "lanes": config.lanes}
             log.info("worker starts", extra={"fields": fields})

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
@@ -63,22 +64,6 @@ class DeviceWorker:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class StartedWorker:
-    """A worker whose first process runs already."""
-
-    worker: WorkerProcess
-    process: subprocess.Popen[bytes]
-
-    @property
-    def name(self) -> str:
-        return self.worker.name
-
-    def start(self, restarts: int) -> subprocess.Popen[bytes]:
-        """Return the running process, or start its successor."""
-        return self.worker.start(restarts) if restarts else self.process
-
-
 def make_workers(
     devices: Sequence[WorkerDevice], *, shared_host: bool, metrics: str = ""
 ) -> list[DeviceWorker]:
@@ -103,15 +88,19 @@ def make_workers(
 class WorkerSlot:
     """One worker's current process and the time of its next start."""
 
-    def __init__(self, worker: WorkerProcess, first_delay: float) -> None:
+    def __init__(
+        self,
+        worker: WorkerProcess,
+        first_delay: float,
+        process: subprocess.Popen[bytes] | None = None,
+    ) -> None:
         self.worker = worker
         self._first_delay = first_delay
         self._delay = first_delay
-        self._process: subprocess.Popen[bytes] | None = None
-        self._due = time.monotonic()
-        self._started = self._due
+        self._process = process
+        self._due = self._started = time.monotonic()
         self._ready = False
-        self._starts = 0
+        self._starts = 0 if process is None else 1
         self.failed_starts = 0
         """Processes in a row that ended before they were ready."""
 
@@ -132,7 +121,10 @@ class WorkerSlot:
         if not ended:
             return None
         code = self._clear(self._process)
-        self._count_failure(code)
+        if self._ready:
+            self.failed_starts = 0
+        elif code != RedisUnavailable.exit_code:  # reachable when the supervisor started
+            self.failed_starts += 1
         if time.monotonic() - self._started >= MAX_DELAY:
             self._delay = self._first_delay
         self._due = time.monotonic() + self._delay
@@ -140,13 +132,6 @@ class WorkerSlot:
         log.error("worker ended", extra={"fields": fields})
         self._delay = min(2 * self._delay, MAX_DELAY)
         return code
-
-    def _count_failure(self, code: int) -> None:
-        """Count a failed start, unless Redis is away: it was reachable when the supervisor started."""
-        if self._ready:
-            self.failed_starts = 0
-        elif code != RedisUnavailable.exit_code:
-            self.failed_starts += 1
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process, if one runs."""
@@ -172,10 +157,18 @@ class WorkerSlot:
 
 
 class Supervisor:
-    """Runs in the main thread of its process."""
+    """Runs in the main thread of its process. `started`: processes of `workers` that run already."""
 
-    def __init__(self, workers: Sequence[WorkerProcess], settings: WorkerSettings) -> None:
-        self._slots = [WorkerSlot(worker, settings.restart_delay) for worker in workers]
+    def __init__(
+        self,
+        workers: Sequence[WorkerProcess],
+        settings: WorkerSettings,
+        started: Sequence[subprocess.Popen[bytes]] = (),
+    ) -> None:
+        self._slots = [
+            WorkerSlot(worker, settings.restart_delay, process)
+            for worker, process in zip_longest(workers, started)
+        ]
         self._start_attempts = settings.start_attempts
         self._drain_limit = settings.drain_timeout + GRACE
         # Plain flags: a signal handler must not take the lock of an Event.

@@ -129,14 +129,9 @@ def _set_config(file: Path | None) -> None:
         os.environ["BGPIPE_CONFIG"] = str(file)
 
 
-def _set_json(context: typer.Context, value: bool) -> None:
+def _set_flag(context: typer.Context, parameter: typer.CallbackParam, value: bool) -> None:
     if value:
-        context.obj = replace(context.obj, json=True)
-
-
-def _set_quiet(context: typer.Context, value: bool) -> None:
-    if value:
-        context.obj = replace(context.obj, quiet=True)
+        context.obj = replace(context.obj, **{str(parameter.name): True})
 
 
 def _show_version(value: bool) -> None:
@@ -158,11 +153,11 @@ def _declare_global_options(
         ),
     ] = None,
     json: Annotated[
-        bool, _option("--json", help="Print one JSON object per line.", callback=_set_json)
+        bool, _option("--json", help="Print one JSON object per line.", callback=_set_flag)
     ] = False,
     quiet: Annotated[
         bool,
-        _option("--quiet", "-q", help="Print warnings and errors only.", callback=_set_quiet),
+        _option("--quiet", "-q", help="Print warnings and errors only.", callback=_set_flag),
     ] = False,
     version: Annotated[
         bool,

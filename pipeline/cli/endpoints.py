@@ -17,8 +17,8 @@ from bgpipe.config.output import FORMATS_BY_SUFFIX
 from bgpipe.pipeline.errors import NoImages, UsageError
 from bgpipe.pipeline.images.formats import SIGNATURE, is_readable
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
-from bgpipe.pipeline.storage.base import is_candidate_name, is_image_name
-from bgpipe.pipeline.storage.factory import S3, find_location
+from bgpipe.pipeline.storage.base import S3, is_candidate_name, is_image_name
+from bgpipe.pipeline.storage.factory import find_location
 from bgpipe.pipeline.storage.local import LocalStore
 
 if TYPE_CHECKING:

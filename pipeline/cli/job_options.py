@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.comfyui.interpreter import read_workflow
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe
-from bgpipe.pipeline.types import Output, Preset
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
@@ -23,24 +20,6 @@ if TYPE_CHECKING:
 
 MAX_WORKFLOW = 10_000_000
 """Bytes of a workflow."""
-_COLOR = re.compile(r"#[0-9a-fA-F]{6}|white|black")
-
-
-def choose_preset(
-    settings: Settings, base: Preset | str, assignments: Iterable[str], layout: Mapping[str, Any]
-) -> Preset:
-    """Change a preset by `field=value` assignments, then by the fields of `Preset` in `layout`.
-
-    Raises:
-        UsageError: a name is unknown, or a value is out of range.
-
-    """
-    preset = recipe.preset_named(settings, base) if isinstance(base, str) else base
-    names = {field.name for field in fields(Preset)}
-    changes = {name: value for name, value in layout.items() if name in names and value is not None}
-    if _backdrop(layout):
-        del changes["background"]
-    return recipe.apply_changes(preset, parse_assignments(assignments) | changes)
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
@@ -57,23 +36,6 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
             raise UsageError(f"not of the form field=value: --set {assignment}")
         changes[field] = value
     return changes
-
-
-def choose_output(settings: Settings, options: Mapping[str, Any]) -> Output:
-    """Build an output from its fields in `options`, and from `background` if it is an image's path.
-
-    Raises:
-        UsageError: a value is unknown, or the image cannot be read.
-
-    """
-    names = {field.name for field in fields(Output)}
-    values = {name: value for name, value in options.items() if name in names}
-    return recipe.build_output(settings, _backdrop(options), **values)
-
-
-def _backdrop(options: Mapping[str, Any]) -> str:
-    background = options["background"] or ""
-    return "" if _COLOR.fullmatch(background) else background
 
 
 def choose_model(settings: Settings, console: Console, name: str) -> ResolvedModel:

@@ -15,14 +15,15 @@ from bgpipe.pipeline.planning.diff import TargetState
 from bgpipe.pipeline.planning.dry_run import BANDS, estimate_job
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
 from bgpipe.pipeline.planning.ownership import FOREIGN
-from bgpipe.pipeline.planning.planner import named_entries, no_images
-from bgpipe.pipeline.planning.prune import find_orphans, remove
+from bgpipe.pipeline.planning.planner import no_images
+from bgpipe.pipeline.planning.prune import remove_orphans
+from bgpipe.pipeline.planning.sources import named_entries
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import EstimateSettings
     from bgpipe.pipeline.cli.console import Console
     from bgpipe.pipeline.planning.dry_run import DryRunReport
-    from bgpipe.pipeline.planning.prune import Orphans
+    from bgpipe.pipeline.planning.prune import Orphans, Prune
     from bgpipe.pipeline.session import Session
     from bgpipe.pipeline.storage.base import Store
     from bgpipe.pipeline.storage.factory import StoreFactory
@@ -88,7 +89,11 @@ def estimate(images: int, settings: EstimateSettings) -> CostEstimate:
 
 
 def show_dry_run(
-    session: Session, console: Console, job: Job, named: Sequence[str] | None = None
+    session: Session,
+    console: Console,
+    job: Job,
+    named: Sequence[str] | None = None,
+    prune: Prune | None = None,
 ) -> None:
     """Print what the job would do. `named`: the keys to process, None for all of the source."""
     settings = session.settings
@@ -100,6 +105,7 @@ def show_dry_run(
         Limits.from_settings(settings.images),
         entries=named_entries(source, named) if named else None,
         catalog=session.catalogs.of(job, target),
+        prune=prune,
     )
     expected = estimate(report.to_do, settings.estimate)
     _print_json(console, job, report, expected)
@@ -149,41 +155,28 @@ def _print(console: Console, job: Job, report: DryRunReport, expected: CostEstim
         console.print(f"estimate, from [estimate]: {expected.hours:.2f} device hours{cost}")
 
 
-def prune(session: Session, maximum: float, console: Console, job: Job, *, dry_run: bool) -> None:
-    """Remove the target's cutouts that have lost their source; with `dry_run`, only list them.
+def make_prune(console: Console, maximum: float, *, dry_run: bool) -> Prune:
+    """Return a function that lists orphans and, unless `dry_run`, removes them.
 
-    Raises:
-        UsageError: the target has no catalog.
-        TooManyOrphans: the share `maximum` of the cutouts would be exceeded.
-
+    It raises TooManyOrphans above the share `maximum` of all cutouts.
     """
-    source, target = session.stores.open(job.source), session.stores.open(job.out)
-    catalog = session.catalogs.of(job, target)
-    if catalog is None:
-        raise UsageError(_no_catalog(job))
-    orphans = find_orphans(job, source, target, catalog)
-    for row in orphans.rows:
-        console.print_json({"orphan": row.target, "source": row.source})
-        console.print(f"has lost its source {row.source}: {row.target}")
-    orphans.check(maximum)
-    if not dry_run:
-        _remove(console, target, orphans)
 
+    def prune(orphans: Orphans, target: Store) -> None:
+        for planned in orphans.items:
+            console.print_json({"orphan": planned.target, "source": planned.source.key})
+            console.print(f"has lost its source {planned.source.key}: {planned.target}")
+        orphans.check(maximum)
+        if not dry_run:
+            _remove(console, target, orphans)
 
-def _no_catalog(job: Job) -> str:
-    if job.named:
-        return f"--prune needs a folder or a prefix as SOURCE: {job.source}"
-    return (
-        f"--prune does not support ZIP files and hidden names in a bucket: {job.out}: remove orphans "
-        "by hand"
-    )
+    return prune
 
 
 def _remove(console: Console, target: Store, orphans: Orphans) -> None:
     removed = 0
-    for row, error in remove(target, orphans.rows):
+    for planned, error in remove_orphans(target, orphans.items):
         if error:
-            console.warn(f"not removable: {row.target}: {error.detail}")
+            console.warn(f"not removable: {planned.target}: {error.detail}")
         else:
             removed += 1
     console.print_json({"pruned": removed})

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.broker.embedded import worker as embedded_worker
 from bgpipe.pipeline.cli.console import Console, short_location
-from bgpipe.pipeline.cli.run import open_job, run_to_completion
+from bgpipe.pipeline.cli.run import JobRun, open_job, run_to_completion
 from bgpipe.pipeline.errors import NoImages, StorageUnavailable
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
-from bgpipe.pipeline.planning.planner import select_sources
+from bgpipe.pipeline.planning.sources import select_sources
 from bgpipe.pipeline.types import JobId
 
 if TYPE_CHECKING:
+    from bgpipe.pipeline.planning.prune import Prune
     from bgpipe.pipeline.processes import ChildProcess
     from bgpipe.pipeline.session import Session
     from bgpipe.pipeline.types import Job
@@ -29,8 +30,8 @@ BUCKET_POLL = 30.0
 """Seconds between two listings of a bucket, which costs requests; its objects are always complete."""
 
 
-def watch_source(session: Session, console: Console, job: Job) -> int:
-    """Run jobs like `job` until interrupted; returns the exit code.
+def watch_source(session: Session, console: Console, job: Job, prune: Prune | None) -> int:
+    """Run jobs like `job` until interrupted; only the first prunes. Returns the exit code.
 
     Raises:
         KeyboardInterrupt: a job was running.
@@ -43,7 +44,14 @@ def watch_source(session: Session, console: Console, job: Job) -> int:
     with _shared_worker(session) as worker:
         for growing in _arrivals(session, console, job):
             batch = replace(job, id=next(names), created=time.time())
-            _run_batch(session, console, batch, growing, worker)
+            job_id, lease = open_job(session, console, batch)
+            try:
+                run_to_completion(
+                    console, JobRun(session, job_id, lease, growing, prune, worker), wait=True
+                )
+            except NoImages as error:
+                console.warn(f"bgpipe: {error}")
+            prune = None
     return 0
 
 
@@ -57,22 +65,6 @@ def _shared_worker(session: Session) -> Iterator[ChildProcess | None]:
     folder, timeout = settings.state_folder, settings.worker.drain_timeout
     with embedded_worker(session.redis_url, folder, timeout) as worker:
         yield worker
-
-
-def _run_batch(
-    session: Session,
-    console: Console,
-    job: Job,
-    growing: frozenset[str],
-    worker: ChildProcess | None,
-) -> None:
-    job_id, lease = open_job(session, console, job)
-    try:
-        run_to_completion(
-            session, console, job_id, lease, wait=True, growing=growing, worker=worker
-        )
-    except NoImages as error:
-        console.warn(f"bgpipe: {error}")
 
 
 def _arrivals(session: Session, console: Console, job: Job) -> Iterator[frozenset[str]]:

@@ -20,7 +20,7 @@ from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.errors import BgpipeError, RedisUnavailable, Unavailable
 from bgpipe.pipeline.http.schemas import job_body
 from bgpipe.pipeline.http.submission import finish_listing
-from bgpipe.pipeline.jobs.scripts import load_script
+from bgpipe.pipeline.jobs.scripts import run_script
 from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.scheduling.webhook import post_webhook
 from bgpipe.pipeline.types import JobId, JobState
@@ -98,7 +98,6 @@ class MaintenanceLoop:
     def __init__(self, state: AppState) -> None:
         self._state = state
         self._client = state.session.client
-        self._served = load_script(self._client, "served")
         self._lease = state.session.lease(keys.MAINTENANCE)
         self._tasks: dict[str, threading.Thread] = {}
         self._cleaned = -CLEANING_INTERVAL
@@ -123,7 +122,8 @@ class MaintenanceLoop:
         """Start what is due, if this server leads."""
         if not self._lease.acquire():
             return
-        for member, state, created in self._served(keys=[keys.SERVED], args=[keys.JOB_PREFIX]):
+        served = run_script(self._client, "served", [keys.SERVED], keys.JOB_PREFIX)
+        for member, state, created in served:
             self._start_due(member.decode(), state.decode(), float(created))
         if time.monotonic() - self._cleaned >= CLEANING_INTERVAL:
             self._cleaned = time.monotonic()

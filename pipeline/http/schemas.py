@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
-from bgpipe.config.output import Format, InputAlpha
+from bgpipe.config.output import Format, InputAlpha, Quality
 from bgpipe.pipeline.errors import StoreCorrupted, UsageError
 from bgpipe.pipeline.jobs.items import ItemState, ItemView
 from bgpipe.pipeline.types import Job, JobId, JobState, Output, ReviewFlag
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.http.dependencies import AppState
 
 Value = bool | float | Annotated[str, Field(max_length=40)]
+Assignments = Annotated[list[Annotated[str, Field(max_length=80)]], Field(max_length=20)]
 
 
 class CutoutOptions(BaseModel):
@@ -32,14 +33,15 @@ class CutoutOptions(BaseModel):
     set: Annotated[dict[str, Value], Field(max_length=20)] = {}
     """Single values of the preset, such as {"contrast": 1.2}."""
     format: Format = "png"
-    quality: Annotated[int, Field(ge=1, le=100)] = 90
+    quality: Quality = 90
     input_alpha: InputAlpha = "multiply"
     on_finish: Annotated[str, Field(max_length=2000)] = ""
     """URL that receives the job's summary by POST when it ends; its host must be allowed."""
 
     @property
     def output(self) -> Output:
-        return Output(format=self.format, quality=self.quality, input_alpha=self.input_alpha)
+        """The output, of the options that are its fields."""
+        return Output(**self.model_dump(include={field.name for field in fields(Output)}))
 
 
 class JobRequest(CutoutOptions):
@@ -51,18 +53,12 @@ class JobRequest(CutoutOptions):
     """A folder or s3://bucket/prefix that the server's settings allow."""
 
 
-class JobForm(BaseModel):
+class JobForm(CutoutOptions):
     """A job and its images in one request."""
 
-    model_config = ConfigDict(extra="forbid")
-
     files: Annotated[list[UploadFile], Field(min_length=1)]
-    preset: Annotated[str, Field(max_length=64)] = ""
-    model: Annotated[str, Field(max_length=64)] = ""
-    set: Annotated[list[Annotated[str, Field(max_length=80)]], Field(max_length=20)] = []
+    set: Assignments = []  # type: ignore[assignment]  # a form has no objects
     """Single values of the preset, each written like contrast=1.2."""
-    format: Annotated[str, Field(max_length=8)] = "png"
-    on_finish: Annotated[str, Field(max_length=2000)] = ""
 
 
 class JobBody(BaseModel):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import StoreCorrupted
-from bgpipe.pipeline.jobs.scripts import load_script
+from bgpipe.pipeline.jobs.scripts import run_script
 from bgpipe.pipeline.types import Item, JobId
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ class ManifestStore:
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
-        self._append = load_script(client, "append")
         self._cache: OrderedDict[tuple[JobId, str, int], list[Item]] = OrderedDict()
         self._lock = Lock()
 
@@ -54,7 +53,7 @@ class ManifestStore:
         arguments: list[int | bytes] = [token, start, stop]
         for offset in range(0, len(rows), BLOCK):
             arguments += [first + offset // BLOCK, pack(rows[offset : offset + BLOCK])]
-        reply: int = self._append(keys=[names.head, names.manifest], args=arguments)
+        reply: int = run_script(self._client, "append", [names.head, names.manifest], *arguments)
         return reply
 
     def item(self, job: JobId, edition: str, index: int) -> Item:

@@ -1,4 +1,4 @@
-"""A picture and its matte become a cutout."""
+"""From an image and its matte to a cutout."""
 
 from __future__ import annotations
 
@@ -23,50 +23,51 @@ if TYPE_CHECKING:
     Alpha = npt.NDArray[np.uint8]
 
 
-def cut_out(picture: DecodedImage, matte: Matte, preset: Preset) -> Cutout:
-    """The picture with the refined matte, times its own alpha, as straight alpha.
+def cut_out(image: DecodedImage, matte: Matte, preset: Preset) -> Cutout:
+    """Return the image with the refined matte, times its own alpha, as straight alpha.
 
-    Opaque pixels keep the source's colour bit for bit, transparent ones have none. Soft pixels get
-    the estimated colour of the foreground if the preset asks for it; a picture that brings an alpha
-    of its own keeps its colours, since they are free of a background already.
+    Opaque pixels keep the source's color bit for bit, transparent ones have none. Soft pixels get
+    the estimated color of the foreground if the preset asks for it, unless the image has an alpha
+    of its own: its colors are free of a background already.
     """
-    height, width, _ = picture.rgb.shape
+    height, width, _ = image.rgb.shape
     full = resize(matte.alpha, height, width)
     if preset.guided:
-        full = guided_filter(matte.alpha, full, picture.rgb)
+        full = guided_filter(matte.alpha, full, image.rgb)
     refined = refine(full, preset)
-    own = picture.alpha
-    alpha = _quantised(refined if own is None else _scaled(refined, own))
-    rgba = _to_rgba(picture.rgb, alpha)
+    own = image.alpha
+    alpha = _quantize(refined if own is None else _multiply(refined, own))
+    rgba = _to_rgba(image.rgb, alpha)
     if preset.foreground and own is None:
         soft = np.flatnonzero((alpha > 0) & (alpha < 255))
         if soft.size:
             # A softer or harder finish does not change how subject and background were mixed.
-            mixture = refine(full, _unrefined(preset))
-            rgba.reshape(-1, 4)[soft, :3] = estimate_foreground(picture.rgb, mixture, soft)
+            mixture = refine(full, _without_softness(preset))
+            rgba.reshape(-1, 4)[soft, :3] = estimate_foreground(image.rgb, mixture, soft)
     return Cutout(rgba)
 
 
-def keep_own_alpha(picture: DecodedImage) -> Cutout:
-    """The picture as the cutout that its own alpha makes of it; opaque if it has none."""
-    own = picture.alpha
-    return Cutout(
-        _to_rgba(picture.rgb, np.full(picture.rgb.shape[:2], 255, np.uint8) if own is None else own)
+def keep_own_alpha(image: DecodedImage) -> Cutout:
+    """Return the cutout that the image's own alpha makes; opaque if it has none."""
+    own = image.alpha
+    alpha = np.full(image.rgb.shape[:2], 255, np.uint8) if own is None else own
+    return Cutout(_to_rgba(image.rgb, alpha))
+
+
+def _without_softness(preset: Preset) -> Preset:
+    """Return the preset without the fields that only make an edge softer or harder."""
+    inversions = tuple(Enhancement(invert=step.invert) for step in preset.enhance)
+    return replace(
+        preset, contrast=1.0, blur=0.0, smooth=False, threshold=False, enhance=inversions
     )
 
 
-def _unrefined(preset: Preset) -> Preset:
-    """The preset without what only makes an edge softer or harder."""
-    turned = tuple(Enhancement(invert=step.invert) for step in preset.enhance)
-    return replace(preset, contrast=1.0, blur=0.0, smooth=False, threshold=False, enhance=turned)
-
-
-def _scaled(alpha: Plane, own: Alpha) -> Plane:
+def _multiply(alpha: Plane, own: Alpha) -> Plane:
     return np.asarray(alpha * (own / np.float32(255)), np.float32)
 
 
-def _quantised(alpha: Plane) -> Alpha:
-    """To the nearest of 256 levels."""
+def _quantize(alpha: Plane) -> Alpha:
+    """Round to the nearest of 256 levels."""
     return np.asarray(cv2.convertScaleAbs(alpha, alpha=255), np.uint8)
 
 

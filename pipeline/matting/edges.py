@@ -1,14 +1,12 @@
-"""What a matte is sure of, and the band around its edge where another network has to look again.
+"""The edge of a matte solved again at full size by a matting network (networks/vitmatte.py).
 
-A large image in overlapping tiles, and answers for tiles blended to one for the image.
-
-The edge of a matte solved again at full size, from the picture's own pixels.
-
-The network at hand is bgpipe.pipeline.networks.vitmatte; here is what it sees and what is made of its answer.
+A trimap marks the band around the edge; the image is split into overlapping tiles, those on the
+band are solved, and their alphas are blended.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,102 +18,30 @@ from bgpipe.pipeline.matting.resample import resize
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from bgpipe.pipeline.types import Plane
+    from bgpipe.pipeline.types import Matte, Matting, Pixels, Plane
 
     Trimap = npt.NDArray[np.uint8]
     """uint8 [H, W] of BACKGROUND, UNKNOWN and SUBJECT."""
-    from bgpipe.pipeline.types import Pixels
-
     Weights = npt.NDArray[np.float32]
-    from collections.abc import Callable, Sequence
-
-    # MOVED
-    from bgpipe.pipeline.types import Matte, Matting
-
     Solve = Callable[[Sequence[Pixels]], Sequence[Matte]]
     """From tiles uint8 [h, w, 4], RGB and trimap, all of one size, to their alphas [h, w]."""
 
 BACKGROUND, UNKNOWN, SUBJECT = 0, 128, 255
 CERTAIN = 0.05
-"""A matte this close to 0 or 1 is sure of itself."""
-
-
-def make_trimap(matte: Plane, band: float) -> Trimap:
-    """Unknown is what lies within `band`, a share of the longer side, of a soft pixel or an edge."""
-    subject = matte > 0.5
-    sides = subject.astype(np.uint8)
-    unsure = (matte > CERTAIN) & (matte < 1 - CERTAIN)
-    unsure |= cv2.morphologyEx(sides, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
-    trimap = np.where(subject, np.uint8(SUBJECT), np.uint8(BACKGROUND))
-    if unsure.any():  # else every distance would be to nothing
-        distance = cv2.distanceTransform((~unsure).astype(np.uint8), cv2.DIST_L2, 3)
-        trimap[distance <= band * max(matte.shape)] = UNKNOWN
-    return trimap
-
-
+"""A matte this close to 0 or 1 is certain."""
 STRIDE = 32
-"""What the sides of a tile are multiples of."""
+"""The sides of a tile are multiples of it."""
 OVERLAP = 0.25
-"""Share of a tile that its neighbour also sees, at least: a tile knows least about its border."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """Rows and columns of an image, and how much of the answer there is this tile's.
-
-    `down` [rows] and `across` [columns]: over all tiles that hold a pixel, their products add up to 1.
-    """
-
-    rows: slice
-    columns: slice
-    down: Weights
-    across: Weights
-
-    @staticmethod
-    def padded(piece: Pixels) -> Pixels:
-        """The tile's pixels with the last row and column repeated up to multiples of STRIDE."""
-        height, width = piece.shape[:2]
-        down, across = -height % STRIDE, -width % STRIDE
-        border = cv2.copyMakeBorder(piece, 0, down, 0, across, cv2.BORDER_REPLICATE)
-        return np.asarray(border, np.uint8)
-
-    def accumulate(self, answer: Plane, total: Plane) -> None:
-        """Blend what was answered for `padded` into the image's."""
-        part = answer[: self.down.size, : self.across.size]
-        total[self.rows, self.columns] += part * (self.down[:, None] * self.across)
-
-
-def split_tiles(shape: tuple[int, int], size: tuple[int, int]) -> list[Tile]:
-    """The tiles of an image of `shape` (height, width), of at most `size`, row by row."""
-    down, across = (_tile_spans(*sides) for sides in zip(shape, size, strict=True))
-    return [Tile(rows, columns, v, h) for rows, v in down for columns, h in across]
-
-
-def _tile_spans(length: int, side: int) -> list[tuple[slice, Weights]]:
-    """Evenly spread pieces of `side` along an axis, with their shares at each place."""
-    if length <= side:
-        return [(slice(0, length), np.ones(length, np.float32))]
-    overlap = round(OVERLAP * side)
-    count = -(-(length - overlap) // (side - overlap))
-    starts = [round(i * (length - side) / (count - 1)) for i in range(count)]
-    place = np.arange(side)
-    ramp = np.minimum(np.minimum(place, place[::-1]) + 1, overlap).astype(np.float32)
-    total = np.zeros(length, np.float32)
-    for start in starts:
-        total[start : start + side] += ramp
-    pieces = (slice(start, start + side) for start in starts)
-    return [(piece, ramp / total[piece]) for piece in pieces]
-
-
-AT_ONCE = 16
-"""Tiles handed in together: enough to fill a batch, and a bound on memory."""
+"""Minimum share of a tile that its neighbor also covers: alpha is least exact at a tile's border."""
+TILES_AT_ONCE = 16
+"""Enough to fill a batch, and a bound on memory."""
 
 
 def solve_edges(rgb: Pixels, matte: Plane, matting: Matting, solve: Solve) -> Plane:
-    """The matte at the picture's size; in the band around its edge as `solve` answers, else 0 or 1.
+    """Return the matte at the image's size: the alpha of `solve` around its edge, else 0 or 1.
 
-    Only tiles that hold a piece of the band are handed in. Where the matte is sure of no pixel of a
-    subject, or has no edge, there is nothing to go by: it comes back as it is, at full size.
+    Only tiles on the edge are solved. A matte without a certain pixel of a subject, or without an
+    edge, is only resized.
     """
     height, width, _ = rgb.shape
     full = resize(matte, height, width)
@@ -123,21 +49,75 @@ def solve_edges(rgb: Pixels, matte: Plane, matting: Matting, solve: Solve) -> Pl
     if not (trimap == SUBJECT).any() or not (trimap == UNKNOWN).any():
         return full
     solved = np.zeros_like(full)
-    with_edge = [
-        tile for tile in split_tiles((height, width), matting.size) if _has_edge(tile, trimap)
-    ]
-    for start in range(0, len(with_edge), AT_ONCE):
-        some = with_edge[start : start + AT_ONCE]
-        answers = solve([_tile_pixels(tile, rgb, trimap) for tile in some])
-        for tile, answer in zip(some, answers, strict=True):
-            tile.accumulate(answer.alpha, solved)
+    tiles = [tile for tile in split_tiles(full.shape, matting.size) if tile.has_edge(trimap)]
+    for start in range(0, len(tiles), TILES_AT_ONCE):
+        group = tiles[start : start + TILES_AT_ONCE]
+        mattes = solve([tile.cut(rgb, trimap) for tile in group])
+        for tile, solution in zip(group, mattes, strict=True):
+            tile.accumulate(solution.alpha, solved)
     return np.where(trimap == UNKNOWN, solved.clip(0, 1), trimap == SUBJECT).astype(np.float32)
 
 
-def _has_edge(tile: Tile, trimap: Trimap) -> bool:
-    return bool((trimap[tile.rows, tile.columns] == UNKNOWN).any())
+def make_trimap(matte: Plane, band: float) -> Trimap:
+    """Mark as unknown the pixels within `band`, a share of the longer side, of a soft one or an edge."""
+    subject = matte > 0.5
+    uncertain = (matte > CERTAIN) & (matte < 1 - CERTAIN)
+    sides = subject.astype(np.uint8)
+    uncertain |= cv2.morphologyEx(sides, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    trimap = np.where(subject, np.uint8(SUBJECT), np.uint8(BACKGROUND))
+    if uncertain.any():  # else no distance is defined
+        distance = cv2.distanceTransform((~uncertain).astype(np.uint8), cv2.DIST_L2, 3)
+        trimap[distance <= band * max(matte.shape)] = UNKNOWN
+    return trimap
 
 
-def _tile_pixels(tile: Tile, rgb: Pixels, trimap: Trimap) -> Pixels:
-    piece = np.dstack([rgb[tile.rows, tile.columns], trimap[tile.rows, tile.columns]])
-    return tile.padded(piece)
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Rows and columns of an image, with the weights of the tile's alpha.
+
+    `row_weights` [rows] and `column_weights` [columns]: at each pixel, their products over all tiles
+    add up to 1.
+    """
+
+    rows: slice
+    columns: slice
+    row_weights: Weights
+    column_weights: Weights
+
+    def has_edge(self, trimap: Trimap) -> bool:
+        return bool((trimap[self.rows, self.columns] == UNKNOWN).any())
+
+    def cut(self, rgb: Pixels, trimap: Trimap) -> Pixels:
+        """Return RGB and trimap uint8 [h, w, 4], the last row and column repeated up to STRIDE."""
+        piece = np.dstack([rgb[self.rows, self.columns], trimap[self.rows, self.columns]])
+        height, width = piece.shape[:2]
+        below, right = -height % STRIDE, -width % STRIDE
+        padded = cv2.copyMakeBorder(piece, 0, below, 0, right, cv2.BORDER_REPLICATE)
+        return np.asarray(padded, np.uint8)
+
+    def accumulate(self, alpha: Plane, total: Plane) -> None:
+        """Add the weighted alpha of `cut` to the image's `total`."""
+        piece = alpha[: self.row_weights.size, : self.column_weights.size]
+        total[self.rows, self.columns] += piece * (self.row_weights[:, None] * self.column_weights)
+
+
+def split_tiles(shape: tuple[int, ...], size: tuple[int, int]) -> list[Tile]:
+    """Split an image of `shape` (height, width) into tiles of at most `size`, row by row."""
+    rows, columns = (_split_axis(*sides) for sides in zip(shape, size, strict=True))
+    return [Tile(row, column, v, h) for row, v in rows for column, h in columns]
+
+
+def _split_axis(length: int, side: int) -> list[tuple[slice, Weights]]:
+    """Return evenly spread spans of `side` with the weight of each of their pixels."""
+    if length <= side:
+        return [(slice(0, length), np.ones(length, np.float32))]
+    overlap = round(OVERLAP * side)
+    count = -(-(length - overlap) // (side - overlap))
+    starts = [round(i * (length - side) / (count - 1)) for i in range(count)]
+    position = np.arange(side)
+    ramp = np.minimum(np.minimum(position, position[::-1]) + 1, overlap).astype(np.float32)
+    total = np.zeros(length, np.float32)
+    for start in starts:
+        total[start : start + side] += ramp
+    spans = (slice(start, start + side) for start in starts)
+    return [(span, ramp / total[span]) for span in spans]

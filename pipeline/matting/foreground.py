@@ -1,11 +1,11 @@
-"""The colour of a soft edge without the background that shines through it.
+"""The color of a soft edge without the background that shines through it.
 
 Blur fusion: M. Forte, Approximate Fast Foreground Colour Estimation, ICIP 2021. An image is
-I = aF + (1 - a)B; F and B start as means of I around a pixel, weighted by a and 1 - a, and what the
-equation still lacks goes to F. Two passes, the second over a small neighbourhood.
+I = aF + (1 - a)B; F and B start as means of I around a pixel, weighted by a and 1 - a, and the rest
+of the equation is given to F. Two passes, the second over a small neighborhood.
 
 Both passes run on a reduced copy, since means vary slowly; the equation itself is then solved with
-the full-size pixels, and only where it is wanted.
+the full-size pixels, and only for those requested.
 """
 
 from __future__ import annotations
@@ -23,74 +23,74 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.matting.resample import Positions
     from bgpipe.pipeline.types import Pixels, Plane
 
-    Colours = npt.NDArray[np.float32]
+    Colors = npt.NDArray[np.float32]
     """float32 [..., 3] in [0, 255]."""
-    Means = tuple[Colours, Colours]
+    Means = tuple[Colors, Colors]
     """Of the foreground and of the background."""
 
 REDUCED_SIDE = 1024
-"""The longer side of the copy that the means are taken on."""
+"""Longer side of the copy on which means are taken."""
 KERNELS = (90, 6)
-"""Sides of the neighbourhoods of the two passes, in pixels of the full-size image."""
+"""Sides of the neighborhoods of the two passes, in pixels of the full-size image."""
 BLOCK = 1 << 20
-"""Pixels solved at once: in float they take thirty times their room."""
+"""Pixels solved at once: in float they take thirty times their memory."""
 
 EPSILON = 1e-5
 
 
 def estimate_foreground(rgb: Pixels, alpha: Plane, pixels: Positions) -> Pixels:
-    """The colours [N, 3] of the given pixels; `alpha` is how the picture itself was mixed."""
-    foreground, background = _means(rgb, alpha)
+    """Return the foreground's colors [N, 3] at `pixels`; `alpha` is the mixture in the image."""
+    foreground, background = _compute_means(rgb, alpha)
     estimated = np.empty((pixels.size, 3), np.uint8)
     for start in range(0, pixels.size, BLOCK):
         block = pixels[start : start + BLOCK]
-        colours = _corrected(
+        colors = _correct(
             sample(foreground, block, alpha.shape),
             sample(background, block, alpha.shape),
             alpha.reshape(-1, 1)[block],
             rgb.reshape(-1, 3)[block].astype(np.float32),
         )
-        estimated[start : start + BLOCK] = np.rint(colours)
+        estimated[start : start + BLOCK] = np.rint(colors)
     return estimated
 
 
-def _means(rgb: Pixels, alpha: Plane) -> Means:
-    """The second pass's means of foreground and background, on the reduced copy."""
+def _compute_means(rgb: Pixels, alpha: Plane) -> Means:
+    """Return the means of both after the second pass, on the reduced copy."""
     scale = min(1.0, REDUCED_SIDE / max(alpha.shape))
-    image, a = _shrunk(rgb, scale), _shrunk(alpha, scale)[..., None]
-    large, small = (_kernel(side, scale) for side in KERNELS)
+    image, a = _shrink(rgb, scale), _shrink(alpha, scale)[..., None]
+    large, small = (_kernel_side(side, scale) for side in KERNELS)
     nothing = np.zeros_like(image), np.zeros_like(image)
-    far = _weighted_means(image, image, a, large, instead=nothing)
-    return _weighted_means(_corrected(*far, a, image), far[1], a, small, instead=far)
+    far = _weighted_means(image, image, a, large, fallback=nothing)
+    return _weighted_means(_correct(*far, a, image), far[1], a, small, fallback=far)
 
 
-def _shrunk(pixels: Pixels | Plane, scale: float) -> Colours:
+def _shrink(pixels: Pixels | Plane, scale: float) -> Colors:
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
     shrunk = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     return np.asarray(shrunk, np.float32)
 
 
-def _kernel(side: int, scale: float) -> int:
-    """The published side at full size; odd on a reduced copy, where half a pixel's shift would show."""
+def _kernel_side(side: int, scale: float) -> int:
+    """Return the published side at full size; odd on a reduced copy, where half a pixel shows."""
     return side if scale == 1 else 2 * round((side * scale - 1) / 2) + 1
 
 
 def _weighted_means(
-    foreground: Colours, background: Colours, a: Plane, kernel: int, *, instead: Means
+    foreground: Colors, background: Colors, a: Plane, kernel: int, *, fallback: Means
 ) -> Means:
-    """Means over the kernel; those of `instead` where it holds no foreground, or no background."""
+    """Return means over the kernel; those of `fallback` where either has no weight in it."""
     share = _box(a, kernel)[..., None]
     return (
-        (_box(foreground * a, kernel) + EPSILON * instead[0]) / (share + EPSILON),
-        (_box(background * (1 - a), kernel) + EPSILON * instead[1]) / (1 - share + EPSILON),
+        (_box(foreground * a, kernel) + EPSILON * fallback[0]) / (share + EPSILON),
+        (_box(background * (1 - a), kernel) + EPSILON * fallback[1]) / (1 - share + EPSILON),
     )
 
 
-def _corrected(foreground: Colours, background: Colours, a: Plane, image: Colours) -> Colours:
-    """Give the foreground what the compositing equation lacks."""
-    lacking = image - a * foreground - (1 - a) * background
-    return np.asarray(np.clip(foreground + a * lacking, 0, 255), np.float32)
+def _correct(foreground: Colors, background: Colors, a: Plane, image: Colors) -> Colors:
+    """Give the foreground the residual of the compositing equation."""
+    residual = image - a * foreground - (1 - a) * background
+    return np.asarray(np.clip(foreground + a * residual, 0, 255), np.float32)
 
 
-def _box(values: Colours, kernel: int) -> Colours:
+def _box(values: Colors, kernel: int) -> Colors:
     return np.asarray(cv2.blur(values, (kernel, kernel)), np.float32)

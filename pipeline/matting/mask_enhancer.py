@@ -1,8 +1,7 @@
-"""The mask enhancer of ComfyUI-RMBG, step for step, so that its users' numbers mean what they meant.
+"""The mask enhancer of ComfyUI-RMBG, step for step, so that workflows with it give the same masks.
 
-Its blur and its offset work on 8 bits, and its smoothing and filling leave nothing soft: that is
-how the node is. A preset's own fields (refine.py) do better; a workflow with the node's named inputs
-gets the node.
+As in the node, blur and offset work on 8 bits, and smoothing and filling leave nothing soft. A
+preset's own fields (refine.py) do better.
 """
 
 from __future__ import annotations
@@ -23,53 +22,53 @@ if TYPE_CHECKING:
     """uint8 [H, W]."""
 
 BOXES = 3
-"""Box filters that stand for a Gaussian."""
+"""Box filters that approximate a Gaussian."""
 WHOLE = 1 << 24
 """One, in the fixed-point weights of a box."""
 BLOCK = 1 << 20
-"""Pixels that a box is computed for at once: in 64 bits they take eight times their room."""
+"""Pixels filtered at once: in 64 bits they take eight times their memory."""
 
 
 def enhance(mask: Plane, step: Enhancement) -> Plane:
     """Multiply, smooth, fill, blur, grow or shrink, invert, in this order."""
     mask = np.clip(mask * np.float32(2 - step.sensitivity), 0, 1)
     if step.smooth:
-        mask = _smoothed(mask, step.smooth)
+        mask = _smooth(mask, step.smooth)
     if step.fill_holes:
-        mask = _filled(mask)
+        mask = _fill_holes(mask)
     if step.mask_blur or step.mask_offset:
-        levels = _offset(_blurred(_levels(mask), step.mask_blur), step.mask_offset)
+        levels = _offset(_blur(_to_levels(mask), step.mask_blur), step.mask_offset)
         mask = levels.astype(np.float32) / np.float32(255)
     return np.asarray(1 - mask if step.invert else mask, np.float32)
 
 
-def _levels(mask: Plane) -> Levels:
+def _to_levels(mask: Plane) -> Levels:
     return np.asarray(mask * np.float32(255), np.uint8)
 
 
-def _smoothed(mask: Plane, sigma: float) -> Plane:
+def _smooth(mask: Plane, sigma: float) -> Plane:
     from scipy import ndimage  # a tenth of a second, which few jobs need
 
     solid = (mask > 0.5).astype(np.float32)
     return np.asarray(ndimage.gaussian_filter(solid, sigma) > 0.5, np.float32)
 
 
-def _filled(mask: Plane) -> Plane:
-    """Opaque wherever the mask is not empty, and in every hole of that."""
+def _fill_holes(mask: Plane) -> Plane:
+    """Make opaque all pixels that are not empty, and every hole between them."""
     from scipy import ndimage
 
-    return np.asarray(ndimage.binary_fill_holes(_levels(mask) > 0), np.float32)
+    return np.asarray(ndimage.binary_fill_holes(_to_levels(mask) > 0), np.float32)
 
 
 def _offset(levels: Levels, pixels: int) -> Levels:
-    """The largest value of the square that reaches so far, or the smallest."""
+    """Return the largest value within a square of this radius; the smallest if it is negative."""
     side = 2 * abs(pixels) + 1
     extreme = cv2.dilate if pixels > 0 else cv2.erode
     return np.asarray(extreme(levels, np.ones((side, side), np.uint8)), np.uint8)
 
 
-def _blurred(levels: Levels, sigma: int) -> Levels:
-    """Gaussian by extended boxes, along rows, then along columns.
+def _blur(levels: Levels, sigma: int) -> Levels:
+    """Blur by a Gaussian of extended boxes, along rows, then along columns.
 
     Gwosdek et al., Theoretical Foundations of Gaussian Convolution by Extended Box Filtering, 2011;
     rounded to 8 bits after every box.
@@ -78,21 +77,21 @@ def _blurred(levels: Levels, sigma: int) -> Levels:
         return levels
     for _ in range(2):
         for _ in range(BOXES):
-            levels = _boxed(levels, _box_radius(sigma))
+            levels = _filter_box(levels, _box_radius(sigma))
         levels = np.ascontiguousarray(levels.T)
     return levels
 
 
 def _box_radius(sigma: float) -> float:
-    """Whole part and share of the outermost pixels, by their equations 7, 11 and 14."""
+    """Return whole part and share of the outermost pixels (equations 7, 11 and 14)."""
     variance = sigma * sigma / BOXES
     whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
     share = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
     return whole + share / (6 * (variance - (whole + 1) ** 2))
 
 
-def _boxed(levels: Levels, radius: float) -> Levels:
-    """Means along each row; beyond the border its last pixel goes on."""
+def _filter_box(levels: Levels, radius: float) -> Levels:
+    """Return means along each row; beyond the border its last pixel is repeated."""
     reach = math.floor(radius)
     inner = int(np.float32(WHOLE) / np.float32(2 * radius + 1))
     outer = (WHOLE - (2 * reach + 1) * inner) // 2

@@ -1,7 +1,7 @@
-"""The network's matte made ready: a preset's named fields, in pixels of the original image.
+"""A matte refined by the fields of a preset, in pixels of the original image.
 
-Everything is evaluated in float and quantised once, when the cutout is composed. Tiles that are
-empty or solid as far as any operation reaches stay so, which is most of a large image.
+All is computed in float and quantized once, in the cutout. Tiles that are empty or solid as far as
+any operation reaches are computed as a single pixel: most of a large image.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.types import Plane, Preset
 
 HALF_LEVEL = 0.5 / 255
-"""A matte this close to 0 or 1 is that, once it is quantised."""
-LEAST_SMOOTH = 1.0
-"""Sigma with which `smooth` evens out an edge where no `blur` says it."""
+"""A matte this close to 0 or 1 is quantized to it."""
+MIN_SMOOTH = 1.0
+"""Sigma of `smooth` without `blur`."""
 STRAND_RADIUS = 4
-"""What is thinner than this disc counts as a strand of hair."""
+"""Radius of a disc; thinner details count as strands of hair."""
 
 _TILE = 512
 
@@ -39,44 +39,44 @@ def refine(matte: Plane, preset: Preset) -> Plane:
     """
     for step in preset.enhance:
         matte = enhance(matte, step)
-    if _changes(preset):
-        matte = _in_tiles(matte, preset)
+    if _changes_matte(preset):
+        matte = _refine_tiles(matte, preset)
     if preset.fill_holes:
         matte = fill_holes(matte)
     return 1 - matte if preset.invert else matte
 
 
-def _changes(preset: Preset) -> bool:
+def _changes_matte(preset: Preset) -> bool:
     lengths = preset.dilate + preset.erode + _sigma(preset)
     return lengths > 0 or preset.contrast != 1 or preset.threshold
 
 
-def _in_tiles(matte: Plane, preset: Preset) -> Plane:
+def _refine_tiles(matte: Plane, preset: Preset) -> Plane:
     refined = np.empty_like(matte)
-    for tile, around, inside in _tiles(matte.shape, _reach(preset)):
+    for tile, around, inside in _split_tiles(matte.shape, _reach(preset)):
         patch = matte[around]
         if patch.max() < HALF_LEVEL:
-            refined[tile] = _refined(np.zeros((1, 1), np.float32), preset)
+            refined[tile] = _refine_patch(np.zeros((1, 1), np.float32), preset)
         elif patch.min() > 1 - HALF_LEVEL:
-            refined[tile] = _refined(np.ones((1, 1), np.float32), preset)
+            refined[tile] = _refine_patch(np.ones((1, 1), np.float32), preset)
         else:
-            refined[tile] = _refined(patch, preset)[inside]
+            refined[tile] = _refine_patch(patch, preset)[inside]
     return refined
 
 
 def _sigma(preset: Preset) -> float:
-    return preset.blur or (LEAST_SMOOTH if preset.smooth else 0.0)
+    return preset.blur or (MIN_SMOOTH if preset.smooth else 0.0)
 
 
 def _reach(preset: Preset) -> int:
-    """How far away a pixel can still change another."""
+    """Return the distance at which a pixel can still change another."""
     blur = math.ceil(3 * _sigma(preset))
     strands = 2 * STRAND_RADIUS if preset.smooth else 0
     return math.ceil(preset.dilate) + math.ceil(preset.erode) + max(blur, strands)
 
 
-def _tiles(shape: tuple[int, ...], reach: int) -> Iterator[tuple[Window, Window, Window]]:
-    """Each tile, the tile with `reach` around it, and where the first lies in the second."""
+def _split_tiles(shape: tuple[int, ...], reach: int) -> Iterator[tuple[Window, Window, Window]]:
+    """Yield each tile, the tile with `reach` around it, and the first within the second."""
     height, width = shape
     for top in range(0, height, _TILE):
         for left in range(0, width, _TILE):
@@ -92,10 +92,10 @@ def _span(start: int, length: int, reach: int) -> tuple[slice, slice, slice]:
     return slice(start, stop), around, slice(start - first, stop - first)
 
 
-def _refined(patch: Plane, preset: Preset) -> Plane:
+def _refine_patch(patch: Plane, preset: Preset) -> Plane:
     patch = erode(dilate(patch, preset.dilate), preset.erode)
     if sigma := _sigma(preset):
-        blurred = _blurred_edges(patch, sigma)
+        blurred = _blur_edges(patch, sigma)
         # A Gaussian alone takes half of a hair's opacity.
         patch = (
             np.maximum(blurred, white_top_hat(patch, STRAND_RADIUS)) if preset.smooth else blurred
@@ -104,8 +104,8 @@ def _refined(patch: Plane, preset: Preset) -> Plane:
     return (patch > 0.5).astype(np.float32) if preset.threshold else patch
 
 
-def _blurred_edges(patch: Plane, sigma: float) -> Plane:
-    """A Gaussian within three sigma of what is neither empty nor solid."""
+def _blur_edges(patch: Plane, sigma: float) -> Plane:
+    """Blur by a Gaussian within three sigma of pixels that are neither empty nor solid."""
     size = 2 * math.ceil(3 * sigma) + 1
     soft = ((patch > HALF_LEVEL) & (patch < 1 - HALF_LEVEL)).astype(np.uint8)
     near = cv2.dilate(soft, np.ones((size, size), np.uint8))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -180,7 +180,7 @@ def _unreadable_state(error: ItemError, job: Job) -> TargetState:
     return TargetState.FOREIGN if is_foreign else TargetState.CHANGED
 
 
-def _matches(text: dict[str, str], recipe: str, identity: str) -> bool:
+def _matches(text: Mapping[str, str], recipe: str, identity: str) -> bool:
     made_by = (_recipe_hash(text.get("bgpipe:recipe", "")), text.get("bgpipe:source"))
     return made_by == (recipe, identity)
 

@@ -183,24 +183,6 @@ def matting_with(settings: Settings, model: ResolvedModel) -> Matting:
     return Matting(model.name, model.sha256, model.size, settings.matting.band)
 
 
-def choose_matting(
-    settings: Settings, name: str, *, pull: bool = True, notify: Notify | None = None
-) -> Matting | None:
-    model = choose_edges(settings, name, pull=pull, notify=notify)
-    return matting_with(settings, model) if model else None
-
-
-def check_output(recipe: Recipe, naming: str) -> None:
-    """Refuse a recipe that contradicts itself; `build_recipe` includes it.
-
-    Raises:
-        UsageError: it does.
-
-    """
-    _check_output(recipe.preset, recipe.output)
-    _check_naming(naming, recipe.output)
-
-
 def _check_output(preset: Preset, output: Output) -> None:
     has_background = bool(preset.background or output.backdrop)
     has_layout = bool(preset.crop or preset.margin or preset.canvas)

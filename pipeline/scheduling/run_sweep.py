@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -127,6 +127,18 @@ class SweepRun:
             notify_finished(self.states, self.name, self.sweep, summary)
 
 
+def tolerate_too_many(prune: Prune, warn: Callable[[str], None]) -> Prune:
+    """Let a run with too many orphans continue: it removes none of them, and warns."""
+
+    def tolerant(orphans: Orphans, target: Store) -> None:
+        try:
+            prune(orphans, target)
+        except TooManyOrphans as error:
+            warn(f"nothing is pruned: {error}")
+
+    return tolerant
+
+
 def stop_run(jobs: JobStore, name: str, job_id: JobId) -> None:
     """Cancel a run that has reached its deadline."""
     log.info("sweep reached its deadline", extra={"fields": {"sweep": name}})
@@ -207,14 +219,8 @@ def list_run(settings: Settings, name: str, scheduled: datetime) -> None:
 
 
 def _prune(maximum: float) -> Prune:
-    """Remove orphans; a run with too many of them keeps all."""
-
     def prune(orphans: Orphans, target: Store) -> None:
-        try:
-            orphans.check(maximum)
-        except TooManyOrphans as error:
-            log.warning("nothing is pruned", extra={"fields": {"error": error}})
-            return
+        orphans.check(maximum)
         removed = 0
         for planned, error in remove_orphans(target, orphans.items):
             if error:
@@ -224,7 +230,7 @@ def _prune(maximum: float) -> Prune:
                 removed += 1
         log.info("orphans removed", extra={"fields": {"count": removed}})
 
-    return prune
+    return tolerate_too_many(prune, log.warning)
 
 
 def main() -> int:

@@ -151,7 +151,7 @@ class Cluster:
             return None
 
     def is_in(self, state: JobState, job: JobId = JOB) -> bool:
-        summary = self.books(job)
+        summary = self.summary(job)
         return summary is not None and summary.state is state
 
 

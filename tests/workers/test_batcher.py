@@ -116,8 +116,8 @@ def test_models_do_not_share_a_batch_and_jobs_that_take_turns_load_theirs_once()
     engine = Arithmetic()
     engine.open.set()
 
-    def make(wanted: Recipe) -> InferenceEngine:
-        made.append(wanted.model)
+    def make(spec: Recipe) -> InferenceEngine:
+        made.append(spec.model)
         return engine
 
     counters = WorkerCounters(WorkerStats())
@@ -135,9 +135,9 @@ def test_edges_have_an_engine_of_their_own_and_tiles_of_one_size_share_batches()
     solver.open.set()
     matting = Matting("edges", "e" * 64, (SIDE, SIDE), band=0.1)
 
-    def make(wanted: ModelSpec) -> InferenceEngine:
-        made.append(wanted.model)
-        return solver if isinstance(wanted, Matting) else finder
+    def make(spec: ModelSpec) -> InferenceEngine:
+        made.append(spec.model)
+        return solver if isinstance(spec, Matting) else finder
 
     tall = np.full((2 * SIDE, SIDE, 3), 9, np.uint8)
     counters = WorkerCounters(WorkerStats())
@@ -214,4 +214,4 @@ def test_a_step_that_does_not_end_loses_the_device_and_tells_where_it_is() -> No
         assert "step did not end within 0.2 s" in stuck.detail
         assert "test_batcher.py" in stuck.detail
         assert lost.wait(30)
-        engine.open.set()  # it comes back; nobody is harmed
+        engine.open.set()  # the step ends late, which is harmless

@@ -1,4 +1,4 @@
-"""What somebody who may write to the queue or the ledger tries, and a real worker refuses."""
+"""What an attacker with access to Redis may write, and a real worker refuses."""
 
 from __future__ import annotations
 

@@ -107,11 +107,11 @@ def test_what_was_settled_while_it_waited_is_nobodys(cluster: Cluster, job: JobI
 
 
 def test_the_gate_lets_nobody_in_beside_a_suspect_nor_past_one_that_waits() -> None:
-    gate, seen = IsolationLock(), list[tuple[str, int]]()
+    isolation, seen = IsolationLock(), list[tuple[str, int]]()
     inside, lock = [0], threading.Lock()
 
     def enter(kind: str) -> None:
-        with gate.exclusive() if kind == "alone" else gate.shared():
+        with isolation.exclusive() if kind == "alone" else isolation.shared():
             with lock:
                 inside[0] += 1
                 seen.append((kind, inside[0]))

@@ -22,7 +22,7 @@ class Weights:
     memory: int
 
     def infer(self, images: Sequence[object]) -> list[Matte]:
-        raise AssertionError("nobody asks it to")
+        raise AssertionError("unexpected call")
 
 
 @dataclass
@@ -32,8 +32,8 @@ class Device:
     made: list[str] = field(default_factory=list)
     full: bool = False
 
-    def make(self, wanted: ModelSpec) -> Weights:
-        self.made.append(wanted.model)
+    def make(self, spec: ModelSpec) -> Weights:
+        self.made.append(spec.model)
         if self.full:
             self.full = False
             raise TransientError(Code.DEVICE, "out of memory")

@@ -1,4 +1,4 @@
-"""One file's way through a studio: what its recipe asks of alpha, depth, ground and format."""
+"""One file to one cutout: alpha, depth, background and format as the recipe has them."""
 
 from __future__ import annotations
 

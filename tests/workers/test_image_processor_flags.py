@@ -1,4 +1,4 @@
-"""What somebody should look at: flagged by the worker, kept in the ledger, copied where asked."""
+"""Review flags: raised by the worker, kept in the job store, copied to the review folder."""
 
 from __future__ import annotations
 

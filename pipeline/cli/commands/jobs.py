@@ -152,14 +152,14 @@ def _continue(
     reopen: Callable[[Session, JobId, Lease], None],
 ) -> None:
     """Reopen a job and run it to its end."""
-    from bgpipe.pipeline.cli.run import check_wait, run_to_completion
+    from bgpipe.pipeline.cli.run import JobRun, check_wait, run_to_completion
 
     with open_session(console) as session:
         check_wait(session.settings, wait)
         job_id = session.job(name)
         lease = session.submitter.lease(job_id)
         reopen(session, job_id, lease)
-        code = run_to_completion(session, console, job_id, lease, wait=wait)
+        code = run_to_completion(console, JobRun(session, job_id, lease), wait=wait)
     raise typer.Exit(code)
 
 

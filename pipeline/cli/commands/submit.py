@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.cli.console import Console
     from bgpipe.pipeline.cli.endpoints import Endpoints
-    from bgpipe.pipeline.planning.ignored import IgnoredObjects
+    from bgpipe.pipeline.planning.prune import Prune
     from bgpipe.pipeline.session import Session
-    from bgpipe.pipeline.types import Job, Recipe
+    from bgpipe.pipeline.types import Job, JobId, Recipe
 
 
 @examples(
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 def submit(context: typer.Context, options: SubmitOptions) -> None:
     """Remove the backgrounds of images. Cutouts that are up to date are skipped."""
     from bgpipe.pipeline.cli.endpoints import open_endpoints
-    from bgpipe.pipeline.cli.planning import prune, show_dry_run
-    from bgpipe.pipeline.cli.run import check_wait
+    from bgpipe.pipeline.cli.planning import show_dry_run
+    from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
+    from bgpipe.pipeline.cli.watch import watch_source
     from bgpipe.pipeline.planning.ignored import IgnoredObjects
     from bgpipe.pipeline.session import open_session, read_settings
 
@@ -46,12 +47,18 @@ def submit(context: typer.Context, options: SubmitOptions) -> None:
         settings, console = endpoints.adapt(settings, console)
         job = _build_job(settings, console, options, endpoints)
         with open_session(settings, notify=console.notify) as session:
-            if options.prune:
-                prune(session, settings.prune.most, console, job, dry_run=options.dry_run)
+            prune = _make_prune(session, console, job, options)
             if options.dry_run:
-                show_dry_run(session, console, job, endpoints.source.keys)
+                show_dry_run(session, console, job, endpoints.source.keys, prune)
                 return
-            code = _run(session, console, job, options, endpoints, ignored)
+            if options.watch:
+                code = watch_source(session, console, job, prune)
+            else:
+                job_id, lease = open_job(session, console, job, endpoints.source.keys or ())
+                run = JobRun(session, job_id, lease, prune=prune, ignored=ignored)
+                code = run_to_completion(console, run, wait=endpoints.is_private or options.wait)
+                if endpoints.is_private:
+                    _finish_private(session, console, job_id, endpoints)
     raise typer.Exit(code)
 
 
@@ -93,17 +100,19 @@ def _build_recipe(
 ) -> Recipe:
     """Check all values, then source and target, and only then pull weights."""
     from bgpipe.pipeline.cli import job_options
-    from bgpipe.pipeline.planning.recipe import build_recipe
+    from bgpipe.pipeline.planning import recipe
 
     spec = job_options.load_workflow(settings, options.workflow) if options.workflow else None
     file_format = endpoints.destination.format(options.format)
     values = asdict(options)
     values["format"] = file_format or ("mask" if spec and spec.is_mask else "png")
-    base = spec.preset if spec else options.preset or settings.refine.preset
-    preset = job_options.choose_preset(settings, base, options.assignments or (), values)
-    output = job_options.choose_output(settings, values)
+    name = options.preset or settings.refine.preset
+    base = spec.preset if spec else recipe.preset_named(settings, name)
+    changes = job_options.parse_assignments(options.assignments or ())
+    preset = recipe.apply_changes(base, changes | recipe.preset_changes(values))
+    output = recipe.build_output(settings, values)
     _check_locations(settings, endpoints, watch=options.watch)
-    built = build_recipe(
+    built = recipe.build_recipe(
         settings,
         model=options.model or (spec.model if spec else ""),
         preset=preset,
@@ -127,25 +136,23 @@ def _check_locations(settings: Settings, endpoints: Endpoints, *, watch: bool) -
         check_source(stores, endpoints.source.root)
 
 
-def _run(
-    session: Session,
-    console: Console,
-    job: Job,
-    options: SubmitOptions,
-    endpoints: Endpoints,
-    ignored: IgnoredObjects,
-) -> int:
-    from bgpipe.pipeline.cli.run import open_job, run_to_completion
-    from bgpipe.pipeline.cli.watch import watch_source
+def _make_prune(
+    session: Session, console: Console, job: Job, options: SubmitOptions
+) -> Prune | None:
+    from bgpipe.pipeline.cli.planning import make_prune
+    from bgpipe.pipeline.planning.prune import check_prunable
 
-    if options.watch:
-        return watch_source(session, console, job)
-    job_id, lease = open_job(session, console, job, endpoints.source.keys or ())
-    wait = endpoints.is_private or options.wait
-    code = run_to_completion(session, console, job_id, lease, wait=wait, ignored=ignored)
-    if endpoints.is_private:
-        endpoints.write_stdout()
-        for failure in session.jobs.items.failures(job_id):
-            console.warn(f"bgpipe: {failure.code}: {failure.detail}")
-        session.jobs.forget(job_id)
-    return code
+    if not options.prune:
+        return None
+    check_prunable(job, session.stores.open(job.out))
+    return make_prune(console, session.settings.prune.most, dry_run=options.dry_run)
+
+
+def _finish_private(
+    session: Session, console: Console, job_id: JobId, endpoints: Endpoints
+) -> None:
+    """Write the cutout to stdout, or its error to stderr, and forget the job."""
+    endpoints.write_stdout()
+    for failure in session.jobs.items.failures(job_id):
+        console.warn(f"bgpipe: {failure.code}: {failure.detail}")
+    session.jobs.forget(job_id)

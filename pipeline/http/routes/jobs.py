@@ -158,9 +158,11 @@ def _check_capacity(state: AppState, caller: ApiKey, options: CutoutOptions) -> 
 
 def _cutout_options(form: JobForm) -> CutoutOptions:
     pairs = [assignment.partition("=") for assignment in form.set]
-    values = form.model_dump(exclude={"files"}) | {"set": {key: value for key, _, value in pairs}}
     try:
-        return CutoutOptions(**values)
+        return CutoutOptions(
+            **form.model_dump(exclude={"files", "set"}),
+            set={field: value for field, _, value in pairs},
+        )
     except ValueError as error:
         raise UsageError(explain(error)) from error
 

@@ -8,10 +8,15 @@ from dataclasses import asdict
 import pytest
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.cli.job_options import choose_output, choose_preset
+from bgpipe.pipeline.cli.job_options import parse_assignments
 from bgpipe.pipeline.cli.parameters import SubmitOptions
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.planning.recipe import check_output
+from bgpipe.pipeline.planning.recipe import (
+    apply_changes,
+    build_output,
+    check_output,
+    preset_changes,
+)
 from bgpipe.pipeline.types import Output, Preset, Recipe
 
 
@@ -24,30 +29,36 @@ def recipe(preset=None, **values):
 
 
 def test_defaults_are_those_of_a_recipe():
-    assert choose_output(load_settings(), options()) == Output()
-    assert choose_preset(load_settings(), Preset(), (), options()) == Preset()
+    assert build_output(load_settings(), options()) == Output()
+    assert preset_changes(options()) == {}
 
 
 def test_options_of_a_layout_change_the_presets_values_after_assignments():
     layout = options(crop=True, margin=4.5, background="#a0B1c2", shadow=0.0)
-    preset = choose_preset(
-        load_settings(), Preset(shadow=0.5, blur=2), ["margin=9", "contrast=2"], layout
+    changes = parse_assignments(["margin=9", "contrast=2"]) | preset_changes(layout)
+    assert apply_changes(Preset(shadow=0.5, blur=2), changes) == Preset(
+        crop=True, margin=4.5, background="#a0B1c2", contrast=2, blur=2
     )
-    assert preset == Preset(crop=True, margin=4.5, background="#a0B1c2", contrast=2, blur=2)
+
+
+def test_options_of_an_output_are_those_of_its_fields():
+    values = options(format="webp", quality=80, depth=8, compression="small", input_alpha="keep")
+    output = build_output(load_settings(), values)
+    assert output == Output("webp", "small", 8, 80, "keep")
 
 
 @pytest.mark.parametrize("assignment", ["contrast", "contrast=high", "contrasts=1", "contrast=9"])
 def test_assignments_that_are_no_values_of_a_preset_are_refused(assignment):
     with pytest.raises(UsageError, match="contrast"):
-        choose_preset(load_settings(), "balanced", [assignment], options())
+        apply_changes(Preset(), parse_assignments([assignment]))
 
 
 def test_a_background_that_is_no_color_is_an_image_known_by_its_content(tmp_path):
     path = tmp_path / "white.png"
     path.write_bytes(b"an image")
     values = options(background=str(path))
-    assert choose_preset(load_settings(), Preset(), (), values) == Preset()
-    output = choose_output(load_settings(), values)
+    assert preset_changes(values) == {}
+    output = build_output(load_settings(), values)
     assert output.backdrop == str(path)
     assert output.backdrop_sha256 == hashlib.sha256(b"an image").hexdigest()
 
@@ -65,7 +76,7 @@ def test_a_background_that_is_no_color_is_an_image_known_by_its_content(tmp_path
 )
 def test_values_out_of_range_are_refused(values, reason):
     with pytest.raises(UsageError, match=reason):
-        choose_output(load_settings(), options(**values))
+        build_output(load_settings(), options(**values))
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgpipe.pipeline.matting.edges import (
-    AT_ONCE,
     BACKGROUND,
     STRIDE,
     SUBJECT,
+    TILES_AT_ONCE,
     UNKNOWN,
     make_trimap,
     solve_edges,
@@ -79,7 +79,7 @@ def test_tiles_cover_the_image_and_their_shares_add_up_to_one(
     total = np.zeros(shape, np.float32)
     shapes = set()
     for tile in split_tiles(shape, size):
-        padded = tile.padded(np.zeros((tile.down.size, tile.across.size, 4), np.uint8))
+        padded = tile.cut(np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8))
         shapes.add(padded.shape)
         tile.accumulate(np.ones(padded.shape[:2], np.float32), total)
     np.testing.assert_allclose(total, 1, atol=1e-5)
@@ -106,8 +106,8 @@ def test_only_tiles_with_a_piece_of_the_band_are_asked_for_and_few_at_once() -> 
     solve_edges(np.zeros((1000, 1400, 3), np.uint8), disc(1000, 1400), MATTING, asked)
     everything = len(split_tiles((1000, 1400), MATTING.size))
     count = sum(map(len, asked.groups))
-    assert AT_ONCE < count < everything / 2
-    assert max(map(len, asked.groups)) == AT_ONCE
+    assert TILES_AT_ONCE < count < everything / 2
+    assert max(map(len, asked.groups)) == TILES_AT_ONCE
     for tile in (tile for group in asked.groups for tile in group):
         assert tile.shape == (*MATTING.size, 4)
         assert (tile[..., 3] == UNKNOWN).any()

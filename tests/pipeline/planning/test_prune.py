@@ -22,6 +22,7 @@ from bgpipe.pipeline.planning.catalog import FOLDER, Catalogs
 from bgpipe.pipeline.planning.dry_run import estimate_job
 from bgpipe.pipeline.planning.planner import list_job, plan_job
 from bgpipe.pipeline.planning.prune import OrphanFinder, Orphans, TooManyOrphans, remove_orphans
+from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, JobId, JobState, Outcome, Output
 
@@ -275,7 +276,7 @@ def test_a_listing_hands_on_its_orphans_before_its_job_starts(
     next_job = replace(order, id=JobId("next"))
     job_store.open(next_job)
 
-    def prune(orphans: Orphans, where: LocalStore) -> None:
+    def prune(orphans: Orphans, where: Store) -> None:
         assert job_store.summary(next_job.id).state is JobState.LISTING
         assert len(list(remove_orphans(where, orphans.items))) == 1
 
