@@ -1,4 +1,5 @@
 """Resampling of float planes: whole, and at single pixels of a larger image."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
