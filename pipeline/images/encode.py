@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from bgpipe.config.output import Format
-    from bgpipe.pipeline.types import Cutout, DecodedImage, Deep, Output, Pixels
+    from bgpipe.pipeline.types import Cutout, DecodedImage, Output, Pixels, Pixels16
 
     Text = Mapping[str, str]
     Encoder = Callable[[Cutout, DecodedImage, Output, Text], bytes]
@@ -139,7 +139,7 @@ def _save(image: Image.Image, file_format: str, **options: Any) -> bytes:  # noq
     return file.getvalue()
 
 
-def _to_16_bits(rgba: Pixels, rgb: Pixels, rgb16: Deep) -> npt.NDArray[np.uint16]:
+def _to_16_bits(rgba: Pixels, rgb: Pixels, rgb16: Pixels16) -> npt.NDArray[np.uint16]:
     """Return the source's own 16-bit samples, shifted where a soft edge lost its background."""
     samples = np.empty(rgba.shape, np.uint16)
     for top in range(0, len(rgba), _STRIP_ROWS):
