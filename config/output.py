@@ -1,4 +1,4 @@
-"""How a cutout is written: one set of checked values, part of every recipe."""
+"""Output options of a cutout, part of every recipe, and the table of file formats."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pydantic.dataclasses import dataclass
 
 Format = Literal["png", "webp", "avif", "jpeg", "mask", "zip"]
 InputAlpha = Literal["multiply", "keep", "ignore"]
+Compression = Literal["fast", "small"]
+Depth = Literal[8, 16]
+Quality = Annotated[int, Field(ge=1, le=100)]
 
 
 class FileFormat(NamedTuple):
@@ -28,45 +31,42 @@ FILE_FORMATS: Mapping[Format, FileFormat] = {
     "mask": FileFormat(".png", "image/png", 2**31 - 1),
     "zip": FileFormat(".zip", "application/zip", 65500),
 }
-MEDIA_TYPES: Mapping[str, str] = {each.suffix: each.media_type for each in FILE_FORMATS.values()}
-"""Media types of outputs by suffix."""
+MEDIA_TYPES: Mapping[str, str] = {row.suffix: row.media_type for row in FILE_FORMATS.values()}
 FORMATS_BY_SUFFIX: Mapping[str, Format] = {
     ".jpeg": "jpeg",
-    **{each.suffix: name for name, each in FILE_FORMATS.items() if name != "mask"},
+    **{row.suffix: name for name, row in FILE_FORMATS.items() if name != "mask"},
 }
-"""The format that the name of a single output file asks for."""
+"""Format implied by the name of a single output file."""
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Output:
-    """Values by which a cutout becomes a file.
+    """How a cutout is encoded.
 
     Raises:
         pydantic.ValidationError: a value is out of range.
     """
 
     format: Format = "png"
-    """`mask` is the alpha alone as a grey PNG; `zip` holds colour.jpg and alpha.png."""
-    compression: Literal["fast", "small"] = "fast"
-    """`small` takes many times as long."""
-    depth: Literal[8, 16] = 8
-    """Bits a channel; 16 only where the source has them, and only in PNG."""
-    quality: Annotated[int, Field(ge=1, le=100)] = 90
-    """Of JPEG, AVIF and WebP; a WebP of 100 is lossless."""
+    """`mask` is the alpha as a grey PNG; `zip` contains colour.jpg and alpha.png."""
+    compression: Compression = "fast"
+    """`small` takes many times longer."""
+    depth: Depth = 8
+    """Bits per channel; 16 only for 16-bit sources, and only in PNG."""
+    quality: Quality = 90
+    """For JPEG, AVIF and WebP; a WebP of 100 is lossless."""
     input_alpha: InputAlpha = "multiply"
-    """What becomes of an alpha that the source has: it is multiplied with the matte, kept instead of
-    it, or ignored."""
+    """The source's own alpha is multiplied with the matte, kept instead of it, or ignored."""
     backdrop: str = ""
-    """Path of an image that the subject is put on."""
+    """Path of a background image."""
     backdrop_sha256: str = ""
-    """What the pixels depend on."""
+    """Part of the recipe's hash, instead of the path."""
 
     @property
     def suffix(self) -> str:
-        """The ending of the files' names."""
         return FILE_FORMATS[self.format].suffix
 
     @property
     def is_opaque(self) -> bool:
-        """Whether the format cannot be transparent."""
+        """Whether the format has no alpha channel."""
         return FILE_FORMATS[self.format].is_opaque

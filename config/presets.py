@@ -33,6 +33,7 @@ class Enhancement:
 Radius = Annotated[float, Field(ge=0, le=64)]
 Anchor = Literal["middle", "top", "bottom", "left", "right"]
 _SIZE = r"[1-9]\d{0,3}"
+COLOR = "#[0-9a-fA-F]{6}|white|black"
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
@@ -73,9 +74,7 @@ class Preset:
     """Position on the canvas."""
     background: Annotated[
         str,
-        Field(
-            pattern="^(#[0-9a-fA-F]{6}|white|black)?$", description="white, black, #RRGGBB or empty"
-        ),
+        Field(pattern=f"^({COLOR})?$", description="white, black, #RRGGBB or empty"),
     ] = ""
     """Color behind the subject, in sRGB; empty: transparent."""
     shadow: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -1,16 +1,16 @@
-"""What a sweep is: a job that is run again and again, so that a target keeps up with its source."""
+"""Sweeps: jobs that are repeated, so that a target keeps up with its source."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, time
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
-from bgpipe.config.output import Format, InputAlpha
+from bgpipe.config.output import Compression, Depth, Format, InputAlpha, Quality
 from bgpipe.config.presets import Anchor
 
 
@@ -27,7 +27,7 @@ def _zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (KeyError, OSError, ValueError) as error:
-        raise ValueError("unknown time zone; write it like Europe/Berlin") from error
+        raise ValueError("unknown time zone; an example: Europe/Berlin") from error
     return name
 
 
@@ -42,7 +42,10 @@ SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 
 class Sweep(BaseModel):
-    """`[sweeps.NAME]` of the settings; NAME begins the names of its jobs."""
+    """`[sweeps.NAME]` of the settings; the names of its jobs begin with NAME.
+
+    None and empty names stand for the values of the preset, [refine], [model], [matting] and [prune].
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,39 +54,35 @@ class Sweep(BaseModel):
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     preset: str = ""
-    """Empty: that of [refine]."""
     model: str = ""
-    """Empty: that of [model]."""
     matting: str = ""
-    """Empty: that of [matting]."""
     format: Format = "png"
-    png: Literal["fast", "small"] = "fast"
-    depth: Literal[8, 16] = 8
-    quality: Annotated[int, Field(ge=1, le=100)] = 90
+    png: Compression = "fast"
+    depth: Depth = 8
+    quality: Quality = 90
     input_alpha: InputAlpha = "multiply"
     overwrite: bool = False
     """Replace files at the target that bgpipe did not make."""
     name: str = ""
-    """A template of the targets' names. Empty: those of the sources."""
+    """Template of the targets' names; empty: the sources' names."""
     crop: bool | None = None
-    """Here and below, what is left out is the preset's."""
     margin: float | None = None
     canvas: str | None = None
     place: Anchor | None = None
     background: str | None = None
-    """A colour, or the path of an image."""
+    """A color, or the path of an image."""
     shadow: float | None = None
     prune: bool = False
-    """Remove the cutouts whose source is gone, before each run."""
+    """Remove the cutouts whose source is gone, in each run."""
     prune_most: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of the cutouts that may be removed; None: that of [prune]."""
+    """Maximum share of the cutouts that a run removes."""
     schedule: Annotated[str, AfterValidator(_cron)] = ""
-    """A cron expression. Empty: only by hand."""
+    """A cron expression; empty: started by hand only."""
     time_zone: Annotated[str, AfterValidator(_zone)] = "UTC"
-    """Of schedule and deadline."""
+    """Time zone of schedule and deadline."""
     deadline: time | None = None
-    """Time of day at which a run stops; the next one goes on."""
+    """Time of day at which a run stops; the next run continues."""
     on_finish: Annotated[str, AfterValidator(_web_address)] = ""
-    """Address that gets the books when a run has finished."""
+    """URL that receives the summary of a finished run."""
     secret: SecretStr = SecretStr("")
-    """Signs what on_finish gets. Better from the environment: BGPIPE_SWEEPS__NAME__SECRET."""
+    """Signs the summary; preferably set in the environment: BGPIPE_SWEEPS__NAME__SECRET."""

@@ -1,17 +1,17 @@
-"""Everything that can go wrong, as one tree.
+"""The errors of bgpipe, as one tree.
 
     BgpipeError
-    |- UsageError           the command or the configuration is wrong            exit 2
-    |- NoImages             the source holds nothing to do                       exit 3
-    |- Unavailable          something the job cannot start without is away       exit 4
+    |- UsageError           wrong command or configuration                       exit 2
+    |- NoImages             the source has no images                             exit 3
+    |- Unavailable          a requirement of the job is not available            exit 4
     |  |- RedisUnavailable
-    |  |- LedgerDamaged     ... or holds what is not the ledger's
+    |  |- StoreCorrupted    a key in Redis has content of another program
     |  |- StorageUnavailable
     |  `- ModelUnavailable
     `- ItemError            one image failed; the others go on                   exit 1
-       |- TransientError    trying again may help
-       |  `- DeviceLost     ... in another process: this one's device is gone
-       `- PermanentError    trying again cannot help: a dead letter at once
+       |- TransientError    a retry may help
+       |  `- DeviceLost     a retry may help in another process: this one's device is lost
+       `- PermanentError    a retry cannot help: a dead letter at once
 
 An `ItemError` carries a `Code`, which scripts may rely on.
 """
@@ -41,8 +41,6 @@ class Code(StrEnum):
 
 
 class BgpipeError(Exception):
-    """Anything bgpipe itself reports."""
-
     exit_code: ClassVar[int] = 1
 
 
@@ -63,7 +61,7 @@ class RedisUnavailable(Unavailable):
 
 
 class StoreCorrupted(Unavailable):
-    """The books of a job cannot be read; the other jobs go on."""
+    """The keys of one job cannot be read; the other jobs go on."""
 
 
 class StorageUnavailable(Unavailable):

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TypeVar, cast
-
-from pydantic import TypeAdapter
+from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 from bgpipe.pipeline.errors import BgpipeError, Unavailable
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 TERM_GRACE = 5.0
 LAST_LINES = 8
@@ -116,6 +117,8 @@ def request_lines(module: str, request: object, reply: TypeAdapter[Reply]) -> It
         Unavailable: the process failed; it has written its error to stderr.
 
     """
+    from pydantic import TypeAdapter  # command-line help needs this module, but not pydantic
+
     with subprocess.Popen(  # noqa: S603  # bgpipe's own modules
         [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.types import JobId
 
 if TYPE_CHECKING:
     from bgpipe.config.layers import Layer
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.scheduling.feeder import Feeder
     from bgpipe.pipeline.scheduling.submission import Submitter
     from bgpipe.pipeline.storage.factory import StoreFactory
+    from bgpipe.pipeline.types import JobId
 
 
 def read_settings() -> Settings:
@@ -121,6 +121,8 @@ class Session:
 
     def job(self, name: str | None) -> JobId:
         """Return the id of the named job, or of the newest one."""
+        from bgpipe.pipeline.types import JobId
+
         job = JobId(name) if name else self.jobs.latest()
         if job is None:
             raise UsageError("no job yet: start one with bgpipe submit FOLDER")

@@ -1,4 +1,4 @@
-"""The data that travels between the parts. Plain values; nothing here acts."""
+"""Plain values that several packages share."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, NewType
 
-from bgpipe.config.output import Output as Output  # part of every recipe
-from bgpipe.config.presets import Preset as Preset  # and this
+from bgpipe.config.output import Output as Output  # exported: parts of every recipe
+from bgpipe.config.presets import Preset as Preset
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 JobId = NewType("JobId", str)
 
 RECIPE_VERSION = 3
-"""Raised whenever the code gives other pixels for the same recipe."""
+"""Increased whenever the code gives other pixels for the same recipe."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One object of a store.
+    """An object of a store.
 
-    `key` is relative to the store's root, with `/` between its parts; `identity` changes whenever
-    the content does (a file's size and time of change, an object's ETag).
+    `key` is relative to the store's root, with `/` between its parts; `identity` changes with the
+    content (a file's size and time of change, an object's ETag).
     """
 
     key: str
@@ -45,22 +45,20 @@ class ObjectInfo:
 
 
 class ModelTask(StrEnum):
-    """What a network is for."""
-
     SUBJECT = "subject"  # finds the subject: --model
     EDGES = "edges"  # solves its edges: --matting
 
 
 class PatchOrder(StrEnum):
-    """How a checkpoint stacks the tiles of the image as channels; its shapes do not tell."""
+    """How a checkpoint stacks the tiles of the image as channels; its shapes are the same."""
 
-    CURRENT = "current"  # (colour, row, column): trained since 2024-11-05
-    LEGACY = "legacy"  # (column, row, colour)
+    CURRENT = "current"  # (color, row, column): trained since 2024-11-05
+    LEGACY = "legacy"  # (column, row, color)
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """Weights that lie on this machine and are what they should be."""
+    """Verified weights on this machine."""
 
     name: str
     """Of the registry, or the path of the weights."""
@@ -75,16 +73,16 @@ class ResolvedModel:
 
 @dataclass(frozen=True, slots=True)
 class Matting:
-    """A second network, which solves the edge of a matte again with the pixels of the full size."""
+    """A second network, which solves the edge of a matte again from the full-size image."""
 
     model: str
-    """Its name, or the path of its weights."""
+    """Name, or path of the weights."""
     weights: str
     """The sha256 of the weights file."""
     size: tuple[int, int]
-    """Height and width of the tiles that a larger image is cut into."""
+    """Height and width of the tiles of a larger image."""
     band: float
-    """How far the edge reaches to either side, as a share of the image's longer side."""
+    """Width of the edge to either side, as a share of the image's longer side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +90,9 @@ class Recipe:
     """Everything that determines the pixels of a cutout, apart from the source itself."""
 
     model: str
-    """Its name, or the path of its weights: what a worker resolves."""
+    """Name, or path of the weights, which a worker resolves. Not hashed: the weights are."""
     weights: str
-    """The sha256 of the weights file: what the pixels depend on."""
+    """The sha256 of the weights file."""
     size: tuple[int, int]
     """Height and width of the model's input."""
     preset: Preset
@@ -108,7 +106,7 @@ class Recipe:
         values = asdict(self)
         del values["model"], values["output"]["backdrop"]  # their content counts
         if self.matting is None:
-            del values["matting"]  # cutouts made before there was any stay up to date
+            del values["matting"]  # cutouts older than the field stay up to date
         else:
             del values["matting"]["model"]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
@@ -116,13 +114,13 @@ class Recipe:
 
     @property
     def text(self) -> str:
-        """The recipe as JSON, its hash first: what a cutout carries as `bgpipe:recipe`."""
+        """The recipe as JSON, its hash first; cutouts carry it as `bgpipe:recipe`."""
         return json.dumps({"hash": self.hash} | asdict(self), separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What was asked for. `source` and `out` are store locations; `created` is Unix time."""
+    """A job as submitted. `source` and `out` are store locations; `created` is Unix time."""
 
     id: JobId
     source: str
@@ -132,19 +130,19 @@ class Job:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     force: bool = False
-    """Redo what is up to date."""
+    """Redo images that are up to date."""
     overwrite: bool = False
     """Replace files at the targets that bgpipe did not make."""
     named: str = ""
-    """The digest of the keys that the submitter named; empty: all that the source lists."""
+    """Digest of the keys that the submitter named; empty: all that the source lists."""
     naming: str = ""
-    """The template of the targets' keys; empty: the sources' own names."""
+    """Template of the targets' keys; empty: the sources' own names."""
     sweep: str = ""
-    """The sweep that this is a run of; it waits for jobs that people submitted."""
+    """Sweep that this job is a run of; it yields to jobs that users submitted."""
     owner: str = ""
-    """Whose key asked for it over HTTP; empty: a command did."""
+    """Owner of the API key that submitted it over HTTP; empty: a command did."""
     on_finish: str = ""
-    """Address that gets the books when a job asked for over HTTP is over."""
+    """URL that gets the summary at the end of a job submitted over HTTP."""
 
     @property
     def locations_digest(self) -> str:
@@ -153,13 +151,13 @@ class Job:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def same_as(self, other: Job) -> bool:
-        """Whether both ask for the same, by whatever name."""
+        """Whether both differ in name and time at most."""
         return replace(self, id=other.id, created=other.created) == other
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image of a job. `identity` is the source's, as it was listed."""
+    """An image of a job. `identity` is the source's when it was listed."""
 
     index: int
     source: str
@@ -168,7 +166,7 @@ class Item:
 
 
 class ReviewFlag(StrEnum):
-    """Why a person should look at a cutout that is done."""
+    """Reasons to review a cutout."""
 
     NO_SUBJECT = "no-subject"
     NEARLY_FULL = "nearly-full"
@@ -182,7 +180,7 @@ class ReviewFlag(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an item ended."""
+    """The end of an item; a `code` means failure."""
 
     index: int
     code: Code | None = None
@@ -223,7 +221,7 @@ CLOSED_STATES = frozenset((JobState.FINISHED, JobState.CANCELLED))
 
 @dataclass(frozen=True, slots=True)
 class JobSummary:
-    """A job's accounts: once finished, total = done + skipped + failed.
+    """The counters of a job: once finished, total = done + skipped + failed.
 
     `interrupted`: it is open, and neither a command nor a dispatcher leads it.
     """
@@ -251,8 +249,8 @@ class JobSummary:
 class DecodedImage:
     """A decoded source, upright.
 
-    `alpha` is the source's own, if it had one; `deep` is the RGB with all of its 16 bits, if it has
-    them and they were asked for; `frames` counts the pictures of the file, of which this is the first.
+    `alpha` is the source's own, if any; `rgb16` is the RGB with all of its 16 bits, if it has them and
+    they were requested; `frames` is the number of images in the file, of which this is the first.
     """
 
     rgb: Pixels
@@ -272,6 +270,6 @@ class Matte:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cutout:
-    """uint8 [H, W, 4], straight alpha; colour is zero where alpha is."""
+    """uint8 [H, W, 4], straight alpha; color is zero where alpha is."""
 
     rgba: Pixels

@@ -1,13 +1,16 @@
-"""`python -m bgpipe.workers`: the supervisor of this machine's devices, as `bgpipe worker` runs it.
+"""`python -m bgpipe.workers`: supervise one worker process per device, as `bgpipe worker` does.
 
-What it imports at its start, the worker of a command waits for.
+With --name the process is such a worker itself. The top imports the standard library alone: a
+command waits until its workers are up.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,23 +19,24 @@ from pathlib import Path
 
 from bgpipe.pipeline.errors import BgpipeError
 from bgpipe.pipeline.inference.devices import select_devices
-from bgpipe.workers.lifecycle import on_parent_exit
-from bgpipe.workers.supervisor import StartedWorker, Supervisor, WorkerProcess, make_workers
+from bgpipe.workers.lifecycle import exit_now, on_parent_exit, run_entry_point, worker_settings
+from bgpipe.workers.supervisor import DeviceWorker, Supervisor, make_workers
 
 
 def main() -> int:
-    """Run workers until a signal says to stop; exit codes as bgpipe's."""
+    """Run until a signal arrives; return an exit code of bgpipe."""
     options = _parse()
-    started = _start_first(options) if options.stop_with_stdin else []
-    from bgpipe.workers.lifecycle import run_entry_point  # brings the settings' libraries
-
+    if options.name:
+        _run_worker(options)
+    workers = _early_workers(options) if options.stop_with_stdin else []
+    started = [worker.start(0) for worker in workers]
     try:
         return run_entry_point(
-            _list_devices if options.list_devices else lambda: _supervise(options, started)
+            _list_devices if options.list_devices else lambda: _supervise(options, workers, started)
         )
     finally:
         if options.server:
-            _leave_server(*options.server)
+            _release_server(*options.server)
 
 
 def _parse() -> argparse.Namespace:
@@ -45,26 +49,35 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--stop-with-stdin",
         action="store_true",
-        help="belong to the command that holds stdin: drain when it ends, and use the CPU where "
-        "there is no GPU",
+        help="drain when stdin ends, and use the CPU if there is no GPU",
     )
     parser.add_argument(
         "--server",
         nargs=2,
         metavar=("FOLDER", "FD"),
-        help="the embedded server to leave at the end, and our lock of its users",
+        help="embedded server to release at the end, and the descriptor of its users' lock",
     )
     parser.add_argument(
-        "--list-devices",
-        action="store_true",
-        help="print the devices that --device would default to, as JSON lines, and leave",
+        "--list-devices", action="store_true", help="print the default devices as JSON lines"
     )
+    worker = parser.add_argument_group("worker process, started by the supervisor")
+    worker.add_argument("--name", help="unique in the cluster, like gpu0@host")
+    worker.add_argument("--restarts", type=int, default=0, help="earlier processes of this name")
+    worker.add_argument("--metrics", default="", help="HOST:PORT of its Prometheus endpoint")
     options = parser.parse_args()
     if options.lanes:
-        os.environ["BGPIPE_WORKER__LANES"] = str(options.lanes)  # the worker processes read it too
+        os.environ["BGPIPE_WORKER__LANES"] = str(options.lanes)  # for the worker processes too
     if options.compile:
         os.environ["BGPIPE_ENGINE__COMPILE"] = "true"
     return options
+
+
+def _run_worker(options: argparse.Namespace) -> None:
+    # Imports leave no garbage, and the search for it takes a seventh of their time.
+    gc.disable()
+    from bgpipe.workers.process import start
+
+    exit_now(start(options.name, options.restarts, options.metrics))
 
 
 def _list_devices() -> int:
@@ -73,35 +86,36 @@ def _list_devices() -> int:
     return 0
 
 
-def _start_first(options: argparse.Namespace) -> list[WorkerProcess]:
-    """Start a command's workers before anything else: a person waits for them."""
+def _early_workers(options: argparse.Namespace) -> list[DeviceWorker]:
+    """Return a command's workers, which start before the settings are read: a person waits."""
     with suppress(BgpipeError):  # raised again by _supervise, where it is logged
-        found = make_workers(select_devices(options.device, cpu_allowed=True), shared_host=True)
-        return [StartedWorker(one, one.start(0)) for one in found]
+        return make_workers(select_devices(options.device, cpu_allowed=True), shared_host=True)
     return []
 
 
-def _supervise(options: argparse.Namespace, started: Sequence[WorkerProcess]) -> int:
-    from bgpipe.workers.lifecycle import worker_settings
-
+def _supervise(
+    options: argparse.Namespace,
+    workers: Sequence[DeviceWorker],
+    started: Sequence[subprocess.Popen[bytes]],
+) -> int:
     settings = worker_settings()
     owned: bool = options.stop_with_stdin
     if not owned:
         from bgpipe.pipeline.broker.client import connect
 
-        connect(settings.redis_url).close()  # away at the start is an error, later is waited for
-    posts = started or make_workers(
+        connect(settings.redis_url).close()  # away at the start is an error, later it is not
+    workers = workers or make_workers(
         select_devices(options.device, cpu_allowed=owned),
         shared_host=owned,
         metrics="" if owned else settings.metrics.worker,
     )
-    supervisor = Supervisor(posts, settings.worker)
+    supervisor = Supervisor(workers, settings.worker, started)
     if owned:
         on_parent_exit(sys.stdin.fileno(), supervisor.stop)
     return supervisor.run()
 
 
-def _leave_server(folder: str, descriptor: str) -> None:
+def _release_server(folder: str, descriptor: str) -> None:
     from bgpipe.pipeline.broker.embedded import release_server
 
     with open(int(descriptor), "ab") as users:  # noqa: PTH123  # not a path

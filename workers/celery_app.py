@@ -1,27 +1,28 @@
-"""LanePool: many images in flight around one device.
+"""The Celery side of a worker: its app, pool, task and signals.
 
-Celery believes the worker's concurrency to be 1, which is true of the device. Around it, every
-image has a lane, a thread of its own, so that reading, decoding, encoding and writing overlap the
+For Celery the concurrency of a worker is 1, that of the device. Around the device each image in
+flight has a lane, a thread of the pool, so that reading, decoding, encoding and writing overlap the
 device's work: these steps release the interpreter's lock.
-
-The one task: what a lane returns, in Celery's terms.
-
-The Celery app of one worker process.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import logging
+import os
+import signal
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from celery import Celery, Task, signals
 from celery.apps.worker import Worker
 from celery.concurrency.thread import ApplyResult, TaskPool
 from celery.exceptions import CPendingDeprecationWarning, Reject, SecurityWarning
+from celery.worker import state
 
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.broker.queue import TASK, make_app
@@ -32,32 +33,32 @@ from bgpipe.pipeline.errors import (
     StoreCorrupted,
     UsageError,
 )
-from bgpipe.pipeline.types import JobId
-from bgpipe.workers.item_runner import ItemRunner, Requeue, RetryLater, RunResult
-from bgpipe.workers.lifecycle import install_signal_handlers
+from bgpipe.pipeline.types import JobId, Outcome
+from bgpipe.workers.item_runner import ItemRunner, Requeue, RetryLater
+from bgpipe.workers.watchdog import Watchdog
 
 LANES_SETTING = "bgpipe_lanes"
-"""Key of the worker app's configuration: the Lanes of its pool."""
-HAND_BACK = 2.0
-"""Seconds for telling the ledger of what is given back."""
+"""Key of the LaneOptions in the app's configuration."""
+RELEASE_SECONDS = 2.0
+"""Time for the lanes to give their items back after the drain."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class LaneOptions:
-    """How many there are, the seconds they may take to drain, and what makes them stop then."""
+    """Number of lanes, the seconds they may take to drain, and the watchdog that then frees them."""
 
     count: int
     drain: float
-    give_up: Callable[[], None]
+    watchdog: Watchdog
 
 
 class LanePool(TaskPool):  # type: ignore[misc]  # Celery has no types
-    """Celery's thread pool with as many threads as the app has lanes, whatever its concurrency.
+    """Celery's thread pool with one thread per lane, whatever its concurrency.
 
-    Finished lanes need no bell of ours: an acknowledgement goes through kombu's hub, which wakes
-    its event loop.
+    Ended lanes need not wake Celery: an acknowledgement goes through kombu's hub, which does.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # Celery's own signature
@@ -73,96 +74,91 @@ class LanePool(TaskPool):  # type: ignore[misc]  # Celery has no types
         return result
 
     def on_stop(self) -> None:
-        """Let the lanes finish, for as long as a worker may drain; then they give back.
+        """Let the lanes finish within the drain limit, then have them give their items back.
 
-        What has not begun goes back to the queue when the worker closes its channel: it has not
-        been acknowledged.
+        Messages that no lane has begun return to the queue as the worker closes its channel: they
+        are not acknowledged.
         """
         self.executor.shutdown(wait=False, cancel_futures=True)
         fields = {"images": len(self._in_flight), "limit": self._lanes.drain}
         log.info("draining", extra={"fields": fields})
         if wait(set(self._in_flight), self._lanes.drain).not_done:
-            self._lanes.give_up()
-            wait(set(self._in_flight), HAND_BACK)
+            self._lanes.watchdog.give_up()
+            wait(set(self._in_flight), RELEASE_SECONDS)
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = super()._get_info()
         return info | {"lanes": self._lanes.count, "in-flight": len(self._in_flight)}
 
 
-def register_task(app: Celery, lane: ItemRunner, retry_delay: float) -> None:
-    """Give `app` the task that removes the background of one image.
-
-    `retry_delay`: seconds before a message is tried again whose image the ledger was not there for.
-    """
-
-    def remove_background(task: Task, *message: object, **options: object) -> None:
-        try:
-            end = _run(lane, *message, **options)
-        except RedisUnavailable as error:
-            raise task.retry(exc=error, countdown=retry_delay) from error
-        except (StoreCorrupted, UsageError) as error:
-            # Not tried again: the books know what is missing, and it is published anew.
-            log.error("message dropped", extra={"fields": {"error": str(error)}})  # noqa: TRY400
-            raise
-        if isinstance(end, RetryLater):
-            raise task.retry(exc=end.error, countdown=end.delay)
-        if isinstance(end, Requeue):
-            raise Reject(end.error, requeue=True)
-        if end is not None and end.code is not None:
-            raise PermanentError(end.code, end.detail)  # settled: Flower is to show a failure
-
-    # The ledger counts attempts, not Celery; our own errors are told without a traceback.
-    app.task(name=TASK, bind=True, max_retries=None, throws=(BgpipeError,))(remove_background)
-
-
-def _run(lane: ItemRunner, *message: object, **options: object) -> RunResult:
-    match message:
-        case (str(job), int(index), str(source)) if not options:
-            return lane.run(JobId(job), index, source)
-    raise UsageError(
-        f"not a message of this version: {message!r} {options or ''}: it wants job, index and source"
-    )
-
-
 class LaneWorker(Worker):  # type: ignore[misc]  # Celery has no types
-    """Celery's worker, but with our answers to signals. `on_ready` is called once it takes messages."""
-
-    def __init__(self, *, on_ready: Callable[[], None], **options: Any) -> None:  # noqa: ANN401
-        self._on_ready = on_ready
-        super().__init__(**options)
+    """Celery's worker with our signal handlers."""
 
     def install_platform_tweaks(self, worker: Worker) -> None:
-        """Celery would ignore a second TERM, and give up what is in flight at a QUIT."""
+        """Replace Celery's handlers, which ignore a second TERM and drop the images at a QUIT."""
         del worker
         install_signal_handlers()
 
-    def on_consumer_ready(self, consumer: object) -> None:
-        super().on_consumer_ready(consumer)
-        self._on_ready()
 
-
-def make_worker_app(settings: Settings, lanes: LaneOptions) -> Celery:
-    """The queue's app, set up for a pool of `lanes`."""
+def make_worker_app(settings: Settings, lanes: LaneOptions, runner: ItemRunner) -> Celery:
+    """Return the queue's app with a pool of `lanes` and the task that `runner` performs."""
     app = make_app(settings, settings.redis_url)
     app.conf[LANES_SETTING] = lanes
-    # With a concurrency of 1 this is the number of messages held: one batch of lanes in flight,
-    # another at hand.
+    # The number of messages held, as the concurrency is 1: one for each lane, and the next ones.
     app.conf.worker_prefetch_multiplier = 2 * lanes.count
+    _register_task(app, runner, settings.queue.retry_delay)
     return app
 
 
+def _register_task(app: Celery, runner: ItemRunner, retry_delay: float) -> None:
+    """Register the task; after `retry_delay` seconds it repeats what the job store missed."""
+
+    def remove_background(task: Task, *message: object, **options: object) -> None:
+        try:
+            match message:
+                case (str(job), int(index), str(source)) if not options:
+                    result = runner.run(JobId(job), index, source)
+                case _:
+                    raise _unknown_message(message, options)
+        except RedisUnavailable as error:
+            raise task.retry(exc=error, countdown=retry_delay) from error
+        except (StoreCorrupted, UsageError) as error:
+            # Not repeated: the job store knows which items are missing and publishes them again.
+            log.error("message dropped", extra={"fields": {"error": str(error)}})  # noqa: TRY400
+            raise
+        match result:
+            case RetryLater():
+                raise task.retry(exc=result.error, countdown=result.delay)
+            case Requeue():
+                raise Reject(result.error, requeue=True)
+            case Outcome(code=code) if code is not None:
+                raise PermanentError(code, result.detail)  # settled; shown by Flower as a failure
+
+    # The job store counts attempts, not Celery; our own errors are logged without a traceback.
+    app.task(name=TASK, bind=True, max_retries=None, throws=(BgpipeError,))(remove_background)
+
+
+def _unknown_message(message: tuple[object, ...], options: dict[str, object]) -> UsageError:
+    return UsageError(
+        f"not a message of this version: {message!r} {options or ''}: expected job, index, source"
+    )
+
+
 def serve(app: Celery, name: str, on_ready: Callable[[], None]) -> int:
-    """Take messages until told to stop; return the exit code."""
-    signals.setup_logging.connect(_keep_logging)
-    # At each loss of the connection Celery announces another default for what we have set.
+    """Take messages until a signal or `request_shutdown`; return the exit code.
+
+    `on_ready` is called once the worker takes messages.
+    """
+    signals.worker_ready.connect(lambda **_: on_ready(), weak=False)
+    # Celery leaves logging alone if this signal has a receiver.
+    signals.setup_logging.connect(lambda **_: None, weak=False)
+    # At each loss of the connection Celery announces another default for a value that we set.
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     # It warns a superuser of pickled messages, which run code; ours are JSON and nothing else.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    logging.getLogger("celery.app.trace").addFilter(_is_news)
+    logging.getLogger("celery.app.trace").addFilter(_is_unlogged)
     worker = LaneWorker(
         app=app,
-        on_ready=on_ready,
         hostname=name,
         pool_cls=LanePool,
         concurrency=1,
@@ -175,10 +171,31 @@ def serve(app: Celery, name: str, on_ready: Callable[[], None]) -> int:
     return int(worker.exitcode or 0)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """False of a message that was given back: the lane has said why, and needs no traceback."""
+def request_shutdown(code: int = 0) -> None:
+    """Let this process's Celery worker drain and `serve` return `code`. Any thread may call."""
+    state.should_stop = code
+
+
+def install_signal_handlers() -> None:
+    """Drain at the first signal that stops a process; end at once at the second.
+
+    USR1 prints the stack of each thread.
+    """
+    stopping = False
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        del frame
+        if stopping:
+            os._exit(128 + number)
+        stopping = True
+        request_shutdown(state.should_stop or 0)
+
+    faulthandler.register(signal.SIGUSR1)
+    for number in STOP_SIGNALS:
+        signal.signal(number, on_signal)
+
+
+def _is_unlogged(record: logging.LogRecord) -> bool:
+    """Return False for a rejected message: the lane has logged the reason."""
     return not (record.exc_info and isinstance(record.exc_info[1], Reject))
-
-
-def _keep_logging(**_: object) -> None:
-    """Being connected is what keeps Celery from replacing our logging with its own."""

@@ -1,16 +1,10 @@
-"""The gate in front of a worker's lanes: images pass side by side, a suspect passes alone.
+"""Which items this worker works on: one lane per item, and a suspect without any other beside it.
 
-An image may take its whole process with it. One that was in flight when a worker died is let in
-only once the worker is empty, and nobody follows it until it is through: whatever dies then, it
-alone is to blame.
-
-Who has an image: each one is with one lane at a time, and a suspect is alone with it.
-
-A message may come twice: it stayed unacknowledged for too long, or its worker died. The heartbeat
-of whoever claimed the image tells the two apart. While it lives, the image is in good hands. If it
-is dead, the image may have killed it, or only been beside the one that did: it is a suspect, and
-passes the gate alone. Its attempt is counted behind the gate, not in front: a suspect that waits
-there while another one kills the worker is not charged for that.
+A message may arrive twice: it stayed unacknowledged for too long, or its worker died. The heartbeat
+of the claim's owner tells the two apart. While it lives, the item is left to it. If it is dead, the
+item may have killed it, or was only in flight beside the one that did. Such an item runs alone: if
+this worker dies then, the item is at fault. Its attempt is counted once it is alone, so that waiting
+beside another killer costs it nothing.
 """
 
 from __future__ import annotations
@@ -18,124 +12,116 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from threading import Condition, Lock
 
-from bgpipe.pipeline.errors import BgpipeError
-from bgpipe.pipeline.jobs.items import Claim, ClaimOwner
-from bgpipe.pipeline.jobs.store import JobStore
+from bgpipe.pipeline.errors import BgpipeError, UsageError
+from bgpipe.pipeline.jobs.items import Claim, ClaimOwner, ItemStore
 from bgpipe.pipeline.types import JobId
 
 
+class ClaimedElsewhere(BgpipeError):
+    """A live worker or another lane works on the item already."""
+
+
 class IsolationLock:
-    """Any number of threads may pass. Who waits to be alone goes before all who come later."""
+    """A readers-writer lock; a waiting writer goes before readers that arrive later."""
 
     def __init__(self) -> None:
         self._changed = Condition()
-        self._inside = 0
-        self._suspects = 0
-        self._closed = False
+        self._readers = 0
+        self._waiting_writers = 0
+        self._is_exclusive = False
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Be inside, with others."""
         with self._changed:
-            self._changed.wait_for(lambda: not (self._closed or self._suspects))
-            self._inside += 1
+            self._changed.wait_for(lambda: not (self._is_exclusive or self._waiting_writers))
+            self._readers += 1
         try:
             yield
         finally:
             with self._changed:
-                self._inside -= 1
+                self._readers -= 1
                 self._changed.notify_all()
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Be inside, with nobody else."""
         with self._changed:
-            self._suspects += 1
-            self._changed.wait_for(lambda: not (self._closed or self._inside))
-            self._suspects -= 1
-            self._closed = True
+            self._waiting_writers += 1
+            self._changed.wait_for(lambda: not (self._is_exclusive or self._readers))
+            self._waiting_writers -= 1
+            self._is_exclusive = True
         try:
             yield
         finally:
             with self._changed:
-                self._closed = False
+                self._is_exclusive = False
                 self._changed.notify_all()
 
 
-class ClaimedElsewhere(BgpipeError):
-    """Somebody who lives works on the image already."""
-
-
-@dataclass(frozen=True, slots=True)
-class ActiveClaim:
-    """An image in this lane.
-
-    `alone`: with no other one in this worker. `killer`: so it was before, in a worker that died.
-    """
-
-    claim: Claim
-    alone: bool = False
-    crashed_alone: bool = False
-
-
 class ClaimManager:
-    """What the lanes of one worker have in hand. `is_alive` tells of other workers by their names."""
+    """The claims of one worker's lanes. `is_alive` takes the name that another worker claims under."""
 
-    def __init__(self, job_store: JobStore, worker: str, is_alive: Callable[[str], bool]) -> None:
-        self._job_store = job_store
+    def __init__(self, items: ItemStore, worker: str, is_alive: Callable[[str], bool]) -> None:
+        self.items = items
         self._worker = worker
         self._is_alive = is_alive
-        self._gate = IsolationLock()
+        self._isolation = IsolationLock()
         self._lock = Lock()
-        self._in_hand: dict[tuple[JobId, int], float] = {}
+        self._since: dict[tuple[JobId, int], float] = {}
 
     @contextmanager
-    def claim(self, job: JobId, index: int) -> Iterator[ActiveClaim | None]:
-        """Have the image, or None where there is nothing to do any more.
+    def claim(self, job: JobId, index: int, source: str) -> Iterator[Claim | None]:
+        """Hold the item, whose key is `source`; None if it is settled or its job does not run.
+
+        A claim with a `predecessor` is the only one of this worker until the block ends.
 
         Raises:
-            Elsewhere: another lane has it, here or in a worker that lives.
-            UsageError: the ledger knows no such job or item.
+            ClaimedElsewhere: another lane or a live worker holds it.
+            UsageError: the job has no such item, or one with another key.
 
         """
         with self._reserved(job, index):
-            with self._gate.shared():
-                if self._orphan(job, index) is None:
-                    claim = self._job_store.items.claim(job, index, self._worker)
-                    yield ActiveClaim(claim) if claim else None
+            with self._isolation.shared():
+                if self._dead_owner(job, index) is None:
+                    yield self._claim(job, index, source)
                     return
-            with self._gate.exclusive():
-                orphan = self._orphan(job, index)
-                claim = self._job_store.items.claim(job, index, self._worker)
-                killer = orphan is not None and orphan.redelivered
-                yield ActiveClaim(claim, alone=True, crashed_alone=killer) if claim else None
+            with self._isolation.exclusive():
+                owner = self._dead_owner(job, index)
+                claim = self._claim(job, index, source)
+                yield claim and replace(claim, predecessor=owner)
 
     def ages(self) -> list[float]:
-        """Seconds for which each image has been in hand, at the gate or behind it."""
+        """Return the seconds for which each item has been held or has waited to be alone."""
         now = time.monotonic()
         with self._lock:
-            return [now - since for since in self._in_hand.values()]
+            return [now - since for since in self._since.values()]
 
     @contextmanager
     def _reserved(self, job: JobId, index: int) -> Iterator[None]:
         with self._lock:
-            if (job, index) in self._in_hand:
+            if (job, index) in self._since:
                 raise ClaimedElsewhere("another lane of this worker has the image")
-            self._in_hand[job, index] = time.monotonic()
+            self._since[job, index] = time.monotonic()
         try:
             yield
         finally:
             with self._lock:
-                del self._in_hand[job, index]
+                del self._since[job, index]
 
-    def _orphan(self, job: JobId, index: int) -> ClaimOwner | None:
-        """Whoever had the image and died of it, or beside it."""
-        holder = self._job_store.items.owner(job, index)
-        if holder is None or holder.worker == self._worker:
-            return None  # one of our own claims, whose end the ledger was not there for
-        if self._is_alive(holder.worker):
-            raise ClaimedElsewhere(f"another worker has the image: {holder.worker}")
-        return holder
+    def _claim(self, job: JobId, index: int, source: str) -> Claim | None:
+        claim = self.items.claim(job, index, self._worker)
+        if claim and claim.item.source != source:
+            self.items.give_back(job, index)
+            raise UsageError(f"image {index} of job {job} is another one: {claim.item.source}")
+        return claim
+
+    def _dead_owner(self, job: JobId, index: int) -> ClaimOwner | None:
+        """Return the owner that died with the item in flight, if any."""
+        owner = self.items.owner(job, index)
+        if owner is None or owner.worker == self._worker:
+            return None  # our own claim, whose end did not reach the job store
+        if self._is_alive(owner.worker):
+            raise ClaimedElsewhere(f"another worker has the image: {owner.worker}")
+        return owner

@@ -1,7 +1,4 @@
-"""The engines that a worker keeps, so that jobs with different recipes take turns without loading.
-
-From a job's recipe to the engines on this worker's device.
-"""
+"""The engines on a worker's device, kept so that jobs with different recipes can take turns."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from bgpipe.config.settings import Settings
@@ -24,127 +22,124 @@ log = logging.getLogger(__name__)
 
 
 class InferenceEngine(Protocol):
-    """What owns the device: bgpipe.pipeline.inference.engine or .vitmatte.engine, or a benchmark's."""
+    """A network on the device: BiRefNetEngine, VitMatteEngine or one of a benchmark."""
 
     @property
     def memory(self) -> int:
-        """Bytes of the device that its weights hold."""
+        """Bytes of the device that its weights take."""
         ...
 
     def infer(self, images: Sequence[Pixels]) -> list[Matte]: ...
 
 
 ModelSpec = Recipe | Matting
-"""What an engine is made for; both name weights and the size of an input."""
+"""Names the weights and the input size of an engine."""
 EngineFactory = Callable[[ModelSpec], InferenceEngine]
-Model = tuple[ModelTask, str, tuple[int, int]]
-"""What tells one engine from another: its task, its weights, the size of its input."""
+EngineKey = tuple[ModelTask, str, tuple[int, int]]
+"""Task, sha256 of the weights, and input size: tells one engine from another."""
 
 
-def model_of(wanted: ModelSpec) -> Model:
-    task = ModelTask.EDGES if isinstance(wanted, Matting) else ModelTask.SUBJECT
-    return task, wanted.weights, wanted.size
+def engine_key(spec: ModelSpec) -> EngineKey:
+    task = ModelTask.EDGES if isinstance(spec, Matting) else ModelTask.SUBJECT
+    return task, spec.weights, spec.size
 
 
 class EngineCache:
-    """Engines by model. Those used last stay as long as all weights fit into `room` bytes.
+    """Keeps the engines used last whose weights fit into `capacity_bytes`. One thread uses it."""
 
-    One thread uses it.
-    """
-
-    def __init__(self, make: EngineFactory, room: int) -> None:
-        self._make = make
-        self._room = room
-        self._engines: dict[Model, InferenceEngine] = {}
-        """The one used last is the last."""
+    def __init__(self, make_engine: EngineFactory, capacity_bytes: int) -> None:
+        self._make_engine = make_engine
+        self._capacity_bytes = capacity_bytes
+        self._engines: dict[EngineKey, InferenceEngine] = {}
+        """In the order of their last use."""
 
     @property
-    def models(self) -> list[Model]:
-        """What is kept, the one used last first. Any thread may ask."""
+    def keys(self) -> list[EngineKey]:
+        """The engines kept, the one used last first."""
         return list(self._engines)[::-1]
 
-    def find(self, model: Model) -> InferenceEngine | None:
-        """The engine of `model` if it is kept; from now on it is the one used last."""
-        engine = self._engines.pop(model, None)
+    def find(self, key: EngineKey) -> InferenceEngine | None:
+        """Return the engine if it is kept, which is then the one used last."""
+        engine = self._engines.pop(key, None)
         if engine is not None:
-            self._engines[model] = engine
+            self._engines[key] = engine
         return engine
 
-    def load(self, wanted: ModelSpec) -> InferenceEngine:
-        """Make an engine and keep it. If the device is too full for that, it gets the device alone.
+    def load(self, spec: ModelSpec) -> InferenceEngine:
+        """Make an engine and keep it; if the device is full, evict all others for it.
 
-        Raises what the maker raises.
+        Raises the factory's errors.
         """
         try:
-            engine = self._make(wanted)
+            engine = self._make_engine(spec)
         except TransientError as error:
             if error.code is not Code.DEVICE or not self._engines:
                 raise
             log.warning("the device is full, giving up the other models")
             self._engines.clear()
             engine = None
-        # Outside the handler, whose error keeps alive what was half made.
-        self._engines[model_of(wanted)] = kept = engine or self._make(wanted)
-        self._evict_oldest()
+        # Outside the handler, whose error keeps the half-made engine alive.
+        self._engines[engine_key(spec)] = kept = engine or self._make_engine(spec)
+        self._evict()
         return kept
 
-    def _evict_oldest(self) -> None:
-        while len(self._engines) > 1 and self._memory > self._room:
+    def _evict(self) -> None:
+        while len(self._engines) > 1 and self._used_bytes > self._capacity_bytes:
             _, weights, _ = oldest = next(iter(self._engines))
             del self._engines[oldest]
             log.info("model given up for room", extra={"fields": {"weights": weights[:12]}})
 
     @property
-    def _memory(self) -> int:
+    def _used_bytes(self) -> int:
         return sum(engine.memory for engine in self._engines.values())
 
 
 def make_engine_factory(settings: Settings, device: str, batch: int) -> EngineFactory:
-    """What loads a model onto `device`, cpu or cuda, for `batch` images or tiles at once."""
-    threads = settings.worker.cpu_threads or cores()
-    # Where torch.compile looks for what it made before.
+    """Return a loader of models onto `device` (cpu or cuda) for `batch` images or tiles at once."""
+    # Where torch.compile finds what it compiled before.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.state_folder / "compiled"))
-
-    def make(wanted: ModelSpec) -> InferenceEngine:
-        model = _weights(wanted, settings)
-        import torch  # in the device thread: it takes seconds, in which the worker can connect
-
-        try:
-            if isinstance(wanted, Matting):
-                from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine
-
-                return VitMatteEngine(model, device, batch=batch, threads=threads)
-            from bgpipe.pipeline.inference.engine import BiRefNetEngine, EngineOptions
-
-            engine = settings.engine
-            options = EngineOptions(engine.precision, engine.compile, engine.graphs)
-            return BiRefNetEngine(model, device, batch=batch, threads=threads, options=options)
-        except torch.OutOfMemoryError as error:
-            raise TransientError(
-                Code.DEVICE, f"the device's memory does not hold the model: {wanted.model}"
-            ) from error
-
-    return make
+    return partial(_load_engine, settings, device, batch)
 
 
-def cores() -> int:
-    """How many cores this process may use."""
+def _load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) -> InferenceEngine:
+    model = _resolve(spec, settings)
+    threads = settings.worker.cpu_threads or available_cores()
+    import torch  # by the device thread, as it takes seconds in which the worker connects
+
+    try:
+        if isinstance(spec, Matting):
+            from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine
+
+            return VitMatteEngine(model, device, batch=batch, threads=threads)
+        from bgpipe.pipeline.inference.engine import BiRefNetEngine, EngineOptions
+
+        engine = settings.engine
+        options = EngineOptions(engine.precision, compiled=engine.compile, graphs=engine.graphs)
+        return BiRefNetEngine(model, device, batch=batch, threads=threads, options=options)
+    except torch.OutOfMemoryError as error:
+        raise TransientError(
+            Code.DEVICE, f"the model does not fit into the device's memory: {spec.model}"
+        ) from error
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _weights(wanted: ModelSpec, settings: Settings) -> ResolvedModel:
-    """The weights on this machine, which must be those that the job was opened with."""
+def _resolve(spec: ModelSpec, settings: Settings) -> ResolvedModel:
+    """Return this machine's weights, which must be those that the job was submitted with."""
     hub = Hub(timeout=settings.model.hub_timeout)
     try:
-        model = resolve(wanted.model, cache=settings.model_folder, hub=hub)
+        model = resolve(spec.model, cache=settings.model_folder, hub=hub)
     except (ModelUnavailable, UsageError) as error:
-        raise TransientError(Code.INTERNAL, f"model {wanted.model}: {error}") from error
-    if model.sha256 != wanted.weights:
+        raise TransientError(Code.INTERNAL, f"model {spec.model}: {error}") from error
+    if model.sha256 != spec.weights:
         raise TransientError(
             Code.INTERNAL,
-            f"model {wanted.model} differs: the job wants {wanted.weights}, here is {model.sha256};"
-            " use the same weights on every machine",
+            f"model {spec.model} differs: the job wants {spec.weights}, here is {model.sha256}: "
+            "use the same weights on every machine",
         )
-    return replace(model, size=wanted.size)
+    return replace(model, size=spec.size)

@@ -1,7 +1,4 @@
-"""What a worker has done so far: outcomes, and the times of their stages.
-
-The heartbeat of a worker, which proves progress and not only life.
-"""
+"""Counts what a worker does, and writes the counts to Redis as its heartbeat."""
 
 from __future__ import annotations
 
@@ -10,107 +7,104 @@ import shutil
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.monitoring.heartbeat import LIFE, Histogram, WorkerStats
-
-WHOLE = "image"
-"""The stage that stands for all of an image's time in its lane."""
-
-
-class WorkerCounters:
-    """Any lane may write, any thread may read."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._stages: defaultdict[str, Histogram] = defaultdict(Histogram)
-        self.images = 0
-        self.progress = 0.0
-        """Unix time of the last outcome, 0 before it."""
-        self.disk_free = -1
-        """Bytes free where the last cutout was written; -1 where that was no folder."""
-
-    def record_outcome(self, seconds: float, stages: Mapping[str, float]) -> None:
-        """Note an outcome, which took `seconds`."""
-        with self._lock:
-            self.images += 1
-            self.progress = time.time()
-            for name, spent in {WHOLE: seconds, **stages}.items():
-                self._stages[name].observe(spent)
-
-    def record_write(self, location: str) -> None:
-        """Note that there is a new cutout at the store's `location`."""
-        self.disk_free = -1
-        with suppress(OSError):  # the folder is gone again: whoever writes next will say so
-            if "://" not in location:
-                self.disk_free = shutil.disk_usage(Path(location)).free
-
-    def stages(self) -> dict[str, Histogram]:
-        """The seconds of each stage so far."""
-        with self._lock:
-            return {name: one.copy() for name, one in self._stages.items()}
-
+from bgpipe.workers.memory_budget import resident_bytes
 
 PERIOD = 5.0
-"""Seconds between two beats."""
+"""Seconds between two heartbeats."""
+WHOLE = "image"
+"""The stage that covers an image's whole time in its lane."""
 
 log = logging.getLogger(__name__)
 
 
-def is_alive(client: RedisClient, worker: str) -> bool:
-    """Whether the worker that claims under this name lives, or died less than `LIFE` seconds ago."""
-    return bool(client.exists(keys.of_worker(worker)))
+class WorkerCounters:
+    """The worker's own WorkerStats, counted up in place. Threads may share it."""
+
+    def __init__(self, stats: WorkerStats) -> None:
+        self._lock = threading.Lock()
+        self._stages: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self._stats = replace(stats, stages=self._stages)
+
+    @contextmanager
+    def update(self) -> Iterator[WorkerStats]:
+        """Yield the statistics for changes that other threads see at once or not at all."""
+        with self._lock:
+            yield self._stats
+
+    def snapshot(self, ages: Sequence[float] = ()) -> WorkerStats:
+        """Return a copy of this moment; `ages` are the seconds of the images in flight."""
+        with self._lock:
+            return replace(
+                self._stats,
+                beat=time.time(),
+                in_flight=len(ages),
+                oldest=max(ages, default=0.0),
+                memory=resident_bytes(),
+                stages={name: stage.copy() for name, stage in self._stages.items()},
+            )
+
+    def record_outcome(self, seconds: float, stages: Mapping[str, float]) -> None:
+        """Count an image that ended after `seconds`, and the seconds of its stages."""
+        with self.update() as stats:
+            stats.images += 1
+            stats.progress = time.time()
+            for name, duration in {WHOLE: seconds, **stages}.items():
+                self._stages[name].observe(duration)
+
+    def record_write(self, location: str) -> None:
+        """Note the free space of the store at `location`, which has a new cutout."""
+        free = -1
+        with suppress(OSError):  # the folder is gone again, which the next write reports
+            if "://" not in location:
+                free = shutil.disk_usage(Path(location)).free
+        with self.update() as stats:
+            stats.disk_free = free
 
 
-class HeartbeatWriter:
-    """Writes what `vitals` returns to a hash with a time to live, from a thread of its own, from
-    `__enter__` to `__exit__`.
+@contextmanager
+def sending_heartbeats(
+    client: RedisClient, worker: str, read_stats: Callable[[], WorkerStats]
+) -> Iterator[None]:
+    """Write heartbeats from a thread until the block ends.
+
+    `worker` is the name under which the process claims items.
     """
+    key, stopped = keys.of_worker(worker), threading.Event()
 
-    def __init__(self, client: RedisClient, worker: str, vitals: Callable[[], WorkerStats]) -> None:
-        self._client = client
-        self._key = keys.of_worker(worker)
-        self._vitals = vitals
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._try(self._write)  # whoever claims is known to live
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(PERIOD):
-            self._try(self._write)
-        self._try(self._forget)
-
-    def _try(self, write: Callable[[], None]) -> None:
-        """A beat that is missed costs nothing; the worker's work does not wait for it."""
+    def write() -> None:
+        fields: dict[Any, Any] = dict(read_stats().write())
         try:
-            write()
+            client.hset(key, mapping=fields)
+            client.expire(key, LIFE)
         except RedisUnavailable as error:
             log.warning("heartbeat missed", extra={"fields": {"error": str(error)}})
 
-    def _write(self) -> None:
-        fields: dict[Any, Any] = dict(self._vitals().write())
-        self._client.hset(self._key, mapping=fields)
-        self._client.expire(self._key, LIFE)
+    def run() -> None:
+        while not stopped.wait(PERIOD):
+            write()
 
-    def _forget(self) -> None:
-        self._client.delete(self._key)
+    write()  # before the first claim: its owner counts as alive
+    thread = threading.Thread(target=run, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+        with suppress(RedisUnavailable):
+            client.delete(key)
+
+
+def is_alive(client: RedisClient, worker: str) -> bool:
+    """Return whether the worker that claims as `worker` sent a heartbeat within `LIFE` seconds."""
+    return bool(client.exists(keys.of_worker(worker)))

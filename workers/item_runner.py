@@ -1,9 +1,9 @@
-"""One image's way through a lane, and what becomes of an image that fails.
+"""Runs one item in a lane, and decides what becomes of an item that fails.
 
 The order of effects is the argument for correctness. The attempt is counted before any work, so
-that an image which kills its worker is found out. The target is written before the ledger is told,
-and atomically: whatever dies in between only makes the image be done again, to the same bytes. The
-lane alone talks to the ledger; the stages are another thread's, which may get stuck (watchdog.py).
+that an image which kills its workers is found out. The target is written atomically and before the
+item is settled: a crash in between repeats the image, which gives the same bytes. The lane alone
+writes to the job store; the stages run in a thread that may get stuck (watchdog.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import (
@@ -22,31 +22,29 @@ from bgpipe.pipeline.errors import (
     ItemError,
     PermanentError,
     TransientError,
-    UsageError,
 )
 from bgpipe.pipeline.jobs.items import Claim
-from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.planning.ownership import RECIPE_METADATA, check_replaceable, refuse_cutout
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.storage.factory import StoreFactory
-from bgpipe.pipeline.types import Item, Job, JobId, Outcome, ReviewFlag
-from bgpipe.workers.claims import ActiveClaim, ClaimedElsewhere, ClaimManager
+from bgpipe.pipeline.types import JobId, Outcome, ReviewFlag
+from bgpipe.workers.claims import ClaimedElsewhere, ClaimManager
 from bgpipe.workers.heartbeat import WorkerCounters
 from bgpipe.workers.image_processor import ImageProcessor
 from bgpipe.workers.lifecycle import WorkerShuttingDown
 from bgpipe.workers.watchdog import StageTimer, Watchdog
 
-# A worker meets few jobs at a time, each with a source and a target.
-STORES_KEPT = 32
-ELSEWHERE = 2
-"""An image that is in other hands is looked after as late as one that failed so often."""
+STORES_CACHED = 32
+"""A source and a target for each of the few jobs that a worker meets at a time."""
+ELSEWHERE_ATTEMPT = 2
+"""An item that is held elsewhere is looked at again as late as after this attempt."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """The item is to be tried again in `delay` seconds."""
+    """Repeat the message in `delay` seconds."""
 
     error: BgpipeError
     delay: float
@@ -54,139 +52,133 @@ class RetryLater:
 
 @dataclass(frozen=True, slots=True)
 class Requeue:
-    """The item is another worker's now: this one leaves."""
+    """Return the message to the queue: this worker is ending."""
 
     error: BgpipeError
 
 
 RunResult = Outcome | RetryLater | Requeue | None
+"""None: there is nothing left to do."""
 
 
 class ItemRunner:
-    """Does images, one per call; any number of threads may call at once."""
+    """Threads may share it; each call runs one item."""
 
     def __init__(
         self,
-        job_store: JobStore,
-        custody: ClaimManager,
+        claims: ClaimManager,
         watchdog: Watchdog,
-        studio: ImageProcessor,
-        settings: Settings,
+        processor: ImageProcessor,
         stores: StoreFactory,
-        tally: WorkerCounters,
+        counters: WorkerCounters,
+        settings: Settings,
     ) -> None:
-        self._job_store = job_store
-        self._custody = custody
+        self._items = claims.items
+        self._claims = claims
         self._watchdog = watchdog
-        self._studio = studio
+        self._processor = processor
+        self._counters = counters
         self._queue = settings.queue
         self._limits = settings.limits.model_dump()
         self._max_bytes = settings.images.max_bytes
         self._review_out = settings.review.out
-        self._tally = tally
-        self._store: Callable[[str], Store] = lru_cache(STORES_KEPT)(stores.open)
+        self._store: Callable[[str], Store] = lru_cache(STORES_CACHED)(stores.open)
 
     def run(self, job: JobId, index: int, source: str) -> RunResult:
-        """Do one image, or return None where there is nothing to do any more.
+        """Claim the item, make its cutout and settle it.
 
         Raises:
-            UsageError: the ledger knows no such job, or another source at `index`.
-            LedgerDamaged: it cannot be read.
-            RedisUnavailable: the ledger cannot be told; the image may be done again.
+            UsageError: the job has no such item, or one with another key.
+            StoreCorrupted: the job's keys cannot be read.
+            RedisUnavailable: the job store is away; the image may be repeated.
 
         """
         try:
-            with self._custody.claim(job, index) as hold:
-                return self._do(hold, source) if hold else None
+            with self._claims.claim(job, index, source) as claim:
+                if claim is None:
+                    return None
+                timer = StageTimer(self._limits)
+                work = partial(self._make_cutout, claim, timer)
+                try:
+                    self._check_predecessor(claim)
+                    identity, flags = self._watchdog.run(source, timer, work)
+                except Exception as error:
+                    return self._after_error(error, claim, timer)
+                self._items.write_fingerprint(job, index, identity)
+                return self._settle(claim, Outcome.done(index, flags), timer)
         except ClaimedElsewhere as error:
-            return RetryLater(error, self._delay(ELSEWHERE))
+            return RetryLater(error, self._delay(ELSEWHERE_ATTEMPT))
 
-    def _do(self, hold: ActiveClaim, source: str) -> RunResult:
-        claim, watch = hold.claim, StageTimer(self._limits)
-        if claim.item.source != source:
-            self._job_store.items.give_back(claim.job.id, claim.item.index)
-            raise UsageError(
-                f"image {claim.item.index} of job {claim.job.id} is another one: "
-                f"{claim.item.source}"
+    def _check_predecessor(self, claim: Claim) -> None:
+        """Raise if the item killed a worker while it ran alone, and its attempts are used up."""
+        if claim.predecessor is None:
+            return
+        if claim.predecessor.redelivered and claim.attempt > self._queue.max_attempts:
+            raise PermanentError(
+                Code.WORKER_LOST,
+                "its worker died each time it was in flight, in the end alone: "
+                f"{claim.attempt - 1} attempts",
             )
-        if hold.crashed_alone and claim.attempt > self._queue.max_attempts:
-            return self._after(_lost(claim), claim, watch)
-        if hold.alone:
-            log.warning("image runs alone: its worker died", extra={"fields": _names(claim)})
-        return self._attempt(hold, watch)
+        log.warning("image runs alone: its worker died", extra={"fields": _fields(claim)})
 
-    def _attempt(self, hold: ActiveClaim, watch: StageTimer) -> RunResult:
-        claim = hold.claim
-        try:
-            made = self._watchdog.run(
-                claim.item.source, watch, lambda: self._make(claim.job, claim.item, watch)
-            )
-        except WorkerShuttingDown as error:
-            self._job_store.items.give_back(claim.job.id, claim.item.index)
-            return _requeue(error, claim)
-        except DeviceLost as error:
-            return self._after_loss(error, hold, watch)
-        except ItemError as error:
-            return self._after(error, claim, watch)
-        except BgpipeError as error:  # a store that this worker cannot open, say
-            return self._after(TransientError(Code.INTERNAL, str(error)), claim, watch)
-        except Exception as error:
-            log.exception("unexpected error", extra={"fields": _names(claim)})
-            return self._after(TransientError(Code.INTERNAL, repr(error)), claim, watch)
-        identity, flags = made
-        self._job_store.items.write_fingerprint(claim.job.id, claim.item.index, identity)
-        return self._settle(claim, Outcome.done(claim.item.index, flags), watch)
-
-    def _make(self, job: Job, item: Item, watch: StageTimer) -> tuple[str, tuple[ReviewFlag, ...]]:
-        """Write the item's cutout; returns its identity and its flags."""
-        recipe = job.recipe
-        with watch("read"):
+    def _make_cutout(self, claim: Claim, timer: StageTimer) -> tuple[str, tuple[ReviewFlag, ...]]:
+        """Write the item's cutout; return the object's identity and the flags."""
+        job, item, recipe = claim.job, claim.item, claim.job.recipe
+        with timer("read"):
             if not job.overwrite:
                 check_replaceable(self._store(job.out), item.target)
             data = self._store(job.source).read(item.source, self._max_bytes)
             refuse_cutout(data)
         text = {"bgpipe:recipe": recipe.text, "bgpipe:source": item.identity}
-        made = self._studio.process(data, recipe, text, watch)
-        with watch("write"):
-            notes = {RECIPE_METADATA: recipe.hash, "bgpipe-source": item.identity}
-            identity = self._store(job.out).write(item.target, made.file, notes)
-            if made.flags and self._review_out:
-                self._store(self._review_out).write(f"{job.id}/{item.target}", made.file, notes)
-            self._tally.record_write(job.out)
-        return identity, made.flags
+        cutout = self._processor.process(data, recipe, text, timer)
+        with timer("write"):
+            metadata = {RECIPE_METADATA: recipe.hash, "bgpipe-source": item.identity}
+            identity = self._store(job.out).write(item.target, cutout.data, metadata)
+            if cutout.flags and self._review_out:
+                copy = f"{job.id}/{item.target}"
+                self._store(self._review_out).write(copy, cutout.data, metadata)
+            self._counters.record_write(job.out)
+        return identity, cutout.flags
 
-    def _after(self, error: ItemError, claim: Claim, watch: StageTimer) -> Outcome | RetryLater:
-        """Give the item back for another attempt, or up."""
-        if isinstance(error, TransientError) and claim.attempt < self._queue.max_attempts:
-            fields = _names(claim) | {"attempt": claim.attempt, "error": str(error)}
-            log.warning("image will be tried again", extra={"fields": fields})
-            self._job_store.items.release(claim.job.id, claim.item.index)
-            return RetryLater(error, self._delay(claim.attempt))
-        return self._settle(claim, Outcome.failed(claim.item.index, error), watch)
+    def _after_error(self, error: Exception, claim: Claim, timer: StageTimer) -> RunResult:
+        """Requeue the item, release it for another attempt, or settle it as failed."""
+        is_last_attempt = claim.attempt >= self._queue.max_attempts
+        match error:
+            case WorkerShuttingDown():
+                self._items.give_back(claim.job.id, claim.item.index)
+                return _requeue(error, claim)
+            case DeviceLost() if not (claim.predecessor and is_last_attempt):
+                return _requeue(error, claim)  # stays claimed, so that the next attempt runs alone
+            case DeviceLost() | PermanentError():
+                return self._settle(claim, Outcome.failed(claim.item.index, error), timer)
+            case ItemError():
+                failure = error
+            case BgpipeError():  # a store that this worker cannot open, for example
+                failure = TransientError(Code.INTERNAL, str(error))
+            case _:
+                log.exception("unexpected error", extra={"fields": _fields(claim)})
+                failure = TransientError(Code.INTERNAL, repr(error))
+        if is_last_attempt:
+            return self._settle(claim, Outcome.failed(claim.item.index, failure), timer)
+        fields = _fields(claim) | {"attempt": claim.attempt, "error": str(failure)}
+        log.warning("image will be tried again", extra={"fields": fields})
+        self._items.release(claim.job.id, claim.item.index)
+        return RetryLater(failure, self._delay(claim.attempt))
 
-    def _after_loss(
-        self, error: DeviceLost, hold: ActiveClaim, watch: StageTimer
-    ) -> Outcome | Requeue:
-        """Leave the claim as it is, so that the next one runs alone; or give a culprit up."""
-        claim = hold.claim
-        if hold.alone and claim.attempt >= self._queue.max_attempts:
-            return self._settle(claim, Outcome.failed(claim.item.index, error), watch)
-        return _requeue(error, claim)
-
-    def _settle(self, claim: Claim, outcome: Outcome, watch: StageTimer) -> Outcome:
-        """Tell the ledger, then those who watch: one event for each image that has ended."""
-        self._job_store.items.settle(claim.job.id, outcome)
-        self._tally.record_outcome(watch.seconds, watch.stages)
-        fields = _names(claim) | {"attempt": claim.attempt, "code": outcome.code}
+    def _settle(self, claim: Claim, outcome: Outcome, timer: StageTimer) -> Outcome:
+        """Record the outcome, first in the job store, then in counters and log."""
+        self._items.settle(claim.job.id, outcome)
+        self._counters.record_outcome(timer.seconds, timer.stages)
+        fields = _fields(claim) | {"attempt": claim.attempt, "code": outcome.code}
         if outcome.code is None:
-            log.info("image done", extra={"fields": fields | watch.fields()})
+            log.info("image done", extra={"fields": fields | timer.fields()})
         else:
-            told = fields | {"detail": outcome.detail} | watch.fields()
-            log.warning("image failed", extra={"fields": told})
+            fields["detail"] = outcome.detail
+            log.warning("image failed", extra={"fields": fields | timer.fields()})
         return outcome
 
     def _delay(self, attempt: int) -> float:
-        """Seconds, doubled with each attempt, jittered, and below the visibility timeout.
+        """Return seconds: doubled with each attempt, jittered, and below the visibility timeout.
 
         A delayed message waits unacknowledged in a worker; beyond the timeout it would run twice.
         """
@@ -194,18 +186,11 @@ class ItemRunner:
         return min(delay, self._queue.visibility_timeout / 2)
 
 
-def _lost(claim: Claim) -> PermanentError:
-    return PermanentError(
-        Code.WORKER_LOST,
-        f"its worker died each time it was in flight, in the end alone: {claim.attempt - 1} attempts",
-    )
-
-
 def _requeue(error: BgpipeError, claim: Claim) -> Requeue:
-    fields = _names(claim) | {"reason": str(error)}
+    fields = _fields(claim) | {"reason": str(error)}
     log.warning("image given back", extra={"fields": fields})
     return Requeue(error)
 
 
-def _names(claim: Claim) -> dict[str, object]:
+def _fields(claim: Claim) -> dict[str, object]:
     return {"job": claim.job.id, "index": claim.item.index, "key": claim.item.source}

@@ -1,99 +1,67 @@
-"""How a worker process ends: warmly, unless it is told twice.
+"""Start and end of worker processes: what the supervisor and its workers share.
 
-Ties a process's life to its parent's, on every system and however the parent dies.
+The supervisor imports this module before it starts its workers, so the top imports the standard
+library alone.
 
-The parent holds the writing end of a pipe and never writes. The kernel closes it with the parent,
-and whoever reads the other end learns of it.
-
-What both kinds of process begin and end with: settings, events, exit codes.
+A process of ours ends with its parent: the parent holds the write end of a pipe and never writes.
+The kernel closes that end however the parent dies, and the child reads the end of the file.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from celery.worker import state
-
-from bgpipe.config.choices import LogFormat
-from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.errors import BgpipeError, UsageError
-from bgpipe.pipeline.logging import log_to_stderr
-from bgpipe.pipeline.session import read_settings
+
+if TYPE_CHECKING:
+    from bgpipe.config.choices import LogFormat
+    from bgpipe.config.settings import Settings
 
 EXIT_RESTART = 75
-"""Exit code of a worker that another process should replace: EX_TEMPFAIL of sysexits.h."""
-SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
+"""Exit code of a worker that asks for a successor: EX_TEMPFAIL of sysexits.h."""
+READY = b"ready\n"
+"""Written by a worker to its stdout once it takes messages."""
+GRACE = 5.0
+"""Seconds beyond the drain timeout after which a process is killed."""
 
 log = logging.getLogger(__name__)
 
 
 class WorkerShuttingDown(BgpipeError):
-    """The worker leaves before an image was done, which is not to blame."""
-
-
-def request_shutdown(code: int = 0) -> None:
-    """Let this process's Celery worker drain and return `code`. Any thread may call."""
-    state.should_stop = code
-
-
-def install_signal_handlers() -> None:
-    """Drain at the first signal that asks to stop; leave at once at the second.
-
-    USR1 makes the process print where each of its threads is.
-    """
-    told = False
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal told
-        del frame
-        if told:
-            os._exit(128 + number)
-        told = True
-        request_shutdown(state.should_stop or 0)
-
-    faulthandler.register(signal.SIGUSR1)
-    for number in SIGNALS:
-        signal.signal(number, on_signal)
+    """The worker ended before the image was done; the image is not at fault."""
 
 
 def exit_now(code: int) -> NoReturn:
-    """End this process without waiting for threads: those that are stuck would keep it."""
+    """End this process without waiting for threads, some of which may be stuck."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-READY = b"ready\n"
-"""What a worker writes to its stdout once it takes messages."""
-GRACE = 5.0
-"""Seconds beyond the drain timeout after which a process that should have left is ended."""
-
-
 def on_parent_exit(descriptor: int, action: Callable[[], None]) -> None:
-    """Call `action` in a thread of its own once the pipe behind `descriptor` ends."""
+    """Call `action` in a thread once the pipe behind `descriptor` ends."""
 
     def wait() -> None:
         while os.read(descriptor, 4096):
             pass
         action()
 
-    threading.Thread(target=wait, name="tether", daemon=True).start()
+    threading.Thread(target=wait, name="parent-watch", daemon=True).start()
 
 
 def run_entry_point(work: Callable[[], int], worker: str = "") -> int:
-    """What `work` returns; an error of ours becomes its event and its exit code.
+    """Return the exit code of `work`; a BgpipeError becomes an event and its exit code.
 
-    `worker` is on every line of the log: those of a machine share one.
+    `worker` ends every line of the log, which the workers of a machine share.
     """
+    from bgpipe.pipeline.logging import log_to_stderr
+
     log_to_stderr(_log_format(), {"worker": worker} if worker else {})
     try:
         return work()
@@ -103,7 +71,10 @@ def run_entry_point(work: Callable[[], int], worker: str = "") -> int:
 
 
 def _log_format() -> LogFormat:
-    """Settings that cannot be read are told of as text, by whoever reads them next."""
+    """Return the configured format, or text if the settings are wrong: `work` reports that."""
+    from bgpipe.config.choices import LogFormat
+    from bgpipe.config.settings import load_settings
+
     try:
         return load_settings().log.format
     except ValueError:
@@ -111,13 +82,15 @@ def _log_format() -> LogFormat:
 
 
 def worker_settings() -> Settings:
-    """The settings of a process that works for a Redis, which it does not bring along.
+    """Return the settings of a process that works for a given Redis.
 
     Raises:
-        UsageError: a value is wrong, or there is no address.
+        UsageError: a value is wrong, or no Redis is configured.
 
     """
+    from bgpipe.pipeline.session import read_settings
+
     settings = read_settings()
     if settings.embedded:
-        raise UsageError("no Redis to work for: set BGPIPE_REDIS_URL")
+        raise UsageError("no Redis configured for workers: set BGPIPE_REDIS_URL")
     return settings

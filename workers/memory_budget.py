@@ -1,4 +1,4 @@
-"""Which images may be in memory at once: lanes share a budget, a large image takes more of it."""
+"""The memory budget that the lanes of a worker share: a large image takes more of it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_OURS = Path("/proc/self/statm")
+_STATM = Path("/proc/self/statm")
 
 
 class MemoryBudget:
-    """A budget in bytes. Any number of threads may claim; nobody overtakes a claim that waits."""
+    """A budget of `capacity` bytes. Threads may share it; claims are served in order of arrival."""
 
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._free = budget
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._free = capacity
         self._turn = threading.Lock()
         self._freed = threading.Condition()
 
     @contextmanager
     def claim(self, amount: int) -> Iterator[None]:
-        """Wait until `amount` bytes are free, and hold them; all of the budget if it is less."""
-        share = min(amount, self._budget)
+        """Wait for `amount` free bytes, at most the capacity, and hold them."""
+        share = min(amount, self._capacity)
         with self._turn, self._freed:
             self._freed.wait_for(lambda: self._free >= share)
             self._free -= share
@@ -36,22 +36,22 @@ class MemoryBudget:
                 self._freed.notify()
 
 
-def half_of_the_machine() -> int:
-    """Half of the bytes that this process may use, by the machine or by its container."""
+def default_capacity() -> int:
+    """Return half of the memory of the machine or its container, in bytes."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(machine, _container_limit() or machine) // 2
 
 
-def resident() -> int:
-    """Bytes that this process holds in memory; 0 where the system does not say."""
+def resident_bytes() -> int:
+    """Return the resident memory of this process; 0 if the system does not report it."""
     try:
-        return int(_OURS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # no Linux
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # not Linux
         return 0
 
 
 def _container_limit() -> int | None:
     try:
         return int(_CGROUP_LIMIT.read_text())
-    except (OSError, ValueError):  # no container, or none with a limit, which reads "max"
+    except (OSError, ValueError):  # no container, or one without a limit, which reads "max"
         return None

@@ -1,11 +1,9 @@
-"""How long an image takes, where, and how long it may.
+"""Time limits for the stages of an image.
 
-The watchdog of the lanes: no stage of an image lasts longer than its limit.
-
-A thread of Python cannot be ended from outside. So each image is worked on in a thread of its own,
-for which its lane waits; one that overruns is left behind, and the lane is free again. What is left
-behind cannot do harm: it never talks to the ledger, what it may still write is what any attempt
-would write, and it ends where its next stage would begin.
+A Python thread cannot be killed. So each image is made in a thread of its own, for which its lane
+waits; a thread that overruns a limit is abandoned and the lane is free again. An abandoned thread is
+harmless: it does not write to the job store, what it may still write is what any attempt would, and
+it ends where its next stage would begin.
 """
 
 from __future__ import annotations
@@ -24,64 +22,70 @@ from typing import Any, TypeVar
 from bgpipe.pipeline.errors import Code, TransientError
 from bgpipe.workers.lifecycle import WorkerShuttingDown
 
+CHECK_INTERVAL = 1.0
+"""Seconds between two checks of a thread: its next stage may have a shorter limit."""
+FRAMES = 4
+"""Innermost calls of a stuck thread that are logged."""
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
 
 class StageAborted(Exception):
-    """Raised in a thread whose image nobody waits for any more."""
+    """Raised in an abandoned thread instead of its next stage."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimedStage:
-    """What is going on since `start` (of time.perf_counter), for `limit` seconds at most."""
+    """A stage that began at `start` (of time.perf_counter) and may take `limit` seconds."""
 
     name: str
     start: float
     limit: float
 
     @property
-    def left(self) -> float:
-        """Seconds until it is overdue; negative from then on."""
+    def remaining(self) -> float:
+        """Seconds until the limit; negative beyond it."""
         return self.start + self.limit - time.perf_counter()
 
 
 class StageTimer:
-    """Seconds since it was made, and those of each stage.
-
-    The thread that works writes it, the lane that waits reads it.
-    """
+    """Times an image and its stages. The working thread writes, the lane that waits reads."""
 
     def __init__(self, limits: Mapping[str, float]) -> None:
-        """`limits`: seconds for each stage; there are no others."""
+        """`limits`: seconds for each stage that there is."""
         self._limits = limits
         self._start = time.perf_counter()
         self._stages: dict[str, float] = {}
-        self._abandoned = False
-        self.stage: TimedStage | None = None
-        """The one that is going on."""
+        self._aborted = False
+        self.current: TimedStage | None = None
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Be in `stage`.
+        """Time the block as `stage`.
 
         Raises:
-            Abandoned: instead of beginning it, once the watch was stopped.
+            StageAborted: `abort` was called before.
 
         """
-        if self._abandoned:
+        if self._aborted:
             raise StageAborted
         start = time.perf_counter()
-        self.stage = TimedStage(stage, start, self._limits[stage])
+        self.current = TimedStage(stage, start, self._limits[stage])
         try:
             yield
         finally:
-            self.stage = None
+            self.current = None
             self._stages[stage] = time.perf_counter() - start
 
-    def stop(self) -> None:
+    def abort(self) -> None:
         """Let no further stage begin."""
-        self._abandoned = True
+        self._aborted = True
 
     @property
     def seconds(self) -> float:
+        """Seconds since the timer was made."""
         return time.perf_counter() - self._start
 
     @property
@@ -93,65 +97,55 @@ class StageTimer:
         return {"seconds": self.seconds} | self.stages
 
 
-CHECK_INTERVAL = 1.0
-"""Seconds between two looks at a thread: its next stage may have a shorter limit than this one."""
-FRAMES = 4
-"""Innermost calls of a stuck thread that are told."""
-
-Result = TypeVar("Result")
-
-log = logging.getLogger(__name__)
-
-
 class Watchdog:
-    """Any number of lanes may use it. `on_crowded` is called once `tolerated` threads are stuck."""
+    """Threads may share it. `on_too_many_stuck` is called once `max_stuck` threads are stuck."""
 
-    def __init__(self, tolerated: int, on_crowded: Callable[[], None]) -> None:
-        self._tolerated = tolerated
-        self._on_crowded = on_crowded
+    def __init__(self, max_stuck: int, on_too_many_stuck: Callable[[], None]) -> None:
+        self._max_stuck = max_stuck
+        self._on_too_many_stuck = on_too_many_stuck
         self._lock = Lock()
         self._stuck: list[Thread] = []
         self._given_up: Future[None] = Future()
 
-    def run(self, name: str, watch: StageTimer, work: Callable[[], Result]) -> Result:
-        """What `work` returns, whose stages `watch` times; its thread gets `name`.
+    def run(self, name: str, timer: StageTimer, work: Callable[[], Result]) -> Result:
+        """Return the result of `work`, run in a thread `name` with its stages timed by `timer`.
 
         Raises:
-            TransientError: a stage took too long.
-            Leaving: the worker leaves and does not wait.
+            TransientError: TIMEOUT, a stage exceeded its limit.
+            WorkerShuttingDown: `give_up` was called.
 
         """
-        answer: Future[Result] = Future()
-        thread = Thread(target=_fulfil, args=(answer, work), name=name, daemon=True)
+        result: Future[Result] = Future()
+        thread = Thread(target=_fulfill, args=(result, work), name=name, daemon=True)
         thread.start()
+        ends: list[Future[Any]] = [result, self._given_up]
         while True:
-            stage = watch.stage
-            patience = min(max(stage.left, 0), CHECK_INTERVAL) if stage else CHECK_INTERVAL
-            ends: list[Future[Any]] = [answer, self._given_up]
-            wait(ends, patience, FIRST_COMPLETED)
-            if answer.done():
-                return answer.result()
+            stage = timer.current
+            timeout = min(max(stage.remaining, 0), CHECK_INTERVAL) if stage else CHECK_INTERVAL
+            wait(ends, timeout, FIRST_COMPLETED)
+            if result.done():
+                return result.result()
             if self._given_up.done():
-                watch.stop()
-                raise WorkerShuttingDown("the worker leaves before the image is done")
-            if stage and stage is watch.stage and stage.left <= 0:
-                watch.stop()
-                raise self._stuck_in(stage, thread)
+                timer.abort()
+                raise WorkerShuttingDown("the worker ended before the image was done")
+            if stage and stage is timer.current and stage.remaining <= 0:
+                timer.abort()
+                raise self._report_stuck(stage, thread)
 
     def give_up(self) -> None:
-        """Wait for no image any more: the time for draining is over."""
+        """Stop waiting for any image, as the time for draining is over."""
         if not self._given_up.done():
             self._given_up.set_result(None)
 
-    def _stuck_in(self, stage: TimedStage, thread: Thread) -> TransientError:
+    def _report_stuck(self, stage: TimedStage, thread: Thread) -> TransientError:
         with self._lock:
             self._stuck = [*filter(Thread.is_alive, self._stuck), thread]
             stuck = len(self._stuck)
         fields = {"image": thread.name, "stage": stage.name, "limit": stage.limit, "stuck": stuck}
         log.error("image is stuck", extra={"fields": fields | {"at": describe_thread(thread)}})
-        if stuck >= self._tolerated:
-            log.critical("too many images are stuck: the worker leaves and will be started again")
-            self._on_crowded()
+        if stuck >= self._max_stuck:
+            log.critical("too many images are stuck: the worker ends and is started again")
+            self._on_too_many_stuck()
         return TransientError(
             Code.TIMEOUT,
             f"{stage.name} did not end within {stage.limit:g} s: look at the image, or raise "
@@ -160,14 +154,14 @@ class Watchdog:
 
 
 def describe_thread(thread: Thread) -> str:
-    """Where `thread` is now, the innermost call last."""
+    """Return the innermost calls of `thread`, the innermost last."""
     frame = sys._current_frames().get(thread.ident or 0)
     calls = traceback.extract_stack(frame)[-FRAMES:] if frame else []
     return " > ".join(f"{call.name} ({call.filename}:{call.lineno})" for call in calls)
 
 
-def _fulfil(answer: Future[Result], work: Callable[[], Result]) -> None:
+def _fulfill(result: Future[Result], work: Callable[[], Result]) -> None:
     try:
-        answer.set_result(work())
+        result.set_result(work())
     except BaseException as error:  # raised again in the lane
-        answer.set_exception(error)
+        result.set_exception(error)

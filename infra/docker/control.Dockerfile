@@ -1,10 +1,10 @@
-# Everything but workers: submit, dispatch, serve, status, Flower. Without torch and the libraries that only
+# Every command but the worker: submit, dispatch, serve, status, Flower. Without torch and the libraries that only
 # workers import (infra/docs/decisions/0008-what-the-control-image-leaves-out.md).
-# Built from the top of the repository: docker build -f infra/docker/control.Dockerfile -t bgpipe-control .
+# Build from the root of the repository: docker build -f infra/docker/control.Dockerfile -t bgpipe-control .
 ARG BASE=python:3.12.12-slim-bookworm
 
 FROM ${BASE} AS build
-# Without pip, which the image has no use for.
+# Without pip, which the image does not need.
 RUN python -m venv --without-pip /opt/bgpipe
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src

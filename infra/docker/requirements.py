@@ -1,7 +1,7 @@
-"""The project's requirements, some of them: `requirements.py [--only NAME ...] [--without NAME ...]`.
+"""Print a selection of pyproject.toml's requirements: `requirements.py [--only NAME ...] [--without NAME ...]`.
 
-An image installs them before the code, so that a change of the code leaves that layer alone; and the control
-image leaves out what only workers import. The ranges stay in pyproject.toml alone.
+Images install them before the code, so that a change of the code keeps that layer; the control image omits
+those that only workers import.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--extra", nargs="+", default=[], help="extras to add")
-    parser.add_argument("--only", nargs="+", default=[], help="these distributions alone")
+    parser.add_argument("--only", nargs="+", default=[], help="only these distributions")
     parser.add_argument("--without", nargs="+", default=[], help="not these distributions")
     parser.add_argument("--project", type=Path, default=PROJECT)
     options = parser.parse_args()
@@ -27,15 +27,15 @@ def main() -> None:
     lines = list(project["dependencies"])
     for extra in options.extra:
         lines += project["optional-dependencies"][extra]
-    for line in chosen(lines, options.only, options.without):
+    for line in select(lines, options.only, options.without):
         sys.stdout.write(f"{line}\n")
 
 
-def chosen(lines: list[str], only: Collection[str], without: Collection[str]) -> Iterator[str]:
-    """The requirements asked for.
+def select(lines: list[str], only: Collection[str], without: Collection[str]) -> Iterator[str]:
+    """Yield the selected requirements.
 
     Raises:
-        SystemExit: a name is none of the project's.
+        SystemExit: a name is not a requirement of the project.
     """
     names = [re.split(r"[\[<>=!~; ]", line, maxsplit=1)[0] for line in lines]
     unknown = sorted({*only, *without} - set(names))

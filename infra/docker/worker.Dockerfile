@@ -1,6 +1,6 @@
 # A worker: python with CUDA's runtime (torch brings its libraries), or for the CPU with
 #   --build-arg BASE=ubuntu:24.04 --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# Built from the top of the repository: docker build -f infra/docker/worker.Dockerfile -t bgpipe-worker .
+# Build from the root of the repository: docker build -f infra/docker/worker.Dockerfile -t bgpipe-worker .
 ARG BASE=nvidia/cuda:12.8.1-base-ubuntu24.04
 
 FROM ${BASE} AS build
@@ -12,7 +12,7 @@ ENV PATH=/opt/bgpipe/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=
 WORKDIR /src
 COPY pyproject.toml ./
 COPY infra/docker/requirements.py infra/docker/
-# Empty: the build of torch that the package index has. It says which driver it wants; another one, for example:
+# Empty: the default build of torch, which requires a recent driver. For another one, for example:
 # https://download.pytorch.org/whl/cu128
 ARG TORCH_INDEX=
 RUN python infra/docker/requirements.py --only torch > torch.txt \
@@ -38,11 +38,11 @@ ENV PATH=/opt/bgpipe/bin:$PATH \
     HOME=/tmp \
     BGPIPE_MODEL__CACHE_DIR=/models \
     BGPIPE_STATE_DIR=/state
-# The root file system may be read-only: what is written goes to these volumes and to /tmp.
+# The root file system may be read-only: the worker writes only to these volumes and to /tmp.
 VOLUME ["/models", "/state"]
 WORKDIR /etc/bgpipe
 USER 1000:1000
-# At TERM a worker finishes what is in flight.
+# On SIGTERM a worker finishes the images in flight.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=25s --start-period=180s --retries=3 \
     CMD ["bgpipe", "doctor", "--worker"]

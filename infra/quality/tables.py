@@ -1,9 +1,9 @@
-"""Remake the tables of infra/docs/quality.md: what the finish costs, and how good a model is.
+"""Update the tables of infra/docs/quality.md: the cost of the finish, and the scores of a model.
 
     python infra/quality/tables.py PHOTOS [--model birefnet-nano] [--document infra/docs/quality.md]
 
-PHOTOS holds a folder a group, with `x_alpha.png` beside each `x.jpg`; the groups are those of KINDS.
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Two evaluations run at a time.
+PHOTOS contains one folder per group of KINDS, with `x_alpha.png` beside each `x.jpg`.
+A table is between `<!-- table: NAME -->` and `<!-- end -->`. Two evaluations run at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 BGPIPE = Path(sys.executable).with_name("bgpipe")
 
 MATTING = "alphamatting"
-"""The group that the finish is measured on."""
+"""Group on which the finish is measured."""
 KINDS = {
     "true alpha": (MATTING, "pymatting"),
     "masks by hand": ("ecssd", "grabcut", "human290"),
@@ -57,7 +57,7 @@ MODEL = {
 SCALE = {"MSE x 1000": 1000}
 
 Record = dict[str, Any]
-"""A line of `bgpipe --json eval`: how one cutout scored."""
+"""A line of `bgpipe --json eval`: the scores of one cutout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,10 @@ class Trial:
     photos: Path
     models: Sequence[str]
     guided: bool | None = None
-    """None: as each preset has it."""
+    """None: the value of each preset."""
 
     def run(self) -> list[Record]:
-        """Raises CalledProcessError when it did not score all photos."""
+        """Evaluate. Raises CalledProcessError unless all photos were scored."""
         options = [f"--model={name}" for name in self.models]
         options += [f"--preset={name}" for name in PRESETS]
         options += [] if self.guided is None else ["--set", f"guided={self.guided}"]
@@ -98,50 +98,52 @@ def main() -> None:
     with ThreadPoolExecutor(2) as runs:
         model, plain, guided = runs.map(Trial.run, trials)
     text = options.document.read_text(encoding="utf-8")
-    text = put(text, "finish", finish_table(plain, guided))
-    text = put(text, "model", [*weights_of(options.model), *model_table(model)])
+    text = replace_table(text, "finish", finish_table(plain, guided))
+    text = replace_table(text, "model", [*name_weights(options.model), *model_table(model)])
     options.document.write_text(text, encoding="utf-8")
 
 
 def finish_table(plain: Iterable[Record], guided: Iterable[Record]) -> Iterator[str]:
-    """A line for each matte, preset and way of enlarging; the truth itself is not enlarged."""
+    """Yield a line for each matte, preset and upsampling; the truth itself is not upsampled."""
     yield from head("matte", "preset", "enlarged", *FINISH)
-    by_way = {"plain": grouped(plain, _trial), "guided": grouped(guided, _trial)}
+    by_way = {"plain": group_by(plain, _trial), "guided": group_by(guided, _trial)}
     for model in (FULL, *REDUCED):
         for preset in PRESETS:
             for way, trials in by_way.items():
-                if found := trials.get((model, preset)):
-                    yield row(model, preset, "-" if model == FULL else way, *means(found, FINISH))
+                if records := trials.get((model, preset)):
+                    yield row(
+                        model, preset, "-" if model == FULL else way, *format_means(records, FINISH)
+                    )
 
 
 def model_table(records: Iterable[Record]) -> Iterator[str]:
-    """A line for each kind of truth and each preset."""
+    """Yield a line for each kind of truth and preset."""
     yield from head("truth", "photos", "preset", *MODEL)
     kinds = {group: kind for kind, groups in KINDS.items() for group in groups}
-    by_kind = grouped(records, lambda record: kinds[record["image"].split("/")[0]])
+    by_kind = group_by(records, lambda record: kinds[record["image"].split("/")[0]])
     for kind in KINDS:
-        for preset, found in grouped(by_kind.get(kind, ()), lambda r: r["preset"]).items():
-            yield row(kind, str(len(found)), preset, *means(found, MODEL))
+        for preset, group in group_by(by_kind.get(kind, ()), lambda r: r["preset"]).items():
+            yield row(kind, str(len(group)), preset, *format_means(group, MODEL))
 
 
-def weights_of(model: str) -> Iterator[str]:
-    """Which weights the next table is about."""
-    found = subprocess.run(
+def name_weights(model: str) -> Iterator[str]:
+    """Name the weights of the next table."""
+    verified = subprocess.run(
         [BGPIPE, "--json", "models", "verify", model], stdout=subprocess.PIPE, check=True
     )
-    yield f"Weights with the sha256 `{json.loads(found.stdout.splitlines()[-1])['sha256']}`:"
+    yield f"Weights with the sha256 `{json.loads(verified.stdout.splitlines()[-1])['sha256']}`:"
     yield ""
 
 
-def grouped(records: Iterable[Record], key: Callable[[Record], Any]) -> dict[Any, list[Record]]:
+def group_by(records: Iterable[Record], key: Callable[[Record], Any]) -> dict[Any, list[Record]]:
     groups = defaultdict(list)
     for record in records:
         groups[key(record)].append(record)
     return groups
 
 
-def means(records: Sequence[Record], columns: dict[str, str]) -> Iterator[str]:
-    """Three significant digits each."""
+def format_means(records: Sequence[Record], columns: dict[str, str]) -> Iterator[str]:
+    """Format the mean of each score to three significant digits."""
     for title, score in columns.items():
         value = mean(record[score] for record in records) * SCALE.get(title, 1)
         yield f"{value:.3g}"
@@ -156,12 +158,12 @@ def row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def put(text: str, name: str, lines: Iterable[str]) -> str:
-    """The document with other lines in the table `name`. Raises ValueError if it has none."""
+def replace_table(text: str, name: str, lines: Iterable[str]) -> str:
+    """Replace the lines of the table `name`. Raises ValueError unless it exists exactly once."""
     pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-    new, count = pattern.subn(lambda found: found[1] + "\n".join(lines) + "\n" + found[2], text)
+    new, count = pattern.subn(lambda match: match[1] + "\n".join(lines) + "\n" + match[2], text)
     if count != 1:
-        raise ValueError(f"no table, or several: {name}; mark it with <!-- table: {name} -->")
+        raise ValueError(f"no unique table: {name}: mark it with <!-- table: {name} -->")
     return new
 
 

@@ -1,7 +1,6 @@
-"""What infra/scripts/demo-cluster runs: a cluster of processes on this machine, and three witnesses.
+"""Run a cluster of processes on this machine and compare the counts of ledger, Flower and Prometheus.
 
-Everything listens on the loopback at free ports, keeps its data in one folder that is removed at the
-end, and is ended with this script.
+All processes listen on free ports of the loopback and end with this script; their data are removed.
 """
 
 from __future__ import annotations
@@ -29,26 +28,26 @@ import skimage
 import yaml
 from PIL import Image
 
-from bgpipe.pipeline.broker.embedded import find_server
+from bgpipe.pipeline.broker.server_process import find_server
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 BROKEN = 2
-"""Files among the images that are none: so there are failures to agree on."""
+"""Number of files that are not images, so that there are failures to count."""
 ACCOUNT = "demo:" + base64.b32encode(os.urandom(10)).decode()
-SECONDS = 900.0
-PATIENCE = 60.0
-"""Seconds for those that hear of an image's end after the ledger."""
+SUBMIT_TIMEOUT = 900.0
+COUNT_TIMEOUT = 60.0
+"""For counts to catch up with the ledger, in seconds."""
 
 Counts = dict[str, int]
 
 
 def main() -> int:
-    """Run the demonstration; 0 if all witnesses agree."""
+    """Run the demonstration. Returns 0 if all counts agree."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=150)
-    parser.add_argument("--picture", type=Path, help="write a screenshot of Flower there")
+    parser.add_argument("--picture", type=Path, help="file for a screenshot of Flower")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="bgpipe-demo-") as name, ExitStack() as stack:
@@ -56,42 +55,44 @@ def main() -> int:
 
 
 def _demonstrate(home: Path, stack: ExitStack, options: argparse.Namespace) -> int:
-    photos = _fill(home / "photos", options.images)
+    photos = _make_photos(home / "photos", options.images)
     redis, metrics, flower, prometheus = (_free_port() for _ in range(4))
     environment = _environment(home, redis)
 
     def start(name: str, *command: object) -> None:
-        stack.enter_context(_running(home, name, [str(word) for word in command], environment))
+        stack.enter_context(
+            _running(home, name, [str(argument) for argument in command], environment)
+        )
 
     start("redis", find_server(), "--port", redis, "--bind", "127.0.0.1", "--dir", home)
-    _await("redis", lambda: _listens(redis))
+    _wait_for("redis", lambda: _listens(redis))
     start("dispatcher", BIN / "bgpipe", "dispatch", "--metrics", f"127.0.0.1:{metrics}")
     start("workers", BIN / "bgpipe", "worker", "--device", "cpu", "--device", "cpu")
     start("flower", BIN / "bgpipe", "flower", f"--port={flower}")
     program = shutil.which("prometheus")
     if program:
-        file = _prometheus_file(home, metrics)
-        options_of = (f"--config.file={file}", f"--storage.tsdb.path={home / 'prometheus'}")
-        start("prometheus", program, *options_of, f"--web.listen-address=127.0.0.1:{prometheus}")
+        file = _write_prometheus_file(home, metrics)
+        arguments = (f"--config.file={file}", f"--storage.tsdb.path={home / 'prometheus'}")
+        start("prometheus", program, *arguments, f"--web.listen-address=127.0.0.1:{prometheus}")
     pages = f"http://127.0.0.1:{flower}"
-    _await("flower and its workers", lambda: len(_get(f"{pages}/api/workers?refresh=1")) == 2)
+    _wait_for("flower and its workers", lambda: len(_get(f"{pages}/api/workers?refresh=1")) == 2)
 
     summary = _submit(photos, environment)
-    _say(f"job {summary['job']}: {summary['state']}, {summary['seconds']:.1f} s")
-    witnesses = {"ledger": {name: summary[name] for name in ("done", "failed")}}
-    witnesses["flower"] = _settled(lambda: _flower(pages), witnesses["ledger"])
+    _print(f"job {summary['job']}: {summary['state']}, {summary['seconds']:.1f} s")
+    counts = {"ledger": {name: summary[name] for name in ("done", "failed")}}
+    counts["flower"] = _wait_for_counts(lambda: _count_in_flower(pages), counts["ledger"])
     if program:
-        there = f"http://127.0.0.1:{prometheus}"
-        witnesses["prometheus"] = _settled(lambda: _prometheus(there), witnesses["ledger"])
+        url = f"http://127.0.0.1:{prometheus}"
+        counts["prometheus"] = _wait_for_counts(lambda: _count_in_prometheus(url), counts["ledger"])
     else:
-        _say("prometheus is not installed: it bears no witness")
+        _print("not installed: prometheus: its counts are not compared")
     if options.picture:
-        _take_picture(f"http://{ACCOUNT}@127.0.0.1:{flower}/tasks", options.picture, home)
-    return _compare(witnesses, options.images)
+        _take_screenshot(f"http://{ACCOUNT}@127.0.0.1:{flower}/tasks", options.picture, home)
+    return _compare(counts, options.images)
 
 
-def _fill(folder: Path, count: int) -> Path:
-    """Parts of the sample photos, each another one, and a few files that are no images."""
+def _make_photos(folder: Path, count: int) -> Path:
+    """Write distinct crops of the sample photos, and some files that are not images."""
     data = Path(skimage.__file__).parent / "data"
     for number in range(count):
         path = folder / f"shelf-{number * 3 // count + 1}" / f"{number:04}.jpg"
@@ -108,10 +109,10 @@ def _fill(folder: Path, count: int) -> Path:
 
 
 def _environment(home: Path, redis: int) -> dict[str, str]:
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("BGPIPE_")}
-    return kept | {
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("BGPIPE_")}
+    return inherited | {
         "BGPIPE_REDIS_URL": f"redis://127.0.0.1:{redis}/0",
-        # Two networks share the cores: threads that wait for each other would slow both down.
+        # Two workers share the cores: more threads would slow both down.
         "BGPIPE_WORKER__CPU_THREADS": "1",
         "FLOWER_BASIC_AUTH": ACCOUNT,
         "XDG_STATE_HOME": str(home / "state"),
@@ -122,7 +123,7 @@ def _environment(home: Path, redis: int) -> dict[str, str]:
 def _running(
     home: Path, name: str, command: Sequence[str], environment: dict[str, str]
 ) -> Iterator[None]:
-    """A process with a log of its own, asked to end, and ended if it does not."""
+    """Run a process with its own log; terminate it at the end, and kill it after a minute."""
     with (home / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
             command,
@@ -131,12 +132,12 @@ def _running(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # Ctrl-C is ours: we end them in order
+            start_new_session=True,  # Ctrl-C reaches only this script, which stops them in order
         )
     try:
         yield
     except BaseException:
-        _say(f"--- the end of {name}'s log\n{(home / f'{name}.log').read_text()[-1500:]}")
+        _print(f"--- end of {name}'s log\n{(home / f'{name}.log').read_text()[-1500:]}")
         raise
     finally:
         process.terminate()
@@ -147,8 +148,8 @@ def _running(
             process.wait()
 
 
-def _prometheus_file(home: Path, metrics: int) -> Path:
-    """The project's configuration, but for the target and a pace that suits a short job."""
+def _write_prometheus_file(home: Path, metrics: int) -> Path:
+    """Write the project's configuration with this target and intervals for a short job."""
     folder = ROOT / "infra/prometheus"
     config = yaml.safe_load((folder / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -166,7 +167,7 @@ def _submit(photos: Path, environment: dict[str, str]) -> dict[str, Any]:
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=SECONDS,
+        timeout=SUBMIT_TIMEOUT,
         check=False,
     )
     if done.returncode not in {0, 1}:
@@ -175,48 +176,52 @@ def _submit(photos: Path, environment: dict[str, str]) -> dict[str, Any]:
     return summary
 
 
-def _flower(pages: str) -> Counts:
-    """How the tasks that Flower heard of ended."""
-    tasks = _get(f"{pages}/api/tasks?limit=100000&taskname=bgpipe.remove_background")
+def _count_in_flower(url: str) -> Counts:
+    """Count the tasks in Flower by final state."""
+    tasks = _get(f"{url}/api/tasks?limit=100000&taskname=bgpipe.remove_background")
     states = Counter(task["state"] for task in tasks.values())
     return {"done": states["SUCCESS"], "failed": states["FAILURE"]}
 
 
-def _prometheus(there: str) -> Counts:
-    """What it scraped from the dispatcher."""
+def _count_in_prometheus(url: str) -> Counts:
+    """Count the images in the metrics scraped from the dispatcher."""
     query = "sum by (outcome) (max by (outcome, code) (bgpipe_images_total))"
-    answer = _get(f"{there}/api/v1/query?{urllib.parse.urlencode({'query': query})}")
-    values = {one["metric"]["outcome"]: one["value"][1] for one in answer["data"]["result"]}
+    response = _get(f"{url}/api/v1/query?{urllib.parse.urlencode({'query': query})}")
+    values = {
+        sample["metric"]["outcome"]: sample["value"][1] for sample in response["data"]["result"]
+    }
     return {name: int(float(values.get(name, 0))) for name in ("done", "failed")}
 
 
-def _settled(ask: Callable[[], Counts], expected: Counts) -> Counts:
-    """What a witness says once it agrees, or after the patience with it is over."""
-    deadline = time.monotonic() + PATIENCE
+def _wait_for_counts(count: Callable[[], Counts], expected: Counts) -> Counts:
+    """Count until the result is `expected`, or time is up. Returns the last result."""
+    deadline = time.monotonic() + COUNT_TIMEOUT
     while True:
         try:
-            said = ask()
+            counts = count()
         except OSError:
-            said = {}
-        if said == expected or time.monotonic() > deadline:
-            return said
+            counts = {}
+        if counts == expected or time.monotonic() > deadline:
+            return counts
         time.sleep(0.5)
 
 
-def _compare(witnesses: dict[str, Counts], images: int) -> int:
-    for name, said in witnesses.items():
-        _say(f"{name:<11} done {said.get('done', '?'):>5}   failed {said.get('failed', '?'):>3}")
-    agreed = all(said == witnesses["ledger"] for said in witnesses.values())
-    complete = sum(witnesses["ledger"].values()) == images
-    _say("they agree" if agreed and complete else "they do not agree")
+def _compare(counts: dict[str, Counts], images: int) -> int:
+    for name, values in counts.items():
+        _print(
+            f"{name:<11} done {values.get('done', '?'):>5}   failed {values.get('failed', '?'):>3}"
+        )
+    agreed = all(values == counts["ledger"] for values in counts.values())
+    complete = sum(counts["ledger"].values()) == images
+    _print("counts agree" if agreed and complete else "counts do not agree")
     return 0 if agreed and complete else 1
 
 
-def _take_picture(url: str, path: Path, home: Path) -> None:
-    """A screenshot of Flower in a real Chromium, in few colours so that it stays small."""
+def _take_screenshot(url: str, path: Path, home: Path) -> None:
+    """Take a screenshot of Flower in Chromium, with few colors to keep it small."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
-        raise SystemExit("not on the PATH: chromium; leave --picture out, or install it")
+        raise SystemExit("not on the PATH: chromium: install it, or omit --picture")
     shot = home / "flower.png"
     subprocess.run(
         [
@@ -232,32 +237,32 @@ def _take_picture(url: str, path: Path, home: Path) -> None:
             url,
         ],
         capture_output=True,
-        timeout=PATIENCE * 2,
+        timeout=COUNT_TIMEOUT * 2,
         check=True,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with Image.open(shot) as picture:
         picture.convert("RGB").quantize(128).save(path, optimize=True)
-    _say(f"picture: {path}")
+    _print(f"picture: {path}")
 
 
-def _get(url: str) -> Any:  # noqa: ANN401  # whatever JSON the page holds
-    request = urllib.request.Request(url)  # noqa: S310  # our own addresses
+def _get(url: str) -> Any:  # noqa: ANN401  # JSON
+    request = urllib.request.Request(url)  # noqa: S310  # loopback only
     request.add_header("Authorization", f"Basic {base64.b64encode(ACCOUNT.encode()).decode()}")
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        return json.load(answer)
+    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+        return json.load(response)
 
 
-def _await(what: str, ready: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 2 * PATIENCE
+def _wait_for(name: str, is_ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 2 * COUNT_TIMEOUT
     while True:
         try:
-            if ready():
+            if is_ready():
                 return
         except OSError:
             pass
         if time.monotonic() > deadline:
-            raise SystemExit(f"not ready after {2 * PATIENCE:.0f} s: {what}")
+            raise SystemExit(f"not ready after {2 * COUNT_TIMEOUT:.0f} s: {name}")
         time.sleep(0.2)
 
 
@@ -267,13 +272,13 @@ def _listens(port: int) -> bool:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)
 
 

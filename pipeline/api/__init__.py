@@ -1,4 +1,4 @@
-"""bgpipe from Python: one image in this process, or many through a server's queue."""
+"""bgpipe from Python: one image in this process, or many by the queue of a server."""
 
 from __future__ import annotations
 

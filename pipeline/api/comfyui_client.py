@@ -1,4 +1,4 @@
-"""Cutouts by a server's queue, with the calls of the Python class that scripts for ComfyUI use."""
+"""A client of `bgpipe serve` with the interface of a Python class for ComfyUI scripts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Detail(TypedDict):
-    """How one image of a batch ended. `result` is the job's id, or what went wrong."""
+    """The end of one image of a batch. `result` is the job's id, or an error message."""
 
     image: str
     success: bool
@@ -27,7 +27,7 @@ class Detail(TypedDict):
 
 
 class Batch(TypedDict):
-    """total = succeeded + failed; the details are in the order of the images."""
+    """total = succeeded + failed; `details` are in the order of the images."""
 
     total: int
     succeeded: int
@@ -36,7 +36,7 @@ class Batch(TypedDict):
 
 
 class BackgroundRemovalAPI:
-    """Talks to `bgpipe serve` as to ComfyUI. What failed is told as failed.
+    """Submits images to `bgpipe serve` by its ComfyUI interface.
 
     Example:
         api = BackgroundRemovalAPI("127.0.0.1", 8188, "production_bg_removal.json")
@@ -55,16 +55,16 @@ class BackgroundRemovalAPI:
         *,
         key: str = "",
     ) -> None:
-        """Read the workflow; `timeout` is that of one request in seconds, `key` an API key.
+        """Read the workflow. `timeout` is of one request, in seconds; `key` is an API key.
 
         Raises:
             UsageError: the workflow cannot be read, or has no LoadImage and SaveImage.
 
         """
-        self._workflow = _workflow(Path(workflow_path))
+        self._workflow = _read_workflow(Path(workflow_path))
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        address = f"http://{comfy_host}:{comfy_port}"
-        self._client = httpx2.Client(base_url=address, headers=headers, timeout=timeout)
+        url = f"http://{comfy_host}:{comfy_port}"
+        self._client = httpx2.Client(base_url=url, headers=headers, timeout=timeout)
 
     def process_image(
         self,
@@ -73,13 +73,13 @@ class BackgroundRemovalAPI:
         poll_interval: float = 0.5,
         max_retries: int = 600,
     ) -> tuple[bool, str]:
-        """Whether a cutout was made, and the job's id, or what went wrong.
+        """Return whether a cutout was made, and the job's id or an error message.
 
-        `image_filename` is a file of this machine, or the name of a photo that was uploaded. The
-        job is looked at `max_retries` times, `poll_interval` seconds apart.
+        `image_filename` is a local file, or the name of an image on the server. The job is polled up
+        to `max_retries` times, every `poll_interval` seconds.
         """
-        posted, result = self._post(image_filename, output_prefix)
-        return self._wait(result, poll_interval, max_retries) if posted else (False, result)
+        success, result = self._post(image_filename, output_prefix)
+        return self._wait(result, poll_interval, max_retries) if success else (False, result)
 
     def process_batch(
         self,
@@ -89,10 +89,10 @@ class BackgroundRemovalAPI:
         poll_interval: float = 0.5,
         max_retries: int = 600,
     ) -> Batch:
-        """Post all images, `delay_between` seconds apart, and see each to its end."""
+        """Post all images, `delay_between` seconds apart, and wait for each."""
         posted = []
-        for place, image in enumerate(image_files):
-            if place:
+        for index, image in enumerate(image_files):
+            if index:
                 time.sleep(delay_between)
             posted.append((str(image), *self._post(image, output_prefix)))
         details: list[Detail] = []
@@ -108,127 +108,124 @@ class BackgroundRemovalAPI:
         }
 
     def save(self, job: str, folder: str | Path) -> list[Path]:
-        """Fetch what a job saved into `folder`, which is made if need be; returns the files.
+        """Download the saved files of a job into `folder`, which is created; return their paths.
 
         Raises:
-            httpx2.HTTPError: the server is away, or no longer has them.
+            httpx2.HTTPError: the server is not reachable, or the files have expired.
 
         """
-        home = Path(folder)
-        home.mkdir(parents=True, exist_ok=True)
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
         paths = []
-        for output in self._history(job)["outputs"].values():
+        for output in self._history_entry(job)["outputs"].values():
             for image in output["images"]:
                 if image["type"] == "output":
-                    answer = self._client.get("/view", params=image).raise_for_status()
-                    path = home / Path(image["filename"]).name
-                    path.write_bytes(answer.content)
+                    response = self._client.get("/view", params=image).raise_for_status()
+                    path = target / Path(image["filename"]).name
+                    path.write_bytes(response.content)
                     paths.append(path)
         return paths
 
     def get_system_stats(self) -> dict[str, Json]:
-        """Of the server and its workers.
+        """Return statistics of the server and its workers.
 
         Raises:
-            httpx2.HTTPError: the server is away.
+            httpx2.HTTPError: the server is not reachable.
 
         """
         stats: dict[str, Json] = self._client.get("/system_stats").raise_for_status().json()
         return stats
 
     def health_check(self) -> bool:
-        """Whether the server answers."""
+        """Return whether the server responds."""
         try:
             return self._client.get("/system_stats").is_success
         except httpx2.HTTPError:
             return False
 
     def close(self) -> None:
-        """Close the connections."""
         self._client.close()
 
     def _post(self, image: str | Path, prefix: str) -> tuple[bool, str]:
-        """Whether the prompt was taken, and its id, or what is wrong."""
+        """Return whether the prompt was accepted, and its id or an error message."""
         try:
-            graph = self._about(self._upload(Path(image)), prefix)
-            answer = self._client.post("/prompt", json={"prompt": graph})
-            if answer.is_success:
-                return True, answer.json()["prompt_id"]
-            return False, f"HTTP {answer.status_code}: {_reason(answer)}"
+            graph = self._fill_workflow(self._upload(Path(image)), prefix)
+            response = self._client.post("/prompt", json={"prompt": graph})
+            if response.is_success:
+                return True, response.json()["prompt_id"]
+            return False, f"HTTP {response.status_code}: {_error_message(response)}"
         except (httpx2.HTTPError, OSError) as error:
             return False, f"{type(error).__name__}: {error}"
 
     def _upload(self, image: Path) -> str:
-        """The name under which the server has the photo."""
+        """Return the image's name on the server; one that is not a local file is already there."""
         if not image.is_file():
             return str(image)
-        answer = self._client.post(
-            "/upload/image", files={"image": (image.name, image.read_bytes())}
-        )
-        if not answer.is_success:
-            raise httpx2.HTTPError(_reason(answer))
-        found = answer.json()
-        return "/".join(part for part in (found["subfolder"], found["name"]) if part)
+        files = {"image": (image.name, image.read_bytes())}
+        response = self._client.post("/upload/image", files=files)
+        if not response.is_success:
+            raise httpx2.HTTPError(_error_message(response))
+        uploaded = response.json()
+        return "/".join(part for part in (uploaded["subfolder"], uploaded["name"]) if part)
 
-    def _about(self, photo: str, prefix: str) -> Graph:
-        """The workflow about this photo."""
+    def _fill_workflow(self, image: str, prefix: str) -> Graph:
         graph: Graph = json.loads(json.dumps(self._workflow))
         for node in graph.values():
             if node["class_type"] == node_types.LOAD:
-                node["inputs"]["image"] = photo
+                node["inputs"]["image"] = image
             if node["class_type"] == node_types.SAVE:
                 node["inputs"]["filename_prefix"] = prefix
         return graph
 
-    def _wait(self, job: str, interval: float, looks: int) -> tuple[bool, str]:
-        for _ in range(looks):
+    def _wait(self, job: str, interval: float, attempts: int) -> tuple[bool, str]:
+        last = "not polled"
+        for _ in range(attempts):
             try:
-                status = self._history(job).get("status")
-            except (httpx2.HTTPError, ValueError) as error:  # it may come back
-                status = None
-                last = str(error)
+                status = self._history_entry(job).get("status")
+            except (httpx2.HTTPError, ValueError) as error:  # the server may return
+                status, last = None, str(error)
             else:
-                last = "it has not ended"
+                last = "the job has not ended"
             if status:
-                done = status["status_str"] == "success" and status["completed"]
-                return (True, job) if done else (False, f"{job}: {_fault(status)}")
+                is_done = status["status_str"] == "success" and status["completed"]
+                return (True, job) if is_done else (False, f"{job}: {_failure(status)}")
             time.sleep(interval)
-        return False, f"{job}: given up after {looks} looks: {last}"
+        return False, f"{job}: timed out after {attempts} attempts: {last}"
 
-    def _history(self, job: str) -> dict[str, Json]:
-        found = self._client.get(f"/history/{job}").raise_for_status().json()
-        entry: dict[str, Json] = found.get(job, {})
+    def _history_entry(self, job: str) -> dict[str, Json]:
+        history = self._client.get(f"/history/{job}").raise_for_status().json()
+        entry: dict[str, Json] = history.get(job, {})
         return entry
 
 
-def _workflow(path: Path) -> Graph:
+def _read_workflow(path: Path) -> Graph:
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UsageError(f"the workflow cannot be read: {path}: {error}") from error
+        raise UsageError(f"cannot read the workflow: {path}: {error}") from error
     graph: Json = to_graph(document) if is_ui_format(document) else document
-    kinds = {node.get("class_type") for node in graph.values()} if isinstance(graph, dict) else ()
-    if not {node_types.LOAD, node_types.SAVE} <= set(kinds):
+    types = {node.get("class_type") for node in graph.values()} if isinstance(graph, dict) else ()
+    if not {node_types.LOAD, node_types.SAVE} <= set(types):
         raise UsageError(f"the workflow has no {node_types.LOAD} and {node_types.SAVE}: {path}")
     return dict(graph)
 
 
-def _reason(answer: httpx2.Response) -> str:
-    """What the server says is wrong, its nodes' errors first."""
+def _error_message(response: httpx2.Response) -> str:
+    """Return the errors of the nodes, or else that of the request."""
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError:
-        return answer.text[:200]
+        return response.text[:200]
     errors = [
-        f"node {node}: {error['message']}: {error['details']}"
-        for node, bad in body.get("node_errors", {}).items()
-        for error in bad["errors"]
+        f"node {name}: {error['message']}: {error['details']}"
+        for name, node in body.get("node_errors", {}).items()
+        for error in node["errors"]
     ]
-    told = body.get("error") or body.get("detail", "")
-    return "; ".join(errors) or (told["message"] if isinstance(told, dict) else str(told))
+    error = body.get("error") or body.get("detail", "")
+    return "; ".join(errors) or (error["message"] if isinstance(error, dict) else str(error))
 
 
-def _fault(status: dict[str, Json]) -> str:
+def _failure(status: dict[str, Json]) -> str:
     for kind, data in status["messages"]:
         if kind == "execution_error":
             return f"{data['exception_type']}: {data['exception_message']}"

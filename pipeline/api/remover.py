@@ -1,7 +1,7 @@
-"""One image in memory becomes a cutout, in this process and without a queue.
+"""Removes the background of single images in memory, in this process and without a queue.
 
-The same steps as a worker's, so that the pixels are those of a job. Torch is imported when the first
-image comes.
+The steps are those of a worker, so the pixels are those of a job. Torch is imported for the first
+image.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from bgpipe.pipeline.matting.composite import composite
 from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.matting.edges import solve_edges
 from bgpipe.pipeline.models import registry
-from bgpipe.pipeline.planning import recipe
+from bgpipe.pipeline.planning.recipe import apply_changes, build_recipe, preset_named
 from bgpipe.pipeline.session import read_settings
-from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output, Preset, Recipe
+from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output, Preset
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,34 +38,34 @@ if TYPE_CHECKING:
 
     Photo = TypeVar("Photo", Image.Image, Pixels, bytes)
 
-DEEP = ("I", "F")
-"""What the modes of Pillow begin with whose samples have more than 8 bits."""
+DEEP_MODES = ("I", "F")
+"""First letters of Pillow's modes with more than 8 bits a sample."""
 
-_REMOVERS = 4
-"""How many networks `remove` keeps: each holds up to 1 GB of memory."""
-_choosing = threading.Lock()
+_MAX_REMOVERS = 4
+"""Networks that `remove` keeps; each holds up to 1 GB of memory."""
+_remover_lock = threading.Lock()
 
 
 def remove(image: Photo, *, model: str = "", preset: str = "", device: str = "") -> Photo:
-    """Remove the background; the cutout is of the same kind as the image.
+    """Remove the background of an image; the cutout has the image's type.
 
-    A Pillow image and an array are as of `BackgroundRemover`. Bytes are an image file and become
-    a PNG file. Weights and settings are loaded at the first call with the same `model`, `preset`
-    and `device`, and kept. Threads may call it.
+    A Pillow image and an array are as in `BackgroundRemover`. Bytes are an image file and become a
+    PNG file. The first call with the same `model`, `preset` and `device` loads weights and settings,
+    which are kept. Threads may call it.
 
     Raises:
-        UsageError: a name, the configuration or the kind of the image is wrong.
+        UsageError: a name, the configuration or the type of the image is wrong.
         ModelUnavailable: the weights are not on this machine and cannot be pulled.
         ItemError: the image is too large or damaged, or the device failed.
 
     """
-    with _choosing:  # two threads at once would load the same network twice
-        remover = _remover(model, preset, device)
+    with _remover_lock:  # two threads would load the same network twice
+        remover = _cached_remover(model, preset, device)
     return remover.file(image) if isinstance(image, bytes) else remover(image)
 
 
-@lru_cache(maxsize=_REMOVERS)
-def _remover(model: str, preset: str, device: str) -> BackgroundRemover:
+@lru_cache(maxsize=_MAX_REMOVERS)
+def _cached_remover(model: str, preset: str, device: str) -> BackgroundRemover:
     return BackgroundRemover(model, preset, device=device)
 
 
@@ -74,7 +74,7 @@ class BackgroundRemover:
 
     Example:
         remover = BackgroundRemover(model="birefnet-nano", preset="portraits")
-        cutout = remover(Image.open("photo.jpg"))    # an image of Pillow in, one in RGBA out
+        cutout = remover(Image.open("photo.jpg"))    # a Pillow image in, one in RGBA out
         rgba = remover(pixels)                       # an array uint8 [H, W, 3] in, [H, W, 4] out
 
     """
@@ -88,38 +88,33 @@ class BackgroundRemover:
         device: str = "",
         settings: Settings | None = None,
     ) -> None:
-        """Choose the weights (a name, or a path to safetensors) and the preset; empty: the settings'.
+        """Choose weights (a name, or a path to safetensors) and preset; empty: those of the settings.
 
-        `changes` are single values of the preset. `device` is cpu or cuda; empty: a GPU if there is
-        one. Weights that are not on this machine are pulled.
+        `changes` are single values of the preset. `device` is cpu or cuda; empty: a GPU if available.
+        Weights that are not on this machine are pulled.
 
         Raises:
             UsageError: a name, a value or the configuration is wrong.
-            ModelUnavailable: the weights are not here and cannot be pulled.
+            ModelUnavailable: the weights are not on this machine and cannot be pulled.
 
         """
         self._settings = settings or read_settings()
-        named = preset or self._settings.refine.preset
-        base = named if isinstance(named, Preset) else recipe.preset_named(self._settings, named)
-        name = model or self._settings.model.name
-        self._weights, degraded = recipe.choose_model(self._settings, name)
-        if degraded:
+        if not isinstance(preset, Preset):
+            preset = preset_named(self._settings, preset or self._settings.refine.preset)
+        built = build_recipe(
+            self._settings, model=model, preset=apply_changes(preset, changes or {})
+        )
+        if built.is_degraded:
             warnings.warn(
                 f"{registry.DEFAULT} is not available: using {registry.TRIAL}, whose mattes are clearly "
                 f"worse: bgpipe models pull {registry.DEFAULT}",
                 stacklevel=2,
             )
-        self._edges = recipe.choose_edges(self._settings, self._settings.matting.model)
+        self._weights, self._edge_weights = built.model, built.matting
         self._device = device
         self._limits = Limits.from_settings(self._settings.images)
-        self._turn = threading.Lock()
-        self.recipe = Recipe(
-            self._weights.name,
-            self._weights.sha256,
-            self._weights.size,
-            recipe.apply_changes(base, changes or {}),
-            matting=recipe.matting_with(self._settings, self._edges) if self._edges else None,
-        )
+        self._device_lock = threading.Lock()
+        self.recipe = built.recipe
         """Everything that determines the pixels."""
 
     @overload
@@ -129,74 +124,77 @@ class BackgroundRemover:
     def __call__(self, image: Pixels) -> Pixels: ...
 
     def __call__(self, image: Image.Image | Pixels) -> Image.Image | Pixels:
-        """The cutout of an image, as what the image was.
+        """Return the cutout of an image, with the image's type.
 
-        An array is uint8 [H, W, 3 or 4], RGB or RGBA in sRGB, and becomes RGBA [H, W, 4]. An image of
-        Pillow is turned upright and becomes one in RGBA that keeps its profile. An alpha that is
-        there already is multiplied with the new one.
+        An array is uint8 [H, W, 3 or 4], RGB or RGBA in sRGB, and becomes RGBA [H, W, 4]. A Pillow
+        image is rotated upright and becomes one in RGBA that keeps its color profile. An existing
+        alpha is multiplied with the new one.
 
         Raises:
-            UsageError: it is no such array or image.
+            UsageError: it is not such an array or image.
             ItemError: it is too large, or the device failed.
 
         """
         if isinstance(image, Image.Image):
-            picture = _picture_of_image(image)
-            cutout = Image.fromarray(self._cutout(picture).rgba)
-            if picture.icc:
-                cutout.info["icc_profile"] = picture.icc
+            decoded = _decode_pillow(image)
+            cutout = Image.fromarray(self._cut_out(decoded).rgba)
+            if decoded.icc:
+                cutout.info["icc_profile"] = decoded.icc
             return cutout
-        return self._cutout(_picture_of_array(image)).rgba
+        return self._cut_out(_decode_array(image)).rgba
 
     def file(self, data: bytes, output: Output | None = None) -> bytes:
-        """The file of an image becomes the file of its cutout, as a worker writes it: by default a PNG.
+        """Return the cutout of an image file as a file, as a worker writes it; by default a PNG.
 
         Raises:
-            ItemError: as of a job's image.
+            ItemError: with the code that the image would have in a job.
 
         """
         output = output or Output()
-        picture = decode(data, self._limits, output.depth == 16)
-        text = {"bgpipe:recipe": self.recipe.text}
-        return encode(self._cutout(picture), picture, output, text)
+        image = decode(data, self._limits, output.depth == 16)
+        metadata = {"bgpipe:recipe": self.recipe.text}
+        return encode(self._cut_out(image), image, output, metadata)
 
-    def _cutout(self, picture: DecodedImage) -> Cutout:
-        height, width, _ = picture.rgb.shape
+    def _cut_out(self, image: DecodedImage) -> Cutout:
+        height, width, _ = image.rgb.shape
         check_size((width, height), self._limits)
         preset = self.recipe.preset
-        with self._turn:
-            matte = self._matte(picture)
-        colour = preset.background
-        ground = from_srgb(parse_color(colour), picture.icc) if colour else None
-        return composite(cut_out(picture, matte, preset), preset, ground, self._limits.max_pixels)
+        with self._device_lock:
+            matte = self._infer_matte(image)
+        color = preset.background
+        background = from_srgb(parse_color(color), image.icc) if color else None
+        cutout = cut_out(image, matte, preset)
+        return composite(cutout, preset, background, self._limits.max_pixels)
 
-    def _matte(self, picture: DecodedImage) -> Matte:
+    def _infer_matte(self, image: DecodedImage) -> Matte:
         from bgpipe.pipeline.networks.preprocess import preprocess
 
-        pixels = to_viewed_srgb(preprocess(picture.rgb, self.recipe.size), picture.icc)
+        pixels = to_viewed_srgb(preprocess(image.rgb, self.recipe.size), image.icc)
         (matte,) = self._engine.infer([pixels])
         matting = self.recipe.matting
         if matting is None or self._edge_engine is None:
             return matte
-        rgb = to_viewed_srgb(picture.rgb, picture.icc)
+        rgb = to_viewed_srgb(image.rgb, image.icc)
         return Matte(solve_edges(rgb, matte.alpha, matting, self._edge_engine.infer))
 
     @cached_property
     def _engine(self) -> BiRefNetEngine:
         from bgpipe.pipeline.inference.engine import BiRefNetEngine
 
-        return BiRefNetEngine(self._weights, self._chosen_device, batch=1, threads=self._threads)
+        return BiRefNetEngine(self._weights, self._resolved_device, batch=1, threads=self._threads)
 
     @cached_property
     def _edge_engine(self) -> VitMatteEngine | None:
-        if self._edges is None:
+        if self._edge_weights is None:
             return None
         from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine
 
-        return VitMatteEngine(self._edges, self._chosen_device, batch=1, threads=self._threads)
+        return VitMatteEngine(
+            self._edge_weights, self._resolved_device, batch=1, threads=self._threads
+        )
 
     @cached_property
-    def _chosen_device(self) -> str:
+    def _resolved_device(self) -> str:
         import torch
 
         return self._device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -206,7 +204,7 @@ class BackgroundRemover:
         return self._settings.worker.cpu_threads or os.cpu_count() or 1
 
 
-def _picture_of_array(array: Pixels) -> DecodedImage:
+def _decode_array(array: Pixels) -> DecodedImage:
     if not isinstance(array, np.ndarray):
         raise UsageError(
             f"not an image or an array: {type(array).__name__}: open a path with PIL.Image.open"
@@ -221,13 +219,11 @@ def _picture_of_array(array: Pixels) -> DecodedImage:
     return DecodedImage(np.ascontiguousarray(array[..., :3]), alpha)
 
 
-def _picture_of_image(image: Image.Image) -> DecodedImage:
-    if image.mode.startswith(DEEP):
-        raise UsageError(
-            f"an image of mode {image.mode} has more than 8 bits: give its file to file()"
-        )
+def _decode_pillow(image: Image.Image) -> DecodedImage:
+    if image.mode.startswith(DEEP_MODES):
+        raise UsageError(f"more than 8 bits a sample: {image.mode}: pass its file to file()")
     upright = ImageOps.exif_transpose(image)
     has_alpha = upright.has_transparency_data
     icc = upright.info.get("icc_profile") if image.mode in {"RGB", "RGBA", "P"} else None
-    picture = _picture_of_array(np.asarray(upright.convert("RGBA" if has_alpha else "RGB")))
-    return DecodedImage(picture.rgb, picture.alpha, icc)
+    decoded = _decode_array(np.asarray(upright.convert("RGBA" if has_alpha else "RGB")))
+    return DecodedImage(decoded.rgb, decoded.alpha, icc)

@@ -1,1 +1,1 @@
-"""How fast this machine is: the network alone, and whole images through a queue of its own."""
+"""Benchmarks of this machine: the network alone, and images from file to cutout."""

@@ -1,10 +1,10 @@
-"""Whole images, from file to cutout, through a Redis, a queue and a worker of the benchmark's own."""
+"""Benchmark of whole images, from file to cutout, through a Redis, a queue and a worker of its own."""
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +24,18 @@ if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.processes import ChildProcess
 
-FIRST_IMAGES = 8
-"""Of the first job, which loads the model and is not counted."""
-POLL = 0.05
-BEAT_LIMIT = 60.0
-"""Seconds within which a worker tells of itself."""
+MIN_IMAGES = 8
+"""Also the size of the first job, which loads the model and is not counted."""
+POLL_SECONDS = 0.05
+HEARTBEAT_TIMEOUT = 60.0
 ASPECT = 4 / 3
-GRAIN = 24
-"""Pixels of the photo's soft shapes, before the sensor's noise."""
+SHAPE_PIXELS = 24
+"""Distance of the photo's soft shapes."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchCluster:
-    """A worker and the way to it."""
+    """A worker and the session that it serves."""
 
     session: Session
     child: ChildProcess
@@ -45,71 +44,69 @@ class BenchCluster:
     def measure(
         self, recipe: Recipe, megapixels: Sequence[float], seconds: float
     ) -> Iterator[EndToEndResult]:
-        """The sizes in turn, about `seconds` each.
+        """Measure each size for about `seconds`.
 
         Raises:
-            Unavailable: the worker ends, or an image fails.
+            Unavailable: the worker exits, or an image fails.
 
         """
-        pace = self._run("first", recipe, megapixels[0], FIRST_IMAGES).images_per_second
+        previous = self._run("first", recipe, megapixels[0], MIN_IMAGES)
         for size in megapixels:
-            found = self._run(f"{size:g}", recipe, size, max(FIRST_IMAGES, round(pace * seconds)))
-            pace = found.images_per_second
-            yield found
+            images = max(MIN_IMAGES, round(previous.images_per_second * seconds))
+            previous = self._run(f"{size:g}", recipe, size, images)
+            yield previous
 
     def _run(self, name: str, recipe: Recipe, megapixels: float, images: int) -> EndToEndResult:
-        """One job of `images` photos of one size, once the worker has told that it is idle."""
+        """Run one job of `images` photos of one size."""
         source = self.folder / "photos" / name
         source.mkdir(parents=True)
-        photo = _photo(megapixels)
+        photo = _make_photo(megapixels)
         for number in range(images):
             (source / f"{number:05}.jpg").write_bytes(photo)
-        before = self._stats(time.time())
-        job = Job(
-            JobId(f"bench-{name}"), str(source), str(source) + "-cutouts", recipe, time.time()
-        )
+        before = self._read_stats(since=time.time())
+        job = Job(JobId(f"bench-{name}"), str(source), f"{source}-cutouts", recipe, time.time())
         start = time.perf_counter()
         summary = self._run_job(job)
-        spent = time.perf_counter() - start
+        elapsed = time.perf_counter() - start
         if summary.done != images:
             raise Unavailable(f"images failed: {summary.errors}: see {self.folder}")
-        after = self._stats(time.time())
+        after = self._read_stats(since=time.time())
         return EndToEndResult(
             megapixels,
             images,
-            images / spent,
-            (after.device_seconds - before.device_seconds) / spent,
+            images / elapsed,
+            (after.device_seconds - before.device_seconds) / elapsed,
             max(before.memory, after.memory),
-            _means(before, after),
+            _mean_stage_seconds(before, after),
         )
 
     def _run_job(self, job: Job) -> JobSummary:
         session = self.session
         lease = session.submitter.open_job(job)
         session.submitter.list_and_start(job.id, lease)
-        leader = session.controller(job.id, lease)
+        controller = session.controller(job.id, lease)
         while (summary := session.jobs.summary(job.id)).state != "finished":
-            leader.step(session.feeder.capacity())
+            controller.step(session.feeder.capacity())
             self.child.check()
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
         return summary
 
-    def _stats(self, since: float) -> WorkerStats:
-        """What the worker told of itself after `since`, a Unix time."""
-        deadline = time.monotonic() + BEAT_LIMIT
+    def _read_stats(self, since: float) -> WorkerStats:
+        """Wait for a heartbeat later than `since`, a Unix time."""
+        deadline = time.monotonic() + HEARTBEAT_TIMEOUT
         while time.monotonic() < deadline:
-            for beat in read_heartbeats(self.session.client):
-                if beat.stats.beat > since:
-                    return beat.stats
+            for heartbeat in read_heartbeats(self.session.client):
+                if heartbeat.stats.beat > since:
+                    return heartbeat.stats
             self.child.check()
-            time.sleep(POLL)
-        raise Unavailable(f"the worker tells nothing of itself: see {self.folder}")
+            time.sleep(POLL_SECONDS)
+        raise Unavailable(f"no heartbeat of the worker: see {self.folder}")
 
 
 @contextmanager
-def bench_cluster(settings: Settings, folder: Path) -> Iterator[BenchCluster]:
-    """Bring a Redis and a worker, whatever cluster there is; everything is written into `folder`."""
-    own = settings.model_copy(update={"redis_url": "", "state_folder": folder / "state"})
+def open_bench_cluster(settings: Settings, folder: Path) -> Iterator[BenchCluster]:
+    """Start a Redis server and a worker whatever the settings name, and write only into `folder`."""
+    own = settings.model_copy(update={"redis_url": "", "state_dir": str(folder / "state")})
     with (
         open_session(own) as session,
         worker(session.redis_url, own.state_folder, own.worker.drain_timeout) as child,
@@ -117,24 +114,25 @@ def bench_cluster(settings: Settings, folder: Path) -> Iterator[BenchCluster]:
         yield BenchCluster(session, child, folder)
 
 
-def _means(before: WorkerStats, after: WorkerStats) -> dict[str, float]:
-    """Mean seconds of each stage between two beats."""
+def _mean_stage_seconds(before: WorkerStats, after: WorkerStats) -> Mapping[str, float]:
+    """Return the mean seconds of each stage between two heartbeats."""
     means = {}
-    for name, told in after.stages.items():
+    for name, histogram in after.stages.items():
         old = before.stages.get(name)
-        count = told.count - (old.count if old else 0)
+        count = histogram.count - (old.count if old else 0)
         if count:
-            means[name] = (told.sum - (old.sum if old else 0.0)) / count
+            means[name] = (histogram.sum - (old.sum if old else 0.0)) / count
     return means
 
 
-def _photo(megapixels: float) -> bytes:
-    """A JPEG of soft shapes and a sensor's noise: about as many bytes a pixel as a photo has."""
+def _make_photo(megapixels: float) -> bytes:
+    """Encode a JPEG of soft shapes and sensor noise, with about a photo's bytes per pixel."""
     width = round((megapixels * 1e6 * ASPECT) ** 0.5)
     height = round(width / ASPECT)
     random = np.random.default_rng(0)
-    shapes = random.integers(0, 256, (height // GRAIN + 2, width // GRAIN + 2, 3), np.uint8)
-    smooth = np.asarray(Image.fromarray(shapes).resize((width, height), Image.Resampling.BICUBIC))
+    shape = height // SHAPE_PIXELS + 2, width // SHAPE_PIXELS + 2, 3
+    image = Image.fromarray(random.integers(0, 256, shape, np.uint8))
+    smooth = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     noise = random.normal(0, 5, smooth.shape[:2])[..., None]
     file = io.BytesIO()
     Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)

@@ -1,4 +1,4 @@
-"""The network alone, as a process of its own: an order on stdin, what was found a line on stdout."""
+"""Benchmark of the network alone, in its own process: BenchRequest on stdin, JSON lines on stdout."""
 
 from __future__ import annotations
 
@@ -21,56 +21,56 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bgpipe.config.choices import Precision
 from bgpipe.pipeline.bench.protocol import BenchRequest, Machine, NetworkResult
-from bgpipe.pipeline.errors import BgpipeError, TransientError, UsageError
+from bgpipe.pipeline.errors import TransientError, UsageError
 from bgpipe.pipeline.inference.engine import BiRefNetEngine, EngineOptions
 from bgpipe.pipeline.inference.precision import DTYPES, cast_network, choose_precision
 from bgpipe.pipeline.networks.birefnet.checkpoint import load
+from bgpipe.pipeline.processes import serve_lines
 
-SIDES = {"cuda": 8192, "cpu": 1024}
-"""Of the matrices whose product is the yardstick: large enough to be compute-bound."""
-REFERENCE_SIDE = 1.0
-"""Seconds for which it is laid on."""
+MATRIX_SIDES = {"cuda": 8192, "cpu": 1024}
+"""Large enough for a matrix product to be compute-bound."""
+MATRIX_SECONDS = 1.0
 BATCHES = {"cuda": (1, 2, 4, 8, 16, 32), "cpu": (1, 2, 4)}
-LEAST_PASSES = 3
+MIN_PASSES = 3
 KIB = 1024
 
 
-def measure(order: BenchRequest) -> Iterator[Machine | NetworkResult]:
-    """The machine first, then each trial; one that the device cannot do says so in `error`."""
+def measure(request: BenchRequest) -> Iterator[Machine | NetworkResult]:
+    """Yield the machine, then the result of each combination; unsupported ones set `error`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    order = replace(order, threads=order.threads or os.cpu_count() or 1)
-    torch.set_num_threads(order.threads)
-    precisions = order.precisions or tuple(_precisions(device))
-    machine = _machine(order, device, precisions)
+    request = replace(request, threads=request.threads or os.cpu_count() or 1)
+    torch.set_num_threads(request.threads)
+    precisions = request.precisions or tuple(_supported_precisions(device))
+    machine = _inspect_machine(request, device, precisions)
     yield machine
-    batches = order.batches or BATCHES[device.type]
+    batches = request.batches or BATCHES[device.type]
     for precision, batch in itertools.product(precisions, batches):
         try:
-            yield _measure_batch(order, device, machine, precision, batch)
+            yield _measure_batch(request, device, machine, precision, batch)
         except (TransientError, UsageError) as error:
             yield NetworkResult(precision, batch, error=str(error))
 
 
-def _precisions(device: torch.device) -> Iterator[Precision]:
+def _supported_precisions(device: torch.device) -> Iterator[Precision]:
     for precision in DTYPES:
         if precision is Precision.FLOAT16 and device.type == "cpu":
-            continue  # no CPU multiplies it as fast as float32
+            continue  # slower than float32 on every CPU
         with suppress(UsageError):
             yield choose_precision(precision, device)
 
 
-def _machine(
-    order: BenchRequest, device: torch.device, precisions: tuple[Precision, ...]
+def _inspect_machine(
+    request: BenchRequest, device: torch.device, precisions: tuple[Precision, ...]
 ) -> Machine:
     on_gpu = device.type == "cuda"
-    product = torch.cuda.get_device_name(device) if on_gpu else _processor()
-    cuda = f", CUDA {torch.version.cuda}" if on_gpu else f", {order.threads} threads"
-    software = f"torch {torch.__version__}{cuda}, Python {platform.python_version()}"
-    peaks = {precision: _matrix_peak(device, precision) for precision in precisions}
-    return Machine(device.type, product, software, peaks, _operations(order))
+    product = torch.cuda.get_device_name(device) if on_gpu else _read_cpu_name()
+    detail = f", CUDA {torch.version.cuda}" if on_gpu else f", {request.threads} threads"
+    software = f"torch {torch.__version__}{detail}, Python {platform.python_version()}"
+    peaks = {precision: _measure_matrix_product(device, precision) for precision in precisions}
+    return Machine(device.type, product, software, peaks, _count_operations(request))
 
 
-def _processor() -> str:
+def _read_cpu_name() -> str:
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -78,82 +78,82 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _matrix_peak(device: torch.device, precision: Precision) -> float:
-    """Operations a second of a large matrix product, the best of some."""
-    side = SIDES[device.type]
-    cast_network(torch.nn.Identity(), precision, device)  # sets how float32 is multiplied
+def _measure_matrix_product(device: torch.device, precision: Precision) -> float:
+    """Return the best FLOP/s of a large matrix product."""
+    side = MATRIX_SIDES[device.type]
+    cast_network(torch.nn.Identity(), precision, device)  # sets the multiplication of float32
     left, right = (torch.randn(side, side, device=device, dtype=DTYPES[precision]) for _ in "ab")
 
     def multiply() -> None:
         torch.mm(left, right)
-        _wait(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
-    return 2 * side**3 / min(_timed(multiply, REFERENCE_SIDE))
+    return 2 * side**3 / min(_time_passes(multiply, MATRIX_SECONDS))
 
 
 @torch.inference_mode()
-def _operations(order: BenchRequest) -> float:
-    """Counted on the plain network: what a rewrite saves counts as speed."""
+def _count_operations(request: BenchRequest) -> float:
+    """Count FLOP of the plain network, so that savings of the fused one show as speed."""
     counter = FlopCounterMode(display=False)
     with counter:
-        load(order.model)(torch.zeros(1, 3, *order.model.size))
+        load(request.model)(torch.zeros(1, 3, *request.model.size))
     return float(counter.get_total_flops())
 
 
 def _measure_batch(
-    order: BenchRequest, device: torch.device, machine: Machine, precision: Precision, batch: int
+    request: BenchRequest,
+    device: torch.device,
+    machine: Machine,
+    precision: Precision,
+    batch: int,
 ) -> NetworkResult:
-    _forget_peak(device)
-    mode = EngineOptions(precision, compiled=order.compiled, graphs=order.graphs)
+    _reset_peak_memory(device)
     engine = BiRefNetEngine(
-        order.model, device.type, batch=batch, threads=order.threads, options=mode
+        request.model,
+        device.type,
+        batch=batch,
+        threads=request.threads,
+        options=EngineOptions(precision, compiled=request.compiled, graphs=request.graphs),
     )
-    images = [_image(order.model.size, seed) for seed in range(batch)]
+    size = (*request.model.size, 3)
+    images = [np.random.default_rng(seed).integers(0, 256, size, np.uint8) for seed in range(batch)]
     engine.infer(images)
     if engine.batch < batch:
         return NetworkResult(precision, batch, error="does not fit into the device's memory")
-    seconds = median(_timed(lambda: engine.infer(images), order.seconds))
-    pace = batch / seconds
+    seconds = median(_time_passes(lambda: engine.infer(images), request.seconds))
+    images_per_second = batch / seconds
     return NetworkResult(
         precision,
         batch,
-        images_per_second=pace,
+        images_per_second=images_per_second,
         milliseconds=1e3 * seconds,
-        memory=_peak(device),
-        share_of_peak=pace * machine.operations / machine.matrix_peak[precision],
+        memory=_read_peak_memory(device),
+        share_of_peak=images_per_second * machine.operations / machine.matrix_peak[precision],
     )
 
 
-def _timed(work: Callable[[], object], seconds: float) -> Iterator[float]:
-    """Seconds of each turn, for about `seconds`, `LEAST_PASSES` turns at least."""
+def _time_passes(work: Callable[[], object], seconds: float) -> Iterator[float]:
+    """Yield the seconds of each pass, for about `seconds` and at least MIN_PASSES passes."""
     end = time.perf_counter() + seconds
     for number in itertools.count():
         start = time.perf_counter()
-        if number >= LEAST_PASSES and start > end:
+        if number >= MIN_PASSES and start > end:
             return
         work()
         yield time.perf_counter() - start
 
 
-def _image(size: tuple[int, int], seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _forget_peak(device: torch.device) -> None:
+def _reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with suppress(OSError):  # where it cannot be forgotten, it is that of all trials so far
+    with suppress(OSError):  # without permission, peaks include all earlier combinations
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak(device: torch.device) -> int:
+def _read_peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):
@@ -163,18 +163,6 @@ def _peak(device: torch.device) -> int:
     return KIB * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def main() -> int:
-    order = TypeAdapter(BenchRequest).validate_json(sys.stdin.buffer.read())
-    line = TypeAdapter[Machine | NetworkResult](Machine | NetworkResult)
-    try:
-        for found in measure(order):
-            sys.stdout.buffer.write(line.dump_json(found) + b"\n")
-            sys.stdout.buffer.flush()
-    except BgpipeError as error:
-        sys.stderr.write(f"bgpipe: {error}\n")
-        return error.exit_code
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    result = TypeAdapter[Machine | NetworkResult](Machine | NetworkResult)
+    sys.exit(serve_lines(TypeAdapter(BenchRequest), result, measure))

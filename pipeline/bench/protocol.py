@@ -1,4 +1,4 @@
-"""What is measured, and what was found: one JSON object a line between two processes."""
+"""Request and results of the benchmark, exchanged as JSON lines between two processes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from bgpipe.pipeline.types import ResolvedModel
 
 @dataclass(frozen=True, slots=True)
 class BenchRequest:
-    """Forward passes: every precision with every batch, for `seconds` each."""
+    """Forward passes of every precision with every batch size, each for `seconds`."""
 
     model: ResolvedModel
     precisions: tuple[Precision, ...]
-    """Empty: all that the device has."""
+    """Empty: all that the device supports."""
     batches: tuple[int, ...]
-    """Empty: those that suit the device."""
+    """Empty: the defaults for the device."""
     threads: int
+    """On a CPU; 0: one per core."""
     seconds: float
     compiled: bool
     graphs: bool
@@ -26,29 +27,28 @@ class BenchRequest:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What measured. `matrix_peak`: floating-point operations a second of its best matrix product."""
-
     device: str
     product: str
     software: str
     matrix_peak: Mapping[Precision, float]
+    """FLOP/s of the fastest matrix product."""
     operations: float
-    """Floating-point operations of the network for one image."""
+    """FLOP of the network for one image."""
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkResult:
-    """The network alone, images in the host's memory to mattes there."""
+    """The network alone: from images in host memory to mattes in host memory."""
 
     precision: Precision
     batch: int
     images_per_second: float = 0.0
     milliseconds: float = 0.0
-    """Of one pass; the median."""
+    """Median of one pass."""
     memory: int = 0
-    """Bytes: the device's peak on a GPU, the process's on a CPU."""
+    """Peak bytes of the device on a GPU, of the process on a CPU."""
     share_of_peak: float = 0.0
-    """Of what the device's matrix product does in this precision."""
+    """Of the matrix product's FLOP/s in this precision."""
     error: str = ""
 
 
@@ -60,8 +60,8 @@ class EndToEndResult:
     images: int
     images_per_second: float
     device_busy: float
-    """Share of the time that the device's thread spends within forward passes."""
+    """Share of the time that the device's thread spends in forward passes."""
     memory: int
-    """Bytes that the worker holds, the most that was seen."""
+    """Peak bytes of the worker."""
     stages: Mapping[str, float]
-    """Mean seconds of an image in each stage; they overlap those of other images."""
+    """Mean seconds per image and stage; stages of different images overlap."""

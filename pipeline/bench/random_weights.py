@@ -1,4 +1,4 @@
-"""Weights by chance, as a process of its own: for time and memory as good as trained ones.
+"""Write random weights, as good as trained ones to measure time and memory.
 
 python -m bgpipe.pipeline.bench.random_weights swin_v1_l FILE
 """
@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from bgpipe.pipeline.networks.birefnet import create
 
 OFFSETS = "offset_conv.weight"
-SPREAD = 0.02
-"""Of the weights that make offsets: some pixels, as trained ones do."""
+OFFSET_SIGMA = 0.02
+"""Yields offsets of some pixels, like trained weights."""
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ def main() -> int:
     with torch.no_grad():
         for name, weight in network.named_parameters():
             if name.endswith(OFFSETS):
-                weight.normal_(0, SPREAD)
+                weight.normal_(0, OFFSET_SIGMA)
     save_file(network.half().state_dict(), path)
     return 0
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.types import JobId
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.types import JobId
 
 PREFIX = "bgpipe:"
 JOBS = PREFIX + "jobs"
@@ -78,6 +81,13 @@ class JobKeys:
         return astuple(self)
 
 
+# In the order of the fields of JobKeys.
+_JOB_PARTS = (
+    *("named", "manifest", "claimed", "done", "failed"),
+    *("running", "repeats", "errors", "flags", "seals"),
+)
+
+
 def of_job(job: JobId) -> JobKeys:
     """Return the keys of `job`.
 
@@ -90,19 +100,7 @@ def of_job(job: JobId) -> JobKeys:
             f"not a job's name: {job!r}: use up to 64 letters, digits, dots, dashes and underscores"
         )
     head = f"{JOB_PREFIX}{job}"
-    return JobKeys(
-        head=head,
-        named=f"{head}:named",
-        manifest=f"{head}:manifest",
-        claimed=f"{head}:claimed",
-        done=f"{head}:done",
-        failed=f"{head}:failed",
-        running=f"{head}:running",
-        repeats=f"{head}:repeats",
-        errors=f"{head}:errors",
-        flags=f"{head}:flags",
-        fingerprints=f"{head}:seals",
-    )
+    return JobKeys(head, *(f"{head}:{part}" for part in _JOB_PARTS))
 
 
 def of_lease(name: str) -> str:

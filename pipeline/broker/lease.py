@@ -46,9 +46,6 @@ class Lease:
                 return token
             time.sleep(ACQUIRE_PAUSE)
 
-    def try_acquire(self) -> int:
-        return self.acquire()
-
     def release(self) -> None:
         """Free the lease if this process holds it."""
         self._release(keys=[self._key], args=[self._holder])

@@ -1,4 +1,4 @@
-"""`python -m bgpipe.pipeline.cli` is `bgpipe`."""
+"""Run `bgpipe` as `python -m bgpipe.pipeline.cli`."""
 
 from __future__ import annotations
 

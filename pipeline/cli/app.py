@@ -1,4 +1,4 @@
-"""The commands and the exit codes."""
+"""The tree of commands, and the exit codes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import typer
 
 from bgpipe.pipeline.cli import command_line
+from bgpipe.pipeline.cli.commands import jobs
 from bgpipe.pipeline.cli.commands.bench import bench
 from bgpipe.pipeline.cli.commands.config import config_commands
 from bgpipe.pipeline.cli.commands.dispatch import dispatch
 from bgpipe.pipeline.cli.commands.doctor import doctor
 from bgpipe.pipeline.cli.commands.evaluate import evaluate
-from bgpipe.pipeline.cli.commands.jobs import cancel, errors, jobs, resume, retry, status
 from bgpipe.pipeline.cli.commands.keys import key_commands
 from bgpipe.pipeline.cli.commands.models import model_commands
 from bgpipe.pipeline.cli.commands.report import report
@@ -25,28 +25,16 @@ from bgpipe.pipeline.cli.commands.worker import worker
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.errors import BgpipeError
 
+JOB_COMMANDS = (jobs.status, jobs.jobs, jobs.errors, jobs.retry, jobs.cancel, jobs.resume, report)
+PROCESSES = (worker, dispatch, serve, flower)
+
 app = typer.Typer(
     name="bgpipe",
     help="Remove the backgrounds of photos, from one folder to millions of images in a bucket.",
     no_args_is_help=True,
     context_settings={"obj": Console(), "help_option_names": command_line.HELP},
 )
-for command in (
-    submit,
-    status,
-    jobs,
-    errors,
-    retry,
-    cancel,
-    resume,
-    report,
-    worker,
-    dispatch,
-    serve,
-    flower,
-    bench,
-    doctor,
-):
+for command in (submit, *JOB_COMMANDS, *PROCESSES, bench, doctor):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(config_commands, name="config")
@@ -56,7 +44,7 @@ app.add_typer(sweep_commands, name="sweep")
 
 
 def command_tree() -> Any:  # noqa: ANN401  # click's classes, or Typer's own copies of them
-    """All commands, as `bgpipe` runs them."""
+    """Return all commands, as `bgpipe` runs them."""
     return command_line.complete(typer.main.get_command(app))
 
 
@@ -69,4 +57,4 @@ def main() -> None:
             Console().warn(f"bgpipe: {line}")
         sys.exit(error.exit_code)
     finally:
-        gc.freeze()  # the interpreter would search all modules for garbage at its end
+        gc.freeze()  # saves the interpreter a garbage collection of all modules at exit

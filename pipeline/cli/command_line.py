@@ -1,25 +1,42 @@
-"""What all commands share: global options, examples below their help, and plain text in it."""
+"""What all commands share: sessions, global options, examples below their help, plain text in it."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
-from collections.abc import Callable
-from dataclasses import replace
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, fields, replace
+from functools import cache, partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from bgpipe.pipeline.cli.console import Console
 
+if TYPE_CHECKING:
+    from bgpipe.pipeline.session import Session
+
 Function = TypeVar("Function", bound=Callable[..., Any])
+Options = TypeVar("Options")
 
 GLOBAL = "Global"
 """Panel of the options that every command takes."""
 HELP = ["-h", "--help"]
 EXAMPLES = "examples"
+
+_option: Callable[..., Any] = partial(typer.Option, expose_value=False, rich_help_panel=GLOBAL)
+
+
+@contextmanager
+def open_session(console: Console) -> Iterator[Session]:
+    """Read the settings and connect to Redis. Raises as `pipeline.session` does."""
+    from bgpipe.pipeline import session
+
+    with session.open_session(session.read_settings(), notify=console.notify) as opened:
+        yield opened
 
 
 def examples(*lines: str) -> Callable[[Function], Function]:
@@ -34,8 +51,38 @@ def examples(*lines: str) -> Callable[[Function], Function]:
     return attach
 
 
+def options_of(
+    model: type[Options],
+) -> Callable[[Callable[[typer.Context, Options], None]], Callable[..., None]]:
+    """Give the decorated command a parameter for each field of the dataclass `model`."""
+
+    def attach(function: Callable[[typer.Context, Options], None]) -> Callable[..., None]:
+        @wraps(function)
+        def command(context: typer.Context, **values: Any) -> None:  # noqa: ANN401
+            function(context, model(**values))
+
+        command.__signature__ = _signature(model)  # type: ignore[attr-defined]  # Typer reads it
+        return command
+
+    return attach
+
+
+def _signature(model: type[Any]) -> inspect.Signature:
+    kinds = get_type_hints(model, include_extras=True)
+    keyword = partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
+    options = [
+        keyword(
+            field.name,
+            annotation=kinds[field.name],
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+        )
+        for field in fields(model)
+    ]
+    return inspect.Signature([keyword("context", annotation=typer.Context), *options])
+
+
 def complete(command: Any) -> Any:  # noqa: ANN401  # click's classes, or Typer's own copies of them
-    """`command` and all below it with global options, examples and readable placeholders."""
+    """Add global options, examples and readable placeholders to `command` and all below it."""
     context = typer.Context(command, help_option_names=HELP)
     help_option = command.get_help_option(context)
     help_option.rich_help_panel, help_option.metavar = GLOBAL, ""
@@ -50,7 +97,7 @@ def complete(command: Any) -> Any:  # noqa: ANN401  # click's classes, or Typer'
 
 
 def _describe(parameter: Any) -> None:  # noqa: ANN401
-    """Placeholders in capitals in place of Typer's `{name}`, `<str>` and `<bool>`."""
+    """Replace Typer's `{name}`, `<str>` and `<bool>` by placeholders in capitals."""
     parameter.help = _plain(parameter.help)
     is_argument = parameter.param_type_name == "argument"
     if parameter.metavar is None:
@@ -64,14 +111,14 @@ def _describe(parameter: Any) -> None:  # noqa: ANN401
 
 
 def _plain(text: str | None) -> str | None:
-    """`text` escaped once, so that Rich does not take `[refine]` for a style."""
+    """Escape `text` once, so that Rich does not take `[refine]` for a style."""
     return text and re.sub(r"(?<!\\)\[(?=[a-z#/@])", r"\\[", text)
 
 
 @cache
 def _global_options() -> list[Any]:
     source = typer.Typer(add_completion=False)
-    source.callback(invoke_without_command=True)(_take_global_options)
+    source.callback(invoke_without_command=True)(_declare_global_options)
     options: list[Any] = typer.main.get_command(source).params
     return options
 
@@ -82,14 +129,9 @@ def _set_config(file: Path | None) -> None:
         os.environ["BGPIPE_CONFIG"] = str(file)
 
 
-def _set_json(context: typer.Context, value: bool) -> None:
+def _set_flag(context: typer.Context, parameter: typer.CallbackParam, value: bool) -> None:
     if value:
-        context.obj = replace(context.obj, json=True)
-
-
-def _set_quiet(context: typer.Context, value: bool) -> None:
-    if value:
-        context.obj = replace(context.obj, quiet=True)
+        context.obj = replace(context.obj, **{str(parameter.name): True})
 
 
 def _show_version(value: bool) -> None:
@@ -100,51 +142,27 @@ def _show_version(value: bool) -> None:
         raise typer.Exit
 
 
-def _take_global_options(
+def _declare_global_options(
     config: Annotated[
         Path | None,
-        typer.Option(
+        _option(
             "--config",
             metavar="FILE",
             help="Settings file. Default: bgpipe.toml in the current folder.",
             callback=_set_config,
-            expose_value=False,
-            rich_help_panel=GLOBAL,
         ),
     ] = None,
     json: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="Print one JSON object per line.",
-            callback=_set_json,
-            expose_value=False,
-            rich_help_panel=GLOBAL,
-        ),
+        bool, _option("--json", help="Print one JSON object per line.", callback=_set_flag)
     ] = False,
     quiet: Annotated[
         bool,
-        typer.Option(
-            "--quiet",
-            "-q",
-            help="Print warnings and errors only.",
-            callback=_set_quiet,
-            expose_value=False,
-            rich_help_panel=GLOBAL,
-        ),
+        _option("--quiet", "-q", help="Print warnings and errors only.", callback=_set_flag),
     ] = False,
     version: Annotated[
         bool,
-        typer.Option(
-            "--version",
-            "-V",
-            help="Show the version.",
-            callback=_show_version,
-            expose_value=False,
-            is_eager=True,
-            rich_help_panel=GLOBAL,
-        ),
+        _option("--version", "-V", help="Show the version.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Declare the options; their callbacks do the work, whichever command they are given to."""
+    """Declare the options; their callbacks do the work, for every command that gets them."""
     del config, json, quiet, version

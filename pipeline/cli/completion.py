@@ -1,4 +1,4 @@
-"""Values that the shell completes. Nothing is started for one, and what is away completes to nothing."""
+"""Shell completion of values. It starts no server, and errors complete to nothing."""
 
 from __future__ import annotations
 
@@ -8,29 +8,33 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings as SettingsType
+    from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.types import ModelTask
 
 TIMEOUT = 0.5
-"""Seconds for Redis to answer."""
+"""Seconds for Redis to respond."""
 JOBS = 50
-"""The newest jobs that are offered."""
+"""Number of jobs offered, the newest."""
 
 
 def presets() -> list[str]:
-    """The presets of the settings."""
-    settings = _settings()
+    settings = _read_settings()
     return list(settings.presets) if settings else []
 
 
+def sweeps() -> list[str]:
+    settings = _read_settings()
+    return list(settings.sweeps) if settings else []
+
+
 def models() -> list[tuple[str, str]]:
-    """The models that find the subject, each with its summary."""
+    """List the subject models, each with its summary."""
     from bgpipe.pipeline.types import ModelTask
 
     return [("auto", "birefnet-general where it is available"), *_registered(ModelTask.SUBJECT)]
 
 
 def matting_models() -> list[tuple[str, str]]:
-    """The models that solve edges."""
     from bgpipe.pipeline.types import ModelTask
 
     return [("none", "no matting model"), *_registered(ModelTask.EDGES)]
@@ -40,32 +44,22 @@ def all_models() -> list[tuple[str, str]]:
     return [*models()[1:], *matting_models()[1:]]
 
 
-def sweeps() -> list[str]:
-    settings = _settings()
-    return list(settings.sweeps) if settings else []
-
-
-def settings() -> list[str]:
-    """Sections, and keys with their section."""
-    found = _settings()
-    if not found:
-        return []
-    sections = {
-        name: table
-        for name, table in found.model_dump(mode="json").items()
-        if isinstance(table, dict)
-    }
+def setting_keys() -> list[str]:
+    """List the sections, and the keys with their section."""
+    settings = _read_settings()
+    tables = settings.model_dump(mode="json") if settings else {}
+    sections = {name: table for name, table in tables.items() if isinstance(table, dict)}
     return [*sections, *(f"{name}.{key}" for name, table in sections.items() for key in table)]
 
 
 def jobs() -> list[str]:
-    """The newest jobs of the cluster, or of an embedded server that runs already."""
+    """List the newest jobs of the cluster, or of an embedded server that already runs."""
     import redis
 
     from bgpipe.pipeline.broker import keys
 
-    found = _settings()
-    url = _running_server(found) if found else None
+    settings = _read_settings()
+    url = _running_server(settings) if settings else None
     if url is None:
         return []
     with suppress(redis.RedisError, ValueError):
@@ -78,23 +72,24 @@ def jobs() -> list[str]:
     return []
 
 
-def _running_server(settings: SettingsType) -> str | None:
+def _running_server(settings: Settings) -> str | None:
     if settings.redis_url:
         return settings.redis_url
     socket = settings.state_folder.absolute() / "redis/redis.sock"
     return f"unix://{quote(str(socket))}" if socket.is_socket() else None
 
 
-def _registered(task: object) -> Iterator[tuple[str, str]]:
+def _registered(task: ModelTask) -> Iterator[tuple[str, str]]:
     from bgpipe.pipeline.models import registry
 
     return (
-        (name, each.summary) for name, each in registry.read_models().items() if each.task == task
+        (name, entry.summary)
+        for name, entry in registry.read_models().items()
+        if entry.task == task
     )
 
 
-def _settings() -> SettingsType | None:
-    """None where they are wrong: a completion cannot say so."""
+def _read_settings() -> Settings | None:
     from bgpipe.config.settings import load_settings
     from bgpipe.config.toml_file import SettingsError
 

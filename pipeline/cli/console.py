@@ -1,4 +1,4 @@
-"""Where a command's words go: results to stdout, everything else to stderr."""
+"""Output of a command: results to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from rich.console import Console as RichConsole
+    from rich.console import RenderableType
 
     from bgpipe.pipeline.logging import Notify
 
@@ -23,16 +23,17 @@ class Console:
     quiet: bool = False
 
     def print_json(self, record: Mapping[str, Any]) -> None:
-        """Print a machine's line; nothing without --json."""
+        """Print one JSON object; nothing without --json."""
         if self.json:
             _write(sys.stdout, json.dumps(record))
 
     def print(self, text: str) -> None:
-        """Print a person's result; nothing with --json or --quiet."""
-        if not (self.json or self.quiet):
+        """Print a line of prose; nothing with --json or --quiet."""
+        if self.is_verbose:
             _write(sys.stdout, text)
 
     def warn(self, text: str) -> None:
+        """Print a line on stderr, always."""
         _write(sys.stderr, text)
 
     @property
@@ -40,17 +41,24 @@ class Console:
         """Shows a line about a wait on stderr; None with --quiet."""
         return None if self.quiet else self.warn
 
-    def table(
-        self,
-        names: Sequence[str],
-        rows: Iterable[Sequence[str]],
-        right: Collection[str] = (),
+    @property
+    def is_verbose(self) -> bool:
+        """Whether prose is printed."""
+        return not (self.json or self.quiet)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a progress bar may be drawn on stderr."""
+        return sys.stderr.isatty() and self.is_verbose
+
+    def print_table(
+        self, names: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()
     ) -> None:
-        """Print a result in columns; those in `right` are aligned there.
+        """Print columns; those in `right` are aligned to the right.
 
         Bold names and folded cells on a terminal, plain columns of any width elsewhere.
         """
-        if self.json or self.quiet:
+        if not self.is_verbose:
             return
         if not sys.stdout.isatty():
             heads = [name.replace("\n", " ") for name in names]
@@ -64,29 +72,25 @@ class Console:
             table.add_column(name, justify="right" if name in right else "left", overflow="fold")
         for row in rows:
             table.add_row(*map(Text, row))
-        self.console().print(table)
+        self.render(table)
 
-    def console(self) -> RichConsole:
-        """Tables, on stdout; colour only where it is a terminal and NO_COLOR is unset."""
+    def render(self, renderable: RenderableType) -> None:
+        """Print a Rich object; color only on a terminal and without NO_COLOR."""
         from rich.console import Console as RichConsole
 
-        return RichConsole(quiet=self.json or self.quiet, soft_wrap=not sys.stdout.isatty())
-
-    @property
-    def live(self) -> bool:
-        """Whether somebody watches: a bar may be drawn on stderr."""
-        return sys.stderr.isatty() and not self.quiet and not self.json
+        if self.is_verbose:
+            RichConsole(soft_wrap=not sys.stdout.isatty()).print(renderable)
 
 
 def short_location(location: str) -> str:
-    """A store's location for people: `~` stands for the home folder."""
+    """Return a store's location with `~` for the home folder."""
     home = str(Path.home())
     below = location == home or location.startswith(f"{home}/")
     return f"~{location.removeprefix(home)}" if below and home != "/" else location
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 image`, `1,204 images`."""
+    """Return `1 image` or `1,204 images`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
@@ -101,7 +105,7 @@ def _write_columns(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> None
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """File names may hold what the stream's encoding cannot."""
+    """Write a line; characters outside the stream's encoding, as in file names, are escaped."""
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()

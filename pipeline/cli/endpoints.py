@@ -1,14 +1,8 @@
-"""SOURCE on the command line: folders, files, a bucket, `@list.txt`, or `-`.
-
-DEST on the command line: a folder or prefix, or the file of one cutout.
-
-One image through the standard streams: `bgpipe submit - --out -`.
-"""
+"""SOURCE and DEST of the command line: locations, lists of files, and the standard streams."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,19 +15,22 @@ from typing import TYPE_CHECKING
 
 from bgpipe.config.output import FORMATS_BY_SUFFIX
 from bgpipe.pipeline.errors import NoImages, UsageError
+from bgpipe.pipeline.images.formats import SIGNATURE, is_readable
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
-from bgpipe.pipeline.storage.base import is_candidate_name, is_image_name
+from bgpipe.pipeline.storage.base import S3, is_candidate_name, is_image_name
+from bgpipe.pipeline.storage.factory import find_location
 from bgpipe.pipeline.storage.local import LocalStore
 
 if TYPE_CHECKING:
     from bgpipe.config.output import Format
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.planning.ignored import IgnoredObjects
 
-S3 = "s3://"
-STDIN = "-"
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+STREAM = "-"
+STDIN_KEY = "stdin"
+"""The key of an image from stdin."""
+STDOUT_KEY = "cutout"
+"""The key of a cutout for stdout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +39,10 @@ class Source:
 
     root: str
     keys: tuple[str, ...] | None
+
+    @property
+    def is_one_image(self) -> bool:
+        return self.keys is not None and len(self.keys) == 1
 
     @property
     def default_out(self) -> str:
@@ -56,203 +57,47 @@ class Source:
         return f"{self.root}-cutouts"
 
 
-def find_source(texts: Sequence[str], ignored: IgnoredObjects | None = None) -> Source:
-    """Read SOURCE...; several are taken together, below the deepest folder that holds them all.
-
-    In a bucket, an address that ends like an image's name is one object, any other one a prefix.
-    Of several files, as a shell makes of `*`, those that are not images by their names go into
-    `ignored`.
-
-    Raises:
-        UsageError: one does not exist, has an unsupported scheme, or a list is empty.
-        NoImages: none of several is an image.
-
-    """
-    if len(texts) == 1:
-        return _single(texts[0])
-    ignored = IgnoredObjects() if ignored is None else ignored
-    places = [place for text in texts for place in _expanded(text, ignored.add_unread)]
-    if not places:
-        raise NoImages(f"no images: {ignored}")
-    return _together(places, "SOURCE")
-
-
-def read_list(lines: Iterable[str], name: str) -> Source:
-    """The files or objects that `lines` name, one each.
-
-    Raises:
-        UsageError: there are none, or they are in several places.
-
-    """
-    words = [line for line in map(_strip, lines) if line]
-    if not words:
-        raise UsageError(f"the list is empty: {name}")
-    return _together([_location(word) for word in words], name)
-
-
-def find_location(text: str) -> str:
-    """The store location that a path or an address names.
-
-    Raises:
-        UsageError: its scheme is not supported, or it names no bucket.
-
-    """
-    return _location(text).rstrip("/") or "/"
-
-
-def _single(text: str) -> Source:
-    if text.startswith("@"):
-        return _list_file(Path(text[1:]))
-    location = _location(text)
-    if location.startswith(S3):
-        root, _, name = location.rpartition("/")
-        return Source(root, (name,)) if is_image_name(name) else Source(location.rstrip("/"), None)
-    path = _existing(location, text)
-    return Source(location, None) if path.is_dir() else Source(str(path.parent), (path.name,))
-
-
-def _expanded(text: str, ignore: Callable[[str], None]) -> Iterator[str]:
-    """The locations of the images that one of several sources names."""
-    if text.startswith("@") or text == STDIN:
-        raise UsageError(f"a list is a source of its own: {text}: submit it alone")
-    location = _location(text)
-    if location.startswith(S3):
-        if not is_image_name(location.rpartition("/")[2]):
-            raise UsageError(f"a prefix is a source of its own: {text}: submit it alone")
-        yield location
-        return
-    path = _existing(location, text)
-    if path.is_dir():
-        yield from (f"{location}/{entry.key}" for entry in LocalStore(path).list(on_skipped=ignore))
-    elif is_candidate_name(path.name):
-        yield location
-    else:
-        ignore(path.name)
-
-
-def _existing(location: str, text: str) -> Path:
-    path = Path(location)
-    if not os.access(path, os.F_OK):
-        raise UsageError(f"no such file or folder: {text}")
-    return path
-
-
-def _location(text: str) -> str:
-    """An absolute path, or an address in a bucket as it is."""
-    scheme = _SCHEME.match(text)
-    if scheme is None:
-        return os.path.abspath(text)  # noqa: PTH100  # resolve() would follow symlinks
-    if scheme[0] != S3:
-        raise UsageError(f"unsupported scheme: {text}: use a folder or s3://bucket/prefix")
-    if not text.removeprefix(S3).partition("/")[0]:
-        raise UsageError(f"no bucket named: {text}: write s3://bucket/prefix")
-    return text
-
-
-def _list_file(path: Path) -> Source:
-    try:
-        with path.open(encoding="utf-8") as lines:
-            return read_list(lines, str(path))
-    except OSError as error:
-        raise UsageError(f"cannot read the list: {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"the list is not UTF-8: {path}") from error
-
-
-def _together(places: Sequence[str], name: str) -> Source:
-    """Locations as the keys of one store."""
-    if not any(place.startswith(S3) for place in places):
-        return _below("/", places)
-    buckets = {place.removeprefix(S3).partition("/")[0] for place in places if place.startswith(S3)}
-    if len(buckets) > 1 or not all(place.startswith(S3) for place in places):
-        raise UsageError(f"more than one place: {name}: submit each bucket and the files apart")
-    return _below(f"{S3}{buckets.pop()}/", places)
-
-
-def _below(top: str, places: Sequence[str]) -> Source:
-    """`places` as keys under the deepest folder that holds them all; they start with `top`."""
-    folders = [place.removeprefix(top).split("/")[:-1] for place in places]
-    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
-    root = top + "/".join(parts[0] for parts in shared)
-    start = len(root) if root.endswith("/") else len(root) + 1
-    keys = {place[start:] for place in places}
-    return Source(root.rstrip("/") or "/", tuple(sorted(keys)))
-
-
-def _strip(line: str) -> str:
-    return line.rstrip("\r\n")
-
-
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """`out` is a store's location; `file` is the key of the one cutout there, or empty."""
+    """`out` is a store's location; `file` is the key of the only cutout, or empty."""
 
     out: str
     file: str = ""
 
     def format(self, requested: str | None) -> str | None:
-        """The output format: `requested`, else what the file's name asks for, else None.
+        """Return the output format: `requested`, else the one of the file's suffix, else None.
 
         Raises:
             UsageError: the two contradict each other.
 
         """
-        named = _format_named(self.file)
+        named = _format_of(self.file)
         if named is None:
             return requested
         if requested not in (None, named, "mask" if named == "png" else named):
-            raise UsageError(f"--format {requested} does not go with --out {self.file}")
+            raise UsageError(f"--format {requested} does not match --out {self.file}")
         return requested or named
-
-
-def find_destination(out: str | None, source: Source) -> Destination:
-    """Read DEST; without one it is beside the source.
-
-    Raises:
-        UsageError: DEST is no place for the cutouts of this source.
-
-    """
-    if out is None:
-        return Destination(source.default_out)
-    location = find_location(out)
-    if out.endswith("/") or not _format_named(location) or Path(location).is_dir():
-        return Destination(location)
-    if source.keys is None or len(source.keys) != 1:
-        raise UsageError(f"--out is the name of one file: {out}: name a folder, or end it with /")
-    folder, _, name = location.rpartition("/")
-    return Destination(folder or "/", name)
-
-
-def _format_named(name: str) -> Format | None:
-    return FORMATS_BY_SUFFIX.get(PurePosixPath(name).suffix.lower())
-
-
-STDOUT = "-"
-KEY = "stdin"
-"""The key of the image that came through stdin."""
-CUTOUT = "cutout"
-"""The key of the one that goes to stdout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where a job reads and writes. `is_private`: through a folder that ends with the command."""
+    """Where a job reads and writes. `is_private`: in a folder that ends with the command."""
 
     source: Source
     destination: Destination
     is_private: bool
     to_stdout: bool
 
-    def adapt(self, settings: Settings, terminal: Console) -> tuple[Settings, Console]:
-        """What a private job runs with: the embedded server, and no prose on stdout."""
+    def adapt(self, settings: Settings, console: Console) -> tuple[Settings, Console]:
+        """Make a private job use the embedded server and print no prose to stdout."""
         if not self.is_private:
-            return settings, terminal
+            return settings, console
         embedded = settings.model_copy(update={"redis_url": ""})
-        return embedded, replace(terminal, quiet=terminal.quiet or self.to_stdout)
+        return embedded, replace(console, quiet=console.quiet or self.to_stdout)
 
-    def send(self) -> None:
-        """Write the cutout to stdout, if it goes there and was made."""
-        path = Path(self.destination.out) / CUTOUT
+    def write_stdout(self) -> None:
+        """Write the cutout to stdout if it belongs there and exists."""
+        path = Path(self.destination.out) / STDOUT_KEY
         if self.to_stdout and path.exists():
             with path.open("rb") as file:
                 shutil.copyfileobj(file, sys.stdout.buffer)
@@ -261,46 +106,170 @@ class Endpoints:
 
 @contextmanager
 def open_endpoints(
-    texts: Sequence[str], out: str | None, terminal: Console, ignored: IgnoredObjects
+    texts: Sequence[str], out: str | None, console: Console, ignored: IgnoredObjects
 ) -> Iterator[Endpoints]:
     """Read SOURCE... and DEST; either may be a standard stream.
 
     Raises:
-        UsageError: they make no sense, or an image is to go where it cannot.
+        UsageError: they contradict each other.
 
     """
     with TemporaryDirectory(prefix="bgpipe-") as name:
         folder = Path(name)
-        source = _stdin(folder) if list(texts) == [STDIN] else find_source(texts, ignored)
+        source = _read_stdin(folder) if list(texts) == [STREAM] else find_source(texts, ignored)
         from_stdin = source.root == name
         if from_stdin and out is None:
-            raise UsageError("an image on stdin needs a place for its cutout: pass --out FILE or -")
-        if out != STDOUT:
+            raise UsageError("no destination for an image from stdin: pass --out FILE or --out -")
+        if out != STREAM:
             yield Endpoints(source, find_destination(out, source), from_stdin, to_stdout=False)
             return
-        _check_stdout(source, terminal)
-        destination = Destination(str(folder / "out"), CUTOUT)
+        _check_stdout(source, console)
+        destination = Destination(str(folder / "out"), STDOUT_KEY)
         yield Endpoints(source, destination, is_private=True, to_stdout=True)
 
 
-def _stdin(folder: Path) -> Source:
-    """An image, else a list of files."""
-    from bgpipe.pipeline.images.formats import SIGNATURE, is_readable
+def find_source(texts: Sequence[str], ignored: IgnoredObjects | None = None) -> Source:
+    """Read SOURCE...; the root of several is the deepest folder that contains them all.
 
+    In a bucket, an address with an image's suffix is an object, any other one a prefix. Of several
+    files, as a shell makes of `*`, those without an image's suffix go into `ignored`.
+
+    Raises:
+        UsageError: one does not exist, has an unsupported scheme, or a list is empty.
+        NoImages: none of several is an image.
+
+    """
+    if len(texts) == 1:
+        return _find_one(texts[0])
+    ignored = IgnoredObjects() if ignored is None else ignored
+    locations = [location for text in texts for location in _expand(text, ignored.add_unread)]
+    if not locations:
+        raise NoImages(f"no images: {ignored}")
+    return _combine(locations, "SOURCE")
+
+
+def read_list(lines: Iterable[str], name: str) -> Source:
+    """Read files or objects, one per line.
+
+    Raises:
+        UsageError: the list is empty, or mixes buckets or buckets and files.
+
+    """
+    texts = [text for line in lines if (text := line.rstrip("\r\n"))]
+    if not texts:
+        raise UsageError(f"the list is empty: {name}")
+    return _combine([find_location(text) for text in texts], name)
+
+
+def find_destination(out: str | None, source: Source) -> Destination:
+    """Read DEST; the default is beside the source.
+
+    Raises:
+        UsageError: DEST does not fit the source.
+
+    """
+    if out is None:
+        return Destination(source.default_out)
+    location = find_location(out)
+    if out.endswith("/") or not _format_of(location) or Path(location).is_dir():
+        return Destination(location)
+    if not source.is_one_image:
+        raise UsageError(f"--out is the name of one file: {out}: name a folder, or end it with /")
+    folder, _, name = location.rpartition("/")
+    return Destination(folder or "/", name)
+
+
+def _find_one(text: str) -> Source:
+    if text.startswith("@"):
+        return _read_list_file(Path(text[1:]))
+    location = find_location(text)
+    if location.startswith(S3):
+        root, _, name = text.rpartition("/")
+        return Source(root, (name,)) if is_image_name(name) else Source(location, None)
+    path = _existing_path(location, text)
+    return Source(location, None) if path.is_dir() else Source(str(path.parent), (path.name,))
+
+
+def _expand(text: str, ignore: Callable[[str], None]) -> Iterator[str]:
+    """Yield the locations of the images of one of several sources."""
+    if text.startswith("@") or text == STREAM:
+        raise UsageError(f"a list cannot be combined with other sources: {text}: submit it alone")
+    location = find_location(text)
+    if location.startswith(S3):
+        if not is_image_name(text.rpartition("/")[2]):
+            raise UsageError(
+                f"a prefix cannot be combined with other sources: {text}: submit it alone"
+            )
+        yield location
+        return
+    path = _existing_path(location, text)
+    if path.is_dir():
+        yield from (f"{location}/{entry.key}" for entry in LocalStore(path).list(on_skipped=ignore))
+    elif is_candidate_name(path.name):
+        yield location
+    else:
+        ignore(path.name)
+
+
+def _existing_path(location: str, text: str) -> Path:
+    path = Path(location)
+    if not os.access(path, os.F_OK):
+        raise UsageError(f"no such file or folder: {text}")
+    return path
+
+
+def _read_list_file(path: Path) -> Source:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return read_list(lines, str(path))
+    except OSError as error:
+        raise UsageError(f"list is not readable: {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"list is not UTF-8: {path}") from error
+
+
+def _combine(locations: Sequence[str], name: str) -> Source:
+    """Make locations the keys of one store."""
+    buckets = {
+        location.removeprefix(S3).partition("/")[0] if location.startswith(S3) else ""
+        for location in locations
+    }
+    if len(buckets) > 1:
+        raise UsageError(f"sources of several stores: {name}: submit each bucket by itself")
+    bucket = buckets.pop()
+    return _relative_to_common_folder(locations, f"{S3}{bucket}/" if bucket else "/")
+
+
+def _relative_to_common_folder(locations: Sequence[str], top: str) -> Source:
+    """Make locations, which start with `top`, keys below the deepest common folder."""
+    folders = [location.removeprefix(top).split("/")[:-1] for location in locations]
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
+    root = top + "/".join(parts[0] for parts in shared)
+    start = len(root) if root.endswith("/") else len(root) + 1
+    keys = {location[start:] for location in locations}
+    return Source(root.rstrip("/") or "/", tuple(sorted(keys)))
+
+
+def _format_of(name: str) -> Format | None:
+    return FORMATS_BY_SUFFIX.get(PurePosixPath(name).suffix.lower())
+
+
+def _read_stdin(folder: Path) -> Source:
+    """Save an image from stdin in `folder`, or read a list of files from it."""
     data = sys.stdin.buffer.read()
     if is_readable(data[:SIGNATURE]):
-        (folder / KEY).write_bytes(data)
-        return Source(str(folder), (KEY,))
+        (folder / STDIN_KEY).write_bytes(data)
+        return Source(str(folder), (STDIN_KEY,))
     try:
-        return read_list(data.decode().splitlines(), STDIN)
+        return read_list(data.decode().splitlines(), STREAM)
     except UnicodeDecodeError as error:
         raise UsageError("stdin holds neither an image nor a list of files") from error
 
 
-def _check_stdout(source: Source, terminal: Console) -> None:
-    if source.keys is None or len(source.keys) != 1:
-        raise UsageError("--out - takes one image: name a file, or give it on stdin")
-    if terminal.json:
-        raise UsageError("--out - and --json both write to stdout: leave one out")
+def _check_stdout(source: Source, console: Console) -> None:
+    if not source.is_one_image:
+        raise UsageError("--out - takes one image: name a file, or pass it on stdin")
+    if console.json:
+        raise UsageError("--out - and --json both write to stdout: drop one")
     if sys.stdout.isatty():
         raise UsageError("--out - would write an image to the terminal: redirect stdout")

@@ -1,4 +1,4 @@
-"""A job's progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a job on stderr: a bar on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from bgpipe.pipeline.cli.console import Console, short_location
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from bgpipe.config.settings import Settings
     from bgpipe.pipeline.session import Session
-    from bgpipe.pipeline.types import JobId, JobSummary, Preset
+    from bgpipe.pipeline.types import JobId, JobSummary
 
 LINE_SECONDS = 10.0
 WINDOW = 60.0
-"""Seconds over which the pace is measured: a job may have been interrupted for days."""
+"""Seconds over which the rate is measured: a job may have been interrupted for days."""
 WIDE = 100
 """Columns from which one line holds everything."""
 
@@ -27,57 +26,58 @@ Watcher = Callable[["JobSummary"], None]
 
 
 class ProgressWindow:
-    """Images a second of late, by the books seen."""
+    """Images per second within the last WINDOW seconds."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
+        self._samples: deque[tuple[float, int]] = deque()
 
-    def see(self, summary: JobSummary) -> float:
-        """Images a second, 0 while none have ended; a worker's start does not count."""
+    def update(self, summary: JobSummary) -> float:
+        """Return images per second, 0 while none have ended; a worker's start does not count."""
         now, ended = time.monotonic(), summary.done + summary.failed
         if not ended:
-            self._seen.clear()
-        self._seen.append((now, ended))
-        while now - self._seen[0][0] > WINDOW:
-            self._seen.popleft()
-        start, before = self._seen[0]
+            self._samples.clear()
+        self._samples.append((now, ended))
+        while now - self._samples[0][0] > WINDOW:
+            self._samples.popleft()
+        start, before = self._samples[0]
         return (ended - before) / (now - start) if now > start else 0.0
 
 
 @contextmanager
-def progress(terminal: Console, heading: Callable[[], str] = str) -> Iterator[Watcher]:
-    """A function that takes the books whenever they have been read.
+def show_progress(console: Console, make_title: Callable[[], str] = str) -> Iterator[Watcher]:
+    """Yield a function that shows a summary.
 
-    `heading` makes the line above the bar; it is asked until it no longer ends with dots.
+    `make_title` makes the line above the bar; it is called until its result does not end in dots.
     """
-    if terminal.live:
-        with _bar(heading) as watch:
+    if console.is_live:
+        with _bar(make_title) as watch:
             yield watch
     else:
-        yield _lines(terminal)
+        yield _lines(console)
 
 
-def heading(session: Session, job: JobId) -> Callable[[], str]:
-    """A function that makes `~/photos → ~/photos-cutouts   balanced · birefnet-lite · gpu0`.
+def title_of(session: Session, job_id: JobId) -> Callable[[], str]:
+    """Return a function that makes `~/photos → ~/photos-cutouts   balanced · birefnet-lite · gpu0`.
 
     The devices come from the workers' heartbeats, which take a moment to arrive.
     """
-    asked = session.jobs.job(job)
-    recipe = asked.recipe
-    places = f"{short_location(asked.source)} → {short_location(asked.out)}"
-    look = f"{_preset_name(session.settings, recipe.preset)} · {recipe.model}"
+    job = session.jobs.job(job_id)
+    presets = session.settings.presets
+    names = (name for name, preset in presets.items() if preset == job.recipe.preset)
+    locations = f"{short_location(job.source)} → {short_location(job.out)}"
+    look = f"{next(names, 'own values')} · {job.recipe.model}"
 
-    def line() -> str:
+    def make_title() -> str:
         from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
 
-        labels = sorted({beat.label for beat in read_heartbeats(session.client)})
-        return f"{places}   {look} · {', '.join(labels) or '...'}"
+        devices = sorted({heartbeat.label for heartbeat in read_heartbeats(session.client)})
+        return f"{locations}   {look} · {', '.join(devices) or '...'}"
 
-    return line
+    return make_title
 
 
-def rate(images_per_second: float) -> str:
-    """Images a second, or seconds an image when there are fewer."""
+def format_rate(images_per_second: float) -> str:
+    """Return images per second, or seconds per image below one."""
     if images_per_second == 0:
         return "-"
     if images_per_second < 1:
@@ -85,8 +85,8 @@ def rate(images_per_second: float) -> str:
     return f"{images_per_second:.1f} images/s"
 
 
-def failures(summary: JobSummary) -> str:
-    """How many failed, and why: `3 failed (E_EMPTY 2, E_MISSING 1)`; empty if none did."""
+def format_failures(summary: JobSummary) -> str:
+    """Return `3 failed (E_EMPTY 2, E_MISSING 1)`; empty if none failed."""
     if not summary.failed:
         return ""
     codes = ", ".join(f"{code} {count:,}" for code, count in summary.errors.items())
@@ -94,26 +94,21 @@ def failures(summary: JobSummary) -> str:
 
 
 def _clock(seconds: float) -> str:
-    """`0:19`, `1:02:40`."""
+    """Return `0:19` or `1:02:40`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _preset_name(settings: Settings, preset: Preset) -> str:
-    names = (name for name, known in settings.presets.items() if known == preset)
-    return next(names, "own values")
-
-
 @contextmanager
-def _bar(heading: Callable[[], str]) -> Iterator[Watcher]:
+def _bar(make_title: Callable[[], str]) -> Iterator[Watcher]:
     from rich.console import Console, Group
     from rich.live import Live
     from rich.progress import BarColumn, Progress, TextColumn
     from rich.text import Text
 
     console = Console(stderr=True)
-    pace = ProgressWindow()
+    window = ProgressWindow()
     title = ""
     bar = Progress(
         BarColumn(bar_width=None),
@@ -128,19 +123,19 @@ def _bar(heading: Callable[[], str]) -> Iterator[Watcher]:
         def watch(summary: JobSummary) -> None:
             nonlocal title
             if not title or title.endswith("..."):
-                title = heading()
-            trouble = _trouble(summary)
-            left = _pace(summary, pace.see(summary)) or _activity(summary)
-            wide = console.width >= WIDE
+                title = make_title()
+            counts = _counts(summary)
+            remaining = _remaining(summary, window.update(summary)) or _activity(summary)
+            is_wide = console.width >= WIDE
             bar.update(
                 task,
-                description="   ".join(filter(None, [left, trouble if wide else ""])),
+                description="   ".join(filter(None, [remaining, counts if is_wide else ""])),
                 total=summary.total - summary.skipped,
                 completed=summary.done + summary.failed,
             )
             lines: list[RenderableType] = [
                 Text(line, no_wrap=True, overflow="ellipsis")
-                for line in (title.removesuffix(" · ..."), "" if wide else trouble)
+                for line in (title.removesuffix(" · ..."), "" if is_wide else counts)
                 if line
             ]
             live.update(Group(*lines[:1], bar, *lines[1:]))
@@ -148,39 +143,39 @@ def _bar(heading: Callable[[], str]) -> Iterator[Watcher]:
         yield watch
 
 
-def _trouble(summary: JobSummary) -> str:
-    counts = (
-        (summary.skipped, "up to date"),
-        (summary.failed, "failed"),
-        (summary.flagged, "to look at"),
-    )
-    return " · ".join(f"{count:,} {what}" for count, what in counts if count)
+def _counts(summary: JobSummary) -> str:
+    counts = {
+        "up to date": summary.skipped,
+        "failed": summary.failed,
+        "to review": summary.flagged,
+    }
+    return " · ".join(f"{count:,} {label}" for label, count in counts.items() if count)
 
 
-def _lines(terminal: Console) -> Watcher:
+def _lines(console: Console) -> Watcher:
     last = time.monotonic()
-    pace = ProgressWindow()
+    window = ProgressWindow()
 
     def watch(summary: JobSummary) -> None:
         nonlocal last
-        now = pace.see(summary)
-        if terminal.quiet or time.monotonic() - last < LINE_SECONDS:
+        rate = window.update(summary)
+        if console.quiet or time.monotonic() - last < LINE_SECONDS:
             return
         last = time.monotonic()
         counts = f"{summary.done + summary.failed:,} of {summary.total - summary.skipped:,}"
-        parts = [counts, _pace(summary, now), failures(summary)]
-        terminal.warn(f"{_activity(summary)}: {', '.join(filter(None, parts))}")
+        parts = [counts, _remaining(summary, rate), format_failures(summary)]
+        console.warn(f"{_activity(summary)}: {', '.join(filter(None, parts))}")
 
     return watch
 
 
 def _activity(summary: JobSummary) -> str:
-    waits = summary.state == "running" and not summary.done + summary.failed
-    return "waiting for a worker" if waits else str(summary.state)
+    is_waiting = summary.state == "running" and not summary.done + summary.failed
+    return "waiting for a worker" if is_waiting else str(summary.state)
 
 
-def _pace(summary: JobSummary, images_per_second: float) -> str:
+def _remaining(summary: JobSummary, images_per_second: float) -> str:
     if images_per_second == 0:
         return ""
     left = _clock((summary.queued + summary.running) / images_per_second)
-    return f"{rate(images_per_second)}   {left} left"
+    return f"{format_rate(images_per_second)}   {left} left"

@@ -1,9 +1,4 @@
-"""What most commands begin with: the settings and a session.
-
-Opening a job, or following the one that does the same already.
-
-Seeing a job through to its end from the command that submitted or resumed it.
-"""
+"""Running a job to its end from the command that submitted or resumed it."""
 
 from __future__ import annotations
 
@@ -11,293 +6,207 @@ import signal
 import sys
 import time
 from collections.abc import Container, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from bgpipe.pipeline import session
-from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.progress import heading, progress
+from bgpipe.pipeline.broker.embedded import worker as embedded_worker
+from bgpipe.pipeline.cli.progress import show_progress, title_of
 from bgpipe.pipeline.cli.summary import INTERRUPTED, exit_code, show_result
 from bgpipe.pipeline.errors import Unavailable, UsageError
-from bgpipe.pipeline.session import Session, read_settings
-from bgpipe.pipeline.types import CLOSED_STATES
+from bgpipe.pipeline.planning.ignored import IgnoredObjects
+from bgpipe.pipeline.scheduling.dispatcher import forget_old
+from bgpipe.pipeline.types import CLOSED_STATES, JobState
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.broker.lease import Lease
     from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.planning.ignored import IgnoredObjects
+    from bgpipe.pipeline.planning.prune import Prune
     from bgpipe.pipeline.processes import ChildProcess
     from bgpipe.pipeline.scheduling.dispatcher import JobController
+    from bgpipe.pipeline.session import Session
     from bgpipe.pipeline.types import Job, JobId, JobSummary
 
-__all__ = ["Session", "open_session", "read_settings"]
-
-
-def open_session(
-    settings: Settings, terminal: Console | None = None
-) -> AbstractContextManager[Session]:
-    """Connect to Redis; `terminal` shows that it takes long."""
-    return session.open_session(settings, notify=terminal.notify if terminal else None)
-
-
-def open_job(
-    session: Session, terminal: Console, job: Job, named: Sequence[str] = ()
-) -> tuple[JobId, Lease]:
-    """Open the job, or find the one that does the same already; with the lease of either."""
-    from bgpipe.pipeline.broker import keys
-    from bgpipe.pipeline.jobs.store import JobConflict
-
-    lease = session.lease(keys.lease_of_job(job.id))
-    lease.acquire()  # before others can see the job and miss its leader
-    try:
-        session.jobs.open(job, named)
-    except JobConflict as error:
-        if session.is_led(error.job):
-            lease.release()
-            _check_same(session.jobs.job(error.job), job)
-            terminal.warn(f"following job {error.job}, which does this already")
-            return error.job, session.lease(keys.lease_of_job(error.job))
-        terminal.warn(f"job {error.job} was abandoned: {job.id} replaces it")
-        session.jobs.cancel(error.job)
-        session.jobs.open(job, named)
-    return job.id, lease
-
-
-def _check_same(other: Job, job: Job) -> None:
-    if not job.same_as(other):
-        raise UsageError(
-            f"job {other.id} is writing cutouts of another kind to {other.out}: "
-            f"wait for its end, or bgpipe cancel {other.id}"
-        )
-
-
 SHORTEST_PAUSE = 0.02
-"""Seconds between two looks at a young job; an older one is looked at less often."""
-
-Wait = Annotated[
-    bool | None,
-    typer.Option(
-        "--wait/--detach",
-        help="Stay until the job ends, or return once it is queued. Default: stay on a terminal.",
-        show_default=False,
-    ),
-]
+"""Seconds between two polls of a young job; the pauses grow with its age."""
 
 
 def check_wait(settings: Settings, wait: bool | None) -> None:
+    """Raise UsageError if a job of the embedded server is to be detached."""
     if settings.embedded and wait is False:
         raise UsageError("--detach needs a cluster: set BGPIPE_REDIS_URL")
 
 
-def run_to_completion(
-    session: Session,
-    terminal: Console,
-    job: JobId,
-    lease: Lease,
-    *,
-    wait: bool | None,
-    ignored: IgnoredObjects | None = None,
-    growing: Container[str] = (),
-    worker: ChildProcess | None = None,
-) -> int:
-    """Stay with `job` to its end, or only see that it is published; returns the exit code.
+def open_job(
+    session: Session, console: Console, job: Job, named: Sequence[str] = ()
+) -> tuple[JobId, Lease]:
+    """Open the job or join the one that does the same, and warn if it is not simply opened."""
+    opened = session.submitter.open_or_join(job, named)
+    if opened.replaced:
+        console.warn(f"job {opened.replaced} was abandoned: replaced by {opened.id}")
+    if opened.id != job.id:
+        console.warn(f"following job {opened.id}: it has the same source and target")
+    return opened.id, opened.lease
 
-    `lease` is the job's; it is renewed meanwhile and free at the end. `ignored` has what was left
-    out before the job was listed; a listing leaves out the keys in `growing`.
-    `worker` is one that outlives the job; without it the embedded mode starts one.
+
+def run_to_completion(console: Console, run: JobRun, *, wait: bool | None) -> int:
+    """Wait for the end of the job, or only for its publication; returns the exit code.
+
+    The lease is renewed meanwhile and released at the end.
 
     Raises:
         KeyboardInterrupt: INT or TERM; the worker has drained, and the job can be resumed.
-        Unavailable: Redis, a store or the embedded worker is away for good.
+        Unavailable: Redis, a store or the embedded worker is lost.
+
     """
-    stay = sys.stdout.isatty() if wait is None else wait
-    with _resumable(terminal, job), JobRun(session, job, lease, growing, worker) as run:
-        if session.settings.embedded or stay:
-            summary = _to_the_end(session, terminal, job, run)
-            if ignored:
-                run.ignored.include(ignored)
-            show_result(terminal, session.jobs, summary, run.ignored)
+    waits = sys.stdout.isatty() if wait is None else wait
+    with _resumable(console, run.job_id), run.stack:
+        run.stack.enter_context(run.lease.renewing())
+        if run.session.settings.embedded or waits:
+            summary = _wait(console, run)
+            show_result(console, run.session.jobs, summary, run.ignored)
             return exit_code(summary)
-        summary = _published(session, terminal, job, run)
-        terminal.print_json(asdict(summary))
-        terminal.print(job)
-    # Not what became of its images: whether a quick worker has ended them by now is chance.
-    return INTERRUPTED if summary.state == "cancelled" else 0
+        summary = _publish(console, run)
+        console.print_json(asdict(summary))
+        console.print(run.job_id)
+    # Failures do not count: it depends on the workers' speed whether any has been recorded yet.
+    return INTERRUPTED if summary.state is JobState.CANCELLED else 0
 
 
+@dataclass
 class JobRun:
-    """What a command does for its job, turn by turn, as far as nobody else does."""
+    """One command's share of a job: listing, publishing and a worker, unless a cluster does it."""
 
-    def __init__(
-        self,
-        session: Session,
-        job: JobId,
-        lease: Lease,
-        growing: Container[str] = (),
-        worker: ChildProcess | None = None,
-    ) -> None:
-        """`growing`: keys of the source that are not complete yet."""
-        from bgpipe.pipeline.planning.ignored import IgnoredObjects
+    session: Session
+    job_id: JobId
+    lease: Lease
+    growing: Container[str] = ()
+    """Keys of the source that are not complete yet and left for a later job."""
+    prune: Prune | None = None
+    worker: ChildProcess | None = None
+    """A worker that outlives the job; without it the embedded mode starts one."""
+    ignored: IgnoredObjects = field(default_factory=IgnoredObjects)
+    """Objects that the job leaves out: those before the listing, then those that it finds."""
+    stack: ExitStack = field(default_factory=ExitStack)
+    start: float = field(default_factory=time.monotonic)
 
-        self._session = session
-        self._job = job
-        self._lease = lease
-        self._stack = ExitStack()
-        self._growing = growing
-        self._worker = worker
-        self._owns_worker = worker is None
-        self.ignored = IgnoredObjects()
-        """What the job left out, as far as this command listed it."""
-        self._start = time.monotonic()
+    def __post_init__(self) -> None:
+        self._shares_worker = self.worker is not None
+
+    @property
+    def summary(self) -> JobSummary:
+        return self.session.jobs.summary(self.job_id)
 
     @cached_property
-    def _leader(self) -> JobController:
-        return self._session.controller(self._job, self._lease)
-
-    def __enter__(self) -> JobRun:
-        self._stack.enter_context(self._lease.renewing())
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, traceback)
+    def _controller(self) -> JobController:
+        return self.session.controller(self.job_id, self.lease)
 
     def prepare(self) -> None:
-        """Without a cluster: start the worker early if it is likely needed, and forget old jobs."""
-        if not self._session.settings.embedded:
+        """Without a cluster, start the worker early if it is likely needed, and forget old jobs."""
+        if not self.session.settings.embedded:
             return
-        if self._lease.acquire() and self._is_likely_new():
-            self._bring_worker()
-        from bgpipe.pipeline.scheduling.dispatcher import forget_old
-
-        forget_old(self._session.jobs, self._session.settings.dispatch.keep_days)
+        if self.lease.acquire() and self._is_likely_new():
+            self._start_worker()
+        forget_old(self.session.jobs, self.session.settings.dispatch.keep_days)
 
     def _is_likely_new(self) -> bool:
-        """Whether named files, or no target yet, promise work; else the listing has to find some."""
-        job = self._session.jobs.job(self._job)
+        """Return whether the keys are named or there is no target yet, which promises work."""
+        job = self.session.jobs.job(self.job_id)
         return bool(job.named) or not ("://" in job.out or Path(job.out).exists())
 
     def step(self, summary: JobSummary) -> None:
-        """Do what there is to do by `books`, and wait until there may be more."""
-        more = False
-        if summary.state == "listing":
+        """Advance the job, then pause unless it can be advanced further at once."""
+        if summary.state is JobState.LISTING:
             more = self._list()
-        elif self._session.is_dispatched():
-            self._leader.release()
+        elif self.session.is_dispatched():
+            self._controller.release()
+            more = False
         else:
-            more = self._leader.step(self._session.feeder.capacity())
-            self._work()
+            more = self._controller.step(self.session.feeder.capacity())
+            self._keep_worker()
         if not more:
             self._pause()
 
-    def release(self) -> None:
-        """Let the worker end by itself without waiting for it: all images are settled."""
-        if self._worker and self._owns_worker:
-            self._worker.release()
+    def release_worker(self) -> None:
+        """Let the worker exit by itself without waiting for it: all images are settled."""
+        if self.worker and not self._shares_worker:
+            self.worker.release()
 
     def _pause(self) -> None:
-        """Wait for the next turn or the end of the job, which a short one should not miss."""
-        end = time.monotonic() + self._session.settings.dispatch.poll
+        """Wait for the next step, or until the job is closed."""
+        end = time.monotonic() + self.session.settings.dispatch.poll
         while (now := time.monotonic()) < end:
-            time.sleep(min(end - now, max(SHORTEST_PAUSE, (now - self._start) / 50)))
-            if self._session.jobs.summary(self._job).state in CLOSED_STATES:
+            time.sleep(min(end - now, max(SHORTEST_PAUSE, (now - self.start) / 50)))
+            if self.summary.state in CLOSED_STATES:
                 return
 
     def _list(self) -> bool:
         """List the job unless another command does; returns whether it is listed now."""
-        from bgpipe.pipeline.jobs.store import LeaseLost
-        from bgpipe.pipeline.planning.planner import list_job
-
-        token = self._lease.acquire()
-        if not token:
+        ignored = self.session.submitter.list_and_start(
+            self.job_id, self.lease, self.growing, self._start_worker, self.prune
+        )
+        if ignored is None:
             return False
-        job_store, stores = self._session.jobs, self._session.stores
-        order = job_store.job(self._job)
-        try:
-            source, target = stores.open(order.source), stores.open(order.out)
-            self.ignored = list_job(
-                job_store,
-                self._session.catalogs,
-                order,
-                source,
-                target,
-                token,
-                self._growing,
-                on_work=self._bring_worker,
-            )
-        except LeaseLost:
-            return False
+        self.ignored.include(ignored)
         return True
 
-    def _work(self) -> None:
-        """Without a cluster, the command that leads the job brings its worker."""
-        if self._leader.is_leader:
-            self._bring_worker()
-        if self._worker:
-            self._worker.check()
+    def _keep_worker(self) -> None:
+        """Start the embedded worker of a job that this command leads, and check that it lives."""
+        if self._controller.is_leader:
+            self._start_worker()
+        if self.worker:
+            self.worker.check()
 
-    def _bring_worker(self) -> None:
-        from bgpipe.pipeline.broker.embedded import worker
-
-        settings = self._session.settings
-        if settings.embedded and self._worker is None:
-            self._worker = self._stack.enter_context(
-                worker(
-                    self._session.redis_url, settings.state_folder, settings.worker.drain_timeout
-                )
+    def _start_worker(self) -> None:
+        session, settings = self.session, self.session.settings
+        if settings.embedded and self.worker is None:
+            timeout = settings.worker.drain_timeout
+            self.worker = self.stack.enter_context(
+                embedded_worker(session.redis_url, settings.state_folder, timeout)
             )
 
 
-def _to_the_end(session: Session, terminal: Console, job: JobId, run: JobRun) -> JobSummary:
+def _wait(console: Console, run: JobRun) -> JobSummary:
     run.prepare()
-    with progress(terminal, heading(session, job)) as watch:
-        while (summary := session.jobs.summary(job)).state not in CLOSED_STATES:
-            watch(summary)
+    with show_progress(console, title_of(run.session, run.job_id)) as show:
+        while (summary := run.summary).state not in CLOSED_STATES:
+            show(summary)
             run.step(summary)
-        watch(summary)
-    if summary.state == "finished":
-        run.release()
+        show(summary)
+    if summary.state is JobState.FINISHED:
+        run.release_worker()
     return summary
 
 
-def _published(session: Session, terminal: Console, job: JobId, run: JobRun) -> JobSummary:
+def _publish(console: Console, run: JobRun) -> JobSummary:
     """List the job, and publish all of it unless a dispatcher does."""
-    while (summary := session.jobs.summary(job)).state == "listing":
+    jobs, job_id = run.session.jobs, run.job_id
+    while (summary := run.summary).state is JobState.LISTING:
         run.step(summary)
-    if not session.is_dispatched():
-        terminal.warn(
-            "no dispatcher runs: publishing the job from here; what Redis may lose is sent again by "
-            f"bgpipe dispatch, or by bgpipe resume {job}"
-        )
-        while summary.state == "running" and session.jobs.cursor(job) < session.jobs.items.size(
-            job
-        ):
-            run.step(summary)
-            summary = session.jobs.summary(job)
+    if run.session.is_dispatched():
+        return summary
+    console.warn(
+        "no dispatcher runs: publishing the job from here; messages that Redis loses are published "
+        f"again by bgpipe dispatch, or by bgpipe resume {job_id}"
+    )
+    while summary.state is JobState.RUNNING and jobs.cursor(job_id) < jobs.items.size(job_id):
+        run.step(summary)
+        summary = run.summary
     return summary
 
 
 @contextmanager
-def _resumable(terminal: Console, job: JobId) -> Iterator[None]:
-    """Say how to go on with a job that this command does not see to its end."""
+def _resumable(console: Console, job_id: JobId) -> Iterator[None]:
+    """Print how to continue a job whose command ends before it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
-        terminal.warn(f"interrupted: go on with bgpipe resume {job}, or submit again")
+        console.warn(f"interrupted: continue with bgpipe resume {job_id}, or submit again")
         raise
     except Unavailable:
-        terminal.warn(f"job {job} is kept: after a fix, bgpipe resume {job} continues")
+        console.warn(f"job {job_id} is kept: after a fix, bgpipe resume {job_id} continues")
         raise

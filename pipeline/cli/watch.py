@@ -1,4 +1,4 @@
-"""`bgpipe submit --watch`: a job for what has arrived, again and again."""
+"""`bgpipe submit --watch`: a job for each batch of new files."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
+from bgpipe.pipeline.broker.embedded import worker as embedded_worker
 from bgpipe.pipeline.cli.console import Console, short_location
-from bgpipe.pipeline.cli.run import open_job, run_to_completion
+from bgpipe.pipeline.cli.run import JobRun, open_job, run_to_completion
 from bgpipe.pipeline.errors import NoImages, StorageUnavailable
+from bgpipe.pipeline.planning.ignored import IgnoredObjects
+from bgpipe.pipeline.planning.sources import select_sources
+from bgpipe.pipeline.types import JobId
 
 if TYPE_CHECKING:
+    from bgpipe.pipeline.planning.prune import Prune
     from bgpipe.pipeline.processes import ChildProcess
     from bgpipe.pipeline.session import Session
-    from bgpipe.pipeline.types import Job, JobId
+    from bgpipe.pipeline.types import Job
 
 POLL = 2.0
 """Seconds between two listings of a folder. A file that did not change in between is complete."""
@@ -25,92 +30,70 @@ BUCKET_POLL = 30.0
 """Seconds between two listings of a bucket, which costs requests; its objects are always complete."""
 
 
-def watch_source(session: Session, terminal: Console, job: Job) -> int:
-    """Run jobs like `job` until interrupted; returns the exit code.
+def watch_source(session: Session, console: Console, job: Job, prune: Prune | None) -> int:
+    """Run jobs like `job` until interrupted; only the first prunes. Returns the exit code.
 
     Raises:
         KeyboardInterrupt: a job was running.
-        Unavailable: as of `see_through`.
+        Unavailable: see `run_to_completion`.
 
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    terminal.print(f"watching {short_location(job.source)}: stop with Ctrl-C")
-    names = _names(job)
-    with _worker(session) as worker:
-        for growing in _arrivals(session, terminal, job):
+    console.print(f"watching {short_location(job.source)}: stop with Ctrl-C")
+    names = chain([job.id], (JobId(f"{job.id}-{number}") for number in count(2)))
+    with _shared_worker(session) as worker:
+        for growing in _arrivals(session, console, job):
             batch = replace(job, id=next(names), created=time.time())
-            _do_once(session, terminal, batch, growing, worker)
+            job_id, lease = open_job(session, console, batch)
+            try:
+                run_to_completion(
+                    console, JobRun(session, job_id, lease, growing, prune, worker), wait=True
+                )
+            except NoImages as error:
+                console.warn(f"bgpipe: {error}")
+            prune = None
     return 0
 
 
 @contextmanager
-def _worker(session: Session) -> Iterator[ChildProcess | None]:
-    """One for all batches, which keeps the model loaded; None in a cluster."""
-    from bgpipe.pipeline.broker.embedded import worker
-
+def _shared_worker(session: Session) -> Iterator[ChildProcess | None]:
+    """Keep one worker and its model for all batches; None in a cluster."""
     settings = session.settings
     if not settings.embedded:
         yield None
         return
-    folder, limit = settings.state_folder, settings.worker.drain_timeout
-    with worker(session.redis_url, folder, limit) as child:
-        yield child
+    folder, timeout = settings.state_folder, settings.worker.drain_timeout
+    with embedded_worker(session.redis_url, folder, timeout) as worker:
+        yield worker
 
 
-def _do_once(
-    session: Session,
-    terminal: Console,
-    job: Job,
-    growing: frozenset[str],
-    worker: ChildProcess | None,
-) -> None:
-    opened, lease = open_job(session, terminal, job)
-    try:
-        run_to_completion(
-            session, terminal, opened, lease, wait=True, growing=growing, worker=worker
-        )
-    except NoImages as error:
-        terminal.warn(f"bgpipe: {error}")
-
-
-def _arrivals(session: Session, terminal: Console, job: Job) -> Iterator[frozenset[str]]:
+def _arrivals(session: Session, console: Console, job: Job) -> Iterator[frozenset[str]]:
     """Wait for complete images that are new or changed; yields the keys of incomplete ones.
 
-    Ends at an interrupt while it waits.
+    Ends when it is interrupted while waiting.
     """
     is_bucket = session.stores.open(job.source).is_remote
     seen: Mapping[str, str] = {}
-    before: Mapping[str, str] = {}
+    previous: Mapping[str, str] = {}
     try:
         while True:
-            now = _listing(session, terminal, job) or before
-            complete = now if is_bucket else dict(now.items() & before.items())
-            before = now
+            current = _list_images(session, console, job) or previous
+            complete = current if is_bucket else dict(current.items() & previous.items())
+            previous = current
             if not complete.items() <= seen.items():
                 seen = complete
-                yield frozenset(now.keys() - complete.keys())
+                yield frozenset(current.keys() - complete.keys())
             time.sleep(BUCKET_POLL if is_bucket else POLL)
     except KeyboardInterrupt:
         return
 
 
-def _listing(session: Session, terminal: Console, job: Job) -> Mapping[str, str]:
-    """The identities of the images by their keys; empty while the source cannot be listed."""
-    from bgpipe.pipeline.planning.ignored import IgnoredObjects
-    from bgpipe.pipeline.planning.planner import select_sources
-
+def _list_images(session: Session, console: Console, job: Job) -> Mapping[str, str]:
+    """Map the images' keys to identities; empty while the source cannot be listed."""
     source, target = session.stores.open(job.source), session.stores.open(job.out)
     try:
-        chosen = select_sources(job, source.list(), source, target, IgnoredObjects())
-        return {entry.key: entry.identity for entry in chosen}
+        images = select_sources(job, source.list(), source, target, IgnoredObjects())
+        return {entry.key: entry.identity for entry in images}
     except StorageUnavailable as error:
-        terminal.warn(f"bgpipe: {error}")
+        console.warn(f"bgpipe: {error}")
         return {}
-
-
-def _names(job: Job) -> Iterator[JobId]:
-    """The job's own name first, then numbered ones."""
-    from bgpipe.pipeline.types import JobId
-
-    yield job.id
-    yield from (JobId(f"{job.id}-{number}") for number in count(2))

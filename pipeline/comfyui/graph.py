@@ -1,32 +1,32 @@
-"""A graph in ComfyUI's API format, and how ComfyUI says what is wrong with one."""
+"""A graph in ComfyUI's API format, and its errors in ComfyUI's shape."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bgpipe.pipeline.errors import UsageError
 
 Json = Any
-"""What a JSON parser returns."""
+"""The result of a JSON parser."""
 Graph = dict[str, dict[str, Json]]
 """Node id -> {"class_type": ..., "inputs": {name: value or [node id, slot]}}."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeError:
-    """One thing that is wrong with one node; `type` is one of ComfyUI's names."""
+    """An error of a node; `type` is one of ComfyUI's."""
 
     type: str
     message: str
     details: str
-    extra_info: Mapping[str, Json] = field(default_factory=dict)
+    extra_info: dict[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class BadNode:
-    """A node with errors, and the outputs that cannot be had because of it."""
+class InvalidNode:
+    """A node with errors, and the outputs that depend on it."""
 
     class_type: str
     errors: tuple[NodeError, ...]
@@ -34,60 +34,52 @@ class BadNode:
 
 
 class WorkflowError(UsageError):
-    """The workflow cannot be done. `type` is one of ComfyUI's names."""
+    """The workflow is invalid or not supported. `type` is one of ComfyUI's."""
 
     def __init__(
         self,
         type_: str,
         message: str,
         details: str = "",
-        nodes: Mapping[str, BadNode] | None = None,
+        nodes: Mapping[str, InvalidNode] | None = None,
     ) -> None:
         self.type = type_
         self.message = message
         self.details = details
         self.nodes = nodes or {}
-        super().__init__(f"workflow: {_sentence(self)}")
+        super().__init__(f"workflow: {self._describe()}")
 
     @property
     def body(self) -> dict[str, Json]:
-        """What POST /prompt answers with status 400."""
+        """The response of POST /prompt with status 400."""
         error = {"type": self.type, "message": self.message, "details": self.details}
         return {"error": error | {"extra_info": {}}, "node_errors": node_errors(self.nodes)}
+
+    def _describe(self) -> str:
+        """Return the first error of each node, or else the workflow's own."""
+        errors = [
+            f"node {name} ({node.class_type}): "
+            f"{_join(node.errors[0].message, node.errors[0].details)}"
+            for name, node in self.nodes.items()
+        ]
+        return "; ".join(errors) or _join(self.message, self.details)
 
 
 def no_prompt() -> WorkflowError:
     return WorkflowError("no_prompt", "No prompt provided", "No prompt provided")
 
 
-def node_errors(nodes: Mapping[str, BadNode]) -> dict[str, Json]:
-    """Node id -> its errors, as ComfyUI writes them."""
+def node_errors(nodes: Mapping[str, InvalidNode]) -> dict[str, Json]:
+    """Return node id -> its errors, in ComfyUI's shape."""
     return {
-        node: {
-            "errors": [
-                {
-                    "type": error.type,
-                    "message": error.message,
-                    "details": error.details,
-                    "extra_info": dict(error.extra_info),
-                }
-                for error in bad.errors
-            ],
-            "dependent_outputs": list(bad.outputs),
-            "class_type": bad.class_type,
+        name: {
+            "errors": [asdict(error) for error in node.errors],
+            "dependent_outputs": list(node.outputs),
+            "class_type": node.class_type,
         }
-        for node, bad in nodes.items()
+        for name, node in nodes.items()
     }
 
 
-def _sentence(refused: WorkflowError) -> str:
-    """What a person reads on a terminal: the first fault of each node, if it is theirs."""
-    faults = [
-        f"node {node} ({bad.class_type}): {_colon(bad.errors[0].message, bad.errors[0].details)}"
-        for node, bad in refused.nodes.items()
-    ]
-    return "; ".join(faults) or _colon(refused.message, refused.details)
-
-
-def _colon(message: str, details: str) -> str:
+def _join(message: str, details: str) -> str:
     return f"{message}: {details}" if details and details != message else message

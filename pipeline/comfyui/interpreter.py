@@ -1,8 +1,7 @@
-"""What the outputs of a graph are: views of a photo, by one model and one preset.
+"""The outputs of a graph as cutouts: each of one photo, by one model and one preset.
 
-Presets begin without any refinement, so that a graph with nothing set gives the network's own alpha.
-An image and a mask that meet in a convert node are joined: the mask becomes the image's alpha, which
-is what such graphs were drawn for.
+A preset starts without refinement: a graph that sets nothing yields the network's own alpha. Where an
+image and a mask meet in a convert node, the mask becomes the image's alpha, which such graphs intend.
 """
 
 from __future__ import annotations
@@ -14,20 +13,20 @@ from dataclasses import dataclass, field, replace
 from bgpipe.config.presets import Enhancement
 from bgpipe.pipeline.comfyui import node_types
 from bgpipe.pipeline.comfyui.graph import Graph, Json, NodeError, node_errors
-from bgpipe.pipeline.comfyui.node_types import make_node_types
 from bgpipe.pipeline.comfyui.ui_format import is_ui_format, to_graph
 from bgpipe.pipeline.comfyui.validation import ValidatedGraph, failed_outputs, validate_graph
 from bgpipe.pipeline.types import Preset
 
-COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
-REFINED = ("contrast", "dilate", "erode", "blur", "smooth", "threshold")
+COLOR = re.compile(r"#[0-9a-fA-F]{6}")
+REFINEMENT = ("contrast", "dilate", "erode", "blur", "smooth", "threshold")
+PREFIX_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
 class CutoutSpec:
-    """A photo, or what is made of it.
+    """A photo, or its cutout.
 
-    `model` is bgpipe's name of one; empty: the photo as it is. `is_mask`: the alpha alone, as grey.
+    `model` is bgpipe's name of a model; empty for the photo itself. `is_mask`: the alpha alone, in gray.
     """
 
     photo: str
@@ -38,7 +37,7 @@ class CutoutSpec:
 
 @dataclass(frozen=True, slots=True)
 class OutputNode:
-    """What an output node keeps. `prefix` begins its file's name; empty for a preview."""
+    """An output node and its cutout. `prefix` starts its file's name; empty for a preview."""
 
     node: str
     spec: CutoutSpec
@@ -48,19 +47,18 @@ class OutputNode:
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """A graph, and the outputs that it has."""
+    """A graph and its supported outputs."""
 
     graph: Graph
     outputs: tuple[OutputNode, ...]
     errors: Mapping[str, Json]
-    """Node id -> ComfyUI's errors, of previews that cannot be had."""
+    """Node id -> ComfyUI's errors, of unsupported previews."""
 
     @property
     def main(self) -> OutputNode | None:
-        """The only thing that it saves, or shows if it saves nothing; None if there are several."""
-        kept = [output for output in self.outputs if output.is_saved] or self.outputs
-        views = {output.spec for output in kept}
-        return kept[0] if len(views) == 1 else None
+        """The only cutout that is saved, or previewed if none is saved; None for several."""
+        outputs = [output for output in self.outputs if output.is_saved] or self.outputs
+        return outputs[0] if len({output.spec for output in outputs}) == 1 else None
 
 
 def read_workflow(
@@ -68,25 +66,27 @@ def read_workflow(
 ) -> Workflow:
     """Read a workflow in API format or in UI format.
 
-    `models`: the name in a graph -> bgpipe's. `has_image`: as of `check`.
+    `models`: name in a graph -> bgpipe's name. `has_image`: see `validate_graph`.
 
     Raises:
-        Refused: it is none, or something that it saves cannot be had.
+        WorkflowError: it is invalid, or an output that it saves is not supported.
 
     """
     graph = to_graph(document) if is_ui_format(document) else document
-    checked = validate_graph(graph, make_node_types(tuple(models)), has_image)
-    reader = _Interpreter(checked, models)
-    outputs = [reader.output(node) for node in checked.outputs]
-    kept = [output for output in outputs if output]
-    saves = [node for node in checked.ends if checked.types[node].name == node_types.SAVE]
-    if not kept or any(node not in checked.outputs for node in saves):
-        raise failed_outputs(checked)
-    return Workflow(graph, tuple(kept), node_errors(checked.bad))
+    validated = validate_graph(graph, node_types.make_node_types(tuple(models)), has_image)
+    interpreter = _Interpreter(validated, models)
+    outputs = [interpreter.read_output(node) for node in validated.valid_outputs]
+    supported = [output for output in outputs if output]
+    saved = [
+        node for node in validated.output_nodes if validated.type_name(node) == node_types.SAVE
+    ]
+    if not supported or not set(saved) <= set(validated.valid_outputs):
+        raise failed_outputs(validated)
+    return Workflow(graph, tuple(supported), node_errors(validated.invalid))
 
 
-class _Impossible(Exception):
-    """What a node asks for cannot be had."""
+class _Unsupported(Exception):
+    """An input of a node is not supported."""
 
     def __init__(self, node: str, input_: str, reason: str) -> None:
         super().__init__(reason)
@@ -99,88 +99,76 @@ class _Impossible(Exception):
 class _Interpreter:
     """Follows the links from an output back to its photo."""
 
-    def __init__(self, checked: ValidatedGraph, models: Mapping[str, str]) -> None:
-        self._checked = checked
+    def __init__(self, validated: ValidatedGraph, models: Mapping[str, str]) -> None:
+        self._validated = validated
         self._models = models
-        self._views: dict[tuple[str, int], CutoutSpec] = {}
+        self._specs: dict[tuple[str, int], CutoutSpec] = {}
         self._readers: dict[str, Callable[[str, int], CutoutSpec]] = {
-            node_types.LOAD: self._loaded,
-            node_types.REMOVE: self._removed,
-            node_types.ENHANCE: self._enhanced,
-            node_types.REFINE: self._refined,
-            node_types.CONVERT: self._converted,
+            node_types.LOAD: self._read_load,
+            node_types.REMOVE: self._read_remove,
+            node_types.ENHANCE: self._read_enhance,
+            node_types.REFINE: self._read_refine,
+            node_types.CONVERT: self._read_convert,
         }
 
-    def output(self, node: str) -> OutputNode | None:
-        """What the output node keeps; None if that cannot be had, and the reason is noted."""
+    def read_output(self, node: str) -> OutputNode | None:
+        """Return the node's output, or None and record an error if it is not supported."""
         try:
-            return OutputNode(node, self._shown(node), self._prefix(node), self._is_save(node))
-        except _Impossible as error:
-            self._checked.add_error(error.node, error.error, node)
+            spec = self._read_cutout(node)
+            is_saved = self._validated.type_name(node) == node_types.SAVE
+            return OutputNode(node, spec, self._prefix(node) if is_saved else "", is_saved)
+        except _Unsupported as error:
+            self._validated.add_error(error.node, error.error, node)
             return None
 
-    def _shown(self, node: str) -> CutoutSpec:
-        view = self._source(node, "images")
-        if not view.model:
-            raise _Impossible(node, "images", "no background is removed on the way here")
-        return view
-
-    def _is_save(self, node: str) -> bool:
-        return self._checked.types[node].name == node_types.SAVE
+    def _read_cutout(self, node: str) -> CutoutSpec:
+        spec = self._read_input(node, "images")
+        if not spec.model:
+            raise _Unsupported(node, "images", "no node removes the background of this image")
+        return spec
 
     def _prefix(self, node: str) -> str:
-        """The name's beginning, which may have folders and never leaves them."""
-        if not self._is_save(node):
-            return ""
-        prefix: str = self._checked.values[node]["filename_prefix"]
-        parts = prefix.split("/")
-        if not prefix or len(prefix) > 200 or any(not _is_plain(part) for part in parts):
-            raise _Impossible(
+        """Return the start of the file's name, which may have folders and never leaves them."""
+        prefix: str = self._validated.values[node]["filename_prefix"]
+        if not 0 < len(prefix) <= PREFIX_LENGTH or not all(map(_is_plain, prefix.split("/"))):
+            raise _Unsupported(
                 node, "filename_prefix", f"use letters, digits, ., _, - and spaces: {prefix!r}"
             )
         return prefix
 
-    def _source(self, node: str, input_: str) -> CutoutSpec:
-        origin, slot = self._checked.values[node][input_]
-        if (origin, slot) not in self._views:  # else a node that is used twice were read twice
-            reader = self._readers[self._checked.types[origin].name]
-            self._views[origin, slot] = reader(origin, slot)
-        return self._views[origin, slot]
+    def _read_input(self, node: str, input_: str) -> CutoutSpec:
+        origin, slot = self._validated.values[node][input_]
+        if (origin, slot) not in self._specs:  # cached: shared nodes would be read repeatedly
+            read = self._readers[self._validated.type_name(origin)]
+            self._specs[origin, slot] = read(origin, slot)
+        return self._specs[origin, slot]
 
-    def _loaded(self, node: str, slot: int) -> CutoutSpec:
+    def _read_load(self, node: str, slot: int) -> CutoutSpec:
         if slot != 0:
-            raise _Impossible(node, "image", "the photo's own alpha is no mask to go on with")
-        return CutoutSpec(self._checked.values[node]["image"])
+            raise _Unsupported(node, "image", "the photo's own alpha cannot be used as a mask")
+        return CutoutSpec(self._validated.values[node]["image"])
 
-    def _removed(self, node: str, slot: int) -> CutoutSpec:
-        values = self._checked.values[node]
-        photo = self._source(node, "image")
-        if photo.model:
-            raise _Impossible(node, "image", "its background is removed already")
-        step = Enhancement(
+    def _read_remove(self, node: str, slot: int) -> CutoutSpec:
+        values = self._validated.values[node]
+        image = self._read_input(node, "image")
+        if image.model:
+            raise _Unsupported(node, "image", "its background is removed already")
+        enhancement = Enhancement(
             sensitivity=values["sensitivity"],
             mask_blur=values["mask_blur"],
             mask_offset=values["mask_offset"],
             invert=values["invert_output"],
         )
-        preset = _enhanced(Preset(foreground=values["refine_foreground"]), step)
+        preset = _add_enhancement(Preset(foreground=values["refine_foreground"]), enhancement)
         if values["background"] == "Color":
-            preset = replace(preset, background=self._colour(node, values["background_color"]))
-        return CutoutSpec(photo.photo, self._models[values["model"]], preset, is_mask=slot == 2)
+            preset = replace(preset, background=_opaque_color(node, values["background_color"]))
+        return CutoutSpec(image.photo, self._models[values["model"]], preset, is_mask=slot == 2)
 
-    def _colour(self, node: str, colour: str) -> str:
-        opaque = colour.removesuffix("ff") if len(colour) == 9 else colour
-        if not COLOUR.fullmatch(opaque):
-            raise _Impossible(node, "background_color", f"write it as #rrggbb: {colour!r}")
-        return opaque
-
-    def _enhanced(self, node: str, _slot: int) -> CutoutSpec:
-        values, mask = self._checked.values[node], self._source(node, "mask")
-        if any(getattr(mask.preset, name) != getattr(Preset(), name) for name in REFINED):
-            raise _Impossible(
-                node, "mask", "a refined mask cannot be enhanced: the other way round"
-            )
-        step = Enhancement(
+    def _read_enhance(self, node: str, _slot: int) -> CutoutSpec:
+        values, mask = self._validated.values[node], self._read_input(node, "mask")
+        if _is_refined(mask.preset):
+            raise _Unsupported(node, "mask", "the mask is refined already: enhance it before")
+        enhancement = Enhancement(
             sensitivity=values["sensitivity"],
             smooth=values["smooth"],
             fill_holes=values["fill_holes"],
@@ -188,53 +176,58 @@ class _Interpreter:
             mask_offset=values["mask_offset"],
             invert=values["invert_output"],
         )
-        return replace(mask, preset=_enhanced(mask.preset, step))
+        return replace(mask, preset=_add_enhancement(mask.preset, enhancement))
 
-    def _refined(self, node: str, _slot: int) -> CutoutSpec:
-        values, mask = self._checked.values[node], self._source(node, "mask")
+    def _read_refine(self, node: str, _slot: int) -> CutoutSpec:
+        values, mask = self._validated.values[node], self._read_input(node, "mask")
         if _is_refined(mask.preset):
-            raise _Impossible(node, "mask", "it is refined already")
-        named = {name: values[name] for name in REFINED}
-        guided = Preset(**named) != Preset()  # as in the presets that refine anything
-        return replace(mask, preset=replace(mask.preset, guided=guided, **named))
+            raise _Unsupported(node, "mask", "the mask is refined already")
+        refinement = {name: values[name] for name in REFINEMENT}
+        guided = Preset(**refinement) != Preset()  # as in the presets that refine
+        return replace(mask, preset=replace(mask.preset, guided=guided, **refinement))
 
-    def _converted(self, node: str, slot: int) -> CutoutSpec:
-        given = self._checked.values[node]
-        image = self._source(node, "image") if "image" in given else None
-        mask = self._source(node, "mask") if "mask" in given else None
+    def _read_convert(self, node: str, slot: int) -> CutoutSpec:
+        values = self._validated.values[node]
+        image = self._read_input(node, "image") if "image" in values else None
+        mask = self._read_input(node, "mask") if "mask" in values else None
         if image and mask:
-            return replace(self._joined(node, image, mask), is_mask=False)
+            return replace(_join_mask(node, image, mask), is_mask=False)
         if mask:
             return replace(mask, is_mask=slot == 0)
         if image is None:
-            raise _Impossible(node, "image", "neither an image nor a mask is connected")
-        if slot == 1 and (given["mask_channel"] != "alpha" or image.is_mask):
-            raise _Impossible(node, "mask_channel", "of an image only its alpha is a mask")
+            raise _Unsupported(node, "image", "neither an image nor a mask is connected")
+        if slot == 1 and (values["mask_channel"] != "alpha" or image.is_mask):
+            raise _Unsupported(node, "mask_channel", "only the alpha of an image is a mask")
         return image
 
-    def _joined(self, node: str, image: CutoutSpec, mask: CutoutSpec) -> CutoutSpec:
-        if image.photo != mask.photo or (image.model and image.model != mask.model):
-            raise _Impossible(node, "mask", "image and mask come from different nodes")
-        if not image.model:
-            return mask
-        background, foreground = image.preset.background, image.preset.foreground
-        return replace(
-            mask, preset=replace(mask.preset, background=background, foreground=foreground)
-        )
+
+def _join_mask(node: str, image: CutoutSpec, mask: CutoutSpec) -> CutoutSpec:
+    if image.photo != mask.photo or (image.model and image.model != mask.model):
+        raise _Unsupported(node, "mask", "image and mask come from different nodes")
+    if not image.model:
+        return mask
+    background, foreground = image.preset.background, image.preset.foreground
+    return replace(mask, preset=replace(mask.preset, background=background, foreground=foreground))
 
 
-def _enhanced(preset: Preset, step: Enhancement) -> Preset:
-    if step == Enhancement():
+def _opaque_color(node: str, color: str) -> str:
+    opaque = color.removesuffix("ff") if len(color) == 9 else color
+    if not COLOR.fullmatch(opaque):
+        raise _Unsupported(node, "background_color", f"write it as #rrggbb: {color!r}")
+    return opaque
+
+
+def _add_enhancement(preset: Preset, enhancement: Enhancement) -> Preset:
+    if enhancement == Enhancement():
         return preset
-    return replace(preset, enhance=(*preset.enhance, step))
+    return replace(preset, enhance=(*preset.enhance, enhancement))
 
 
 def _is_refined(preset: Preset) -> bool:
-    return any(getattr(preset, name) != getattr(Preset(), name) for name in REFINED)
+    return any(getattr(preset, name) != getattr(Preset(), name) for name in REFINEMENT)
 
 
 def _is_plain(part: str) -> bool:
-    """Whether a part of a path is nothing but a name."""
-    return (
-        bool(re.fullmatch(r"[\w .-]+", part)) and not part.startswith(".") and part.strip() == part
-    )
+    """Whether a part of a path is a file name of plain characters."""
+    is_safe = re.fullmatch(r"[\w .-]+", part) and not part.startswith(".")
+    return bool(is_safe) and part.strip() == part

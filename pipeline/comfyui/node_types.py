@@ -1,8 +1,8 @@
-"""The node types that are understood: inputs in their order, ranges, outputs.
+"""The supported node types: inputs in order, their ranges, outputs.
 
-The inputs of the five nodes of ComfyUI and ComfyUI-RMBG bear their names and have their ranges, so
-that a script written for them finds what it knows in /object_info. `BgpipeRefiner` is ours: the mask
-enhancer by the labels under which its six widget values were documented.
+The inputs of the nodes of ComfyUI and ComfyUI-RMBG have their names and ranges, so that existing
+scripts find them in /object_info. `BgpipeRefiner` is our own: the mask enhancer with the six labels
+under which its widget values were documented.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REFINE = "BgpipeRefiner"
 
 @dataclass(frozen=True, slots=True)
 class NodeInput:
-    """`type` is ComfyUI's name of a type, or the values that there are to choose from."""
+    """`type` is the name of one of ComfyUI's types, or the permitted values."""
 
     name: str
     type: str | tuple[str, ...]
@@ -32,14 +32,14 @@ class NodeInput:
 
     @property
     def config(self) -> list[Json]:
-        """As /object_info and the errors show it."""
+        """The input as in /object_info and in errors."""
         kind = self.type if isinstance(self.type, str) else list(self.type)
         return [kind, dict(self.options)] if self.options else [kind]
 
 
 @dataclass(frozen=True, slots=True)
 class NodeType:
-    """`outputs` are pairs of a type and a name; `is_output`: its images are kept."""
+    """`outputs` are pairs of type and name; `is_output`: ComfyUI keeps the node's images."""
 
     name: str
     display_name: str
@@ -50,19 +50,19 @@ class NodeType:
 
     @property
     def info(self) -> dict[str, Json]:
-        """As /object_info shows it."""
+        """The node as in /object_info."""
         groups = {
-            group: [entry for entry in self.inputs if entry.required is required]
-            for group, required in (("required", True), ("optional", False))
+            "required": [each for each in self.inputs if each.required],
+            "optional": [each for each in self.inputs if not each.required],
         }
         groups = {group: inputs for group, inputs in groups.items() if inputs}
         return {
             "input": {
-                group: {entry.name: entry.config for entry in inputs}
+                group: {each.name: each.config for each in inputs}
                 for group, inputs in groups.items()
             },
             "input_order": {
-                group: [entry.name for entry in inputs] for group, inputs in groups.items()
+                group: [each.name for each in inputs] for group, inputs in groups.items()
             },
             "output": [kind for kind, _ in self.outputs],
             "output_is_list": [False] * len(self.outputs),
@@ -77,7 +77,7 @@ class NodeType:
 
 
 def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[str, NodeType]:
-    """Every node type; `models` and `images` are what their inputs offer to choose from."""
+    """Return every node type by name; `models` and `images` are the values of their inputs."""
     types = (
         NodeType(
             LOAD,
@@ -92,29 +92,29 @@ def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[s
             "The photo with the network's matte as its alpha.",
             (
                 NodeInput("image", IMAGE),
-                NodeInput("model", tuple(models), {"tooltip": "Which weights."}),
-                _sensitivity(required=False),
-                _integer("mask_blur", 0, 64),
-                _integer("mask_offset", -20, 20),
-                _flag("invert_output"),
-                _flag("refine_foreground"),
-                NodeInput("background", ("Alpha", "Color"), {"default": "Alpha"}, required=False),
-                NodeInput("background_color", "COLORCODE", {"default": "#222222"}, required=False),
+                NodeInput("model", tuple(models), {"tooltip": "The model's weights."}),
+                _float("sensitivity", 0.0, 1.0, 1.0, 0.01),
+                _int("mask_blur", 0, 64),
+                _int("mask_offset", -20, 20),
+                _bool("invert_output"),
+                _bool("refine_foreground"),
+                _optional("background", ("Alpha", "Color"), "Alpha"),
+                _optional("background_color", "COLORCODE", "#222222"),
             ),
             ((IMAGE, "IMAGE"), (MASK, "MASK"), (IMAGE, "MASK_IMAGE")),
         ),
         NodeType(
             ENHANCE,
             "Mask Enhancer",
-            "What ComfyUI-RMBG's node of this name does, step for step.",
+            "The same steps as ComfyUI-RMBG's node of this name.",
             (
                 NodeInput("mask", MASK),
-                _sensitivity(required=False),
-                _integer("mask_blur", 0, 64),
-                _integer("mask_offset", -64, 64),
-                _number("smooth", 0, 128, 0.0, 0.5),
-                _flag("fill_holes"),
-                _flag("invert_output"),
+                _float("sensitivity", 0.0, 1.0, 1.0, 0.01),
+                _int("mask_blur", 0, 64),
+                _int("mask_offset", -64, 64),
+                _float("smooth", 0, 128, 0.0, 0.5),
+                _bool("fill_holes"),
+                _bool("invert_output"),
             ),
             ((MASK, "MASK"),),
         ),
@@ -124,12 +124,12 @@ def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[s
             "The fields of bgpipe's presets; lengths in pixels of the photo.",
             (
                 NodeInput("mask", MASK),
-                _number("contrast", 0.1, 4, 1.0, 0.05),
-                _number("dilate", 0, 64, 0.0, 0.05),
-                _number("erode", 0, 64, 0.0, 0.05),
-                _number("blur", 0, 10, 0.0, 0.1),
-                _flag("smooth"),
-                _flag("threshold"),
+                _float("contrast", 0.1, 4, 1.0, 0.05),
+                _float("dilate", 0, 64, 0.0, 0.05),
+                _float("erode", 0, 64, 0.0, 0.05),
+                _float("blur", 0, 10, 0.0, 0.1),
+                _bool("smooth"),
+                _bool("threshold"),
             ),
             ((MASK, "MASK"),),
         ),
@@ -140,19 +140,14 @@ def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[s
             (
                 NodeInput("image", IMAGE, required=False),
                 NodeInput("mask", MASK, required=False),
-                NodeInput(
-                    "mask_channel",
-                    ("alpha", "red", "green", "blue"),
-                    {"default": "alpha"},
-                    required=False,
-                ),
+                _optional("mask_channel", ("alpha", "red", "green", "blue"), "alpha"),
             ),
             ((IMAGE, "IMAGE"), (MASK, "MASK")),
         ),
         NodeType(
             SAVE,
             "Save Image",
-            "An RGBA PNG that is kept.",
+            "An RGBA PNG to keep.",
             (
                 NodeInput("images", IMAGE),
                 NodeInput("filename_prefix", "STRING", {"default": "ComfyUI"}),
@@ -170,20 +165,19 @@ def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[s
     return {node.name: node for node in types}
 
 
-def _sensitivity(*, required: bool) -> NodeInput:
-    options = {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01}
-    return NodeInput("sensitivity", "FLOAT", options, required)
+def _optional(name: str, type_: str | tuple[str, ...], default: Json) -> NodeInput:
+    return NodeInput(name, type_, {"default": default}, required=False)
 
 
-def _integer(name: str, least: int, most: int) -> NodeInput:
-    options = {"default": 0, "min": least, "max": most, "step": 1}
+def _int(name: str, minimum: int, maximum: int) -> NodeInput:
+    options = {"default": 0, "min": minimum, "max": maximum, "step": 1}
     return NodeInput(name, "INT", options, required=False)
 
 
-def _number(name: str, least: float, most: float, default: float, step: float) -> NodeInput:
-    options = {"default": default, "min": least, "max": most, "step": step}
+def _float(name: str, minimum: float, maximum: float, default: float, step: float) -> NodeInput:
+    options = {"default": default, "min": minimum, "max": maximum, "step": step}
     return NodeInput(name, "FLOAT", options, required=False)
 
 
-def _flag(name: str) -> NodeInput:
-    return NodeInput(name, "BOOLEAN", {"default": False}, required=False)
+def _bool(name: str) -> NodeInput:
+    return _optional(name, "BOOLEAN", default=False)

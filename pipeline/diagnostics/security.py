@@ -1,178 +1,177 @@
-"""What `bgpipe doctor --security` looks at: what is open to others (infra/docs/security.md)."""
+"""Checks of `bgpipe doctor --security`: what others can access (infra/docs/security.md)."""
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from socket import gaierror, getaddrinfo
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from bgpipe.pipeline.diagnostics.checks import Check, check_durability, run_check
-from bgpipe.pipeline.errors import BgpipeError
+import redis
+
+from bgpipe.config.settings import secrets_folder, user_file
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.diagnostics.checks import Check, inspect_durability, run_check
+from bgpipe.pipeline.errors import BgpipeError, RedisUnavailable
 from bgpipe.pipeline.session import open_session
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
 
 FLOWER = "http://127.0.0.1:5555"
-"""Where Flower listens unless it is told otherwise."""
+"""Default address of Flower."""
 GUARDED = (401, 403)
-"""Answers of a server that wants to know who asks."""
+"""HTTP statuses of a server that requires authentication."""
 
 
 class Exposed(BgpipeError):
-    """Somebody may do what they should not."""
+    """Others can access what they should not; the message names the remedy."""
 
 
 def security_checks(settings: Settings) -> Iterator[Check]:
-    """What is open, each with what closes it."""
-    yield run_check("files", lambda: _files(settings))
-    if not settings.embedded:
-        yield run_check("password", lambda: _password(settings))
-        yield run_check("user", lambda: _user(settings))
-        yield run_check("encryption", lambda: check_encryption(settings))
-        yield run_check("places", lambda: _places(settings))
-    yield run_check("durability", lambda: check_durability(settings))
-    yield run_check("storage", lambda: _storage(settings))
-    yield run_check("flower", _flower)
-    yield run_check("metrics", lambda: _metrics(settings))
+    """Run all checks; those of Redis only in a cluster."""
+    for name, inspect in _INSPECTIONS.items():
+        if not settings.embedded or name not in _CLUSTER_ONLY:
+            yield run_check(name, inspect, settings)
 
 
-def _files(settings: Settings) -> str:
-    """Who may read the files that hold secrets."""
-    from bgpipe.config.settings import secrets_folder, user_file
+def inspect_encryption(settings: Settings) -> str:
+    """Check that traffic to Redis is encrypted or stays on this machine.
 
+    Raises:
+        Exposed: it is readable on its way.
+
+    """
+    parts = urlsplit(settings.redis_url)
+    if parts.scheme == "rediss":
+        if parse_qs(parts.query).get("ssl_cert_reqs", ["required"])[0] != "required":
+            raise Exposed("redis' certificate is not verified: drop ssl_cert_reqs from its address")
+        return "rediss://, with a verified certificate"
+    if parts.scheme == "unix" or _is_loopback(parts.hostname or ""):
+        return "redis is on this machine"
+    raise Exposed(
+        f"passwords and keys go to {parts.hostname} unencrypted: use rediss://, or a network of your "
+        "own"
+    )
+
+
+def _inspect_files(settings: Settings) -> str:
+    """Check the permissions of files that hold secrets."""
     folder = secrets_folder()
-    found = [path for path in folder.iterdir() if path.is_file()] if folder else []
-    if user_file().is_file() and _holds_a_secret(settings, user_file()):
-        found.append(user_file())
-    readable = [path for path in found if stat.S_IMODE(path.stat().st_mode) & stat.S_IRWXO]
+    files = [path for path in folder.iterdir() if path.is_file()] if folder else []
+    if user_file().is_file() and _contains_secret(settings, user_file()):
+        files.append(user_file())
+    readable = [path for path in files if stat.S_IMODE(path.stat().st_mode) & stat.S_IRWXO]
     if readable:
-        raise Exposed(f"everybody on this machine may read {_listed(readable)}: chmod o= them")
-    return f"closed to others: {_listed(found)}" if found else "no file holds a secret"
+        raise Exposed(f"readable by all users of this machine: {_join(readable)}: chmod o= them")
+    return f"closed to others: {_join(files)}" if files else "no file holds a secret"
 
 
-def _password(settings: Settings) -> str:
-    """Whether Redis lets in who names no user and no password."""
-    import redis
-
-    from bgpipe.pipeline.broker.client import connect
-    from bgpipe.pipeline.errors import RedisUnavailable
-
+def _inspect_password(settings: Settings) -> str:
+    """Check that Redis refuses a client without user and password."""
     parts = urlsplit(settings.redis_url)
     query = "&".join(
-        word for word in parts.query.split("&") if not word.startswith(("password=", "username="))
+        field
+        for field in parts.query.split("&")
+        if not field.startswith(("password=", "username="))
     )
-    anybody = parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query)
+    anonymous = parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query)
     try:
-        connect(urlunsplit(anybody)).close()
+        connect(urlunsplit(anonymous)).close()
     except RedisUnavailable as error:
         if isinstance(error.__cause__, redis.AuthenticationError):
-            return "redis wants a password"
+            return "redis requires a password"
         raise
-    raise Exposed("redis lets everybody in: give it users, as infra/docker/redis/users.acl does")
+    raise Exposed("redis requires no password: add users, as infra/docker/redis/users.acl does")
 
 
-def _user(settings: Settings) -> str:
-    """Whether our user may administer the server."""
-    import redis
-
-    from bgpipe.pipeline.errors import RedisUnavailable
-
+def _inspect_user(settings: Settings) -> str:
+    """Check that the user of the settings may not administer the server."""
     with open_session(settings) as session:
         try:
             session.client.config_get("maxmemory")
         except RedisUnavailable as error:
             if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
-                return "a user of its own, who may not administer redis"
+                return "a user without administration rights"
             raise
     raise Exposed(
-        "bgpipe's user may do everything in redis, also to other programs' keys: give it the rights "
+        "bgpipe's user has all rights in redis, also to keys of other programs: limit them to those "
         "of infra/docker/redis/users.acl"
     )
 
 
-def check_encryption(settings: Settings) -> str:
-    """Whether what goes to Redis can be read on its way.
-
-    Raises:
-        Open: it can.
-    """
-    parts = urlsplit(settings.redis_url)
-    if parts.scheme == "rediss":
-        if parse_qs(parts.query).get("ssl_cert_reqs", ["required"])[0] != "required":
-            raise Exposed(
-                "the certificate of redis is not checked: drop ssl_cert_reqs from its address"
-            )
-        return "rediss://, and the certificate is checked"
-    if parts.scheme == "unix" or _is_loopback(parts.hostname or ""):
-        return "redis is on this machine"
-    raise Exposed(
-        f"passwords and keys go to {parts.hostname} unencrypted: use rediss://, unless nobody else is "
-        "in that network"
-    )
-
-
-def _places(settings: Settings) -> str:
+def _inspect_places(settings: Settings) -> str:
     if settings.worker.places:
-        return f"workers touch only {', '.join(settings.worker.places)}"
-    raise Exposed(
-        "who may write to redis may have workers read and write whatever they can: set worker.places"
-    )
+        return f"workers access only {', '.join(settings.worker.places)}"
+    raise Exposed("workers may access any path named in Redis: restrict it with worker.places")
 
 
-def _storage(settings: Settings) -> str:
+def _inspect_storage(settings: Settings) -> str:
     parts = urlsplit(settings.s3.endpoint_url)
     if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
         raise Exposed(f"images go to {parts.hostname} unencrypted: set s3.endpoint_url to https://")
     return "encrypted, or on this machine"
 
 
-def _flower() -> str:
-    """Whether the Flower of this machine shows its pages to everybody."""
-    import urllib.error
-    import urllib.request
-
+def _inspect_flower(_: Settings) -> str:
+    """Check that this machine's Flower requires authentication."""
     try:
         with urllib.request.urlopen(f"{FLOWER}/workers", timeout=5):  # noqa: S310  # a constant
             pass
     except urllib.error.HTTPError as error:
         if error.code in GUARDED:
-            return f"wants a password: {FLOWER}"
-        return f"does not tell anything: {FLOWER}: {error}"
+            return f"requires a password: {FLOWER}"
+        return f"shows nothing: {FLOWER}: {error}"
     except OSError:
         return f"none at {FLOWER}"
     raise Exposed(f"open without a password: {FLOWER}: start it with bgpipe flower")
 
 
-def _metrics(settings: Settings) -> str:
+def _inspect_metrics(settings: Settings) -> str:
     for address in (settings.metrics.dispatch, settings.metrics.worker):
         if address and not _is_loopback(address.rpartition(":")[0].strip("[]")):
-            raise Exposed(f"metrics have no password, and are told to others: {address}")
-    return "off, or at the loopback"
+            raise Exposed(f"metrics are exposed without authentication: {address}")
+    return "off, or on the loopback interface"
 
 
-def _holds_a_secret(settings: Settings, path: Path) -> bool:
-    """Whether one of the secrets that hold is written in the file."""
+_INSPECTIONS: Mapping[str, Callable[[Settings], str]] = {
+    "files": _inspect_files,
+    "password": _inspect_password,
+    "user": _inspect_user,
+    "encryption": inspect_encryption,
+    "places": _inspect_places,
+    "durability": inspect_durability,
+    "storage": _inspect_storage,
+    "flower": _inspect_flower,
+    "metrics": _inspect_metrics,
+}
+_CLUSTER_ONLY = frozenset(("password", "user", "encryption", "places"))
+
+
+def _contains_secret(settings: Settings, path: Path) -> bool:
     secrets = [
         urlsplit(settings.redis_url).password,
         settings.serve.webhook_secret.get_secret_value(),
+        *(sweep.secret.get_secret_value() for sweep in settings.sweeps.values()),
     ]
-    secrets += [sweep.secret.get_secret_value() for sweep in settings.sweeps.values()]
     text = path.read_text()
     return any(secret in text for secret in secrets if secret)
 
 
 def _is_loopback(host: str) -> bool:
     try:
-        found = getaddrinfo(host, None)
+        addresses = getaddrinfo(host, None)
     except gaierror:
         return False
-    return all(ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
+    return all(
+        ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in addresses
+    )
 
 
-def _listed(paths: list[Path]) -> str:
+def _join(paths: Iterable[Path]) -> str:
     return ", ".join(map(str, paths))

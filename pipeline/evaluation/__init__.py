@@ -1,1 +1,1 @@
-"""How good a matte is: scores against a truth, and flags where there is none."""
+"""Scores of models and presets against ground truth."""

@@ -1,7 +1,6 @@
-"""An evaluation as a process of its own: an order on stdin, a result a line on stdout.
+"""Evaluation in its own process (infra/docs/decisions/0003): EvaluationRequest on stdin, JSON lines on stdout.
 
-`bgpipe eval` starts it (infra/docs/decisions/). It takes the way of a worker's lane, without
-queue and storage, so that what is scored is what a job would write.
+It calls what a worker's lane calls, without queue and storage, so that scores are those of a job.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from bgpipe.pipeline.errors import BgpipeError, Code, ItemError, PermanentError
+from bgpipe.pipeline.errors import Code, ItemError, PermanentError
 from bgpipe.pipeline.evaluation.protocol import (
     EdgeMatting,
     EvaluatedModel,
@@ -37,80 +36,80 @@ from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.matting.edges import solve_edges
 from bgpipe.pipeline.matting.resample import resize
 from bgpipe.pipeline.networks.preprocess import preprocess
+from bgpipe.pipeline.processes import serve_lines
 from bgpipe.pipeline.types import DecodedImage, Matte, Preset
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
 
     Predict = Callable[[DecodedImage, Pixels], Matte]
-    """From a picture and the true cutout."""
-    Sharpen = Callable[[DecodedImage, Matte], Matte]
+    """Matte of an image; the second argument is its true cutout."""
+    RefineEdges = Callable[[DecodedImage, Matte], Matte]
 
 
-def evaluate(order: EvaluationRequest) -> Iterator[EvaluationResult]:
-    """Score every source and preset on every pair; a pair that cannot be read is a result too."""
-    threads = order.threads or os.cpu_count() or 1
-    sharpen = _sharpener(order.edges, threads)
-    for source in order.sources:
-        predict = _predictor(source, threads)
-        for pair in order.pairs:
+def evaluate(request: EvaluationRequest) -> Iterator[EvaluationResult]:
+    """Score every model and preset on every pair; an unreadable pair yields results with an error."""
+    threads = request.threads or os.cpu_count() or 1
+    refine_edges = _edge_refiner(request.edges, threads)
+    for model in request.sources:
+        predict = _predictor(model, threads)
+        for pair in request.pairs:
             try:
-                yield from _results(order, source, pair, predict, sharpen)
+                yield from _evaluate_pair(request, model, pair, predict, refine_edges)
             except ItemError as error:
-                for preset in order.presets:
-                    yield EvaluationResult(source.name, preset, pair.name, error=str(error))
+                for preset in request.presets:
+                    yield EvaluationResult(model.name, preset, pair.name, error=str(error))
 
 
-def _predictor(source: EvaluatedModel, threads: int) -> Predict:
-    if source.model is None:
-        return lambda _, truth: _through(source.size, truth)
-    engine = BiRefNetEngine(source.model, _device(), batch=1, threads=threads)
+def _predictor(model: EvaluatedModel, threads: int) -> Predict:
+    if model.model is None:
+        return lambda _, truth: _resize_truth(model.size, truth)
+    engine = BiRefNetEngine(model.model, _device(), batch=1, threads=threads)
 
-    def predict(picture: DecodedImage, _: Pixels) -> Matte:
-        pixels = to_viewed_srgb(preprocess(picture.rgb, source.size), picture.icc)
-        return engine.infer([pixels])[0]
+    def predict(image: DecodedImage, _: Pixels) -> Matte:
+        return engine.infer([to_viewed_srgb(preprocess(image.rgb, model.size), image.icc)])[0]
 
     return predict
 
 
-def _sharpener(edges: EdgeMatting | None, threads: int) -> Sharpen:
+def _edge_refiner(edges: EdgeMatting | None, threads: int) -> RefineEdges:
     if edges is None:
         return lambda _, matte: matte
-    from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine  # and with it transformers
+    from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine  # imports transformers
 
     engine = VitMatteEngine(edges.model, _device(), batch=1, threads=threads)
 
-    def sharpen(picture: DecodedImage, matte: Matte) -> Matte:
-        rgb = to_viewed_srgb(picture.rgb, picture.icc)
+    def refine_edges(image: DecodedImage, matte: Matte) -> Matte:
+        rgb = to_viewed_srgb(image.rgb, image.icc)
         return Matte(solve_edges(rgb, matte.alpha, edges.matting, engine.infer))
 
-    return sharpen
+    return refine_edges
 
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _through(size: tuple[int, int], truth: Pixels) -> Matte:
-    """The best matte that a network of this size could give."""
+def _resize_truth(size: tuple[int, int], truth: Pixels) -> Matte:
+    """Return the best possible matte of a network with this output size."""
     return Matte(resize(truth[..., 3].astype(np.float32) / np.float32(255), *size))
 
 
-def _results(
-    order: EvaluationRequest,
-    source: EvaluatedModel,
+def _evaluate_pair(
+    request: EvaluationRequest,
+    model: EvaluatedModel,
     pair: ImagePair,
     predict: Predict,
-    sharpen: Sharpen,
+    refine_edges: RefineEdges,
 ) -> Iterator[EvaluationResult]:
-    limits = Limits(**order.limits)
-    picture = decode(_read(pair.image), limits)
-    truth = _true_cutout(picture, decode(_read(pair.truth), limits))
-    matte = sharpen(picture, predict(picture, truth))
-    for name, preset in order.presets.items():
-        cutout = cut_out(picture, matte, preset).rgba
-        shown = _pictures(order, pair, truth, cutout) if order.thumbnail else None
-        yield EvaluationResult(source.name, name, pair.name, score(cutout, truth), shown)
+    limits = Limits(**request.limits)
+    image = decode(_read(pair.image), limits)
+    truth = _true_cutout(image, decode(_read(pair.truth), limits))
+    matte = refine_edges(image, predict(image, truth))
+    for name, preset in request.presets.items():
+        cutout = cut_out(image, matte, preset).rgba
+        images = _encode_images(request, pair, truth, cutout) if request.thumbnail else None
+        yield EvaluationResult(model.name, name, pair.name, score(cutout, truth), images)
 
 
 def _read(path: Path) -> bytes:
@@ -120,41 +119,29 @@ def _read(path: Path) -> bytes:
         raise PermanentError(Code.ACCESS, f"cannot be read: {path}: {error.strerror}") from error
 
 
-def _true_cutout(picture: DecodedImage, truth: DecodedImage) -> Pixels:
-    """The truth's own colours where it has an alpha; else those that its matte gives the picture."""
-    if truth.rgb.shape != picture.rgb.shape:
+def _true_cutout(image: DecodedImage, truth: DecodedImage) -> Pixels:
+    """Return the truth itself if it has an alpha, else the image cut out by the truth as a matte."""
+    if truth.rgb.shape != image.rgb.shape:
+        sizes = (f"{shape[1]}x{shape[0]}" for shape in (truth.rgb.shape, image.rgb.shape))
         raise PermanentError(
-            Code.UNSUPPORTED, f"the truth has another size: {truth.rgb.shape} {picture.rgb.shape}"
+            Code.UNSUPPORTED, f"truth and image differ in size: {', '.join(sizes)}"
         )
     if truth.alpha is not None:
         return np.dstack([truth.rgb, truth.alpha])
-    grey = truth.rgb[..., 0]
-    if not (truth.rgb == grey[..., None]).all():
-        raise PermanentError(Code.UNSUPPORTED, "the truth is neither grey nor has it an alpha")
-    return cut_out(picture, Matte(grey.astype(np.float32) / np.float32(255)), Preset()).rgba
+    gray = truth.rgb[..., 0]
+    if not (truth.rgb == gray[..., None]).all():
+        raise PermanentError(Code.UNSUPPORTED, "the truth is neither grey nor has an alpha channel")
+    return cut_out(image, Matte(gray.astype(np.float32) / np.float32(255)), Preset()).rgba
 
 
-def _pictures(
-    order: EvaluationRequest, pair: ImagePair, truth: Pixels, cutout: Pixels
+def _encode_images(
+    request: EvaluationRequest, pair: ImagePair, truth: Pixels, cutout: Pixels
 ) -> ResultImages:
-    limits = Limits(**order.limits)
+    limits = Limits(**request.limits)
     files = (_read(pair.image), png.encode(truth, text={}), png.encode(cutout, text={}))
-    shown = (base64.b64encode(render_thumbnail(file, limits, order.thumbnail)) for file in files)
-    return ResultImages(*(each.decode() for each in shown))
-
-
-def main() -> int:
-    order = TypeAdapter(EvaluationRequest).validate_json(sys.stdin.buffer.read())
-    line = TypeAdapter(EvaluationResult)
-    try:
-        for result in evaluate(order):
-            sys.stdout.buffer.write(line.dump_json(result) + b"\n")
-            sys.stdout.buffer.flush()
-    except BgpipeError as error:
-        sys.stderr.write(f"bgpipe: {error}\n")
-        return error.exit_code
-    return 0
+    thumbnails = (render_thumbnail(file, limits, request.thumbnail) for file in files)
+    return ResultImages(*(base64.b64encode(webp).decode() for webp in thumbnails))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve_lines(TypeAdapter(EvaluationRequest), TypeAdapter(EvaluationResult), evaluate))

@@ -1,4 +1,4 @@
-"""What people see: the cutout on a new background, beside the true one."""
+"""Visible error of a cutout: its difference from the true one on new backgrounds."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
     from bgpipe.pipeline.types import Pixels
 
-    Colours = npt.NDArray[np.float32]
+    Colors = npt.NDArray[np.float32]
+    """float32 [H, W, 3] in [0, 255]."""
     Mask = npt.NDArray[np.bool_]
 
-GROUNDS = ("white", "black", "grey", "checks")
+BACKGROUNDS = ("white", "black", "grey", "checks")
 
 _LEVELS = {"white": 255.0, "black": 0.0, "grey": 128.0}
 _CHECKS = (204.0, 255.0)
@@ -22,25 +23,25 @@ _SQUARE = 8
 
 
 def composite_error(
-    ours: Pixels, truth: Pixels, ground: Colours, where: Mask | None = None
+    cutout: Pixels, truth: Pixels, background: Colors, where: Mask | None = None
 ) -> float:
-    """Mean absolute difference, in levels of 255, of two RGBA images laid over `ground`.
+    """Mean absolute difference of two RGBA images over `background`, in levels of 255.
 
-    T. Porter and T. Duff, Compositing Digital Images, SIGGRAPH 1984: "over" with straight alpha.
-    `where` picks the pixels that count; all do without it.
+    `where` restricts it to some pixels.
     """
-    difference = np.abs(over(ours, ground) - over(truth, ground)).mean(axis=2)
-    return float((difference if where is None else difference[where]).mean(dtype=np.float64))
+    difference = np.abs(composite_over(cutout, background) - composite_over(truth, background))
+    error = difference.mean(axis=2)
+    return float((error if where is None else error[where]).mean(dtype=np.float64))
 
 
-def over(rgba: Pixels, ground: Colours) -> Colours:
-    """float32 [H, W, 3] in [0, 255]; `ground` is that too, or one colour for all pixels."""
+def composite_over(rgba: Pixels, background: Colors) -> Colors:
+    """Composite with "over", straight alpha (T. Porter and T. Duff, Compositing Digital Images, 1984)."""
     alpha = rgba[..., 3:].astype(np.float32) / 255
-    return np.asarray(alpha * rgba[..., :3] + (1 - alpha) * ground, np.float32)
+    return np.asarray(alpha * rgba[..., :3] + (1 - alpha) * background, np.float32)
 
 
-def ground(name: str, height: int, width: int) -> Colours:
-    """One of GROUNDS."""
+def make_background(name: str, height: int, width: int) -> Colors:
+    """Return one of BACKGROUNDS."""
     if name != "checks":
         return np.full((height, width, 3), _LEVELS[name], np.float32)
     rows, columns = (np.arange(side) // _SQUARE % 2 for side in (height, width))

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page that carries its pictures: the table, then the worst images first."""
+"""An evaluation as one self-contained HTML page: the mean scores, then the images, worst first."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ img { display: block; max-width: min(320px, 100%); }
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def quality_page(means: Mapping[str, Scores], results: Sequence[EvaluationResult]) -> str:
-    """The page as HTML. An image's place follows from the mean SAD of its trials."""
+def render_quality_page(means: Mapping[str, Scores], results: Sequence[EvaluationResult]) -> str:
+    """Render the page; images are ordered by the mean SAD of their trials."""
     return "\n".join(
         [
             "<!doctype html>",
@@ -42,7 +42,7 @@ def quality_page(means: Mapping[str, Scores], results: Sequence[EvaluationResult
             f"<style>{STYLE}</style></head><body>",
             "<h1>Evaluation</h1>",
             *_table(means),
-            "<h2>Images, the worst first</h2>",
+            "<h2>Images, worst first</h2>",
             *(_section(name, trials) for name, trials in _worst_first(results)),
             "</body></html>",
         ]
@@ -58,13 +58,13 @@ def _table(means: Mapping[str, Scores]) -> Iterator[str]:
         values = [row[name] for row in rows]
         higher = name in HIGHER_IS_BETTER
         best = max(values) if higher else min(values)
-        cells = (f"<td{_best(value, best)}>{value:.4g}</td>" for value in values)
+        cells = (f"<td{_best_class(value, best)}>{value:.4g}</td>" for value in values)
         better = "higher" if higher else "lower"
         yield f"<tr><td>{name} <small>{better} is better</small></td>{''.join(cells)}</tr>"
     yield "</table></div>"
 
 
-def _best(value: float, best: float) -> str:
+def _best_class(value: float, best: float) -> str:
     return ' class="best"' if value == best else ""
 
 
@@ -72,38 +72,38 @@ def _worst_first(results: Sequence[EvaluationResult]) -> list[tuple[str, list[Ev
     by_image: dict[str, list[EvaluationResult]] = {}
     for result in results:
         by_image.setdefault(result.image, []).append(result)
-    return sorted(by_image.items(), key=lambda entry: _badness(entry[1]), reverse=True)
+    return sorted(by_image.items(), key=lambda entry: _mean_sad(entry[1]), reverse=True)
 
 
-def _badness(trials: Sequence[EvaluationResult]) -> float:
-    """Infinite where nothing could be scored."""
+def _mean_sad(trials: Sequence[EvaluationResult]) -> float:
+    """Infinite without scores."""
     sads = [result.scores.sad for result in trials if result.scores]
     return sum(sads) / len(sads) if sads else float("inf")
 
 
 def _section(name: str, trials: Sequence[EvaluationResult]) -> str:
-    first = next((result.pictures for result in trials if result.pictures), None)
-    figures = [*_given(first), *(_figure(result) for result in trials)]
+    first = next((result.images for result in trials if result.images), None)
+    figures = [*_source_figures(first), *(_figure(result) for result in trials)]
     return f"<section><h3>{escape(name)}</h3><div>{''.join(figures)}</div></section>"
 
 
-def _given(pictures: ResultImages | None) -> Iterator[str]:
-    if pictures:
-        yield f'<figure><img src="{_inline(pictures.image)}" alt=""><figcaption>picture'
+def _source_figures(images: ResultImages | None) -> Iterator[str]:
+    if images:
+        yield f'<figure><img src="{_inline(images.image)}" alt=""><figcaption>image'
         yield "</figcaption></figure>"
-        yield f'<figure><img class="cutout" src="{_inline(pictures.truth)}" alt="">'
+        yield f'<figure><img class="cutout" src="{_inline(images.truth)}" alt="">'
         yield "<figcaption>truth</figcaption></figure>"
 
 
 def _figure(result: EvaluationResult) -> str:
-    if not (result.scores and result.pictures):
+    if not (result.scores and result.images):
         return (
             f"<figure><figcaption>{escape(f'{result.trial}: {result.error}')}</figcaption></figure>"
         )
     scores = result.scores
     caption = f"{result.trial}: SAD {scores.sad:.3g}, MSE {scores.mse:.3g}, IoU {scores.iou:.3f}"
     return (
-        f'<figure><img class="cutout" src="{_inline(result.pictures.cutout)}" alt="">'
+        f'<figure><img class="cutout" src="{_inline(result.images.cutout)}" alt="">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 

@@ -1,8 +1,8 @@
-"""Scores of a matte as a matte: how well it shares out the pixels that are mixed.
+"""Scores of a matte as fractional alpha.
 
-SAD and MSE are the usual ones; gradient and connectivity are those of C. Rhemann et al., A
-Perceptually Motivated Online Benchmark for Image Matting, CVPR 2009. All pixels count, not only
-those of a trimap's unknown region. Sums are in thousands, as is the custom.
+SAD, MSE, and the gradient and connectivity errors of C. Rhemann et al., A Perceptually Motivated
+Online Benchmark for Image Matting, CVPR 2009, over all pixels instead of a trimap's unknown region.
+Sums are in thousands, as is customary.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 GRADIENT_SIGMA = 1.4
 CONNECTIVITY_STEPS = 10
-"""Levels of opacity at which connectedness is looked at."""
+"""Levels of opacity at which connectivity is tested."""
 CONNECTIVITY_TOLERANCE = 0.15
-"""Opacity that may be unconnected at no cost."""
+"""Unconnected opacity without penalty."""
 
 _THOUSAND = 1000.0
-_TAIL = 1e-2  # where the Gaussian of the gradient is cut off
+_TAIL = 1e-2  # truncates the Gaussian of the gradient
 
 
 def sum_of_absolute_differences(matte: Plane, truth: Plane) -> float:
@@ -40,20 +40,20 @@ def mean_squared_error(matte: Plane, truth: Plane) -> float:
 
 
 def gradient_error(matte: Plane, truth: Plane) -> float:
-    """Squared difference of the gradients' magnitudes (section 4.1)."""
+    """Squared difference of the gradient magnitudes (section 4.1)."""
     difference = _gradient(matte) - _gradient(truth)
     return float(np.square(difference).sum()) / _THOUSAND
 
 
 def connectivity_error(matte: Plane, truth: Plane) -> float:
-    """Difference in how far pixels hang together with the largest opaque piece (section 4.2)."""
-    connected = _connected_up_to(matte, truth)
+    """Difference in connectivity to the largest opaque component (section 4.2)."""
+    connected = _connected_level(matte, truth)
     difference = _connectivity(matte, connected) - _connectivity(truth, connected)
     return float(np.abs(difference).sum()) / _THOUSAND
 
 
 def _gradient(plane: Plane) -> Floats:
-    """Magnitude of the derivatives of a Gaussian, its border repeated."""
+    """Magnitude of Gaussian derivatives, with replicated border."""
     smooth, slope = _gaussian_and_derivative(GRADIENT_SIGMA)
     values = plane.astype(np.float64)
     across, down = (
@@ -64,28 +64,28 @@ def _gradient(plane: Plane) -> Floats:
 
 
 def _gaussian_and_derivative(sigma: float) -> tuple[Floats, Floats]:
-    """Both kernels, of unit length."""
-    reach = math.ceil(sigma * math.sqrt(-2 * math.log(math.sqrt(2 * math.pi) * sigma * _TAIL)))
-    x = np.arange(-reach, reach + 1, dtype=np.float64)
+    """Return both kernels with unit L2 norm."""
+    radius = math.ceil(sigma * math.sqrt(-2 * math.log(math.sqrt(2 * math.pi) * sigma * _TAIL)))
+    x = np.arange(-radius, radius + 1, dtype=np.float64)
     smooth = np.exp(-(x**2) / (2 * sigma**2))
     slope = x * smooth
     return smooth / np.linalg.norm(smooth), slope / np.linalg.norm(slope)
 
 
-def _connected_up_to(matte: Plane, truth: Plane) -> Floats:
-    """The highest level at which each pixel is in the largest piece that both mattes share."""
+def _connected_level(matte: Plane, truth: Plane) -> Floats:
+    """Highest level at which each pixel is in the largest component shared by both mattes."""
     connected = np.zeros(matte.shape)
     inside = np.ones(matte.shape, np.bool_)
     lower = np.minimum(matte, truth)
     for step in range(1, CONNECTIVITY_STEPS + 1):
         level = step / CONNECTIVITY_STEPS
-        inside &= _largest_piece(lower >= np.float32(level))
+        inside &= _largest_component(lower >= np.float32(level))
         connected[inside] = level
     return connected
 
 
-def _largest_piece(mask: Mask) -> Mask:
-    """Pixels that hang together along sides; none where the mask is empty."""
+def _largest_component(mask: Mask) -> Mask:
+    """Return the largest 4-connected component; empty if the mask is."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     areas = stats[1:, cv2.CC_STAT_AREA]
     if areas.size == 0:

@@ -1,4 +1,4 @@
-"""What an evaluation is asked, and what it answers: one JSON object a line between two processes."""
+"""Request and results of an evaluation, exchanged as JSON lines between two processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bgpipe.pipeline.types import Matting, Preset, ResolvedModel
 
 @dataclass(frozen=True, slots=True)
 class ImagePair:
-    """A picture and its truth: a grey mask or matte, or an image whose alpha is the matte."""
+    """An image and its truth: a grey mask or matte, or an image whose alpha is the matte."""
 
     name: str
     image: Path
@@ -20,7 +20,7 @@ class ImagePair:
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedModel:
-    """Where mattes come from. Without a model: the truth itself, through the size of a model."""
+    """A source of mattes; without `model`, the truth itself resized to `size`."""
 
     name: str
     size: tuple[int, int]
@@ -29,7 +29,7 @@ class EvaluatedModel:
 
 @dataclass(frozen=True, slots=True)
 class EdgeMatting:
-    """What solves the edges of every matte again."""
+    """Recomputes the edges of every matte."""
 
     matting: Matting
     model: ResolvedModel
@@ -37,24 +37,23 @@ class EdgeMatting:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest:
-    """Every source with every preset, on every pair.
-
-    `limits` are those of images.Limits; `thumbnail` is the side of the pictures in the answer, 0
-    for none; `threads` of the CPU run a forward pass, 0 for as many as there are cores.
-    """
+    """Evaluate every source with every preset on every pair."""
 
     pairs: tuple[ImagePair, ...]
     sources: tuple[EvaluatedModel, ...]
     presets: dict[str, Preset]
     limits: dict[str, int]
+    """Fields of images.limits.Limits."""
     threads: int
+    """CPU threads of a forward pass; 0: one per core."""
     thumbnail: int
+    """Side of the images in the results, in pixels; 0: none."""
     edges: EdgeMatting | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ResultImages:
-    """WebP files, base64."""
+    """WebP files in base64."""
 
     image: str
     truth: str
@@ -63,13 +62,13 @@ class ResultImages:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """How one cutout scored; no scores where there is an error."""
+    """Scores of one cutout, or the error that prevented them."""
 
     model: str
     preset: str
     image: str
     scores: Scores | None = None
-    pictures: ResultImages | None = None
+    images: ResultImages | None = None
     error: str = ""
 
     @property

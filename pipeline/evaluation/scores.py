@@ -1,4 +1,4 @@
-"""Every score of one cutout at once."""
+"""All scores of one cutout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bgpipe.pipeline.evaluation import composite_metrics, mask_metrics, matte_metrics
+from bgpipe.pipeline.evaluation import mask_metrics, matte_metrics
+from bgpipe.pipeline.evaluation.composite_metrics import (
+    BACKGROUNDS,
+    composite_error,
+    make_background,
+)
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels, Plane
@@ -18,7 +23,7 @@ HIGHER_IS_BETTER = frozenset({"iou", "s_measure", "f_max", "f_weighted", "e_meas
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """As a mask, as a matte, and on new backgrounds; each is defined where it is computed."""
+    """As a mask, as a matte, and on new backgrounds; see the function of each."""
 
     mae: float
     iou: float
@@ -36,9 +41,9 @@ class Scores:
     composite_checks: float
 
 
-def score(ours: Pixels, truth: Pixels) -> Scores:
-    """Compare two cutouts of one picture, uint8 [H, W, 4]."""
-    matte, true_matte = _alpha(ours), _alpha(truth)
+def score(cutout: Pixels, truth: Pixels) -> Scores:
+    """Compare two cutouts of one image, uint8 [H, W, 4]."""
+    matte, true_matte = _alpha(cutout), _alpha(truth)
     return Scores(
         mae=mask_metrics.mean_absolute_error(matte, true_matte),
         iou=mask_metrics.iou(matte, true_matte),
@@ -50,15 +55,15 @@ def score(ours: Pixels, truth: Pixels) -> Scores:
         mse=matte_metrics.mean_squared_error(matte, true_matte),
         gradient=matte_metrics.gradient_error(matte, true_matte),
         connectivity=matte_metrics.connectivity_error(matte, true_matte),
-        **_composites(ours, truth),
+        **_composite_errors(cutout, truth),
     )
 
 
 def mean_scores(scores: Iterable[Scores]) -> Scores:
-    """Score by score. Raises ValueError where there are none."""
-    rows = np.array([astuple(each) for each in scores])
+    """Return the mean of each score. Raises ValueError if there are none."""
+    rows = np.array([astuple(row) for row in scores])
     if rows.size == 0:
-        raise ValueError("no scores to take the mean of")
+        raise ValueError("no scores")
     return Scores(*(float(value) for value in rows.mean(axis=0)))
 
 
@@ -66,10 +71,10 @@ def _alpha(rgba: Pixels) -> Plane:
     return rgba[..., 3].astype(np.float32) / np.float32(255)
 
 
-def _composites(ours: Pixels, truth: Pixels) -> dict[str, float]:
+def _composite_errors(cutout: Pixels, truth: Pixels) -> dict[str, float]:
     return {
-        f"composite_{name}": composite_metrics.composite_error(
-            ours, truth, composite_metrics.ground(name, *ours.shape[:2])
+        f"composite_{name}": composite_error(
+            cutout, truth, make_background(name, *cutout.shape[:2])
         )
-        for name in composite_metrics.GROUNDS
+        for name in BACKGROUNDS
     }

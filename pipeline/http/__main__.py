@@ -20,38 +20,37 @@ from bgpipe.pipeline.logging import log_to_stderr
 from bgpipe.pipeline.session import read_settings
 
 GRACE = 5
-"""Seconds that answers under way may take once the server is told to leave; streams end then."""
+"""Seconds that open requests may take after a signal; event streams end then."""
 
 log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Serve until a signal says to stop; exit codes as bgpipe's."""
+    """Serve until a signal; return bgpipe's exit code."""
     log_to_stderr()
     try:
         settings = read_settings()
         log_to_stderr(settings.log.format)
-        # Held meanwhile: the embedded Redis is the same for this look and for the server.
-        with open_state(settings) as backend:
-            _check_keys(backend)
+        # Open until the end, so that this check and the server share one embedded Redis.
+        with open_state(settings) as state:
+            _check_keys(state)
             return _serve(settings)
     except BgpipeError as error:
         log.critical("cannot serve", extra={"fields": {"error": error}})
         return error.exit_code
 
 
-def _check_keys(backend: AppState) -> None:
-    """Refuse to serve a network when nobody could get in.
+def _check_keys(state: AppState) -> None:
+    """Refuse to serve a network while no API key exists.
 
     Raises:
-        UsageError: there is no API key yet.
+        UsageError: no API key exists.
 
     """
-    serve = backend.settings.serve
-    if (serve.keys is KeyRule.REQUIRED or not is_loopback(serve.host)) and not (
-        backend.api_keys.exist()
-    ):
-        raise UsageError("callers of this server need an API key: make one: bgpipe keys add NAME")
+    serve = state.settings.serve
+    needs_key = serve.keys is KeyRule.REQUIRED or not is_loopback(serve.host)
+    if needs_key and not state.api_keys.exist():
+        raise UsageError("this server needs an API key: create one: bgpipe keys add NAME")
 
 
 def _serve(settings: Settings) -> int:
@@ -69,15 +68,14 @@ def _serve(settings: Settings) -> int:
     )
     server = uvicorn.Server(config)
     for number in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn heeds them, and sends them on when it has left; what is ours to close comes then.
-        signal.signal(number, _leave)
-    log.info("serving", extra={"fields": {"url": _address(listener)}})
+        # uvicorn handles them, and raises them again after its shutdown, while our cleanup runs.
+        signal.signal(number, _ignore)
+    log.info("serving", extra={"fields": {"url": _url(listener)}})
     server.run(sockets=[listener])
     return 0 if server.started else 4
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    """A signal that was heeded already."""
+def _ignore(number: int, frame: FrameType | None) -> None:
     del number, frame
 
 
@@ -86,7 +84,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=2048)
 
 
-def _address(listener: socket.socket) -> str:
+def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

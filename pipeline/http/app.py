@@ -1,4 +1,4 @@
-"""The application: its parts, and what lives as long as it does."""
+"""The ASGI application: routes, middleware, and what lives as long as it does."""
 
 from __future__ import annotations
 
@@ -34,21 +34,20 @@ ROUTERS = (
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The ASGI application; Redis is connected to as it starts.
+    """Return the application, which connects to Redis at startup.
 
-    Without a cluster it brings its Redis, its dispatcher and its worker, and ends them with it.
+    Without a cluster it starts a Redis server, a dispatcher and a worker, and stops them at shutdown.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ExitStack() as stack:
-            # In a thread: a Redis that reads its file, and a worker that drains, take a while.
-            app.state.backend = await to_thread.run_sync(
-                lambda: stack.enter_context(open_state(settings))
-            )
+            # In a thread: Redis may have to read its file, and the worker to drain.
+            state = await to_thread.run_sync(lambda: stack.enter_context(open_state(settings)))
+            app.state.shared = state
             if settings.embedded:
-                stack.enter_context(embedded_worker(app.state.backend))
-            stack.enter_context(maintenance(app.state.backend))
+                stack.enter_context(embedded_worker(state))
+            stack.enter_context(maintenance(state))
             try:
                 yield
             finally:

@@ -1,10 +1,7 @@
-"""Who does the work where there is no cluster: a dispatcher in a thread and a worker of our own.
+"""Work that no request waits for: the embedded dispatcher and worker, and the maintenance of jobs.
 
-What is to be done for jobs asked for over HTTP while nobody asks.
-
-Sources are listed, the ends of jobs are told to whom they concern, and what was kept for long enough
-is removed. Every server has an attendant, and a lease says which of them leads; what it was about
-when it died is in Redis, and the next one takes it up.
+Every server runs a maintenance loop, and a lease decides which of them acts. Its state is in Redis,
+so that another server continues after a crash.
 """
 
 from __future__ import annotations
@@ -21,9 +18,9 @@ from typing import TYPE_CHECKING, cast
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.errors import BgpipeError, RedisUnavailable, Unavailable
-from bgpipe.pipeline.http.schemas import body_of
+from bgpipe.pipeline.http.schemas import job_body
 from bgpipe.pipeline.http.submission import finish_listing
-from bgpipe.pipeline.jobs.scripts import load_script
+from bgpipe.pipeline.jobs.scripts import run_script
 from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.scheduling.webhook import post_webhook
 from bgpipe.pipeline.types import JobId, JobState
@@ -33,13 +30,23 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.processes import ChildProcess
     from bgpipe.pipeline.session import Session
 
+CONCURRENCY = 8
+"""Listings and webhooks that one server runs at once."""
+GRACE = 5.0
+"""Seconds that these may take at shutdown."""
+OPENING_SECONDS = 60.0
+"""Maximum time between a job's registration and its opening."""
+CLEANING_INTERVAL = 600.0
+"""Seconds between two removals of expired folders."""
+DAY = 86_400.0
+
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def embedded_worker(backend: AppState) -> Iterator[None]:
-    """Feed and work on all jobs of the embedded server until the block ends."""
-    session, settings = backend.session, backend.settings
+def embedded_worker(state: AppState) -> Iterator[None]:
+    """Run a dispatcher thread and a worker process until the block ends."""
+    session, settings = state.session, state.settings
     stopped = threading.Event()
     with worker(session.redis_url, settings.state_folder, settings.worker.drain_timeout) as child:
         thread = threading.Thread(target=_dispatch, args=(session, child, stopped), name="dispatch")
@@ -55,39 +62,28 @@ def _dispatch(session: Session, child: ChildProcess, stopped: threading.Event) -
     dispatcher = session.dispatcher()
     while not stopped.is_set():
         try:
-            more = dispatcher.step()
+            has_more = dispatcher.step()
             child.check()
         except RedisUnavailable as error:
             log.warning("waiting for redis", extra={"fields": {"error": error}})
-            more = False
+            has_more = False
         except Unavailable as error:
             log.critical("cannot work", extra={"fields": {"error": error}})
-            # A server that takes jobs which nobody does is worse than none.
+            # Without a worker the server would accept jobs that never end.
             os.kill(os.getpid(), signal.SIGTERM)
             return
-        if not more:
+        if not has_more:
             stopped.wait(session.settings.dispatch.poll)
-    with suppress(RedisUnavailable):  # the lease ends by itself
+    with suppress(RedisUnavailable):  # the lease expires by itself
         dispatcher.release()
 
 
-AT_ONCE = 8
-"""Listings and messages under way in one server."""
-GRACE = 5.0
-"""Seconds that those may take once the server is told to leave."""
-YOUNG = 60.0
-"""Seconds that may lie between a job's entry in the list of those served and its opening."""
-CLEANING = 600.0
-"""Seconds between two looks for what was kept for long enough."""
-DAY = 86_400.0
-
-
 @contextmanager
-def maintenance(backend: AppState) -> Iterator[None]:
-    """Attend to the jobs from a thread until the block ends."""
+def maintenance(state: AppState) -> Iterator[None]:
+    """Run the maintenance loop in a thread until the block ends."""
     stopped = threading.Event()
-    attendant = MaintenanceLoop(backend)
-    thread = threading.Thread(target=attendant.run, args=(stopped,), name="attendant", daemon=True)
+    loop = MaintenanceLoop(state)
+    thread = threading.Thread(target=loop.run, args=(stopped,), name="maintenance", daemon=True)
     thread.start()
     try:
         yield
@@ -97,99 +93,100 @@ def maintenance(backend: AppState) -> Iterator[None]:
 
 
 class MaintenanceLoop:
-    """That of one server."""
+    """Lists sources, posts webhooks of closed jobs, and removes expired uploads and results."""
 
-    def __init__(self, backend: AppState) -> None:
-        self._backend = backend
-        self._client = backend.session.client
-        self._served = load_script(self._client, "served")
-        self._lease = backend.session.lease(keys.MAINTENANCE)
-        self._at_work: dict[str, threading.Thread] = {}
-        self._cleaned = -CLEANING
+    def __init__(self, state: AppState) -> None:
+        self._state = state
+        self._client = state.session.client
+        self._lease = state.session.lease(keys.MAINTENANCE)
+        self._tasks: dict[str, threading.Thread] = {}
+        self._cleaned = -CLEANING_INTERVAL
 
     def run(self, stopped: threading.Event) -> None:
-        poll = self._backend.settings.dispatch.poll
-        while not stopped.wait(poll):
+        while not stopped.wait(self._state.settings.dispatch.poll):
             try:
                 self.step()
             except BgpipeError as error:
-                log.warning("cannot attend", extra={"fields": {"error": error}})
-        self.rest(GRACE)
-        with suppress(RedisUnavailable):  # the lease ends by itself
+                log.warning("maintenance failed", extra={"fields": {"error": error}})
+        self.join_tasks(GRACE)
+        with suppress(RedisUnavailable):  # the lease expires by itself
             self._lease.release()
 
-    def rest(self, seconds: float) -> None:
-        """Wait for what is under way; what takes longer is begun again by the next who leads."""
+    def join_tasks(self, seconds: float) -> None:
+        """Wait for running tasks; the next leader repeats those that take longer."""
         deadline = time.monotonic() + seconds
-        for thread in list(self._at_work.values()):
+        for thread in list(self._tasks.values()):
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def step(self) -> None:
-        """Do once what there is to do, if this server leads."""
+        """Start what is due, if this server leads."""
         if not self._lease.acquire():
             return
-        for member, state, created in self._served(keys=[keys.SERVED], args=[keys.JOB_PREFIX]):
-            self._attend(member.decode(), state.decode(), float(created))
-        if time.monotonic() - self._cleaned >= CLEANING:
+        served = run_script(self._client, "served", [keys.SERVED], keys.JOB_PREFIX)
+        for member, state, created in served:
+            self._start_due(member.decode(), state.decode(), float(created))
+        if time.monotonic() - self._cleaned >= CLEANING_INTERVAL:
             self._cleaned = time.monotonic()
-            self._clean()
+            self._remove_expired()
 
-    def _attend(self, member: str, state: str, created: float) -> None:
+    def _start_due(self, member: str, state: str, created: float) -> None:
+        """Start the listing of an open job, or the conclusion of a closed or unopened one."""
         owner, _, name = member.rpartition("/")
-        job = JobId(name)
+        job_id = JobId(name)
         if state == JobState.LISTING:
-            if not self._backend.session.is_held(keys.lease_of_job(job)):
-                self._begin(member, lambda: finish_listing(self._backend, job))
-        elif state or time.time() - created > YOUNG:
-            self._begin(member, lambda: self._conclude(owner, job))
+            if not self._state.session.is_held(keys.lease_of_job(job_id)):
+                self._start(member, lambda: finish_listing(self._state, job_id))
+        elif state or time.time() - created > OPENING_SECONDS:
+            self._start(member, lambda: self._conclude(owner, job_id))
 
-    def _begin(self, member: str, work: Callable[[], None]) -> None:
-        """Do `work` in a thread of its own, unless this is done already or much else is."""
-        if member in self._at_work or len(self._at_work) >= AT_ONCE:
+    def _start(self, member: str, task: Callable[[], None]) -> None:
+        """Run `task` in a thread, unless it runs already or too many do."""
+        if member in self._tasks or len(self._tasks) >= CONCURRENCY:
             return
 
         def run() -> None:
             try:
-                work()
+                task()
             except BgpipeError as error:
-                log.warning("cannot attend", extra={"fields": {"job": member, "error": error}})
+                fields = {"job": member, "error": error}
+                log.warning("maintenance failed", extra={"fields": fields})
             finally:
-                del self._at_work[member]
+                del self._tasks[member]
 
-        thread = threading.Thread(target=run, name=f"attend {member}", daemon=True)
-        self._at_work[member] = thread
+        thread = threading.Thread(target=run, name=f"maintenance {member}", daemon=True)
+        self._tasks[member] = thread
         thread.start()
 
-    def _conclude(self, owner: str, job: JobId) -> None:
-        """Tell of the job's end, and take it off the lists of what is open."""
+    def _conclude(self, owner: str, job_id: JobId) -> None:
+        """Post the job's webhook, and take it off the lists of open jobs."""
         with suppress(JobNotFound):
-            order = self._backend.jobs.job(job)
-            if order.on_finish:
-                message = body_of(self._backend, order).model_dump(mode="json")
-                secret = self._backend.settings.serve.webhook_secret.get_secret_value()
-                trouble = post_webhook(order.on_finish, message, secret, delivery=job)
-                if trouble:
-                    fields = {"job": job, "url": order.on_finish, "error": trouble}
-                    log.warning("not told", extra={"fields": fields})
-        self._client.srem(keys.of_open_jobs(owner), job)
-        self._client.zrem(keys.SERVED, f"{owner}/{job}")
+            job = self._state.jobs.job(job_id)
+            if job.on_finish:
+                message = job_body(self._state, job).model_dump(mode="json")
+                secret = self._state.settings.serve.webhook_secret.get_secret_value()
+                error = post_webhook(job.on_finish, message, secret, delivery=job_id)
+                if error:
+                    fields = {"job": job_id, "url": job.on_finish, "error": error}
+                    log.warning("webhook failed", extra={"fields": fields})
+        self._client.srem(keys.of_open_jobs(owner), job_id)
+        self._client.zrem(keys.SERVED, f"{owner}/{job_id}")
 
-    def _clean(self) -> None:
-        oldest = time.time() - self._backend.settings.serve.keep_days * DAY
-        old = cast("list[bytes]", self._client.zrangebyscore(keys.FOLDERS, "-inf", oldest))
-        for folder in old:
+    def _remove_expired(self) -> None:
+        oldest = time.time() - self._state.settings.serve.keep_days * DAY
+        folders = cast("list[bytes]", self._client.zrangebyscore(keys.FOLDERS, "-inf", oldest))
+        for folder in folders:
             self._remove(folder.decode())
 
     def _remove(self, folder: str) -> None:
-        """Remove a folder of uploads or results, and forget the job of these."""
+        """Remove a folder of uploads, or one of results together with its job."""
         owner, kind, name = folder.split("/")
         try:
             if kind == "results":
                 with suppress(JobNotFound):
-                    self._backend.jobs.forget(JobId(name))
+                    self._state.jobs.forget(JobId(name))
                 self._client.zrem(keys.of_owner(owner), name)
-            self._backend.session.stores.open(f"{self._backend.uploads.root}/{folder}").clear()
-        except BgpipeError as error:  # an open job, or a store that is away: the next time
+            self._state.session.stores.open(f"{self._state.uploads.root}/{folder}").clear()
+        except BgpipeError as error:  # the job is open, or the store unavailable: retried later
             log.warning("cannot remove", extra={"fields": {"folder": folder, "error": error}})
             return
         self._client.zrem(keys.FOLDERS, folder)

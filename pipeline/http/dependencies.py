@@ -1,7 +1,4 @@
-"""What the endpoints work on: a session with Redis, and the uploads.
-
-Who asks: what the gate found out, for endpoints.
-"""
+"""What endpoints depend on: the application's state and the caller."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from fastapi.security import HTTPBearer
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.http.api_keys import ApiKey, ApiKeys
-from bgpipe.pipeline.http.uploads import Uploads
+from bgpipe.pipeline.http.uploads import UploadStore
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.monitoring.collectors import ClusterCollector
@@ -29,22 +26,22 @@ if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.jobs.store import JobStore
 
-PATIENCE = 3.0
-"""Seconds for which a request waits for a Redis that is away: there are callers behind it."""
-PICTURES = 4
-"""That one server takes in or decodes at once."""
+RETRY_SECONDS = 3.0
+"""Seconds for which a request waits for Redis."""
+IMAGES_IN_MEMORY = 4
+"""Images that one server receives or decodes at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class AppState:
-    """Threads share it. Its calls block: endpoints that use it are plain `def`."""
+    """Shared by all threads. Its calls block: endpoints that use it are plain `def`."""
 
     session: Session
-    uploads: Uploads
-    pictures: BoundedSemaphore
-    """Held while a whole picture is in memory: each may take hundreds of megabytes."""
+    uploads: UploadStore
+    image_slots: BoundedSemaphore
+    """Held while a whole image, perhaps hundreds of megabytes, is in memory."""
     cluster: ClusterCollector
-    """What Prometheus reads."""
+    """The metrics of Prometheus."""
 
     @property
     def settings(self) -> Settings:
@@ -59,41 +56,41 @@ class AppState:
         return ApiKeys(self.session.client)
 
     def job(self, caller: ApiKey, name: str) -> Job:
-        """The job of this name, if the caller may know of it.
+        """Return a job that the caller may see.
 
         Raises:
-            UnknownJob: there is none, or it is somebody else's.
+            JobNotFound: it does not exist or belongs to another owner.
 
         """
         try:
             job = self.jobs.job(JobId(name))
-        except UsageError as error:  # no possible name either
-            raise JobNotFound(f"unknown job: {name[:80]}") from error
+        except UsageError as error:  # not a valid name either
+            raise JobNotFound(name[:80]) from error
         if not caller.everything and job.owner != caller.name:
-            raise JobNotFound(f"unknown job: {name[:80]}")
+            raise JobNotFound(name[:80])
         return job
 
 
 @contextmanager
 def open_state(settings: Settings) -> Iterator[AppState]:
-    """Connect to the cluster's Redis, or to the embedded server for as long as this lasts.
+    """Connect to the cluster's Redis, or to the embedded server, until the block ends.
 
     Raises:
-        UsageError: a cluster's servers have not been told where uploads go.
+        UsageError: a cluster has no `serve.uploads`.
         RedisUnavailable: Redis does not answer.
 
     """
     root = uploads_root(settings)
-    with open_session(settings, PATIENCE) as session:
+    with open_session(settings, RETRY_SECONDS) as session:
         limits = Limits.from_settings(settings.images)
-        uploads = Uploads(session.stores, root, limits)
+        uploads = UploadStore(session.stores, root, limits)
         with connect(session.redis_url, retry_seconds=0) as impatient:
             cluster = ClusterCollector(impatient, settings)
-            yield AppState(session, uploads, BoundedSemaphore(PICTURES), cluster)
+            yield AppState(session, uploads, BoundedSemaphore(IMAGES_IN_MEMORY), cluster)
 
 
 def uploads_root(settings: Settings) -> str:
-    """The location of uploads, without a slash at its end."""
+    """Return the location of uploads, without a slash at its end."""
     if settings.serve.uploads:
         return settings.serve.uploads.rstrip("/")
     if settings.embedded:
@@ -105,20 +102,28 @@ def uploads_root(settings: Settings) -> str:
 
 
 def get_state(connection: HTTPConnection) -> AppState:
-    """The backend of the running application, for requests and websockets."""
-    backend: AppState = connection.app.state.backend
-    return backend
+    state: AppState = connection.app.state.shared
+    return state
 
 
 State = Annotated[AppState, Depends(get_state)]
 
 
 def get_caller(connection: HTTPConnection) -> ApiKey:
-    """Whoever the gate let in (bgpipe.pipeline.http.middleware), by request or websocket."""
-    grant: ApiKey = connection.scope["state"]["grant"]
-    return grant
+    """Return the key that AuthMiddleware admitted."""
+    caller: ApiKey = connection.scope["state"]["caller"]
+    return caller
 
 
-# Only says in the OpenAPI document how a key is shown; the gate has looked at it before.
-KEYED = [Depends(HTTPBearer(auto_error=False, description="an API key: bgpipe keys add NAME"))]
 Caller = Annotated[ApiKey, Depends(get_caller)]
+
+# Documents in OpenAPI how a key is sent; AuthMiddleware has checked it already.
+KEYED = [Depends(HTTPBearer(auto_error=False, description="an API key: bgpipe keys add NAME"))]
+
+
+def get_own_job(state: State, caller: Caller, job: str) -> Job:
+    return state.job(caller, job)
+
+
+OwnJob = Annotated[Job, Depends(get_own_job)]
+"""The job in the path, which the caller may see."""

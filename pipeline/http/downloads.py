@@ -1,6 +1,6 @@
-"""A stored object as an answer: whole, or the part that a Range asks for (RFC 9110, section 14).
+"""Stored objects as responses: whole, by Range (RFC 9110, section 14), or all cutouts as one ZIP.
 
-All cutouts of a job as one ZIP, made while it is sent: nothing but one cutout is held.
+The ZIP is made while it is sent, with one cutout in memory at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from fastapi.responses import Response, StreamingResponse
 
+from bgpipe.config.output import MEDIA_TYPES
 from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.jobs.items import ItemState
 
@@ -26,93 +27,87 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.storage.base import Store
     from bgpipe.pipeline.types import Job, ObjectInfo
 
-PIECE = 1 << 20
-"""Bytes read at once."""
+CHUNK_BYTES = 1 << 20
+PAGE_ITEMS = 500
+"""Items of a ZIP looked up at once."""
+CUTOUT_BYTES = 1 << 32
+"""Maximum size of a cutout in a ZIP, whose directory cannot record more."""
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-_TYPES = {
-    ".avif": "image/avif",
-    ".jpg": "image/jpeg",
-    ".png": "image/png",
-    ".webp": "image/webp",
-    ".zip": "application/zip",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """`entry` of `store`, offered as a file to save."""
+    """An object of `store`, offered as a file to save."""
 
     store: Store
-    entry: ObjectInfo
+    info: ObjectInfo
 
     def respond(self, request: Request) -> Response:
-        """304 where the caller has it, 206 for one range, 416 for one that is not there, else 200."""
-        tag, size = etag_of(self.entry), self.entry.size
-        name = self.entry.key.rpartition("/")[2]
+        """Return 304 for a current copy, 206 for one range, 416 for one outside, else 200."""
+        tag, size = etag_of(self.info), self.info.size
         headers = {
             "ETag": tag,
             "Accept-Ranges": "bytes",
             "Cache-Control": "private, no-cache",
-            "Content-Disposition": attachment(name),
+            "Content-Disposition": attachment(self.info.key.rpartition("/")[2]),
         }
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        span = _span(request.headers.get("range", ""), size)
-        if span is None or request.headers.get("if-range", tag) != tag:
-            return self._part(0, size, 200, headers)
-        first, last = span
+        byte_range = _parse_range(request.headers.get("range", ""), size)
+        if byte_range is None or request.headers.get("if-range", tag) != tag:
+            return self._respond_part(0, size, 200, headers)
+        first, last = byte_range
         if first > last:
             headers["Content-Range"] = f"bytes */{size}"
             return Response(status_code=416, headers=headers)
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-        return self._part(first, last + 1, 206, headers)
+        return self._respond_part(first, last + 1, 206, headers)
 
-    def _part(self, start: int, stop: int, status: int, headers: dict[str, str]) -> Response:
+    def _respond_part(
+        self, start: int, stop: int, status: int, headers: dict[str, str]
+    ) -> Response:
         headers["Content-Length"] = str(stop - start)
-        return StreamingResponse(
-            self._pieces(start, stop), status, headers, content_type(self.entry.key)
-        )
+        key = self.info.key
+        media_type = MEDIA_TYPES.get(key[key.rfind(".") :].lower(), "application/octet-stream")
+        return StreamingResponse(self._read(start, stop), status, headers, media_type)
 
-    def _pieces(self, start: int, stop: int) -> Iterator[bytes]:
-        for place in range(start, stop, PIECE):
-            yield self.store.read_range(self.entry.key, place, min(PIECE, stop - place))
-
-
-def content_type(key: str) -> str:
-    return _TYPES.get(key[key.rfind(".") :].lower(), "application/octet-stream")
+    def _read(self, start: int, stop: int) -> Iterator[bytes]:
+        for offset in range(start, stop, CHUNK_BYTES):
+            yield self.store.read_range(self.info.key, offset, min(CHUNK_BYTES, stop - offset))
 
 
-def etag_of(entry: ObjectInfo, *more: str) -> str:
-    """Strong: it changes with the bytes; `more` tells apart what is made of one object."""
-    text = "\0".join((entry.identity, *more))
+def etag_of(info: ObjectInfo, *variant: str) -> str:
+    """Return a strong ETag, which changes with the content and with the `variant` made of it."""
+    text = "\0".join((info.identity, *variant))
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
 
 def attachment(name: str) -> str:
-    """A Content-Disposition by which a browser saves and never shows (RFC 6266)."""
-    plain = re.sub(r"[^A-Za-z0-9._ -]", "_", name)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+    """Return a Content-Disposition with which a browser saves the file (RFC 6266)."""
+    ascii_name = re.sub(r"[^A-Za-z0-9._ -]", "_", name)
+    return f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
-def binary(media_type: str, *, partial: bool = False) -> dict[int | str, dict[str, Any]]:
-    """What the OpenAPI document says of an endpoint that answers with bytes."""
+def document_file(media_type: str, *, partial: bool = False) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI responses of an endpoint that returns a file; `partial`: by Range too."""
     content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
-    if partial:  # whatever format the job has
-        content |= dict.fromkeys(_TYPES.values(), content[media_type])
-    found: dict[int | str, dict[str, Any]] = {
+    if partial:  # in any format of a job
+        types = [MEDIA_TYPES[suffix] for suffix in sorted(MEDIA_TYPES)]
+        content |= dict.fromkeys(types, content[media_type])
+    responses: dict[int | str, dict[str, Any]] = {
         200: {"description": "the file", "content": content},
-        304: {"description": "the caller has it"},
+        304: {"description": "the caller's copy is current"},
     }
     if partial:
-        found[206] = {"description": "the part asked for", "content": content}
-        found[416] = {"description": "there is no such part"}
-    return found
+        responses[206] = {"description": "the requested range", "content": content}
+        responses[416] = {"description": "the range is outside the file"}
+    return responses
 
 
-def _span(header: str, size: int) -> tuple[int, int] | None:
-    """First and last byte asked for; the first behind the last if there is none such.
+def _parse_range(header: str, size: int) -> tuple[int, int] | None:
+    """Return the first and last byte of a range; first > last if it is outside the file.
 
-    None where no range, or more than one, is asked for: then all of it is the answer.
+    Returns None, for the whole file, without exactly one range.
     """
     match = _RANGE.fullmatch(header.strip())
     if not match or not (match[1] or match[2]) or max(map(len, match.groups())) > 18:
@@ -125,47 +120,41 @@ def _span(header: str, size: int) -> tuple[int, int] | None:
     return (first, min(last, size - 1)) if first < size else (1, 0)
 
 
-PAGE = 500
-"""Items looked up at once."""
-LARGEST = 1 << 32
-"""Bytes of a cutout; its folder in the archive has no place for more."""
-
-
-def archive(job_store: JobStore, job: Job, target: Store) -> Iterator[bytes]:
-    """The archive in pieces; a cutout that is gone is left out. Nothing is compressed again."""
-    sink = _Sink()
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as file:
-        for key in _done(job_store, job):
+def stream_zip(jobs: JobStore, job: Job, target: Store) -> Iterator[bytes]:
+    """Yield a ZIP of the job's cutouts, stored uncompressed, without those removed since."""
+    buffer = _DrainBuffer()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
+        for key in _done_targets(jobs, job):
             try:
-                data = target.read(key, LARGEST)
+                data = target.read(key, CUTOUT_BYTES)
             except ItemError:
-                continue  # removed since; the list of items names it anyway
+                continue
             file.writestr(zipfile.ZipInfo(key), data)
-            yield sink.taken()
-    yield sink.taken()
+            yield buffer.drain()
+    yield buffer.drain()
 
 
-def _done(job_store: JobStore, job: Job) -> Iterator[str]:
-    for start in range(0, job_store.items.size(job.id), PAGE):
-        for standing in job_store.items.views(job.id, start, start + PAGE):
-            if standing.state is ItemState.DONE:
-                yield standing.item.target
+def _done_targets(jobs: JobStore, job: Job) -> Iterator[str]:
+    for start in range(0, jobs.items.size(job.id), PAGE_ITEMS):
+        for view in jobs.items.views(job.id, start, start + PAGE_ITEMS):
+            if view.state is ItemState.DONE:
+                yield view.item.target
 
 
-class _Sink(io.RawIOBase):
-    """A file that cannot be read or moved in; what was written is taken from its end."""
+class _DrainBuffer(io.RawIOBase):
+    """A write-only file without positions, emptied by `drain`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._pieces: list[bytes] = []
+        self._chunks: list[bytes] = []
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:  # noqa: ANN401  # any buffer
-        self._pieces.append(bytes(data))
+        self._chunks.append(bytes(data))
         return len(data)
 
-    def taken(self) -> bytes:
-        pieces, self._pieces = self._pieces, []
-        return b"".join(pieces)
+    def drain(self) -> bytes:
+        chunks, self._chunks = self._chunks, []
+        return b"".join(chunks)

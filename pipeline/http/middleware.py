@@ -1,10 +1,8 @@
-"""What every answer says to browsers: take nothing from elsewhere, guess no type, tell nobody.
+"""Middleware: security headers, and admission before a request's body is read.
 
-What a request passes before anything of its body is read: who calls, and how often.
-
-Without a key nobody gets in, but for the loopback of a server that was never given one. There the
-browser is the danger: a page of somebody else may send requests to the loopback. So the Host has to be
-the loopback's, what a proxy forwards is refused, and an Origin has to be our own.
+Every request needs an API key, except on the loopback of a server for which no key was ever created.
+There the danger is the browser, which any web site can make send requests to the loopback. So the
+Host must be the loopback's, forwarded requests are refused, and an Origin must be the server's own.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from starlette.requests import HTTPConnection
 
 from bgpipe.config.choices import KeyRule
 from bgpipe.pipeline.errors import BgpipeError, Code
-from bgpipe.pipeline.http.api_keys import MINUTE, RESERVED, ApiKey, ApiKeys
+from bgpipe.pipeline.http.api_keys import LOCAL_OWNER, MINUTE, ApiKey, ApiKeys
 from bgpipe.pipeline.http.problems import Problem, problem_of, problem_response
 
 if TYPE_CHECKING:
@@ -52,10 +50,15 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+COOKIE = "bgpipe_session"
+PUBLIC_PATHS = ("/", "/healthz", "/readyz", "/v1/openapi.json", "/v1/session", "/favicon.ico")
+STATIC_FILES = "/page/"
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 
 class SecurityHeadersMiddleware:
-    """Adds them to every answer."""
+    """Adds HEADERS to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -69,16 +72,8 @@ class SecurityHeadersMiddleware:
         await self._app(scope, receive, send_with_headers)
 
 
-COOKIE = "bgpipe_visit"
-OPEN = ("/healthz", "/readyz", "/v1/openapi.json", "/v1/visit", "/favicon.ico")
-"""Paths that everybody may ask for, beside the page and its parts."""
-PAGE = "/page/"
-_SAFE = ("GET", "HEAD", "OPTIONS")
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
-
-
 class AuthMiddleware:
-    """Lets nobody in who may not; endpoints find the grant in the scope's state."""
+    """Admits requests by API key, rate and size; endpoints find the key as the state's `caller`."""
 
     def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
         self._app = app
@@ -92,20 +87,20 @@ class AuthMiddleware:
         try:
             _check_origin(connection, scope.get("method", "GET"), self._settings.origins)
             self._check_length(connection)
-            if not _is_open(scope["path"]):
-                grant = await to_thread.run_sync(self._admit, connection)
-                scope.setdefault("state", {})["grant"] = grant
+            if not _is_public(scope["path"]):
+                caller = await to_thread.run_sync(self._admit, connection)
+                scope.setdefault("state", {})["caller"] = caller
         except (Problem, BgpipeError) as error:
             problem = error if isinstance(error, Problem) else problem_of(error)
             await _refuse(problem, scope, receive, send)
             return
-        await self._app(scope, self._counted(receive), send)
+        await self._app(scope, self._limit_body(receive), send)
 
-    def _counted(self, receive: Receive) -> Receive:
-        """`receive` until the body is too long."""
+    def _limit_body(self, receive: Receive) -> Receive:
+        """Return `receive` that fails once the body is too long."""
         total = 0
 
-        async def counted() -> Message:
+        async def receive_limited() -> Message:
             nonlocal total
             message = await receive()
             total += len(message.get("body", b""))
@@ -113,50 +108,48 @@ class AuthMiddleware:
                 raise HTTPException(413, self._too_long())
             return message
 
-        return counted
+        return receive_limited
 
     def _check_length(self, connection: HTTPConnection) -> None:
-        """Refuse a body that says it is too long; one that does not say so is cut off as it comes."""
         length = connection.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._settings.request_bytes:
             raise Problem(413, Code.TOO_LARGE, self._too_long())
 
     def _too_long(self) -> str:
-        return f"a request has up to {self._settings.request_bytes} bytes"
+        return f"request too large: the maximum is {self._settings.request_bytes} bytes"
 
     def _admit(self, connection: HTTPConnection) -> ApiKey:
-        access = ApiKeys(connection.app.state.backend.session.client)
-        grant = self._grant(connection, access)
-        if access.count(grant.name) > self._settings.requests_per_minute:
-            rest = MINUTE - int(time.time()) % MINUTE
-            raise Problem(429, "too-many-requests", "too many requests in this minute", rest)
-        return grant
+        api_keys = ApiKeys(connection.app.state.shared.session.client)
+        caller = self._authenticate(connection, api_keys)
+        if api_keys.count_request(caller.name) > self._settings.requests_per_minute:
+            seconds = MINUTE - int(time.time()) % MINUTE
+            raise Problem(429, "too-many-requests", "too many requests in this minute", seconds)
+        return caller
 
-    def _grant(self, connection: HTTPConnection, access: ApiKeys) -> ApiKey:
-        secret = _secret(connection)
-        visit = connection.cookies.get(COOKIE, "")
-        grant = access.grant(secret) if secret else access.session_key(visit) if visit else None
-        if grant:
-            return grant
-        if not secret and self._is_keyless(connection) and not access.exist():
-            return ApiKey(RESERVED, 0.0, everything=True)
+    def _authenticate(self, connection: HTTPConnection, api_keys: ApiKeys) -> ApiKey:
+        secret = _read_secret(connection)
+        token = connection.cookies.get(COOKIE, "")
+        key = api_keys.find(secret) if secret else api_keys.session_key(token) if token else None
+        if key:
+            return key
+        if not secret and self._is_keyless(connection) and not api_keys.exist():
+            return ApiKey(LOCAL_OWNER, 0.0, everything=True)
         raise Problem(
-            401, "no-key", "an API key is needed: Authorization: Bearer KEY (bgpipe keys add NAME)"
+            401, "no-key", "API key required: Authorization: Bearer KEY (bgpipe keys add NAME)"
         )
 
     def _is_keyless(self, connection: HTTPConnection) -> bool:
-        """Whether the server and the caller are on the same machine and nobody is between them."""
-        forwarded = any(name in connection.headers for name in _FORWARDED)
+        """Whether the caller is on the server's machine, without a proxy between them."""
         return (
             self._settings.keys is KeyRule.AUTO
             and is_loopback(self._settings.host)
             and is_loopback(_host(connection))
-            and not forwarded
+            and not any(name in connection.headers for name in _PROXY_HEADERS)
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can be meant."""
+    """Whether `host`, which is not resolved, means this machine."""
     if host == "localhost":
         return True
     try:
@@ -165,30 +158,30 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _is_open(path: str) -> bool:
-    return path == "/" or path in OPEN or path.startswith(PAGE)
+def _is_public(path: str) -> bool:
+    return path in PUBLIC_PATHS or path.startswith(STATIC_FILES)
 
 
 def _check_origin(connection: HTTPConnection, method: str, allowed: Collection[str]) -> None:
-    """Refuse what a page of another site lets a browser send; programs send no Origin."""
+    """Refuse writes from pages of other sites; programs send no Origin."""
     origin = connection.headers.get("origin")
-    unsafe = method not in _SAFE or connection.scope["type"] == "websocket"
-    if not origin or not unsafe or origin in allowed:
+    is_write = method not in _SAFE_METHODS or connection.scope["type"] == "websocket"
+    if not origin or not is_write or origin in allowed:
         return
     if origin.partition("://")[2] != connection.headers.get("host", ""):
         raise Problem(403, "foreign-origin", f"not a page of this server: {origin[:100]}")
 
 
 def _host(connection: HTTPConnection) -> str:
-    """What the caller takes us for, without the port."""
+    """Return the Host header without the port."""
     try:
         return urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
     except ValueError:
         return ""
 
 
-def _secret(connection: HTTPConnection) -> str:
-    """The API key that the caller shows: as a bearer's token, a password, or by X-API-Key."""
+def _read_secret(connection: HTTPConnection) -> str:
+    """Return the API key, sent as bearer token, as password of Basic, or as X-API-Key."""
     scheme, _, value = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()

@@ -1,4 +1,4 @@
-"""Every error as a problem (RFC 9457): `code` is what programs may rely on, `detail` is for people."""
+"""Errors as problem details (RFC 9457): programs may rely on `code`; `detail` is for people."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from bgpipe.pipeline.jobs.store import JobConflict, JobNotFound, LeaseLost
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 5
-"""Seconds after which something that is away may be back."""
+"""Seconds after which a request that met an unavailable service may succeed."""
 
-_STATUS: Mapping[Code, int] = {
+STATUS: Mapping[Code, int] = {
     Code.EMPTY: 422,
     Code.NOT_IMAGE: 415,
     Code.TRUNCATED: 422,
@@ -31,17 +31,17 @@ _STATUS: Mapping[Code, int] = {
     Code.ACCESS: 403,
     Code.TARGET: 422,
     Code.STORAGE: 503,
+    Code.DEVICE: 500,
+    Code.TIMEOUT: 500,
+    Code.WORKER_LOST: 500,
+    Code.INTERNAL: 500,
 }
-"""By what is wrong with one image; others are ours, and 500."""
 
 log = logging.getLogger(__name__)
 
 
 class Problem(Exception):
-    """An answer that is no success.
-
-    `code` is one of an image's (E_...) or of the service's own words.
-    """
+    """An error response. `code` is an item's (E_...) or one of the service's own."""
 
     def __init__(self, status: int, code: str, detail: str, retry_after: int = 0) -> None:
         super().__init__(detail)
@@ -52,7 +52,7 @@ class Problem(Exception):
 
 
 class ProblemBody(BaseModel):
-    """What an answer with the type application/problem+json holds."""
+    """The body of a response of type application/problem+json."""
 
     type: str
     title: str
@@ -60,7 +60,7 @@ class ProblemBody(BaseModel):
     detail: str
     code: str
     errors: list[dict[str, Any]] | None = None
-    """Where in the request what is wrong, for `invalid-request`."""
+    """The invalid parts of the request, for `invalid-request`."""
 
 
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
@@ -70,7 +70,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
     }
     for status in (400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503)
 }
-"""What every endpoint may answer besides success."""
+"""The error responses of every endpoint, for the OpenAPI document."""
 
 
 def problem_response(problem: Problem, errors: list[dict[str, Any]] | None = None) -> JSONResponse:
@@ -91,9 +91,8 @@ def problem_response(problem: Problem, errors: list[dict[str, Any]] | None = Non
 
 
 def problem_of(error: BgpipeError) -> Problem:
-    """How an error of ours is told to a caller."""
     if isinstance(error, ItemError):
-        status = _STATUS.get(error.code, 500)
+        status = STATUS[error.code]
         return Problem(status, error.code, error.detail, RETRY_AFTER if status == 503 else 0)
     if isinstance(error, JobNotFound):
         return Problem(404, "unknown-job", str(error))
@@ -107,12 +106,12 @@ def problem_of(error: BgpipeError) -> Problem:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Let every error of `app` be answered as a problem."""
+    """Turn every error of `app` into a problem response."""
     app.exception_handler(Problem)(_on_problem)
-    app.exception_handler(BgpipeError)(_on_our_error)
-    app.exception_handler(RequestValidationError)(_on_invalid)
-    app.exception_handler(HTTPException)(_on_http)
-    app.exception_handler(Exception)(_on_fault)
+    app.exception_handler(BgpipeError)(_on_bgpipe_error)
+    app.exception_handler(RequestValidationError)(_on_invalid_request)
+    app.exception_handler(HTTPException)(_on_http_error)
+    app.exception_handler(Exception)(_on_unexpected_error)
 
 
 async def _on_problem(request: Request, error: Problem) -> JSONResponse:
@@ -120,7 +119,7 @@ async def _on_problem(request: Request, error: Problem) -> JSONResponse:
     return problem_response(error)
 
 
-async def _on_our_error(request: Request, error: BgpipeError) -> JSONResponse:
+async def _on_bgpipe_error(request: Request, error: BgpipeError) -> JSONResponse:
     problem = problem_of(error)
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         fields = {"path": request.url.path, "error": error}
@@ -128,34 +127,32 @@ async def _on_our_error(request: Request, error: BgpipeError) -> JSONResponse:
     return problem_response(problem)
 
 
-async def _on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+async def _on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
     del request
-    found = [{"at": list(map(str, item["loc"])), "what": item["msg"]} for item in error.errors()]
-    first = f"{'.'.join(found[0]['at'])}: {found[0]['what']}" if found else "it cannot be read"
-    return problem_response(Problem(422, "invalid-request", first), found)
+    errors = [{"at": list(map(str, item["loc"])), "what": item["msg"]} for item in error.errors()]
+    detail = f"{'.'.join(errors[0]['at'])}: {errors[0]['what']}" if errors else "unreadable request"
+    return problem_response(Problem(422, "invalid-request", detail), errors)
 
 
-async def _on_http(request: Request, error: HTTPException) -> JSONResponse:
+async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse:
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         code = Code.TOO_LARGE
-    told = problem_response(Problem(error.status_code, code, str(error.detail)))
-    told.headers.update(error.headers or {})
+    response = problem_response(Problem(error.status_code, code, str(error.detail)))
+    response.headers.update(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        told.headers["Allow"] = ", ".join(_methods(request))
-    return told
+        response.headers["Allow"] = ", ".join(_methods(request))
+    return response
 
 
 def _methods(request: Request) -> list[str]:
-    """What may be asked of the path: several endpoints may share it, of which Starlette names one."""
+    """Return the methods of the path: several endpoints may share it, and Starlette names one."""
     matching = [
         route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE
     ]
     return sorted({name for route in matching for name in getattr(route, "methods", None) or ()})
 
 
-async def _on_fault(request: Request, error: Exception) -> JSONResponse:
+async def _on_unexpected_error(request: Request, error: Exception) -> JSONResponse:
     log.error("fault", exc_info=error, extra={"fields": {"path": request.url.path}})
-    return problem_response(
-        Problem(500, "internal", "a fault in bgpipe: the server's log has the details")
-    )
+    return problem_response(Problem(500, "internal", "internal error: see the server's log"))

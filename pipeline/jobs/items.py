@@ -27,7 +27,7 @@ from bgpipe.pipeline.jobs.records import (
     write_error,
     write_flags,
 )
-from bgpipe.pipeline.jobs.scripts import JobNotFound, load_script
+from bgpipe.pipeline.jobs.scripts import JobNotFound, run_script
 from bgpipe.pipeline.types import Failure, Item, Job, JobId, Outcome, ReviewFlag
 
 FINGERPRINT_BYTES = 8
@@ -35,7 +35,7 @@ FINGERPRINT_BYTES = 8
 PAGE = 500
 """Failures read at once."""
 DETAIL = 1000
-"""Characters of an error's detail that are kept."""
+"""Characters of an error's detail kept at most."""
 JOBS_CACHED = 32
 """Records of jobs kept by workers, which meet few at a time."""
 REDELIVERED = b"!"
@@ -54,6 +54,8 @@ class Claim:
     item: Item
     redelivered: bool
     job: Job
+    predecessor: ClaimOwner | None = None
+    """The owner that died with the item in flight: the item then runs alone in its worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,6 @@ class ItemStore:
         self._client = client
         self._manifests = manifests
         self._jobs: dict[tuple[JobId, str], Job] = {}
-        self._claim = load_script(client, "claim")
-        self._give_back = load_script(client, "give_back")
-        self._settle = load_script(client, "settle")
 
     def size(self, job: JobId) -> int:
         """Return the number of items in the manifest so far.
@@ -131,20 +130,15 @@ class ItemStore:
 
         """
         names = keys.of_job(job)
-        reply = self._claim(
-            keys=[
-                names.head,
-                names.done,
-                names.failed,
-                names.claimed,
-                names.running,
-                names.repeats,
-            ],
-            # The unique end tells one claim sent twice from two claims.
-            args=[index, f"{worker} {uuid.uuid4().hex}"],
+        reply = run_script(
+            self._client,
+            "claim",
+            [names.head, names.done, names.failed, names.claimed, names.running, names.repeats],
+            index,
+            f"{worker} {uuid.uuid4().hex}",  # unique: one claim sent twice is not two claims
         )
         if not isinstance(reply, list):
-            _checked(reply, job, index)
+            _check_reply(reply, job, index)
             return None
         attempt, mark, created = reply
         edition = created.decode()
@@ -161,22 +155,15 @@ class ItemStore:
 
         """
         names = keys.of_job(job)
-        failed = outcome.code
-        error = [failed, write_error(failed, outcome.detail[:DETAIL])] if failed else ["", ""]
-        flags = [str(write_flags(outcome.flags)), *outcome.flags] if outcome.flags else []
-        reply = self._settle(
-            keys=[
-                names.head,
-                names.done,
-                names.failed,
-                names.running,
-                names.errors,
-                names.flags,
-                keys.TOTALS,
-            ],
-            args=[outcome.index, *error, *flags],
+        code, flags = outcome.code, outcome.flags
+        error = [code, write_error(code, outcome.detail[:DETAIL])] if code else ["", ""]
+        flagged = [str(write_flags(flags)), *flags] if flags else []
+        changed = (names.head, names.done, names.failed, names.running, names.errors, names.flags)
+        reply = run_script(
+            self._client, "settle", [*changed, keys.TOTALS], outcome.index, *error, *flagged
         )
-        return _checked(reply, job, outcome.index) != scripts.REFUSED
+        _check_reply(reply, job, outcome.index)
+        return bool(reply != scripts.REFUSED)
 
     def owner(self, job: JobId, index: int) -> ClaimOwner | None:
         """Return the owner of the last claim, or None if it was settled or released since."""
@@ -190,10 +177,8 @@ class ItemStore:
     def give_back(self, job: JobId, index: int) -> None:
         """Undo a claim whose attempt must not count, as the item is not at fault."""
         names = keys.of_job(job)
-        reply = self._give_back(
-            keys=[names.head, names.claimed, names.running, names.repeats], args=[index]
-        )
-        _checked(reply, job, index)
+        changed = [names.head, names.claimed, names.running, names.repeats]
+        _check_reply(run_script(self._client, "give_back", changed, index), job, index)
 
     def claims(self, job: JobId) -> dict[int, str]:
         """Return the items in flight and the worker of each one's last claim."""
@@ -293,12 +278,11 @@ def _owner(claim: bytes) -> ClaimOwner:
     return ClaimOwner(worker, redelivered=claim[:1] == REDELIVERED)
 
 
-def _checked(reply: int, job: JobId, index: int) -> int:
+def _check_reply(reply: int, job: JobId, index: int) -> None:
     if reply == scripts.UNKNOWN_JOB:
         raise JobNotFound(job)
     if reply == scripts.NO_SUCH_ITEM:
         raise _no_item(job, index)
-    return reply
 
 
 def _no_item(job: JobId, index: int) -> UsageError:

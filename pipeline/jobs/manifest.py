@@ -1,4 +1,4 @@
-"""A job's items in Redis: packed blocks in one hash, an item's index being its position."""
+"""Manifests in Redis: the items of a job as packed blocks in one hash, by position."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import StoreCorrupted
-from bgpipe.pipeline.jobs.scripts import load_script
+from bgpipe.pipeline.jobs.scripts import run_script
 from bgpipe.pipeline.types import Item, JobId
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.broker.client import RedisClient
 
 VERSION = 1
-"""Of a block; the first ones carried none. Raised when older programs would read it wrongly."""
+"""Version of a block; the first ones had none. Increased when older programs would misread it."""
 BLOCK = 1000
 """Items of a block; only the last one of a manifest may be shorter."""
 CACHED_BLOCKS = 8
-"""Blocks kept unpacked, about 0.5 MB each: neighbours are claimed together."""
+"""Unpacked blocks in the cache, about 0.5 MB each: neighbors are claimed together."""
 
-# A fifth to a third smaller than zlib, for 10 ms a block; without contexts, which names have none of.
+# A fifth to a third smaller than zlib, for 10 ms a block. Names gain nothing from literal contexts.
 LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 4, "lc": 0, "lp": 0, "pb": 0}]
 MALFORMED = (ValueError, TypeError, LookupError, AttributeError, EOFError, lzma.LZMAError)
 
 
 class NewerBlock(Exception):
-    """A block of a version that this program does not know."""
+    """A later version of bgpipe wrote the block."""
 
 
 class ManifestStore:
@@ -41,27 +41,26 @@ class ManifestStore:
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
-        self._append = load_script(client, "append")
         self._cache: OrderedDict[tuple[JobId, str, int], list[Item]] = OrderedDict()
         self._lock = Lock()
 
     def append(self, job: JobId, items: Sequence[Item], token: int) -> int:
-        """Add `items`, whose indices go on where the manifest ends; returns the script's answer."""
+        """Append `items`, whose indices continue from the manifest's end; return the script's reply."""
         start, stop = items[0].index, items[-1].index + 1
         names = keys.of_job(job)
-        first, begun = divmod(start, BLOCK)
-        whole = [*self._block(job, first)[:begun], *items] if begun else items
+        first, filled = divmod(start, BLOCK)
+        rows = [*self._block(job, first)[:filled], *items] if filled else items
         arguments: list[int | bytes] = [token, start, stop]
-        for number, block in enumerate(_blocks(whole), start=first):
-            arguments += [number, pack(block)]
-        answer: int = self._append(keys=[names.head, names.manifest], args=arguments)
-        return answer
+        for offset in range(0, len(rows), BLOCK):
+            arguments += [first + offset // BLOCK, pack(rows[offset : offset + BLOCK])]
+        reply: int = run_script(self._client, "append", [names.head, names.manifest], *arguments)
+        return reply
 
     def item(self, job: JobId, edition: str, index: int) -> Item:
-        """The item at `index`, from a cache; `edition` tells jobs apart that had one name.
+        """Return the item at `index` from a cache; `edition` separates jobs that had one name.
 
         Raises:
-            LedgerDamaged: there is none.
+            StoreCorrupted: it is missing.
 
         """
         number, position = divmod(index, BLOCK)
@@ -70,32 +69,32 @@ class ManifestStore:
         return _at(job, block, index)
 
     def pick(self, job: JobId, indices: Iterable[int]) -> list[Item]:
-        """The items at `indices`; each block is read once if they are in order.
+        """Return the items at `indices`; each block is read once if they are in order.
 
         Raises:
-            LedgerDamaged: there is none at one of them.
+            StoreCorrupted: one is missing.
 
         """
-        picked = []
-        for number, places in groupby(indices, lambda index: index // BLOCK):
+        items = []
+        for number, group in groupby(indices, lambda index: index // BLOCK):
             block = self._block(job, number)
-            picked += [_at(job, block, index) for index in places]
-        return picked
+            items += [_at(job, block, index) for index in group]
+        return items
 
     def items(self, job: JobId, start: int, stop: int) -> Iterator[Item]:
-        """The items from `start` to before `stop`, as many as there are."""
+        """Yield the items from `start` to before `stop`, as far as they exist."""
         for number in range(start // BLOCK, -(-stop // BLOCK)):
             for item in self._block(job, number):
                 if start <= item.index < stop:
                     yield item
 
-    def _cached(self, job: JobId, edition: str, number: int, least: int) -> list[Item]:
-        """The block, from the cache if at least `least` of its items are there."""
-        place = (job, edition, number)
-        block = self._cache.pop(place, [])
-        if len(block) < least:
+    def _cached(self, job: JobId, edition: str, number: int, minimum: int) -> list[Item]:
+        """Return the block, from the cache if that holds `minimum` of its items."""
+        key = (job, edition, number)
+        block = self._cache.pop(key, [])
+        if len(block) < minimum:
             block = self._block(job, number)
-        self._cache[place] = block
+        self._cache[key] = block
         if len(self._cache) > CACHED_BLOCKS:
             self._cache.popitem(last=False)
         return block
@@ -110,14 +109,13 @@ class ManifestStore:
                 f"{number}: {error}: use that version here too"
             ) from error
         except MALFORMED as error:
-            raise _damaged(job, f"block {number}: {error}") from error
+            raise _corrupted(job, f"block {number}: {error}") from error
 
 
 def pack(items: Sequence[Item]) -> bytes:
-    """`items` as compressed JSON, column by column: equals beside equals pack best.
+    """Pack `items` as compressed JSON, column by column: similar values compress best together.
 
-    A target is kept as how many characters it drops from the end of its source and what it puts
-    there instead.
+    A target is the number of characters dropped from the end of its source, and their replacement.
     """
     shared = [
         len(os.path.commonprefix((item.source, item.target)))  # noqa: RUF071  # of characters
@@ -126,21 +124,21 @@ def pack(items: Sequence[Item]) -> bytes:
     columns = (
         VERSION,
         [item.source for item in items],
-        [len(item.source) - kept for item, kept in zip(items, shared, strict=True)],
-        [item.target[kept:] for item, kept in zip(items, shared, strict=True)],
+        [len(item.source) - length for item, length in zip(items, shared, strict=True)],
+        [item.target[length:] for item, length in zip(items, shared, strict=True)],
         [item.identity for item in items],
     )
-    return _compressed(columns)
+    return _compress(columns)
 
 
 def unpack(block: bytes, first: int) -> list[Item]:
-    """What was packed, its first item having the index `first`.
+    """Unpack `block`, whose first item has the index `first`.
 
     Raises:
         NewerBlock: a later version of bgpipe packed it.
 
     """
-    columns = _columns(_expanded(block))
+    columns = _columns(_decompress(block))
     return [
         Item(index, source, source[: len(source) - dropped] + ending, identity)
         for index, (source, dropped, ending, identity) in enumerate(
@@ -150,7 +148,7 @@ def unpack(block: bytes, first: int) -> list[Item]:
 
 
 def _columns(values: list[Any]) -> list[list[Any]]:
-    """The columns of a block of this version, or of the first ones."""
+    """Return the columns of a block of this version, or of the first ones."""
     if not isinstance(values[0], int):
         return values
     version, *columns = values
@@ -160,38 +158,38 @@ def _columns(values: list[Any]) -> list[list[Any]]:
 
 
 def pack_names(names: Sequence[str]) -> bytes:
-    """The keys that a submitter named."""
-    return _compressed(names)
+    """Pack the keys that a submitter named."""
+    return _compress(names)
 
 
 def unpack_names(job: JobId, data: bytes) -> list[str]:
-    """What `pack_names` packed for `job`.
+    """Unpack the keys that `pack_names` packed for `job`.
 
     Raises:
-        LedgerDamaged: it is something else.
+        StoreCorrupted: `data` is something else.
 
     """
     try:
-        return [str(name) for name in _expanded(data)]
+        return [str(name) for name in _decompress(data)]
     except MALFORMED as error:
-        raise _damaged(job, f"the named keys: {error}") from error
+        raise _corrupted(job, f"the named keys: {error}") from error
 
 
 def digest(names: Iterable[str]) -> str:
-    """64 hexadecimal digits, equal for equal names in the same order."""
+    """Return 64 hexadecimal digits, equal for equal names in the same order."""
     total = hashlib.sha256()
     for name in names:
         total.update(name.encode("utf-8", "surrogatepass") + b"\0")
     return total.hexdigest()
 
 
-def _compressed(value: object) -> bytes:
+def _compress(value: object) -> bytes:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     data = text.encode("utf-8", "surrogatepass")
     return lzma.compress(data, format=lzma.FORMAT_RAW, filters=LZMA)
 
 
-def _expanded(data: bytes) -> list[Any]:
+def _decompress(data: bytes) -> list[Any]:
     text = lzma.decompress(data, format=lzma.FORMAT_RAW, filters=LZMA)
     values: list[Any] = json.loads(text.decode("utf-8", "surrogatepass"))
     return values
@@ -200,17 +198,12 @@ def _expanded(data: bytes) -> list[Any]:
 def _at(job: JobId, block: Sequence[Item], index: int) -> Item:
     position = index % BLOCK
     if position >= len(block):
-        raise _damaged(job, f"there is no item {index}")
+        raise _corrupted(job, f"there is no item {index}")
     return block[position]
 
 
-def _damaged(job: JobId, detail: str) -> StoreCorrupted:
+def _corrupted(job: JobId, detail: str) -> StoreCorrupted:
     return StoreCorrupted(
         f"the manifest of job {job} is damaged: {detail}: "
         f"bgpipe jobs --forget {job} removes it; then submit again"
     )
-
-
-def _blocks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(items), BLOCK):
-        yield items[start : start + BLOCK]

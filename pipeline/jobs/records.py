@@ -1,6 +1,4 @@
-"""What the ledger keeps of a job besides its images: the record of what was asked for, and the
-accounts that follow from its counters.
-"""
+"""Stored forms of a job's record, errors and flags, and the summary of its counters."""
 
 from __future__ import annotations
 
@@ -25,23 +23,24 @@ from bgpipe.pipeline.types import (
 )
 
 VERSION = 1
-"""Of the record. Raised when what an older program would read from it is wrong."""
+"""Version of the record. Increased when an older program would misread it."""
 ERROR = "error:"
-"""What the counters of failures by code begin with."""
+"""Prefix of the counters of failures by code."""
 FLAG = "flag:"
-"""What the counters of cutouts by flag begin with."""
+"""Prefix of the counters of cutouts by flag."""
+_COUNTERS = ("size", "done", "failed", "skipped", "flagged")
 
 
 def write_record(job: Job) -> str:
-    """`job` as JSON; equal jobs give equal texts."""
+    """Return `job` as JSON; equal jobs give equal texts."""
     return json.dumps({"version": VERSION} | asdict(job), sort_keys=True)
 
 
 def read_record(job: JobId, text: str | bytes) -> Job:
-    """The job of which `text` is the record.
+    """Parse the record of `job`.
 
     Raises:
-        LedgerDamaged: another version of bgpipe wrote it, or nobody did.
+        StoreCorrupted: another version of bgpipe, or another program, wrote it.
 
     """
     try:
@@ -62,21 +61,19 @@ def read_record(job: JobId, text: str | bytes) -> Job:
 def summarize(
     job: JobId, head: Mapping[str, str], running: int, now: float, *, interrupted: bool = False
 ) -> JobSummary:
-    """The books by the head's fields, with `running` items in flight; `now` is the server's time.
+    """Return the summary of a job by its head's fields, with `running` items in flight.
 
-    The clock of an `interrupted` job stands at its last outcome.
+    `now` is the server's time; the clock of an `interrupted` job stops at its last outcome.
 
     Raises:
-        LedgerDamaged: the fields are not those of a job.
+        StoreCorrupted: the fields are not those of a job.
 
     """
-    order = read_record(job, head.get("job", ""))
-    size, done, failed, skipped, flagged = (
-        int(head.get(name, 0)) for name in ("size", "done", "failed", "skipped", "flagged")
-    )
-    seconds = _seconds(head, _last_sign(head, now) if interrupted else now)
+    record = read_record(job, head.get("job", ""))
+    size, done, failed, skipped, flagged = (int(head.get(name, 0)) for name in _COUNTERS)
+    seconds = _seconds(head, _last_activity(head, now) if interrupted else now)
     return JobSummary(
-        job=order.id,
+        job=record.id,
         state=JobState(head["state"]),
         total=size + skipped,
         done=done,
@@ -87,9 +84,9 @@ def summarize(
         running=running,
         seconds=seconds,
         images_per_second=done / seconds if seconds > 0 else 0.0,
-        source=order.source,
-        out=order.out,
-        model=order.recipe.model,
+        source=record.source,
+        out=record.out,
+        model=record.recipe.model,
         interrupted=interrupted,
         errors=_counters(head, ERROR),
         flags=_counters(head, FLAG),
@@ -97,13 +94,13 @@ def summarize(
 
 
 def write_flags(flags: Iterable[ReviewFlag]) -> int:
-    """A bit for each flag, by its place in `Flag`."""
-    places = list(ReviewFlag)
-    return sum(1 << places.index(flag) for flag in flags)
+    """Return a bit for each flag, by its position in ReviewFlag."""
+    positions = list(ReviewFlag)
+    return sum(1 << positions.index(flag) for flag in flags)
 
 
 def read_flags(bits: int) -> tuple[ReviewFlag, ...]:
-    return tuple(flag for place, flag in enumerate(ReviewFlag) if bits >> place & 1)
+    return tuple(flag for position, flag in enumerate(ReviewFlag) if bits >> position & 1)
 
 
 def write_error(code: str, detail: str) -> str:
@@ -111,10 +108,10 @@ def write_error(code: str, detail: str) -> str:
 
 
 def read_failure(job: JobId, item: Item, error: bytes | None, repeats: int) -> Failure:
-    """The dead letter of `item`: what `write_error` made, and how often it was claimed again.
+    """Return the failure of `item`, which was claimed again `repeats` times.
 
     Raises:
-        LedgerDamaged: `error` is something else.
+        StoreCorrupted: `error` was not written by `write_error`.
 
     """
     try:
@@ -136,7 +133,7 @@ def _counters(head: Mapping[str, str], prefix: str) -> dict[str, int]:
 def _job(values: dict[str, Any]) -> Job:
     recipe = values["recipe"]
     height, width = recipe["size"]
-    matting = recipe.get("matting")  # books of before there was any have none
+    matting = recipe.get("matting")  # missing in older records
     recipe |= {
         "matting": Matting(**matting | {"size": tuple(matting["size"])}) if matting else None,
         "preset": Preset(**recipe["preset"]),
@@ -147,12 +144,12 @@ def _job(values: dict[str, Any]) -> Job:
     return Job(**values | patterns | {"recipe": Recipe(**recipe)})
 
 
-def _last_sign(head: Mapping[str, str], now: float) -> float:
-    """When the job was last known to run; records of older versions do not say so."""
+def _last_activity(head: Mapping[str, str], now: float) -> float:
+    """Return the time of the last outcome or start; records of older versions have neither."""
     return max(float(head.get("settled", now)), float(head.get("started", now)))
 
 
 def _seconds(head: Mapping[str, str], now: float) -> float:
-    """For how long the job has run, without the time between its end and its being taken up again."""
+    """Return the running time, without the time between an end and a reopening."""
     last = float(head.get("finished", now)) - float(head.get("started", head.get("finished", now)))
     return float(head.get("spent", 0)) + last

@@ -7,15 +7,14 @@ counter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bgpipe.pipeline.broker.client import load_lua
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.types import JobId
 
 if TYPE_CHECKING:
-    from redis.commands.core import Script
-
     from bgpipe.pipeline.broker.client import RedisClient
 
 Reply = TypeVar("Reply")
@@ -44,12 +43,14 @@ class JobConflict(UsageError):
         self.job = job
 
 
-def load_script(client: RedisClient, name: str) -> Script:
-    """Register lua/NAME.lua behind lua/common.lua."""
-    return load_lua(client, __package__, "common", name)
+def run_script(
+    client: RedisClient, name: str, keys: Sequence[str], *args: str | bytes | float
+) -> Any:  # noqa: ANN401  # the script's reply
+    """Run lua/NAME.lua, behind lua/common.lua."""
+    return load_lua(client, __package__, "common", name)(keys=keys, args=args)
 
 
-def checked(reply: Reply, job: JobId, wrong_state: str = "") -> Reply:
+def check_reply(reply: Reply, job: JobId, wrong_state: str = "") -> Reply:
     """Return a script's reply.
 
     Raises:

@@ -23,7 +23,13 @@ from bgpipe.pipeline.jobs import scripts
 from bgpipe.pipeline.jobs.items import ItemStore
 from bgpipe.pipeline.jobs.manifest import ManifestStore, pack_names, unpack_names
 from bgpipe.pipeline.jobs.records import read_record, summarize, write_record
-from bgpipe.pipeline.jobs.scripts import JobConflict, JobNotFound, LeaseLost, checked, load_script
+from bgpipe.pipeline.jobs.scripts import (
+    JobConflict,
+    JobNotFound,
+    LeaseLost,
+    check_reply,
+    run_script,
+)
 from bgpipe.pipeline.types import OPEN_STATES, Item, Job, JobId, JobState, JobSummary
 
 __all__ = ["JobConflict", "JobNotFound", "JobStore", "LeaseLost", "new_job_id"]
@@ -49,17 +55,6 @@ class JobStore:
         self.items = ItemStore(client, manifests)
         self._client = client
         self._manifests = manifests
-        self._open = load_script(client, "open")
-        self._list = load_script(client, "list")
-        self._write = load_script(client, "write")
-        self._start = load_script(client, "start")
-        self._lead = load_script(client, "lead")
-        self._cancel = load_script(client, "cancel")
-        self._resume = load_script(client, "resume")
-        self._retry = load_script(client, "retry")
-        self._forget = load_script(client, "forget")
-        self._running = load_script(client, "running")
-        self._summary = load_script(client, "summary")
 
     def open(self, job: Job, named: Sequence[str] = ()) -> None:
         """Open `job` for listing; `named` are the keys behind `job.named`.
@@ -70,9 +65,16 @@ class JobStore:
 
         """
         names = keys.of_job(job.id)
-        holder = self._open(
-            keys=[names.head, keys.JOBS, keys.of_locations(job.locations_digest), names.named],
-            args=[job.id, write_record(job), job.created, *([pack_names(named)] if named else [])],
+        locations = keys.of_locations(job.locations_digest)
+        packed = [pack_names(named)] if named else []
+        holder = run_script(
+            self._client,
+            "open",
+            [names.head, keys.JOBS, locations, names.named],
+            job.id,
+            write_record(job),
+            job.created,
+            *packed,
         )
         if not holder:
             raise UsageError(f"job already exists: {job.id}: choose another name")
@@ -94,8 +96,8 @@ class JobStore:
         """Return the counters as they are now."""
         names = keys.of_job(job)
         leases = (keys.lease_of_job(job), keys.DISPATCH, keys.MAINTENANCE)
-        flat, running, now, held = self._summary(
-            keys=[names.head, names.running, *map(keys.of_lease, leases)]
+        flat, running, now, held = run_script(
+            self._client, "summary", [names.head, names.running, *map(keys.of_lease, leases)]
         )
         head = dict(zip(*[(text.decode() for text in flat)] * 2, strict=True))
         if not head:
@@ -106,8 +108,8 @@ class JobStore:
     def relist(self, job: JobId, token: int = NO_TOKEN) -> None:
         """Begin the listing; drop the items of a listing that did not reach its end."""
         names = keys.of_job(job)
-        reply = self._list(keys=[names.head, names.manifest], args=[token])
-        checked(reply, job, f"job {job} is not being listed: bgpipe status {job}")
+        reply = run_script(self._client, "list", [names.head, names.manifest], token)
+        check_reply(reply, job, f"job {job} is not being listed: bgpipe status {job}")
 
     def add(self, job: JobId, items: Sequence[Item], token: int = NO_TOKEN) -> None:
         """Append `items` to the manifest; their indices continue from its end, beginning at 0."""
@@ -116,7 +118,7 @@ class JobStore:
         reply = self._manifests.append(job, items, token)
         if reply == scripts.NO_SUCH_ITEM:
             raise UsageError(f"the manifest of job {job} does not end at item {items[0].index}")
-        checked(reply, job)
+        check_reply(reply, job)
 
     def skip(self, job: JobId, count: int, token: int = NO_TOKEN) -> None:
         """Set the total number of up-to-date images; they are not in the manifest."""
@@ -125,7 +127,8 @@ class JobStore:
     def start(self, job: JobId, token: int = NO_TOKEN) -> None:
         """End the listing: the job runs, or has finished if its manifest is empty."""
         names = keys.of_job(job)
-        checked(self._start(keys=[names.head, names.named, keys.TOTALS], args=[token]), job)
+        changed = [names.head, names.named, keys.TOTALS]
+        check_reply(run_script(self._client, "start", changed, token), job)
 
     def lead(self, job: JobId, token: int) -> int:
         """Refuse older tokens from now on; returns the cursor.
@@ -134,8 +137,8 @@ class JobStore:
             LeaseLost: a newer token has written.
 
         """
-        cursor: int = checked(self._lead(keys=[keys.of_job(job).head], args=[token]), job)
-        return cursor
+        reply = run_script(self._client, "lead", [keys.of_job(job).head], token)
+        return int(check_reply(reply, job))
 
     def cursor(self, job: JobId) -> int:
         """Return the number of items, from the first one on, that were published."""
@@ -155,8 +158,8 @@ class JobStore:
             UsageError: the job has finished.
 
         """
-        reply = self._cancel(keys=[keys.of_job(job).head])
-        checked(reply, job, f"job {job} has finished: there is nothing to cancel")
+        reply = run_script(self._client, "cancel", [keys.of_job(job).head])
+        check_reply(reply, job, f"job {job} has finished: there is nothing to cancel")
 
     def resume(self, job: JobId, token: int = NO_TOKEN) -> None:
         """Reopen a cancelled job with every item that is not settled; others stay as they are.
@@ -166,8 +169,8 @@ class JobStore:
 
         """
         target = keys.of_locations(self.job(job).locations_digest)
-        reply = self._resume(keys=[keys.of_job(job).head, target], args=[token, job])
-        _check_target_free(checked(reply, job), job)
+        reply = run_script(self._client, "resume", [keys.of_job(job).head, target], token, job)
+        _check_target_free(check_reply(reply, job), job)
 
     def retry(self, job: JobId, token: int = NO_TOKEN) -> None:
         """Reopen a finished job for the items that failed; their attempts count anew.
@@ -178,12 +181,10 @@ class JobStore:
 
         """
         names, target = keys.of_job(job), keys.of_locations(self.job(job).locations_digest)
-        reply = self._retry(
-            keys=[names.head, target, names.failed, names.errors, names.claimed, names.repeats],
-            args=[token, job],
-        )
+        changed = [names.failed, names.errors, names.claimed, names.repeats]
+        reply = run_script(self._client, "retry", [names.head, target, *changed], token, job)
         wrong = f"job {job} has not finished: wait for its end, or resume it if it was cancelled"
-        _check_target_free(checked(reply, job, wrong), job)
+        _check_target_free(check_reply(reply, job, wrong), job)
 
     def forget(self, job: JobId) -> None:
         """Remove all keys of the job.
@@ -195,8 +196,9 @@ class JobStore:
         if self._client.zscore(keys.JOBS, job) is None:
             raise JobNotFound(job)
         names = keys.of_job(job)
-        reply = self._forget(keys=[keys.JOBS, self._target(job), *names.all()], args=[job])
-        checked(reply, job, f"job {job} is open: end it with bgpipe cancel {job}")
+        removed = [keys.JOBS, self._target(job), *names.all()]
+        reply = run_script(self._client, "forget", removed, job)
+        check_reply(reply, job, f"job {job} is open: end it with bgpipe cancel {job}")
 
     def ids(self) -> list[JobId]:
         """Return every job, the newest first."""
@@ -208,7 +210,7 @@ class JobStore:
 
     def running_ids(self) -> list[JobId]:
         """Return the running jobs, the oldest first."""
-        names = cast("list[bytes]", self._running(keys=[keys.JOBS], args=[keys.JOB_PREFIX]))
+        names = run_script(self._client, "running", [keys.JOBS], keys.JOB_PREFIX)
         return [JobId(name.decode()) for name in names]
 
     def closed_before(self, moment: float) -> list[JobId]:
@@ -236,8 +238,8 @@ class JobStore:
             return keys.of_locations("")
 
     def _set(self, job: JobId, field: str, value: int, token: int) -> None:
-        reply = self._write(keys=[keys.of_job(job).head], args=[token, field, value])
-        checked(reply, job)
+        head = keys.of_job(job).head
+        check_reply(run_script(self._client, "write", [head], token, field, value), job)
 
     def _newest(self, last: int) -> list[JobId]:
         names = cast("list[bytes]", self._client.zrevrange(keys.JOBS, 0, last))

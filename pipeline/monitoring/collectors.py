@@ -1,11 +1,7 @@
-"""What Prometheus reads of a cluster: the ledger, the queue and the heartbeats, in its terms.
+"""Prometheus collectors of a cluster and of one worker.
 
-Each dispatcher tells of the whole cluster, so a query takes the maximum over instances, not their
-sum (infra/docs/operations.md).
-
-What Prometheus reads of workers, told by a dispatcher of all of them or by each of itself.
-
-Names and labels are the same in both places.
+Each dispatcher exports the whole cluster, so queries take the maximum over instances, not their sum
+(infra/docs/operations.md). Metrics of workers have the same names and labels in both collectors.
 """
 
 from __future__ import annotations
@@ -30,7 +26,13 @@ from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.broker.queue import QueueStats, read_stats
 from bgpipe.pipeline.errors import Code, RedisUnavailable, StoreCorrupted
 from bgpipe.pipeline.monitoring.cluster_stats import ClusterStats, OutcomeTotals, read_cluster_stats
-from bgpipe.pipeline.monitoring.heartbeat import Heartbeat, WorkerStats, read_heartbeats
+from bgpipe.pipeline.monitoring.heartbeat import (
+    METRICS,
+    Heartbeat,
+    MetricKind,
+    WorkerStats,
+    read_heartbeats,
+)
 from bgpipe.pipeline.types import ReviewFlag
 
 if TYPE_CHECKING:
@@ -39,48 +41,62 @@ if TYPE_CHECKING:
 
 HOUR = 3600.0
 THOUSAND = 1000
+UNKNOWN = -1
+"""Value of a statistic that is not exported."""
 
 
 class ClusterCollector(Collector):
-    """Everything that the Redis behind `client` knows. Threads may share it.
+    """Metrics of the cluster of one Redis. Threads may share it.
 
-    Give it a client without patience: a scraper does not wait for a server that is away.
+    `client` must not retry: a scrape does not wait for a server that is away.
     """
 
     def __init__(self, client: RedisClient, settings: Settings) -> None:
         self._client = client
         self._queue = settings.queue.name
         self._price = settings.estimate.price_per_hour
-        self._ratchet = MonotonicTotals()
+        self._monotonic = MonotonicTotals()
 
     def collect(self) -> Iterator[Metric]:
-        yield build_family()
+        yield _build_info()
         try:
-            found = list(self._read())
+            metrics = list(self._read())
         except (RedisUnavailable, StoreCorrupted):
-            found = [_gauge("redis_up", "Whether Redis answers.", 0)]
-        yield from found
+            metrics = [_gauge("redis_up", "Whether Redis answers.", 0)]
+        yield from metrics
 
     def _read(self) -> Iterator[Metric]:
         client = self._client
-        view, seen = read_cluster_stats(client), read_heartbeats(client)
+        stats, heartbeats = read_cluster_stats(client), read_heartbeats(client)
         yield _gauge("redis_up", "Whether Redis answers.", 1)
         yield from _redis(client.info("memory"), client.info("persistence"))
         yield _gauge(
             "dispatcher_leads", "Whether a dispatcher leads.", is_held(client, keys.DISPATCH)
         )
-        yield from _outcomes(view.totals, self._ratchet)
-        yield from _queue(view, read_stats(client, self._queue))
-        yield _gauge("workers", "Worker processes with a heartbeat.", len(seen))
-        yield from _cost(view, len(seen), self._price)
-        yield from worker_families(seen)
+        yield from _outcomes(self._monotonic.raise_to(stats.totals))
+        yield from _jobs(stats, read_stats(client, self._queue))
+        yield _gauge("workers", "Worker processes with a heartbeat.", len(heartbeats))
+        yield from _cost(stats, len(heartbeats), self._price)
+        yield from _workers(heartbeats)
+
+
+class WorkerCollector(Collector):
+    """Metrics of one worker. `read_stats` returns its present statistics."""
+
+    def __init__(self, worker: str, read_stats: Callable[[], WorkerStats]) -> None:
+        self._worker = worker
+        self._read_stats = read_stats
+
+    def collect(self) -> Iterator[Metric]:
+        yield _build_info()
+        yield from _workers([Heartbeat(self._worker, 0.0, self._read_stats())])
 
 
 class MonotonicTotals:
-    """Lets no counter go back while it counts from the same moment.
+    """Keeps counters from falling as long as they count from the same start.
 
-    A Redis that was killed has lost up to a second of counts; Prometheus would take the smaller
-    number for a new beginning, and add all of it.
+    A Redis that was killed loses up to a second of counts; Prometheus would take the smaller number
+    for a restart from zero, and add all of it.
     """
 
     def __init__(self) -> None:
@@ -89,7 +105,7 @@ class MonotonicTotals:
         self._highest: dict[str, int] = {}
 
     def raise_to(self, totals: OutcomeTotals) -> OutcomeTotals:
-        """The highest totals seen since `totals.since`."""
+        """Return the highest totals seen since `totals.since`."""
         with self._lock:
             if totals.since != self._since:
                 self._since, self._highest = totals.since, {}
@@ -100,19 +116,16 @@ class MonotonicTotals:
 
 def _redis(memory: Mapping[str, int], persistence: Mapping[str, str]) -> Iterator[Metric]:
     limit = memory.get("maxmemory") or memory.get("total_system_memory", 0)
-    written = [
+    writes = [
         persistence.get(f"{kind}_status", "ok") for kind in ("aof_last_write", "rdb_last_bgsave")
     ]
-    yield _gauge("redis_memory_used_bytes", "What Redis takes.", memory["used_memory"])
+    yield _gauge("redis_memory_used_bytes", "Memory used by Redis.", memory["used_memory"])
     yield _gauge("redis_memory_limit_bytes", "maxmemory, or else the machine's memory.", limit)
-    yield _gauge("redis_writes_ok", "Whether Redis can write to its disk.", set(written) == {"ok"})
+    yield _gauge("redis_writes_ok", "Whether Redis can write to its disk.", set(writes) == {"ok"})
 
 
-def _outcomes(totals: OutcomeTotals, ratchet: MonotonicTotals) -> Iterator[Metric]:
-    totals = ratchet.raise_to(totals)
-    images = CounterMetricFamily(
-        "bgpipe_images", "Images by how they ended.", labels=["outcome", "code"]
-    )
+def _outcomes(totals: OutcomeTotals) -> Iterator[Metric]:
+    images = CounterMetricFamily("bgpipe_images", "Images by outcome.", labels=["outcome", "code"])
     for outcome in ("done", "skipped"):
         images.add_metric([outcome, ""], totals.ended(outcome))
     for code in Code:
@@ -120,40 +133,39 @@ def _outcomes(totals: OutcomeTotals, ratchet: MonotonicTotals) -> Iterator[Metri
     flags = CounterMetricFamily("bgpipe_image_flags", "Review flags.", labels=["flag"])
     for flag in ReviewFlag:
         flags.add_metric([flag], totals.with_flag(flag))
-    flagged = CounterMetricFamily("bgpipe_images_flagged", "Cutouts that somebody should look at.")
+    flagged = CounterMetricFamily("bgpipe_images_flagged", "Cutouts with a review flag.")
     flagged.add_metric([], totals.ended("flagged"))
     yield from (images, flagged, flags)
 
 
-def _queue(view: ClusterStats, queue: QueueStats) -> Iterator[Metric]:
-    jobs = GaugeMetricFamily("bgpipe_jobs", "Jobs that the ledger keeps.", labels=["state"])
-    for state, count in view.jobs.items():
+def _jobs(stats: ClusterStats, queue: QueueStats) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily("bgpipe_jobs", "Jobs by state.", labels=["state"])
+    for state, count in stats.jobs.items():
         jobs.add_metric([state], count)
     yield jobs
-    yield _gauge("images_unsettled", "Images of running jobs to come.", view.unsettled)
-    yield _gauge("images_in_flight", "Images that are claimed.", view.in_flight)
+    yield _gauge("images_unsettled", "Unsettled images of running jobs.", stats.unsettled)
+    yield _gauge("images_in_flight", "Images claimed by workers.", stats.in_flight)
     yield _gauge(
-        "images_unsettled_oldest_seconds", "Since the oldest of them was listed.", view.oldest
+        "images_unsettled_oldest_seconds", "Time since the oldest of them was listed.", stats.oldest
     )
-    yield _gauge("images_per_second", "Means of the jobs that run, added.", view.images_per_second)
-    yield _gauge("queue_messages", "Messages that wait.", queue.waiting)
-    yield _gauge("queue_unacked_messages", "Messages that workers hold.", queue.unacked)
+    yield _gauge("images_per_second", "Sum of the running jobs' averages.", stats.images_per_second)
+    yield _gauge("queue_messages", "Messages waiting.", queue.waiting)
+    yield _gauge("queue_unacked_messages", "Messages held by workers.", queue.unacked)
     yield _gauge(
-        "queue_oldest_message_seconds", "Since the oldest message was published.", queue.age
+        "queue_oldest_message_seconds", "Time since the oldest message was published.", queue.age
     )
 
 
-def _cost(view: ClusterStats, devices: int, price: float) -> Iterator[Metric]:
-    """Only what is known: without a price or progress there is nothing to tell."""
+def _cost(stats: ClusterStats, devices: int, price: float) -> Iterator[Metric]:
     if not price:
         return
-    yield _gauge("device_price_per_hour", "Of [estimate], in its currency.", price)
-    if devices and view.images_per_second:
-        thousand = THOUSAND / (view.images_per_second * HOUR)
+    yield _gauge("device_price_per_hour", "Configured price, in its currency.", price)
+    if devices and stats.images_per_second:
+        hours = THOUSAND / (stats.images_per_second * HOUR)
         yield _gauge(
             "cost_per_thousand_images",
-            "Price of all workers' time for 1,000 images at the present pace.",
-            devices * price * thousand,
+            "Price of all workers for 1,000 images at the present speed.",
+            devices * price * hours,
         )
 
 
@@ -161,100 +173,41 @@ def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"bgpipe_{name}", text, value=value)
 
 
-Family = GaugeMetricFamily | CounterMetricFamily
-Reading = Callable[[WorkerStats], float]
-
-GAUGES: tuple[tuple[str, str, Reading], ...] = (
-    ("lanes", "Images that it can have in flight.", lambda vitals: vitals.lanes),
-    ("lanes_busy", "Images that it has in flight.", lambda vitals: vitals.in_flight),
-    ("oldest_image_seconds", "Age of its oldest image in flight.", lambda vitals: vitals.oldest),
-    ("batch_size", "Images that a forward pass takes at most.", lambda vitals: vitals.batch),
-    ("memory_bytes", "Resident memory of the process.", lambda vitals: vitals.memory),
-)
-COUNTERS: tuple[tuple[str, str, Reading], ...] = (
-    (
-        "restarts",
-        "Processes that took the place of one that ended.",
-        lambda vitals: vitals.restarts,
-    ),
-    ("images", "Outcomes of this process.", lambda vitals: vitals.images),
-    ("device_steps", "Forward passes.", lambda vitals: vitals.steps),
-    ("device_images", "Images in forward passes.", lambda vitals: vitals.device_images),
-    ("device_busy_seconds", "Time in forward passes.", lambda vitals: vitals.device_seconds),
-)
-
-
-class WorkerCollector(Collector):
-    """One worker's numbers as it knows them at the moment."""
-
-    def __init__(self, worker: str, vitals: Callable[[], WorkerStats]) -> None:
-        self._worker = worker
-        self._vitals = vitals
-
-    def collect(self) -> Iterator[Metric]:
-        yield build_family()
-        yield from worker_families([Heartbeat(self._worker, 0.0, self._vitals())])
-
-
-def build_family() -> Metric:
-    family = InfoMetricFamily("bgpipe_build", "What runs here.")
+def _build_info() -> Metric:
+    family = InfoMetricFamily("bgpipe_build", "Installed version.")
     family.add_metric([], {"version": importlib.metadata.version("bgpipe")})
     return family
 
 
-def worker_families(seen: Sequence[Heartbeat]) -> Iterator[Metric]:
-    """The families of all workers."""
-    yield _info(seen)
-    for name, text, reading in GAUGES:
-        yield _family(GaugeMetricFamily(*_named(name, text)), seen, reading)
-    for name, text, reading in COUNTERS:
-        yield _family(CounterMetricFamily(*_named(name, text)), seen, reading)
-    yield _ages(seen)
-    yield _disks(seen)
-    yield _stages(seen)
-
-
-def _named(name: str, text: str) -> tuple[str, str, None, list[str]]:
-    """Name, help, no value yet, and labels of a family."""
-    return f"bgpipe_worker_{name}", text, None, ["worker"]
-
-
-def _family(family: Family, seen: Sequence[Heartbeat], reading: Reading) -> Metric:
-    for one in seen:
-        family.add_metric([one.worker], reading(one.stats))
-    return family
-
-
-def _info(seen: Sequence[Heartbeat]) -> Metric:
-    family = InfoMetricFamily("bgpipe_worker", "What it works with.", labels=["worker"])
-    for one in seen:
-        family.add_metric([one.worker], {"device": one.stats.device, "model": one.stats.model[:12]})
-    return family
-
-
-def _ages(seen: Sequence[Heartbeat]) -> Metric:
-    family = GaugeMetricFamily(*_named("heartbeat_age_seconds", "Since its last heartbeat."))
-    for one in seen:
-        family.add_metric([one.worker], one.age)
-    return family
-
-
-def _disks(seen: Sequence[Heartbeat]) -> Metric:
-    family = GaugeMetricFamily(*_named("disk_free_bytes", "Where its last cutout was written."))
-    for one in seen:
-        if one.stats.disk_free >= 0:  # a bucket has no such number
-            family.add_metric([one.worker], one.stats.disk_free)
-    return family
-
-
-def _stages(seen: Sequence[Heartbeat]) -> Metric:
-    family = HistogramMetricFamily(
-        "bgpipe_worker_stage_seconds", "Stages of an image.", labels=["worker", "stage"]
+def _workers(heartbeats: Sequence[Heartbeat]) -> Iterator[Metric]:
+    labels = ["worker"]
+    info = InfoMetricFamily("bgpipe_worker", "Device and model.", labels=labels)
+    age = GaugeMetricFamily(
+        "bgpipe_worker_heartbeat_age_seconds", "Time since the last heartbeat.", labels=labels
     )
-    for one in seen:
-        for stage, histogram in sorted(one.stats.stages.items()):
+    for heartbeat in heartbeats:
+        stats = heartbeat.stats
+        info.add_metric([heartbeat.worker], {"device": stats.device, "model": stats.model[:12]})
+        age.add_metric([heartbeat.worker], heartbeat.age)
+    yield from (info, age)
+    for field, metric in METRICS.items():
+        kind = CounterMetricFamily if metric.kind is MetricKind.COUNTER else GaugeMetricFamily
+        family = kind(f"bgpipe_worker_{metric.name}", metric.text, labels=labels)
+        for heartbeat in heartbeats:
+            if (value := getattr(heartbeat.stats, field)) != UNKNOWN:
+                family.add_metric([heartbeat.worker], value)
+        yield family
+    yield _stages(heartbeats)
+
+
+def _stages(heartbeats: Sequence[Heartbeat]) -> Metric:
+    family = HistogramMetricFamily(
+        "bgpipe_worker_stage_seconds", "Duration of the stages.", labels=["worker", "stage"]
+    )
+    for heartbeat in heartbeats:
+        for stage, histogram in sorted(heartbeat.stats.stages.items()):
             buckets = [(_bound(bound), float(count)) for bound, count in histogram.cumulative()]
-            family.add_metric([one.worker, stage], buckets, histogram.sum)
+            family.add_metric([heartbeat.worker, stage], buckets, histogram.sum)
     return family
 
 

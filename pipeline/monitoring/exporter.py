@@ -1,4 +1,4 @@
-"""Where Prometheus reads: an HTTP endpoint in a thread of its own."""
+"""The HTTP endpoint that Prometheus scrapes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["CONTENT_TYPE", "render_metrics", "serve_metrics"]
 
 
 def render_metrics(collector: Collector) -> bytes:
-    """What `collector` tells now, in the text format of CONTENT_TYPE."""
+    """Return the present metrics in the text format of CONTENT_TYPE."""
     return generate_latest(_registry(collector))
 
 
 @contextmanager
 def serve_metrics(collector: Collector, host: str, port: int) -> Iterator[None]:
-    """Answer GET /metrics meanwhile.
+    """Answer GET /metrics from a thread until the block ends.
 
     Raises:
-        UsageError: nobody can listen there.
+        UsageError: the address cannot be bound.
 
     """
     try:

@@ -1,8 +1,7 @@
-"""How long things took, in counts that never grow in number: what a worker keeps of its stages.
+"""Heartbeats: what each worker reports of itself, as a hash in Redis with a time to live.
 
-What a worker tells of itself: the fields of its heartbeat, written there and read by observers.
-
-The age of a heartbeat is what is gone of its time to live, by the server's clock: the clocks of
+A field of WorkerStats is at once a counter of the worker, a field of its heartbeat and a metric.
+The age of a heartbeat follows from its remaining time to live, by the server's clock: the clocks of
 the hosts need not agree.
 """
 
@@ -13,19 +12,24 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from itertools import accumulate
 from math import inf
 from typing import Any, cast
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.broker.client import RedisClient
+from bgpipe.pipeline.broker.client import RedisClient, load_lua
 
 BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, inf)
-"""Seconds, each the largest of its bucket: a small network's step to a stuck stage's limit."""
+"""Upper bounds of a histogram's buckets in seconds, from a fast step to the limit of a stage."""
+LIFE = 20
+"""Seconds after its last heartbeat for which a worker counts as alive."""
+STAGE = "stage:"
+"""Prefix of the fields that hold the stages' histograms."""
 
 
 class Histogram:
-    """Counts of seconds by BOUNDS, and their sum. One thread at a time may use it."""
+    """Counts of durations by BOUNDS, and their sum in seconds. Not safe for threads."""
 
     def __init__(self) -> None:
         self._counts = [0] * len(BOUNDS)
@@ -40,7 +44,7 @@ class Histogram:
         return sum(self._counts)
 
     def cumulative(self) -> Iterator[tuple[float, int]]:
-        """Each bound with the number of observations up to it, as Prometheus counts them."""
+        """Yield each bound with the number of observations up to it, as Prometheus counts them."""
         return zip(BOUNDS, accumulate(self._counts), strict=True)
 
     def copy(self) -> Histogram:
@@ -51,91 +55,101 @@ class Histogram:
 
     @classmethod
     def read(cls, text: str | bytes) -> Histogram:
-        """What `write` made.
+        """Parse the text that `write` returned.
 
         Raises:
-            ValueError: somebody else did, or a version with other bounds.
+            ValueError: not a histogram, or one with other bounds.
 
         """
         total, *counts = json.loads(text)
         if len(counts) != len(BOUNDS):
             raise ValueError(f"not a histogram of this version: {len(counts)} buckets")
-        found = cls()
-        found.sum, found._counts = float(total), [int(count) for count in counts]
-        return found
+        histogram = cls()
+        histogram.sum, histogram._counts = float(total), [int(count) for count in counts]
+        return histogram
 
 
-LIFE = 20
-"""Seconds after the last beat for which a worker counts as alive."""
-STAGE = "stage:"
-"""What the fields with the stages' histograms begin with."""
-
-# KEYS: heartbeats. Returns for each its fields, and the milliseconds that it has left.
-BEATS = """
-local found = {}
-for i, worker in ipairs(KEYS) do
-  found[i] = {redis.call('HGETALL', worker), redis.call('PTTL', worker)}
-end
-return found
-"""
+class MetricKind(Enum):
+    GAUGE = "gauge"
+    COUNTER = "counter"
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerMetric:
+    """How Prometheus shows a field: as bgpipe_worker_NAME with the help `text`."""
+
+    kind: MetricKind
+    name: str
+    text: str
+
+
+def _gauge(name: str, text: str, default: float = 0) -> Any:  # noqa: ANN401  # as dataclasses.field
+    return field(default=default, metadata={"metric": WorkerMetric(MetricKind.GAUGE, name, text)})
+
+
+def _counter(name: str, text: str, default: float = 0) -> Any:  # noqa: ANN401
+    return field(default=default, metadata={"metric": WorkerMetric(MetricKind.COUNTER, name, text)})
+
+
+@dataclass(slots=True)
 class WorkerStats:
-    """Numbers count since the process began; times are Unix times. 0 where nothing is known."""
+    """A worker since its process began. Times are Unix times; 0 stands for unknown."""
 
     device: str = ""
     """cpu or cuda."""
     model: str = ""
-    """sha256 of the weights on the device; empty before the first image."""
-    lanes: int = 0
-    batch: int = 0
-    """Images that one forward pass takes at most."""
-    restarts: int = 0
-    """Processes that this worker's supervisor started in its place before."""
-    images: int = 0
-    """Outcomes."""
+    """sha256 of the weights that found a subject last; empty before the first image."""
+    lanes: int = _gauge("lanes", "Maximum number of images in flight.")
+    batch: int = _gauge("batch_size", "Maximum number of images in a forward pass.")
+    restarts: int = _counter("restarts", "Earlier processes of this worker.")
+    images: int = _counter("images", "Images settled by this process.")
     progress: float = 0.0
-    """When the last of them was."""
+    """Time of the last of them."""
     beat: float = 0.0
-    in_flight: int = 0
-    oldest: float = 0.0
-    """Seconds for which the oldest image has been in flight."""
-    steps: int = 0
-    """Forward passes."""
-    device_images: int = 0
-    """Images in those passes."""
-    device_seconds: float = 0.0
-    """Time within those passes."""
-    memory: int = 0
-    """Resident bytes of the process."""
-    disk_free: int = -1
-    """Bytes free where the last cutout was written; -1 where that was no folder."""
+    """Time of the heartbeat."""
+    in_flight: int = _gauge("lanes_busy", "Images in flight.")
+    oldest: float = _gauge("oldest_image_seconds", "Age of the oldest image in flight.", 0.0)
+    steps: int = _counter("device_steps", "Forward passes.")
+    device_images: int = _counter("device_images", "Images in forward passes.")
+    device_seconds: float = _counter("device_busy_seconds", "Time in forward passes.", 0.0)
+    memory: int = _gauge("memory_bytes", "Resident memory of the process.")
+    disk_free: int = _gauge(
+        "disk_free_bytes", "Free space where the last cutout was written.", default=-1
+    )
+    """-1, which is not shown, for a bucket."""
     stages: Mapping[str, Histogram] = field(default_factory=dict)
 
     def write(self) -> dict[str, str | int | float]:
-        """As the fields of a hash."""
-        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "stages"}
-        return plain | {f"{STAGE}{name}": one.write() for name, one in self.stages.items()}
+        """Return the fields of the hash."""
+        plain = {name: getattr(self, name) for name in _NAMES}
+        stages = {f"{STAGE}{name}": stage.write() for name, stage in self.stages.items()}
+        return plain | stages
 
     @classmethod
-    def read(cls, hashed: Mapping[str, str]) -> WorkerStats:
-        """What `write` made, also that of an older version or a newer one, as far as it goes."""
-        kinds = {name: type(value) for name, value in cls().write().items()}
+    def read(cls, stored: Mapping[str, str]) -> WorkerStats:
+        """Parse a hash, ignoring fields of other versions."""
+        types = {name: type(value) for name, value in cls().write().items()}
         plain: dict[str, Any] = {
-            name: kinds[name](text) for name, text in hashed.items() if name in kinds
+            name: types[name](text) for name, text in stored.items() if name in types
         }
         stages = {}
-        for name, text in hashed.items():
+        for name, text in stored.items():
             if name.startswith(STAGE):
-                with suppress(ValueError):  # of a version with other bounds
+                with suppress(ValueError):  # other bounds
                     stages[name.removeprefix(STAGE)] = Histogram.read(text)
         return cls(**plain, stages=stages)
 
 
+_NAMES = [stat.name for stat in fields(WorkerStats) if stat.name != "stages"]
+METRICS: Mapping[str, WorkerMetric] = {
+    stat.name: stat.metadata["metric"] for stat in fields(WorkerStats) if "metric" in stat.metadata
+}
+"""The metrics of WorkerStats by their fields."""
+
+
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A heartbeat that is `age` seconds old. `worker` is the place's name, not the process's."""
+    """A heartbeat `age` seconds ago. `worker` is the same for a process and its successors."""
 
     worker: str
     age: float
@@ -143,7 +157,7 @@ class Heartbeat:
 
     @property
     def label(self) -> str:
-        """The device among those of its host, like gpu0; embedded workers' names have more."""
+        """The device within its host, like gpu0; names of embedded workers have more."""
         return self.worker.partition("@")[0].partition("-")[0]
 
     @property
@@ -152,28 +166,28 @@ class Heartbeat:
 
     @property
     def idle(self) -> float:
-        """Seconds since an image ended; without one, for which the oldest has been in flight."""
-        vitals = self.stats
-        return vitals.beat - vitals.progress if vitals.progress else vitals.oldest
+        """Seconds since an image ended or, before the first one, since the oldest was begun."""
+        stats = self.stats
+        return stats.beat - stats.progress if stats.progress else stats.oldest
 
     def is_stalled(self, limit: float) -> bool:
-        """Whether for `limit` seconds there was work in hand and none of it came to its end."""
+        """Return whether images have been in flight for `limit` seconds without one ending."""
         return self.stats.in_flight > 0 and min(self.stats.oldest, self.idle) > limit
 
 
 def read_heartbeats(client: RedisClient) -> list[Heartbeat]:
-    """The last heartbeat of each worker that lives, or died less than `LIFE` seconds ago, by name."""
+    """Return the last heartbeat of each worker seen within `LIFE` seconds, by name."""
     prefix = keys.of_worker("")
     names = list(client.scan_iter(match=keys.of_worker("*"), count=1000))
-    answers = client.eval(BEATS, len(names), *names) if names else []
-    found: dict[str, Heartbeat] = {}
-    for name, (flat, left) in zip(
-        names, cast("list[tuple[list[bytes], int]]", answers), strict=True
+    replies = load_lua(client, __package__, "heartbeats")(keys=names) if names else []
+    latest: dict[str, Heartbeat] = {}
+    for name, (flat, milliseconds) in zip(
+        names, cast("list[tuple[list[bytes], int]]", replies), strict=True
     ):
-        hashed = dict(zip(*[(text.decode() for text in flat)] * 2, strict=True))
+        stored = dict(zip(*[(text.decode() for text in flat)] * 2, strict=True))
         worker = cast("bytes", name).decode().removeprefix(prefix).partition("/")[0]
-        age = LIFE - left / 1000
-        # Of a process that died and its successor, the one that beats speaks for the place.
-        if hashed and (worker not in found or age < found[worker].age):
-            found[worker] = Heartbeat(worker, age, WorkerStats.read(hashed))
-    return [found[worker] for worker in sorted(found)]
+        age = LIFE - milliseconds / 1000
+        # The successor of a process that died has the younger heartbeat.
+        if stored and (worker not in latest or age < latest[worker].age):
+            latest[worker] = Heartbeat(worker, age, WorkerStats.read(stored))
+    return [latest[worker] for worker in sorted(latest)]

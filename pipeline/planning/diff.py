@@ -1,11 +1,10 @@
-"""What a job finds at its target: which cutouts are up to date, and which it has to make."""
+"""Compare planned targets with the objects at the target: new, changed, up to date, or foreign."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
@@ -13,108 +12,96 @@ from itertools import islice
 from bgpipe.pipeline.errors import Code, ItemError
 from bgpipe.pipeline.planning.catalog import Catalog, CatalogRow, JoinedRow, merge_join
 from bgpipe.pipeline.planning.ownership import read_provenance
+from bgpipe.pipeline.planning.targets import SourceTarget
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.types import Job, ObjectInfo
 
 BATCH = 1000
-"""Cutouts looked at before the next ones are taken from the plan."""
+"""Targets compared before the next ones are taken from the plan."""
 THREADS = 8
-"""Looks at once: a store answers slowly and willingly."""
+"""Concurrent requests to a store."""
 
 
 class TargetState(StrEnum):
-    """How a target stands towards its source."""
+    """A target compared with its source."""
 
     NEW = "new"
     CHANGED = "changed"
     CURRENT = "up to date"
     FOREIGN = "not made by bgpipe"
+    ORPHANED = "without source"
+    """A cutout made from a source that the plan does not contain."""
+    UNVERIFIED = "not verified"
+    """The object has to be opened; never part of a plan."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedItem:
-    """An image, its cutout's place, and how the cutout there stands.
+    """A source, its target's key, and the state of the target.
 
-    `made` is the identity of a cutout that is up to date, where a catalog is kept.
+    `made` is the cutout's identity where it is CURRENT or ORPHANED and a catalog is kept; `recipe` is
+    the hash of the job's recipe, or of the one by which an orphan was made.
     """
 
-    entry: ObjectInfo
+    source: ObjectInfo
     target: str
     state: TargetState
+    recipe: str
     made: str = ""
 
     @property
-    def current(self) -> bool:
-        return self.state is TargetState.CURRENT
-
-
-@dataclass(frozen=True, slots=True)
-class UnverifiedTarget:
-    """A cutout of which only the object itself can say how it was made.
-
-    `entry` is the source that asks for it; without one, `row` is what was once known of it.
-    """
-
-    listed: ObjectInfo
-    entry: ObjectInfo | None = None
-    row: CatalogRow | None = None
+    def is_work(self) -> bool:
+        """Whether a worker has to process the source, even if only to report a foreign target."""
+        return self.state not in (TargetState.CURRENT, TargetState.ORPHANED)
 
 
 def inspect_targets(
-    planned: Iterator[tuple[ObjectInfo, str]], target: Store, job: Job
+    pairs: Iterator[SourceTarget], target: Store, job: Job
 ) -> Iterator[list[PlannedItem]]:
-    """Open every cutout, in batches."""
+    """Open every target, in batches."""
 
-    def look(pair: tuple[ObjectInfo, str]) -> PlannedItem:
-        entry, key = pair
-        return PlannedItem(entry, key, target_state(target, key, job, entry.identity))
+    def inspect(pair: SourceTarget) -> PlannedItem:
+        source, key = pair
+        state = target_state(target, key, job, source.identity)
+        return PlannedItem(source, key, state, job.recipe.hash)
 
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:
-        while batch := list(islice(planned, BATCH)):
-            yield list(pool.map(look, batch))
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="inspect") as pool:
+        while batch := list(islice(pairs, BATCH)):
+            yield list(pool.map(inspect, batch))
 
 
 def compare(
-    planned: Iterator[tuple[ObjectInfo, str]], target: Store, job: Job, catalog: Catalog
-) -> Iterator[list[PlannedItem | CatalogRow]]:
-    """Compare with what is at the target; only cutouts that `catalog` does not know are opened.
+    pairs: Iterator[SourceTarget], target: Store, job: Job, catalog: Catalog
+) -> Iterator[list[PlannedItem]]:
+    """Compare with the target, in batches; only targets unknown to `catalog` are opened.
 
-    A bucket is listed; in a folder, where many other things may be, the files are asked for.
-
-    `planned` comes in the order of the targets' keys, and so does what is yielded, in batches. A
-    row is of a cutout that was made from this source, and that nothing in `planned` asks for.
+    A bucket is listed; a folder, which may hold many other files, is asked for each key. `pairs` come
+    in the order of the targets' keys, and so do the items. Orphans are among them.
     """
     listed = target.list(missing_ok=True) if target.is_remote else ()
-    places = merge_join(planned, listed, catalog.rows())
+    rows = merge_join(pairs, listed, catalog.rows())
     if not target.is_remote:
-        places = (replace(place, listed=_is_present(target, place.key)) for place in places)
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:
-        while batch := list(islice(places, BATCH)):
-            yield _verify(batch, target, job, catalog, pool)
+        rows = (replace(row, listed=_head(target, row.key)) for row in rows)
+    related = (row for row in rows if row.source or (row.listed and row.known))
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="inspect") as pool:
+        while batch := list(islice(related, BATCH)):
+            yield list(_compare_batch(batch, target, job, catalog, pool))
 
 
 def target_state(target: Store, key: str, job: Job, identity: str) -> TargetState:
-    """How the object at `key` stands towards the source with this `identity`: by what it says."""
+    """Compare the object at `key` with the source of this `identity`, by the object's provenance."""
     try:
         provenance = read_provenance(target, key)
     except ItemError as error:
-        return _unreadable(error, job)
+        return _unreadable_state(error, job)
     if not provenance.ours:
         return TargetState.CHANGED if job.overwrite else TargetState.FOREIGN
-    made = _matches(provenance.text, job.recipe.hash, identity)
-    return TargetState.CURRENT if made and not job.force else TargetState.CHANGED
-
-
-def _unreadable(error: ItemError, job: Job) -> TargetState:
-    """An object that denies access may be foreign; any other error is reported by the write."""
-    if error.code is Code.MISSING:
-        return TargetState.NEW
-    foreign = error.code is Code.ACCESS and not job.overwrite
-    return TargetState.FOREIGN if foreign else TargetState.CHANGED
+    is_current = _matches(provenance.text, job.recipe.hash, identity) and not job.force
+    return TargetState.CURRENT if is_current else TargetState.CHANGED
 
 
 def matches_provenance(target: Store, key: str, recipe: str, identity: str) -> bool:
-    """Whether the object says that it is of the recipe with this hash and the source so identified.
+    """Whether the object was made by the recipe with this hash from the source of this identity.
 
     Raises:
         ItemError: it cannot be read.
@@ -123,65 +110,79 @@ def matches_provenance(target: Store, key: str, recipe: str, identity: str) -> b
     return _matches(read_provenance(target, key).text, recipe, identity)
 
 
-def _verify(
+def _compare_batch(
     batch: list[JoinedRow], target: Store, job: Job, catalog: Catalog, pool: Executor
-) -> list[PlannedItem | CatalogRow]:
-    judged = [_classify(place, job, catalog) for place in batch]
-    unknown = [found for found in judged if isinstance(found, UnverifiedTarget)]
-    looked = pool.map(lambda found: _verify_target(found, target, job), unknown)
-    known = (next(looked) if isinstance(found, UnverifiedTarget) else found for found in judged)
-    return [found for found in known if found]
+) -> Iterator[PlannedItem]:
+    states = [_listed_state(row, job, catalog) for row in batch]
+    unverified = (
+        row for row, state in zip(batch, states, strict=True) if state is TargetState.UNVERIFIED
+    )
+    verified = pool.map(lambda row: _verified_state(row, target, job), unverified)
+    for row, state in zip(batch, states, strict=True):
+        item = _item(row, next(verified) if state is TargetState.UNVERIFIED else state, job)
+        if item:
+            yield item
 
 
-def _verify_target(
-    found: UnverifiedTarget, target: Store, job: Job
-) -> PlannedItem | CatalogRow | None:
-    """What the object says of itself; nothing if it is none that `found.row` was about."""
-    entry, row, listed = found.entry, found.row, found.listed
-    if entry:
-        stands = target_state(target, listed.key, job, entry.identity)
-        made = listed.identity if stands is TargetState.CURRENT else ""
-        return PlannedItem(entry, listed.key, stands, made)
-    with suppress(ItemError):
-        if row and matches_provenance(target, listed.key, row.recipe, row.identity):
-            return replace(row, made=listed.identity, index=-1)
+def _listed_state(row: JoinedRow, job: Job, catalog: Catalog) -> TargetState:
+    """Return the state by listing and catalog alone."""
+    source, listed, known = row.source, row.listed, row.known
+    if listed is None:
+        return TargetState.NEW
+    if known is None or not catalog.confirms(known, listed):
+        return TargetState.UNVERIFIED
+    if source is None:
+        return TargetState.ORPHANED
+    wanted = (source.key, source.identity, job.recipe.hash)
+    is_current = (known.source, known.identity, known.recipe) == wanted and not job.force
+    return TargetState.CURRENT if is_current else TargetState.CHANGED
+
+
+def _verified_state(row: JoinedRow, target: Store, job: Job) -> TargetState:
+    """Open the target; an object that its catalog row is not about is foreign to it."""
+    if row.source:
+        return target_state(target, row.key, job, row.source.identity)
+    known = row.known
+    try:
+        is_orphan = known and matches_provenance(target, row.key, known.recipe, known.identity)
+    except ItemError:
+        is_orphan = False
+    return TargetState.ORPHANED if is_orphan else TargetState.FOREIGN
+
+
+def _item(row: JoinedRow, state: TargetState, job: Job) -> PlannedItem | None:
+    """Return none for an object without a source that is not an orphan."""
+    made = row.listed.identity if row.listed else ""
+    match state, row.source, row.known:
+        case TargetState.CURRENT, ObjectInfo() as source, _:
+            return PlannedItem(source, row.key, state, job.recipe.hash, made)
+        case _, ObjectInfo() as source, _:
+            return PlannedItem(source, row.key, state, job.recipe.hash)
+        case TargetState.ORPHANED, None, CatalogRow() as known:
+            source = ObjectInfo(known.source, 0, known.identity)
+            return PlannedItem(source, row.key, state, known.recipe, made)
     return None
 
 
-def _is_present(target: Store, key: str) -> ObjectInfo | None:
-    """What is there under the key, if it can be looked at."""
+def _head(target: Store, key: str) -> ObjectInfo | None:
+    """Return none for an unreadable object too: its state shows when it is written."""
     try:
         return target.head(key)
     except ItemError:
         return None
 
 
-def _classify(
-    place: JoinedRow, job: Job, catalog: Catalog
-) -> PlannedItem | UnverifiedTarget | CatalogRow | None:
-    """What listing and catalog say; nothing of objects that no source asks for and nobody knows."""
-    entry, listed = place.entry, place.listed
-    if listed is None:
-        return PlannedItem(entry, place.key, TargetState.NEW) if entry else None
-    row = place.row if place.row and catalog.confirms(place.row, listed) else None
-    if entry is None:
-        if row is None:
-            return UnverifiedTarget(listed, row=place.row) if place.row else None
-        return replace(row, made=listed.identity, index=-1)
-    if row is None:
-        return UnverifiedTarget(listed, entry)
-    if job.force or (row.source, row.identity, row.recipe) != (
-        entry.key,
-        entry.identity,
-        job.recipe.hash,
-    ):
-        return PlannedItem(entry, place.key, TargetState.CHANGED)
-    return PlannedItem(entry, place.key, TargetState.CURRENT, listed.identity)
+def _unreadable_state(error: ItemError, job: Job) -> TargetState:
+    """An object that denies access may be foreign; any other error is reported by the write."""
+    if error.code is Code.MISSING:
+        return TargetState.NEW
+    is_foreign = error.code is Code.ACCESS and not job.overwrite
+    return TargetState.FOREIGN if is_foreign else TargetState.CHANGED
 
 
 def _matches(text: Mapping[str, str], recipe: str, identity: str) -> bool:
-    made = (_recipe_hash(text.get("bgpipe:recipe", "")), text.get("bgpipe:source"))
-    return made == (recipe, identity)
+    made_by = (_recipe_hash(text.get("bgpipe:recipe", "")), text.get("bgpipe:source"))
+    return made_by == (recipe, identity)
 
 
 def _recipe_hash(text: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a job would do, before it is done: counts, bytes, and a sample of the pictures' sizes."""
+"""Report what a job would do: counts, bytes, and the image sizes of a sample."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from random import Random
 from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.images.decode import read_pixel_count
 from bgpipe.pipeline.images.limits import Limits
-from bgpipe.pipeline.planning.catalog import Catalog, CatalogRow
-from bgpipe.pipeline.planning.diff import PlannedItem, TargetState
+from bgpipe.pipeline.planning.catalog import Catalog
+from bgpipe.pipeline.planning.diff import THREADS, PlannedItem, TargetState
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
 from bgpipe.pipeline.planning.planner import plan_job
+from bgpipe.pipeline.planning.prune import OrphanFinder, Prune
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.types import Job, ObjectInfo
 
-SAMPLE = 200
+SAMPLE_SIZE = 200
 """Images whose headers are read, one request each."""
-WHOLE = 1 << 20
-"""Bytes up to which a file is read whole: some formats have their size at the end."""
-HEADER = 1 << 18
-"""Bytes read of a longer file: a JPEG may have a preview and a profile before its size."""
-THREADS = 8
+MAX_WHOLE_BYTES = 1 << 20
+"""Smaller files are read whole: some formats have their size at the end."""
+HEADER_BYTES = 1 << 18
+"""Read of a longer file: a JPEG may have a preview and a profile before its size."""
 EDGES = (1, 4, 12, 24, 50, 100)
 """Megapixels."""
 BANDS = (
@@ -38,16 +38,16 @@ BANDS = (
 
 @dataclass(slots=True)
 class DryRunReport:
-    """What was found. `size` is the bytes to read; `lost` counts cutouts that no source asks for."""
+    """Counts of a plan. `size` is the bytes to read; `orphans` are not among the states."""
 
     states: Counter[TargetState] = field(default_factory=Counter)
     ignored: IgnoredObjects = field(default_factory=IgnoredObjects)
     orphans: int = 0
     size: int = 0
     megapixels: Counter[str] = field(default_factory=Counter)
-    """How many images of the sample are in each of BANDS."""
+    """Images of the sample in each of BANDS."""
     sample: int = 0
-    """Headers that were read; those that said nothing are in no band."""
+    """Headers that were read; those without a readable size are in no band."""
 
     @property
     def to_do(self) -> int:
@@ -60,21 +60,20 @@ class DryRunReport:
 
 
 class HeaderSample:
-    """At most `size` of all that are offered, each as likely as any other (Vitter's algorithm R)."""
+    """A uniform sample of at most `size` entries (Vitter's algorithm R), the same in every run."""
 
     def __init__(self, size: int) -> None:
         self.entries: list[ObjectInfo] = []
         self._size = size
         self._offered = 0
-        # Two looks at an unchanged source are to say the same.
         self._random = Random(0)
 
     def offer(self, entry: ObjectInfo) -> None:
         self._offered += 1
         if len(self.entries) < self._size:
             self.entries.append(entry)
-        elif (place := self._random.randrange(self._offered)) < self._size:
-            self.entries[place] = entry
+        elif (slot := self._random.randrange(self._offered)) < self._size:
+            self.entries[slot] = entry
 
 
 def estimate_job(
@@ -85,40 +84,47 @@ def estimate_job(
     *,
     entries: Iterable[ObjectInfo] | None = None,
     catalog: Catalog | None = None,
+    prune: Prune | None = None,
 ) -> DryRunReport:
-    """Survey `job` and measure a sample of what it would do. `entries`: None for all of `source`.
+    """Plan `job` and measure a sample of its work. `entries`: None for all of `source`.
+
+    `prune` is called with the orphans, if it is given.
 
     Raises:
-        NoImages, UsageError: as of `survey`.
+        NoImages, UsageError: see `plan_job`.
 
     """
-    found, sample = DryRunReport(), HeaderSample(SAMPLE)
-    listed = source.list(on_skipped=found.ignored.add_unread) if entries is None else entries
-    for batch in plan_job(job, listed, source, target, catalog, found.ignored):
-        for one in batch:
-            _count(one, found, sample)
-    found.sample = len(sample.entries)
-    found.megapixels = _histogram(source, sample.entries, limits)
-    return found
+    report, sample, orphans = DryRunReport(), HeaderSample(SAMPLE_SIZE), OrphanFinder(source)
+    listed = source.list(on_skipped=report.ignored.add_unread) if entries is None else entries
+    for batch in plan_job(job, listed, source, target, catalog, report.ignored):
+        for planned in batch:
+            _count(planned, report, sample)
+        if prune:
+            orphans.collect(batch)
+    if prune:
+        prune(orphans.orphans, target)
+    report.sample = len(sample.entries)
+    report.megapixels = _count_megapixels(source, sample.entries, limits)
+    return report
 
 
-def _count(one: PlannedItem | CatalogRow, found: DryRunReport, sample: HeaderSample) -> None:
-    if isinstance(one, CatalogRow):
-        found.orphans += 1
+def _count(planned: PlannedItem, report: DryRunReport, sample: HeaderSample) -> None:
+    if planned.state is TargetState.ORPHANED:
+        report.orphans += 1
         return
-    found.states[one.state] += 1
-    if one.state in (TargetState.NEW, TargetState.CHANGED):
-        found.size += one.entry.size
-        sample.offer(one.entry)
+    report.states[planned.state] += 1
+    if planned.state in (TargetState.NEW, TargetState.CHANGED):
+        report.size += planned.source.size
+        sample.offer(planned.source)
 
 
-def _histogram(source: Store, entries: Iterable[ObjectInfo], limits: Limits) -> Counter[str]:
+def _count_megapixels(source: Store, entries: Iterable[ObjectInfo], limits: Limits) -> Counter[str]:
     def band(entry: ObjectInfo) -> str | None:
-        length = entry.size if entry.size <= WHOLE else HEADER
+        length = entry.size if entry.size <= MAX_WHOLE_BYTES else HEADER_BYTES
         try:
             pixels = read_pixel_count(source.read_range(entry.key, 0, length), limits)
         except ItemError:
-            return None  # the job itself will say what is wrong with it, if anything is
+            return None  # the job itself reports the error
         return BANDS[bisect_right(EDGES, pixels / 1e6)]
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="measure") as pool:

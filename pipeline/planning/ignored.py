@@ -1,4 +1,4 @@
-"""The objects of a source that a job leaves out, counted by reason."""
+"""Objects of a source that a job ignores, counted by reason."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from bgpipe.pipeline.storage.base import RAW_SUFFIXES
 
 
 class IgnoredReason(StrEnum):
-    """Why an object of the source is left out."""
-
     NOT_AN_IMAGE = "not read"
     NOT_INCLUDED = "not included"
     EXCLUDED = "excluded"
@@ -25,7 +23,7 @@ NO_SUFFIX = "without suffix"
 
 @dataclass(slots=True)
 class IgnoredObjects:
-    """Counts by reason; `suffixes` tells what is NOT_AN_IMAGE apart."""
+    """Counts by reason; those of NOT_AN_IMAGE also by suffix."""
 
     reasons: Counter[IgnoredReason] = field(default_factory=Counter)
     suffixes: Counter[str] = field(default_factory=Counter)
@@ -40,12 +38,11 @@ class IgnoredObjects:
         self.add(IgnoredReason.NOT_AN_IMAGE, key)
 
     def include(self, others: IgnoredObjects) -> None:
-        """Add the counts of `others`."""
         self.reasons += others.reasons
         self.suffixes += others.suffixes
 
     def record(self) -> dict[str, dict[str, int]]:
-        """The counts for JSON."""
+        """Return the counts for JSON."""
         return {
             "ignored": {str(reason): count for reason, count in self.reasons.items()},
             "ignored_suffixes": dict(self.suffixes),
@@ -65,8 +62,11 @@ class IgnoredObjects:
             parts.append(f"{counts} {verb} not read")
         if any(suffix.lower() in RAW_SUFFIXES for suffix in self.suffixes):
             parts.append("for camera RAW: pip install 'bgpipe[raw]'")
-        others = (one for one in self.reasons.items() if one[0] is not IgnoredReason.NOT_AN_IMAGE)
-        return parts + [f"{count:,} {reason}" for reason, count in others]
+        return parts + [
+            f"{count:,} {reason}"
+            for reason, count in self.reasons.items()
+            if reason is not IgnoredReason.NOT_AN_IMAGE
+        ]
 
     def _by_count(self) -> list[tuple[str, int]]:
-        return sorted(self.suffixes.items(), key=lambda one: (-one[1], one[0]))
+        return sorted(self.suffixes.items(), key=lambda item: (-item[1], item[0]))

@@ -1,4 +1,4 @@
-"""Whether an object is a cutout that bgpipe made: nothing else is ever replaced without --overwrite."""
+"""Distinguish cutouts that bgpipe made from foreign objects, which only --overwrite replaces."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from bgpipe.pipeline.images import provenance
 from bgpipe.pipeline.storage.base import Store
 
 RECIPE_METADATA = "bgpipe-recipe"
-"""The object metadata that workers write beside a cutout."""
+"""Object metadata that workers write with a cutout."""
 FOREIGN = "exists and was not made by bgpipe: pass --overwrite or choose another --out"
 
 
 @dataclass(frozen=True, slots=True)
 class ProvenanceText:
-    """`text` is that of a whole file, else empty; `ours` also holds for a truncated cutout."""
+    """`text` is empty unless the file is complete; `ours` holds for a truncated cutout too."""
 
     text: Mapping[str, str]
     ours: bool
@@ -39,8 +39,8 @@ def check_replaceable(target: Store, key: str) -> None:
     """Refuse to replace an object that bgpipe did not make.
 
     Raises:
-        PermanentError: TARGET, the object is foreign or cannot be read.
-        TransientError: the store is away.
+        PermanentError: TARGET: the object is foreign or cannot be read.
+        TransientError: the store is unavailable.
 
     """
     try:
@@ -48,8 +48,8 @@ def check_replaceable(target: Store, key: str) -> None:
     except PermanentError as error:
         if error.code is Code.ACCESS and not target.is_remote:
             raise PermanentError(Code.TARGET, f"{FOREIGN}: {key}") from error
-        # Nothing there, or a folder, which the write reports. A bucket may deny reads to workers:
-        # the listing has looked at its objects then.
+        # A missing object, or a folder, which the write reports. A bucket may deny reads to workers:
+        # then the listing has checked its objects.
         return
     if not ours:
         raise PermanentError(Code.TARGET, f"{FOREIGN}: {key}")

@@ -1,99 +1,128 @@
-"""Cutouts that have outlived their sources: found with the help of a catalog, and removed."""
+"""Find and remove orphans: cutouts whose sources are gone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bgpipe.pipeline.errors import ItemError, UsageError
-from bgpipe.pipeline.planning.catalog import Catalog, CatalogRow
-from bgpipe.pipeline.planning.diff import THREADS, TargetState, matches_provenance
-from bgpipe.pipeline.planning.planner import plan_job
+from bgpipe.pipeline.planning.catalog import keeps_catalog
+from bgpipe.pipeline.planning.diff import (
+    THREADS,
+    PlannedItem,
+    TargetState,
+    matches_provenance,
+)
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.types import Job
 
-CUTOUTS = (TargetState.CHANGED, TargetState.CURRENT)
-"""How a target stands that is a cutout."""
+CUTOUT_STATES = (TargetState.CHANGED, TargetState.CURRENT, TargetState.ORPHANED)
 
 
 class TooManyOrphans(UsageError):
-    """More cutouts would be removed than may be."""
+    """More cutouts would be removed than the settings allow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Orphans:
-    """Rows of the cutouts whose sources are gone, among so many `cutouts` at the target."""
+    """The orphans among the `cutouts` at a target."""
 
-    rows: tuple[CatalogRow, ...]
+    items: tuple[PlannedItem, ...]
     cutouts: int
 
     @property
     def share(self) -> float:
-        return len(self.rows) / self.cutouts if self.cutouts else 0.0
+        return len(self.items) / self.cutouts if self.cutouts else 0.0
 
-    def check(self, most: float) -> None:
-        """See that their share is not above `most`.
+    def check(self, maximum_share: float) -> None:
+        """Refuse a share above the maximum.
 
         Raises:
-            TooManyOrphans: it is.
+            TooManyOrphans: it is above.
 
         """
-        if self.share > most:
+        if self.share > maximum_share:
             raise TooManyOrphans(
-                f"{len(self.rows)} of {self.cutouts} cutouts have lost their source, more than the "
-                f"share {most:g}, and none was removed: see that the source is the right one, or "
-                "raise prune.most (BGPIPE_PRUNE__MOST; of a sweep: prune_most)"
+                f"{len(self.items)} of {self.cutouts} cutouts have lost their source, more than the "
+                f"share {maximum_share:g}, and none was removed: check that the source is the right "
+                "one, or raise prune.most (BGPIPE_PRUNE__MOST; of a sweep: prune_most)"
             )
 
 
-def find_orphans(job: Job, source: Store, target: Store, catalog: Catalog) -> Orphans:
-    """Survey `job`, and ask the source for each object that it no longer lists.
+Prune = Callable[[Orphans, Store], None]
+"""Handles the orphans at a target, once all of its plan is known."""
 
-    A cutout is one only if `catalog` vouches that it is the very object that was made, and if its
-    source is not there at all: one that is excluded now, or that may not be looked at, is.
+
+def check_prunable(job: Job, target: Store) -> None:
+    """Refuse to prune without a catalog, which knows the sources of the cutouts.
 
     Raises:
-        NoImages: nothing is left of the source: it may be the wrong one.
-        UsageError: as of `survey`.
+        UsageError: none is kept at the target of `job`.
 
     """
-    orphans: list[CatalogRow] = []
-    cutouts = 0
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:
-        for batch in plan_job(job, source.list(), source, target, catalog):
-            unasked = [one for one in batch if isinstance(one, CatalogRow)]
-            gone = pool.map(lambda row: _is_gone(source, row.source), unasked)
-            orphans += [row for row, is_gone in zip(unasked, gone, strict=True) if is_gone]
-            cutouts += sum(isinstance(one, CatalogRow) or one.state in CUTOUTS for one in batch)
-    return Orphans(tuple(orphans), cutouts)
+    if keeps_catalog(job, target):
+        return
+    if job.named:
+        raise UsageError(f"--prune needs a folder or a prefix as SOURCE: {job.source}")
+    raise UsageError(
+        f"--prune does not support ZIP files and hidden names in a bucket: {job.out}: remove orphans "
+        "by hand"
+    )
 
 
-def remove(
-    target: Store, rows: Iterable[CatalogRow]
-) -> Iterator[tuple[CatalogRow, ItemError | None]]:
-    """Delete the cutouts one by one; with each that could not be, the reason.
+class OrphanFinder:
+    """Collects the orphans of a plan.
 
-    What was put in a cutout's place since, and what does not itself say how it was made, is left
-    alone and does not appear.
+    An orphan is a cutout that the catalog confirms to be the very object that was made, and whose
+    source does not exist: one that is merely excluded now, or cannot be read, does.
     """
-    for row in rows:
+
+    def __init__(self, source: Store) -> None:
+        self._source = source
+        self._items: list[PlannedItem] = []
+        self._cutouts = 0
+
+    def collect(self, batch: Iterable[PlannedItem]) -> None:
+        batch = list(batch)
+        self._cutouts += sum(planned.state in CUTOUT_STATES for planned in batch)
+        candidates = [planned for planned in batch if planned.state is TargetState.ORPHANED]
+        if candidates:
+            with ThreadPoolExecutor(THREADS, thread_name_prefix="orphan") as pool:
+                is_gone = pool.map(self._is_gone, candidates)
+                self._items += [
+                    item for item, gone in zip(candidates, is_gone, strict=True) if gone
+                ]
+
+    @property
+    def orphans(self) -> Orphans:
+        """The orphans of all batches so far."""
+        return Orphans(tuple(self._items), self._cutouts)
+
+    def _is_gone(self, planned: PlannedItem) -> bool:
         try:
-            # Shortly before: between the listing and now somebody may have written there.
-            found = target.head(row.target)
-            if found is None or found.identity != row.made:
+            return self._source.head(planned.source.key) is None
+        except ItemError:
+            return False
+
+
+def remove_orphans(
+    target: Store, items: Iterable[PlannedItem]
+) -> Iterator[tuple[PlannedItem, ItemError | None]]:
+    """Delete the orphans one by one; yield each, with the error if it could not be deleted.
+
+    An object that replaced an orphan meanwhile, or whose provenance does not confirm it, is skipped.
+    """
+    for planned in items:
+        try:
+            listed = target.head(planned.target)
+            if listed is None or listed.identity != planned.made:
                 continue
-            if not matches_provenance(target, row.target, row.recipe, row.identity):
+            recipe, identity = planned.recipe, planned.source.identity
+            if not matches_provenance(target, planned.target, recipe, identity):
                 continue
-            target.delete(row.target)
+            target.delete(planned.target)
         except ItemError as error:
-            yield row, error
+            yield planned, error
         else:
-            yield row, None
-
-
-def _is_gone(source: Store, key: str) -> bool:
-    try:
-        return source.head(key) is None
-    except ItemError:
-        return False
+            yield planned, None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from bgpipe.config.presets import COLOR
 from bgpipe.pipeline.errors import ItemError, UsageError
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.models.hub import Hub
@@ -76,18 +78,34 @@ def build_recipe(
     return BuiltRecipe(recipe, weights, edges, is_degraded)
 
 
-def build_output(settings: Settings, backdrop: str = "", **values: str | int) -> Output:
-    """Return checked values; `backdrop` is the path of an image behind the subject, or empty.
+def build_output(settings: Settings, options: Mapping[str, Any]) -> Output:
+    """Build an output from its fields in `options`, and from `background` if that is an image's path.
 
     Raises:
         UsageError: a value is unknown, or the image cannot be read.
 
     """
-    location, sha256 = _read_backdrop(settings, backdrop) if backdrop else ("", "")
+    values = {field.name: options[field.name] for field in fields(Output) if field.name in options}
+    if backdrop := _backdrop(options):
+        values["backdrop"], values["backdrop_sha256"] = _read_backdrop(settings, backdrop)
     try:
-        return Output(**values, backdrop=location, backdrop_sha256=sha256)  # type: ignore[arg-type]
+        return Output(**values)
     except ValueError as error:
         raise UsageError(explain(error)) from error
+
+
+def preset_changes(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `Preset` that `options` set; a background only if it is a color."""
+    names = {field.name for field in fields(Preset)}
+    if _backdrop(options):
+        names.remove("background")
+    return {name: options[name] for name in names if options.get(name) is not None}
+
+
+def _backdrop(options: Mapping[str, Any]) -> str:
+    """Return the path of a background image, or nothing."""
+    background: str = options.get("background") or ""
+    return "" if re.fullmatch(COLOR, background) else background
 
 
 def _read_backdrop(settings: Settings, path: str) -> tuple[str, str]:
@@ -163,24 +181,6 @@ def choose_edges(
 
 def matting_with(settings: Settings, model: ResolvedModel) -> Matting:
     return Matting(model.name, model.sha256, model.size, settings.matting.band)
-
-
-def choose_matting(
-    settings: Settings, name: str, *, pull: bool = True, notify: Notify | None = None
-) -> Matting | None:
-    model = choose_edges(settings, name, pull=pull, notify=notify)
-    return matting_with(settings, model) if model else None
-
-
-def check_output(recipe: Recipe, naming: str) -> None:
-    """Refuse a recipe that contradicts itself; `build_recipe` includes it.
-
-    Raises:
-        UsageError: it does.
-
-    """
-    _check_output(recipe.preset, recipe.output)
-    _check_naming(naming, recipe.output)
 
 
 def _check_output(preset: Preset, output: Output) -> None:

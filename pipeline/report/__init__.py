@@ -1,1 +1,1 @@
-"""What a finished job is shown as."""
+"""The contact sheet of a job."""

@@ -1,7 +1,7 @@
-"""A job at a glance: an HTML page that carries its pictures, styles and script in itself.
+"""A contact sheet: one self-contained HTML page with images, style and script.
 
-It asks nobody for anything: its Content-Security-Policy names the two inline parts by their hash
-and allows no other source than the page. Every text in it is escaped.
+It makes no requests: its Content-Security-Policy allows only the inline style and script, by hash.
+All text is escaped.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from urllib.parse import quote
 from bgpipe.pipeline.types import Failure, JobSummary, Recipe, ReviewFlag
 
 THUMBNAIL = 320
-"""Pixels of a thumbnail's longer side."""
+"""Longer side of a thumbnail, in pixels."""
 FAILURES = 2000
-"""Failures that a page names; `bgpipe errors` names all."""
+"""Maximum number of failures on a page; `bgpipe errors` lists all."""
 
 VIEWS = {"cutout": "cutout", "split": "before / after", "mask": "mask", "source": "source"}
 GROUNDS = ("checks", "white", "grey", "black", "green")
 KEYS = {
-    "← → ↑ ↓": "walk through the images",
-    "Enter": "look at one, Esc to go back",
+    "← → ↑ ↓": "move through the images",
+    "Enter": "enlarge an image, Esc to go back",
     "v": "next view",
     "b": "before / after",
     "m": "mask",
-    "g": "next ground",
+    "g": "next background",
     "f": "next flag",
     "/": "search for a name",
 }
@@ -39,7 +39,7 @@ KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class SheetImage:
-    """One image on the sheet; both pictures are WebP files."""
+    """One image on the sheet; `before` and `after` are WebP files."""
 
     source: str
     before: bytes
@@ -49,20 +49,20 @@ class SheetImage:
 
 @dataclass(frozen=True, slots=True)
 class SheetPage:
-    """One of the sheet's pages; `names` are the files of all of them, side by side in a folder."""
+    """One page of the sheet; `names` are the file names of all pages, in one folder."""
 
     number: int
     names: Sequence[str]
 
 
-def contact_sheet(
+def render_contact_sheet(
     summary: JobSummary,
     recipe: Recipe,
-    exhibits: Sequence[SheetImage],
+    images: Sequence[SheetImage],
     failures: Iterable[Failure],
     page: SheetPage,
 ) -> Iterator[str]:
-    """The page as lines of HTML: the books, the cutouts, and what failed."""
+    """Yield the page as lines of HTML: summary, cutouts, failures."""
     style, script = read_style(), _read_asset("sheet.js")
     yield "<!doctype html>"
     yield f'<html lang="en"><head><meta charset="utf-8"><title>{escape(summary.job)}</title>'
@@ -71,9 +71,9 @@ def contact_sheet(
     yield f'<link rel="icon" href="data:,"><style>{style}</style></head>'
     yield '<body data-view="cutout" data-ground="checks" data-flag="all" data-code="all">'
     yield from _summary(summary, recipe)
-    yield from _bar(exhibits)
+    yield from _toolbar(images)
     yield "<main>"
-    yield from map(_figure, exhibits)
+    yield from map(_figure, images)
     yield "</main>"
     yield from _pages(page)
     yield from _failures(summary, list(islice(failures, FAILURES)))
@@ -125,7 +125,7 @@ def _summary(summary: JobSummary, recipe: Recipe) -> Iterator[str]:
             "failed": f'<a href="#failures">{summary.failed:,}</a>' if summary.failed else "0",
             "flagged": f"{summary.flagged:,}",
             "time": format_duration(summary.seconds),
-            "images a second": f"{summary.images_per_second:.2f}",
+            "images per second": f"{summary.images_per_second:.2f}",
         }.items()
     )
     facts = {
@@ -138,24 +138,24 @@ def _summary(summary: JobSummary, recipe: Recipe) -> Iterator[str]:
     yield f'</dl><p class="facts">{text}</p></header>'
 
 
-def _bar(exhibits: Sequence[SheetImage]) -> Iterator[str]:
-    counts = Counter(flag for exhibit in exhibits for flag in exhibit.flags)
-    flagged = sum(bool(exhibit.flags) for exhibit in exhibits)
+def _toolbar(images: Sequence[SheetImage]) -> Iterator[str]:
+    counts = Counter(flag for image in images for flag in image.flags)
+    flagged = sum(bool(image.flags) for image in images)
     flags = {"all": "all", "any": f"flagged {flagged}"}
     flags |= {flag: f"{flag} {counts[flag]}" for flag in ReviewFlag if counts[flag]}
     yield '<div class="bar">'
-    yield _choices("view", VIEWS)
-    yield _choices("ground", {name: name for name in GROUNDS}, _COLOUR)
-    yield _choices("flag", flags)
+    yield _button_group("view", VIEWS)
+    yield _button_group("ground", {name: name for name in GROUNDS}, _COLOR_INPUT)
+    yield _button_group("flag", flags)
     yield '<input type="search" id="search" placeholder="name ( / )" aria-label="search for a name">'
     yield '<output id="count"></output><button type="button" data-opens="help">keys ( ? )</button>'
     yield "</div>"
 
 
-_COLOUR = '<input type="color" id="colour" value="#ff00aa" aria-label="a colour of your own">'
+_COLOR_INPUT = '<input type="color" id="colour" value="#ff00aa" aria-label="custom color">'
 
 
-def _choices(group: str, values: dict[str, str], more: str = "") -> str:
+def _button_group(group: str, values: dict[str, str], more: str = "") -> str:
     buttons = "".join(
         f'<button type="button" data-{group}-choice="{escape(value)}">{escape(name)}</button>'
         for value, name in values.items()
@@ -163,17 +163,17 @@ def _choices(group: str, values: dict[str, str], more: str = "") -> str:
     return f"<fieldset><legend>{group}</legend>{buttons}{more}</fieldset>"
 
 
-def _figure(exhibit: SheetImage) -> str:
-    name = escape(exhibit.source)
-    flags = "".join(f'<span class="flag">{flag}</span>' for flag in exhibit.flags)
+def _figure(image: SheetImage) -> str:
+    name = escape(image.source)
+    flags = "".join(f'<span class="flag">{flag}</span>' for flag in image.flags)
     return (
-        f'<figure tabindex="0" data-name="{name}" data-flags="{" ".join(exhibit.flags)}">'
-        f"{_stage(exhibit)}<figcaption>{name} {flags}</figcaption></figure>"
+        f'<figure tabindex="0" data-name="{name}" data-flags="{" ".join(image.flags)}">'
+        f"{_stage(image)}<figcaption>{name} {flags}</figcaption></figure>"
     )
 
 
-def _stage(exhibit: SheetImage | None) -> str:
-    after, before = (_inline(exhibit.after), _inline(exhibit.before)) if exhibit else ("", "")
+def _stage(image: SheetImage | None) -> str:
+    after, before = (_src(image.after), _src(image.before)) if image else ("", "")
     return (
         f'<div class="stage"><img class="cutout" alt="" decoding="async"{after}>'
         f'<img class="source" alt="" decoding="async"{before}>'
@@ -181,7 +181,7 @@ def _stage(exhibit: SheetImage | None) -> str:
     )
 
 
-def _inline(webp: bytes) -> str:
+def _src(webp: bytes) -> str:
     return f' src="data:image/webp;base64,{base64.b64encode(webp).decode()}"'
 
 
@@ -190,12 +190,12 @@ def _pages(page: SheetPage) -> Iterator[str]:
         yield '<footer class="pages">'
         for number, name in enumerate(page.names, 1):
             current = ' aria-current="page"' if number == page.number else ""
-            yield f'<a href="{escape(_reference(name))}"{current}>{number}</a>'
+            yield f'<a href="{escape(_relative_url(name))}"{current}>{number}</a>'
         yield "</footer>"
 
 
-def _reference(name: str) -> str:
-    """A file's name as a relative address; `./` keeps one with a colon from being a scheme."""
+def _relative_url(name: str) -> str:
+    """Quote a file name as a relative URL; `./` keeps the part before a colon from being a scheme."""
     return f"./{quote(name)}"
 
 
@@ -203,7 +203,7 @@ def _failures(summary: JobSummary, failures: Sequence[Failure]) -> Iterator[str]
     if not failures:
         return
     codes = {"all": "all"} | {code: f"{code} {count}" for code, count in summary.errors.items()}
-    yield f'<section id="failures"><h2>Failed</h2><div class="bar">{_choices("code", codes)}</div>'
+    yield f'<section id="failures"><h2>Failed</h2><div class="bar">{_button_group("code", codes)}</div>'
     yield "<table><tr><th>code</th><th>image</th><th>reason</th></tr>"
     for failure in failures:
         cells = (failure.code, failure.source, failure.detail)
@@ -221,5 +221,7 @@ def _dialogs() -> Iterator[str]:
     yield '<button type="button" data-step="1">→</button>'
     yield '<button type="button" data-close>close</button></footer></dialog>'
     yield '<dialog id="help" aria-label="keys"><table>'
-    yield from (f"<tr><td><kbd>{key}</kbd></td><td>{what}</td></tr>" for key, what in KEYS.items())
+    yield from (
+        f"<tr><td><kbd>{key}</kbd></td><td>{action}</td></tr>" for key, action in KEYS.items()
+    )
     yield '</table><p><button type="button" data-close>close</button></p></dialog>'

@@ -11,7 +11,7 @@ const count = document.getElementById("count");
 const colour = document.getElementById("colour");
 
 let shown = figures;
-let open = -1; // the place of the figure in the viewer, among those shown
+let open = -1; // index of the figure in the viewer among the visible ones
 
 function press(group, value) {
   for (const button of document.querySelectorAll(`[data-${group}-choice]`)) {

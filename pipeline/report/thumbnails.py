@@ -1,4 +1,4 @@
-"""The pictures of a job, small enough for a page."""
+"""Thumbnails of a job's images for its contact sheet."""
 
 from __future__ import annotations
 
@@ -18,47 +18,40 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.storage.factory import StoreFactory
     from bgpipe.pipeline.types import Item, JobId
 
-AT_ONCE = 4
-"""Images in work; the codecs release the GIL, and each holds a decoded picture."""
+THREADS = 4
+"""Each holds a decoded image; the codecs release the GIL."""
 CHUNK = 64
 
 
 def load_thumbnails(
-    job_store: JobStore, stores: StoreFactory, job_id: JobId, settings: ImageSettings, most: int
+    job_store: JobStore, stores: StoreFactory, job_id: JobId, settings: ImageSettings, maximum: int
 ) -> Iterator[SheetImage]:
-    """Up to `most` images of the job, source beside cutout, as far as both can still be read.
-
-    The flagged ones come first.
-    """
+    """Yield up to `maximum` images whose source and cutout are readable, flagged ones first."""
     job, flags = job_store.job(job_id), job_store.items.flags(job_id)
     source, target = stores.open(job.source), stores.open(job.out)
     limits = Limits.from_settings(settings)
 
-    def show(item: Item) -> SheetImage | None:
+    def load(item: Item) -> SheetImage | None:
         try:
-            before = source.read(item.source, limits.max_bytes)
-            after = target.read(item.target, limits.max_bytes)
-            pictures = (
-                render_thumbnail(before, limits, THUMBNAIL),
-                render_thumbnail(after, limits, THUMBNAIL),
-            )
-            return SheetImage(item.source, *pictures, flags=flags.get(item.index, ()))
+            before = render_thumbnail(source.read(item.source, limits.max_bytes), limits, THUMBNAIL)
+            after = render_thumbnail(target.read(item.target, limits.max_bytes), limits, THUMBNAIL)
         except ItemError:
-            return None  # failed, or gone since: the page names the failures anyway
+            return None  # the page lists failures in any case
+        return SheetImage(item.source, before, after, flags.get(item.index, ()))
 
-    others = (
+    unflagged = (
         item
         for item in job_store.items.read(job_id, 0, job_store.items.size(job_id))
         if item.index not in flags
     )
-    items = chain(job_store.items.pick(job_id, flags), others)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        shown = (exhibit for chunk in _chunks(items) for exhibit in pool.map(show, chunk))
-        yield from islice((exhibit for exhibit in shown if exhibit), most)
+    items = chain(job_store.items.pick(job_id, flags), unflagged)
+    with ThreadPoolExecutor(THREADS) as pool:
+        images = (image for chunk in _chunks(items) for image in pool.map(load, chunk))
+        yield from islice((image for image in images if image), maximum)
 
 
 def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """A bounded number of pictures waits for the page."""
+    """Split the items, so that a bounded number of thumbnails waits for the page."""
     remaining = iter(items)
     while chunk := list(islice(remaining, CHUNK)):
         yield chunk

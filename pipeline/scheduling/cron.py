@@ -1,4 +1,4 @@
-"""When a sweep starts and when it has to stop. Times are aware of their zone; cron's are Debian's."""
+"""Start and deadline of sweeps, by Debian's cron rules. Times are aware of their zone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def last_start(sweep: Sweep, now: datetime) -> datetime | None:
-    """The latest time up to `now` at which the sweep was to start."""
+    """Return the latest scheduled start up to `now`."""
     if not sweep.schedule:
         return None
     after = _local(sweep, now).replace(microsecond=0) + timedelta(seconds=1)
@@ -21,22 +21,19 @@ def last_start(sweep: Sweep, now: datetime) -> datetime | None:
 
 
 def next_start(sweep: Sweep, now: datetime) -> datetime | None:
-    """The first time after `now` at which the sweep is to start."""
-    if not sweep.schedule:
-        return None
-    return next(CronSim(sweep.schedule, _local(sweep, now)), None)
+    """Return the first scheduled start after `now`."""
+    return next(CronSim(sweep.schedule, _local(sweep, now)), None) if sweep.schedule else None
 
 
 def deadline_of(sweep: Sweep, start: datetime) -> datetime | None:
-    """The first time after `start` that the clock shows the sweep's deadline."""
+    """Return the first time after `start` at which the local clock shows the sweep's deadline."""
     if sweep.deadline is None:
         return None
-    begun = _local(sweep, start)
-    same_day = datetime.combine(begun.date(), sweep.deadline, begun.tzinfo)
-    if same_day.timestamp() > begun.timestamp():
+    local = _local(sweep, start)
+    same_day = datetime.combine(local.date(), sweep.deadline, local.tzinfo)
+    if same_day.timestamp() > local.timestamp():
         return same_day
-    next_day = begun.date() + timedelta(days=1)
-    return datetime.combine(next_day, sweep.deadline, begun.tzinfo)
+    return datetime.combine(local.date() + timedelta(days=1), sweep.deadline, local.tzinfo)
 
 
 def _local(sweep: Sweep, moment: datetime) -> datetime:

@@ -1,183 +1,202 @@
-"""Who leads a job, and what a leader does: feed it, send again what was lost, forget what is old.
+"""Lead jobs: publish their messages, republish lost ones, and forget old jobs.
 
-A command sees its own job through with a `Leader`. The dispatcher of a cluster does the same for
-all jobs that run. A lease for each job keeps two of them apart.
+A command leads its own job with a `JobController`; the dispatcher of a cluster leads all running jobs.
+A lease per job keeps them apart.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
 from bgpipe.config.settings import DispatchSettings
 from bgpipe.pipeline.broker.lease import Lease
-from bgpipe.pipeline.errors import StoreCorrupted, UsageError
+from bgpipe.pipeline.errors import RedisUnavailable, StoreCorrupted, UsageError
 from bgpipe.pipeline.jobs.store import JobStore, LeaseLost
 from bgpipe.pipeline.scheduling.feeder import BATCH, Feeder
 from bgpipe.pipeline.types import JobId
 
 IDLE_STEPS = 2
-"""Turns in a row that see no message before any counts as lost: while a worker receives one, it is
-in no place that can be seen."""
+"""Consecutive steps with an empty queue before messages count as lost: a message that a worker is
+just receiving is in no visible place."""
 MARGIN = 30.0
-"""Seconds beyond the visibility timeout after which a message counts as lost in a busy queue too."""
-CLEANING = 600.0
-"""Seconds between two looks for jobs that are too old to be kept."""
+"""Seconds beyond the visibility timeout after which messages count as lost in a busy queue too."""
+CLEANING_INTERVAL = 600.0
+"""Seconds between two removals of old jobs."""
 DAY = 86_400.0
 
 log = logging.getLogger(__name__)
 
 
 class JobController:
-    """Leads one job, as long as nobody else does. Call `turn` again and again."""
+    """Leads one job while this process holds its lease. Call `step` repeatedly."""
 
     def __init__(
-        self,
-        job_store: JobStore,
-        feeder: Feeder,
-        lease: Lease,
-        job: JobId,
-        patience: float,
+        self, jobs: JobStore, feeder: Feeder, lease: Lease, job_id: JobId, patience: float
     ) -> None:
         """`patience`: seconds without an outcome after which published messages may be lost."""
-        self._job_store = job_store
+        self._jobs = jobs
         self._feeder = feeder
         self._lease = lease
-        self._job = job
+        self._job_id = job_id
         self._patience = patience
-        self._quiet = 0
-        self._ended = -1
-        self._since = 0.0
+        self._idle_steps = 0
+        self._settled = -1
+        self._last_progress = 0.0
         self.is_leader = False
-        """Whether the last turn was ours."""
+        """Whether the last step held the lease."""
 
-    def step(self, room: int) -> bool:
-        """Publish at most `room` messages, and what was lost; returns whether more could follow."""
+    def step(self, capacity: int) -> bool:
+        """Publish at most `capacity` messages, and lost ones; returns whether more could follow."""
         token = self._lease.acquire()
         try:
-            fed = bool(token) and self._feeder.publish_next(self._job, min(room, BATCH), token)
+            is_fed = bool(token) and self._feeder.publish_next(
+                self._job_id, min(capacity, BATCH), token
+            )
         except LeaseLost:
             token = 0
         self.is_leader = bool(token)
         if self.is_leader:
-            self._republish_lost(fed=fed)
-        return self.is_leader and not fed and room > BATCH
+            self._republish_lost(is_fed=is_fed)
+        return self.is_leader and not is_fed and capacity > BATCH
 
     def release(self) -> None:
-        """Let others lead at once."""
+        """Release the lease."""
         self.is_leader = False
         self._lease.release()
 
-    def _republish_lost(self, *, fed: bool) -> None:
-        summary = self._job_store.summary(self._job)
-        ended, now = summary.done + summary.failed, time.monotonic()
-        if ended != self._ended:
-            self._ended, self._since = ended, now
-        self._quiet = self._quiet + 1 if fed and not self._feeder.depth() else 0
-        if self._quiet >= IDLE_STEPS:
-            self._quiet = 0
-            self._feeder.republish_lost(self._job)
-        elif now - self._since >= self._patience:
-            self._since = now
-            self._feeder.republish_lost(self._job, claimed=True)
+    def _republish_lost(self, *, is_fed: bool) -> None:
+        summary = self._jobs.summary(self._job_id)
+        settled, now = summary.done + summary.failed, time.monotonic()
+        if settled != self._settled:
+            self._settled, self._last_progress = settled, now
+        self._idle_steps = self._idle_steps + 1 if is_fed and not self._feeder.depth() else 0
+        if self._idle_steps >= IDLE_STEPS:
+            self._idle_steps = 0
+            self._feeder.republish_lost(self._job_id)
+        elif now - self._last_progress >= self._patience:
+            self._last_progress = now
+            self._feeder.republish_lost(self._job_id, claimed=True)
 
 
 class Dispatcher:
-    """Leads all jobs of a cluster that run, while no other dispatcher does."""
+    """Leads all running jobs of a cluster while this process holds the dispatchers' lease."""
 
     def __init__(
         self,
-        job_store: JobStore,
+        jobs: JobStore,
         feeder: Feeder,
         lease: Lease,
-        lead: Callable[[JobId], JobController],
+        control: Callable[[JobId], JobController],
         settings: DispatchSettings,
     ) -> None:
-        """`lead` makes the leader of one job."""
-        self._job_store = job_store
+        """`control` makes the controller of a job."""
+        self._jobs = jobs
         self._feeder = feeder
         self._lease = lease
-        self._lead = lead
+        self._control = control
         self._settings = settings
-        self._leaders: dict[JobId, JobController] = {}
-        self._troubles: dict[JobId, str] = {}
-        self._turns = 0
-        self._cleaned = -CLEANING
-        self.leads = False
-        """Whether the last turn was ours."""
+        self._controllers: dict[JobId, JobController] = {}
+        self._errors: dict[JobId, str] = {}
+        self._steps = 0
+        self._cleaned = -CLEANING_INTERVAL
+        self.is_leader = False
+        """Whether the last step held the lease."""
+
+    def run(self, stopped: threading.Event, after_step: Callable[[], None]) -> None:
+        """Step until `stopped` is set, also while Redis is away; calls `after_step` each time.
+
+        Raises whatever `after_step` raises, apart from RedisUnavailable.
+        """
+        while not stopped.is_set():
+            try:
+                has_more = self.step()
+                after_step()
+            except RedisUnavailable as error:
+                log.warning("waiting for redis", extra={"fields": {"error": error}})
+                has_more = False
+            if not has_more:
+                stopped.wait(self._settings.poll)
+        with suppress(RedisUnavailable):  # the lease expires by itself
+            self.release()
 
     def step(self) -> bool:
-        """Do once what there is to do for every job; returns whether more could follow at once."""
-        led, self.leads = self.leads, bool(self._lease.acquire())
-        if self.leads != led:
-            log.info("leads" if self.leads else "stands by")
-        if not self.leads:
+        """Advance every job once; returns whether more could follow at once."""
+        was_leader, self.is_leader = self.is_leader, bool(self._lease.acquire())
+        if self.is_leader != was_leader:
+            log.info("leads" if self.is_leader else "stands by")
+        if not self.is_leader:
             self._release_all()
             return False
-        self._clean()
-        jobs = self._job_store.running_ids()
-        self._release_all(but=jobs)
-        return self._feed(jobs)
+        self._forget_old()
+        running = self._jobs.running_ids()
+        self._release_all(but=running)
+        return self._feed(running)
 
     def release(self) -> None:
-        """Let another dispatcher lead at once."""
+        """Release all leases."""
         self._release_all()
         self._lease.release()
 
-    def _feed(self, jobs: Sequence[JobId]) -> bool:
-        """Feed first what people wait for, then as many images of sweeps as they would wait for."""
-        sweeps = [job for job in jobs if self._is_sweep(job)]
-        submitted = [job for job in jobs if job not in sweeps]
-        self._turns += 1
-        more = self._share(submitted, self._feeder.capacity)
-        return self._share(sweeps, self._sweep_capacity) or more
+    def _feed(self, running: Sequence[JobId]) -> bool:
+        """Feed submitted jobs first, then the sweeps up to their own limit."""
+        sweeps = [job_id for job_id in running if self._is_sweep(job_id)]
+        submitted = [job_id for job_id in running if job_id not in sweeps]
+        self._steps += 1
+        has_more = self._share(submitted, self._feeder.capacity)
+        return self._share(sweeps, self._sweep_capacity) or has_more
 
-    def _share(self, jobs: Sequence[JobId], room: Callable[[], int]) -> bool:
-        """Give each of `jobs` its share of the room, beginning with another one each time."""
-        if not jobs:
+    def _share(self, job_ids: Sequence[JobId], capacity: Callable[[], int]) -> bool:
+        """Share the capacity equally, starting with another job each time."""
+        if not job_ids:
             return False
-        first = self._turns % len(jobs)
-        share = -(-room() // len(jobs))
-        more = False
-        for job in [*jobs[first:], *jobs[:first]]:
-            more |= self._step_job(job, min(share, room()))
-        return more
+        first = self._steps % len(job_ids)
+        share = -(-capacity() // len(job_ids))
+        has_more = False
+        for job_id in [*job_ids[first:], *job_ids[:first]]:
+            has_more |= self._step_job(job_id, min(share, capacity()))
+        return has_more
 
     def _sweep_capacity(self) -> int:
         return max(0, self._settings.sweep_messages - self._feeder.depth())
 
-    def _is_sweep(self, job: JobId) -> bool:
+    def _is_sweep(self, job_id: JobId) -> bool:
         try:
-            return bool(self._job_store.job(job).sweep)
+            return bool(self._jobs.job(job_id).sweep)
         except (StoreCorrupted, UsageError):
-            return False  # its turn tells of it
+            return False  # its step logs the error
 
-    def _step_job(self, job: JobId, room: int) -> bool:
-        """One turn of a job's leader; a job in trouble is told once and keeps nobody from work."""
-        leader = self._leaders.get(job) or self._leaders.setdefault(job, self._lead(job))
+    def _step_job(self, job_id: JobId, capacity: int) -> bool:
+        """Step one job; its errors are logged once and do not affect other jobs."""
+        controller = self._controllers.get(job_id) or self._controllers.setdefault(
+            job_id, self._control(job_id)
+        )
         try:
-            return leader.step(room)
+            return controller.step(capacity)
         except (StoreCorrupted, UsageError) as error:
-            if self._troubles.get(job) != str(error):
-                self._troubles[job] = str(error)
-                log.warning("job cannot be fed", extra={"fields": {"job": job, "error": error}})
+            if self._errors.get(job_id) != str(error):
+                self._errors[job_id] = str(error)
+                fields = {"job": job_id, "error": error}
+                log.warning("job cannot be fed", extra={"fields": fields})
             return False
 
     def _release_all(self, but: Collection[JobId] = ()) -> None:
-        for job in [job for job in self._leaders if job not in but]:
-            self._leaders.pop(job).release()
+        for job_id in [job_id for job_id in self._controllers if job_id not in but]:
+            self._controllers.pop(job_id).release()
 
-    def _clean(self) -> None:
-        if time.monotonic() - self._cleaned >= CLEANING:
+    def _forget_old(self) -> None:
+        if time.monotonic() - self._cleaned >= CLEANING_INTERVAL:
             self._cleaned = time.monotonic()
-            for job in forget_old(self._job_store, self._settings.keep_days):
-                log.info("job forgotten", extra={"fields": {"job": job}})
+            for job_id in forget_old(self._jobs, self._settings.keep_days):
+                log.info("job forgotten", extra={"fields": {"job": job_id}})
 
 
-def forget_old(job_store: JobStore, keep_days: float) -> list[JobId]:
-    """Forget the jobs that have been closed for longer than `keep_days`; returns them."""
-    old = job_store.closed_before(time.time() - keep_days * DAY)
-    for job in old:
-        job_store.forget(job)
+def forget_old(jobs: JobStore, keep_days: float) -> list[JobId]:
+    """Forget the jobs that ended more than `keep_days` ago; returns them."""
+    old = jobs.closed_before(time.time() - keep_days * DAY)
+    for job_id in old:
+        jobs.forget(job_id)
     return old

@@ -1,4 +1,4 @@
-"""Feeds a job to the queue, below a high-water mark, and sends again what Redis lost."""
+"""Publish the messages of a job below a high-water mark, and republish those that Redis lost."""
 
 from __future__ import annotations
 
@@ -15,76 +15,73 @@ from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import JobId
 
 BATCH = 1000
-"""Messages sent between two marks of the cursor."""
+"""Messages published between two writes of the cursor."""
 
 
 class Feeder:
-    """Moves jobs from the ledger to the queue. A crash between the two sends a batch twice."""
+    """Moves items from the job store to the queue. A crash in between publishes a batch twice."""
 
     def __init__(
-        self, job_store: JobStore, app: Celery, client: RedisClient, settings: QueueSettings
+        self, jobs: JobStore, app: Celery, client: RedisClient, settings: QueueSettings
     ) -> None:
-        self._job_store = job_store
+        self._jobs = jobs
         self._app = app
         self._client = client
         self._settings = settings
 
     def depth(self) -> int:
-        """How many messages of all jobs are published and not acknowledged."""
+        """Return the number of messages of all jobs that are published and not acknowledged."""
         return read_depth(self._client, self._settings.name)
 
     def capacity(self) -> int:
-        """How many more may be published before the high-water mark is reached."""
+        """Return the number of messages below the high-water mark."""
         return max(0, self._settings.high_water - self.depth())
 
-    def publish_next(self, job: JobId, room: int, token: int) -> bool:
-        """Publish from the cursor on what is not settled, at most `room` messages.
-
-        Returns whether all is published.
+    def publish_next(self, job_id: JobId, capacity: int, token: int) -> bool:
+        """Publish at most `capacity` unsettled items after the cursor; returns whether all are.
 
         Raises:
-            Superseded: somebody leads the job with a newer token than `token`.
+            LeaseLost: another process leads the job with a newer token.
 
         """
-        cursor, size = self._job_store.lead(job, token), self._job_store.items.size(job)
+        cursor, size = self._jobs.lead(job_id, token), self._jobs.items.size(job_id)
         if cursor == size:
             return True
-        missing = self._job_store.items.missing(job, cursor)
+        missing = self._jobs.items.missing(job_id, cursor)
         published = 0
-        for batch in _batches(islice(missing, room)):
-            self._publish(job, batch)
-            self._job_store.set_cursor(job, batch[-1] + 1, token)
+        for batch in _batches(islice(missing, capacity)):
+            self._publish(job_id, batch)
+            self._jobs.set_cursor(job_id, batch[-1] + 1, token)
             published += len(batch)
-        if published == room:
+        if published == capacity:
             return False
-        self._job_store.set_cursor(job, size, token)
+        self._jobs.set_cursor(job_id, size, token)
         return True
 
-    def republish_lost(self, job: JobId, *, claimed: bool = False) -> int:
-        """Publish again what is not settled although it was published, and is in no queue.
+    def republish_lost(self, job_id: JobId, *, claimed: bool = False) -> int:
+        """Republish unsettled items before the cursor that are in no queue; returns their number.
 
-        What a worker that lives has claimed is left to it, unless `claimed`. Returns how many were
-        published; the high-water mark holds here too.
+        Items claimed by a live worker are left to it, unless `claimed`. The high-water mark holds.
         """
-        elsewhere = waiting_messages(self._client, self._settings.name, job)
+        elsewhere = waiting_messages(self._client, self._settings.name, job_id)
         if not claimed:
-            elsewhere |= self._held(job)
-        cursor = self._job_store.cursor(job)
-        published = takewhile(lambda index: index < cursor, self._job_store.items.missing(job))
+            elsewhere |= self._claimed(job_id)
+        cursor = self._jobs.cursor(job_id)
+        published = takewhile(lambda index: index < cursor, self._jobs.items.missing(job_id))
         lost = (index for index in published if index not in elsewhere)
         count = 0
         for batch in _batches(islice(lost, self.capacity())):
-            self._publish(job, batch)
+            self._publish(job_id, batch)
             count += len(batch)
         return count
 
-    def _publish(self, job: JobId, indices: Iterable[int]) -> None:
-        items = self._job_store.items.pick(job, indices)
-        publish(self._app, job, items, self._settings.name, self._client.notify)
+    def _publish(self, job_id: JobId, indices: Iterable[int]) -> None:
+        items = self._jobs.items.pick(job_id, indices)
+        publish(self._app, job_id, items, self._settings.name, self._client.notify)
 
-    def _held(self, job: JobId) -> set[int]:
-        """The items that workers with a heartbeat have claimed."""
-        claims = self._job_store.items.claims(job)
+    def _claimed(self, job_id: JobId) -> set[int]:
+        """Return the items that workers with a heartbeat have claimed."""
+        claims = self._jobs.items.claims(job_id)
         alive = {
             worker for worker in set(claims.values()) if self._client.exists(keys.of_worker(worker))
         }

@@ -13,6 +13,7 @@ from bgpipe.pipeline.jobs.store import JobConflict, JobStore, LeaseLost
 from bgpipe.pipeline.planning.catalog import Catalogs
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
 from bgpipe.pipeline.planning.planner import list_job
+from bgpipe.pipeline.planning.prune import Prune
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import Job, JobId
@@ -55,7 +56,7 @@ class Submitter:
 
         """
         lease = self.lease(job.id)
-        lease.try_acquire()
+        lease.acquire()
         try:
             self.jobs.open(job, named)
         except UsageError:
@@ -86,24 +87,27 @@ class Submitter:
         lease: Lease,
         growing: Container[str] = (),
         on_work: Callable[[], None] = lambda: None,
+        prune: Prune | None = None,
     ) -> IgnoredObjects | None:
         """List the job and start it; returns None while another process leads it.
 
         `lease` is the job's. Keys in `growing` are left for a later job; `on_work` is called, perhaps
-        repeatedly, once an image has to be processed.
+        repeatedly, once an image has to be processed; `prune` is called with the orphans.
 
         Raises:
             NoImages, UsageError: see `list_job`. The job is forgotten.
 
         """
-        token = lease.try_acquire()
+        token = lease.acquire()
         if not token:
             return None
         job = self.jobs.job(job_id)
         source, target = self.stores.open(job.source), self.stores.open(job.out)
         catalogs = self._catalogs_for(job, target)
         try:
-            return list_job(self.jobs, catalogs, job, source, target, token, growing, on_work)
+            return list_job(
+                self.jobs, catalogs, job, source, target, token, growing, on_work, prune
+            )
         except LeaseLost:
             return None
 

@@ -1,6 +1,5 @@
-"""Telling another program by HTTP that a sweep has finished.
+"""Notifications by HTTP: JSON, signed with a shared secret.
 
-The body is JSON. Whoever knows the secret can check that it comes from here and is whole:
 `X-Bgpipe-Signature` is `sha256=` and the HMAC-SHA256 of the body, in hexadecimal digits.
 """
 
@@ -20,26 +19,26 @@ DELAY = 1.0
 """Seconds before the second attempt, doubled before each further one."""
 TIMEOUT = 10.0
 """Seconds for one attempt."""
-BUSY = (408, 425, 429)
-"""Answers that blame the sender, and yet may change."""
+TRANSIENT = (408, 425, 429)
+"""Client errors that a retry may resolve."""
 
 
 def post_webhook(url: str, message: Mapping[str, Any], secret: str, delivery: str) -> str:
-    """Post `message`, again where that may help; returns what was wrong in the end, or nothing.
+    """Post `message`, with retries; returns the last error, or an empty string.
 
-    `delivery` is the same for every attempt, so that the receiver can tell a repetition.
+    `delivery` identifies all attempts, so that the receiver can drop duplicates.
     """
     body = json.dumps(message).encode()
     headers = {"Content-Type": "application/json", "X-Bgpipe-Delivery": delivery}
     if secret:
         headers["X-Bgpipe-Signature"] = signature(body, secret)
-    trouble = ""
+    error = ""
     for attempt in range(ATTEMPTS):
         time.sleep(DELAY * 2.0 ** (attempt - 1) if attempt else 0)
-        trouble, lasting = _post(url, body, headers)
-        if not trouble or lasting:
+        error, is_permanent = _post(url, body, headers)
+        if not error or is_permanent:
             break
-    return trouble
+    return error
 
 
 def signature(body: bytes, secret: str) -> str:
@@ -47,12 +46,12 @@ def signature(body: bytes, secret: str) -> str:
 
 
 def _post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[str, bool]:
-    """What was wrong, and whether it would be so again."""
+    """Return the error, and whether it is permanent."""
     try:
-        answer = httpx2.post(url, content=body, headers=dict(headers), timeout=TIMEOUT)
+        response = httpx2.post(url, content=body, headers=dict(headers), timeout=TIMEOUT)
     except httpx2.HTTPError as error:
         return repr(error), False
-    if answer.is_success:
+    if response.is_success:
         return "", False
-    busy = answer.is_server_error or answer.status_code in BUSY
-    return f"status {answer.status_code}", not busy
+    is_transient = response.is_server_error or response.status_code in TRANSIENT
+    return f"status {response.status_code}", not is_transient

@@ -1,4 +1,4 @@
-"""What a job needs of the place where its images are, be it a folder or a bucket."""
+"""The interface of a store, be it a folder or a bucket; names and locations in it."""
 
 from __future__ import annotations
 
@@ -14,41 +14,44 @@ if TYPE_CHECKING:
 
     from bgpipe.pipeline.types import ObjectInfo
 
+S3 = "s3://"
+"""Prefix of the location of a bucket."""
+
 # fmt: off
 IMAGE_SUFFIXES = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff",
     ".bmp", ".dib", ".gif", ".avif", ".heic", ".heif",
 ))
-"""Names that are taken for images when a store is listed; the content decides later."""
+"""Suffixes of the images in a listing; the content decides later."""
 RAW_SUFFIXES = frozenset((
     ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw",
 ))
 # fmt: on
-"""Names of camera RAW, taken for images where rawpy is installed: see `reads_raw`."""
+"""Suffixes of camera RAW, images where rawpy is installed: see `reads_raw`."""
 
 
 def ignore(key: str) -> None:
-    """For those who do not ask what a listing passes over."""
+    """Discard the keys that a listing skips."""
 
 
 class Store(Protocol):
     """Objects under keys: relative paths with `/` between their parts.
 
-    Every method raises ItemError for what concerns one object: MISSING, ACCESS and TARGET are
-    permanent, STORAGE is transient. Implementations share one set of tests.
+    Every method raises ItemError for errors of one object: MISSING, ACCESS and TARGET are permanent,
+    STORAGE is transient. Implementations share one set of tests.
     """
 
     location: str
-    """What `Stores.open` opens again."""
+    """Argument of `StoreFactory.open` for the same store."""
     is_remote: bool
-    """Whether a look at one object costs a request."""
+    """Whether each access to an object is a request over the network."""
 
     def list(
         self, *, missing_ok: bool = False, on_skipped: Callable[[str], None] = ignore
     ) -> Iterator[ObjectInfo]:
-        """Every image by its name, and every object without a suffix, in the order of its key's bytes.
+        """Yield every image by its name, and every object without a suffix, sorted by the key's bytes.
 
-        `missing_ok`: a folder that does not exist yet has none. `passed` gets the keys of the other
+        `missing_ok`: a folder that does not exist is empty. `on_skipped` gets the keys of the other
         objects that are not hidden.
 
         Raises:
@@ -58,45 +61,45 @@ class Store(Protocol):
         ...
 
     def head(self, key: str) -> ObjectInfo | None:
-        """The object as it is now, or None."""
+        """Return the object as it is now, or None if it does not exist."""
         ...
 
     def read(self, key: str, limit: int) -> bytes:
-        """The whole object; TOO_LARGE if it has more bytes than `limit`."""
+        """Return the whole object; TOO_LARGE if it has more bytes than `limit`."""
         ...
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        """At most `length` bytes from `start`, which counts from the end if it is negative."""
+        """Return at most `length` bytes from `start`, which counts from the end if negative."""
         ...
 
     def metadata(self, key: str) -> Mapping[str, str]:
-        """The `notes` of `write`, where the store has a place for them; MISSING without an object."""
+        """Return the metadata of `write`, if the store keeps any; MISSING without an object."""
         ...
 
     def write(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> str:
-        """Put the object there whole: a reader sees the old one or the new one, never a part.
+        """Write the object atomically: a reader sees the old one or the new one, never a part.
 
-        `notes`, in ASCII, stay with the object where the store has a place for them. Returns the
-        object's identity. TARGET if the key leaves the store or cannot be an object's name.
+        `metadata`, in ASCII, is kept with the object if the store can. Returns the object's identity.
+        TARGET if the key leaves the store or cannot be an object's name.
         """
         ...
 
     def delete(self, key: str) -> None:
-        """Remove the object, if it is there."""
+        """Remove the object if it exists."""
         ...
 
     def clear(self) -> None:
-        """Remove every object, hidden ones too, and the folder that held them.
+        """Remove every object, hidden ones too, and the folder.
 
         Raises:
-            StorageUnavailable: a part of it stays.
+            StorageUnavailable: a part remains.
 
         """
         ...
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name ends like an image's that is read here, and is not hidden."""
+    """Whether the name has an image's suffix and is not hidden."""
     suffix = PurePosixPath(name).suffix.lower()
     is_image = suffix in IMAGE_SUFFIXES or (suffix in RAW_SUFFIXES and reads_raw())
     return is_image and not name.startswith(".")
@@ -104,32 +107,32 @@ def is_image_name(name: str) -> bool:
 
 @cache
 def reads_raw() -> bool:
-    """Whether the extra `raw` is installed; it is not imported."""
+    """Whether the extra `raw` is installed, without importing it."""
     return find_spec("rawpy") is not None
 
 
 def is_candidate_name(name: str) -> bool:
-    """Whether a listing takes the file: an image by its name, or one whose content has to decide."""
+    """Whether a listing yields the file: an image by its name, or a name without a suffix."""
     return is_image_name(name) or has_no_suffix(name)
 
 
 def has_no_suffix(key: str) -> bool:
-    """Whether a key's file name has no suffix, as in content-addressed buckets, and is not hidden."""
+    """Whether the file name has no suffix, as in content-addressed buckets, and is not hidden."""
     name = key.rpartition("/")[2]
     return not name.startswith(".") and not PurePosixPath(name).suffix
 
 
 def is_hidden(key: str) -> bool:
-    """Whether a part of the key is a hidden name; `.` and `..` are no names."""
+    """Whether a part of the key is hidden; `.` and `..` are not."""
     return any(part.startswith(".") and part not in {".", ".."} for part in key.split("/"))
 
 
 def is_safe_key(key: str) -> bool:
     """Whether a key stays below any root, also where a backslash separates folders."""
     parts = key.split("/")
-    steps_up = ".." in re.split(r"[/\\]", key)
-    broken = "\0" in key or any("\ud800" <= letter <= "\udfff" for letter in key)
-    return not (steps_up or broken or "" in parts or "." in parts)
+    has_parent = ".." in re.split(r"[/\\]", key)
+    is_malformed = "\0" in key or any("\ud800" <= letter <= "\udfff" for letter in key)
+    return not (has_parent or is_malformed or "" in parts or "." in parts)
 
 
 def contains(outer: str, inner: str) -> bool:

@@ -1,4 +1,4 @@
-"""Where images come from and cutouts go to."""
+"""Stores by their locations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import Code, PermanentError, UsageError
-from bgpipe.pipeline.storage.base import Store, contains
+from bgpipe.pipeline.storage.base import S3, Store, contains
 from bgpipe.pipeline.storage.local import LocalStore
 
 if TYPE_CHECKING:
@@ -18,37 +18,34 @@ if TYPE_CHECKING:
 
     from bgpipe.config.settings import S3Settings
 
-__all__ = ["LocalStore", "Store", "StoreFactory", "find_location"]
-
-S3 = "s3://"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 CONNECTIONS = 16
-"""To a bucket at once, where nobody knows better."""
+"""Connections to S3 at once, by default."""
 
 
 class StoreFactory:
     """Opens stores by their locations; all in buckets share one client. Threads may share it."""
 
     def __init__(
-        self, s3: S3Settings, connections: int = CONNECTIONS, places: Sequence[str] = ()
+        self, s3: S3Settings, connections: int = CONNECTIONS, allowed: Sequence[str] = ()
     ) -> None:
-        """`places`: folders and prefixes that every store has to be in; none means anywhere."""
+        """`allowed`: folders and prefixes that stores must be within; none: any location."""
         self._settings = s3
-        self._places = places
+        self._allowed = allowed
         self._connections = connections
         self._lock = Lock()
         self._client: BaseClient | None = None
 
     def open(self, location: str) -> Store:
-        """The store at a folder's path or at `s3://bucket/prefix`; nothing is touched yet.
+        """Return the store at a folder's path or at `s3://bucket/prefix`, without accessing it.
 
         Raises:
             UsageError: it is neither.
-            PermanentError: it is outside the places allowed.
-            StorageUnavailable: nothing can be asked of S3 with these settings.
+            PermanentError: it is outside the allowed locations.
+            StorageUnavailable: the settings of S3 are not usable.
 
         """
-        if self._places and not any(contains(place, location) for place in self._places):
+        if self._allowed and not any(contains(outer, location) for outer in self._allowed):
             raise PermanentError(
                 Code.ACCESS, f"outside worker.places: {location}: add it there, or move the images"
             )
@@ -57,22 +54,17 @@ class StoreFactory:
             return LocalStore(Path(location))
         if scheme != "s3":
             raise UsageError(f"neither a folder nor s3://bucket/prefix: {location}")
-        # Imported here: boto3 takes a while that work on folders does not need.
-        from bgpipe.pipeline.storage.s3 import S3Store
-
-        return S3Store(location, self._settings, self._shared_client())
-
-    def _shared_client(self) -> BaseClient:
-        from bgpipe.pipeline.storage.s3 import make_client
+        # Imported here: importing boto3 is slow, and folders do not need it.
+        from bgpipe.pipeline.storage.s3 import S3Store, make_client
 
         with self._lock:
             if self._client is None:
                 self._client = make_client(self._settings, self._connections)
-            return self._client
+        return S3Store(location, self._settings, self._client)
 
 
 def find_location(text: str) -> str:
-    """Return the location of a path or an address that a person wrote; paths become absolute.
+    """Return the location of a path or URL of the user; paths become absolute.
 
     Raises:
         UsageError: its scheme is not supported, or the bucket is missing.

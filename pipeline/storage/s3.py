@@ -1,7 +1,7 @@
-"""A bucket, or what lies under a prefix of it, as a store.
+"""A bucket, or a prefix of it, as a store.
 
-Keys are relative to the prefix. What a folder would hide is hidden here too: names that start with
-a dot, and the empty objects with a trailing slash that stand for folders.
+Keys are relative to the prefix. As in a folder, names that start with a dot are hidden; so are the
+empty objects with a trailing slash that represent folders.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from botocore.exceptions import (
 
 from bgpipe.config.output import MEDIA_TYPES
 from bgpipe.pipeline.errors import Code, PermanentError, StorageUnavailable, UsageError
-from bgpipe.pipeline.storage.base import ignore, is_candidate_name, is_hidden, is_safe_key
+from bgpipe.pipeline.storage.base import S3, ignore, is_candidate_name, is_hidden, is_safe_key
 from bgpipe.pipeline.storage.s3_errors import is_known_error, item_errors, store_errors
 from bgpipe.pipeline.types import ObjectInfo
 
@@ -34,27 +34,26 @@ if TYPE_CHECKING:
 
     from bgpipe.config.settings import S3Settings
 
-SCHEME = "s3://"
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 KEY_BYTES = 1024
-"""The longest key that S3 takes, prefix and all."""
+"""The longest key of S3, with its prefix."""
 CONNECT_TIMEOUT = 5
 ATTEMPTS = 5
-"""Times that boto3 makes a request; it waits longer before each."""
+"""Attempts of boto3 at a request, with growing pauses."""
 READS = 3
-"""Times that an object is asked for whose content breaks off, which boto3 leaves to us."""
-_BROKEN_OFF = (HTTPClientError, IncompleteReadError, FlexibleChecksumError)
+"""Attempts to read an object whose content breaks off; boto3 does not retry that."""
+_INCOMPLETE = (HTTPClientError, IncompleteReadError, FlexibleChecksumError)
 _CONTENT_TYPES = {**MEDIA_TYPES, ".gz": "application/gzip", ".json": "application/json"}
 
 
 def make_client(settings: S3Settings, connections: int) -> BaseClient:
-    """A client that any number of threads may share, `connections` of them at once.
+    """Return a client that threads may share, `connections` of them at once.
 
-    Credentials, and what `settings` leave empty, come from boto3's usual places.
+    Credentials, and the settings that are empty, come from boto3's usual sources.
 
     Raises:
-        StorageUnavailable: the profile, its credentials or its region make no sense.
-        UsageError: the endpoint is no address.
+        StorageUnavailable: the profile, its credentials or its region are invalid.
+        UsageError: the endpoint is not a URL.
 
     """
     config = Config(
@@ -65,14 +64,14 @@ def make_client(settings: S3Settings, connections: int) -> BaseClient:
         s3={"addressing_style": settings.addressing.value},
     )
     with store_errors("no client for S3", settings.endpoint_url or settings.profile or "AWS"):
-        # A session of its own: threads may not share the default one while it makes clients.
+        # A new session: threads must not share the default one while it makes clients.
         session = boto3.Session(
             profile_name=settings.profile or None, region_name=settings.region or None
         )
         try:
             return session.client("s3", config=config, endpoint_url=settings.endpoint_url or None)
         except ValueError as error:
-            raise UsageError(f"not an S3 server's address: {error}") from error
+            raise UsageError(f"not the URL of an S3 server: {error}") from error
 
 
 class S3Store:
@@ -81,89 +80,84 @@ class S3Store:
     is_remote = True
 
     def __init__(self, location: str, settings: S3Settings, client: BaseClient) -> None:
-        """`location` is `s3://bucket` or `s3://bucket/prefix`.
-
-        Raises:
-            UsageError: it is not.
-
-        """
-        bucket, _, prefix = location.removeprefix(SCHEME).partition("/")
+        """`location` is `s3://bucket` or `s3://bucket/prefix`, else UsageError is raised."""
+        bucket, _, prefix = location.removeprefix(S3).partition("/")
         if not BUCKET.fullmatch(bucket):
             raise UsageError(f"not a bucket's name: {bucket!r}: write s3://bucket/prefix")
         prefix = prefix.rstrip("/")
-        self.location = f"{SCHEME}{bucket}/{prefix}".rstrip("/")
+        self.location = f"{S3}{bucket}/{prefix}".rstrip("/")
         self._root = f"{prefix}/" if prefix else ""
         self._client = client
         self._bucket = {"Bucket": bucket} | _payer(settings)
-        self._as_written = _as_written(settings)
+        self._write_options = _write_options(settings)
 
     def list(
         self, *, missing_ok: bool = False, on_skipped: Callable[[str], None] = ignore
     ) -> Iterator[ObjectInfo]:
-        """A prefix is always there, and may have nothing."""
+        """A prefix without objects is empty; it cannot be missing."""
         del missing_ok
         last = b""
-        for key, found in self._objects():
-            place = key.encode("utf-8", "surrogatepass")
-            if place < last:
+        for key, properties in self._objects():
+            raw = key.encode("utf-8", "surrogatepass")
+            if raw < last:
                 raise StorageUnavailable(
-                    f"its keys come in no order: {self.location}: use a general purpose bucket"
+                    f"its keys are not sorted: {self.location}: use a general purpose bucket"
                 )
-            last = place
+            last = raw
             if is_hidden(key) or not key or key.endswith("/"):
                 continue
             if is_candidate_name(key.rpartition("/")[2]):
-                yield ObjectInfo(key, found["Size"], _identity(found))
+                yield ObjectInfo(key, properties["Size"], _identity(properties))
             else:
                 on_skipped(key)
 
     def head(self, key: str) -> ObjectInfo | None:
-        place = self._place(key)
+        name = self._name(key)
         with item_errors(key):
             try:
-                found = self._client.head_object(**place)
+                response = self._client.head_object(**name)
             except ClientError as error:
                 if is_known_error(error, "404", "NoSuchKey"):
                     return None
                 raise
-        return ObjectInfo(key, found["ContentLength"], _identity(found))
+        return ObjectInfo(key, response["ContentLength"], _identity(response))
 
     def read(self, key: str, limit: int) -> bytes:
         return self._get(key, limit)
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        # A range cannot be empty; one byte is asked for and not returned.
-        least = max(length, 1)
-        span = f"bytes={start}-{start + least - 1}" if start >= 0 else f"bytes={start}"
+        # A range cannot be empty: one byte is requested and not returned.
+        size = max(length, 1)
+        span = f"bytes={start}-{start + size - 1}" if start >= 0 else f"bytes={start}"
         try:
-            return self._get(key, max(least, -start), span)[:length]
+            return self._get(key, max(size, -start), span)[:length]
         except _BeyondTheEnd:
             return b""
 
     def metadata(self, key: str) -> Mapping[str, str]:
-        place = self._place(key)
+        name = self._name(key)
         with item_errors(key):
-            found: dict[str, str] = self._client.head_object(**place)["Metadata"]
-            return found
+            values: dict[str, str] = self._client.head_object(**name)["Metadata"]
+            return values
 
     def write(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> str:
-        place = self._place(key)
+        name = self._name(key)
         with item_errors(key):
             # One request: the object changes when all of it has arrived and its checksum is right.
-            written = self._client.put_object(
-                **place,
+            response = self._client.put_object(
+                **name,
                 Body=data,
                 ChecksumAlgorithm="CRC32",
                 ContentType=_content_type(key),
                 Metadata=dict(metadata or {}),
-                **self._as_written,
+                **self._write_options,
             )
-        return _identity(written)
+        return _identity(response)
 
     def delete(self, key: str) -> None:
-        place = self._place(key)
+        name = self._name(key)
         with item_errors(key):
-            self._client.delete_object(**place)
+            self._client.delete_object(**name)
 
     def clear(self) -> None:
         with store_errors("cannot be removed", self.location):
@@ -174,50 +168,50 @@ class S3Store:
         pages = self._client.get_paginator("list_objects_v2")
         with store_errors("cannot be listed", self.location):
             for page in pages.paginate(**self._bucket, Prefix=self._root):
-                for found in page.get("Contents", ()):
-                    yield found["Key"].removeprefix(self._root), found
+                for properties in page.get("Contents", ()):
+                    yield properties["Key"].removeprefix(self._root), properties
 
     def _get(self, key: str, limit: int, span: str | None = None) -> bytes:
-        place = self._place(key) | ({"Range": span} if span else {})
+        request = self._name(key) | ({"Range": span} if span else {})
         with item_errors(key):
             for _ in range(READS - 1):
-                with closing(self._opened(key, place, limit)) as body, suppress(*_BROKEN_OFF):
+                with closing(self._open(key, request, limit)) as body, suppress(*_INCOMPLETE):
                     return bytes(body.read())
-            with closing(self._opened(key, place, limit)) as body:
+            with closing(self._open(key, request, limit)) as body:
                 return bytes(body.read())
 
-    def _opened(self, key: str, place: dict[str, str], limit: int) -> StreamingBody:
-        """The object's content, not read yet, if it is no longer than `limit`."""
+    def _open(self, key: str, request: dict[str, str], limit: int) -> StreamingBody:
+        """Return the object's content, not yet read; TOO_LARGE if it is longer than `limit`."""
         try:
-            found = self._client.get_object(**place)
+            response = self._client.get_object(**request)
         except ClientError as error:
             if is_known_error(error, "InvalidRange", "416"):
                 raise _BeyondTheEnd from error
             raise
-        size: int = found["ContentLength"]
+        size: int = response["ContentLength"]
         if size > limit:
-            found["Body"].close()
+            response["Body"].close()
             raise PermanentError(Code.TOO_LARGE, f"{size} bytes, more than {limit}: {key}")
-        return found["Body"]
+        return response["Body"]
 
-    def _place(self, key: str) -> dict[str, str]:
-        """What names an object in a request."""
+    def _name(self, key: str) -> dict[str, str]:
+        """Return the parameters that name an object in a request."""
         if not is_safe_key(key):
             raise PermanentError(Code.TARGET, f"not a key below {self.location}: {key!r}")
-        whole = self._root + key
-        if len(whole.encode()) > KEY_BYTES:
+        full_key = self._root + key
+        if len(full_key.encode()) > KEY_BYTES:
             raise PermanentError(
                 Code.TARGET, f"more than {KEY_BYTES} bytes with its prefix: {key}: shorten it"
             )
-        return self._bucket | {"Key": whole}
+        return self._bucket | {"Key": full_key}
 
 
 class _BeyondTheEnd(Exception):
-    """A range begins where the object has ended."""
+    """A range begins after the object's end."""
 
 
-def _identity(found: dict[str, Any]) -> str:
-    tag: str = found["ETag"]
+def _identity(properties: dict[str, Any]) -> str:
+    tag: str = properties["ETag"]
     return tag.strip('"')
 
 
@@ -229,8 +223,8 @@ def _payer(settings: S3Settings) -> dict[str, str]:
     return {"RequestPayer": "requester"} if settings.requester_pays else {}
 
 
-def _as_written(settings: S3Settings) -> dict[str, str]:
-    """What a request to write says besides the object; no ACL, so that the bucket's rules hold."""
+def _write_options(settings: S3Settings) -> dict[str, str]:
+    """Return the options of a write; no ACL, so that the bucket's rules hold."""
     options = {
         "ServerSideEncryption": settings.encryption.value,
         "SSEKMSKeyId": settings.kms_key,

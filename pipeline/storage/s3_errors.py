@@ -1,4 +1,4 @@
-"""What an S3 server, or boto3 on the way to it, means by an error, and what to do about it."""
+"""Errors of S3 servers and of boto3: their codes in bgpipe, and advice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from bgpipe.pipeline.errors import (
     Code,
-    ItemError,
     PermanentError,
     StorageUnavailable,
     TransientError,
@@ -20,13 +19,13 @@ from bgpipe.pipeline.errors import (
 
 @dataclass(frozen=True, slots=True)
 class ErrorMeaning:
-    """STORAGE is transient, everything else permanent."""
+    """STORAGE is transient, every other code permanent."""
 
     code: Code
     advice: str = ""
 
 
-_MISSING = ErrorMeaning(Code.MISSING, "it was deleted, or renamed, since it was listed")
+_MISSING = ErrorMeaning(Code.MISSING, "it was deleted or renamed after the listing")
 _NO_BUCKET = ErrorMeaning(Code.MISSING, "create the bucket or correct its name")
 _DENIED = ErrorMeaning(
     Code.ACCESS,
@@ -48,49 +47,35 @@ _FULL = ErrorMeaning(Code.STORAGE, "make room on the server")
 _AWAY = ErrorMeaning(
     Code.STORAGE, "check the network, and endpoint_url of [s3] or AWS_ENDPOINT_URL"
 )
-_UNKNOWN = ErrorMeaning(Code.STORAGE, "try again; if it stays, ask whoever runs the server")
+_UNKNOWN = ErrorMeaning(Code.STORAGE, "try again; if it persists, ask the server's operator")
 
-# Answers to HEAD have no body, so that boto3 gives their status as the code.
-MEANINGS = {
-    "404": _MISSING,
-    "NoSuchKey": _MISSING,
-    "NoSuchVersion": _MISSING,
-    "NoSuchBucket": _NO_BUCKET,
-    "403": _DENIED,
-    "AccessDenied": _DENIED,
-    "AccessDeniedException": _DENIED,
-    "AllAccessDisabled": _DENIED,
-    "AccountProblem": _DENIED,
-    "InvalidAccessKeyId": _KEYS,
-    "SignatureDoesNotMatch": _KEYS,
-    "InvalidSecurity": _KEYS,
-    "ExpiredToken": _EXPIRED,
-    "ExpiredTokenException": _EXPIRED,
-    "InvalidToken": _EXPIRED,
-    "TokenRefreshRequired": _EXPIRED,
-    "301": _REGION,
-    "PermanentRedirect": _REGION,
-    "AuthorizationHeaderMalformed": _REGION,
-    "IllegalLocationConstraintException": _REGION,
-    "RequestTimeTooSkewed": _CLOCK,
-    "KMS.DisabledException": _KMS,
-    "KMS.InvalidStateException": _KMS,
-    "KMS.KMSInvalidStateException": _KMS,
-    "KMS.NotFoundException": _KMS,
-    "InvalidObjectState": _ARCHIVED,
-    "KeyTooLongError": _TOO_LONG,
-    "429": _BUSY,
-    "500": _BUSY,
-    "503": _BUSY,
-    "InternalError": _BUSY,
-    "OperationAborted": _BUSY,
-    "RequestTimeout": _BUSY,
-    "ServiceUnavailable": _BUSY,
-    "SlowDown": _BUSY,
-    "QuotaExceeded": _FULL,
-    "XMinioStorageFull": _FULL,
-}
-"""By the code of the server's answer."""
+# Responses to HEAD have no body, so that boto3 gives their status as the code.
+_CODES = (
+    (_MISSING, "404 NoSuchKey NoSuchVersion"),
+    (_NO_BUCKET, "NoSuchBucket"),
+    (_DENIED, "403 AccessDenied AccessDeniedException AllAccessDisabled AccountProblem"),
+    (_KEYS, "InvalidAccessKeyId SignatureDoesNotMatch InvalidSecurity"),
+    (_EXPIRED, "ExpiredToken ExpiredTokenException InvalidToken TokenRefreshRequired"),
+    (
+        _REGION,
+        "301 PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException",
+    ),
+    (_CLOCK, "RequestTimeTooSkewed"),
+    (
+        _KMS,
+        "KMS.DisabledException KMS.InvalidStateException "
+        "KMS.KMSInvalidStateException KMS.NotFoundException",
+    ),
+    (_ARCHIVED, "InvalidObjectState"),
+    (_TOO_LONG, "KeyTooLongError"),
+    (
+        _BUSY,
+        "429 500 503 InternalError OperationAborted RequestTimeout ServiceUnavailable SlowDown",
+    ),
+    (_FULL, "QuotaExceeded XMinioStorageFull"),
+)
+MEANINGS = {code: meaning for meaning, codes in _CODES for code in codes.split()}
+"""By the code of the server's response."""
 
 _FAILURES: tuple[tuple[type[BotoCoreError], ErrorMeaning], ...] = (
     (boto.NoCredentialsError, _KEYS),
@@ -104,30 +89,31 @@ _FAILURES: tuple[tuple[type[BotoCoreError], ErrorMeaning], ...] = (
     (boto.HTTPClientError, _AWAY),
     (boto.ConnectionError, _AWAY),
 )
-"""By the class of what boto3 raises without an answer."""
+"""By the class of the error that boto3 raises without a response."""
 
 
 @contextmanager
 def item_errors(key: str) -> Iterator[None]:
-    """Turn what boto3 raises about one object into an ItemError."""
+    """Translate boto3's errors of one object into ItemError."""
     try:
         yield
     except (ClientError, BotoCoreError) as error:
         meaning = _meaning(error)
-        raise _item_error(meaning.code, f"{_words(error)}: {key}: {meaning.advice}") from error
+        kind = TransientError if meaning.code is Code.STORAGE else PermanentError
+        raise kind(meaning.code, f"{_message(error)}: {key}: {meaning.advice}") from error
 
 
 @contextmanager
-def store_errors(what: str, location: str) -> Iterator[None]:
-    """Turn what boto3 raises about a whole store into StorageUnavailable.
+def store_errors(problem: str, location: str) -> Iterator[None]:
+    """Translate boto3's errors of a whole store into StorageUnavailable.
 
-    `what` says what is not possible, like "cannot be listed".
+    `problem` begins the message, as in "cannot be listed".
     """
     try:
         yield
     except (ClientError, BotoCoreError) as error:
         advice = _meaning(error).advice
-        raise StorageUnavailable(f"{what}, {_words(error)}: {location}: {advice}") from error
+        raise StorageUnavailable(f"{problem}, {_message(error)}: {location}: {advice}") from error
 
 
 def is_known_error(error: ClientError, *codes: str) -> bool:
@@ -140,13 +126,9 @@ def _meaning(error: Exception) -> ErrorMeaning:
     return next((meaning for kind, meaning in _FAILURES if isinstance(error, kind)), _UNKNOWN)
 
 
-def _item_error(code: Code, detail: str) -> ItemError:
-    return (TransientError if code is Code.STORAGE else PermanentError)(code, detail)
-
-
-def _words(error: Exception) -> str:
-    """The error on one line, without what every message of boto3's begins with."""
+def _message(error: Exception) -> str:
+    """Return the error on one line, without the common beginning of boto3's messages."""
     if isinstance(error, ClientError):
-        answer = error.response.get("Error", {})
-        return f"{answer.get('Code', 'unknown')} ({answer.get('Message', 'no message')})"
+        details = error.response.get("Error", {})
+        return f"{details.get('Code', 'unknown')} ({details.get('Message', 'no message')})"
     return " ".join(str(error).split())

@@ -18,7 +18,7 @@ from bgpipe.pipeline.inference.devices import CPU
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output
 from bgpipe.workers.image_processor import ImageCodec
 from bgpipe.workers.lifecycle import exit_now, run_entry_point, worker_settings
-from bgpipe.workers.process import WorkerDependencies, work, worker_config
+from bgpipe.workers.process import work, worker_config
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
@@ -40,21 +40,25 @@ class SleepingEngine:
         return [Matte(np.zeros(image.shape[:2], np.float32)) for image in images]
 
 
-def measure(data: bytes, limits: Limits) -> int:
-    del data, limits
-    return SIDE * SIDE
+class SleepingCodec(ImageCodec):
+    @staticmethod
+    def measure(data: bytes, limits: Limits) -> int:
+        del data, limits
+        return SIDE * SIDE
 
+    @staticmethod
+    def decode(data: bytes, limits: Limits, keep_16_bits: bool = False) -> DecodedImage:
+        del data, limits, keep_16_bits
+        time.sleep(DECODE)
+        return DecodedImage(rgb=np.zeros((SIDE, SIDE, 3), np.uint8))
 
-def decode(data: bytes, limits: Limits, keep_16_bits: bool) -> DecodedImage:
-    del data, limits, keep_16_bits
-    time.sleep(DECODE)
-    return DecodedImage(rgb=np.zeros((SIDE, SIDE, 3), np.uint8))
-
-
-def encode(cutout: Cutout, picture: DecodedImage, output: Output, text: Mapping[str, str]) -> bytes:
-    del cutout, picture, output, text
-    time.sleep(ENCODE)
-    return b"a cutout"
+    @staticmethod
+    def encode(
+        cutout: Cutout, picture: DecodedImage, output: Output, text: Mapping[str, str]
+    ) -> bytes:
+        del cutout, picture, output, text
+        time.sleep(ENCODE)
+        return b"a cutout"
 
 
 def main() -> int:
@@ -64,10 +68,8 @@ def main() -> int:
 
     def run() -> int:
         settings = worker_settings()
-        parts = WorkerDependencies(
-            lambda recipe: SleepingEngine(), ImageCodec(decode, encode, measure)
-        )
-        return work(settings, worker_config(name, CPU, settings.worker), parts)
+        config = worker_config(name, CPU, settings.worker)
+        return work(settings, config, lambda spec: SleepingEngine(), SleepingCodec())
 
     return run_entry_point(run)
 

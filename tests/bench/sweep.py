@@ -92,9 +92,9 @@ def settle(url: str) -> None:
         catalog = Catalog(target, SOURCE, JobStore(client).items)
         writer = catalog.successor(order("before"))
         for place in merge_join(assign_targets(source.list()), target.list(), []):
-            assert place.entry
+            assert place.source
             assert place.listed
-            made, entry = place.listed.identity, place.entry
+            made, entry = place.listed.identity, place.source
             writer.add(CatalogRow(place.key, made, entry.key, entry.identity, RECIPE.hash))
         writer.close()
 

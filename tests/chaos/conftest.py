@@ -17,7 +17,7 @@ from bgpipe.pipeline.images import png
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import JobId
 
-from ..conftest import RedisServer
+from ..support.redis_server import RedisServer
 from ..workers.conftest import Cluster, _show_log, cluster, model
 
 __all__ = ["_show_log", "cluster", "model"]
@@ -63,7 +63,7 @@ def dispatcher(cluster: Cluster) -> Iterator[None]:
 
 
 def failures(cluster: Cluster, job: JobId) -> dict[str, str]:
-    return {failure.source: failure.code for failure in cluster.jobs.failures(job)}
+    return {failure.source: failure.code for failure in cluster.jobs.items.failures(job)}
 
 
 def files(folder: Path) -> dict[str, bytes]:

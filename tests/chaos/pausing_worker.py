@@ -13,21 +13,23 @@ from bgpipe.pipeline.types import DecodedImage
 from bgpipe.workers.engine_cache import make_engine_factory
 from bgpipe.workers.image_processor import ImageCodec
 from bgpipe.workers.lifecycle import exit_now, run_entry_point, worker_settings
-from bgpipe.workers.process import WorkerDependencies, work, worker_config
+from bgpipe.workers.process import work, worker_config
 
 
-def decode_slowly(data: bytes, limits: Limits, deep: bool) -> DecodedImage:
-    time.sleep(float(os.environ["TEST_PAUSE"]))
-    return decode(data, limits, deep)
+class PausingCodec(ImageCodec):
+    @staticmethod
+    def decode(data: bytes, limits: Limits, keep_16_bits: bool = False) -> DecodedImage:
+        time.sleep(float(os.environ["TEST_PAUSE"]))
+        return decode(data, limits, keep_16_bits)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True)
     settings = worker_settings()
-    this = worker_config(parser.parse_args().name, CPU, settings.worker)
-    make_engine = make_engine_factory(settings, this.device, this.batch)
-    return work(settings, this, WorkerDependencies(make_engine, ImageCodec(decode=decode_slowly)))
+    config = worker_config(parser.parse_args().name, CPU, settings.worker)
+    make_engine = make_engine_factory(settings, config.device, config.batch)
+    return work(settings, config, make_engine, PausingCodec())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from PIL import Image
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.types import JobId, JobState, JobSummary
 
-from ..conftest import RedisServer
+from ..support.redis_server import RedisServer
 from ..workers.conftest import Cluster
 from .conftest import dispatcher, files, whole
 
@@ -75,7 +75,7 @@ class Worker:
 
     def works(self, job: JobId) -> bool:
         """Whether this process, and none before it, has images in flight."""
-        claims = set(self.cluster.jobs.claims(job).values())
+        claims = set(self.cluster.jobs.items.claims(job).values())
         ours = {claim for claim in claims if claim.startswith(f"{self.name}/")} - self.dead
         return bool(ours)
 
@@ -130,7 +130,7 @@ def test_killed_workers_and_a_killed_redis_lose_nothing(
                 worker.keep(pause=0.15)
             if victim.works(job) and kills["worker"] < WORKER_KILLS:
                 victim.kill()
-                victim.dead |= set(fragile.jobs.claims(job).values())
+                victim.dead |= set(fragile.jobs.items.claims(job).values())
                 victim.start(pause=0.15)
                 kills["worker"] += 1
             if kills["worker"] >= 4 * (kills["redis"] + 1) - 1 and kills["redis"] < REDIS_KILLS:

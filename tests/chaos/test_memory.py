@@ -22,7 +22,7 @@ WARM = 1_000
 DISTINCT = 100
 MOST_GROWTH = 1.05
 LIMIT = 900.0
-CPU = ["-m", "bgpipe.workers.start", "--name", "cpu0@test"]
+CPU = ["-m", "bgpipe.workers", "--name", "cpu0@test"]
 
 
 def photos(folder: Path) -> list[str]:

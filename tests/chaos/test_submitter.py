@@ -16,8 +16,8 @@ from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.types import JobState
 
-from ..conftest import RedisServer
 from ..support.idle_cluster import JOB, SECONDS, Cluster, Idler, assert_closed, kill, until
+from ..support.redis_server import RedisServer
 
 IMAGES = 12_000
 

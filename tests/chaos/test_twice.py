@@ -29,10 +29,10 @@ def test_every_image_is_counted_once_however_often_its_message_comes(cluster: Cl
     ):
         until(lambda: len(cluster.client.keys(keys.of_worker("*"))) == 2)
         job = cluster.submit(names)
-        publish(cluster.app, job, list(cluster.jobs.items(job, 0, IMAGES)), QUEUE)
+        publish(cluster.app, job, list(cluster.jobs.items.read(job, 0, IMAGES)), QUEUE)
         summary = cluster.finished(job)
         finished = cluster.client.hget(keys.of_job(job).head, "finished")
-        publish(cluster.app, job, list(cluster.jobs.items(job, 0, IMAGES)), QUEUE)
+        publish(cluster.app, job, list(cluster.jobs.items.read(job, 0, IMAGES)), QUEUE)
         cluster.finished(cluster.submit([names[0]]))
     assert (summary.done, summary.failed) == (IMAGES, 0)
     assert cluster.jobs.summary(job).done == IMAGES

@@ -36,12 +36,15 @@ import pytest
 from PIL import Image
 
 from bgpipe.pipeline.broker.client import connect
-from bgpipe.pipeline.broker.embedded import find_server
+from bgpipe.pipeline.broker.server_process import find_server
 from bgpipe.pipeline.cli.app import command_tree
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.monitoring.cluster_stats import read_cluster_stats
 
-from ..conftest import ROOT, RedisServer, free_port, require_program
+from ..support.ports import free_port
+from ..support.programs import require_program
+from ..support.redis_server import RedisServer
+from ..support.source_tree import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "infra/package/README.md"]
 DOCUMENTS = sorted([*PAGES, *(ROOT / "infra/docs").rglob("*.md")])

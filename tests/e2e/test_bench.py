@@ -23,16 +23,17 @@ def test_it_measures_the_network_alone_and_whole_images(bgpipe: Bgpipe) -> None:
     assert whole["whole"]["images_per_second"] > 0
     assert 0 < whole["whole"]["device_busy"] <= 1
     assert {"read", "decode", "infer", "refine", "encode", "write"} <= set(whole["whole"]["stages"])
+    assert bgpipe.records("jobs") == []
 
 
 @pytest.mark.slow
-def test_weights_by_chance_stand_for_those_that_are_not_here(bgpipe: Bgpipe) -> None:
+def test_random_weights_replace_missing_ones(bgpipe: Bgpipe) -> None:
     done = bgpipe("bench", "--random", "--model", "birefnet-nano", "--only", "device", *QUICK)
-    assert (done.returncode, "weights by chance" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "random weights" in done.stdout) == (0, True), done.stderr
     assert "float32" in done.stdout
 
 
-def test_what_cannot_be_measured_is_told_at_once(bgpipe: Bgpipe) -> None:
+def test_an_unknown_model_is_reported_at_once(bgpipe: Bgpipe) -> None:
     done = bgpipe("bench", "--random", "--model", "no-such-model", *QUICK)
     assert (done.returncode, "no-such-model" in done.stderr) == (2, True)
     assert bgpipe("bench", "--model", "no-such-model", *QUICK).returncode == 2

@@ -14,9 +14,9 @@ from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import JobId
 
-from ..conftest import RedisServer
 from ..support.comfyui_client import API, Comfy, events
 from ..support.http_service import BGPIPE, environment_of, running, server
+from ..support.redis_server import RedisServer
 
 
 def test_a_prompt_survives_a_restart_of_everything_in_its_middle(

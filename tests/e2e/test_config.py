@@ -73,7 +73,7 @@ def test_check_names_unknown_presets_and_models(bgpipe: Bgpipe) -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         'bgpipe: BGPIPE_REFINE__PRESET: unknown preset "min"; did you mean mine?',
-        'bgpipe: bgpipe.toml:7: matting.model: unknown matting model "birefnet-lite": known are none, '
+        'bgpipe: bgpipe.toml:7: matting.model: unknown matting model "birefnet-lite": choose from none, '
         "vitmatte, vitmatte-base",
         'bgpipe: bgpipe.toml:4: sweeps.products.preset: unknown preset "product"; did you mean '
         "products?",

@@ -13,9 +13,9 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient, connect
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
-from bgpipe.workers.heartbeat import HeartbeatWriter
+from bgpipe.workers.heartbeat import sending_heartbeats
 
-from ..conftest import RedisServer
+from ..support.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from .conftest import Bgpipe
@@ -47,7 +47,7 @@ def doctor(bgpipe: Bgpipe, redis_url: str) -> Asked:
 
 
 def test_a_worker_that_gets_images_done_is_healthy(client: RedisClient, doctor: Asked) -> None:
-    with HeartbeatWriter(client, HERE, lambda: AT_WORK):
+    with sending_heartbeats(client, HERE, lambda: AT_WORK):
         code, said = doctor("--worker")
     assert (code, PLACE in said) == (0, True), said
 
@@ -55,13 +55,13 @@ def test_a_worker_that_gets_images_done_is_healthy(client: RedisClient, doctor: 
 def test_a_worker_that_lives_and_gets_nothing_done_is_not(
     client: RedisClient, doctor: Asked
 ) -> None:
-    with HeartbeatWriter(client, HERE, lambda: STUCK):
+    with sending_heartbeats(client, HERE, lambda: STUCK):
         code, said = doctor("--worker")
     assert (code, "no image done for 900 s" in said) == (4, True), said
 
 
 def test_the_workers_of_other_machines_prove_nothing(client: RedisClient, doctor: Asked) -> None:
-    with HeartbeatWriter(client, "gpu0@elsewhere/abc", lambda: AT_WORK):
+    with sending_heartbeats(client, "gpu0@elsewhere/abc", lambda: AT_WORK):
         code, said = doctor("--worker")
     assert (code, "has a heartbeat" in said) == (4, True), said
 
@@ -69,9 +69,9 @@ def test_the_workers_of_other_machines_prove_nothing(client: RedisClient, doctor
 @pytest.mark.slow
 def test_a_worker_that_takes_no_messages_is_found_out(client: RedisClient, doctor: Asked) -> None:
     client.rpush("bgpipe", "message")
-    with HeartbeatWriter(client, HERE, lambda: IDLE):
+    with sending_heartbeats(client, HERE, lambda: IDLE):
         code, said = doctor("--worker")
-    assert (code, "nobody takes them" in said) == (4, True), said
+    assert (code, "do not take messages" in said) == (4, True), said
 
 
 def test_a_dispatcher_is_healthy_while_one_of_the_cluster_leads(

@@ -43,7 +43,7 @@ def test_models_and_presets_stand_side_by_side(bgpipe: Bgpipe, folder: Path) -> 
         "eval", "--images", folder, "--truth", folder, *trials, "products", "--html", page
     )
     assert done.returncode == 0, done.stderr
-    assert "left out, because they have no truth: 2, such as alone.png" in done.stderr
+    assert "ignored without ground truth: 2, such as alone.png" in done.stderr
     head, *rows = done.stdout.splitlines()
     assert head.split() == [
         *("mean", "better", "truth", "raw", "truth", "products"),
@@ -75,11 +75,11 @@ def test_a_truth_of_another_size_is_named_and_the_others_are_scored(
     Image.new("L", (10, 10)).save(folder / "c_alpha.png")
     done = bgpipe("eval", "--json", "--images", folder, "--truth", folder, "--model", "truth")
     assert done.returncode == 1
-    assert "c.png: E_UNSUPPORTED: the truth has another size" in done.stderr
+    assert "c.png: E_UNSUPPORTED: truth and image differ in size" in done.stderr
     assert "truth balanced" in json.loads(done.stdout.splitlines()[-1])["trials"]
 
 
 def test_without_a_single_truth_there_is_nothing_to_score(bgpipe: Bgpipe, folder: Path) -> None:
     done = bgpipe("eval", "--images", folder, "--truth", folder / "sub", "--model", "truth")
     assert done.returncode == 3
-    assert "call it x_alpha.png" in done.stderr
+    assert "name it x_alpha.png" in done.stderr

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import await_listening, free_port
+from ..support.ports import await_listening, free_port
 
 ACCOUNT = "me:secret"
 COMMAND = [sys.executable, "-m", "bgpipe.pipeline.cli", "flower"]

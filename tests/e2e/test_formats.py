@@ -15,7 +15,7 @@ from ..pipeline.images.files import dng, mosaic
 if TYPE_CHECKING:
     from .conftest import Bgpipe
 
-NANO = ("--model", "birefnet-nano", "--include", "chelsea*", "--json")
+NANO = ("--model", "birefnet-nano", "--include", "chelsea*", "--wait", "--json")
 
 
 def read_summary(bgpipe: Bgpipe, *arguments: object) -> dict[str, object]:
@@ -25,6 +25,7 @@ def read_summary(bgpipe: Bgpipe, *arguments: object) -> dict[str, object]:
     return record
 
 
+@pytest.mark.usefixtures("shared_cluster")
 def test_a_catalogue_picture_is_made_once_and_framed_as_asked(
     bgpipe: Bgpipe, photos: Path, tmp_path: Path
 ) -> None:
@@ -38,6 +39,7 @@ def test_a_catalogue_picture_is_made_once_and_framed_as_asked(
     assert read_summary(bgpipe, *order, *jpeg)["skipped"] == 1
 
 
+@pytest.mark.usefixtures("shared_cluster")
 def test_a_cutout_in_another_format_is_done_again_when_it_was_cut_short(
     bgpipe: Bgpipe, photos: Path, tmp_path: Path
 ) -> None:
@@ -48,13 +50,14 @@ def test_a_cutout_in_another_format_is_done_again_when_it_was_cut_short(
     assert read_summary(bgpipe, *order)["done"] == 1
 
 
+@pytest.mark.usefixtures("shared_cluster")
 def test_a_cameras_raw_photo_becomes_a_cutout(bgpipe: Bgpipe, tmp_path: Path) -> None:
     pytest.importorskip("rawpy")
     linear = np.full((120, 160, 3), 4_000, np.uint16)
     linear[30:90, 40:120] = (50_000, 20_000, 5_000)
     (tmp_path / "shoot").mkdir()
     (tmp_path / "shoot/DSC_1.NEF").write_bytes(dng(mosaic(linear), orientation=6))
-    done = bgpipe("submit", tmp_path / "shoot", "--model", "birefnet-nano", "--json")
+    done = bgpipe("submit", tmp_path / "shoot", "--model", "birefnet-nano", "--wait", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     with Image.open(tmp_path / "shoot-cutouts/DSC_1.png") as image:
         assert (image.mode, image.size) == ("RGBA", (120, 160))

@@ -85,7 +85,6 @@ def problems(command: Any, words: list[str], parent: Any = None) -> Iterator[str
 
 
 def test_words_in_brackets_are_shown() -> None:
-    assert "[estimate]" in shown(("bench",))
     assert "[sweeps.NAME]" in shown(("sweep", "run"))
 
 

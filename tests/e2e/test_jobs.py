@@ -17,8 +17,8 @@ from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.types import JobId, JobState, Outcome
 
-from ..conftest import RedisServer
 from ..support.idle_cluster import JOB, SECONDS, Cluster, Idler, assert_closed, kill, until
+from ..support.redis_server import RedisServer
 
 NOT_IMAGE = PermanentError(Code.NOT_IMAGE, "no image")
 
@@ -58,7 +58,7 @@ def test_dead_letters_are_done_again_and_nothing_else_is(cluster: Cluster) -> No
     assert (summary["state"], summary["done"], summary["failed"]) == ("finished", 4, 0)
     assert dict(idler.settled) == {(job, 1): 1, (job, 3): 1}
     code, _, words = cluster.run("retry", job)
-    assert (code, "nothing to try again" in words) == (2, True)
+    assert (code, "nothing to retry" in words) == (2, True)
 
 
 def test_a_job_is_cancelled_resumed_and_forgotten(cluster: Cluster) -> None:
@@ -94,7 +94,7 @@ def test_an_interrupted_job_says_how_to_go_on_and_its_clock_stands(cluster: Clus
     first, second = records(cluster, "status"), records(cluster, "jobs")
     assert (first[0]["state"], first[0]["interrupted"]) == ("running", True)
     assert first == second  # a moment later
-    hint = f"interrupted: go on with bgpipe resume {JOB}"
+    hint = f"interrupted: continue with bgpipe resume {JOB}"
     assert hint in cluster.run("status")[1].splitlines()
     _, table, words = cluster.run("jobs")
     assert (" interrupted " in table.splitlines()[1], words) == (True, f"{hint}\n")
@@ -147,7 +147,7 @@ def test_damaged_books_are_told_and_the_other_jobs_go_on(cluster: Cluster) -> No
     cluster.client.delete(names.running)
     cluster.client.rpush(names.running, "not ours")
     code, _, words = cluster.run("status", job)
-    assert (code, "of a wrong type: bgpipe:job:long" in words) == (4, True), words
+    assert (code, "has a wrong type: bgpipe:job:long" in words) == (4, True), words
     cluster.client.hset(names.head, "job", json.dumps({"version": 0}))
     cluster.client.delete(names.running)
     second = cluster.submit("--detach", "--job", "second", "--include", "*.png")

@@ -14,7 +14,6 @@ from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.types import JobId, JobState
 
-from ..conftest import RedisServer
 from ..support.idle_cluster import (
     HIGH_WATER,
     JOB,
@@ -25,6 +24,7 @@ from ..support.idle_cluster import (
     kill,
     until,
 )
+from ..support.redis_server import RedisServer
 
 
 @pytest.fixture

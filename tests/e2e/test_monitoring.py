@@ -22,10 +22,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from bgpipe.pipeline.broker.embedded import find_server
+from bgpipe.pipeline.broker.server_process import find_server
 from bgpipe.pipeline.errors import RedisUnavailable
 
-from ..conftest import ROOT, RedisServer, await_listening, free_port, require_program
+from ..support.ports import await_listening, free_port
+from ..support.programs import require_program
+from ..support.redis_server import RedisServer
+from ..support.source_tree import ROOT
 from .conftest import Bgpipe
 
 PROMETHEUS = ROOT / "infra/prometheus"

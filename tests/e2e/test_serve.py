@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import httpx2
 import pytest
 
-from ..conftest import await_listening, free_port
 from ..support.http_service import SECONDS
+from ..support.ports import await_listening, free_port
 
 if TYPE_CHECKING:
     from .conftest import Bgpipe

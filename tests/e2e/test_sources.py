@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from subprocess import CompletedProcess
 
-    from ..conftest import S3Server
+    from ..support.s3_server import S3Server
     from .conftest import Bgpipe
 
-NANO = ("--model", "birefnet-nano")
+NANO = ("--model", "birefnet-nano", "--wait")
 SECONDS = 120.0
 
 
@@ -51,6 +51,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "shots"
 
 
+@pytest.mark.usefixtures("shared_cluster")
 def test_a_file_that_bgpipe_did_not_make_is_never_replaced(bgpipe: Bgpipe, folder: Path) -> None:
     out = folder.with_name("shots-cutouts")
     theirs = picture(out / "a.png", "gold").read_bytes()
@@ -64,7 +65,7 @@ def test_a_file_that_bgpipe_did_not_make_is_never_replaced(bgpipe: Bgpipe, folde
             "--out: a.png" in done.stdout
         )
         assert (out / "a.png").read_bytes() == theirs
-    retried = bgpipe("retry")
+    retried = bgpipe("retry", "--wait")
     assert retried.returncode == 1, retried.stderr
     assert (out / "a.png").read_bytes() == theirs
 
@@ -75,6 +76,7 @@ def test_a_file_that_bgpipe_did_not_make_is_never_replaced(bgpipe: Bgpipe, folde
     assert read_summary(bgpipe("submit", folder, *NANO, "--json"))["skipped"] == 2
 
 
+@pytest.mark.usefixtures("shared_cluster")
 def test_a_foreign_object_in_a_bucket_is_never_replaced(
     bgpipe: Bgpipe, folder: Path, s3: S3Server
 ) -> None:
@@ -94,6 +96,7 @@ def test_a_foreign_object_in_a_bucket_is_never_replaced(
     assert read_summary(bgpipe(*submit, **s3.environment))["done"] == 1
 
 
+@pytest.mark.usefixtures("shared_cluster")
 def test_a_cutout_is_not_taken_as_a_source(bgpipe: Bgpipe, folder: Path, s3: S3Server) -> None:
     assert bgpipe("submit", folder, *NANO).returncode == 0
     cutout = folder.with_name("shots-cutouts") / "a.png"
@@ -110,6 +113,7 @@ def test_a_cutout_is_not_taken_as_a_source(bgpipe: Bgpipe, folder: Path, s3: S3S
     assert read_summary(done)["errors"] == {"E_UNSUPPORTED": 1}
 
 
+@pytest.mark.usefixtures("shared_cluster")
 def test_ignored_files_are_counted_by_suffix(bgpipe: Bgpipe, folder: Path) -> None:
     for name in ("1.MOV", "2.MOV", "x/3.ai", "4.psd", "README", ".hidden.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -127,6 +131,7 @@ def test_ignored_files_are_counted_by_suffix(bgpipe: Bgpipe, folder: Path) -> No
     assert "2 .MOV, 1 .ai, 1 .psd, 1 without suffix are not read" in nothing.stderr
 
 
+@pytest.mark.usefixtures("shared_cluster")
 def test_keys_without_a_suffix_are_judged_by_their_content(
     bgpipe: Bgpipe, folder: Path, tmp_path: Path, s3: S3Server
 ) -> None:
@@ -141,6 +146,7 @@ def test_keys_without_a_suffix_are_judged_by_their_content(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["0a1b2c.png"]
 
 
+@pytest.mark.usefixtures("shared_cluster")
 def test_several_sources_are_one_job(bgpipe: Bgpipe, folder: Path, tmp_path: Path) -> None:
     picture(tmp_path / "more" / "sub" / "c.png")
     picture(tmp_path / "d.png")
@@ -153,6 +159,7 @@ def test_several_sources_are_one_job(bgpipe: Bgpipe, folder: Path, tmp_path: Pat
     assert made == {"shots/a.png", "shots/b.png", "more/sub/c.png", "d.png"}
 
 
+@pytest.mark.usefixtures("shared_cluster")
 def test_one_image_may_go_to_a_file(bgpipe: Bgpipe, folder: Path) -> None:
     done = bgpipe("submit", "shots/a.jpg", "-o", "shots/out.webp", *NANO)
     assert done.returncode == 2  # the command runs elsewhere
@@ -252,6 +259,7 @@ def test_the_bundled_model_is_warned_of_once_the_source_was_checked(
     assert "bgpipe models pull birefnet-general" in warning
 
 
+@pytest.mark.usefixtures("shared_cluster")
 def test_a_report_opens_in_the_browser(bgpipe: Bgpipe, folder: Path, tmp_path: Path) -> None:
     assert bgpipe("submit", folder, *NANO).returncode == 0
     browser = tmp_path / "browser"

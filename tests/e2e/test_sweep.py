@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import io
 import json
 import subprocess
 import sys
@@ -22,13 +23,13 @@ from PIL import Image
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.jobs.store import JobStore
-from bgpipe.pipeline.scheduling.sweeps import SweepStateStore
+from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
 from bgpipe.pipeline.types import JobState
 
 from ..support.idle_cluster import Idler
 
 if TYPE_CHECKING:
-    from tests.conftest import S3Server
+    from tests.conftest import FaultProxy, S3Server
 
     from .conftest import Bgpipe
 
@@ -37,6 +38,12 @@ NIGHT = 40
 IMAGES = 900
 SLEEPING_WORKER = Path(__file__).parents[1] / "bench" / "sleeping_worker.py"
 SECONDS = 240.0
+
+
+def jpeg() -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (64, 48), "teal").save(data, "jpeg")
+    return data.getvalue()
 
 
 def declare(bgpipe: Bgpipe, **values: object) -> None:
@@ -86,6 +93,7 @@ def ended(process: subprocess.Popen[Any]) -> Iterator[None]:
         print(process.communicate(timeout=60))
 
 
+@pytest.mark.usefixtures("shared_cluster")
 def test_a_sweep_is_run_by_hand_told_of_and_listed(bgpipe: Bgpipe, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -103,7 +111,9 @@ def test_a_sweep_is_run_by_hand_told_of_and_listed(bgpipe: Bgpipe, tmp_path: Pat
             time_zone="Europe/Berlin",
             on_finish=url,
         )
-        done = bgpipe("sweep", "run", "night", "--json", BGPIPE_SWEEPS__NIGHT__SECRET="hush")
+        done = bgpipe(
+            "sweep", "run", "night", "--wait", "--json", BGPIPE_SWEEPS__NIGHT__SECRET="hush"
+        )
         assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (summary["done"], summary["total"]) == (2, 2)
@@ -119,6 +129,7 @@ def test_a_sweep_is_run_by_hand_told_of_and_listed(bgpipe: Bgpipe, tmp_path: Pat
     assert bgpipe.records("sweep", "check") == [{"sweep": "night", "ok": True, "error": ""}]
 
 
+@pytest.mark.usefixtures("shared_cluster")
 def test_a_sweep_prunes_as_declared_and_goes_on_where_it_would_be_too_much(
     bgpipe: Bgpipe, tmp_path: Path
 ) -> None:
@@ -128,15 +139,35 @@ def test_a_sweep_prunes_as_declared_and_goes_on_where_it_would_be_too_much(
         Image.new("RGB", (64, 48), "teal").save(photos / name)
     values = {"source": str(photos), "target": str(out), "model": "birefnet-nano", "prune": True}
     declare(bgpipe, **values)
-    assert bgpipe("sweep", "run", "night").returncode == 0
+    assert bgpipe("sweep", "run", "night", "--wait").returncode == 0
     (photos / "a.jpg").unlink()
-    done = bgpipe("sweep", "run", "night")
+    done = bgpipe("sweep", "run", "night", "--wait")
     assert (done.returncode, "nothing is pruned: 1 of 2" in done.stderr) == (0, True), done.stderr
     assert {path.name for path in out.glob("*.png")} == {"a.png", "b.png"}
     declare(bgpipe, **values, prune_most=0.5)
-    done = bgpipe("sweep", "run", "night")
+    done = bgpipe("sweep", "run", "night", "--wait")
     assert (done.returncode, "removed 1 cutouts" in done.stdout) == (0, True), done.stderr
     assert {path.name for path in out.glob("*.png")} == {"b.png"}
+
+
+def test_pruning_costs_no_second_listing(
+    bgpipe: Bgpipe, s3: S3Server, fault_proxy: Callable[..., FaultProxy]
+) -> None:
+    source, target = s3.make_bucket(), s3.make_bucket()
+    for name in ("a.jpg", "b.jpg"):
+        s3.put(f"{source}/{name}", jpeg())
+    values = {"source": source, "target": target, "model": "birefnet-nano", "prune_most": 0.5}
+    declare(bgpipe, **values, prune=True)
+    done = bgpipe("sweep", "run", "night", **s3.environment)
+    assert done.returncode == 0, done.stderr
+    s3.delete(f"{source}/a.jpg")
+    proxy = fault_proxy()
+    done = bgpipe("sweep", "run", "night", **s3.environment | {"AWS_ENDPOINT_URL": proxy.url})
+    assert (done.returncode, "removed 1 cutouts" in done.stdout) == (0, True), done.stderr
+    assert "b.png" in s3.keys(target)
+    assert "a.png" not in s3.keys(target)
+    listings = [line for line in proxy.log.read_text().splitlines() if "list-type" in line]
+    assert len(listings) == 2, listings  # the source's and the target's
 
 
 def test_a_dry_run_says_what_a_sweep_would_do_and_writes_nothing(
@@ -182,6 +213,7 @@ def test_a_dry_run_says_what_a_sweep_would_do_and_writes_nothing(
     assert "estimate" not in said
 
 
+@pytest.mark.usefixtures("shared_cluster")
 def test_a_sweep_writes_what_its_output_options_say(bgpipe: Bgpipe, tmp_path: Path) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
@@ -195,13 +227,13 @@ def test_a_sweep_writes_what_its_output_options_say(bgpipe: Bgpipe, tmp_path: Pa
         name="{stem}-cutout",
         **options,
     )
-    done = bgpipe("sweep", "run", "night")
+    done = bgpipe("sweep", "run", "night", "--wait")
     assert done.returncode == 0, done.stderr
     with Image.open(out / "a-cutout.jpg") as cutout:
         assert (cutout.format, cutout.size) == ("JPEG", (40, 30))
     given = [f"--{name}={value}" for name, value in options.items()]
     where = ("--out", out, "--name", "{stem}-cutout", "--model", "birefnet-nano")
-    again = bgpipe("submit", photos, *where, *given, "--json")
+    again = bgpipe("submit", photos, *where, *given, "--wait", "--json")
     assert json.loads(again.stdout.splitlines()[-1])["skipped"] == 1, again.stderr
 
 

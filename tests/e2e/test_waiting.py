@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..conftest import RedisServer
 from ..support.hub import LoopbackHub, serving
+from ..support.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from .conftest import Bgpipe

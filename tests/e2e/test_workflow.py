@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from .conftest import Bgpipe
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "infra/examples"
-NANO = ("--model", "birefnet-nano")
+NANO = ("--model", "birefnet-nano", "--wait")
 
 
+@pytest.mark.usefixtures("shared_cluster")
 def test_the_example_workflow_asks_for_what_the_preset_asks_for(
     bgpipe: Bgpipe, photos: Path, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ from .test_redis import PLAIN, VITALS
 
 WEIGHTS = Path(__file__).with_name("upgrade") / "weights.safetensors"
 PHOTO = Path(__file__).with_name("upgrade") / "content/object-06.jpg"
-OURS = ("image done", "image failed", "worker starts", "worker ends", "loading model", "draining")
+OURS = ("image done", "image failed", "worker starts", "worker ends", "loading model")
 
 
 def families(collector: Collector) -> dict[str, Any]:

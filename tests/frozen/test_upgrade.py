@@ -20,7 +20,7 @@ import pytest
 from ..e2e.conftest import Bgpipe
 
 if TYPE_CHECKING:
-    from ..conftest import FaultProxy, S3Server
+    from ..support.s3_server import FaultProxy, S3Server
 
 DATA = Path(__file__).with_name("upgrade")
 RECORD: dict[str, Any] = json.loads((DATA / "data.json").read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ..conftest import ROOT
+from ..support.source_tree import ROOT
 from .code import command_problems, drain_seconds, variable_problems
 
 ONCE = {"init", "bgpipe"}

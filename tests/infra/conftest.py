@@ -13,7 +13,9 @@ import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from ..conftest import ROOT, free_port, require_program
+from ..support.ports import free_port
+from ..support.programs import require_program
+from ..support.source_tree import ROOT
 
 DOCKER = ROOT / "infra/docker"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import ROOT
+from ..support.source_tree import ROOT
 from .code import command_problems, variable_problems
 from .compose import docker_environment, problems
 

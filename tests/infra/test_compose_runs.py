@@ -19,7 +19,8 @@ from PIL import Image
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from ..conftest import ROOT, free_port
+from ..support.ports import free_port
+from ..support.source_tree import ROOT
 from .compose import environment, mounts, ours, services
 from .conftest import require_redis_server
 

@@ -20,8 +20,8 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.broker.lease import is_held
 
-from ..conftest import ROOT, free_port
-from ..packaging.test_packages import copy_of_the_tree
+from ..support.ports import free_port
+from ..support.source_tree import ROOT, copy_checkout
 from .test_guarded_redis import until
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
     )
     (folder / "requirements.txt").write_text(listed.stdout)
-    tree = copy_of_the_tree(folder)
+    tree = copy_checkout(folder)
     python = environment / "bin/python"
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q"]
     subprocess.run([*pip, "-r", folder / "requirements.txt"], check=True)

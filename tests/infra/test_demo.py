@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bgpipe.pipeline.broker.embedded import find_server
+from bgpipe.pipeline.broker.server_process import find_server
 from bgpipe.pipeline.errors import RedisUnavailable
 
-from ..conftest import ROOT, require_program
+from ..support.programs import require_program
+from ..support.source_tree import ROOT
 
 SECONDS = 900
 

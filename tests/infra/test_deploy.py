@@ -6,8 +6,8 @@ import re
 import shlex
 from collections.abc import Iterator
 
-from ..conftest import ROOT
 from ..docs.test_documents import lines
+from ..support.source_tree import ROOT
 from .code import command_problems
 from .compose import ours, services
 from .kustomize import build, pod_of

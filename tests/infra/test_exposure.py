@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.diagnostics.security import Exposed, check_encryption
+from bgpipe.pipeline.diagnostics.security import Exposed, inspect_encryption
 
 from .conftest import guarded_redis
 
@@ -51,7 +51,7 @@ def test_what_is_open_is_named_with_what_closes_it(redis_url: str, tmp_path: Pat
         "files": "chmod o=",
         "password": "infra/docker/redis/users.acl",
         "user": "infra/docker/redis/users.acl",
-        "places": "set worker.places",
+        "places": "restrict it with worker.places",
         "storage": "https://",
         "metrics": "0.0.0.0:9640",
     }
@@ -98,7 +98,7 @@ def test_a_connection_that_others_may_read_is_named(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BGPIPE_REDIS_URL", url)
     if closed:
-        assert check_encryption(load_settings())
+        assert inspect_encryption(load_settings())
     else:
         with pytest.raises(Exposed):
-            check_encryption(load_settings())
+            inspect_encryption(load_settings())

@@ -25,7 +25,7 @@ from bgpipe.pipeline.broker.queue import make_app, publish, waiting_messages
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.types import Item, JobId
 
-from ..conftest import free_port
+from ..support.ports import free_port
 from .conftest import GuardedRedis, guarded_redis, make_certificates
 
 SECONDS = 180.0

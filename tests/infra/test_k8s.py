@@ -16,7 +16,7 @@ import yaml
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.http.routes.health import router
 
-from ..conftest import ROOT
+from ..support.source_tree import ROOT
 from .code import command_problems, drain_seconds, variable_problems
 from .conftest import make_secrets
 from .kustomize import Manifest, build, pod_of

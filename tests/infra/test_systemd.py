@@ -16,7 +16,7 @@ import pytest
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import NoImages, UsageError
 
-from ..conftest import ROOT
+from ..support.source_tree import ROOT
 from .code import command_problems, drain_seconds, variable_problems
 
 UNITS = sorted((ROOT / "infra/systemd").iterdir())

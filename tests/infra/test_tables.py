@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "infra" / "quality"))
 
-from tables import FINISH, MODEL, PRESETS, finish_table, model_table, put
+from tables import FINISH, MODEL, PRESETS, finish_table, model_table, replace_table
 
 DOCUMENT = Path(__file__).parents[2] / "infra" / "docs" / "quality.md"
 
@@ -45,11 +45,11 @@ def test_the_finish_table_has_plain_and_guided_where_a_matte_was_enlarged() -> N
 
 def test_a_table_takes_the_place_of_the_old_one_alone() -> None:
     text = "a\n<!-- table: x -->\nold\n<!-- end -->\nb\n<!-- table: y -->\nkept\n<!-- end -->\n"
-    assert put(text, "x", ["new"]) == text.replace("old", "new")
-    with pytest.raises(ValueError, match="no table"):
-        put(text, "z", [])
+    assert replace_table(text, "x", ["new"]) == text.replace("old", "new")
+    with pytest.raises(ValueError, match="no unique table"):
+        replace_table(text, "z", [])
 
 
 @pytest.mark.parametrize("name", ["finish", "model"])
 def test_the_document_has_the_places(name: str) -> None:
-    assert "| here |" in put(DOCUMENT.read_text(encoding="utf-8"), name, ["| here |"])
+    assert "| here |" in replace_table(DOCUMENT.read_text(encoding="utf-8"), name, ["| here |"])

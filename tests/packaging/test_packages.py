@@ -1,28 +1,29 @@
-"""The rules of the house that no linter knows."""
+"""The structure of the product: its packages, modules and files, and the tests that mirror them."""
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-import sys
+import ast
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
-import pytest
+from ..support.source_tree import FOLDERS, ROOT, assert_none, modules, tracked
 
-import bgpipe
-
-ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("config", "pipeline", "workers")
+LOOSE = {"__init__", "errors", "logging", "processes", "session", "types"}
+"""The only modules of pipeline/ outside a package."""
+MAX_FILES = 14
+MIN_LINES, MAX_LINES = 40, 350
+ENTRY_POINTS = {"__init__", "__main__", "flowerconfig", "random_weights", "run_sweep"}
+"""Modules of any length: packages' own, and those that another program starts or imports."""
+TWINS = ("pipeline/networks/birefnet/", "pipeline/networks/birefnet_fused/")
 
 
 def test_every_package_on_disk_is_listed_and_every_listed_one_is_on_disk() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     on_disk = {"bgpipe"} | {
-        ".".join(["bgpipe", *init.parent.relative_to(ROOT).parts])
-        for folder in FOLDERS
-        for init in (ROOT / folder).rglob("__init__.py")
+        ".".join(["bgpipe", *module.path.parent.relative_to(ROOT).parts])
+        for module in modules()
+        if module.path.name == "__init__.py"
     }
     assert set(project["tool"]["setuptools"]["packages"]) == on_disk
 
@@ -35,107 +36,62 @@ def test_the_package_holds_its_module_and_a_relative_link_to_each_folder() -> No
         assert str((package / folder).readlink()) == f"../../../{folder}"
 
 
-def test_nothing_new_lies_at_the_top() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+def test_the_top_level_holds_only_the_known_entries() -> None:
+    top = {path.split("/")[0] for path in tracked()}
+    known = {"pyproject.toml", "README.md", "docker-compose.yml", "tests", "infra", *FOLDERS}
+    assert {name for name in top if not name.startswith(".")} <= known
+
+
+def test_no_module_is_loose_in_the_pipeline_but_the_six() -> None:
+    assert {path.stem for path in (ROOT / "pipeline").glob("*.py")} == LOOSE
+
+
+def test_no_package_has_more_files_than_can_be_read_at_a_glance() -> None:
+    files = defaultdict[str, int](int)
+    for module in modules():
+        files[module.path.parent.relative_to(ROOT).as_posix()] += 1
+    assert_none(f"{name}: {count} files" for name, count in files.items() if count > MAX_FILES)
+
+
+def test_modules_are_neither_fragments_nor_heaps() -> None:
+    assert_none(
+        f"{module.name}: {module.lines} lines"
+        for module in modules()
+        if module.lines > MAX_LINES
+        or (module.lines < MIN_LINES and module.path.stem not in ENTRY_POINTS)
     )
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    top = {path.split("/")[0] for path in listed.stdout.splitlines()}
-    card = {"pyproject.toml", "README.md", "docker-compose.yml", "tests", "infra", *FOLDERS}
-    assert {name for name in top if not name.startswith(".")} <= card
 
 
-def copy_of_the_tree(folder: Path) -> Path:
-    """What git does not ignore, so that the build leaves nothing behind in the checkout."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+def test_no_two_public_classes_have_one_name() -> None:
+    places = defaultdict[str, list[str]](list)
+    for module in modules():
+        for node in module.tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(module.name)
+    assert_none(
+        f"{name}: {', '.join(names)}"
+        for name, names in sorted(places.items())
+        if len(names) > 1 and not _are_twins(names)
     )
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    copy = folder / "tree"
-    for name in listed.stdout.split("\0"):
-        if name and (ROOT / name).is_file() and not (ROOT / name).is_symlink():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, copy / name)
-    return copy
 
 
-def imported(code: str) -> set[str]:
-    """The modules that a fresh interpreter holds after running `code`."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd="/",
+def test_every_test_file_names_the_module_that_it_tests() -> None:
+    """tests/PACKAGE/test_MODULE.py, or test_MODULE_ASPECT.py; MODULE may be a package too."""
+    tests = (path for folder in FOLDERS for path in (ROOT / "tests" / folder).rglob("test_*.py"))
+    assert_none(str(path.relative_to(ROOT)) for path in sorted(tests) if not _names_a_module(path))
+
+
+def _are_twins(names: list[str]) -> bool:
+    """Whether each is of another of the two forms of one network."""
+    forms = [form for form in TWINS for name in names if name.startswith(form)]
+    return sorted(forms) == sorted(TWINS) and len(names) == len(TWINS)
+
+
+def _names_a_module(test: Path) -> bool:
+    package = ROOT / test.parent.relative_to(ROOT / "tests")
+    parts = test.stem.removeprefix("test_").split("_")
+    stems = ("_".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return any(
+        (package / f"{stem}.py").is_file() or (package / stem / "__init__.py").is_file()
+        for stem in stems
     )
-    return set(done.stdout.split())
-
-
-def test_the_package_names_its_version_and_offers_nothing_else() -> None:
-    assert (
-        bgpipe.__version__
-        == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    )
-    assert {name for name in dir(bgpipe) if not name.startswith("_")} >= {
-        "BackgroundRemover",
-        "remove",
-    }
-    with pytest.raises(AttributeError, match="module 'bgpipe' has no attribute 'removes'"):
-        _ = bgpipe.removes
-
-
-def test_a_type_checker_knows_the_kind_of_a_cutout_and_refuses_other_names(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(
-        "import bgpipe\n"
-        "import numpy as np\n"
-        "from bgpipe import BackgroundRemover, remove\n"
-        "from PIL import Image\n"
-        "image: Image.Image = remove(Image.open('photo.jpg'), model='birefnet-nano')\n"
-        "data: bytes = remove(b'')\n"
-        "remover: BackgroundRemover = BackgroundRemover()\n"
-        "version: str = bgpipe.__version__\n"
-        "rows: bytes = remove(np.zeros((1, 1, 3), np.uint8))\n"
-        "bgpipe.removes\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(program)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    found = re.findall(r"program\.py:(\d+): error: .*\[([a-z-]+)\]", done.stdout)
-    assert found == [("9", "assignment"), ("10", "attr-defined")], done.stdout + done.stderr
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        "cli",
-        "cli.run",
-        "broker.embedded",
-        "scheduling.feeder",
-        "jobs.store",
-        "planning.planner",
-        "broker.queue",
-        "models.registry",
-        "report.contact_sheet",
-    ],
-)
-def test_the_submitting_side_never_imports_torch(module: str) -> None:
-    modules = imported(f"import bgpipe.pipeline.{module}")
-    assert not {"torch", "transformers"} & modules
-
-
-@pytest.mark.parametrize("module", ["bgpipe", "bgpipe.pipeline.cli"])
-def test_help_needs_none_of_the_heavy_libraries(module: str) -> None:
-    modules = imported(f"import {module}")
-    heavy = {"numpy", "cv2", "PIL", "celery", "redis", "boto3", "huggingface_hub", "pydantic"}
-    assert not heavy & modules

@@ -20,9 +20,8 @@ from PIL import Image
 
 import bgpipe
 
-from ..conftest import ROOT
 from ..pipeline.images.files import dng, mosaic
-from .test_packages import copy_of_the_tree
+from ..support.source_tree import ROOT, copy_checkout
 
 SOURCE = "https://github.com/bgpipe/bgpipe"
 BLOB = f"{SOURCE}/blob/main/"
@@ -34,7 +33,7 @@ OF_THIS_SHELL = ("BGPIPE_", "PIPX_", "PYTHONPATH", "UV_CACHE_", "UV_TOOL_", "VIR
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an sdist and the wheel that was built from it."""
     folder = tmp_path_factory.mktemp("dist")
-    tree = copy_of_the_tree(tmp_path_factory.mktemp("checkout"))
+    tree = copy_checkout(tmp_path_factory.mktemp("checkout"))
     # Without --wheel or --sdist, build makes the wheel out of the sdist.
     run("-m", "build", "--no-isolation", "--outdir", folder, tree, cwd=folder)
     return folder

@@ -1,4 +1,4 @@
-"""A ledger in a real Redis, and a job to keep in it."""
+"""A job store in a real Redis, and a job for it."""
 
 from __future__ import annotations
 

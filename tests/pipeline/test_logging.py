@@ -1,4 +1,4 @@
-"""Events: one a line, as text or JSON, and never a password."""
+"""Log events: a line each, as text or JSON, without passwords."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ except ValueError:
 """
 
 
-def said(style: LogFormat) -> list[str]:
-    """What a process with this format writes to stderr."""
+def log_lines(style: LogFormat) -> list[str]:
+    """Return the lines that a process with this format writes to stderr."""
     program = PROGRAM.format(style=str(style), secret=SECRET)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -37,12 +37,12 @@ def said(style: LogFormat) -> list[str]:
 
 
 def test_text_is_a_line_of_fields_for_each_event() -> None:
-    first = said(LogFormat.TEXT)[0]
+    first = log_lines(LogFormat.TEXT)[0]
     assert first.endswith('info image done key="a b.jpg" code=- seconds=0.250 worker=gpu0@host')
 
 
 def test_json_is_an_object_for_each_event_with_numbers_as_numbers() -> None:
-    done, lost = (json.loads(line) for line in said(LogFormat.JSON))
+    done, lost = (json.loads(line) for line in log_lines(LogFormat.JSON))
     assert done.pop("time").endswith("+00:00")
     assert done == {
         "level": "info",
@@ -57,8 +57,8 @@ def test_json_is_an_object_for_each_event_with_numbers_as_numbers() -> None:
 
 
 @pytest.mark.parametrize("style", LogFormat)
-def test_no_format_tells_a_password_not_even_in_a_traceback(style: LogFormat) -> None:
-    lines = "\n".join(said(style))
+def test_no_format_shows_a_password_even_in_a_traceback(style: LogFormat) -> None:
+    lines = "\n".join(log_lines(style))
     assert SECRET not in lines
     assert "redis://me:***@host:1/0" in lines
     assert "rediss://:***@host" in lines

@@ -38,12 +38,12 @@ def watch(child: ChildProcess) -> None:
 def wait_for(log: Path, text: str) -> None:
     deadline = time.monotonic() + PATIENT
     while text not in log.read_text():
-        assert time.monotonic() < deadline, f"never said: {text}"
+        assert time.monotonic() < deadline, f"not in the log: {text}"
         time.sleep(0.01)
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; one that is dead and not yet collected does not."""
+    """Whether the process runs and is not a zombie."""
     state = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True)
     return state.stdout.strip() not in {"", "Z"}
 
@@ -78,7 +78,7 @@ def test_it_ends_by_itself_when_its_standard_input_does(log: Path) -> None:
     assert log.read_text().splitlines() == ["of an earlier run", "ready", "drained"]
 
 
-def test_its_end_is_told_with_what_it_said_last(log: Path) -> None:
+def test_an_early_end_is_an_error_with_its_last_lines(log: Path) -> None:
     child = start(DIES, log)
     wait_for(log, "no weights")
     with pytest.raises(Unavailable, match="status 4") as caught:
@@ -88,7 +88,7 @@ def test_its_end_is_told_with_what_it_said_last(log: Path) -> None:
     child.stop(PATIENT)
 
 
-def test_a_child_that_hears_nothing_is_killed(log: Path) -> None:
+def test_a_child_that_ignores_signals_is_killed(log: Path) -> None:
     child = start(DEAF, log)
     wait_for(log, "ready")
     child.stop(0.2, grace=0.2)

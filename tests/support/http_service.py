@@ -13,7 +13,8 @@ from pathlib import Path
 
 import httpx2
 
-from ..conftest import RedisServer, await_listening, free_port
+from .ports import await_listening, free_port
+from .redis_server import RedisServer
 
 BGPIPE = Path(sys.executable).with_name("bgpipe")
 SECONDS = 60.0

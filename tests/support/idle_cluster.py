@@ -26,7 +26,7 @@ from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.types import JobId, JobState, JobSummary, Outcome
 
-from ..conftest import RedisServer
+from .redis_server import RedisServer
 
 BGPIPE = Path(sys.executable).with_name("bgpipe")
 SECONDS = 120.0
@@ -151,7 +151,7 @@ class Cluster:
             return None
 
     def is_in(self, state: JobState, job: JobId = JOB) -> bool:
-        summary = self.books(job)
+        summary = self.summary(job)
         return summary is not None and summary.state is state
 
 

@@ -38,7 +38,7 @@ class Cluster:
 
     url: str
     client: RedisClient
-    job_store: JobStore
+    jobs: JobStore
     app: Celery
     model: Path
     folder: Path
@@ -130,7 +130,7 @@ class Cluster:
     def finished_after_a_kill(self, job: JobId) -> JobSummary:
         """`finished`, once the message that Redis may lose as it hands it out was sent again."""
         until(lambda: not read_depth(self.client, QUEUE))
-        lost = [self.jobs.item(job, index) for index in self.jobs.missing(job)]
+        lost = self.jobs.items.pick(job, self.jobs.items.missing(job))
         publish(self.app, job, lost, QUEUE)
         return self.finished(job)
 

@@ -16,9 +16,11 @@ import pytest
 from bgpipe.config.presets import Preset
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
+from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
 from bgpipe.pipeline.types import Matte, Matting, Recipe
 from bgpipe.workers.batcher import Batcher
 from bgpipe.workers.engine_cache import EngineCache, InferenceEngine, ModelSpec
+from bgpipe.workers.heartbeat import WorkerCounters
 from bgpipe.workers.lifecycle import WorkerShuttingDown
 
 if TYPE_CHECKING:
@@ -63,12 +65,13 @@ def batcher(
     batch: int = 4,
     wait: float = 0.2,
     step: float = 60,
+    counters: WorkerCounters | None = None,
 ) -> Iterator[tuple[Batcher, threading.Event]]:
     lost = threading.Event()
     limits = load_settings().limits.model_copy(update={"step": step})
-    with Batcher(
-        EngineCache(make, room=2), limits, batch=batch, wait=wait, on_lost=lost.set
-    ) as served:
+    counters = counters or WorkerCounters(WorkerStats())
+    engines = EngineCache(make, capacity_bytes=2)
+    with Batcher(engines, counters, limits, batch=batch, wait=wait, on_lost=lost.set) as served:
         yield served, lost
 
 
@@ -113,14 +116,15 @@ def test_models_do_not_share_a_batch_and_jobs_that_take_turns_load_theirs_once()
     engine = Arithmetic()
     engine.open.set()
 
-    def make(wanted: Recipe) -> InferenceEngine:
-        made.append(wanted.model)
+    def make(spec: Recipe) -> InferenceEngine:
+        made.append(spec.model)
         return engine
 
-    with batcher(make, batch=2, wait=0.01) as (served, _):
+    counters = WorkerCounters(WorkerStats())
+    with batcher(make, batch=2, wait=0.01, counters=counters) as (served, _):
         for weights in ("a" * 64, "a" * 64, "b" * 64, "a" * 64):
             served.infer(recipe(weights), image(1))
-            assert served.model == weights
+            assert counters.snapshot().model == weights
     assert made == ["aaaa", "bbbb"]
 
 
@@ -131,19 +135,22 @@ def test_edges_have_an_engine_of_their_own_and_tiles_of_one_size_share_batches()
     solver.open.set()
     matting = Matting("edges", "e" * 64, (SIDE, SIDE), band=0.1)
 
-    def make(wanted: ModelSpec) -> InferenceEngine:
-        made.append(wanted.model)
-        return solver if isinstance(wanted, Matting) else finder
+    def make(spec: ModelSpec) -> InferenceEngine:
+        made.append(spec.model)
+        return solver if isinstance(spec, Matting) else finder
 
     tall = np.full((2 * SIDE, SIDE, 3), 9, np.uint8)
-    with batcher(make, batch=2, wait=0.01) as (served, _):
+    counters = WorkerCounters(WorkerStats())
+    with batcher(make, batch=2, wait=0.01, counters=counters) as (served, _):
         for value in (1, 2):
             served.infer(recipe(), image(value))
             answers = served.infer_edges(matting, [image(3), tall, image(4), image(5)])
             assert [value_of(answer) for answer in answers] == [3, 9, 4, 5]
-        assert served.model == "a" * 64
+        assert counters.snapshot().model == "a" * 64
     assert made == ["aaaa", "edges"]
     assert finder.batches == [[1], [2]]
+    stats = counters.snapshot()
+    assert (stats.steps, stats.device_images) == (8, 10)
     assert solver.batches == [[3, 4], [9], [5]] * 2
 
 
@@ -207,4 +214,4 @@ def test_a_step_that_does_not_end_loses_the_device_and_tells_where_it_is() -> No
         assert "step did not end within 0.2 s" in stuck.detail
         assert "test_batcher.py" in stuck.detail
         assert lost.wait(30)
-        engine.open.set()  # it comes back; nobody is harmed
+        engine.open.set()  # the step ends late, which is harmless

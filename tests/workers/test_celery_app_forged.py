@@ -1,4 +1,4 @@
-"""What somebody who may write to the queue or the ledger tries, and a real worker refuses."""
+"""What an attacker with access to Redis may write, and a real worker refuses."""
 
 from __future__ import annotations
 
@@ -94,5 +94,5 @@ def test_forged_books_lead_nowhere(cluster: Cluster, tmp_path: Path) -> None:
         assert cluster.finished(honest).done == 1
         for job, (*_, code) in zip(jobs, forged, strict=True):
             assert cluster.finished(job).failed == 1
-            assert [failure.code for failure in cluster.jobs.failures(job)] == [code]
+            assert [failure.code for failure in cluster.jobs.items.failures(job)] == [code]
     assert [path.name for path in tmp_path.rglob("*.png")] == ["a.png"]

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.jobs.items import ClaimOwner
 from bgpipe.pipeline.types import JobId, Outcome
 from bgpipe.workers.claims import ClaimedElsewhere, ClaimManager, IsolationLock
 
@@ -23,16 +24,16 @@ def job(cluster: Cluster) -> JobId:
     return cluster.submit(["a.jpg", "b.jpg", "c.jpg"], weights="0" * 64, published=False)
 
 
-def custody(cluster: Cluster, worker: str = OURS, living: tuple[str, ...] = ()) -> ClaimManager:
-    return ClaimManager(cluster.jobs, worker, living.__contains__)
+def claims_of(cluster: Cluster, worker: str = OURS, living: tuple[str, ...] = ()) -> ClaimManager:
+    return ClaimManager(cluster.jobs.items, worker, living.__contains__)
 
 
 def test_images_nobody_has_are_in_hand_side_by_side(cluster: Cluster, job: JobId) -> None:
-    ours = custody(cluster)
-    with ours.claim(job, 0) as first, ours.claim(job, 1) as second:
+    ours = claims_of(cluster)
+    with ours.claim(job, 0, "a.jpg") as first, ours.claim(job, 1, "b.jpg") as second:
         assert first
         assert second
-        assert (first.claim.attempt, first.alone, first.crashed_alone) == (1, False, False)
+        assert (first.attempt, first.predecessor) == (1, None)
         assert len(ours.ages()) == 2
     assert not ours.ages()
 
@@ -40,11 +41,11 @@ def test_images_nobody_has_are_in_hand_side_by_side(cluster: Cluster, job: JobId
 def test_an_image_in_a_living_hand_is_left_there_and_not_charged(
     cluster: Cluster, job: JobId
 ) -> None:
-    ours, theirs = custody(cluster, living=("gpu0@there/1",)), custody(cluster, "gpu0@there/1")
-    with theirs.claim(job, 0):
-        with pytest.raises(ClaimedElsewhere, match="gpu0@there/1"), ours.claim(job, 0):
+    ours, theirs = claims_of(cluster, living=("gpu0@there/1",)), claims_of(cluster, "gpu0@there/1")
+    with theirs.claim(job, 0, "a.jpg"):
+        with pytest.raises(ClaimedElsewhere, match="gpu0@there/1"), ours.claim(job, 0, "a.jpg"):
             pass
-        with pytest.raises(ClaimedElsewhere, match="of this worker"), theirs.claim(job, 0):
+        with pytest.raises(ClaimedElsewhere, match="of this worker"), theirs.claim(job, 0, "a.jpg"):
             pass
     assert not cluster.client.exists(keys.of_job(job).repeats)
 
@@ -52,62 +53,65 @@ def test_an_image_in_a_living_hand_is_left_there_and_not_charged(
 def test_a_claim_whose_end_the_ledger_was_not_there_for_is_simply_taken_up(
     cluster: Cluster, job: JobId
 ) -> None:
-    ours = custody(cluster)
-    with ours.claim(job, 0):
+    ours = claims_of(cluster)
+    with ours.claim(job, 0, "a.jpg"):
         pass  # neither settled nor released
-    with ours.claim(job, 0) as hold:
-        assert hold
-        assert not hold.alone
+    with ours.claim(job, 0, "a.jpg") as claim:
+        assert claim
+        assert claim.predecessor is None
 
 
 def test_an_image_whose_worker_died_is_alone_and_a_killer_if_it_was_so_before(
     cluster: Cluster, job: JobId
 ) -> None:
-    cluster.jobs.claim(job, 0, DEAD)
-    with custody(cluster, "cpu0@here/second").claim(job, 0) as hold:
-        assert hold
-        assert (hold.claim.attempt, hold.alone, hold.crashed_alone) == (2, True, False)
-    with custody(cluster, "cpu0@here/third").claim(job, 0) as hold:
-        assert hold
-        assert (hold.claim.attempt, hold.alone, hold.crashed_alone) == (3, True, True)
+    cluster.jobs.items.claim(job, 0, DEAD)
+    with claims_of(cluster, "cpu0@here/second").claim(job, 0, "a.jpg") as claim:
+        assert claim
+        assert (claim.attempt, claim.predecessor) == (2, ClaimOwner(DEAD, redelivered=False))
+    with claims_of(cluster, "cpu0@here/third").claim(job, 0, "a.jpg") as claim:
+        assert claim
+        assert (claim.attempt, claim.predecessor) == (
+            3,
+            ClaimOwner("cpu0@here/second", redelivered=True),
+        )
 
 
 def test_a_suspect_waits_until_the_others_are_done_and_is_not_charged_for_waiting(
     cluster: Cluster, job: JobId
 ) -> None:
-    ours, entered = custody(cluster), threading.Event()
-    cluster.jobs.claim(job, 0, DEAD)
+    ours, entered = claims_of(cluster), threading.Event()
+    cluster.jobs.items.claim(job, 0, DEAD)
 
     def suspect() -> bool:
-        with ours.claim(job, 0) as hold:
+        with ours.claim(job, 0, "a.jpg") as claim:
             entered.set()
-            return hold is not None and hold.alone
+            return claim is not None and claim.predecessor is not None
 
     with ThreadPoolExecutor(1) as lane:
-        with ours.claim(job, 1):
+        with ours.claim(job, 1, "b.jpg"):
             alone = lane.submit(suspect)
             until(lambda: len(ours.ages()) == 2)
             assert not entered.wait(0.3)
             # Were this worker to die now, the suspect would be where it was.
             assert not cluster.client.exists(keys.of_job(job).repeats)
-            assert cluster.jobs.claims(job)[0] == DEAD
+            assert cluster.jobs.items.claims(job)[0] == DEAD
         assert alone.result(30)
 
 
 def test_what_was_settled_while_it_waited_is_nobodys(cluster: Cluster, job: JobId) -> None:
-    ours = custody(cluster)
-    cluster.jobs.claim(job, 0, DEAD)
-    cluster.jobs.settle(job, Outcome.done(0))
-    with ours.claim(job, 0) as hold:
-        assert hold is None
+    ours = claims_of(cluster)
+    cluster.jobs.items.claim(job, 0, DEAD)
+    cluster.jobs.items.settle(job, Outcome.done(0))
+    with ours.claim(job, 0, "a.jpg") as claim:
+        assert claim is None
 
 
 def test_the_gate_lets_nobody_in_beside_a_suspect_nor_past_one_that_waits() -> None:
-    gate, seen = IsolationLock(), list[tuple[str, int]]()
+    isolation, seen = IsolationLock(), list[tuple[str, int]]()
     inside, lock = [0], threading.Lock()
 
     def enter(kind: str) -> None:
-        with gate.exclusive() if kind == "alone" else gate.shared():
+        with isolation.exclusive() if kind == "alone" else isolation.shared():
             with lock:
                 inside[0] += 1
                 seen.append((kind, inside[0]))

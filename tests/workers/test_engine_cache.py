@@ -10,7 +10,7 @@ import pytest
 from bgpipe.config.presets import Preset
 from bgpipe.pipeline.errors import Code, TransientError
 from bgpipe.pipeline.types import Matte, Recipe
-from bgpipe.workers.engine_cache import EngineCache, ModelSpec, model_of
+from bgpipe.workers.engine_cache import EngineCache, ModelSpec, engine_key
 
 
 def recipe(name: str, side: int = 32) -> Recipe:
@@ -22,7 +22,7 @@ class Weights:
     memory: int
 
     def infer(self, images: Sequence[object]) -> list[Matte]:
-        raise AssertionError("nobody asks it to")
+        raise AssertionError("unexpected call")
 
 
 @dataclass
@@ -32,54 +32,54 @@ class Device:
     made: list[str] = field(default_factory=list)
     full: bool = False
 
-    def make(self, wanted: ModelSpec) -> Weights:
-        self.made.append(wanted.model)
+    def make(self, spec: ModelSpec) -> Weights:
+        self.made.append(spec.model)
         if self.full:
             self.full = False
             raise TransientError(Code.DEVICE, "out of memory")
         return Weights(10)
 
 
-def names(shelf: EngineCache) -> list[str]:
-    return [weights[0] for _, weights, _ in shelf.models]
+def names(cache: EngineCache) -> list[str]:
+    return [weights[0] for _, weights, _ in cache.keys]
 
 
 def test_what_was_used_last_stays() -> None:
     device = Device()
-    shelf = EngineCache(device.make, room=25)
+    cache = EngineCache(device.make, capacity_bytes=25)
     for name in "aba":
-        shelf.find(model_of(recipe(name))) or shelf.load(recipe(name))
+        cache.find(engine_key(recipe(name))) or cache.load(recipe(name))
     assert device.made == ["a", "b"]
-    shelf.load(recipe("c"))
-    assert names(shelf) == ["c", "a"]
+    cache.load(recipe("c"))
+    assert names(cache) == ["c", "a"]
 
 
 def test_one_size_of_input_is_one_engine() -> None:
-    shelf = EngineCache(Device().make, room=25)
-    shelf.load(recipe("a", 32))
-    assert shelf.find(model_of(recipe("a", 64))) is None
+    cache = EngineCache(Device().make, capacity_bytes=25)
+    cache.load(recipe("a", 32))
+    assert cache.find(engine_key(recipe("a", 64))) is None
 
 
 def test_what_is_too_large_for_the_room_is_kept_alone() -> None:
-    shelf = EngineCache(Device().make, room=5)
+    cache = EngineCache(Device().make, capacity_bytes=5)
     for name in "ab":
-        shelf.load(recipe(name))
-    assert names(shelf) == ["b"]
+        cache.load(recipe(name))
+    assert names(cache) == ["b"]
 
 
 def test_on_a_full_device_the_others_are_given_up() -> None:
     device = Device()
-    shelf = EngineCache(device.make, room=100)
-    shelf.load(recipe("a"))
+    cache = EngineCache(device.make, capacity_bytes=100)
+    cache.load(recipe("a"))
     device.full = True
-    shelf.load(recipe("b"))
+    cache.load(recipe("b"))
     assert device.made == ["a", "b", "b"]
-    assert names(shelf) == ["b"]
+    assert names(cache) == ["b"]
 
 
 def test_what_does_not_fit_alone_either_is_an_error() -> None:
     device = Device(full=True)
-    shelf = EngineCache(device.make, room=100)
+    cache = EngineCache(device.make, capacity_bytes=100)
     with pytest.raises(TransientError, match="out of memory"):
-        shelf.load(recipe("a"))
-    assert names(shelf) == []
+        cache.load(recipe("a"))
+    assert names(cache) == []

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bgpipe.workers.supervisor import make_workers, next_address
 
-from ..conftest import free_port
+from ..support.ports import free_port
 from .conftest import Cluster, until
 
 CPU = ("--device", "cpu")

@@ -1,4 +1,4 @@
-"""One file's way through a studio: what its recipe asks of alpha, depth, ground and format."""
+"""One file to one cutout: alpha, depth, background and format as the recipe has them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bgpipe.pipeline.images import png, provenance
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import Matte, Matting, Output, Preset, Recipe
-from bgpipe.workers.image_processor import BackgroundLoader, ImageCodec, ImageProcessor
+from bgpipe.workers.image_processor import BackgroundLoader, ImageProcessor
 from bgpipe.workers.memory_budget import MemoryBudget
 from bgpipe.workers.watchdog import StageTimer
 
@@ -40,7 +40,7 @@ class Device:
         alpha[:, :32] = 1
         return Matte(alpha)
 
-    def solve(self, matting: Matting, tiles: Sequence[np.ndarray]) -> list[Matte]:
+    def infer_edges(self, matting: Matting, tiles: Sequence[np.ndarray]) -> list[Matte]:
         """A quarter, wherever nothing is known."""
         return [Matte(np.full(tile.shape[:2], 0.25, np.float32)) for tile in tiles]
 
@@ -54,18 +54,11 @@ def make(
     **values,
 ) -> bytes:
     limits = Limits.from_settings(SETTINGS.images)
-    studio = ImageProcessor(
-        (device or Device()).infer,
-        (device or Device()).solve,
-        limits,
-        SETTINGS.review,
-        ImageCodec(),
-        BackgroundLoader(StoreFactory(SETTINGS.s3).open, limits),
-        MemoryBudget(2**30),
-    )
+    backgrounds = BackgroundLoader(StoreFactory(SETTINGS.s3), limits)
+    processor = ImageProcessor(device or Device(), backgrounds, MemoryBudget(2**30), SETTINGS)
     recipe = Recipe("m", "0" * 64, SIZE, preset, Output(**values), matting)
     text = {"bgpipe:recipe": recipe.text, "bgpipe:source": "1-2"}
-    return studio.process(data, recipe, text, StageTimer(SETTINGS.limits.model_dump())).file
+    return processor.process(data, recipe, text, StageTimer(SETTINGS.limits.model_dump())).data
 
 
 def pixels(data: bytes) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What somebody should look at: flagged by the worker, kept in the ledger, copied where asked."""
+"""Review flags: raised by the worker, kept in the job store, copied to the review folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_flagged_cutout_is_made_counted_and_copied(cluster: Cluster) -> None:
     with cluster.supervisor("--device", "cpu", BGPIPE_REVIEW__OUT=str(review)):
         job = cluster.submit(names)
         summary = cluster.finished(job)
-    flags = cluster.jobs.flags(job)
+    flags = cluster.jobs.items.flags(job)
     assert ReviewFlag.MORE_FRAMES in flags[1]
     assert ReviewFlag.MORE_FRAMES not in flags.get(0, ())
     assert (summary.done, summary.flagged) == (2, len(flags))

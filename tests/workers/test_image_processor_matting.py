@@ -70,7 +70,7 @@ def test_edges_are_solved_with_weights_of_the_hub_the_same_alone_and_in_company(
         for names in ([SMALL], [OTHER, LARGE], [SMALL, LARGE, OTHER]):
             job = cluster.submit(names, recipe=recipe)
             summary = cluster.finished(job)
-            assert summary.done == len(names), cluster.jobs.failures(job)
+            assert summary.done == len(names), cluster.jobs.items.failures(job)
             made.append({name: (cluster.out / f"{name}.png").read_bytes() for name in names})
     assert made[0][SMALL] == made[2][SMALL]
     assert made[1][LARGE] == made[2][LARGE]

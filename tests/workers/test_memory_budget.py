@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bgpipe.pipeline.images.limits import estimate_memory
-from bgpipe.workers.memory_budget import MemoryBudget, half_of_the_machine
+from bgpipe.workers.memory_budget import MemoryBudget, default_capacity
 
 LANES = 16
 
@@ -76,7 +76,7 @@ def test_an_image_that_fails_gives_its_memory_back() -> None:
 
 
 def test_the_machine_has_memory() -> None:
-    assert 2**26 < half_of_the_machine() < 2**50
+    assert 2**26 < default_capacity() < 2**50
 
 
 PROGRAM = """
@@ -84,14 +84,12 @@ import io, resource, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 import cv2, numpy as np, torch
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.images.decode import decode
 from bgpipe.pipeline.images.encode import encode
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.types import Cutout, Matte, Output, DecodedImage, Preset, Recipe
-from bgpipe.workers.image_processor import BackgroundLoader
+from bgpipe.workers.image_processor import BackgroundLoader, ImageProcessor
 from bgpipe.workers.memory_budget import MemoryBudget
 from bgpipe.workers.watchdog import StageTimer
-from bgpipe.workers.image_processor import ImageCodec, ImageProcessor
 
 budget, lanes, megapixels = (int(word) for word in sys.argv[1:])
 cv2.setNumThreads(1)
@@ -101,9 +99,11 @@ matte = Matte(np.clip((0.35 - np.hypot(y, x)) * 40, 0, 1))
 rgb = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
 settings = load_settings()
 limits = Limits.from_settings(settings.images)
+class Device:
+    def infer(self, recipe, pixels):
+        return matte
 image_processor = ImageProcessor(
-    lambda recipe, pixels: matte, None, limits, settings.review, ImageCodec(), BackgroundLoader(None, limits),
-    MemoryBudget(budget),
+    Device(), BackgroundLoader(None, limits), MemoryBudget(budget), settings
 )
 recipe = Recipe("m", "0" * 64, (256, 256), Preset(contrast=1.15))
 

@@ -18,7 +18,7 @@ CPU = ("--device", "cpu")
 
 
 def failures(cluster: Cluster, job: Any) -> dict[str, tuple[str, int]]:
-    return {f.source: (f.code, f.attempts) for f in cluster.jobs.failures(job)}
+    return {f.source: (f.code, f.attempts) for f in cluster.jobs.items.failures(job)}
 
 
 def test_good_images_become_cutouts_and_bad_ones_dead_letters(cluster: Cluster) -> None:
@@ -61,7 +61,7 @@ def test_other_weights_than_the_jobs_are_refused_after_all_attempts(cluster: Clu
     with cluster.supervisor(*CPU):
         job = cluster.submit([name], weights="0" * 64)
         assert cluster.finished(job).failed == 1
-    (failure,) = cluster.jobs.failures(job)
+    (failure,) = cluster.jobs.items.failures(job)
     assert (failure.code, failure.attempts) == ("E_INTERNAL", 3)
     assert "differs: the job wants 0000" in failure.detail
     assert not list(cluster.out.iterdir())
@@ -142,7 +142,7 @@ def test_a_message_about_another_image_than_the_ledgers_does_nothing(cluster: Cl
 def test_an_image_that_every_worker_died_of_is_given_up(cluster: Cluster) -> None:
     job = cluster.submit([cluster.photo("deadly.jpg"), cluster.photo("fine.jpg")])
     for _ in range(3):
-        assert cluster.jobs.claim(job, 0, "a worker that dies")
+        assert cluster.jobs.items.claim(job, 0, "a worker that dies")
     with cluster.supervisor(*CPU):
         summary = cluster.finished(job)
     assert (summary.done, summary.failed) == (1, 1)

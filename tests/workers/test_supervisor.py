@@ -93,8 +93,8 @@ def test_a_stuck_image_is_given_back_when_the_worker_drains(cluster: Cluster) ->
         assert worker.wait(30) == 0
     assert cluster.client.llen(QUEUE) == 1
     assert not cluster.client.exists(keys.UNACKED)
-    assert not cluster.jobs.claims(job)
-    assert cluster.jobs.claim(job, 0, "another").attempt == 1
+    assert not cluster.jobs.items.claims(job)
+    assert cluster.jobs.items.claim(job, 0, "another").attempt == 1
     assert "image given back" in cluster.log()
     assert not any(noise in cluster.log() for noise in ("Traceback", "SecurityWarning"))
 
@@ -255,7 +255,7 @@ def test_a_signalled_worker_finishes_what_is_in_flight(
 ) -> None:
     with cluster.process([TROUBLED], {"TEST_DECODE_SECONDS": "0.5"}) as worker:
         job = cluster.submit([cluster.file(f"{i}.jpg", b"") for i in range(100)])
-        until(lambda: cluster.jobs.claims(job))
+        until(lambda: cluster.jobs.items.claims(job))
         worker.send_signal(number)
         assert worker.wait(30) == 0
     summary = cluster.jobs.summary(job)
@@ -267,7 +267,7 @@ def test_a_signalled_worker_finishes_what_is_in_flight(
 def test_a_worker_signalled_twice_leaves_at_once(cluster: Cluster) -> None:
     with cluster.process([TROUBLED], {"BGPIPE_LIMITS__DECODE": "600"}) as worker:
         job = cluster.submit([cluster.file("stuck.jpg", b"stuck")])
-        until(lambda: cluster.jobs.claims(job))
+        until(lambda: cluster.jobs.items.claims(job))
         worker.send_signal(signal.SIGTERM)
         until(lambda: "draining" in cluster.log())
         assert worker.poll() is None

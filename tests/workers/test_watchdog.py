@@ -19,7 +19,7 @@ class Image:
     """Its stages: read, which ends, and decode, which waits to be let go."""
 
     def __init__(self) -> None:
-        self.watch = StageTimer(LIMITS)
+        self.timer = StageTimer(LIMITS)
         self.decoding = threading.Event()
         self.go_on = threading.Event()
         self.ended = threading.Event()
@@ -27,12 +27,12 @@ class Image:
 
     def make(self) -> str:
         try:
-            with self.watch("read"):
+            with self.timer("read"):
                 pass
-            with self.watch("decode"):
+            with self.timer("decode"):
                 self.decoding.set()
                 self.go_on.wait(30)
-            with self.watch("read"):
+            with self.timer("read"):
                 self.written = True
         finally:
             self.ended.set()
@@ -46,8 +46,8 @@ def crowded() -> None:
 def test_what_ends_in_time_is_returned() -> None:
     image = Image()
     image.go_on.set()
-    assert Watchdog(1, crowded).run("a.jpg", image.watch, image.make) == "a cutout"
-    assert set(image.watch.fields()) == {"seconds", "read", "decode"}
+    assert Watchdog(1, crowded).run("a.jpg", image.timer, image.make) == "a cutout"
+    assert set(image.timer.fields()) == {"seconds", "read", "decode"}
 
 
 def test_an_error_is_raised_in_the_lane() -> None:
@@ -63,7 +63,7 @@ def test_a_stuck_stage_frees_the_lane_and_the_late_thread_begins_nothing_more(
 ) -> None:
     image = Image()
     with pytest.raises(TransientError, match=r"decode did not end within 0\.1 s") as caught:
-        Watchdog(2, crowded).run("a.jpg", image.watch, image.make)
+        Watchdog(2, crowded).run("a.jpg", image.timer, image.make)
     assert caught.value.code == Code.TIMEOUT
     (event,) = (record for record in caplog.records if record.levelno == logging.ERROR)
     assert event.__dict__["fields"]["image"] == "a.jpg"
@@ -79,7 +79,7 @@ def test_the_worker_leaves_once_too_many_are_stuck_at_the_same_time() -> None:
     images = [Image() for _ in range(3)]
     for image in images[:2]:
         with pytest.raises(TransientError):
-            watchdog.run("a.jpg", image.watch, image.make)
+            watchdog.run("a.jpg", image.timer, image.make)
         if image is images[0]:
             image.go_on.set()
             assert image.ended.wait(30)
@@ -87,7 +87,7 @@ def test_the_worker_leaves_once_too_many_are_stuck_at_the_same_time() -> None:
                 pass
     assert not calls  # the first one has come back
     with pytest.raises(TransientError):
-        watchdog.run("b.jpg", images[2].watch, images[2].make)
+        watchdog.run("b.jpg", images[2].timer, images[2].make)
     assert calls == ["leave"]
     for image in images:
         image.go_on.set()
@@ -95,9 +95,9 @@ def test_the_worker_leaves_once_too_many_are_stuck_at_the_same_time() -> None:
 
 def test_lanes_do_not_wait_once_the_worker_gives_up() -> None:
     image, watchdog = Image(), Watchdog(1, crowded)
-    image.watch = StageTimer({"read": 60.0, "decode": 60.0})
+    image.timer = StageTimer({"read": 60.0, "decode": 60.0})
     with ThreadPoolExecutor(1) as lane:
-        end = lane.submit(watchdog.run, "a.jpg", image.watch, image.make)
+        end = lane.submit(watchdog.run, "a.jpg", image.timer, image.make)
         assert image.decoding.wait(30)
         watchdog.give_up()
         assert isinstance(end.exception(30), WorkerShuttingDown)

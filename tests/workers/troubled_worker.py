@@ -24,7 +24,7 @@ from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output
 from bgpipe.workers.image_processor import ImageCodec
 from bgpipe.workers.lifecycle import exit_now, run_entry_point, worker_settings
-from bgpipe.workers.process import WorkerDependencies, work, worker_config
+from bgpipe.workers.process import work, worker_config
 from bgpipe.workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -49,22 +49,26 @@ class Engine:
         return [Matte(np.ones(image.shape[:2], np.float32)) for image in images]
 
 
-def measure(data: bytes, limits: Limits) -> int:
-    del data, limits
-    return 64
+class Codec(ImageCodec):
+    @staticmethod
+    def measure(data: bytes, limits: Limits) -> int:
+        del data, limits
+        return 64
 
+    @staticmethod
+    def decode(data: bytes, limits: Limits, keep_16_bits: bool = False) -> DecodedImage:
+        del limits, keep_16_bits
+        if data == b"stuck":
+            time.sleep(FOR_EVER)
+        time.sleep(float(os.environ.get("TEST_DECODE_SECONDS", "0")))
+        return DecodedImage(rgb=np.full((8, 8, 3), DEVICE_TROUBLE.get(data, 0), np.uint8), icc=None)
 
-def decode(data: bytes, limits: Limits, deep: bool) -> DecodedImage:
-    del limits, deep
-    if data == b"stuck":
-        time.sleep(FOR_EVER)
-    time.sleep(float(os.environ.get("TEST_DECODE_SECONDS", "0")))
-    return DecodedImage(rgb=np.full((8, 8, 3), DEVICE_TROUBLE.get(data, 0), np.uint8), icc=None)
-
-
-def encode(cutout: Cutout, picture: DecodedImage, output: Output, text: Mapping[str, str]) -> bytes:
-    del cutout, picture, output
-    return f"a cutout of {text['bgpipe:source']}".encode()
+    @staticmethod
+    def encode(
+        cutout: Cutout, picture: DecodedImage, output: Output, text: Mapping[str, str]
+    ) -> bytes:
+        del cutout, picture, output
+        return f"a cutout of {text['bgpipe:source']}".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +91,9 @@ def main() -> int:
     settings = worker_settings()
     if options.supervised:
         return Supervisor([Troubled(options.name)], settings.worker).run()
-    parts = WorkerDependencies(lambda recipe: Engine(), ImageCodec(decode, encode, measure))
-    this = replace(worker_config(options.name, "cpu", settings.worker), restarts=options.restarts)
-    return work(settings, this, parts)
+    config = worker_config(options.name, "cpu", settings.worker)
+    config = replace(config, restarts=options.restarts)
+    return work(settings, config, lambda spec: Engine(), Codec())
 
 
 if __name__ == "__main__":

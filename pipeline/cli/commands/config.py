@@ -1,4 +1,4 @@
-"""`bgpipe config`: the settings in effect with their origins, and a check of all of them."""
+"""`bgpipe config`: the effective settings with their origins, and a check of all of them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
-from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from bgpipe.config.layers import Layer
     from bgpipe.config.settings import Settings
     from bgpipe.config.toml_file import KeyPath
+    from bgpipe.pipeline.cli.console import Console
 
 config_commands = typer.Typer(help="Show or check the settings.", no_args_is_help=True)
 
@@ -27,7 +28,7 @@ Keys = Annotated[
     typer.Argument(
         metavar="KEY",
         help="Sections or keys, such as worker or worker.lanes. Default: all.",
-        autocompletion=completion.settings,
+        autocompletion=completion.setting_keys,
     ),
 ]
 
@@ -51,11 +52,11 @@ def show(context: typer.Context, keys: Keys = None) -> None:
     """Show the settings in effect and where each comes from. Passwords are masked."""
     from bgpipe.pipeline.session import read_with_layers
 
-    terminal: Console = context.obj
+    console: Console = context.obj
     entries = _selected(list(_entries(*read_with_layers())), keys or [])
     for entry in entries:
-        terminal.print_json(asdict(entry))
-    terminal.table(
+        console.print_json(asdict(entry))
+    console.print_table(
         ("key", "value", "from"),
         [
             (entry.key, json.dumps(entry.value, ensure_ascii=False), entry.origin)
@@ -70,23 +71,21 @@ def check(context: typer.Context) -> None:
     """Check all settings, including preset and model names. Exit code 2 if any is wrong."""
     from bgpipe.config.layers import BundledLayer
 
-    terminal: Console = context.obj
+    console: Console = context.obj
     try:
-        layers = checked()[1]
+        layers = read_checked()[1]
     except UsageError as error:
-        terminal.print_json({"ok": False, "errors": str(error).splitlines()})
+        console.print_json({"ok": False, "errors": str(error).splitlines()})
         raise
     sources = [
         layer.name for layer in layers if layer.values and not isinstance(layer, BundledLayer)
     ]
-    terminal.print_json({"ok": True, "sources": sources})
-    terminal.print(
-        f"ok: {', '.join(sources) or 'no settings file and no variables, defaults only'}"
-    )
+    console.print_json({"ok": True, "sources": sources})
+    console.print(f"ok: {', '.join(sources) or 'no settings file and no variables, defaults only'}")
 
 
-def checked() -> tuple[Settings, Sequence[Layer]]:
-    """The settings and their sources, once the names in them are known to exist too.
+def read_checked() -> tuple[Settings, Sequence[Layer]]:
+    """Return the settings and their sources; checks the names of presets and models too.
 
     Raises:
         UsageError: settings are wrong; the message has a line for each.
@@ -95,8 +94,7 @@ def checked() -> tuple[Settings, Sequence[Layer]]:
     from bgpipe.pipeline.session import read_with_layers
 
     settings, layers = read_with_layers()
-    problems = list(_unknown_names(settings, layers))
-    if problems:
+    if problems := list(_unknown_names(settings, layers)):
         raise UsageError("\n".join(problems))
     return settings, layers
 
@@ -121,7 +119,7 @@ def _leaves(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyP
 
 
 def _selected(entries: Sequence[EffectiveSetting], keys: Sequence[str]) -> list[EffectiveSetting]:
-    """The entries below `keys`, in their order; all without any.
+    """Return the entries below `keys`; all if there are no keys.
 
     Raises:
         UsageError: a key matches none.
@@ -131,7 +129,7 @@ def _selected(entries: Sequence[EffectiveSetting], keys: Sequence[str]) -> list[
         if not any(_is_below(entry.key, key) for entry in entries):
             known = {name for entry in entries for name in (entry.key.split(".")[0], entry.key)}
             close = get_close_matches(key, sorted(known), n=1)
-            hint = f"; did you mean {close[0]}?" if close else ": bgpipe config show lists them"
+            hint = f"; did you mean {close[0]}?" if close else ": see bgpipe config show"
             raise UsageError(f"no such setting: {key}{hint}")
     return [
         entry for entry in entries if not keys or any(_is_below(entry.key, key) for key in keys)
@@ -143,7 +141,7 @@ def _is_below(key: str, table: str) -> bool:
 
 
 def _unknown_names(settings: Settings, layers: Sequence[Layer]) -> Iterator[str]:
-    """The names of presets and models that do not exist."""
+    """Yield a line about each name of a preset or a model that does not exist."""
     from bgpipe.config.layers import find_layer
     from bgpipe.config.problems import describe_problem
     from bgpipe.pipeline.models.registry import list_names
@@ -155,31 +153,23 @@ def _unknown_names(settings: Settings, layers: Sequence[Layer]) -> Iterator[str]
         "matting model": list_names(ModelTask.EDGES),
     }
     for path, kind, name in _names(settings):
-        if name in known[kind] or (kind != "preset" and _is_weights(name)):
+        if name in known[kind] or (kind != "preset" and Path(name).expanduser().exists()):
             continue
         close = get_close_matches(name, known[kind], n=1)
-        hint = f"; did you mean {close[0]}?" if close else f": known are {', '.join(known[kind])}"
+        hint = f"; did you mean {close[0]}?" if close else f": choose from {', '.join(known[kind])}"
         layer = find_layer(layers, path) or layers[-1]
         yield describe_problem(layer, path, f"unknown {kind} {json.dumps(name)}{hint}")
 
 
 def _names(settings: Settings) -> Iterator[tuple[KeyPath, str, str]]:
-    """Where each name is set, what it names, and the name."""
+    """Yield the key, the kind and the value of each setting that is a name."""
     yield ("refine", "preset"), "preset", settings.refine.preset
     yield ("model", "name"), "model", settings.model.name
     yield ("matting", "model"), "matting model", settings.matting.model
     for alias, name in settings.comfyui.models.items():
         yield ("comfyui", "models", alias), "model", name
+    kinds = {"preset": "preset", "model": "model", "matting": "matting model"}
     for sweep, values in settings.sweeps.items():
-        if values.preset:
-            yield ("sweeps", sweep, "preset"), "preset", values.preset
-        if values.model:
-            yield ("sweeps", sweep, "model"), "model", values.model
-        if values.matting:
-            yield ("sweeps", sweep, "matting"), "matting model", values.matting
-
-
-def _is_weights(name: str) -> bool:
-    from pathlib import Path
-
-    return Path(name).expanduser().exists()
+        for field, kind in kinds.items():
+            if name := getattr(values, field):
+                yield ("sweeps", sweep, field), kind, name

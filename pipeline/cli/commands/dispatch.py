@@ -1,29 +1,25 @@
-"""`bgpipe dispatch`: feeds and reconciles all jobs of a cluster, whoever submitted them."""
+"""`bgpipe dispatch`: lead all jobs of a cluster, and run its sweeps."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bgpipe.pipeline.cli.command_line import examples
-from bgpipe.pipeline.cli.run import open_session
-from bgpipe.pipeline.errors import RedisUnavailable, UsageError
-from bgpipe.pipeline.session import Session, read_settings
+from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from types import FrameType
 
-    from bgpipe.pipeline.scheduling.sweeps import SweepScheduler
+    from bgpipe.pipeline.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +35,7 @@ def dispatch(
 ) -> None:
     """Feed the jobs of a cluster and start its sweeps. Several may run; one of them leads."""
     from bgpipe.pipeline.logging import log_to_stderr
+    from bgpipe.pipeline.session import open_session, read_settings
 
     if metrics is not None:
         os.environ["BGPIPE_METRICS__DISPATCH"] = metrics
@@ -48,32 +45,30 @@ def dispatch(
             "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit feeds its own job)"
         )
     log_to_stderr(settings.log.format)
-    with open_session(settings) as session, _metrics(session):
+    with open_session(settings) as session, _serve_metrics(session):
         _run(session, _stopped_by_signal())
 
 
 def _run(session: Session, stopped: threading.Event) -> None:
-    dispatcher, sweeper = session.dispatcher(), _sweeper(session)
+    from bgpipe.pipeline.scheduling.sweeps import SweepScheduler
+
+    settings, dispatcher = session.settings, session.dispatcher()
+    scheduler = SweepScheduler(
+        settings.sweeps, session.client, session.jobs, settings.dispatch.sweep_retry
+    )
+
+    def step_sweeps() -> None:
+        if dispatcher.is_leader:
+            scheduler.step()
+
     log.info("dispatcher started")
-    while not stopped.is_set():
-        try:
-            more = dispatcher.step()
-            if dispatcher.leads:
-                sweeper.step()
-        except RedisUnavailable as error:
-            # Jobs wait for it as we do; a dispatcher that left would have to be started again.
-            log.warning("waiting for redis", extra={"fields": {"error": error}})
-            more = False
-        if not more:
-            stopped.wait(session.settings.dispatch.poll)
-    with suppress(RedisUnavailable):  # the lease ends by itself
-        dispatcher.release()
+    dispatcher.run(stopped, step_sweeps)
     log.info("dispatcher stopped")
 
 
 @contextmanager
-def _metrics(session: Session) -> Iterator[None]:
-    """Let Prometheus ask meanwhile, if the settings name an address."""
+def _serve_metrics(session: Session) -> Iterator[None]:
+    """Serve metrics until the block ends, if the settings have an address."""
     address = session.settings.metrics.dispatch
     if not address:
         yield
@@ -91,23 +86,8 @@ def _metrics(session: Session) -> Iterator[None]:
         yield
 
 
-def _sweeper(session: Session) -> SweepScheduler:
-    from bgpipe.pipeline.scheduling.sweeps import SweepScheduler, SweepStateStore
-
-    settings = session.settings
-    records, retry = SweepStateStore(session.client), settings.dispatch.sweep_retry
-    return SweepScheduler(settings.sweeps, records, session.jobs, _launch_sweep, retry)
-
-
-def _launch_sweep(name: str, due: datetime) -> subprocess.Popen[bytes]:
-    """Start a run of a sweep; the command opens the job and leaves it to the dispatcher."""
-    command = [sys.executable, "-m", "bgpipe.pipeline.cli", "--quiet", "sweep", "run", name]
-    command += ["--detach", "--due", f"{due:%Y-%m-%dT%H:%M:%S%z}"]
-    return subprocess.Popen(command)  # noqa: S603  # our own module; names are checked, no shell
-
-
 def _stopped_by_signal() -> threading.Event:
-    """Set by INT and TERM; a second one ends the process at once."""
+    """Return an event that INT and TERM set; a second signal ends the process at once."""
     stopped = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:

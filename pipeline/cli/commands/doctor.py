@@ -1,31 +1,18 @@
-"""`bgpipe doctor`: what is installed, what is reachable, what is at work, what is open."""
+"""`bgpipe doctor`: checks of this machine, its workers, a dispatcher, or the security."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bgpipe.pipeline.cli.command_line import examples
-from bgpipe.pipeline.cli.commands.config import checked
-from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.diagnostics import checks
-from bgpipe.pipeline.diagnostics.security import security_checks
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.logging import report_wait
 
 if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.cli.console import Console
     from bgpipe.pipeline.diagnostics.checks import Check
-
-
-_LOOKS: Mapping[str, Callable[[Settings], Iterator[Check]]] = {
-    "worker": checks.check_worker,
-    "dispatcher": checks.check_dispatcher,
-    "security": security_checks,
-}
 
 
 @examples("bgpipe doctor", "bgpipe doctor --security", "bgpipe doctor --worker")
@@ -42,28 +29,36 @@ def doctor(
     ] = False,
 ) -> None:
     """Check whether a submit would work here. Exit code 4 if it would not."""
-    asked = [
-        name
-        for name, wanted in (("worker", worker), ("dispatcher", dispatcher), ("security", security))
-        if wanted
-    ]
-    if len(asked) > 1:
+    from bgpipe.pipeline.cli.commands.config import read_checked
+    from bgpipe.pipeline.diagnostics import checks
+    from bgpipe.pipeline.diagnostics.security import security_checks
+
+    groups = (
+        (worker, checks.worker_checks),
+        (dispatcher, checks.dispatcher_checks),
+        (security, security_checks),
+    )
+    requested = [run_checks for is_requested, run_checks in groups if is_requested]
+    if len(requested) > 1:
         raise UsageError("options are mutually exclusive: --worker, --dispatcher, --security")
-    terminal: Console = context.obj
-    sound = True
-    look = _LOOKS[asked[0]] if asked else checks.check_machine
-    for finding in _reported(look(checked()[0]), terminal):
-        sound &= finding.ok
-        terminal.print_json(asdict(finding) | {"ok": finding.ok})
-        terminal.print(f"{finding.level:<7}  {finding.name:<11} {finding.detail}")
-    raise typer.Exit(0 if sound else 4)
+    run_checks = requested[0] if requested else checks.machine_checks
+    console: Console = context.obj
+    passed = True
+    for check in _with_waits(run_checks(read_checked()[0]), console):
+        passed &= check.ok
+        record = {"what": check.name, "level": check.level, "detail": check.detail}
+        console.print_json(record | {"ok": check.ok})
+        console.print(f"{check.level:<7}  {check.name:<11} {check.detail}")
+    raise typer.Exit(0 if passed else 4)
 
 
-def _reported(findings: Iterator[Check], terminal: Console) -> Iterator[Check]:
-    """`findings`, and a line on stderr about one that takes long."""
+def _with_waits(results: Iterator[Check], console: Console) -> Iterator[Check]:
+    """Yield the results, and report on stderr when one takes long."""
+    from bgpipe.pipeline.logging import report_wait
+
     while True:
-        with report_wait(terminal.notify, "checking"):
-            finding = next(findings, None)
-        if finding is None:
+        with report_wait(console.notify, "checking"):
+            check = next(results, None)
+        if check is None:
             return
-        yield finding
+        yield check

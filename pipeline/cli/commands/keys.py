@@ -1,4 +1,4 @@
-"""`bgpipe keys`: who may use the HTTP service."""
+"""`bgpipe keys`: the API keys of the HTTP service."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bgpipe.pipeline.cli.command_line import examples
-from bgpipe.pipeline.cli.run import open_session
+from bgpipe.pipeline.cli.command_line import examples, open_session
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.session import read_settings
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.cli.console import Console
@@ -33,11 +31,11 @@ def add(
     """Create a key and print it. Only a digest of it is stored."""
     from bgpipe.pipeline.http.api_keys import ApiKeys
 
-    terminal: Console = context.obj
-    with open_session(read_settings(), terminal) as session:
+    console: Console = context.obj
+    with open_session(console) as session:
         secret = ApiKeys(session.client).add(name, everything=everything)
-    terminal.print_json({"name": name, "key": secret})
-    terminal.print(secret)
+    console.print_json({"name": name, "key": secret})
+    console.print(secret)
 
 
 @key_commands.command("list")
@@ -46,13 +44,13 @@ def list_(context: typer.Context) -> None:
     """List the keys: first digits of the digest, date and owner."""
     from bgpipe.pipeline.http.api_keys import ApiKeys
 
-    terminal: Console = context.obj
-    with open_session(read_settings(), terminal) as session:
+    console: Console = context.obj
+    with open_session(console) as session:
         for digest, grant in ApiKeys(session.client).all():
-            terminal.print_json({"digest": digest} | asdict(grant))
-            made = time.strftime("%Y-%m-%d", time.localtime(grant.created))
+            console.print_json({"digest": digest} | asdict(grant))
+            created = time.strftime("%Y-%m-%d", time.localtime(grant.created))
             scope = "  everything" if grant.everything else ""
-            terminal.print(f"{digest}  {made}  {grant.name}{scope}")
+            console.print(f"{digest}  {created}  {grant.name}{scope}")
 
 
 @key_commands.command()
@@ -60,16 +58,16 @@ def list_(context: typer.Context) -> None:
 def revoke(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Owner, or the digits that list shows.")
+        str, typer.Argument(metavar="NAME", help="Owner, or the digits that keys list shows.")
     ],
 ) -> None:
     """Revoke all keys of an owner, or one key, at once."""
     from bgpipe.pipeline.http.api_keys import ApiKeys
 
-    terminal: Console = context.obj
-    with open_session(read_settings(), terminal) as session:
+    console: Console = context.obj
+    with open_session(console) as session:
         count = ApiKeys(session.client).revoke(name)
     if not count:
-        raise UsageError(f"no such key: {name}: bgpipe keys list shows those there are")
-    terminal.print_json({"revoked": count})
-    terminal.print(f"revoked: {count}")
+        raise UsageError(f"no such key: {name}: see bgpipe keys list")
+    console.print_json({"revoked": count})
+    console.print(f"revoked: {count}")

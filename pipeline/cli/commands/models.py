@@ -1,4 +1,4 @@
-"""`bgpipe models`: the registry, and the weights on this machine."""
+"""`bgpipe models`: the model registry, and the weights on this machine."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import typer
 
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
-from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.session import read_settings
 
 if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.models.hub import Hub
+    from bgpipe.pipeline.cli.console import Console
     from bgpipe.pipeline.types import ResolvedModel
 
 model_commands = typer.Typer(help="List, download and check model weights.", no_args_is_help=True)
@@ -35,8 +32,9 @@ def list_(context: typer.Context) -> None:
     from rich.table import Table
 
     from bgpipe.pipeline.models import registry
+    from bgpipe.pipeline.session import read_settings
 
-    terminal: Console = context.obj
+    console: Console = context.obj
     cache = read_settings().model_folder
     table = Table("model", "input", "here", "about", box=None, padding=(0, 2, 1, 0))
     for column in table.columns[:3]:
@@ -44,7 +42,7 @@ def list_(context: typer.Context) -> None:
     for name, entry in registry.read_models().items():
         path = registry.locate(name, cache=cache)
         height, width = entry.size
-        terminal.print_json(
+        console.print_json(
             {
                 "name": name,
                 "summary": entry.summary,
@@ -58,7 +56,7 @@ def list_(context: typer.Context) -> None:
         here = "bundled" if entry.is_bundled else "yes" if path else "no"
         about = f"{entry.summary}\nweights: {entry.license}; commercial use: {entry.commercial}"
         table.add_row(name, f"{width}x{height}", here, about)
-    terminal.console().print(table)
+    console.render(table)
 
 
 @model_commands.command()
@@ -68,10 +66,12 @@ def list_(context: typer.Context) -> None:
 def pull(context: typer.Context, name: Name) -> None:
     """Download the weights of a model. Their commit and sha256 are pinned."""
     from bgpipe.pipeline.models import registry
+    from bgpipe.pipeline.models.hub import Hub
+    from bgpipe.pipeline.session import read_settings
 
-    settings = read_settings()
-    model = registry.pull(name, cache=settings.model_folder, hub=hub(settings, context.obj))
-    _show(context.obj, model, "pulled")
+    settings, console = read_settings(), context.obj
+    hub = Hub(timeout=settings.model.hub_timeout, notify=console.notify)
+    _show(console, registry.pull(name, cache=settings.model_folder, hub=hub), "pulled")
 
 
 @model_commands.command()
@@ -89,11 +89,12 @@ def verify(
 ) -> None:
     """Compare the weights on this machine with their pinned sha256."""
     from bgpipe.pipeline.models import registry
+    from bgpipe.pipeline.session import read_settings
 
     cache = read_settings().model_folder
-    here = (known for known in registry.read_models() if registry.locate(known, cache=cache))
-    for each in [name] if name else here:
-        _show(context.obj, registry.verify(each, cache=cache), "verified")
+    present = (known for known in registry.read_models() if registry.locate(known, cache=cache))
+    for model in [name] if name else present:
+        _show(context.obj, registry.verify(model, cache=cache), "verified")
 
 
 @model_commands.command()
@@ -101,20 +102,14 @@ def verify(
 def path(context: typer.Context, name: Name) -> None:
     """Print the path of a model's weights."""
     from bgpipe.pipeline.models import registry
+    from bgpipe.pipeline.session import read_settings
 
     model = registry.resolve(name, cache=read_settings().model_folder)
-    terminal: Console = context.obj
-    terminal.print_json({"name": model.name, "path": str(model.path)})
-    terminal.print(str(model.path))
+    console: Console = context.obj
+    console.print_json({"name": model.name, "path": str(model.path)})
+    console.print(str(model.path))
 
 
-def hub(settings: Settings, terminal: Console) -> Hub:
-    """The model hub that HF_ENDPOINT names, or else the public one."""
-    from bgpipe.pipeline.models.hub import Hub
-
-    return Hub(timeout=settings.model.hub_timeout, notify=terminal.notify)
-
-
-def _show(terminal: Console, model: ResolvedModel, done: str) -> None:
-    terminal.print_json({"name": model.name, "path": str(model.path), "sha256": model.sha256})
-    terminal.print(f"{done}: {model.name}: {model.path} (sha256 {model.sha256[:12]}...)")
+def _show(console: Console, model: ResolvedModel, action: str) -> None:
+    console.print_json({"name": model.name, "path": str(model.path), "sha256": model.sha256})
+    console.print(f"{action}: {model.name}: {model.path} (sha256 {model.sha256[:12]}...)")

@@ -1,4 +1,4 @@
-"""`bgpipe report`: a job's pictures on a page, or on several."""
+"""`bgpipe report`: the contact sheet of a job."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bgpipe.pipeline.cli.command_line import examples
-from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.parameters import JobName, output_file
-from bgpipe.pipeline.cli.run import open_session
-from bgpipe.pipeline.session import Session, read_settings
+from bgpipe.pipeline.cli.command_line import examples, open_session
+from bgpipe.pipeline.cli.parameters import OptionalJob, check_output_file
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.types import JobId
+    from bgpipe.pipeline.cli.console import Console
+    from bgpipe.pipeline.session import Session
+    from bgpipe.pipeline.types import JobSummary
 
 DEFAULT_IMAGES = 1000
 PER_PAGE = 1000
@@ -25,7 +24,7 @@ PER_PAGE = 1000
 @examples("bgpipe report", "bgpipe report spring-2026 --out sheet.html --images 200")
 def report(
     context: typer.Context,
-    job: JobName = None,
+    job: OptionalJob = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -33,7 +32,7 @@ def report(
             "-o",
             metavar="FILE",
             help="Output file. Default: JOB.html.",
-            callback=output_file,
+            callback=check_output_file,
         ),
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
@@ -45,37 +44,38 @@ def report(
     ] = PER_PAGE,
 ) -> None:
     """Write a contact sheet of a job: one HTML file with the images inside."""
-    terminal: Console = context.obj
-    with open_session(read_settings(), terminal) as session:
-        name = session.job(job)
-        summary = session.jobs.summary(name)
+    console: Console = context.obj
+    with open_session(console) as session:
+        summary = session.jobs.summary(session.job(job))
         if not summary.done + summary.failed:
-            terminal.print(f"no contact sheet written: job {name} made no cutouts")
+            console.print(f"no contact sheet written: job {summary.job} made no cutouts")
             return
-        first = out or Path(f"{name}.html")
-        pages = _write(session, name, first, images, per_page)
-    terminal.print_json({"job": name, "report": str(first), "pages": pages})
+        first = out or Path(f"{summary.job}.html")
+        pages = _write_pages(session, summary, first, images, per_page)
+    console.print_json({"job": summary.job, "report": str(first), "pages": pages})
     further = f" and {pages - 1} more beside it" if pages > 1 else ""
-    terminal.print(f"contact sheet: {first}{further}")
+    console.print(f"contact sheet: {first}{further}")
     if open_ and not webbrowser.open(first.absolute().as_uri()):
-        terminal.warn(f"no browser found: open {first} yourself")
+        console.warn(f"no browser found: open {first} yourself")
 
 
-def _write(session: Session, job: JobId, first: Path, images: int, per_page: int) -> int:
+def _write_pages(
+    session: Session, summary: JobSummary, first: Path, images: int, per_page: int
+) -> int:
     """Write the pages and return their number."""
-    from bgpipe.pipeline.report.contact_sheet import SheetPage, contact_sheet
+    from bgpipe.pipeline.report.contact_sheet import SheetPage, render_contact_sheet
     from bgpipe.pipeline.report.thumbnails import load_thumbnails
 
-    job_store = session.jobs
-    summary, recipe = job_store.summary(job), job_store.job(job).recipe
-    shown = load_thumbnails(job_store, session.stores, job, session.settings.images, images)
+    jobs, job_id = session.jobs, summary.job
+    recipe = jobs.job(job_id).recipe
+    shown = load_thumbnails(jobs, session.stores, job_id, session.settings.images, images)
     count = -(-min(images, max(summary.done, 1)) // per_page)
     paths = [first.with_stem(f"{first.stem}-{n}") if n > 1 else first for n in range(1, count + 1)]
     for number, path in enumerate(paths, 1):
-        page = SheetPage(number, [each.name for each in paths])
+        page = SheetPage(number, [path.name for path in paths])
+        batch = list(islice(shown, per_page))
         with path.open("w", encoding="utf-8") as file:
-            batch = list(islice(shown, per_page))
             file.writelines(
-                contact_sheet(summary, recipe, batch, job_store.items.failures(job), page)
+                render_contact_sheet(summary, recipe, batch, jobs.items.failures(job_id), page)
             )
     return count

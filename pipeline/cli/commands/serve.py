@@ -1,7 +1,4 @@
-"""`bgpipe serve`: the HTTP service and the web page, as a process of its own.
-
-`bgpipe flower`: Flower with the package's configuration, as a process of its own.
-"""
+"""`bgpipe serve` and `bgpipe flower`: each replaces this process, so that signals reach the server."""
 
 from __future__ import annotations
 
@@ -16,7 +13,8 @@ import typer
 
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.session import read_settings
+
+ACCOUNTS = "FLOWER_BASIC_AUTH"
 
 
 @examples("bgpipe serve", "bgpipe serve --host 0.0.0.0 --port 8080")
@@ -29,7 +27,9 @@ def serve(
         typer.Option(min=0, max=65535, help="0 picks a free port. Default: serve.port, 8000."),
     ] = None,
 ) -> None:
-    """Serve the HTTP API and the web page. Without a cluster it brings its own worker."""
+    """Serve the HTTP API and the web page. Without a cluster it starts its own worker."""
+    from bgpipe.pipeline.session import read_settings
+
     if not (find_spec("fastapi") and find_spec("uvicorn")):
         raise UsageError("the HTTP service is an extra: pip install 'bgpipe[serve]'")
     if host:
@@ -37,11 +37,7 @@ def serve(
     if port is not None:
         os.environ["BGPIPE_SERVE__PORT"] = str(port)
     read_settings()
-    # In place of this process, so that signals reach the server.
     os.execv(sys.executable, [sys.executable, "-m", "bgpipe.pipeline.http"])  # noqa: S606
-
-
-ACCOUNTS = "FLOWER_BASIC_AUTH"
 
 
 @examples("bgpipe flower", "FLOWER_BASIC_AUTH=me:secret bgpipe flower --port 5556")
@@ -50,29 +46,30 @@ def flower(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 5555,
 ) -> None:
     """Show each image's task and the workers with Flower; needs a cluster and a password."""
+    from bgpipe.pipeline.session import read_settings
+
     settings = read_settings()
     if settings.embedded:
         raise UsageError("flower needs a cluster: set BGPIPE_REDIS_URL")
-    # By environment: arguments are visible to every user of the machine.
-    secrets = {"CELERY_BROKER_URL": settings.redis_url, ACCOUNTS: _accounts()}
     settings.state_folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-P", "-m", "celery", "flower"]
     options = {
         "conf": files("bgpipe.config") / "flowerconfig.py",
         "db": settings.state_folder / "flower",
         "address": address,
         "port": port,
     }
-    words = [*command, *(f"--{name}={value}" for name, value in options.items())]
-    # In place of this process, so that signals reach Flower.
-    os.execve(sys.executable, words, os.environ | secrets)  # noqa: S606
+    command = [sys.executable, "-P", "-m", "celery", "flower"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    # Secrets go into the environment: arguments are visible to every user of the machine.
+    secrets = {"CELERY_BROKER_URL": settings.redis_url, ACCOUNTS: _read_accounts()}
+    os.execve(sys.executable, command, os.environ | secrets)  # noqa: S606
 
 
-def _accounts() -> str:
-    """Return `user:password`, more of them separated by commas.
+def _read_accounts() -> str:
+    """Return `user:password`, several separated by commas.
 
     Raises:
-        UsageError: none is given, or the file that should hold it is not readable.
+        UsageError: none is set, or the file that holds them is not readable.
 
     """
     file = os.environ.get(f"{ACCOUNTS}_FILE")
@@ -80,6 +77,6 @@ def _accounts() -> str:
         accounts = Path(file).read_text().strip() if file else os.environ.get(ACCOUNTS, "")
     except OSError as error:
         raise UsageError(f"not readable: {ACCOUNTS}_FILE: {error}") from error
-    if not all(all(one.partition(":")[::2]) for one in accounts.split(",")):
+    if not all(all(account.partition(":")[::2]) for account in accounts.split(",")):
         raise UsageError(f"flower needs a password: set {ACCOUNTS}=user:password")
     return accounts

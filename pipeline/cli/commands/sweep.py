@@ -1,11 +1,8 @@
-"""`bgpipe sweep`: the sweeps of the settings, started by hand, listed and checked."""
+"""`bgpipe sweep`: run, list and check the sweeps of the settings."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,20 +10,17 @@ import typer
 
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
-from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.job_options import LayoutOptions, choose_output, choose_recipe
-from bgpipe.pipeline.cli.planning import prune, show_dry_run
-from bgpipe.pipeline.cli.run import Wait, check_wait, open_job, open_session, run_to_completion
-from bgpipe.pipeline.errors import BgpipeError, ItemError, StorageUnavailable, UsageError
-from bgpipe.pipeline.session import Session, read_settings
+from bgpipe.pipeline.cli.parameters import Wait
+from bgpipe.pipeline.errors import BgpipeError, ItemError, StorageUnavailable
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.config.sweeps import Sweep
-    from bgpipe.pipeline.types import Job, JobId, Recipe
+    from bgpipe.pipeline.cli.console import Console
+    from bgpipe.pipeline.session import Session
 
-CHECKED = ".bgpipe/check"
-"""What is written to see that a target can be written."""
+PROBE = ".bgpipe/check"
+"""The key that `check` writes and deletes at a target."""
 
 sweep_commands = typer.Typer(
     help="Run, list and check the sweeps of the settings: jobs that repeat.", no_args_is_help=True
@@ -60,28 +54,39 @@ def run(
     ] = None,
 ) -> None:
     """Run a sweep now, until its deadline."""
-    from bgpipe.pipeline.scheduling.cron import deadline_of
-    from bgpipe.pipeline.scheduling.sweeps import SweepStateStore
+    from bgpipe.pipeline.cli.planning import make_prune, show_dry_run
+    from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
+    from bgpipe.pipeline.planning.prune import check_prunable
+    from bgpipe.pipeline.scheduling import run_sweep
+    from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
+    from bgpipe.pipeline.session import open_session, read_settings
 
-    terminal: Console = context.obj
+    console: Console = context.obj
     settings = read_settings()
     check_wait(settings, wait)
-    sweep = _find(settings, name)
-    order = _order(settings, terminal, name, sweep)
-    until = deadline_of(sweep, due or datetime.now(UTC))
-    with open_session(settings, terminal) as session:
+    sweep = run_sweep.find_sweep(settings, name)
+    job = run_sweep.build_job(settings, name, sweep, console.notify)
+    with open_session(settings, notify=console.notify) as session:
+        prune = None
         if prune_ or sweep.prune:
-            most = settings.prune.most if sweep.prune_most is None else sweep.prune_most
-            _prune(session, most, terminal, order, dry_run=dry_run, asked=prune_)
+            check_prunable(job, session.stores.open(job.out))
+            maximum = run_sweep.maximum_pruned(settings, sweep)
+            prune = make_prune(console, maximum, dry_run=dry_run)
+            if not prune_:
+                prune = run_sweep.tolerate_too_many(prune, console.warn)
         if dry_run:
-            show_dry_run(session, settings, terminal, order)
+            show_dry_run(session, console, job, prune=prune)
             return
-        job, lease = open_job(session, terminal, order)
-        if job == order.id:
-            SweepStateStore(session.client).begin(name, job, until)
-        with _stopped_at(session, job, until):
-            code = run_to_completion(session, terminal, job, lease, wait=wait)
-        _notify(session, name, sweep, job)
+        states, start = SweepStateStore(session.client), due or datetime.now(UTC)
+        sweep_run = run_sweep.SweepRun(name, sweep, states, session.jobs, start)
+        job_id, lease = open_job(session, console, job)
+        if job_id == job.id:
+            sweep_run.begin(job_id)
+        with sweep_run.stopped_at_deadline(job_id):
+            job_run = JobRun(session, job_id, lease, prune=prune)
+            code = run_to_completion(console, job_run, wait=wait)
+        if not session.is_dispatched():
+            sweep_run.notify_finished(job_id)
     raise typer.Exit(code)
 
 
@@ -89,186 +94,92 @@ def run(
 @examples("bgpipe sweep list", "bgpipe --json sweep list | jq .next")
 def list_(context: typer.Context) -> None:
     """List the sweeps with last run, next run and counts."""
-    terminal: Console = context.obj
+    from bgpipe.pipeline.session import open_session, read_settings
+
+    console: Console = context.obj
     settings = read_settings()
-    with open_session(settings, terminal) as session:
+    with open_session(settings, notify=console.notify) as session:
         for name, sweep in settings.sweeps.items():
-            standing = _state(session, name, sweep)
-            terminal.print_json(standing)
-            terminal.print(_sentence(standing))
+            record = _record(session, name, sweep)
+            console.print_json(record)
+            console.print(_sentence(record))
 
 
 @sweep_commands.command()
 @examples("bgpipe sweep check")
 def check(context: typer.Context) -> None:
     """Check each sweep: its model is available, its source readable, its target writable."""
-    terminal: Console = context.obj
+    from bgpipe.pipeline.session import read_settings
+
+    console: Console = context.obj
     settings = read_settings()
-    failed = None
+    first_error = None
     for name, sweep in settings.sweeps.items():
-        trouble = _trouble(settings, terminal, name, sweep)
-        terminal.print_json({"sweep": name, "ok": trouble is None, "error": str(trouble or "")})
-        terminal.print(f"{name}: {f'error: {trouble}' if trouble else 'ok'}")
-        failed = failed or trouble
-    if failed:
-        raise typer.Exit(failed.exit_code)
+        error = _find_error(settings, console, name, sweep)
+        console.print_json({"sweep": name, "ok": error is None, "error": str(error or "")})
+        console.print(f"{name}: {f'error: {error}' if error else 'ok'}")
+        first_error = first_error or error
+    if first_error:
+        raise typer.Exit(first_error.exit_code)
 
 
-def _find(settings: Settings, name: str) -> Sweep:
-    if name not in settings.sweeps:
-        names = ", ".join(settings.sweeps) or "none"
-        raise UsageError(f"unknown sweep: {name} (the settings declare: {names})")
-    return settings.sweeps[name]
-
-
-def _order(settings: Settings, terminal: Console, name: str, sweep: Sweep) -> Job:
-    from bgpipe.pipeline.cli.endpoints import find_location, find_source
-    from bgpipe.pipeline.jobs.store import new_job_id
-    from bgpipe.pipeline.types import Job
-
-    source = find_source([sweep.source])
-    if source.keys is not None:
-        raise UsageError(f"sweep {name} wants a folder or a prefix: {sweep.source}")
-    return Job(
-        id=new_job_id(f"{name}-"),
-        source=source.root,
-        out=find_location(sweep.target),
-        recipe=_recipe(settings, terminal, sweep),
-        created=time.time(),
-        include=sweep.include,
-        exclude=sweep.exclude,
-        overwrite=sweep.overwrite,
-        sweep=name,
-        naming=sweep.name,
-    )
-
-
-def _recipe(settings: Settings, terminal: Console, sweep: Sweep) -> Recipe:
-    """The sweep's recipe; a sweep never makes do with the bundled model."""
-    from bgpipe.pipeline.models import registry
-    from bgpipe.pipeline.planning.recipe import check_output
-
-    model = sweep.model or settings.model.name
-    finish = LayoutOptions(
-        sweep.crop, sweep.margin, sweep.canvas, sweep.place, sweep.background, sweep.shadow
-    )
-    recipe = choose_recipe(
-        settings,
-        terminal,
-        model=registry.DEFAULT if model == registry.AUTO else model,
-        preset=sweep.preset or None,
-        matting=sweep.matting or None,
-        assignments=list(finish.assignments()),
-        output=choose_output(
-            settings,
-            file_format=sweep.format,
-            compression=sweep.png,
-            depth=sweep.depth,
-            quality=sweep.quality,
-            input_alpha=sweep.input_alpha,
-            backdrop=finish.backdrop,
-        ),
-    )
-    check_output(recipe, sweep.name)
-    return recipe
-
-
-def _prune(
-    session: Session, most: float, terminal: Console, order: Job, *, dry_run: bool, asked: bool
-) -> None:
-    """Prune before a run; unless somebody `asked` just now, the run does not wait for their answer."""
-    from bgpipe.pipeline.planning.prune import TooManyOrphans
-
-    try:
-        prune(session, most, terminal, order, dry_run=dry_run)
-    except TooManyOrphans as error:
-        if asked:
-            raise
-        terminal.warn(f"nothing is pruned: {error}")
-
-
-@contextmanager
-def _stopped_at(session: Session, job: JobId, until: datetime | None) -> Iterator[None]:
-    """Cancel `job` at its deadline if this command is still with it then."""
-    from bgpipe.pipeline.scheduling.sweeps import stop
-
-    if until is None:
-        yield
-        return
-    seconds = max(until.timestamp() - time.time(), 0.0)
-    timer = threading.Timer(seconds, stop, (session.jobs, job))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _notify(session: Session, name: str, sweep: Sweep, job: JobId) -> None:
-    """Tell of the job's end, unless a dispatcher does."""
-    from bgpipe.pipeline.scheduling.sweeps import SweepStateStore, notify_finished
-
-    summary = session.jobs.summary(job)
-    if summary.state == "finished" and not session.is_dispatched():
-        notify_finished(SweepStateStore(session.client), name, sweep, summary)
-
-
-def _state(session: Session, name: str, sweep: Sweep) -> dict[str, Any]:
-    """What is declared, what was done last, and what comes next."""
+def _record(session: Session, name: str, sweep: Sweep) -> dict[str, Any]:
+    """Return a sweep's declaration, last run and next run for JSON."""
     from dataclasses import asdict
 
     from bgpipe.pipeline.scheduling.cron import next_start
-    from bgpipe.pipeline.scheduling.sweeps import SweepStateStore
+    from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
 
     now = datetime.now(UTC)
-    record = SweepStateStore(session.client).read(name, now)
-    known = record.job in session.jobs.ids()
+    state = SweepStateStore(session.client).read(name, now)
+    is_known = state.job in session.jobs.ids()
     following = next_start(sweep, now)
+    retry_at = datetime.fromtimestamp(state.retry_at, UTC) if state.retry_at else None
     return {
         "sweep": name,
         "source": sweep.source,
         "target": sweep.target,
         "next": following.isoformat() if following else None,
-        "failed_starts": record.failures,
-        "again": datetime.fromtimestamp(record.retry_at, UTC).isoformat()
-        if record.retry_at
-        else None,
-        "last": asdict(session.jobs.summary(record.job)) if known else None,
+        "failed_starts": state.failures,
+        "again": retry_at.isoformat() if retry_at else None,
+        "last": asdict(session.jobs.summary(state.job)) if is_known else None,
     }
 
 
-def _sentence(standing: Mapping[str, Any]) -> str:
-    last = standing["last"]
-    ran = (
+def _sentence(record: Mapping[str, Any]) -> str:
+    last = record["last"]
+    result = (
         f"{last['job']} {last['state']}: {last['total']} images, {last['done']} done, "
         f"{last['skipped']} up to date, {last['failed']} failed"
         if last
         else "never run"
     )
-    following = standing["next"] or "by hand only"
-    again = (
-        f"; its start failed {standing['failed_starts']} times, tried again at {standing['again']}"
-        if standing["again"]
+    following = record["next"] or "by hand only"
+    retry = (
+        f"; failed starts: {record['failed_starts']}, next attempt at {record['again']}"
+        if record["again"]
         else ""
     )
-    return f"{standing['sweep']}: {ran}; next: {following}{again}"
+    return f"{record['sweep']}: {result}; next: {following}{retry}"
 
 
-def _trouble(settings: Settings, terminal: Console, name: str, sweep: Sweep) -> BgpipeError | None:
-    """What would keep the sweep from running."""
+def _find_error(
+    settings: Settings, console: Console, name: str, sweep: Sweep
+) -> BgpipeError | None:
+    """Return the error that would stop a run of the sweep."""
+    from bgpipe.pipeline.scheduling.run_sweep import build_job
     from bgpipe.pipeline.storage.factory import StoreFactory
 
     try:
-        order = _order(settings, terminal, name, sweep)
+        job = build_job(settings, name, sweep, console.notify)
         stores = StoreFactory(settings.s3)
-        next(stores.open(order.source).list(), None)
-        target = stores.open(order.out)
+        next(stores.open(job.source).list(), None)
+        target = stores.open(job.out)
         next(target.list(missing_ok=True), None)
-        target.write(CHECKED, b"")
-        target.delete(CHECKED)
+        target.write(PROBE, b"")
+        target.delete(PROBE)
     except ItemError as error:
-        return StorageUnavailable(f"the target cannot be written: {sweep.target}: {error.detail}")
+        return StorageUnavailable(f"target is not writable: {sweep.target}: {error.detail}")
     except BgpipeError as error:
         return error
     return None

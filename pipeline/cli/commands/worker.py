@@ -1,4 +1,4 @@
-"""`bgpipe worker`: the supervisor of this machine's devices, as a process of its own."""
+"""`bgpipe worker`: replaces this process by the supervisor of this machine's devices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import typer
 
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.session import read_settings
 
 
 @examples(
@@ -22,7 +21,7 @@ def worker(
     device: Annotated[
         list[str] | None,
         typer.Option(
-            help="cuda:0, cuda:0.1 (a MIG instance) or cpu; repeat it for more. Default: every GPU."
+            help="cuda:0, cuda:0.1 (a MIG instance) or cpu; repeatable. Default: every GPU."
         ),
     ] = None,
     lanes: Annotated[
@@ -31,11 +30,13 @@ def worker(
     compiled: Annotated[
         bool,
         typer.Option(
-            "--compile", help="Compile the model at start. Takes minutes once, then it is cached."
+            "--compile", help="Compile the model at start. Takes minutes once, then cached."
         ),
     ] = False,
 ) -> None:
     """Process the jobs of a cluster on this machine, one process per device."""
+    from bgpipe.pipeline.session import read_settings
+
     if read_settings().embedded:
         raise UsageError(
             "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit starts its own worker)"

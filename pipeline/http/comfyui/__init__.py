@@ -1,4 +1,4 @@
-"""The part of ComfyUI's HTTP interface that scripts use, over the ledger's jobs (infra/docs/comfyui.md)."""
+"""The part of ComfyUI's HTTP interface that scripts use, implemented on jobs (infra/docs/comfyui.md)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from bgpipe.pipeline.http.comfyui import routes_files, routes_info, routes_queue
 
 
 def make_router() -> APIRouter:
-    """Every route under / and under /api, as ComfyUI has them."""
+    """Return every route under / and under /api, as in ComfyUI."""
     router = APIRouter(include_in_schema=False)
     for prefix in ("", "/api"):
-        for part in (routes_queue, routes_files, routes_info, websocket):
-            router.include_router(part.router, prefix=prefix)
+        for module in (routes_queue, routes_files, routes_info, websocket):
+            router.include_router(module.router, prefix=prefix)
     return router

@@ -1,4 +1,4 @@
-"""What the routes work with: the caller's prompts and photos, and the shapes of ComfyUI's answers."""
+"""What the routes depend on: the caller's prompts and images, and the JSON body."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends
 from fastapi.requests import HTTPConnection, Request
 
-from bgpipe.pipeline.comfyui.graph import no_prompt
+from bgpipe.pipeline.comfyui.graph import Json, no_prompt
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.http.comfyui.history import PromptState, PromptStatus, prompt_state
+from bgpipe.pipeline.http.comfyui.history import PromptState, read_prompt_state
 from bgpipe.pipeline.http.comfyui.input_images import InputImages
 from bgpipe.pipeline.http.comfyui.prompt_store import Prompt, PromptStore
 from bgpipe.pipeline.http.dependencies import AppState, get_caller, get_state
@@ -20,73 +20,67 @@ from bgpipe.pipeline.http.problems import Problem
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bgpipe.pipeline.comfyui.graph import Json
-
-LARGEST = 1_000_000
-"""Bytes of a request that is JSON: Redis keeps what was posted."""
+JSON_BYTES = 1_000_000
+"""Maximum size of a JSON body, which Redis stores."""
 HISTORY = 1000
-"""Prompts of one caller, the last ones, that are listed."""
-LOOKS = 20
-"""Open prompts that are looked at to count how many there are: the oldest end first."""
+"""Maximum number of prompts listed, the newest ones."""
+CHECKED_PROMPTS = 20
+"""Open prompts checked when they are counted; the oldest end first."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptService:
-    """Of one caller. Its calls block: endpoints that use it are plain `def`."""
+    """The prompts and images of one owner. Its calls block: endpoints that use it are plain `def`."""
 
-    backend: AppState
+    state: AppState
     owner: str
 
     @property
     def prompts(self) -> PromptStore:
-        days = self.backend.settings.serve.keep_days
-        return PromptStore(self.backend.session.client, self.owner, days)
+        days = self.state.settings.serve.keep_days
+        return PromptStore(self.state.session.client, self.owner, days)
 
     @property
-    def photos(self) -> InputImages:
-        return InputImages(self.backend, self.owner)
+    def images(self) -> InputImages:
+        return InputImages(self.state, self.owner)
 
-    def status(self, prompts: Iterable[Prompt]) -> list[PromptState]:
-        """How they stand, without those that the ledger has forgotten."""
-        found = []
+    def read_states(self, prompts: Iterable[Prompt]) -> list[PromptState]:
+        """Return the states of `prompts`, without those whose jobs were forgotten."""
+        states = []
         for prompt in prompts:
-            progress = prompt_state(self.backend.jobs, prompt)
-            if progress:
-                found.append(progress)
-            if progress is None or progress.status.has_ended:
-                self.prompts.ended(prompt.id)
-        return found
+            prompt_state = read_prompt_state(self.state.jobs, prompt)
+            if prompt_state:
+                states.append(prompt_state)
+            if prompt_state is None or prompt_state.status.has_ended:
+                self.prompts.mark_ended(prompt.id)
+        return states
 
-    def find(self, prompt: str) -> PromptState | None:
-        """How the caller's prompt of this id stands."""
-        found = self.prompts.get(prompt)
-        return next(iter(self.status([found])), None) if found else None
+    def find(self, prompt_id: str) -> PromptState | None:
+        prompt = self.prompts.get(prompt_id)
+        return next(iter(self.read_states([prompt])), None) if prompt else None
 
-    def open(self) -> list[PromptState]:
-        """The prompts that have not ended, by their numbers."""
-        return [found for found in self.status(self.prompts.open()) if not found.status.has_ended]
+    def open_prompts(self) -> list[PromptState]:
+        """Return the prompts that have not ended, by number."""
+        states = self.read_states(self.prompts.open())
+        return [state for state in states if not state.status.has_ended]
 
-    def remaining(self) -> int:
-        """How many have not ended."""
+    def ended_prompts(self) -> list[PromptState]:
+        """Return the newest prompts that have ended, oldest first."""
+        states = self.read_states(self.prompts.newest(HISTORY))
+        return [state for state in states if state.status.has_ended]
+
+    def count_open(self) -> int:
         prompts = self.prompts
-        self.status(prompts.oldest_open(LOOKS))
+        self.read_states(prompts.oldest_open(CHECKED_PROMPTS))
         return prompts.open_count()
 
-    def cancel(self, progress: PromptState) -> None:
-        """Let nothing more of the prompt be begun; what is in flight ends, and is not shown."""
-        for job in progress.prompt.jobs:
+    def cancel(self, prompt: Prompt) -> None:
+        """Cancel the prompt's jobs; images in progress are finished and not shown."""
+        for job in prompt.jobs:
             try:
-                self.backend.jobs.cancel(job)
-            except UsageError:  # it ended meanwhile
+                self.state.jobs.cancel(job)
+            except UsageError:  # it has ended
                 continue
-
-    def all(self) -> list[PromptState]:
-        """The last prompts, the oldest first."""
-        return self.status(self.prompts.newest(HISTORY))
-
-    def ended(self) -> list[PromptState]:
-        """Those of them that have ended."""
-        return [found for found in self.all() if found.status.has_ended]
 
 
 def get_service(connection: HTTPConnection) -> PromptService:
@@ -94,34 +88,24 @@ def get_service(connection: HTTPConnection) -> PromptService:
 
 
 async def read_json(request: Request) -> Json:
-    """The body, whatever its type is said to be: many clients name none.
+    """Return the body, whatever its content type: many clients send none.
 
     Raises:
-        Refused: it is no JSON, or could not be told again: NaN, half a character.
+        WorkflowError: it is not JSON, or not valid in UTF-8 (NaN, lone surrogates).
         Problem: it is too large.
 
     """
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > LARGEST:
-            raise Problem(413, "too-large", f"more than {LARGEST} bytes of JSON")
+        if len(body) > JSON_BYTES:
+            raise Problem(413, "too-large", f"more than {JSON_BYTES} bytes of JSON")
     try:
-        found = json.loads(body) if body else {}
-        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+        document = json.loads(body) if body else {}
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise no_prompt() from error
-    return found
-
-
-def status(remaining: int) -> dict[str, Json]:
-    """The answer of GET /prompt, and a part of the event `status`."""
-    return {"exec_info": {"queue_remaining": remaining}}
-
-
-def running_and_pending(found: list[PromptState]) -> tuple[list[PromptState], list[PromptState]]:
-    running = [progress for progress in found if progress.status is PromptStatus.RUNNING]
-    return running, [progress for progress in found if progress.status is PromptStatus.PENDING]
+    return document
 
 
 Service = Annotated[PromptService, Depends(get_service)]

@@ -1,4 +1,4 @@
-"""Errors in the shape that ComfyUI's clients look for: a body with `error`."""
+"""Errors in ComfyUI's shape: a body with `error`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from bgpipe.pipeline.comfyui import WorkflowError
+from bgpipe.pipeline.comfyui.graph import WorkflowError
 from bgpipe.pipeline.errors import BgpipeError
 from bgpipe.pipeline.http.problems import Problem, problem_of
 
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
 
 
 class ComfyRoute(APIRoute):
-    """Tells every error of ours as ComfyUI would."""
+    """Turns every error of an endpoint into ComfyUI's shape."""
 
     def get_route_handler(self) -> Handler:
-        handler = super().get_route_handler()
+        handle = super().get_route_handler()
 
-        async def told(request: Request) -> Response:
+        async def handle_errors(request: Request) -> Response:
             try:
-                return await handler(request)
+                return await handle(request)
             except WorkflowError as error:
                 return JSONResponse(error.body, 400)
             except RequestValidationError as error:
-                first = next(iter(error.errors()), {"msg": "it cannot be read"})
-                return _answer(Problem(400, "invalid_request", str(first["msg"])))
+                first = next(iter(error.errors()), {"msg": "unreadable request"})
+                return _respond(Problem(400, "invalid_request", str(first["msg"])))
             except HTTPException as error:
-                return _answer(Problem(error.status_code, "invalid_request", str(error.detail)))
+                return _respond(Problem(error.status_code, "invalid_request", str(error.detail)))
             except Problem as problem:
-                return _answer(problem)
+                return _respond(problem)
             except BgpipeError as error:
-                return _answer(problem_of(error))
+                return _respond(problem_of(error))
 
-        return told
+        return handle_errors
 
 
-def _answer(problem: Problem) -> JSONResponse:
+def _respond(problem: Problem) -> JSONResponse:
     headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
-    refused = WorkflowError(problem.code, problem.detail)
-    return JSONResponse(refused.body, problem.status, headers)
+    body = WorkflowError(problem.code, problem.detail).body
+    return JSONResponse(body, problem.status, headers)

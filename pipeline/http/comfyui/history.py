@@ -1,8 +1,8 @@
-"""How a prompt stands, as ComfyUI tells it: in its history, and in the events of its websocket."""
+"""The state of a prompt in ComfyUI's terms: its entry in the history, its events on the websocket."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.types import Failure, JobSummary
 
 Event = tuple[str, dict[str, "Json"]]
+"""The event's type and data."""
 
 
 class PromptStatus(StrEnum):
-    """The words are those of /api/jobs."""
-
     PENDING = "pending"
     RUNNING = "in_progress"
     DONE = "completed"
@@ -36,7 +35,7 @@ class PromptStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PromptState:
-    """A prompt and how it stands. Times are in milliseconds of Unix time."""
+    """A prompt and its status. Times are Unix time in milliseconds."""
 
     prompt: Prompt
     status: PromptStatus
@@ -44,68 +43,59 @@ class PromptState:
     failure: Failure | None = None
 
     @property
-    def started(self) -> int:
-        return int(1000 * self.prompt.created)
-
-    @property
-    def entry(self) -> dict[str, Json]:
-        """Of the history."""
-        done = self.status is PromptStatus.DONE
-        kept = self.prompt.kept if done else ()
-        messages = [
-            *self.beginning(),
-            *([] if done else self._failure_events()),
-            *self._success_events(),
-        ]
-        shown = [[kind, data] for kind, data in messages if kind.startswith("execution_")]
+    def history_entry(self) -> dict[str, Json]:
+        is_done = self.status is PromptStatus.DONE
+        files = self.prompt.kept if is_done else ()
+        events = [*self.start_events(), *self._failure_events(), *self._success_events()]
+        messages = [[kind, data] for kind, data in events if kind.startswith("execution_")]
         return {
-            "prompt": self.prompt.item,
-            "outputs": outputs_of(kept),
+            "prompt": self.prompt.queue_item,
+            "outputs": _outputs_by_node(files),
             "status": {
-                "status_str": "success" if done else "error",
-                "completed": done,
-                "messages": shown,
+                "status_str": "success" if is_done else "error",
+                "completed": is_done,
+                "messages": messages,
             },
             "meta": {
-                entry.node: {
-                    "node_id": entry.node,
-                    "display_node": entry.node,
+                file.node: {
+                    "node_id": file.node,
+                    "display_node": file.node,
                     "parent_node": None,
-                    "real_node_id": entry.node,
+                    "real_node_id": file.node,
                 }
-                for entry in kept
+                for file in files
             },
         }
 
-    def beginning(self) -> Iterator[Event]:
-        """The events once it runs."""
-        about = {"prompt_id": self.prompt.id}
-        yield "execution_start", about | {"timestamp": self.started}
-        yield "execution_cached", about | {"nodes": [], "timestamp": self.started}
-        node = self._worker_node
-        yield "executing", about | {"node": node, "display_node": node}
-        yield "progress", about | {"node": node, "value": 0, "max": 1}
+    def start_events(self) -> Iterator[Event]:
+        """Yield the events of a prompt that is running."""
+        base = {"prompt_id": self.prompt.id}
+        started = int(1000 * self.prompt.created)
+        yield "execution_start", base | {"timestamp": started}
+        yield "execution_cached", base | {"nodes": [], "timestamp": started}
+        node = self._slowest_node
+        yield "executing", base | {"node": node, "display_node": node}
+        yield "progress", base | {"node": node, "value": 0, "max": 1}
 
-    def end(self) -> Iterator[Event]:
-        """The events once it has ended; the last one is what clients wait for."""
-        about = {"prompt_id": self.prompt.id}
+    def end_events(self) -> Iterator[Event]:
+        """Yield the events of a prompt that has ended; clients wait for the last one."""
+        base = {"prompt_id": self.prompt.id}
         if self.status is PromptStatus.DONE:
-            yield "progress", about | {"node": self._worker_node, "value": 1, "max": 1}
-            for node, output in outputs_of(self.prompt.kept).items():
-                yield "executing", about | {"node": node, "display_node": node}
-                yield "executed", about | {"node": node, "display_node": node, "output": output}
+            yield "progress", base | {"node": self._slowest_node, "value": 1, "max": 1}
+            for node, output in _outputs_by_node(self.prompt.kept).items():
+                yield "executing", base | {"node": node, "display_node": node}
+                yield "executed", base | {"node": node, "display_node": node, "output": output}
         yield from self._failure_events()
         yield from self._success_events()
-        yield "executing", about | {"node": None}
+        yield "executing", base | {"node": None}
 
     def _success_events(self) -> Iterator[Event]:
         if self.status is PromptStatus.DONE:
-            about = {"prompt_id": self.prompt.id, "timestamp": self.ended}
-            yield "execution_success", about
+            yield "execution_success", {"prompt_id": self.prompt.id, "timestamp": self.ended}
 
     def _failure_events(self) -> Iterator[Event]:
-        node = self._worker_node
-        about = {
+        node = self._slowest_node
+        base = {
             "prompt_id": self.prompt.id,
             "node_id": node,
             "node_type": self.prompt.graph[node]["class_type"],
@@ -113,58 +103,55 @@ class PromptState:
             "timestamp": self.ended,
         }
         if self.status is PromptStatus.CANCELLED:
-            yield "execution_interrupted", about
+            yield "execution_interrupted", base
         if self.status is PromptStatus.FAILED:
-            yield (
-                "execution_error",
-                about
-                | {
-                    "exception_message": self.failure.detail if self.failure else "",
-                    "exception_type": self.failure.code if self.failure else "",
-                    "traceback": [],
-                    "current_inputs": {},
-                    "current_outputs": [],
-                },
-            )
+            error = {
+                "exception_message": self.failure.detail if self.failure else "",
+                "exception_type": self.failure.code if self.failure else "",
+                "traceback": [],
+                "current_inputs": {},
+                "current_outputs": [],
+            }
+            yield "execution_error", base | error
 
     @property
-    def _worker_node(self) -> str:
-        """The node that removes the background: the one that takes its time."""
+    def _slowest_node(self) -> str:
+        """The node that removes the background."""
         graph = self.prompt.graph
-        removing = (name for name in graph if graph[name]["class_type"] == node_types.REMOVE)
-        return next(removing, next(iter(graph)))
+        nodes = (name for name in graph if graph[name]["class_type"] == node_types.REMOVE)
+        return next(nodes, next(iter(graph)))
 
 
-def prompt_state(job_store: JobStore, prompt: Prompt) -> PromptState | None:
-    """How the prompt stands; None if the ledger has forgotten its jobs."""
+def read_prompt_state(jobs: JobStore, prompt: Prompt) -> PromptState | None:
+    """Return the state of `prompt`, or None if its jobs were forgotten."""
     try:
-        summary = [job_store.summary(job) for job in prompt.jobs]
-        stage = _status(summary)
-        failure = _failure(job_store, summary) if stage is PromptStatus.FAILED else None
+        summaries = [jobs.summary(job) for job in prompt.jobs]
+        status = _status_of(summaries)
+        failure = _first_failure(jobs, summaries) if status is PromptStatus.FAILED else None
     except JobNotFound:
         return None
-    seconds = max(book.seconds for book in summary)
-    return PromptState(prompt, stage, int(1000 * (prompt.created + seconds)), failure)
+    seconds = max(summary.seconds for summary in summaries)
+    return PromptState(prompt, status, int(1000 * (prompt.created + seconds)), failure)
 
 
-def outputs_of(kept: tuple[OutputFile, ...]) -> dict[str, Json]:
-    """Node -> its files."""
-    files: dict[str, list[dict[str, str]]] = {}
-    for entry in kept:
-        files.setdefault(entry.node, []).append(entry.shown)
-    return {node: {"images": images} for node, images in files.items()}
+def _outputs_by_node(files: Sequence[OutputFile]) -> dict[str, Json]:
+    images: dict[str, list[dict[str, str]]] = {}
+    for file in files:
+        images.setdefault(file.node, []).append(file.reference)
+    return {node: {"images": references} for node, references in images.items()}
 
 
-def _status(summary: list[JobSummary]) -> PromptStatus:
-    states = {book.state for book in summary}
+def _status_of(summaries: Sequence[JobSummary]) -> PromptStatus:
+    states = {summary.state for summary in summaries}
     if JobState.CANCELLED in states:
         return PromptStatus.CANCELLED
+    has_failed = any(summary.failed for summary in summaries)
     if states == {JobState.FINISHED}:
-        return PromptStatus.FAILED if any(book.failed for book in summary) else PromptStatus.DONE
-    touched = any(book.running or book.done or book.failed for book in summary)
-    return PromptStatus.RUNNING if touched else PromptStatus.PENDING
+        return PromptStatus.FAILED if has_failed else PromptStatus.DONE
+    has_started = has_failed or any(summary.running or summary.done for summary in summaries)
+    return PromptStatus.RUNNING if has_started else PromptStatus.PENDING
 
 
-def _failure(job_store: JobStore, summary: list[JobSummary]) -> Failure | None:
-    failures = (failure for book in summary for failure in job_store.items.failures(book.job))
+def _first_failure(jobs: JobStore, summaries: Sequence[JobSummary]) -> Failure | None:
+    failures = (failure for summary in summaries for failure in jobs.items.failures(summary.job))
     return next(failures, None)

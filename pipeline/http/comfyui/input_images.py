@@ -1,7 +1,7 @@
-"""The photos that a caller uploaded under names of their own, for `LoadImage`.
+"""Images uploaded for `LoadImage`, under names that their owners choose.
 
-Each lies in an upload by itself, which is the source of its prompts' jobs. A name points to one: a
-photo that takes the name of another disturbs no prompt that still waits for that one.
+Each image is an upload by itself, the source of its prompts' jobs, and a name refers to one. Replacing
+the image of a name does not affect prompts that wait for the previous one.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, cast
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.http.problems import Problem
-from bgpipe.pipeline.http.submission import touch_upload
-from bgpipe.pipeline.http.uploads import checked_name
+from bgpipe.pipeline.http.submission import touch_folder
+from bgpipe.pipeline.http.uploads import validate_name
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.http.dependencies import AppState
 
-INPUT = " [input]"
-"""What may stand behind a photo's name."""
-NAMES = 1000
-"""Photos with one name, but for a number."""
+INPUT_MARK = " [input]"
+"""An optional ending of a name in a graph."""
+SAME_NAME = 1000
+"""Maximum number of images with the same name but for a number."""
 LISTED = 1000
 DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class InputImage:
-    """`name` is the caller's, with its folder; it lies in `upload` under `key`."""
+    """The image `key` of `upload`; `name`, with folders, is the owner's."""
 
     name: str
     upload: str
@@ -39,71 +39,70 @@ class InputImage:
 
 
 class InputImages:
-    """Those of one caller."""
+    """The images of one owner."""
 
-    def __init__(self, backend: AppState, owner: str) -> None:
-        self._backend = backend
-        self._client = backend.session.client
+    def __init__(self, state: AppState, owner: str) -> None:
+        self._state = state
+        self._client = state.session.client
         self._owner = owner
-        self._seconds = max(1, int(backend.settings.serve.keep_days * DAY))
+        self._seconds = max(1, int(state.settings.serve.keep_days * DAY))
 
     def find(self, name: str) -> InputImage | None:
-        """The photo of this name, if it is there."""
         try:
-            plain = checked_name(name.removesuffix(INPUT))
+            plain = validate_name(name.removesuffix(INPUT_MARK))
         except ItemError:
             return None
-        place = cast("bytes | None", self._client.get(self._key(plain)))
-        if place is None:
+        reference = cast("bytes | None", self._client.get(self._key(plain)))
+        if reference is None:
             return None
-        upload, _, key = place.decode().partition("/")
-        there = self._backend.uploads.open(self._owner, upload).head(key)
-        return InputImage(plain, upload, key) if there else None
+        upload, _, key = reference.decode().partition("/")
+        exists = self._state.uploads.open(self._owner, upload).head(key)
+        return InputImage(plain, upload, key) if exists else None
 
-    def read(self, photo: InputImage) -> bytes:
-        store = self._backend.uploads.open(self._owner, photo.upload)
-        return store.read(photo.key, self._backend.settings.images.max_bytes)
+    def read(self, image: InputImage) -> bytes:
+        store = self._state.uploads.open(self._owner, image.upload)
+        return store.read(image.key, self._state.settings.images.max_bytes)
 
-    def use(self, upload: str) -> None:
-        """Note that the photo in it is wanted now, so that it is kept some days more."""
-        touch_upload(self._backend, f"{self._owner}/uploads/{upload}")
+    def touch(self, upload: str) -> None:
+        """Record that an image is in use now, which postpones its removal."""
+        touch_folder(self._state, f"{self._owner}/uploads/{upload}")
 
     def names(self) -> list[str]:
-        """The last ones, in order."""
+        """Return the names of the newest images, sorted."""
         index = keys.input_images_of(self._owner)
-        found = cast("list[bytes]", self._client.zrange(index, -LISTED, -1))
-        return sorted(name.decode() for name in found)
+        names = cast("list[bytes]", self._client.zrange(index, -LISTED, -1))
+        return sorted(name.decode() for name in names)
 
-    def put(self, name: str, data: bytes, *, overwrite: bool) -> str:
-        """Keep a photo; returns the name that it got: another one if this one is taken by another.
+    def write(self, name: str, data: bytes, *, overwrite: bool) -> str:
+        """Store an image; return its name, numbered if `name` belongs to another image.
 
         Raises:
-            ItemError: it is no image, or the name leads elsewhere.
-            Problem: too many photos have this name.
+            ItemError: it is not an image, or the name leaves the upload.
+            Problem: too many images have this name.
 
         """
-        wanted = checked_name(name)
-        upload = self._backend.uploads.new_name()
-        self.use(upload)
-        base = PurePosixPath(wanted).name
-        key = self._backend.uploads.put(self._owner, upload, base, data)
-        for number in range(NAMES):
-            free = _numbered(wanted, number)
-            if self._take(free, f"{upload}/{key}", overwrite=overwrite):
-                return free
-            found = self.find(free)
-            if found and self.read(found) == data:
-                return free
-        raise Problem(409, "too-many-names", f"too many photos of this name: {wanted}")
+        requested = validate_name(name)
+        upload = self._state.uploads.new_id()
+        self.touch(upload)
+        base = PurePosixPath(requested).name
+        key = self._state.uploads.write(self._owner, upload, base, data)
+        for number in range(SAME_NAME):
+            numbered = _add_number(requested, number)
+            if self._assign(numbered, f"{upload}/{key}", overwrite=overwrite):
+                return numbered
+            other = self.find(numbered)
+            if other and self.read(other) == data:
+                return numbered
+        raise Problem(409, "too-many-names", f"too many images of this name: {requested}")
 
-    def _take(self, name: str, place: str, *, overwrite: bool) -> bool:
-        """Let the name mean this photo, unless it means another one that is there."""
+    def _assign(self, name: str, reference: str, *, overwrite: bool) -> bool:
+        """Let `name` refer to an image; returns False if it refers to another one that exists."""
         key, seconds = self._key(name), self._seconds
-        if not overwrite and not self._client.set(key, place, nx=True, ex=seconds):
-            there = cast("bytes | None", self._client.get(key))
-            if there != place.encode() and self.find(name):
+        if not overwrite and not self._client.set(key, reference, nx=True, ex=seconds):
+            other = cast("bytes | None", self._client.get(key))
+            if other != reference.encode() and self.find(name):
                 return False
-        self._client.set(key, place, ex=seconds)
+        self._client.set(key, reference, ex=seconds)
         index = keys.input_images_of(self._owner)
         self._client.zadd(index, {name: time.time()})
         self._client.zremrangebyscore(index, "-inf", time.time() - seconds)
@@ -115,8 +114,8 @@ class InputImages:
         return keys.input_image_of(self._owner, digest)
 
 
-def _numbered(name: str, number: int) -> str:
-    """`a/b.png`, then `a/b (1).png`."""
+def _add_number(name: str, number: int) -> str:
+    """Return `a/b (1).png` for `a/b.png` and 1; the name itself for 0."""
     if not number:
         return name
     path = PurePosixPath(name)

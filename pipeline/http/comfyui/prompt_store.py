@@ -1,8 +1,7 @@
-"""The prompts that were posted, in Redis; how they stand, the ledger knows.
+"""Posted prompts in Redis. Their progress is that of their jobs.
 
-A prompt is one job for each thing that it makes. Its record is written after its jobs were opened, and
-never changed: what becomes of it is read from the books of its jobs. So any server of a cluster can
-answer for any prompt, and none has to live for one to end.
+A prompt has one job for each different cutout. Its record is written after its jobs were opened and
+never changed. So any server of a cluster can answer for any prompt, and prompts survive every server.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.broker.client import RedisClient
     from bgpipe.pipeline.comfyui.graph import Graph, Json
 
-CLIENTS_PROMPTS = 100
-"""Prompts whose end is told to a client that comes back."""
+PENDING_PER_CLIENT = 100
+"""Prompts of one client whose events are kept until it connects."""
 DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """A file of a prompt's output node: the cutout of `job`, or its alpha."""
+    """A file of an output node: the cutout of `job`, or its alpha. Stored as JSON in Redis."""
 
     node: str
     filename: str
@@ -37,14 +36,17 @@ class OutputFile:
     is_mask: bool = False
 
     @property
-    def shown(self) -> dict[str, str]:
-        """As ComfyUI names a file."""
+    def reference(self) -> dict[str, str]:
+        """The file as ComfyUI names it."""
         return {"filename": self.filename, "subfolder": self.subfolder, "type": self.type}
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What was posted. `created` is Unix time; `client` waits for events if it is not empty."""
+    """A posted prompt, stored as JSON in Redis. `created` is Unix time.
+
+    `client`, if not empty, gets events; `kept` are the output files.
+    """
 
     id: str
     number: float
@@ -58,16 +60,16 @@ class Prompt:
 
     @property
     def jobs(self) -> list[JobId]:
-        return list(dict.fromkeys(kept.job for kept in self.kept))
+        return list(dict.fromkeys(file.job for file in self.kept))
 
     @property
-    def item(self) -> list[Json]:
-        """As ComfyUI lists it in queue and history."""
+    def queue_item(self) -> list[Json]:
+        """The prompt as ComfyUI lists it in queue and history."""
         return [self.number, self.id, self.graph, self.extra_data, list(self.outputs)]
 
 
 class PromptStore:
-    """Those of one caller."""
+    """The prompts of one owner."""
 
     def __init__(self, client: RedisClient, owner: str, keep_days: float) -> None:
         self._client = client
@@ -75,121 +77,119 @@ class PromptStore:
         self._seconds = max(1, int(keep_days * DAY))
 
     def next_number(self) -> int:
-        """Of a prompt; counts from 0 for all callers."""
+        """Return the number of the next prompt; counts from 0 for all owners."""
         return self._client.incr(keys.PROMPT_NUMBERS) - 1
 
     def next_count(self, prefix: str) -> int:
-        """Of the files that begin so; counts from 1."""
+        """Return the number of the next file with this prefix; counts from 1."""
         name = keys.prompt_names_of(self._owner)
         count = self._client.hincrby(name, prefix, 1)
         self._client.expire(name, self._seconds)
         return count
 
-    def exists(self, prompt: str) -> bool:
-        """Whether anybody's prompt has this id."""
-        return bool(self._client.exists(keys.of_prompt(prompt)))
+    def exists(self, prompt_id: str) -> bool:
+        """Whether any owner has a prompt of this id."""
+        return bool(self._client.exists(keys.of_prompt(prompt_id)))
 
     def add(self, prompt: Prompt) -> None:
-        """Note a prompt whose jobs are open."""
-        files = {_file(self._owner, kept): json.dumps(asdict(kept)) for kept in prompt.kept}
+        """Store a prompt whose jobs are open."""
+        records = {_file_key(self._owner, file): json.dumps(asdict(file)) for file in prompt.kept}
+        records[keys.of_prompt(prompt.id)] = json.dumps(asdict(prompt))
         indices = {
             keys.prompts_of(self._owner): prompt.created,
             keys.open_prompts_of(self._owner): prompt.number,
         }
         if prompt.client:
             indices[self._pending_key(prompt.client)] = prompt.number
-        with self._client.pipeline() as all_at_once:
-            record = json.dumps(asdict(prompt))
-            for name, text in {keys.of_prompt(prompt.id): record, **files}.items():
-                all_at_once.set(name, text, ex=self._seconds)
-            for name, score in indices.items():
-                all_at_once.zadd(name, {prompt.id: score})
-                all_at_once.expire(name, self._seconds)
+        with self._client.pipeline() as pipeline:
+            for key, record in records.items():
+                pipeline.set(key, record, ex=self._seconds)
+            for key, score in indices.items():
+                pipeline.zadd(key, {prompt.id: score})
+                pipeline.expire(key, self._seconds)
             expired = prompt.created - self._seconds
-            all_at_once.zremrangebyscore(keys.prompts_of(self._owner), "-inf", expired)
+            pipeline.zremrangebyscore(keys.prompts_of(self._owner), "-inf", expired)
             if prompt.client:
-                all_at_once.zremrangebyrank(
-                    self._pending_key(prompt.client), 0, -CLIENTS_PROMPTS - 1
-                )
-            all_at_once.execute()
+                pending = self._pending_key(prompt.client)
+                pipeline.zremrangebyrank(pending, 0, -PENDING_PER_CLIENT - 1)
+            pipeline.execute()
 
-    def get(self, prompt: str) -> Prompt | None:
-        """The caller's prompt of this id."""
-        return next(iter(self._read([prompt])), None)
+    def get(self, prompt_id: str) -> Prompt | None:
+        return next(iter(self._read([prompt_id])), None)
 
-    def newest(self, most: int) -> list[Prompt]:
-        """The last `most`, the oldest first."""
-        return self._listed(keys.prompts_of(self._owner), -most, -1)
+    def newest(self, maximum: int) -> list[Prompt]:
+        """Return the newest prompts, oldest first."""
+        return self._list(keys.prompts_of(self._owner), -maximum, -1)
 
     def open(self) -> list[Prompt]:
-        """Those that were not seen to end, by their numbers."""
-        return self._listed(keys.open_prompts_of(self._owner), 0, -1)
+        """Return the prompts not marked as ended, by number."""
+        return self._list(keys.open_prompts_of(self._owner), 0, -1)
 
     def open_count(self) -> int:
         return self._client.zcard(keys.open_prompts_of(self._owner))
 
-    def oldest_open(self, most: int) -> list[Prompt]:
-        return self._listed(keys.open_prompts_of(self._owner), 0, most - 1)
+    def oldest_open(self, maximum: int) -> list[Prompt]:
+        return self._list(keys.open_prompts_of(self._owner), 0, maximum - 1)
 
-    def ended(self, prompt: str) -> None:
-        """Note that it was seen to end."""
-        self._client.zrem(keys.open_prompts_of(self._owner), prompt)
+    def mark_ended(self, prompt_id: str) -> None:
+        self._client.zrem(keys.open_prompts_of(self._owner), prompt_id)
 
     def pending_events(self, client: str) -> list[Prompt]:
-        """The last ones whose end this client was not told, by their numbers."""
-        return self._listed(self._pending_key(client), -CLIENTS_PROMPTS, -1)
+        """Return the newest prompts whose end this client has not received, by number."""
+        return self._list(self._pending_key(client), -PENDING_PER_CLIENT, -1)
 
-    def mark_notified(self, client: str, prompt: str) -> None:
-        """Note that this client knows how the prompt ended."""
-        self._client.zrem(self._pending_key(client), prompt)
+    def mark_notified(self, client: str, prompt_id: str) -> None:
+        """Record that this client has received the prompt's end."""
+        self._client.zrem(self._pending_key(client), prompt_id)
 
     def forget(self, prompt: Prompt) -> None:
         """Remove the record; files and jobs stay until they expire."""
         self._client.delete(keys.of_prompt(prompt.id))
         self._client.zrem(keys.prompts_of(self._owner), prompt.id)
         self._client.zrem(self._pending_key(prompt.client), prompt.id)
-        self.ended(prompt.id)
+        self.mark_ended(prompt.id)
 
-    def file(self, type_: str, subfolder: str, filename: str) -> OutputFile | None:
-        """The file that ComfyUI's names mean, if a prompt has one."""
-        wanted = OutputFile("", filename, subfolder, type_, JobId(""))
-        record = cast("bytes | None", self._client.get(_file(self._owner, wanted)))
-        return _kept(json.loads(record)) if record else None
+    def find_file(self, type_: str, subfolder: str, filename: str) -> OutputFile | None:
+        """Return the output file with ComfyUI's reference."""
+        reference = OutputFile("", filename, subfolder, type_, JobId(""))
+        record = cast("bytes | None", self._client.get(_file_key(self._owner, reference)))
+        return _parse_file(json.loads(record)) if record else None
 
-    def _listed(self, index: str, first: int, last: int) -> list[Prompt]:
-        names = cast("list[bytes]", self._client.zrange(index, first, last))
-        found = self._read([name.decode() for name in names])
-        if len(found) < len(names):  # the others have expired
-            gone = {name.decode() for name in names} - {prompt.id for prompt in found}
-            self._client.zrem(index, *gone)
-        return found
+    def _list(self, index: str, first: int, last: int) -> list[Prompt]:
+        members = cast("list[bytes]", self._client.zrange(index, first, last))
+        ids = [member.decode() for member in members]
+        prompts = self._read(ids)
+        if len(prompts) < len(ids):
+            expired = set(ids) - {prompt.id for prompt in prompts}
+            self._client.zrem(index, *expired)
+        return prompts
 
-    def _read(self, names: list[str]) -> list[Prompt]:
-        if not names:
+    def _read(self, ids: list[str]) -> list[Prompt]:
+        if not ids:
             return []
-        records = self._client.mget([keys.of_prompt(name) for name in names])
-        found = [_prompt(json.loads(record)) for record in records if record]
-        return [prompt for prompt in found if prompt.owner == self._owner]
+        records = self._client.mget([keys.of_prompt(prompt_id) for prompt_id in ids])
+        prompts = [_parse_prompt(json.loads(record)) for record in records if record]
+        return [prompt for prompt in prompts if prompt.owner == self._owner]
 
     def _pending_key(self, client: str) -> str:
         return keys.unreported_prompts_of(self._owner, _digest(client))
 
 
-def _file(owner: str, kept: OutputFile) -> str:
-    return keys.prompt_file_of(owner, _digest(json.dumps(kept.shown, sort_keys=True)))
+def _file_key(owner: str, file: OutputFile) -> str:
+    return keys.prompt_file_of(owner, _digest(json.dumps(file.reference, sort_keys=True)))
 
 
 def _digest(text: str) -> str:
     return blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
 
 
-def _prompt(values: dict[str, Json]) -> Prompt:
-    lists = {
+def _parse_prompt(values: dict[str, Json]) -> Prompt:
+    tuples = {
         "outputs": tuple(values["outputs"]),
-        "kept": tuple(_kept(entry) for entry in values["kept"]),
+        "kept": tuple(map(_parse_file, values["kept"])),
     }
-    return Prompt(**values | lists)
+    return Prompt(**values | tuples)
 
 
-def _kept(values: dict[str, Json]) -> OutputFile:
+def _parse_file(values: dict[str, Json]) -> OutputFile:
     return OutputFile(**values | {"job": JobId(values["job"])})

@@ -1,4 +1,4 @@
-"""/upload/image and /view: photos in, cutouts and previews out."""
+"""/upload/image and /view: images in, cutouts and previews out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bgpipe.pipeline.http.comfyui.errors import ComfyRoute
 from bgpipe.pipeline.http.downloads import Download
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.submission import check_queue_capacity
-from bgpipe.pipeline.http.uploads import checked_name
+from bgpipe.pipeline.http.uploads import validate_name
 from bgpipe.pipeline.images.preview import render_channels
 from bgpipe.pipeline.jobs.store import JobNotFound
 
@@ -33,104 +33,104 @@ router = APIRouter(route_class=ComfyRoute)
 
 @router.post("/upload/image")
 def upload_image(
-    desk: Service,
+    service: Service,
     image: Annotated[UploadFile, File()],
     overwrite: Annotated[str, Form()] = "",
     type_: Annotated[Literal["input"], Form(alias="type")] = "input",
     subfolder: Annotated[str, Form()] = "",
 ) -> JSONResponse:
-    """Keep a photo; one that is there already keeps its name, another one of that name gets a number."""
-    check_queue_capacity(desk.backend)
-    folder = subfolder.strip("/")
-    name = f"{folder}/{image.filename}" if folder else image.filename or ""
+    """Store an image; if another one has its name, it gets a number."""
+    check_queue_capacity(service.state)
+    requested = _join(subfolder.strip("/"), image.filename or "")
+    is_overwrite = overwrite.lower() in TRUE
     with image.file:
-        kept = desk.photos.put(name, image.file.read(), overwrite=overwrite.lower() in TRUE)
-    folder, _, filename = kept.rpartition("/")
+        name = service.images.write(requested, image.file.read(), overwrite=is_overwrite)
+    folder, _, filename = name.rpartition("/")
     return JSONResponse({"name": filename, "subfolder": folder, "type": type_})
 
 
 @router.get("/view")
 def view(
     request: Request,
-    desk: Service,
+    service: Service,
     filename: str,
     subfolder: str = "",
     type_: Annotated[Literal["output", "input", "temp"], Query(alias="type")] = "output",
     preview: str = "",
     channel: Literal["rgba", "rgb", "a"] = "rgba",
 ) -> Response:
-    """A file, one of its channels, or a smaller one to look at."""
+    """A file, one of its channels, or a smaller version."""
     folder = subfolder.strip("/")
-    _check(filename, folder)
-    kept = None if type_ == "input" else desk.prompts.file(type_, folder, filename)
+    _validate(filename, folder)
+    channels: Channels = channel
     if type_ == "input":
-        found = _photo(desk, f"{folder}/{filename}" if folder else filename)
+        download = _input_image(service, _join(folder, filename))
     else:
-        found = _cutout(desk, kept)
-    asked = _PREVIEW.fullmatch(preview)
-    channels: Channels = "grey" if kept and kept.is_mask else channel
-    if channels == "rgba" and not asked:
-        answer = found.respond(request)
+        file = service.prompts.find_file(type_, folder, filename)
+        download = _output_file(service, file)
+        channels = "grey" if file and file.is_mask else channel
+    encoding = _PREVIEW.fullmatch(preview)
+    if channels == "rgba" and not encoding:
+        response = download.respond(request)
     else:
-        answer = _varied(desk, found, channels, asked)
-    answer.headers["Content-Disposition"] = f'filename="{_ascii(filename)}"'
-    return answer
+        response = _respond_rendered(service, download, channels, encoding)
+    ascii_name = re.sub(r"[^A-Za-z0-9._() -]", "_", filename)
+    response.headers["Content-Disposition"] = f'filename="{ascii_name}"'
+    return response
 
 
-def _check(filename: str, folder: str) -> None:
-    """Refuse names that lead elsewhere, before anything is looked up by them."""
+def _join(folder: str, filename: str) -> str:
+    return f"{folder}/{filename}" if folder else filename
+
+
+def _validate(filename: str, folder: str) -> None:
+    """Refuse unsafe names before any lookup."""
     try:
-        checked_name(f"{folder}/{filename}" if folder else filename)
+        validate_name(_join(folder, filename))
     except ItemError as error:
         raise Problem(400, "invalid_name", error.detail) from error
     if "/" in filename or "\\" in filename:
-        raise Problem(400, "invalid_name", "a file's name has no folders: use subfolder")
+        raise Problem(400, "invalid_name", "filename has folders: use subfolder")
 
 
-def _photo(desk: PromptService, name: str) -> Download:
-    photo = desk.photos.find(name)
-    if photo is None:
-        raise _unknown(name)
-    return _object(desk.backend.uploads.open(desk.owner, photo.upload), photo.key, name)
+def _input_image(service: PromptService, name: str) -> Download:
+    image = service.images.find(name)
+    if image is None:
+        raise _file_not_found(name)
+    return _download(service.state.uploads.open(service.owner, image.upload), image.key, name)
 
 
-def _cutout(desk: PromptService, kept: OutputFile | None) -> Download:
-    """What the worker wrote."""
-    if kept is None:
-        raise _unknown("no prompt of yours made it")
+def _output_file(service: PromptService, file: OutputFile | None) -> Download:
+    if file is None:
+        raise _file_not_found("not an output of the caller's prompts")
     try:
-        job = desk.backend.jobs.job(kept.job)
-        target = desk.backend.jobs.items.get(job.id, 0).target
+        job = service.state.jobs.job(file.job)
+        target = service.state.jobs.items.get(job.id, 0).target
     except JobNotFound as error:
-        raise _unknown(kept.filename) from error
-    return _object(desk.backend.session.stores.open(job.out), target, kept.filename)
+        raise _file_not_found(file.filename) from error
+    return _download(service.state.session.stores.open(job.out), target, file.filename)
 
 
-def _object(store: Store, key: str, name: str) -> Download:
-    entry = store.head(key)
-    if entry is None:
-        raise _unknown(name)
-    return Download(store, entry)
+def _download(store: Store, key: str, name: str) -> Download:
+    info = store.head(key)
+    if info is None:
+        raise _file_not_found(name)
+    return Download(store, info)
 
 
-def _varied(
-    desk: PromptService, found: Download, channels: Channels, asked: re.Match[str] | None
+def _respond_rendered(
+    service: PromptService, download: Download, channels: Channels, match: re.Match[str] | None
 ) -> Response:
-    """Some of the channels, or a smaller file."""
-    kind: Encoding = "png"
-    if asked:
-        kind = "webp" if asked[1] == "webp" else "jpeg"
-    quality = min(max(int(asked[2] or QUALITY), 1), 100) if asked else QUALITY
-    limits = desk.backend.uploads.limits
-    with desk.backend.pictures:
-        data = found.store.read(found.entry.key, limits.max_bytes)
-        made = render_channels(data, limits, channels, kind, quality)
-    return Response(made, media_type=f"image/{kind}")
+    encoding: Encoding = "png"
+    if match:
+        encoding = "webp" if match[1] == "webp" else "jpeg"
+    quality = min(max(int(match[2] or QUALITY), 1), 100) if match else QUALITY
+    limits = service.state.uploads.limits
+    with service.state.image_slots:
+        data = download.store.read(download.info.key, limits.max_bytes)
+        image = render_channels(data, limits, channels, encoding, quality)
+    return Response(image, media_type=f"image/{encoding}")
 
 
-def _ascii(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._() -]", "_", name)
-
-
-def _unknown(name: str) -> Problem:
+def _file_not_found(name: str) -> Problem:
     return Problem(404, "unknown_file", f"unknown file: {name[:100]}")

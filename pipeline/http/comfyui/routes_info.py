@@ -1,4 +1,4 @@
-"""/object_info, /system_stats and the lists that clients ask for when they connect."""
+"""/object_info and /system_stats."""
 
 from __future__ import annotations
 
@@ -10,44 +10,40 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from bgpipe.pipeline.comfyui import make_node_types
-from bgpipe.pipeline.http.comfyui.dependencies import Service
+from bgpipe.pipeline.comfyui.node_types import make_node_types
+from bgpipe.pipeline.http.comfyui.dependencies import PromptService, Service
 from bgpipe.pipeline.http.comfyui.errors import ComfyRoute
 from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.comfyui.graph import Json
-    from bgpipe.pipeline.http.comfyui.dependencies import PromptService
 
-SPEAKS = "0.3.64"
+COMFYUI_VERSION = "0.3.64"
 """The version of ComfyUI whose interface this is."""
-MODELS = "background_removal"
-"""The only folder of models."""
 
 router = APIRouter(route_class=ComfyRoute)
 
 
 @router.get("/object_info")
-def show_nodes(desk: Service) -> JSONResponse:
-    return JSONResponse(_nodes(desk))
+def show_nodes(service: Service) -> JSONResponse:
+    return JSONResponse(_node_info(service))
 
 
 @router.get("/object_info/{name}")
-def show_node(desk: Service, name: str) -> JSONResponse:
-    found = _nodes(desk)
-    return JSONResponse({name: found[name]} if name in found else {})
+def show_node(service: Service, name: str) -> JSONResponse:
+    info = _node_info(service)
+    return JSONResponse({name: info[name]} if name in info else {})
 
 
 @router.get("/system_stats")
-def show_system(desk: Service) -> JSONResponse:
-    """Of the server's machine, and of the workers, wherever they are."""
-    total, free = _memory("SC_PHYS_PAGES"), _memory("SC_AVPHYS_PAGES")
-    workers = read_heartbeats(desk.backend.session.client)
+def show_system(service: Service) -> JSONResponse:
+    """The server's machine, and the workers of the cluster."""
+    heartbeats = read_heartbeats(service.state.session.client)
     system = {
         "os": os.name,
-        "ram_total": total,
-        "ram_free": free,
-        "comfyui_version": SPEAKS,
+        "ram_total": _memory("SC_PHYS_PAGES"),
+        "ram_free": _memory("SC_AVPHYS_PAGES"),
+        "comfyui_version": COMFYUI_VERSION,
         "required_frontend_version": "",
         "installed_templates_version": "",
         "required_templates_version": "",
@@ -57,47 +53,18 @@ def show_system(desk: Service) -> JSONResponse:
         "argv": ["bgpipe", "serve"],
         "bgpipe_version": importlib.metadata.version("bgpipe"),
     }
-    return JSONResponse(
-        {
-            "system": system,
-            "devices": [_device(index, beat.worker) for index, beat in enumerate(workers)],
-        }
-    )
+    devices = [_device(index, heartbeat.worker) for index, heartbeat in enumerate(heartbeats)]
+    return JSONResponse({"system": system, "devices": devices})
 
 
-@router.get("/features")
-def show_features() -> JSONResponse:
-    return JSONResponse({})
-
-
-@router.get("/embeddings")
-def show_embeddings() -> JSONResponse:
-    return JSONResponse([])
-
-
-@router.get("/extensions")
-def show_extensions() -> JSONResponse:
-    return JSONResponse([])
-
-
-@router.get("/models")
-def show_folders() -> JSONResponse:
-    return JSONResponse([MODELS])
-
-
-@router.get("/models/{folder}")
-def show_models(desk: Service, folder: str) -> JSONResponse:
-    models = list(desk.backend.settings.comfyui.models)
-    return JSONResponse(models if folder == MODELS else [])
-
-
-def _nodes(desk: PromptService) -> dict[str, Json]:
-    types = make_node_types(tuple(desk.backend.settings.comfyui.models), desk.photos.names())
-    return {name: node.info for name, node in types.items()}
+def _node_info(service: PromptService) -> dict[str, Json]:
+    models = tuple(service.state.settings.comfyui.models)
+    node_types = make_node_types(models, service.images.names())
+    return {name: node_type.info for name, node_type in node_types.items()}
 
 
 def _device(index: int, worker: str) -> dict[str, Json]:
-    """A worker; what memory its device has, only it knows."""
+    """Describe a worker as a device; the memory of its device is unknown here."""
     kind = "cpu" if worker.startswith("cpu") else "cuda"
     memory = dict.fromkeys(("vram_total", "vram_free", "torch_vram_total", "torch_vram_free"), 0)
     return {"name": worker, "type": kind, "index": index} | memory
@@ -107,11 +74,11 @@ def _torch_version() -> str:
     try:
         return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
-        return ""  # a machine without workers needs none
+        return ""  # optional on a machine without workers
 
 
 def _memory(pages: str) -> int:
-    """Bytes; 0 where the system does not tell."""
+    """Return the bytes of `pages`, or 0 where the system does not report them."""
     try:
         return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):

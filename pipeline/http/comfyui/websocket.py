@@ -1,7 +1,7 @@
 """/ws: the events by which clients wait for their prompts.
 
-They are made from the ledger, which is looked at again and again: so it is the same whichever server a
-client is connected to, and a client that comes back after one was restarted is told what it missed.
+Events are derived from the jobs in Redis, so any server of a cluster can send them, and a client that
+reconnects after a restart gets those that it missed.
 """
 
 from __future__ import annotations
@@ -16,107 +16,105 @@ from anyio import to_thread
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from bgpipe.pipeline.errors import BgpipeError
-from bgpipe.pipeline.http.comfyui.dependencies import get_service, status
+from bgpipe.pipeline.http.comfyui.dependencies import get_service
 from bgpipe.pipeline.http.comfyui.history import PromptStatus
+from bgpipe.pipeline.http.comfyui.routes_queue import exec_info
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.comfyui.graph import Json
     from bgpipe.pipeline.http.comfyui.dependencies import PromptService
     from bgpipe.pipeline.http.comfyui.history import Event, PromptState
 
-BUSY, IDLE = 0.1, 0.5
-"""Seconds between two looks, while prompts of the client are open and while none is."""
+BUSY_POLL, IDLE_POLL = 0.1, 0.5
+"""Seconds between two reads, with and without open prompts of the client."""
 GRACE = 0.3
-"""Seconds between a prompt's being seen and the first word of it: many clients begin to listen only
-when they have the answer to their post."""
-CLIENT = 200
-"""Characters of a client's id."""
+"""Seconds before the first event of a prompt: many clients listen only once they have its id."""
+CLIENT_ID_LENGTH = 200
 
 router = APIRouter()
 
 
 @router.websocket("/ws")
 async def events(socket: WebSocket) -> None:
-    client = socket.query_params.get("clientId", "")[:CLIENT] or uuid.uuid4().hex
+    client = socket.query_params.get("clientId", "")[:CLIENT_ID_LENGTH] or uuid.uuid4().hex
     await socket.accept()
-    teller = EventStream(get_service(socket), client)
+    stream = EventStream(get_service(socket), client)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_listen, socket, tasks.cancel_scope)
+        tasks.start_soon(_receive, socket, tasks.cancel_scope)
         try:
-            await _send_events(socket, teller)
-        except (WebSocketDisconnect, RuntimeError):  # it left while it was told something
+            await _send_events(socket, stream)
+        except (WebSocketDisconnect, RuntimeError):  # disconnected while sending
             tasks.cancel_scope.cancel()
 
 
 class EventStream:
-    """What one client is still to be told. Its calls block."""
+    """The unsent events of one client. Its calls block."""
 
-    def __init__(self, desk: PromptService, client: str) -> None:
-        self._desk = desk
+    def __init__(self, service: PromptService, client: str) -> None:
+        self._service = service
         self._client = client
-        self._begun: set[str] = set()
-        self._seen: dict[str, float] = {}
-        self.is_busy = False
-        """Whether prompts of the client are open."""
+        self._started: set[str] = set()
+        self._first_seen: dict[str, float] = {}
         self._remaining = -1
+        self.has_open_prompts = False
 
-    def new_events(self) -> list[Event]:
-        """What happened since the last call."""
+    def next_events(self) -> list[Event]:
+        """Return the events since the last call."""
         events: list[Event] = []
-        untold = self._desk.status(self._desk.prompts.pending_events(self._client))
-        self.is_busy = bool(untold)
+        states = self._service.read_states(self._service.prompts.pending_events(self._client))
+        self.has_open_prompts = bool(states)
         now = time.monotonic()
-        for progress in untold:
-            if now - self._seen.setdefault(progress.prompt.id, now) >= GRACE:
-                events += self._of(progress)
-        remaining = self._desk.remaining()
+        for state in states:
+            if now - self._first_seen.setdefault(state.prompt.id, now) >= GRACE:
+                events += self._events_of(state)
+        remaining = self._service.count_open()
         if remaining != self._remaining:
             sid = {"sid": self._client} if self._remaining < 0 else {}
-            events.insert(0, ("status", {"status": status(remaining)} | sid))
+            events.insert(0, ("status", {"status": exec_info(remaining)} | sid))
             self._remaining = remaining
         return events
 
-    def notified(self, prompts: list[str]) -> None:
-        """The client has heard how these ended."""
-        for prompt in prompts:
-            self._desk.prompts.mark_notified(self._client, prompt)
+    def mark_notified(self, prompt_ids: list[str]) -> None:
+        """Record that the client has received the ends of these prompts."""
+        for prompt_id in prompt_ids:
+            self._service.prompts.mark_notified(self._client, prompt_id)
 
-    def _of(self, progress: PromptState) -> list[Event]:
-        prompt = progress.prompt.id
+    def _events_of(self, state: PromptState) -> list[Event]:
+        prompt_id = state.prompt.id
         events: list[Event] = []
-        if progress.status is not PromptStatus.PENDING and prompt not in self._begun:
-            events += progress.beginning()
-            self._begun.add(prompt)
-        if progress.status.has_ended:
-            events += progress.end()
-            self._begun.discard(prompt)
-            del self._seen[prompt]
+        if state.status is not PromptStatus.PENDING and prompt_id not in self._started:
+            events += state.start_events()
+            self._started.add(prompt_id)
+        if state.status.has_ended:
+            events += state.end_events()
+            self._started.discard(prompt_id)
+            del self._first_seen[prompt_id]
         return events
 
 
-async def _send_events(socket: WebSocket, teller: EventStream) -> None:
+async def _send_events(socket: WebSocket, stream: EventStream) -> None:
     while True:
-        with suppress(BgpipeError):  # Redis is away: it will be asked again, and may repeat itself
-            news = await to_thread.run_sync(teller.new_events)
-            for kind, data in news:
+        with suppress(BgpipeError):  # Redis is away: retried, and events may repeat
+            events = await to_thread.run_sync(stream.next_events)
+            for kind, data in events:
                 await socket.send_json({"type": kind, "data": data})
-            ended = [data["prompt_id"] for kind, data in news if _is_end(kind, data)]
-            await to_thread.run_sync(teller.notified, ended)
-        await anyio.sleep(BUSY if teller.is_busy else IDLE)
+            ended = [data["prompt_id"] for kind, data in events if _is_end(kind, data)]
+            await to_thread.run_sync(stream.mark_notified, ended)
+        await anyio.sleep(BUSY_POLL if stream.has_open_prompts else IDLE_POLL)
 
 
 def _is_end(kind: str, data: dict[str, Json]) -> bool:
     return kind == "executing" and data["node"] is None
 
 
-async def _listen(socket: WebSocket, scope: anyio.CancelScope) -> None:
-    """Clients say little; what matters is when they leave."""
-    first = True
+async def _receive(socket: WebSocket, scope: anyio.CancelScope) -> None:
+    """Answer the client's feature flags, and cancel `scope` when it disconnects."""
+    is_first = True
     try:
         while True:
-            said = await socket.receive_text()
-            if first and "feature_flags" in said:
+            text = await socket.receive_text()
+            if is_first and "feature_flags" in text:
                 await socket.send_json({"type": "feature_flags", "data": {}})
-            first = False
-    except (WebSocketDisconnect, KeyError):  # a message of bytes has no text
+            is_first = False
+    except (WebSocketDisconnect, KeyError):  # a binary message has no text
         scope.cancel()

@@ -1,4 +1,4 @@
-"""/v1/jobs/{job}/events: a job's books as server-sent events, one whenever they change."""
+"""/v1/jobs/{job}/events: a job's summary as server-sent events, whenever it changes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from fastapi import APIRouter, Header
 from fastapi.responses import StreamingResponse
 
 from bgpipe.pipeline.errors import BgpipeError
-from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, State
+from bgpipe.pipeline.http.dependencies import KEYED, AppState, OwnJob, State
 from bgpipe.pipeline.http.problems import DOCUMENTED
-from bgpipe.pipeline.http.schemas import body_of
+from bgpipe.pipeline.http.schemas import job_body
 from bgpipe.pipeline.types import CLOSED_STATES, Job
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=DOCUMENTED, dependencies=KEYED)
 
 POLL = 0.5
-"""Seconds between two looks at the books."""
-SIGN = 15.0
-"""Seconds of silence after which a comment shows that the connection lives."""
+"""Seconds between two reads of the summary."""
+KEEP_ALIVE = 15.0
+"""Seconds of silence after which a comment keeps the connection open."""
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "events", "content": {"text/event-stream": {"schema": {}}}}
 }
@@ -32,41 +32,39 @@ STREAM: dict[int | str, dict[str, Any]] = {
 
 @router.get("/jobs/{job}/events", response_class=StreamingResponse, responses=STREAM)
 def follow_job(
-    backend: State,
-    caller: Caller,
-    job: str,
+    state: State,
+    job: OwnJob,
     last: Annotated[str, Header(alias="Last-Event-ID", max_length=64)] = "",
 ) -> StreamingResponse:
-    """`books` events with the job's summary, whenever it changes; `over` is the last one.
+    """`summary` events with the job's summary, whenever it changes; `end` is the last one.
 
-    Each holds all there is to know, so that whoever comes back has missed nothing: only what is as
-    Last-Event-ID says is not sent again.
+    Each event is complete, so a client that reconnects misses nothing. The event of Last-Event-ID is
+    not repeated.
     """
-    order = backend.job(caller, job)
     return StreamingResponse(
-        _events(backend, order, last),
+        _stream_events(state, job, last),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
-async def _events(backend: AppState, job: Job, last: str) -> AsyncIterator[str]:
-    told = time.monotonic()
+async def _stream_events(state: AppState, job: Job, last: str) -> AsyncIterator[str]:
+    sent = time.monotonic()
     while True:
         try:
-            body = await to_thread.run_sync(body_of, backend, job)
+            body = await to_thread.run_sync(job_body, state, job)
         except BgpipeError:
-            return  # forgotten, or Redis is away: the caller asks again and learns which
-        steady = body.model_dump(mode="json", exclude={"seconds", "images_per_second"})
-        name = hashlib.sha256(json.dumps(steady).encode()).hexdigest()[:16]
-        over = body.state in CLOSED_STATES
-        if name != last or over:
-            last, told = name, time.monotonic()
-            kind = "over" if over else "books"
-            yield f"id: {name}\nevent: {kind}\ndata: {body.model_dump_json()}\n\n"
-        elif time.monotonic() - told >= SIGN:
-            told = time.monotonic()
-            yield ": still here\n\n"
-        if over:
+            return  # the client reconnects and gets the error as a response
+        stable = body.model_dump(mode="json", exclude={"seconds", "images_per_second"})
+        event_id = hashlib.sha256(json.dumps(stable).encode()).hexdigest()[:16]
+        has_ended = body.state in CLOSED_STATES
+        if event_id != last or has_ended:
+            last, sent = event_id, time.monotonic()
+            event = "end" if has_ended else "summary"
+            yield f"id: {event_id}\nevent: {event}\ndata: {body.model_dump_json()}\n\n"
+        elif time.monotonic() - sent >= KEEP_ALIVE:
+            sent = time.monotonic()
+            yield ": keep-alive\n\n"
+        if has_ended:
             return
         await anyio.sleep(POLL)

@@ -1,4 +1,4 @@
-"""Whether the server lives, and whether it can work."""
+"""/healthz, /readyz and /metrics."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from pydantic import BaseModel
 
 from bgpipe.pipeline.http.dependencies import KEYED, Caller, State
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
+from bgpipe.pipeline.http.schemas import Health
 from bgpipe.pipeline.monitoring.exporter import CONTENT_TYPE, render_metrics
 
 router = APIRouter(tags=["health"], responses=DOCUMENTED)
@@ -19,26 +19,22 @@ TEXT: dict[int | str, dict[str, Any]] = {
 }
 
 
-class Health(BaseModel):
-    status: str = "ok"
-
-
 @router.get("/healthz")
 async def healthz() -> Health:
-    """The process answers."""
+    """The process responds."""
     return Health()
 
 
 @router.get("/readyz")
-def readyz(backend: State) -> Health:
-    """Redis answers."""
-    backend.session.client.ping()
+def readyz(state: State) -> Health:
+    """Redis responds."""
+    state.session.client.ping()
     return Health()
 
 
 @router.get("/metrics", response_class=Response, responses=TEXT, dependencies=KEYED)
-def metrics(backend: State, caller: Caller) -> Response:
-    """What Prometheus reads of the whole cluster, for keys that see everything."""
+def metrics(state: State, caller: Caller) -> Response:
+    """Prometheus metrics of the whole cluster, for keys that see everything."""
     if not caller.everything:
-        raise Problem(403, "not-allowed", "metrics tell of all jobs: bgpipe keys add --everything")
-    return Response(render_metrics(backend.cluster), media_type=CONTENT_TYPE)
+        raise Problem(403, "not-allowed", "metrics cover all jobs: bgpipe keys add --everything")
+    return Response(render_metrics(state.cluster), media_type=CONTENT_TYPE)

@@ -1,161 +1,116 @@
-"""/v1/jobs/{job}/items: the single images of a job, and what there is to see of each."""
+"""/v1/jobs/{job}/items: the images of a job, their cutouts and previews."""
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel
 
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, State
-from bgpipe.pipeline.http.downloads import Download, archive, attachment, binary, etag_of
+from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, OwnJob, State
+from bgpipe.pipeline.http.downloads import (
+    Download,
+    attachment,
+    document_file,
+    etag_of,
+    stream_zip,
+)
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
+from bgpipe.pipeline.http.schemas import ImageKind, ItemBody, ItemPage, item_body
 from bgpipe.pipeline.images.preview import render_mask_thumbnail, render_thumbnail
-from bgpipe.pipeline.jobs.items import ItemState, ItemView
+from bgpipe.pipeline.jobs.items import ItemView
 from bgpipe.pipeline.storage.base import Store
-from bgpipe.pipeline.types import Item, Job, ObjectInfo, ReviewFlag
+from bgpipe.pipeline.types import Job, ObjectInfo
 
 router = APIRouter(prefix="/v1", tags=["items"], responses=DOCUMENTED, dependencies=KEYED)
 
 Index = Annotated[int, Path(ge=0, le=2**53)]
+FILE = document_file("application/octet-stream", partial=True)
+ZIP = document_file("application/zip")
+PREVIEW = document_file("image/webp")
 
 
-FILE = binary("application/octet-stream", partial=True)
-ARCHIVE = binary("application/zip")
-PREVIEW = binary("image/webp")
+class JobItem(NamedTuple):
+    job: Job
+    view: ItemView
 
 
-class ImageKind(StrEnum):
-    SOURCE = "source"
-    RESULT = "result"
-    MASK = "mask"
+def get_own_item(state: State, caller: Caller, job: str, index: Index) -> JobItem:
+    own_job = state.job(caller, job)
+    views = state.jobs.items.views(own_job.id, index, index + 1)
+    if not views:
+        raise Problem(404, "unknown-item", f"job {own_job.id} has no item: {index}")
+    return JobItem(own_job, views[0])
 
 
-class ItemBody(BaseModel):
-    index: int
-    source: str
-    """Its name below the job's source."""
-    target: str
-    """Its cutout's name below the job's results."""
-    state: ItemState
-    code: str | None
-    """Why it failed."""
-    detail: str | None
-    attempts: int | None
-    """Of a failed one."""
-    flags: list[ReviewFlag]
-
-
-class ItemPage(BaseModel):
-    items: list[ItemBody]
-    next: int | None
-    """What `start` is for the next page; null on the last one."""
+OwnItem = Annotated[JobItem, Depends(get_own_item)]
+"""The item in the path, of a job that the caller may see."""
 
 
 @router.get("/jobs/{job}/items")
 def list_items(
-    backend: State,
-    caller: Caller,
-    job: str,
+    state: State,
+    job: OwnJob,
     start: Annotated[int, Query(ge=0, le=2**53)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> ItemPage:
-    """The images that the job has to do, in their order; what was up to date is not among them."""
-    order = backend.job(caller, job)
-    found = backend.jobs.items.views(order.id, start, start + limit)
-    end = start + limit
-    more = end < backend.jobs.items.size(order.id)
-    return ItemPage(items=[_body(standing) for standing in found], next=end if more else None)
+    """The images of the job in order, without those that were up to date."""
+    stop = start + limit
+    views = state.jobs.items.views(job.id, start, stop)
+    has_more = stop < state.jobs.items.size(job.id)
+    return ItemPage(items=[item_body(view) for view in views], next=stop if has_more else None)
 
 
 @router.get("/jobs/{job}/items/{index}")
-def show_item(backend: State, caller: Caller, job: str, index: Index) -> ItemBody:
-    return _body(_view(backend, backend.job(caller, job), index))
+def show_item(item: OwnItem) -> ItemBody:
+    return item_body(item.view)
 
 
 @router.get("/jobs/{job}/items/{index}/result", response_class=Response, responses=FILE)
-def download_result(
-    backend: State, caller: Caller, job: str, index: Index, request: Request
-) -> Response:
+def download_result(state: State, item: OwnItem, request: Request) -> Response:
     """The cutout; parts of it by Range."""
-    order = backend.job(caller, job)
-    item = _item(backend, order, index)
-    target = backend.session.stores.open(order.out)
-    return Download(target, _entry(target, item.target)).respond(request)
+    target = state.session.stores.open(item.job.out)
+    return Download(target, _object_info(target, item.view.item.target)).respond(request)
 
 
 @router.get("/jobs/{job}/items/{index}/preview", response_class=Response, responses=PREVIEW)
 def preview(
-    backend: State,
-    caller: Caller,
-    job: str,
-    index: Index,
+    state: State,
+    own: OwnItem,
     request: Request,
     of: ImageKind = ImageKind.RESULT,
     side: Annotated[int, Query(ge=16, le=2048)] = 640,
 ) -> Response:
-    """A small WebP of the source, of the cutout, or of its alpha in grey."""
-    order = backend.job(caller, job)
-    item = _item(backend, order, index)
-    place, key = (order.source, item.source) if of is ImageKind.SOURCE else (order.out, item.target)
-    store = backend.session.stores.open(place)
-    tag = etag_of(_entry(store, key), of, str(side))
+    """A small WebP of the source, of the cutout, or of its alpha in gray."""
+    job, item, is_source = own.job, own.view.item, of is ImageKind.SOURCE
+    store = state.session.stores.open(job.source if is_source else job.out)
+    key = item.source if is_source else item.target
+    tag = etag_of(_object_info(store, key), of, str(side))
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    return Response(_small(backend, store, key, of, side), media_type="image/webp", headers=headers)
+    data = _render_preview(state, store, key, of, side)
+    return Response(data, media_type="image/webp", headers=headers)
 
 
-@router.get("/jobs/{job}/results.zip", response_class=StreamingResponse, responses=ARCHIVE)
-def download_all(backend: State, caller: Caller, job: str) -> StreamingResponse:
-    """Every cutout there is so far, streamed as one ZIP."""
-    order = backend.job(caller, job)
-    pages = archive(backend.jobs, order, backend.session.stores.open(order.out))
-    name = f"{order.id}.zip"
-    return StreamingResponse(
-        pages, media_type="application/zip", headers={"Content-Disposition": attachment(name)}
-    )
+@router.get("/jobs/{job}/results.zip", response_class=StreamingResponse, responses=ZIP)
+def download_all(state: State, job: OwnJob) -> StreamingResponse:
+    """All cutouts made so far, streamed as one ZIP."""
+    chunks = stream_zip(state.jobs, job, state.session.stores.open(job.out))
+    headers = {"Content-Disposition": attachment(f"{job.id}.zip")}
+    return StreamingResponse(chunks, media_type="application/zip", headers=headers)
 
 
-def _body(standing: ItemView) -> ItemBody:
-    item, failure = standing.item, standing.failure
-    return ItemBody(
-        index=item.index,
-        source=item.source,
-        target=item.target,
-        state=standing.state,
-        code=failure.code if failure else None,
-        detail=failure.detail if failure else None,
-        attempts=failure.attempts if failure else None,
-        flags=list(standing.flags),
-    )
+def _object_info(store: Store, key: str) -> ObjectInfo:
+    info = store.head(key)
+    if info is None:
+        raise PermanentError(Code.MISSING, f"missing, or not made yet: {key}")
+    return info
 
 
-def _view(backend: AppState, job: Job, index: int) -> ItemView:
-    found = backend.jobs.items.views(job.id, index, index + 1)
-    if not found:
-        raise Problem(404, "unknown-item", f"job {job.id} has no item: {index}")
-    return found[0]
-
-
-def _item(backend: AppState, job: Job, index: int) -> Item:
-    return _view(backend, job, index).item
-
-
-def _entry(store: Store, key: str) -> ObjectInfo:
-    entry = store.head(key)
-    if entry is None:
-        raise PermanentError(Code.MISSING, f"not there, or not there yet: {key}")
-    return entry
-
-
-def _small(backend: AppState, store: Store, key: str, of: ImageKind, side: int) -> bytes:
-    limits = backend.uploads.limits
-    with backend.pictures:
-        data = store.read(key, limits.max_bytes)
-        if of is ImageKind.MASK:
-            return render_mask_thumbnail(data, limits, side)
-        return render_thumbnail(data, limits, side)
+def _render_preview(state: AppState, store: Store, key: str, of: ImageKind, side: int) -> bytes:
+    limits = state.uploads.limits
+    render = render_mask_thumbnail if of is ImageKind.MASK else render_thumbnail
+    with state.image_slots:
+        return render(store.read(key, limits.max_bytes), limits, side)

@@ -1,4 +1,4 @@
-"""/v1/jobs: jobs are asked for, looked at, ended and taken up again."""
+"""/v1/jobs: submit, list, cancel, retry and delete jobs."""
 
 from __future__ import annotations
 
@@ -8,250 +8,226 @@ from collections.abc import Callable
 from typing import Annotated, cast
 
 from fastapi import APIRouter, Form, Header, Query, Response, UploadFile
-from pydantic import BaseModel, ConfigDict, Field
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.http.api_keys import ApiKey
-from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, State
-from bgpipe.pipeline.http.downloads import PIECE
+from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, OwnJob, State
+from bgpipe.pipeline.http.downloads import CHUNK_BYTES
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
 from bgpipe.pipeline.http.routes.uploads import store_files
-from bgpipe.pipeline.http.schemas import JobBody, bodies_of, body_of
-from bgpipe.pipeline.http.submission import (
+from bgpipe.pipeline.http.schemas import (
     CutoutOptions,
-    allowed_source,
+    JobBody,
+    JobForm,
+    JobPage,
+    JobRequest,
+    job_bodies,
+    job_body,
+)
+from bgpipe.pipeline.http.submission import (
     check_open_jobs,
     check_queue_capacity,
+    check_source,
     check_webhook,
-    new_job_name,
+    new_request_job_id,
     recipe_of,
     register_job,
     submit,
-    take_over,
-    touch_upload,
+    touch_folder,
 )
-from bgpipe.pipeline.http.uploads import unknown_upload
+from bgpipe.pipeline.http.uploads import upload_not_found
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.planning.recipe import explain
 from bgpipe.pipeline.types import Job, JobId, JobState
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=DOCUMENTED, dependencies=KEYED)
 
-Once = Annotated[str, Header(alias="Idempotency-Key", max_length=255)]
-
-
-class JobRequest(CutoutOptions):
-    """Exactly one of `upload` and `source` is given."""
-
-    upload: Annotated[str, Field(max_length=64)] = ""
-    """Of POST /v1/uploads."""
-    source: Annotated[str, Field(max_length=2000)] = ""
-    """A folder or s3://bucket/prefix that the server's settings allow."""
-
-
-class JobForm(BaseModel):
-    """A job and its images in one request."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    files: Annotated[list[UploadFile], Field(min_length=1)]
-    preset: Annotated[str, Field(max_length=64)] = ""
-    model: Annotated[str, Field(max_length=64)] = ""
-    set: Annotated[list[Annotated[str, Field(max_length=80)]], Field(max_length=20)] = []
-    """Single values of the preset, each written like contrast=1.2."""
-    format: Annotated[str, Field(max_length=8)] = "png"
-    on_finish: Annotated[str, Field(max_length=2000)] = ""
-
-
-class JobPage(BaseModel):
-    jobs: list[JobBody]
-    next: str | None
-    """What `after` is for the next page; null on the last one."""
+IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", max_length=255)]
 
 
 @router.post("/jobs", status_code=201)
 def create_job(
-    backend: State,
+    state: State,
     caller: Caller,
     request: JobRequest,
     response: Response,
-    once: Once = "",
+    idempotency_key: IdempotencyKey = "",
 ) -> JobBody:
     """Make cutouts of an upload's images, or of a source that the server allows.
 
-    With an Idempotency-Key the same request may be sent again: the job is the same.
+    A request may be repeated with its Idempotency-Key: both return the same job.
     """
     if bool(request.upload) == bool(request.source):
-        raise UsageError("name either an upload or a source")
-    _check_capacity(backend, caller, request)
+        raise UsageError("pass either upload or source")
+    _check_capacity(state, caller, request)
     if request.upload:
-        source = backend.uploads.source(caller.name, request.upload)
-        if not backend.uploads.count(caller.name, request.upload, 1):
-            raise unknown_upload(request.upload)
-        touch_upload(backend, f"{caller.name}/uploads/{request.upload}")
+        source = state.uploads.location(caller.name, request.upload)
+        if not state.uploads.count(caller.name, request.upload, 1):
+            raise upload_not_found(request.upload)
+        touch_folder(state, f"{caller.name}/uploads/{request.upload}")
     else:
-        source = allowed_source(backend, request.source)
-    return _open(backend, _job(backend, caller, source, request, once), response, once)
+        source = check_source(state, request.source)
+    job = _make_job(state, caller, source, request, idempotency_key)
+    return _submit_once(state, job, response, idempotency_key)
 
 
 @router.post("/jobs/from-images", status_code=201)
 def create_job_from_images(
-    backend: State,
+    state: State,
     caller: Caller,
     form: Annotated[JobForm, Form()],
     response: Response,
-    once: Once = "",
+    idempotency_key: IdempotencyKey = "",
 ) -> JobBody:
     """Upload images and make cutouts of them in one request; if one is refused, all are."""
-    wishes = _wishes(form)
-    _check_capacity(backend, caller, wishes)
-    upload = _content_name(form.files, once) if once else backend.uploads.new_name()
-    job = _job(backend, caller, backend.uploads.source(caller.name, upload), wishes, once)
-    if not _is_repeated(backend.jobs, job, once):
-        touch_upload(backend, f"{caller.name}/uploads/{upload}")
-        store_files(backend, caller.name, upload, form.files)
-    return _open(backend, job, response, once)
+    options = _cutout_options(form)
+    _check_capacity(state, caller, options)
+    upload = _content_id(form.files, idempotency_key) if idempotency_key else state.uploads.new_id()
+    source = state.uploads.location(caller.name, upload)
+    job = _make_job(state, caller, source, options, idempotency_key)
+    if not _is_repeated(state.jobs, job, idempotency_key):
+        touch_folder(state, f"{caller.name}/uploads/{upload}")
+        store_files(state, caller.name, upload, form.files)
+    return _submit_once(state, job, response, idempotency_key)
 
 
 @router.get("/jobs")
 def list_jobs(
-    backend: State,
+    state: State,
     caller: Caller,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     after: Annotated[str, Query(max_length=64)] = "",
 ) -> JobPage:
-    """The caller's jobs, the newest first."""
+    """The caller's jobs, newest first."""
     index = keys.JOBS if caller.everything else keys.of_owner(caller.name)
-    client = backend.session.client
+    client = state.session.client
     rank = cast("int | None", client.zrevrank(index, after)) if after else -1
     if rank is None:
-        raise JobNotFound(f"unknown job: {after}")
-    found = cast("list[bytes]", client.zrevrange(index, rank + 1, rank + 1 + limit))
-    names = [name.decode() for name in found]
-    bodies = bodies_of(backend, names[:limit])
-    return JobPage(jobs=bodies, next=names[limit - 1] if len(names) > limit else None)
+        raise JobNotFound(after)
+    names = cast("list[bytes]", client.zrevrange(index, rank + 1, rank + 1 + limit))
+    page = [name.decode() for name in names[:limit]]
+    has_more = len(names) > limit
+    return JobPage(jobs=job_bodies(state, page), next=page[-1] if has_more else None)
 
 
 @router.get("/jobs/{job}")
-def show_job(backend: State, caller: Caller, job: str) -> JobBody:
-    return body_of(backend, backend.job(caller, job))
+def show_job(state: State, job: OwnJob) -> JobBody:
+    return job_body(state, job)
 
 
 @router.post("/jobs/{job}/cancel")
-def cancel_job(backend: State, caller: Caller, job: str) -> JobBody:
-    """End a job: what is in flight is finished, nothing else is begun."""
-    order = backend.job(caller, job)
-    _change(backend.jobs.cancel, order.id)
-    return body_of(backend, order)
+def cancel_job(state: State, job: OwnJob) -> JobBody:
+    """Cancel a job: images in progress are finished, no others are started."""
+    _change(state.jobs.cancel, job.id)
+    return job_body(state, job)
 
 
 @router.post("/jobs/{job}/retry")
-def retry_job(backend: State, caller: Caller, job: str) -> JobBody:
-    """Do the images of a finished job again that failed, and no others."""
-    order = backend.job(caller, job)
-    if backend.jobs.summary(order.id).state is not JobState.FINISHED:
-        raise Problem(409, "conflict", f"job {order.id} has not finished: wait for its end")
-    check_queue_capacity(backend)
-    lease = backend.session.lease(keys.lease_of_job(order.id))
-    if order.owner:
-        register_job(backend, order)
+def retry_job(state: State, job: OwnJob) -> JobBody:
+    """Retry the failed images of a finished job."""
+    if state.jobs.summary(job.id).state is not JobState.FINISHED:
+        raise Problem(409, "conflict", f"job not finished: {job.id}: wait for its end")
+    check_queue_capacity(state)
+    if job.owner:
+        register_job(state, job)
+    lease, dispatch = state.session.lease(keys.lease_of_job(job.id)), state.settings.dispatch
     try:
-        _change(lambda name: backend.jobs.retry(name, take_over(backend, lease)), order.id)
+        # The job's last leader may hold the lease a moment longer.
+        token = lease.acquire(timeout=dispatch.lease + dispatch.poll)
+        _change(lambda job_id: state.jobs.retry(job_id, token), job.id)
     finally:
         lease.release()
-    return body_of(backend, order)
+    return job_body(state, job)
 
 
 @router.delete("/jobs/{job}", status_code=204)
-def delete_job(backend: State, caller: Caller, job: str) -> None:
-    """Forget a job that is over, and remove its cutouts if they are the server's to keep."""
-    order = backend.job(caller, job)
-    _change(backend.jobs.forget, order.id)
-    backend.session.client.zrem(keys.of_owner(order.owner), order.id)
-    if order.owner and order.out == backend.uploads.results(order.owner, order.id):
-        backend.session.stores.open(order.out).clear()
+def delete_job(state: State, job: OwnJob) -> None:
+    """Forget a closed job, and remove its cutouts if the server stores them."""
+    _change(state.jobs.forget, job.id)
+    state.session.client.zrem(keys.of_owner(job.owner), job.id)
+    if job.owner and job.out == state.uploads.results_location(job.owner, job.id):
+        state.session.stores.open(job.out).clear()
 
 
-def _check_capacity(backend: AppState, caller: ApiKey, wishes: CutoutOptions) -> None:
-    check_queue_capacity(backend)
-    check_open_jobs(backend, caller.name)
-    check_webhook(backend.settings.serve, wishes.on_finish)
+def _check_capacity(state: AppState, caller: ApiKey, options: CutoutOptions) -> None:
+    check_queue_capacity(state)
+    check_open_jobs(state, caller.name)
+    check_webhook(state.settings.serve, options.on_finish)
 
 
-def _wishes(form: JobForm) -> CutoutOptions:
+def _cutout_options(form: JobForm) -> CutoutOptions:
     pairs = [assignment.partition("=") for assignment in form.set]
     try:
         return CutoutOptions(
-            preset=form.preset,
-            model=form.model,
+            **form.model_dump(exclude={"files", "set"}),
             set={field: value for field, _, value in pairs},
-            format=form.format,  # type: ignore[arg-type]  # checked as it is made
-            on_finish=form.on_finish,
         )
     except ValueError as error:
         raise UsageError(explain(error)) from error
 
 
-def _job(backend: AppState, caller: ApiKey, source: str, wishes: CutoutOptions, once: str) -> Job:
-    name = new_job_name(caller.name, once)
+def _make_job(
+    state: AppState, caller: ApiKey, source: str, options: CutoutOptions, idempotency_key: str
+) -> Job:
+    job_id = new_request_job_id(caller.name, idempotency_key)
     return Job(
-        name,
+        job_id,
         source,
-        backend.uploads.results(caller.name, name),
-        recipe_of(backend.settings, wishes),
+        state.uploads.results_location(caller.name, job_id),
+        recipe_of(state.settings, options),
         created=time.time(),
         owner=caller.name,
-        on_finish=wishes.on_finish,
+        on_finish=options.on_finish,
     )
 
 
-def _open(backend: AppState, job: Job, response: Response, once: str) -> JobBody:
+def _submit_once(state: AppState, job: Job, response: Response, idempotency_key: str) -> JobBody:
     """Submit the job, unless the same request has done so."""
-    if not _is_repeated(backend.jobs, job, once):
+    if not _is_repeated(state.jobs, job, idempotency_key):
         try:
-            submit(backend, job, listed=backend.uploads.name_of(job.source) is not None)
+            submit(state, job, list_now=state.uploads.id_at(job.source) is not None)
         except UsageError:
-            # Two requests with one key at a time: the first one has made the job.
-            if not _is_repeated(backend.jobs, job, once):
+            # A concurrent request with the same key may have made the job.
+            if not _is_repeated(state.jobs, job, idempotency_key):
                 raise
     response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return body_of(backend, job)
+    return job_body(state, job)
 
 
-def _is_repeated(job_store: JobStore, job: Job, once: str) -> bool:
+def _is_repeated(jobs: JobStore, job: Job, idempotency_key: str) -> bool:
     """Whether the same request has made the job already.
 
     Raises:
-        Problem: 422, the key was used for another one.
+        Problem: 422: the key was used for another request.
 
     """
-    if not once:
+    if not idempotency_key:
         return False
     try:
-        known = job_store.job(job.id)
+        existing = jobs.job(job.id)
     except JobNotFound:
         return False
-    if not job.same_as(known):
+    if not job.same_as(existing):
         raise Problem(422, "key-reused", "this Idempotency-Key was used for another request")
     return True
 
 
-def _content_name(files: list[UploadFile], once: str) -> str:
-    """A name of an upload that is the same for the same key, names and contents."""
-    total = hashlib.sha256(once.encode("utf-8", "surrogatepass"))
+def _content_id(files: list[UploadFile], idempotency_key: str) -> str:
+    """Return an upload id that depends on the key and on the files' names and contents."""
+    digest = hashlib.sha256(idempotency_key.encode("utf-8", "surrogatepass"))
     for file in files:
-        total.update(f"\n{file.filename!r} {file.size}\n".encode())
-        while piece := file.file.read(PIECE):
-            total.update(piece)
+        digest.update(f"\n{file.filename!r} {file.size}\n".encode())
+        while chunk := file.file.read(CHUNK_BYTES):
+            digest.update(chunk)
         file.file.seek(0)
-    return total.hexdigest()[:48]
+    return digest.hexdigest()[:48]
 
 
-def _change(verb: Callable[[JobId], object], job: JobId) -> None:
-    """Let the ledger change a job's state; what its state does not allow is a conflict."""
+def _change(change: Callable[[JobId], object], job_id: JobId) -> None:
+    """Change a job's state; a UsageError becomes a conflict."""
     try:
-        verb(job)
+        change(job_id)
     except JobNotFound:
         raise
     except UsageError as error:

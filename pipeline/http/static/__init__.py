@@ -1,1 +1,1 @@
-"""The files of the web page, which are served as they are."""
+"""The web page's files, served unchanged."""

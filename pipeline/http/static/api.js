@@ -1,6 +1,6 @@
-// What the page asks of the server. Addresses are relative, so that a proxy may put it in a folder.
+// Requests to the server. URLs are relative, so that a proxy may serve the page below a folder.
 
-export class Refusal extends Error {
+export class ApiError extends Error {
   constructor(status, problem) {
     super(problem.detail ?? `status ${status}`);
     this.status = status;
@@ -8,58 +8,59 @@ export class Refusal extends Error {
   }
 }
 
-export async function ask(path, options = {}) {
-  const answer = await fetch(path, options);
-  if (!answer.ok) {
-    const problem = await answer.json().catch(() => ({}));
-    throw new Refusal(answer.status, problem);
+async function request(path, options = {}) {
+  const response = await fetch(path, options);
+  if (!response.ok) {
+    const problem = await response.json().catch(() => ({}));
+    throw new ApiError(response.status, problem);
   }
-  return answer.status === 204 ? null : answer.json();
+  return response.status === 204 ? null : response.json();
 }
 
-function send(path, body) {
-  return ask(path, {
+function post(path, body) {
+  return request(path, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
   });
 }
 
-// Waits as long as the server says while its queue is full.
-async function patiently(work, wait) {
+// Retries while the server's queue is full.
+async function retryWhileFull(send, onFull) {
   for (;;) {
     try {
-      return await work();
+      return await send();
     } catch (error) {
       if (error.status !== 429) throw error;
-      wait(error);
-      await new Promise((resume) => setTimeout(resume, 5000));
+      onFull(error);
+      await new Promise((resolve) => setTimeout(resolve, 5000));
     }
   }
 }
 
+const jobUrl = (job) => `v1/jobs/${encodeURIComponent(job)}`;
+
 export const api = {
-  choices: () => ask("v1/choices"),
-  visit: (key) => send("v1/visit", { key }),
-  jobs: (after) => ask(`v1/jobs?limit=20${after ? `&after=${encodeURIComponent(after)}` : ""}`),
-  job: (job) => ask(`v1/jobs/${encodeURIComponent(job)}`),
-  items: (job, start, limit) => ask(`v1/jobs/${encodeURIComponent(job)}/items?start=${start}&limit=${limit}`),
-  change: (job, verb) => ask(`v1/jobs/${encodeURIComponent(job)}/${verb}`, { method: "POST" }),
-  remove: (job) => ask(`v1/jobs/${encodeURIComponent(job)}`, { method: "DELETE" }),
-  events: (job) => new EventSource(`v1/jobs/${encodeURIComponent(job)}/events`),
-  upload: (wait) => patiently(() => ask("v1/uploads", { method: "POST" }), wait),
-  create: (wishes, wait) => patiently(() => send("v1/jobs", wishes), wait),
-  add: (upload, file, name, wait) =>
-    patiently(() => {
+  options: () => request("v1/options"),
+  beginSession: (key) => post("v1/session", { key }),
+  jobs: (after) => request(`v1/jobs?limit=20${after ? `&after=${encodeURIComponent(after)}` : ""}`),
+  job: (job) => request(jobUrl(job)),
+  items: (job, start, limit) => request(`${jobUrl(job)}/items?start=${start}&limit=${limit}`),
+  change: (job, verb) => request(`${jobUrl(job)}/${verb}`, { method: "POST" }),
+  remove: (job) => request(jobUrl(job), { method: "DELETE" }),
+  events: (job) => new EventSource(`${jobUrl(job)}/events`),
+  createUpload: (onFull) => retryWhileFull(() => request("v1/uploads", { method: "POST" }), onFull),
+  createJob: (options, onFull) => retryWhileFull(() => post("v1/jobs", options), onFull),
+  addFile: (upload, file, name, onFull) =>
+    retryWhileFull(() => {
       const form = new FormData();
       form.append("files", file, name);
-      return ask(`v1/uploads/${upload}/files`, { method: "POST", body: form });
-    }, wait),
+      return request(`v1/uploads/${upload}/files`, { method: "POST", body: form });
+    }, onFull),
 };
 
-export const place = {
-  zip: (job) => `v1/jobs/${encodeURIComponent(job)}/results.zip`,
-  result: (job, index) => `v1/jobs/${encodeURIComponent(job)}/items/${index}/result`,
-  preview: (job, index, of, side) =>
-    `v1/jobs/${encodeURIComponent(job)}/items/${index}/preview?of=${of}&side=${side}`,
+export const urls = {
+  zip: (job) => `${jobUrl(job)}/results.zip`,
+  result: (job, index) => `${jobUrl(job)}/items/${index}/result`,
+  preview: (job, index, of, side) => `${jobUrl(job)}/items/${index}/preview?of=${of}&side=${side}`,
 };

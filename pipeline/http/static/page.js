@@ -1,15 +1,15 @@
-// The page: what is chosen, what is sent, and how the jobs stand. The job shown is in the address.
+// The page: options, uploads, jobs. The URL fragment names the job shown.
 
-import { api, place } from "./api.js";
-import { chosen, dropped, sendAll } from "./sending.js";
-import { view } from "./viewer.js";
+import { api, urls } from "./api.js";
+import { chosenFiles, droppedFiles, submitFiles } from "./upload.js";
+import { openViewer } from "./viewer.js";
 
 const SIDE = 480;
 const ITEMS = 60;
-const OVER = ["finished", "cancelled"];
-const by = (id) => document.getElementById(id);
+const CLOSED = ["finished", "cancelled"];
+const byId = (id) => document.getElementById(id);
 
-let shown = ""; // the job
+let shown = ""; // a job id
 let stream = null;
 let items = [];
 let limit = ITEMS;
@@ -22,88 +22,88 @@ function element(tag, text = "", classes = "") {
   return made;
 }
 
-function say(text, bad = false) {
-  by("message").textContent = text;
-  by("message").classList.toggle("error", bad);
+function showMessage(text, isError = false) {
+  byId("message").textContent = text;
+  byId("message").classList.toggle("error", isError);
 }
 
-function complain(error) {
-  if (error.status === 401) by("key-dialog").open || by("key-dialog").showModal();
-  else say(error.message, true);
+function showError(error) {
+  if (error.status === 401) byId("key-dialog").open || byId("key-dialog").showModal();
+  else showMessage(error.message, true);
 }
 
-function sentence(books) {
-  const parts = [`${books.done} of ${books.total} done`];
-  if (books.skipped) parts.push(`${books.skipped} up to date`);
-  if (books.failed) parts.push(`${books.failed} failed`);
-  for (const [flag, count] of Object.entries(books.flags)) parts.push(`${flag} ${count}`);
-  if (books.queued || books.running) parts.push(`${books.queued + books.running} waiting`);
-  return `${books.state}: ${parts.join(", ")}`;
+function describe(summary) {
+  const parts = [`${summary.done} of ${summary.total} done`];
+  if (summary.skipped) parts.push(`${summary.skipped} up to date`);
+  if (summary.failed) parts.push(`${summary.failed} failed`);
+  for (const [flag, count] of Object.entries(summary.flags)) parts.push(`${flag} ${count}`);
+  if (summary.queued || summary.running) parts.push(`${summary.queued + summary.running} waiting`);
+  return `${summary.state}: ${parts.join(", ")}`;
 }
 
-function options(select, names, wanted) {
+function fillSelect(select, names, initial) {
   select.replaceChildren(
-    ...names.map(({ name, text = name, off = false }) => {
+    ...names.map(({ name, text = name, disabled = false }) => {
       const option = element("option", text);
       option.value = name;
-      option.disabled = off;
+      option.disabled = disabled;
       return option;
     }),
   );
-  select.value = localStorage.getItem(select.id) ?? wanted;
-  if (!select.value) select.value = wanted;
+  select.value = localStorage.getItem(select.id) ?? initial;
+  if (!select.value) select.value = initial;
 }
 
 async function start() {
-  const choices = await api.choices();
-  options(by("preset"), Object.keys(choices.presets).map((name) => ({ name })), choices.preset);
-  const models = choices.models.map(({ name, here }) => ({
+  const options = await api.options();
+  fillSelect(byId("preset"), Object.keys(options.presets).map((name) => ({ name })), options.preset);
+  const models = options.models.map(({ name, here }) => ({
     name,
     text: here ? name : `${name} (not on this server)`,
-    off: !here,
+    disabled: !here,
   }));
-  options(by("model"), [{ name: "", text: `the server's (${choices.model})` }, ...models], "");
-  options(by("format"), choices.formats.map((name) => ({ name })), "png");
+  fillSelect(byId("model"), [{ name: "", text: `the server's (${options.model})` }, ...models], "");
+  fillSelect(byId("format"), options.formats.map((name) => ({ name })), "png");
   await listJobs();
   await show(decodeURIComponent(location.hash.slice(1)));
 }
 
 // Jobs
 
-function jobLine(books) {
+function jobLine(summary) {
   const line = element("li");
-  const link = element("a", new Date(books.created * 1000).toLocaleString());
-  link.href = `#${books.job}`;
-  link.title = books.job;
-  if (books.job === shown) link.setAttribute("aria-current", "true");
-  line.dataset.job = books.job;
-  line.append(link, element("span", `${sentence(books)} · ${books.model}`));
+  const link = element("a", new Date(summary.created * 1000).toLocaleString());
+  link.href = `#${summary.job}`;
+  link.title = summary.job;
+  if (summary.job === shown) link.setAttribute("aria-current", "true");
+  line.dataset.job = summary.job;
+  line.append(link, element("span", `${describe(summary)} · ${summary.model}`));
   return line;
 }
 
 async function listJobs(more = false) {
   const page = await api.jobs(more ? oldest : null);
-  if (!more) by("jobs").replaceChildren();
-  by("jobs").append(...page.jobs.map(jobLine));
-  if (!by("jobs").children.length) by("jobs").append(element("li", "none yet"));
+  if (!more) byId("jobs").replaceChildren();
+  byId("jobs").append(...page.jobs.map(jobLine));
+  if (!byId("jobs").children.length) byId("jobs").append(element("li", "none yet"));
   oldest = page.next;
-  by("older").hidden = !oldest;
+  byId("older").hidden = !oldest;
 }
 
-function showBooks(books) {
-  by("job-title").textContent = `Job ${books.job}`;
-  by("books").textContent = sentence(books);
-  by("progress").max = Math.max(books.total, 1);
-  by("progress").value = books.done + books.failed + books.skipped;
-  by("zip").href = place.zip(books.job);
-  by("zip").hidden = !books.done;
-  by("cancel").hidden = OVER.includes(books.state);
-  by("delete").hidden = !OVER.includes(books.state);
-  by("retry").hidden = books.state !== "finished" || !books.failed;
-  document.querySelector(`#jobs [data-job="${CSS.escape(books.job)}"]`)?.replaceWith(jobLine(books));
+function showSummary(summary) {
+  byId("job-title").textContent = `Job ${summary.job}`;
+  byId("summary").textContent = describe(summary);
+  byId("progress").max = Math.max(summary.total, 1);
+  byId("progress").value = summary.done + summary.failed + summary.skipped;
+  byId("zip").href = urls.zip(summary.job);
+  byId("zip").hidden = !summary.done;
+  byId("cancel").hidden = CLOSED.includes(summary.state);
+  byId("delete").hidden = !CLOSED.includes(summary.state);
+  byId("retry").hidden = summary.state !== "finished" || !summary.failed;
+  document.querySelector(`#jobs [data-job="${CSS.escape(summary.job)}"]`)?.replaceWith(jobLine(summary));
 }
 
-function card(item, place_) {
+function card(item, at) {
   const line = element("li", "", item.state);
   const button = element("button");
   button.type = "button";
@@ -113,7 +113,7 @@ function card(item, place_) {
     const image = element("img");
     image.alt = "";
     image.loading = "lazy";
-    image.src = place.preview(shown, item.index, "result", SIDE);
+    image.src = urls.preview(shown, item.index, "result", SIDE);
     stage.append(image);
   }
   const name = element("span", `${item.source} `, "name");
@@ -122,7 +122,7 @@ function card(item, place_) {
   button.append(stage, name);
   button.addEventListener("click", () => {
     const done = items.filter(({ state }) => state === "done");
-    view(shown, done, done.indexOf(items[place_]));
+    openViewer(shown, done, done.indexOf(items[at]));
   });
   line.append(button);
   return line;
@@ -134,25 +134,25 @@ function showFailures(failed) {
     row.append(...[item.code, item.source, item.detail].map((text) => element("td", text)));
     return row;
   });
-  by("failures").querySelector("tbody").replaceChildren(...rows);
-  by("failures").hidden = !rows.length;
+  byId("failures").querySelector("tbody").replaceChildren(...rows);
+  byId("failures").hidden = !rows.length;
 }
 
 async function showItems() {
   const job = shown;
   const page = await api.items(job, 0, limit);
   if (job !== shown) return;
-  const cards = by("gallery").children;
+  const cards = byId("gallery").children;
   page.items.forEach((item, at) => {
     const before = items[at];
-    if (before?.state === item.state && cards[at]) return; // what somebody looks at stays as it is
+    if (before?.state === item.state && cards[at]) return; // unchanged cards keep their images
     items[at] = item;
     const fresh = card(item, at);
     if (cards[at]) cards[at].replaceWith(fresh);
-    else by("gallery").append(fresh);
+    else byId("gallery").append(fresh);
   });
   items = page.items;
-  by("more").hidden = page.next === null;
+  byId("more").hidden = page.next === null;
   showFailures(items.filter(({ state }) => state === "failed"));
 }
 
@@ -161,8 +161,8 @@ async function show(job) {
   shown = job;
   items = [];
   limit = ITEMS;
-  by("gallery").replaceChildren();
-  by("job").hidden = !job;
+  byId("gallery").replaceChildren();
+  byId("job").hidden = !job;
   for (const link of document.querySelectorAll("#jobs a")) {
     link.toggleAttribute("aria-current", link.hash === `#${job}`);
   }
@@ -170,64 +170,64 @@ async function show(job) {
   try {
     await update(await api.job(job));
   } catch (error) {
-    by("job").hidden = true;
+    byId("job").hidden = true;
     throw error;
   }
   follow(job);
 }
 
-async function update(books) {
-  showBooks(books);
+async function update(summary) {
+  showSummary(summary);
   await showItems();
 }
 
 function follow(job) {
   stream = api.events(job);
-  stream.addEventListener("books", (event) => update(JSON.parse(event.data)).catch(complain));
-  stream.addEventListener("over", (event) => {
+  stream.addEventListener("summary", (event) => update(JSON.parse(event.data)).catch(showError));
+  stream.addEventListener("end", (event) => {
     stream.close();
-    update(JSON.parse(event.data)).catch(complain);
-    say("");
+    update(JSON.parse(event.data)).catch(showError);
+    showMessage("");
   });
 }
 
-// Sending
+// Uploads
 
-async function take(files) {
+async function submit(files) {
   if (!files.length) return;
-  by("refused").replaceChildren();
-  by("sending").hidden = false;
-  by("sending").value = 0;
-  say(`sending ${files.length} images`);
-  const wishes = {
-    preset: by("preset").value,
-    model: by("model").value,
-    format: by("format").value,
+  byId("refused").replaceChildren();
+  byId("sending").hidden = false;
+  byId("sending").value = 0;
+  showMessage(`sending ${files.length} images`);
+  const options = {
+    preset: byId("preset").value,
+    model: byId("model").value,
+    format: byId("format").value,
   };
-  const job = await sendAll(files, wishes, {
-    waiting: (error) => say(error.message),
-    refused: (name, error) => by("refused").append(element("li", `${name}: ${error.message}`)),
-    sent: (count, total) => {
-      by("sending").max = total;
-      by("sending").value = count;
-      say(`sent ${count} of ${total} images`);
+  const job = await submitFiles(files, options, {
+    onFull: (error) => showMessage(error.message),
+    onRefused: (name, error) => byId("refused").append(element("li", `${name}: ${error.message}`)),
+    onSent: (count, total) => {
+      byId("sending").max = total;
+      byId("sending").value = count;
+      showMessage(`sent ${count} of ${total} images`);
     },
   }).finally(() => {
-    by("sending").hidden = true;
+    byId("sending").hidden = true;
   });
-  if (!job) return say("no image was taken", true);
-  say(`job ${job.job} has begun`);
+  if (!job) return showMessage("all images were refused", true);
+  showMessage(`job ${job.job} started`);
   await listJobs();
   location.hash = job.job;
 }
 
-async function change(work) {
+async function change(request) {
   const job = shown;
   try {
-    await work(job);
+    await request(job);
     if (job === shown) await show(job);
   } catch (error) {
-    complain(error);
+    showError(error);
   }
 }
 
@@ -238,41 +238,41 @@ async function forget() {
 }
 
 for (const id of ["files", "folder"]) {
-  by(id).addEventListener("change", (event) => {
-    const files = chosen(event.target.files);
+  byId(id).addEventListener("change", (event) => {
+    const files = chosenFiles(event.target.files);
     event.target.value = "";
-    take(files).catch(complain);
+    submit(files).catch(showError);
   });
 }
 for (const id of ["preset", "model", "format"]) {
-  by(id).addEventListener("change", (event) => localStorage.setItem(id, event.target.value));
+  byId(id).addEventListener("change", (event) => localStorage.setItem(id, event.target.value));
 }
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
-  by("drop").classList.add("over");
+  byId("drop").classList.add("over");
 });
-document.addEventListener("dragleave", () => by("drop").classList.remove("over"));
+document.addEventListener("dragleave", () => byId("drop").classList.remove("over"));
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  by("drop").classList.remove("over");
-  dropped(event.dataTransfer).then(take).catch(complain);
+  byId("drop").classList.remove("over");
+  droppedFiles(event.dataTransfer).then(submit).catch(showError);
 });
-by("cancel").addEventListener("click", () => change((job) => api.change(job, "cancel")));
-by("retry").addEventListener("click", () => change((job) => api.change(job, "retry")));
-by("delete").addEventListener("click", () => forget().catch(complain));
-by("more").addEventListener("click", () => {
+byId("cancel").addEventListener("click", () => change((job) => api.change(job, "cancel")));
+byId("retry").addEventListener("click", () => change((job) => api.change(job, "retry")));
+byId("delete").addEventListener("click", () => forget().catch(showError));
+byId("more").addEventListener("click", () => {
   limit += ITEMS;
-  showItems().catch(complain);
+  showItems().catch(showError);
 });
-by("older").addEventListener("click", () => listJobs(true).catch(complain));
-by("key-form").addEventListener("submit", (event) => {
+byId("older").addEventListener("click", () => listJobs(true).catch(showError));
+byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   api
-    .visit(by("key").value)
-    .then(() => by("key-dialog").close())
+    .beginSession(byId("key").value)
+    .then(() => byId("key-dialog").close())
     .then(start)
-    .catch((error) => (by("key-message").textContent = error.message));
+    .catch((error) => (byId("key-message").textContent = error.message));
 });
-addEventListener("hashchange", () => show(decodeURIComponent(location.hash.slice(1))).catch(complain));
+addEventListener("hashchange", () => show(decodeURIComponent(location.hash.slice(1))).catch(showError));
 
-start().catch(complain);
+start().catch(showError);

@@ -1,60 +1,60 @@
-// One image large: before and after, cutout, mask, source.
+// The viewer of one image: before and after, cutout, mask, source.
 
-import { place } from "./api.js";
+import { urls } from "./api.js";
 
 const SIDE = 1600;
-const by = (id) => document.getElementById(id);
-const dialog = by("viewer");
+const byId = (id) => document.getElementById(id);
+const dialog = byId("viewer");
 const cutout = dialog.querySelector(".cutout");
 const source = dialog.querySelector(".source");
 
 let shown = { job: "", items: [], at: 0 };
 
-function picture() {
+function render() {
   const { job, items, at } = shown;
   const item = items[at];
   const mask = dialog.dataset.view === "mask";
-  cutout.src = place.preview(job, item.index, mask ? "mask" : "result", SIDE);
+  cutout.src = urls.preview(job, item.index, mask ? "mask" : "result", SIDE);
   cutout.classList.toggle("mask", mask);
-  source.src = place.preview(job, item.index, "source", SIDE);
-  by("viewer-name").textContent = [item.source, ...item.flags].join(" · ");
-  by("one").href = place.result(job, item.index);
-  by("previous").disabled = at === 0;
-  by("next").disabled = at === items.length - 1;
+  source.src = urls.preview(job, item.index, "source", SIDE);
+  byId("viewer-name").textContent = [item.source, ...item.flags].join(" · ");
+  byId("one").href = urls.result(job, item.index);
+  byId("previous").disabled = at === 0;
+  byId("next").disabled = at === items.length - 1;
 }
 
-function choose(view) {
+function setView(view) {
   dialog.dataset.view = view;
   for (const button of dialog.querySelectorAll("[data-view-choice]")) {
     button.setAttribute("aria-pressed", String(button.dataset.viewChoice === view));
   }
-  if (dialog.open) picture();
+  if (dialog.open) render();
 }
 
-function step(by) {
-  const at = shown.at + by;
+function step(offset) {
+  const at = shown.at + offset;
   if (at < 0 || at >= shown.items.length) return;
   shown.at = at;
-  picture();
+  render();
 }
 
-// Shows `items[at]` of `job`; all of them are done.
-export function view(job, items, at) {
+// Opens at `items[at]` of `job`; all items are done.
+export function openViewer(job, items, at) {
   shown = { job, items, at };
-  picture();
+  render();
   dialog.showModal();
-  by("split").focus();
+  byId("split").focus();
 }
 
-by("split").addEventListener("input", (event) => {
+byId("split").addEventListener("input", (event) => {
   event.target.parentElement.style.setProperty("--split", `${event.target.value}%`);
 });
-by("previous").addEventListener("click", () => step(-1));
-by("next").addEventListener("click", () => step(1));
-by("close").addEventListener("click", () => dialog.close());
+byId("previous").addEventListener("click", () => step(-1));
+byId("next").addEventListener("click", () => step(1));
+byId("close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("click", (event) => {
   const view = event.target.closest("[data-view-choice]")?.dataset.viewChoice;
-  if (view) choose(view);
+  if (view) setView(view);
   if (event.target === dialog) dialog.close();
 });
-choose("split");
+setView("split");

@@ -17,8 +17,8 @@ from PIL import Image
 from bgpipe.pipeline.api import BackgroundRemovalAPI, BackgroundRemover
 from bgpipe.pipeline.errors import UsageError
 
-from ...conftest import free_port
 from ...support.http_service import Service
+from ...support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "infra/examples/production_bg_removal.json"

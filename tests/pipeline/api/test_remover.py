@@ -153,8 +153,8 @@ def test_threads_that_remove_at_once_load_one_network() -> None:
         "with ThreadPoolExecutor(8) as pool:\n"
         "    futures = [pool.submit(cut) for _ in range(8)]\n"
         "assert all(future.result().mode == 'RGBA' for future in futures)\n"
-        "from bgpipe.pipeline.inference.engine import Engine\n"
-        "assert sum(isinstance(one, Engine) for one in gc.get_objects()) == 1\n"
+        "from bgpipe.pipeline.inference.engine import BiRefNetEngine\n"
+        "assert sum(isinstance(one, BiRefNetEngine) for one in gc.get_objects()) == 1\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

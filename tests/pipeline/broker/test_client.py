@@ -41,15 +41,15 @@ def test_a_password_within_an_address_is_masked(text: str, shown: str) -> None:
 
 
 def test_a_wait_for_a_server_is_reported(redis_server_process) -> None:
-    said: list[str] = []
-    with connect(redis_server_process.url, notify=said.append) as client:
+    lines: list[str] = []
+    with connect(redis_server_process.url, notify=lines.append) as client:
         redis_server_process.kill()
         restart = threading.Timer(2.0, redis_server_process.start)
         restart.start()
         client.get("key")
         restart.join()
         client.get("key")
-    assert said == [f"waiting for Redis at 127.0.0.1:{redis_server_process.port} ..."]
+    assert lines == [f"waiting for Redis at 127.0.0.1:{redis_server_process.port} ..."]
 
 
 def test_a_read_only_server_is_unavailable_for_what_writes(redis_server_process) -> None:
@@ -68,9 +68,9 @@ def test_a_server_whose_memory_is_full_is_unavailable_for_what_writes(redis_serv
 
 
 def test_a_server_that_is_away_at_the_start_is_told_at_once_and_without_its_password() -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # bound, not listening: refused
-        port = nobody.getsockname()[1]
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, not listening: refused
+        port = closed.getsockname()[1]
         with pytest.raises(RedisUnavailable, match=f"redis://127.0.0.1:{port}/0") as caught:
             connect(f"redis://:{SECRET}@127.0.0.1:{port}/0")
     assert SECRET not in str(caught.value)
@@ -92,7 +92,7 @@ def test_a_command_waits_for_a_server_that_restarts(redis_server_process) -> Non
         restart.join()
 
 
-def test_a_server_that_stays_away_ends_the_patience(redis_server_process) -> None:
+def test_a_server_that_stays_away_is_an_error_after_the_retries(redis_server_process) -> None:
     with connect(redis_server_process.url, retry_seconds=0.3) as client:
         redis_server_process.kill()
         with pytest.raises(RedisUnavailable):
@@ -100,7 +100,7 @@ def test_a_server_that_stays_away_ends_the_patience(redis_server_process) -> Non
 
 
 @pytest.mark.slow
-def test_a_frozen_server_ends_the_patience_too(redis_server_process) -> None:
+def test_a_frozen_server_is_an_error_after_the_retries_too(redis_server_process) -> None:
     with connect(redis_server_process.url, retry_seconds=0.3) as client:
         redis_server_process.freeze()
         with pytest.raises(RedisUnavailable):

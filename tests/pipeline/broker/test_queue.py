@@ -32,7 +32,7 @@ def app(settings: Settings, redis_url: str) -> Iterator[Celery]:
 
 
 def messages(client: RedisClient, queue: str = "bgpipe") -> list[dict]:
-    """What a worker would receive, the first one first."""
+    """The messages in the order of delivery."""
     return [json.loads(text) for text in reversed(client.lrange(queue, 0, -1))]
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from bgpipe.pipeline.cli.endpoints import Source, find_location, find_source
+from bgpipe.pipeline.cli.endpoints import Source, find_source
 from bgpipe.pipeline.errors import NoImages, UsageError
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
+from bgpipe.pipeline.storage.factory import find_location
 
 
 def listed(tmp_path: Path, *lines: object) -> Source:
@@ -52,7 +53,7 @@ def test_a_list_may_name_objects_of_one_bucket(tmp_path: Path) -> None:
     )
     assert listed(tmp_path, "s3://b/1.jpg") == Source("s3://b", ("1.jpg",))
     for other in ("s3://c/2.jpg", "/photos/2.jpg"):
-        with pytest.raises(UsageError, match="more than one place"):
+        with pytest.raises(UsageError, match="sources of several stores"):
             listed(tmp_path, "s3://b/1.jpg", other)
     with pytest.raises(UsageError, match="is empty"):
         listed(tmp_path)
@@ -97,9 +98,9 @@ def test_several_sources_are_one_below_their_common_folder(tmp_path: Path) -> No
         (["https://shop.example/a.jpg"], "unsupported scheme"),
         (["s3://"], "no bucket named: s3://"),
         (["s3:///photos"], "no bucket named"),
-        (["s3://b/1.jpg", "s3://b/photos"], "a prefix is a source of its own"),
-        (["s3://b/1.jpg", "s3://c/1.jpg"], "more than one place"),
-        (["s3://b/1.jpg", "@list.txt"], "a list is a source of its own"),
+        (["s3://b/1.jpg", "s3://b/photos"], "a prefix cannot be combined"),
+        (["s3://b/1.jpg", "s3://c/1.jpg"], "sources of several stores"),
+        (["s3://b/1.jpg", "@list.txt"], "a list cannot be combined"),
     ],
 )
 def test_what_cannot_be_a_source_is_refused(texts: list[str], message: str) -> None:

@@ -1,25 +1,27 @@
-"""What the command line takes for an output, and what it refuses."""
+"""Values that the command line takes for a preset and an output, and those that it refuses."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 
 import pytest
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.cli.job_options import LayoutOptions, choose_output
+from bgpipe.pipeline.cli.job_options import parse_assignments
+from bgpipe.pipeline.cli.parameters import SubmitOptions
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.planning.recipe import check_output
+from bgpipe.pipeline.planning.recipe import (
+    apply_changes,
+    build_output,
+    check_output,
+    preset_changes,
+)
 from bgpipe.pipeline.types import Output, Preset, Recipe
 
-DEFAULTS = {
-    "file_format": "png",
-    "compression": "fast",
-    "depth": 8,
-    "quality": 90,
-    "input_alpha": "multiply",
-    "backdrop": None,
-}
+
+def options(**values):
+    return asdict(SubmitOptions(["photos"])) | {"format": "png"} | values
 
 
 def recipe(preset=None, **values):
@@ -27,26 +29,36 @@ def recipe(preset=None, **values):
 
 
 def test_defaults_are_those_of_a_recipe():
-    assert choose_output(load_settings(), **DEFAULTS) == Output()
+    assert build_output(load_settings(), options()) == Output()
+    assert preset_changes(options()) == {}
 
 
-def test_options_of_a_finish_change_the_presets_values():
-    finish = LayoutOptions(crop=True, margin=4.5, background="#a0B1c2", shadow=0.0)
-    assert list(finish.assignments()) == [
-        "crop=True",
-        "margin=4.5",
-        "shadow=0.0",
-        "background=#a0B1c2",
-    ]
-    assert list(LayoutOptions().assignments()) == []
+def test_options_of_a_layout_change_the_presets_values_after_assignments():
+    layout = options(crop=True, margin=4.5, background="#a0B1c2", shadow=0.0)
+    changes = parse_assignments(["margin=9", "contrast=2"]) | preset_changes(layout)
+    assert apply_changes(Preset(shadow=0.5, blur=2), changes) == Preset(
+        crop=True, margin=4.5, background="#a0B1c2", contrast=2, blur=2
+    )
 
 
-def test_a_background_that_is_no_colour_is_an_image_known_by_its_content(tmp_path):
+def test_options_of_an_output_are_those_of_its_fields():
+    values = options(format="webp", quality=80, depth=8, compression="small", input_alpha="keep")
+    output = build_output(load_settings(), values)
+    assert output == Output("webp", "small", 8, 80, "keep")
+
+
+@pytest.mark.parametrize("assignment", ["contrast", "contrast=high", "contrasts=1", "contrast=9"])
+def test_assignments_that_are_no_values_of_a_preset_are_refused(assignment):
+    with pytest.raises(UsageError, match="contrast"):
+        apply_changes(Preset(), parse_assignments([assignment]))
+
+
+def test_a_background_that_is_no_color_is_an_image_known_by_its_content(tmp_path):
     path = tmp_path / "white.png"
     path.write_bytes(b"an image")
-    finish = LayoutOptions(background=str(path))
-    assert list(finish.assignments()) == []
-    output = choose_output(load_settings(), **DEFAULTS | {"backdrop": finish.backdrop})
+    values = options(background=str(path))
+    assert preset_changes(values) == {}
+    output = build_output(load_settings(), values)
     assert output.backdrop == str(path)
     assert output.backdrop_sha256 == hashlib.sha256(b"an image").hexdigest()
 
@@ -54,17 +66,17 @@ def test_a_background_that_is_no_colour_is_an_image_known_by_its_content(tmp_pat
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"file_format": "tiff"}, "format: input should be"),
+        ({"format": "tiff"}, "format: input should be"),
         ({"compression": "tiny"}, "compression: input should be"),
         ({"depth": 12}, "depth: input should be"),
         ({"quality": 0}, "quality: input should be"),
         ({"input_alpha": "maybe"}, "input_alpha: input should be"),
-        ({"backdrop": "nowhere.png"}, "nowhere.png"),
+        ({"background": "nowhere.png"}, "nowhere.png"),
     ],
 )
 def test_values_out_of_range_are_refused(values, reason):
     with pytest.raises(UsageError, match=reason):
-        choose_output(load_settings(), **DEFAULTS | values)
+        build_output(load_settings(), options(**values))
 
 
 @pytest.mark.parametrize(

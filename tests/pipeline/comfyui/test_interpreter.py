@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from bgpipe.config.presets import Enhancement
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.comfyui import WorkflowError, make_node_types, read_workflow
+from bgpipe.pipeline.comfyui.graph import WorkflowError
+from bgpipe.pipeline.comfyui.interpreter import read_workflow
+from bgpipe.pipeline.comfyui.node_types import make_node_types
 from bgpipe.pipeline.types import Preset
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "infra/examples"
@@ -237,7 +239,7 @@ def test_no_document_is_more_than_refused(document):
 def test_circles_and_towers_end(graph):
     circle = copy.deepcopy(graph)
     circle["3"]["inputs"]["mask"] = ["3", 0]
-    assert "circle" in refused(circle).message
+    assert "cycle" in refused(circle).message
     for level in range(60):  # each uses the one below twice
         below = [str(99 + level), 0] if level else ["4", 0]
         mask = [below[0], 1]

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bgpipe.pipeline.evaluation.composite_metrics import GROUNDS, composite_error, ground, over
+from bgpipe.pipeline.evaluation.composite_metrics import (
+    BACKGROUNDS,
+    composite_error,
+    composite_over,
+    make_background,
+)
 from bgpipe.pipeline.evaluation.scores import mean_scores, score
 
 
@@ -14,33 +19,37 @@ def rgba(*pixels):
 
 
 def test_half_a_red_over_white_is_pink():
-    laid = over(rgba((255, 0, 0, 51)), ground("white", 1, 1))
+    laid = composite_over(rgba((255, 0, 0, 51)), make_background("white", 1, 1))
     assert laid == pytest.approx(np.array([[[255, 204, 204]]]))
 
 
 def test_the_error_by_hand():
     ours, truth = rgba((200, 0, 0, 255), (9, 9, 9, 0)), rgba((100, 0, 0, 255), (7, 7, 7, 0))
-    assert composite_error(ours, truth, ground("grey", 1, 2)) == pytest.approx(100 / 3 / 2)
+    assert composite_error(ours, truth, make_background("grey", 1, 2)) == pytest.approx(100 / 3 / 2)
     where = np.array([[True, False]])
-    assert composite_error(ours, truth, ground("grey", 1, 2), where) == pytest.approx(100 / 3)
+    assert composite_error(ours, truth, make_background("grey", 1, 2), where) == pytest.approx(
+        100 / 3
+    )
 
 
-def test_a_wrong_alpha_shows_only_on_another_colour():
+def test_a_wrong_alpha_shows_only_on_another_color():
     ours, truth = rgba((255, 255, 255, 100)), rgba((255, 255, 255, 200))
-    assert composite_error(ours, truth, ground("white", 1, 1)) == pytest.approx(0, abs=1e-4)
-    assert composite_error(ours, truth, ground("black", 1, 1)) == pytest.approx(100)
+    assert composite_error(ours, truth, make_background("white", 1, 1)) == pytest.approx(
+        0, abs=1e-4
+    )
+    assert composite_error(ours, truth, make_background("black", 1, 1)) == pytest.approx(100)
 
 
 def test_checks_are_squares_of_two_greys():
-    checks = ground("checks", 32, 48)
+    checks = make_background("checks", 32, 48)
     assert {*np.unique(checks)} == {204, 255}
     assert checks[0, 0, 0] != checks[0, 8, 0]
     assert checks[0, 0, 0] == checks[8, 8, 0] == checks[7, 7, 0]
 
 
-def test_every_ground_has_the_pictures_size():
-    for name in GROUNDS:
-        assert ground(name, 3, 5).shape == (3, 5, 3)
+def test_every_background_has_the_images_size():
+    for name in BACKGROUNDS:
+        assert make_background(name, 3, 5).shape == (3, 5, 3)
 
 
 def test_a_cutout_scored_against_itself_has_no_fault():

@@ -11,8 +11,8 @@ import httpx2
 import pytest
 from PIL import Image
 
-from ...conftest import require_redis
 from ...support.http_service import SECONDS, Service, cluster
+from ...support.redis_server import require_redis
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,7 @@ def test_without_a_key_there_is_only_the_page_and_health(guarded: Service) -> No
         for path in ("/", "/page/page.css", "/healthz", "/readyz", "/v1/openapi.json"):
             assert nobody.get(path).status_code == 200, path
         for client in (nobody, wrong):
-            for path in ("/v1/jobs", "/v1/choices", "/v1/jobs/any", "/nothing"):
+            for path in ("/v1/jobs", "/v1/options", "/v1/jobs/any", "/nothing"):
                 answer = client.get(path)
                 assert (answer.status_code, answer.json()["code"]) == (401, "no-key")
                 assert answer.headers["www-authenticate"] == "Bearer"
@@ -113,8 +113,8 @@ def test_a_browser_is_let_in_by_a_cookie_until_it_leaves_or_the_key_is_revoked(
 ) -> None:
     secret = key_of(guarded, "dora")
     with guarded.client() as browser:
-        assert browser.post("/v1/visit", json={"key": "bgp_wrong"}).status_code == 401
-        begun = browser.post("/v1/visit", json={"key": secret})
+        assert browser.post("/v1/session", json={"key": "bgp_wrong"}).status_code == 401
+        begun = browser.post("/v1/session", json={"key": secret})
         cookie = begun.headers["set-cookie"].lower()
         assert (begun.status_code, "httponly" in cookie, "samesite=strict" in cookie) == (
             204,
@@ -122,12 +122,12 @@ def test_a_browser_is_let_in_by_a_cookie_until_it_leaves_or_the_key_is_revoked(
             True,
         )
         assert secret not in begun.headers["set-cookie"]
-        assert browser.get("/v1/choices").json()["caller"] == "dora"
-        assert browser.delete("/v1/visit").status_code == 204
-        assert browser.get("/v1/choices").status_code == 401
-        browser.post("/v1/visit", json={"key": secret})
+        assert browser.get("/v1/options").json()["caller"] == "dora"
+        assert browser.delete("/v1/session").status_code == 204
+        assert browser.get("/v1/options").status_code == 401
+        browser.post("/v1/session", json={"key": secret})
         revoke(guarded, "dora")
-        assert browser.get("/v1/choices").status_code == 401
+        assert browser.get("/v1/options").status_code == 401
 
 
 @pytest.mark.parametrize(

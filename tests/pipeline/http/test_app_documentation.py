@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ...conftest import ROOT
 from ...support.http_service import SECONDS, Service
+from ...support.source_tree import ROOT
 
 DOCUMENT = ROOT / "infra/docs/http.md"
 
@@ -40,7 +40,7 @@ def test_the_curl_examples_of_the_document_run_as_written(
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "event: over" in done.stdout
+    assert "event: end" in done.stdout
     with Image.open(tmp_path / "photo-cutout.png") as cutout:
         assert cutout.mode == "RGBA"
     with zipfile.ZipFile(tmp_path / "all.zip") as archive:

@@ -16,13 +16,13 @@ from bgpipe.pipeline.types import Job, JobState
 pytest.importorskip("fastapi")
 from bgpipe.pipeline.http.background import MaintenanceLoop
 from bgpipe.pipeline.http.dependencies import AppState, open_state
+from bgpipe.pipeline.http.schemas import CutoutOptions
 from bgpipe.pipeline.http.submission import (
-    CutoutOptions,
-    new_job_name,
+    new_request_job_id,
     recipe_of,
     register_job,
     submit,
-    touch_upload,
+    touch_folder,
 )
 
 DAY = 86_400.0
@@ -38,88 +38,86 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def backend(
+def state(
     redis_url: str, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[AppState]:
     monkeypatch.setenv("BGPIPE_REDIS_URL", redis_url)
     monkeypatch.setenv("BGPIPE_SERVE__UPLOADS", root)
     monkeypatch.setenv("BGPIPE_MODEL__NAME", "birefnet-nano")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    with open_state(load_settings()) as backend:
-        yield backend
+    with open_state(load_settings()) as state:
+        yield state
 
 
 @pytest.fixture
-def order(backend: AppState, photo: Callable[..., Path]) -> Job:
+def job(state: AppState, photo: Callable[..., Path]) -> Job:
     """A job of an upload that nobody has opened yet."""
-    upload = backend.uploads.new_name()
-    backend.uploads.put("anna", upload, "a.png", photo("a.png").read_bytes())
-    touch_upload(backend, f"anna/uploads/{upload}")
-    name = new_job_name()
+    upload = state.uploads.new_id()
+    state.uploads.write("anna", upload, "a.png", photo("a.png").read_bytes())
+    touch_folder(state, f"anna/uploads/{upload}")
+    job_id = new_request_job_id("anna")
     return Job(
-        name,
-        backend.uploads.source("anna", upload),
-        backend.uploads.results("anna", name),
-        recipe_of(backend.settings, CutoutOptions()),
+        job_id,
+        state.uploads.location("anna", upload),
+        state.uploads.results_location("anna", job_id),
+        recipe_of(state.settings, CutoutOptions()),
         created=time.time(),
         owner="anna",
     )
 
 
-def test_a_job_whose_server_died_before_it_was_listed_is_listed(
-    backend: AppState, order: Job
-) -> None:
-    register_job(backend, order)
-    backend.jobs.open(order)
-    attendant = MaintenanceLoop(backend)
+def test_a_job_whose_server_died_before_it_was_listed_is_listed(state: AppState, job: Job) -> None:
+    register_job(state, job)
+    state.jobs.open(job)
+    loop = MaintenanceLoop(state)
     deadline = time.monotonic() + 60
-    while backend.jobs.summary(order.id).state is JobState.LISTING:
+    while state.jobs.summary(job.id).state is JobState.LISTING:
         assert time.monotonic() < deadline, "nobody lists it"
-        attendant.step()
-        attendant.rest(60)
-    assert backend.jobs.summary(order.id).total == 1
+        loop.step()
+        loop.join_tasks(60)
+    assert state.jobs.summary(job.id).total == 1
 
 
-def test_a_job_that_is_over_is_open_no_longer(backend: AppState, order: Job) -> None:
-    submit(backend, order)
-    client, attendant = backend.session.client, MaintenanceLoop(backend)
-    attendant.step()
-    assert client.sismember(keys.of_open_jobs("anna"), order.id)
-    backend.jobs.cancel(order.id)
+def test_a_job_that_is_over_is_open_no_longer(state: AppState, job: Job) -> None:
+    submit(state, job)
+    client, loop = state.session.client, MaintenanceLoop(state)
+    loop.step()
+    assert client.sismember(keys.of_open_jobs("anna"), job.id)
+    state.jobs.cancel(job.id)
     deadline = time.monotonic() + 60
     while client.zcard(keys.SERVED):
         assert time.monotonic() < deadline, "still on the list"
-        attendant.step()
-        attendant.rest(60)
-    assert not client.sismember(keys.of_open_jobs("anna"), order.id)
+        loop.step()
+        loop.join_tasks(60)
+    assert not client.sismember(keys.of_open_jobs("anna"), job.id)
 
 
 def test_what_was_kept_for_long_enough_is_removed_with_its_job(
-    backend: AppState, order: Job, root: str
+    state: AppState, job: Job, root: str
 ) -> None:
-    submit(backend, order)
-    backend.jobs.cancel(order.id)
-    store = backend.session.stores.open(root)
-    results = backend.session.stores.open(order.out)
+    submit(state, job)
+    state.jobs.cancel(job.id)
+    store = state.session.stores.open(root)
+    results = state.session.stores.open(job.out)
     results.write("a.png", b"a cutout")
     assert len(list(store.list())) == 2
-    old = time.time() - backend.settings.serve.keep_days * DAY - 1
-    client = backend.session.client
+    old = time.time() - state.settings.serve.keep_days * DAY - 1
+    client = state.session.client
     for folder in client.zrange(keys.FOLDERS, 0, -1):
         client.zadd(keys.FOLDERS, {folder: old})
-    attendant = MaintenanceLoop(backend)
-    attendant.step()
-    attendant.rest(60)
+    loop = MaintenanceLoop(state)
+    loop.step()
+    loop.join_tasks(60)
     assert list(store.list(missing_ok=True)) == []
     assert not client.zcard(keys.FOLDERS)
     with pytest.raises(JobNotFound):
-        backend.jobs.job(order.id)
+        state.jobs.job(job.id)
 
 
-def test_one_attendant_leads(backend: AppState, order: Job) -> None:
-    first, second = MaintenanceLoop(backend), MaintenanceLoop(backend)
+def test_one_loop_leads(state: AppState, job: Job) -> None:
+    first, second = MaintenanceLoop(state), MaintenanceLoop(state)
     first.step()
-    register_job(backend, order)
-    backend.jobs.open(order)
+    register_job(state, job)
+    state.jobs.open(job)
     second.step()
-    assert backend.jobs.summary(order.id).state is JobState.LISTING
+    assert state.jobs.summary(job.id).state is JobState.LISTING

@@ -23,8 +23,8 @@ from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import JobId, JobState
 
-from ...conftest import require_redis
 from ...support.http_service import Service, cluster
+from ...support.redis_server import require_redis
 
 CLIENTS = 200
 SECONDS = 60.0

@@ -11,7 +11,7 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.errors import Code, PermanentError, StoreCorrupted, UsageError
-from bgpipe.pipeline.jobs.manifest import VERSION, _compressed
+from bgpipe.pipeline.jobs.manifest import VERSION, _compress
 from bgpipe.pipeline.jobs.store import JobConflict, JobNotFound, JobStore
 from bgpipe.pipeline.types import Failure, Item, Job, JobId, JobState, Matting, Outcome, ReviewFlag
 
@@ -31,10 +31,10 @@ def test_a_job_is_kept_as_it_was_asked_for(job_store: JobStore, job: Job) -> Non
 
 def test_a_job_that_solves_edges_is_kept_as_it_was_asked_for(job_store: JobStore, job: Job) -> None:
     matting = Matting("vitmatte", "cd" * 32, (512, 512), band=0.01)
-    order = replace(job, recipe=replace(job.recipe, matting=matting))
-    job_store.open(order)
-    assert job_store.job(order.id) == order
-    assert job_store.job(order.id).recipe.hash == order.recipe.hash != job.recipe.hash
+    edged = replace(job, recipe=replace(job.recipe, matting=matting))
+    job_store.open(edged)
+    assert job_store.job(edged.id) == edged
+    assert job_store.job(edged.id).recipe.hash == edged.recipe.hash != job.recipe.hash
 
 
 def test_opening_the_same_job_twice_is_harmless_another_of_its_name_is_refused(
@@ -56,7 +56,7 @@ def test_an_impossible_name_of_a_job_is_refused(job_store: JobStore, job: Job, n
 
 
 def test_an_unknown_job_is_named(job_store: JobStore) -> None:
-    nobody = JobId("nobody")
+    unknown = JobId("never-opened")
     for look in (
         job_store.job,
         job_store.summary,
@@ -64,14 +64,14 @@ def test_an_unknown_job_is_named(job_store: JobStore) -> None:
         job_store.start,
         job_store.items.size,
     ):
-        with pytest.raises(JobNotFound, match="nobody"):
-            look(nobody)
-    with pytest.raises(JobNotFound, match="nobody"):
-        job_store.items.claim(nobody, 0, "w")
-    with pytest.raises(JobNotFound, match="nobody"):
-        job_store.items.settle(nobody, Outcome.done(0))
-    with pytest.raises(JobNotFound, match="nobody"):
-        list(job_store.items.missing(nobody))
+        with pytest.raises(JobNotFound, match="never-opened"):
+            look(unknown)
+    with pytest.raises(JobNotFound, match="never-opened"):
+        job_store.items.claim(unknown, 0, "w")
+    with pytest.raises(JobNotFound, match="never-opened"):
+        job_store.items.settle(unknown, Outcome.done(0))
+    with pytest.raises(JobNotFound, match="never-opened"):
+        list(job_store.items.missing(unknown))
 
 
 @pytest.mark.parametrize("index", [-1, 3, 10_000_000])
@@ -204,7 +204,7 @@ def test_the_last_item_closes_the_books(job_store: JobStore, open_job: OpenJob) 
     )
     assert summary.seconds > 0
     assert summary.images_per_second == pytest.approx(2 / summary.seconds)
-    assert job_store.summary(job) == summary  # the clock stands still
+    assert job_store.summary(job) == summary  # the clock stops
 
 
 def test_every_delivery_by_many_threads_counts_once(job_store: JobStore, open_job: OpenJob) -> None:
@@ -579,7 +579,7 @@ def set_bits(client: RedisClient, job: JobId) -> list[int]:
     return [index for index in range(3) if client.getbit(bitmap, index)]
 
 
-@pytest.mark.parametrize("block", [b"", b"no block", _compressed("no columns"), _compressed([1])])
+@pytest.mark.parametrize("block", [b"", b"no block", _compress("no columns"), _compress([1])])
 def test_a_malformed_block_is_told_with_its_number(
     job_store: JobStore, open_job: OpenJob, client: RedisClient, block: bytes
 ) -> None:
@@ -595,7 +595,7 @@ def test_a_block_of_a_later_version_is_told(
     job_store: JobStore, open_job: OpenJob, client: RedisClient
 ) -> None:
     job = open_job(3)
-    later = _compressed([VERSION + 1, {"columns": "of another kind"}])
+    later = _compress([VERSION + 1, {"columns": "of another kind"}])
     client.hset(keys.of_job(job).manifest, "0", later)
     with pytest.raises(StoreCorrupted, match=f"later version of bgpipe.*reads up to {VERSION}"):
         job_store.items.claim(job, 1, "w")
@@ -606,7 +606,7 @@ def test_a_block_of_the_first_kind_without_a_version_is_read(
 ) -> None:
     job = open_job(2)
     columns = [["a.jpg", "b c.jpg"], [3, 3], ["png", "png"], ["1-1", "2-2"]]
-    client.hset(keys.of_job(job).manifest, "0", _compressed(columns))
+    client.hset(keys.of_job(job).manifest, "0", _compress(columns))
     assert job_store.items.get(job, 1) == Item(1, "b c.jpg", "b c.png", "2-2")
 
 

@@ -16,7 +16,7 @@ from bgpipe.pipeline.types import Item, Job, JobState, Outcome
 
 
 class ForgetfulWire:
-    """Between a client and Redis: takes a request there and, when told to, cuts off the answer."""
+    """A proxy between a client and Redis that, on demand, forwards a request and drops the reply."""
 
     def __init__(self, redis_url: str) -> None:
         there = urlsplit(redis_url)

@@ -15,9 +15,11 @@ EMPTY = PermanentError(Code.EMPTY, "no bytes")
 def test_each_outcome_counts_once_however_often_it_is_told(client, job_store, open_job) -> None:
     job = open_job(3)
     for _ in range(2):
-        job_store.settle(job, Outcome.done(0))
-        job_store.settle(job, Outcome.failed(1, EMPTY))
-        job_store.settle(job, Outcome.done(2, (ReviewFlag.NO_SUBJECT, ReviewFlag.MANY_PIECES)))
+        job_store.items.settle(job, Outcome.done(0))
+        job_store.items.settle(job, Outcome.failed(1, EMPTY))
+        job_store.items.settle(
+            job, Outcome.done(2, (ReviewFlag.NO_SUBJECT, ReviewFlag.MANY_PIECES))
+        )
     totals = read_cluster_stats(client).totals
     assert (totals.ended("done"), totals.ended("flagged")) == (2, 1)
     assert (totals.failed(Code.EMPTY), totals.failed(Code.ACCESS)) == (1, 0)
@@ -31,12 +33,12 @@ def test_totals_stay_when_failures_are_tried_again_and_when_the_job_is_forgotten
     client, job_store, open_job
 ) -> None:
     job = open_job(2)
-    job_store.settle(job, Outcome.done(0))
-    job_store.settle(job, Outcome.failed(1, EMPTY))
+    job_store.items.settle(job, Outcome.done(0))
+    job_store.items.settle(job, Outcome.failed(1, EMPTY))
     before = read_cluster_stats(client).totals
     job_store.retry(job, token=1)
     assert read_cluster_stats(client).totals == before
-    job_store.settle(job, Outcome.failed(1, EMPTY))
+    job_store.items.settle(job, Outcome.failed(1, EMPTY))
     after = read_cluster_stats(client).totals
     assert (after.ended("done"), after.failed(Code.EMPTY)) == (1, 2)
     job_store.forget(job)
@@ -61,8 +63,8 @@ def test_running_jobs_are_added_up_and_the_others_counted(client, job_store, job
         job_store.start(JobId(name))
     job_store.open(replace(job, id=JobId("third"), source="/third"))
     job_store.cancel(JobId("third"))
-    job_store.claim(JobId("first"), 0, "cpu0@host/1")
-    job_store.settle(JobId("second"), Outcome.done(0))
+    job_store.items.claim(JobId("first"), 0, "cpu0@host/1")
+    job_store.items.settle(JobId("second"), Outcome.done(0))
     seen = read_cluster_stats(client)
     assert seen.jobs == {
         JobState.LISTING: 0,

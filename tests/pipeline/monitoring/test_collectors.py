@@ -19,7 +19,7 @@ from bgpipe.pipeline.monitoring.exporter import render_metrics, serve_metrics
 from bgpipe.pipeline.monitoring.heartbeat import LIFE, Histogram, WorkerStats, read_heartbeats
 from bgpipe.pipeline.types import Outcome
 
-from ...conftest import free_port
+from ...support.ports import free_port
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -39,8 +39,8 @@ def settings(monkeypatch) -> Settings:
 
 
 @pytest.fixture
-def told(client, settings) -> Callable[..., float | None]:
-    """`told(name, **labels)`: the number, or None where there is no such series."""
+def metric(client, settings) -> Callable[..., float | None]:
+    """`metric(name, **labels)`: the number, or None where there is no such series."""
     cluster = ClusterCollector(client, settings)
 
     def ask(name: str, **labels: str) -> float | None:
@@ -50,26 +50,26 @@ def told(client, settings) -> Callable[..., float | None]:
     return ask
 
 
-def beat(client, name: str, **vitals: object) -> None:
-    client.hset(keys.of_worker(name), mapping=WorkerStats(**vitals).write())
+def write_heartbeat(client, name: str, **stats: object) -> None:
+    client.hset(keys.of_worker(name), mapping=WorkerStats(**stats).write())
     client.expire(keys.of_worker(name), LIFE)
 
 
-def test_outcomes_are_counters_by_outcome_and_code(told, job_store, open_job) -> None:
+def test_outcomes_are_counters_by_outcome_and_code(metric, job_store, open_job) -> None:
     job = open_job(3)
-    job_store.settle(job, Outcome.done(0))
-    job_store.settle(job, Outcome.failed(1, PermanentError(Code.EMPTY, "no bytes")))
-    assert told("images_total", outcome="done", code="") == 1
-    assert told("images_total", outcome="failed", code="E_EMPTY") == 1
-    assert told("images_total", outcome="failed", code="E_DEVICE") == 0  # known before it happens
-    assert told("images_unsettled") == 1
-    assert told("jobs", state="running") == 1
+    job_store.items.settle(job, Outcome.done(0))
+    job_store.items.settle(job, Outcome.failed(1, PermanentError(Code.EMPTY, "no bytes")))
+    assert metric("images_total", outcome="done", code="") == 1
+    assert metric("images_total", outcome="failed", code="E_EMPTY") == 1
+    assert metric("images_total", outcome="failed", code="E_DEVICE") == 0  # known before it happens
+    assert metric("images_unsettled") == 1
+    assert metric("jobs", state="running") == 1
 
 
 def test_the_queue_tells_what_waits_what_is_held_and_how_old_it_is(
-    told, client, items, settings, redis_url
+    metric, client, items, settings, redis_url
 ) -> None:
-    assert told("queue_oldest_message_seconds") == 0
+    assert metric("queue_oldest_message_seconds") == 0
     with make_app(settings, redis_url) as app:
         publish(app, "spring", items(3), settings.queue.name)
         until = read_stats(client, settings.queue.name)
@@ -77,9 +77,9 @@ def test_the_queue_tells_what_waits_what_is_held_and_how_old_it_is(
         with app.connection_for_read() as connection:
             queue = connection.SimpleQueue(app.amqp.queues[settings.queue.name])
             queue.get(timeout=5)
-            assert told("queue_messages") == 2
-            assert told("queue_unacked_messages") == 1
-            assert told("queue_oldest_message_seconds") >= until.age
+            assert metric("queue_messages") == 2
+            assert metric("queue_unacked_messages") == 1
+            assert metric("queue_oldest_message_seconds") >= until.age
             queue.close()
 
 
@@ -88,31 +88,29 @@ def test_a_foreign_message_has_no_age(client, settings) -> None:
     assert read_stats(client, settings.queue.name).age == 0.0
 
 
-def test_workers_are_told_by_their_places_and_the_successor_speaks(told, client) -> None:
+def test_workers_are_told_by_their_places_and_the_successor_speaks(metric, client) -> None:
     stage = Histogram()
     stage.observe(0.3)
-    beat(client, "cpu0@host/new", lanes=4, restarts=1, stages={"decode": stage})
-    beat(client, "cpu0@host/old", lanes=2)
+    write_heartbeat(client, "cpu0@host/new", lanes=4, restarts=1, stages={"decode": stage})
+    write_heartbeat(client, "cpu0@host/old", lanes=2)
     client.expire(keys.of_worker("cpu0@host/old"), LIFE - 10)
-    assert told("workers") == 1
-    assert told("worker_lanes", worker="cpu0@host") == 4
-    assert told("worker_restarts_total", worker="cpu0@host") == 1
+    assert metric("workers") == 1
+    assert metric("worker_lanes", worker="cpu0@host") == 4
+    assert metric("worker_restarts_total", worker="cpu0@host") == 1
     labels = {"worker": "cpu0@host", "stage": "decode"}
-    assert told("worker_stage_seconds_bucket", le="0.25", **labels) == 0
-    assert told("worker_stage_seconds_bucket", le="+Inf", **labels) == 1
-    assert told("worker_stage_seconds_sum", **labels) == 0.3
-    age = told("worker_heartbeat_age_seconds", worker="cpu0@host")
+    assert metric("worker_stage_seconds_bucket", le="0.25", **labels) == 0
+    assert metric("worker_stage_seconds_bucket", le="+Inf", **labels) == 1
+    assert metric("worker_stage_seconds_sum", **labels) == 0.3
+    age = metric("worker_heartbeat_age_seconds", worker="cpu0@host")
     assert age is not None
     assert 0 <= age < LIFE
 
 
 def test_a_worker_tells_of_itself_what_is_told_of_it_elsewhere(client, settings) -> None:
-    vitals = WorkerStats(
-        device="cpu", lanes=3, images=7, disk_free=5, stages={"write": Histogram()}
-    )
-    client.hset(keys.of_worker("cpu0@host/1"), mapping=vitals.write())
+    stats = WorkerStats(device="cpu", lanes=3, images=7, disk_free=5, stages={"write": Histogram()})
+    client.hset(keys.of_worker("cpu0@host/1"), mapping=stats.write())
     client.expire(keys.of_worker("cpu0@host/1"), LIFE)
-    own = samples(render_metrics(WorkerCollector("cpu0@host", lambda: vitals)))
+    own = samples(render_metrics(WorkerCollector("cpu0@host", lambda: stats)))
     seen = samples(render_metrics(ClusterCollector(client, settings)))
     age = ("bgpipe_worker_heartbeat_age_seconds", frozenset({("worker", "cpu0@host")}))
     assert own.keys() <= seen.keys()
@@ -129,30 +127,32 @@ def test_a_heartbeat_of_another_version_is_read_as_far_as_it_goes(client) -> Non
 
 
 def test_the_cost_of_a_thousand_follows_from_price_workers_and_pace(
-    told, client, job_store, open_job
+    metric, client, job_store, open_job
 ) -> None:
-    assert told("cost_per_thousand_images") is None
+    assert metric("cost_per_thousand_images") is None
     job = open_job(4)
-    job_store.settle(job, Outcome.done(0))
-    beat(client, "gpu0@host/1")
-    beat(client, "gpu1@host/1")
+    job_store.items.settle(job, Outcome.done(0))
+    write_heartbeat(client, "gpu0@host/1")
+    write_heartbeat(client, "gpu1@host/1")
     client.hincrbyfloat(keys.of_job(job).head, "spent", 1e6)  # so long that the pace stands still
-    pace = told("images_per_second")
+    pace = metric("images_per_second")
     assert pace == pytest.approx(1e-6, rel=1e-3)
-    assert told("cost_per_thousand_images") == pytest.approx(2 * 3.6 / 3600 * 1000 / pace, rel=1e-3)
+    assert metric("cost_per_thousand_images") == pytest.approx(
+        2 * 3.6 / 3600 * 1000 / pace, rel=1e-3
+    )
 
 
 def test_a_counter_does_not_go_back_when_redis_forgets_its_last_second() -> None:
-    ratchet = MonotonicTotals()
-    assert ratchet.raise_to(OutcomeTotals("1.0", {"done": 10})).ended("done") == 10
-    assert ratchet.raise_to(OutcomeTotals("1.0", {"done": 8})).ended("done") == 10
-    assert ratchet.raise_to(OutcomeTotals("1.0", {"done": 12})).ended("done") == 12
+    monotonic = MonotonicTotals()
+    assert monotonic.raise_to(OutcomeTotals("1.0", {"done": 10})).ended("done") == 10
+    assert monotonic.raise_to(OutcomeTotals("1.0", {"done": 8})).ended("done") == 10
+    assert monotonic.raise_to(OutcomeTotals("1.0", {"done": 12})).ended("done") == 12
 
 
 def test_a_counter_begins_anew_with_an_emptied_redis() -> None:
-    ratchet = MonotonicTotals()
-    ratchet.raise_to(OutcomeTotals("1.0", {"done": 10, "skipped": 1}))
-    fresh = ratchet.raise_to(OutcomeTotals("2.0", {"done": 1}))
+    monotonic = MonotonicTotals()
+    monotonic.raise_to(OutcomeTotals("1.0", {"done": 10, "skipped": 1}))
+    fresh = monotonic.raise_to(OutcomeTotals("2.0", {"done": 1}))
     assert (fresh.ended("done"), fresh.ended("skipped")) == (1, 0)
 
 

@@ -16,7 +16,7 @@ from bgpipe.pipeline.planning.catalog import (
     RECIPE,
     Catalog,
     CatalogRow,
-    header_of,
+    header_key,
     merge_join,
 )
 from bgpipe.pipeline.storage.local import LocalStore
@@ -126,13 +126,14 @@ def test_the_recipe_is_there_first_and_a_folder_without_right_does_without_a_cat
     ],
 )
 def test_a_damaged_header_says_nothing(target: LocalStore, items: ItemStore, header: bytes) -> None:
-    target.write(header_of(SOURCE), header)
+    target.write(header_key(SOURCE), header)
     assert list(Catalog(target, SOURCE, items).rows()) == []
 
 
 @pytest.mark.parametrize(
     "content",
     [b"", b"no gzip", gzip.compress(b"x" * 99)[:-9], gzip.compress(b"[1]"), gzip.compress(b"[")],
+    ids=["empty", "not gzip", "truncated", "not a row", "not JSON"],
 )
 def test_a_damaged_part_says_nothing(
     target: LocalStore, items: ItemStore, job: Job, content: bytes
@@ -179,9 +180,9 @@ def test_all_three_are_joined_in_the_order_of_their_keys(
     joined = [
         (
             place.key,
-            place.entry and place.entry.key,
+            place.source and place.source.key,
             place.listed and place.listed.key,
-            place.row and place.row.target,
+            place.known and place.known.target,
         )
         for place in places
     ]

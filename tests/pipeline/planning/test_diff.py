@@ -11,7 +11,7 @@ import pytest
 from bgpipe.pipeline.images import png
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.planning.catalog import Catalog, CatalogRow
-from bgpipe.pipeline.planning.diff import PlannedItem, TargetState, compare
+from bgpipe.pipeline.planning.diff import TargetState, compare
 from bgpipe.pipeline.planning.targets import assign_targets
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, ObjectInfo, Preset
@@ -49,9 +49,9 @@ def found(
     """The standing of each source, and the sources of the cutouts that nobody asks for."""
     catalog = Catalog(target, SOURCE, job_store.items)
     batches = list(compare(assign_targets(entries), target, job, catalog))
-    planned = [one for batch in batches for one in batch if isinstance(one, PlannedItem)]
-    rows = [one for batch in batches for one in batch if isinstance(one, CatalogRow)]
-    return {one.entry.key: one.state for one in planned}, [row.source for row in rows]
+    states = {item.source.key: item.state for batch in batches for item in batch}
+    orphans = [key for key, state in states.items() if state is TargetState.ORPHANED]
+    return {key: state for key, state in states.items() if key not in orphans}, orphans
 
 
 def test_what_the_catalog_knows_is_not_opened(

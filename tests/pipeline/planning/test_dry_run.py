@@ -10,7 +10,7 @@ from PIL import Image
 from bgpipe.config.settings import EstimateSettings
 from bgpipe.pipeline.cli.planning import CostEstimate, estimate
 from bgpipe.pipeline.images.limits import Limits
-from bgpipe.pipeline.planning.dry_run import SAMPLE, HeaderSample, estimate_job
+from bgpipe.pipeline.planning.dry_run import SAMPLE_SIZE, HeaderSample, estimate_job
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, ObjectInfo
 
@@ -20,11 +20,11 @@ LIMITS = Limits(max_pixels=10**9, max_side=65_000, max_bytes=1 << 30)
 def test_no_more_headers_are_read_than_a_sample_has(job: Job, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
-    for number in range(SAMPLE + 50):
+    for number in range(SAMPLE_SIZE + 50):
         Image.new("L", (10, 10)).save(photos / f"{number}.png")
     found = estimate_job(job, LocalStore(photos), LocalStore(tmp_path / "out"), LIMITS)
-    assert (found.to_do, found.sample) == (SAMPLE + 50, SAMPLE)
-    assert found.megapixels == {"below 1": SAMPLE}
+    assert (found.to_do, found.sample) == (SAMPLE_SIZE + 50, SAMPLE_SIZE)
+    assert found.megapixels == {"below 1": SAMPLE_SIZE}
 
 
 def test_the_size_of_a_long_file_is_read_from_its_beginning(job: Job, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,11 +20,14 @@ from bgpipe.pipeline.planning.catalog import Catalogs
 from bgpipe.pipeline.planning.diff import TargetState, target_state
 from bgpipe.pipeline.planning.ignored import IgnoredObjects, IgnoredReason
 from bgpipe.pipeline.planning.ownership import check_replaceable
-from bgpipe.pipeline.planning.planner import list_job, match_patterns, plan_job
-from bgpipe.pipeline.planning.targets import assign_targets
+from bgpipe.pipeline.planning.planner import list_job, plan_job
+from bgpipe.pipeline.planning.sources import match_patterns
+from bgpipe.pipeline.planning.targets import CHUNK_PAIRS, assign_targets
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, JobSummary, ObjectInfo, Preset, Recipe
 
+PAIR_BYTES = 500
+"""More than a pair of the listing below needs in memory."""
 Opened = Callable[[Job, LocalStore, LocalStore], JobSummary]
 
 # Few names and suffixes, put together often, so that nearly every set of keys collides.
@@ -146,11 +150,14 @@ def test_a_source_without_a_suffix_keeps_its_target_to_itself() -> None:
     }
 
 
-def test_a_plan_holds_only_what_could_meet() -> None:
-    listed = (ObjectInfo(f"{number:04}.jpg", 1, "1") for number in range(10_000))
+def test_a_long_plan_waits_in_files() -> None:
+    listed = (ObjectInfo(f"{number:06}.jpg", 1, "1") for number in range(6 * CHUNK_PAIRS))
+    tracemalloc.start()
     planned = assign_targets(listed)
-    assert next(planned)[1] == "0000.png"
-    assert next(listed).key == "0002.jpg"  # the next ones were not taken yet
+    held = next(planned)[1], tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert held[0] == "000000.png"
+    assert held[1] < 3 * CHUNK_PAIRS * PAIR_BYTES
 
 
 @pytest.mark.parametrize("names", [("b.jpg", "a.jpg"), ("a.jpg", "a.jpg")])
@@ -265,7 +272,7 @@ def test_files_without_a_suffix_are_judged_by_their_content(
     ignored = IgnoredObjects()
     listed = source.list(on_skipped=ignored.add_unread)
     (batch,) = plan_job(job, listed, source, target, ignored=ignored)
-    assert {one.entry.key: one.target for one in batch} == {
+    assert {item.source.key: item.target for item in batch} == {
         "0a1b": "0a1b.png",
         "d/4f": "d/4f.png",
         "photo.jpg": "photo.png",
@@ -280,7 +287,7 @@ def test_a_file_without_a_suffix_that_is_an_image_keeps_its_place(
     for name in ("a", "a-b.jpg", "a.jpg", "a.x.jpg", "a/b.jpg"):
         photo(source.root if name != "a/b.jpg" else source.root / "sub", name)
     (batch,) = plan_job(job, source.list(), source, target)
-    assert [(one.entry.key, one.target) for one in batch] == [
+    assert [(item.source.key, item.target) for item in batch] == [
         ("a-b.jpg", "a-b.png"),
         ("a.jpg", "a.jpg.png"),
         ("a", "a.png"),
@@ -294,7 +301,7 @@ def test_cutouts_are_not_sources(job: Job, source: LocalStore, target: LocalStor
     source.write("old.png", cutout(job.recipe, "10-1"))
     ignored = IgnoredObjects()
     (batch,) = plan_job(job, source.list(), source, target, ignored=ignored)
-    assert [one.entry.key for one in batch] == ["a.jpg"]
+    assert [item.source.key for item in batch] == ["a.jpg"]
     assert ignored.reasons == {IgnoredReason.CUTOUT: 1}
     (source.root / "a.jpg").unlink()
     with pytest.raises(NoImages, match="1 ignored: 1 made by bgpipe"):
@@ -375,7 +382,7 @@ def test_a_survey_writes_nothing(
 ) -> None:
     photo(source.root, "a.jpg")
     (batch,) = plan_job(job, source.list(), source, target)
-    assert [(image.target, image.current) for image in batch] == [("a.png", False)]
+    assert [(item.target, item.is_work) for item in batch] == [("a.png", True)]
     assert job_store.latest() is None
     assert not target.root.exists()
 

@@ -20,8 +20,9 @@ from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.jobs.store import NO_TOKEN, JobStore
 from bgpipe.pipeline.planning.catalog import FOLDER, Catalogs
 from bgpipe.pipeline.planning.dry_run import estimate_job
-from bgpipe.pipeline.planning.planner import list_job
-from bgpipe.pipeline.planning.prune import Orphans, find_orphans, remove
+from bgpipe.pipeline.planning.planner import list_job, plan_job
+from bgpipe.pipeline.planning.prune import OrphanFinder, Orphans, TooManyOrphans, remove_orphans
+from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, JobId, JobState, Outcome, Output
 
@@ -63,16 +64,18 @@ def run(job_store: JobStore, catalogs: Catalogs, order: Job, target: LocalStore)
 
 
 def orphans_of(catalogs: Catalogs, order: Job, target: LocalStore) -> Orphans:
-    catalog = catalogs.of(order, target)
-    assert catalog
-    return find_orphans(order, LocalStore(Path(order.source)), target, catalog)
+    source = LocalStore(Path(order.source))
+    finder = OrphanFinder(source)
+    for batch in plan_job(order, source.list(), source, target, catalogs.of(order, target)):
+        finder.collect(batch)
+    return finder.orphans
 
 
 def pruned(catalogs: Catalogs, order: Job, target: LocalStore) -> list[str]:
     """What was removed, and nothing failed."""
-    removed = list(remove(target, orphans_of(catalogs, order, target).rows))
+    removed = list(remove_orphans(target, orphans_of(catalogs, order, target).items))
     assert not [error for _, error in removed if error]
-    return [row.target for row, _ in removed]
+    return [item.target for item, _ in removed]
 
 
 def files(store: LocalStore) -> set[str]:
@@ -148,8 +151,8 @@ def test_what_is_put_in_a_cutouts_place_at_the_last_moment_stays(
     source.delete("a.jpg")
     found = orphans_of(catalogs, order, target)
     target.write("a.png", b"somebody else's")
-    assert [row.target for row in found.rows] == ["a.png"]
-    assert list(remove(target, found.rows)) == []
+    assert [item.target for item in found.items] == ["a.png"]
+    assert list(remove_orphans(target, found.items)) == []
     assert target.read("a.png", 99) == b"somebody else's"
 
 
@@ -228,7 +231,7 @@ def test_a_name_by_another_template_is_not_an_orphan(
 ) -> None:
     run(job_store, catalogs, order, target)
     run(job_store, catalogs, replace(order, naming="{folder}/{stem}-cutout"), target)
-    assert orphans_of(catalogs, order, target).rows == ()
+    assert orphans_of(catalogs, order, target).items == ()
 
 
 def test_a_catalog_that_somebody_forged_reaches_nothing_outside(
@@ -259,7 +262,46 @@ def test_above_a_share_nothing_may_be_removed(
     run(job_store, catalogs, order, target)
     source.delete("a.jpg")
     found = orphans_of(catalogs, order, target)
-    assert (len(found.rows), found.cutouts, found.share) == (1, 4, 0.25)
+    assert (len(found.items), found.cutouts, found.share) == (1, 4, 0.25)
     found.check(0.25)
     with pytest.raises(UsageError, match="1 of 4 cutouts"):
         found.check(0.2)
+
+
+def test_a_listing_hands_on_its_orphans_before_its_job_starts(
+    job_store: JobStore, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+) -> None:
+    run(job_store, catalogs, order, target)
+    source.delete("a.jpg")
+    next_job = replace(order, id=JobId("next"))
+    job_store.open(next_job)
+
+    def prune(orphans: Orphans, where: Store) -> None:
+        assert job_store.summary(next_job.id).state is JobState.LISTING
+        assert len(list(remove_orphans(where, orphans.items))) == 1
+
+    list_job(job_store, catalogs, next_job, source, target, NO_TOKEN, prune=prune)
+    assert job_store.summary(next_job.id).state is JobState.FINISHED
+    assert files(target) == {"b.png", "d/a.png", "d/c.png"}
+    assert orphans_of(catalogs, order, target).items == ()
+
+
+def test_a_job_with_too_many_orphans_is_forgotten(
+    job_store: JobStore, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
+) -> None:
+    run(job_store, catalogs, order, target)
+    source.delete("a.jpg")
+    next_job = replace(order, id=JobId("next"))
+    job_store.open(next_job)
+    with pytest.raises(TooManyOrphans):
+        list_job(
+            job_store,
+            catalogs,
+            next_job,
+            source,
+            target,
+            NO_TOKEN,
+            prune=lambda orphans, _: orphans.check(0.1),
+        )
+    assert next_job.id not in job_store.ids()
+    assert orphans_of(catalogs, order, target).share == 0.25

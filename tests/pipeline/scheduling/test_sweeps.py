@@ -16,7 +16,8 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.jobs.store import JobStore
-from bgpipe.pipeline.scheduling.sweeps import SweepScheduler, SweepStateStore
+from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
+from bgpipe.pipeline.scheduling.sweeps import SweepScheduler
 from bgpipe.pipeline.types import Job
 
 NAME = "night"
@@ -36,7 +37,7 @@ def sweep(deadline: timedelta | None = None) -> Sweep:
 
 @dataclass
 class Command:
-    """Stands for `bgpipe sweep run`: each process ends with the next of `codes`, the last with 0."""
+    """Stands for the process of a run: each process ends with the next of `codes`, the last with 0."""
 
     codes: list[int] = field(default_factory=list)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -72,10 +73,10 @@ def records(client: RedisClient) -> SweepStateStore:
 
 @pytest.fixture
 def sweeper(
-    records: SweepStateStore, job_store: JobStore, command: Command
+    records: SweepStateStore, client: RedisClient, job_store: JobStore, command: Command
 ) -> Callable[[Sweep], SweepScheduler]:
     """`sweeper(sweep)`: another one, as of another dispatcher."""
-    return lambda sweep: SweepScheduler({NAME: sweep}, records, job_store, command, RETRY)
+    return lambda sweep: SweepScheduler({NAME: sweep}, client, job_store, RETRY, command)
 
 
 def turns(sweeper: SweepScheduler, command: Command, count: int = 5) -> None:
@@ -105,9 +106,7 @@ def test_a_start_that_was_missed_is_caught_up_once(
 def test_a_start_before_the_sweep_was_declared_was_not_missed(
     job_store: JobStore, client: RedisClient, command: Command
 ) -> None:
-    turns(
-        SweepScheduler({NAME: sweep()}, SweepStateStore(client), job_store, command, RETRY), command
-    )
+    turns(SweepScheduler({NAME: sweep()}, client, job_store, RETRY, command), command)
     assert not command.processes
 
 
@@ -131,11 +130,11 @@ def test_while_the_last_run_goes_on_nothing_starts_and_then_it_is_caught_up_once
     job_store.open(busy)
     lease = Lease(records._client, keys.lease_of_job(busy.id), SECONDS)
     lease.acquire()
-    records.begin(NAME, busy.id, None)  # ... while this one is listed
+    records.write_run(NAME, busy.id, None)  # ... while this one is listed
     one = sweeper(sweep())
     turns(one, command)
     assert not command.processes
-    records.begin(NAME, job.id, None)
+    records.write_run(NAME, job.id, None)
     turns(one, command)
     assert len(command.processes) == 1
 
@@ -191,8 +190,8 @@ def test_nothing_is_tried_again_after_the_deadline(
     client: RedisClient,
 ) -> None:
     start = datetime.now(UTC)
-    records.start(NAME, start)
-    records.fail(NAME, 1, start)
+    records.write_start(NAME, start)
+    records.write_failure(NAME, 1, start)
     turns(sweeper(sweep(deadline=-MISSED / 2)), command)
     assert not command.processes
     assert records.read(NAME, datetime.now(UTC)).retry_at == 0
@@ -206,8 +205,8 @@ def test_a_listing_that_was_left_is_taken_up(
     job: Job,
 ) -> None:
     job_store.open(job)
-    records.start(NAME, datetime.now(UTC))
-    records.begin(NAME, job.id, None)
+    records.write_start(NAME, datetime.now(UTC))
+    records.write_run(NAME, job.id, None)
     one = sweeper(sweep())
     one.step()
     assert records.read(NAME, datetime.now(UTC)).failures == 1

@@ -112,7 +112,7 @@ def test_names_without_a_suffix_are_listed_since_their_content_decides(store):
 def test_metadata_is_that_of_the_write_or_empty(store):
     store.write("a.png", b"x", {"bgpipe-recipe": "0123"})
     store.write("b.png", b"x")
-    assert store.metadata("a.png") == ({"bgpipe-recipe": "0123"} if store.distant else {})
+    assert store.metadata("a.png") == ({"bgpipe-recipe": "0123"} if store.is_remote else {})
     assert store.metadata("b.png") == {}
 
 
@@ -120,7 +120,7 @@ def test_who_asks_is_told_what_a_listing_passes_over(store):
     for key in ("a.jpg", "notes.txt", "sub/b.PDF", ".hidden.txt", ".hidden/c.txt"):
         store.write(key, b"content")
     passed = []
-    assert [entry.key for entry in store.list(passed=passed.append)] == ["a.jpg"]
+    assert [entry.key for entry in store.list(on_skipped=passed.append)] == ["a.jpg"]
     assert sorted(passed) == ["notes.txt", "sub/b.PDF"]
 
 

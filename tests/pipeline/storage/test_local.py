@@ -32,7 +32,7 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def folder_of_nobody():
+def folder_of_another_user():
     """A folder whose owner this process is, without the powers of root."""
     folder = Path(tempfile.mkdtemp())
     if os.geteuid() == 0:
@@ -74,23 +74,23 @@ def test_a_folder_that_is_not_there_is_unavailable(store):
         keys(store)
 
 
-def test_a_folder_that_cannot_be_read_ends_the_listing_by_name(folder_of_nobody):
-    store = LocalStore(folder_of_nobody)
+def test_a_folder_that_cannot_be_read_ends_the_listing_by_name(folder_of_another_user):
+    store = LocalStore(folder_of_another_user)
     store.write("a/fine.jpg", b"x")
     store.write("b/locked.jpg", b"x")
-    (folder_of_nobody / "b").chmod(0)
+    (folder_of_another_user / "b").chmod(0)
     with pytest.raises(StorageUnavailable, match=r"permission denied: .*/b$"):
         keys(store)
 
 
-def test_what_may_not_be_read_or_written_has_no_access(folder_of_nobody):
-    store = LocalStore(folder_of_nobody)
+def test_what_may_not_be_read_or_written_has_no_access(folder_of_another_user):
+    store = LocalStore(folder_of_another_user)
     store.write("a.jpg", b"x")
-    (folder_of_nobody / "a.jpg").chmod(0)
+    (folder_of_another_user / "a.jpg").chmod(0)
     assert error_of(store.read, "a.jpg", 9).code is Code.ACCESS
-    folder_of_nobody.chmod(0o500)
+    folder_of_another_user.chmod(0o500)
     assert error_of(store.write, "b.png", b"x").code is Code.ACCESS
-    folder_of_nobody.chmod(0o700)
+    folder_of_another_user.chmod(0o700)
 
 
 def test_a_folder_named_like_an_image_is_an_item_that_fails(store):

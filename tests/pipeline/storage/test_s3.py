@@ -113,10 +113,10 @@ def test_a_listing_goes_on_over_many_pages(settings, s3, location):
 
 def test_a_cutout_says_what_it_is_and_how_it_was_made(s3, location, store):
     store.write("a.png", b"x", {"bgpipe-recipe": "0123", "bgpipe-source": "4567"})
-    found = s3.get(f"{location}/photos/a.png")
-    assert found["ContentType"] == "image/png"
-    assert found["Metadata"] == {"bgpipe-recipe": "0123", "bgpipe-source": "4567"}
-    assert found["ChecksumCRC32"]
+    response = s3.get(f"{location}/photos/a.png")
+    assert response["ContentType"] == "image/png"
+    assert response["Metadata"] == {"bgpipe-recipe": "0123", "bgpipe-source": "4567"}
+    assert response["ChecksumCRC32"]
 
 
 @pytest.mark.parametrize("format_", get_args(Format))
@@ -133,10 +133,10 @@ def test_encryption_and_storage_class_are_the_settings(s3, location, settings):
     changes = {"encryption": Encryption.KMS, "kms_key": "alias/x", "storage_class": "STANDARD_IA"}
     store = StoreFactory(settings.model_copy(update=changes)).open(location)
     store.write("a.png", b"x")
-    found = s3.get(f"{location}/a.png")
-    assert found["ServerSideEncryption"] == "aws:kms"
-    assert found["SSEKMSKeyId"] == "alias/x"
-    assert found["StorageClass"] == "STANDARD_IA"
+    response = s3.get(f"{location}/a.png")
+    assert response["ServerSideEncryption"] == "aws:kms"
+    assert response["SSEKMSKeyId"] == "alias/x"
+    assert response["StorageClass"] == "STANDARD_IA"
     changes = {"encryption": Encryption.S3}
     StoreFactory(settings.model_copy(update=changes)).open(location).write("b.png", b"x")
     assert s3.get(f"{location}/b.png")["ServerSideEncryption"] == "AES256"

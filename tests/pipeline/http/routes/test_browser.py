@@ -158,7 +158,7 @@ def test_a_person_uploads_compares_downloads_and_finds_the_job_again(
     person.open(service.url)
     assert person.faults() == []
     person.choose(*pictures, broken)
-    person.until(lambda: person.text("#books").startswith("finished: 5 of 5 done"))
+    person.until(lambda: person.text("#summary").startswith("finished: 5 of 5 done"))
     assert person.text("#refused") == "broken.png: the content is not a known image format"
     person.until(lambda: len(person.all("#gallery .done")) == len(NAMES))
     names = [str(element.text).split(" done")[0] for element in person.all("#gallery .name")]
@@ -193,7 +193,7 @@ def test_a_person_uploads_compares_downloads_and_finds_the_job_again(
     address = person.driver.current_url
     job = address.partition("#")[2]
     person.driver.refresh()
-    person.until(lambda: person.text("#books").startswith("finished: 5 of 5 done"))
+    person.until(lambda: person.text("#summary").startswith("finished: 5 of 5 done"))
     assert person.driver.current_url == address
     assert person.shown(f'#jobs [data-job="{job}"]')
     assert person.complaints() == []
@@ -209,7 +209,7 @@ def test_it_fits_a_phone_in_the_dark(
     person.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     person.open(service.url)
     person.choose(pictures[0])
-    person.until(lambda: person.text("#books").startswith("finished: 1 of 1 done"))
+    person.until(lambda: person.text("#summary").startswith("finished: 1 of 1 done"))
     person.until(lambda: person.loaded("#gallery img"))
     assert person.driver.execute_script("return document.documentElement.scrollWidth") <= 360
     assert person.faults() == []

@@ -151,6 +151,21 @@ def test_values_of_a_preset_and_the_format_can_be_chosen(
     assert (form["preset"]["contrast"], form["preset"]["smooth"]) == (2, True)
 
 
+def test_a_form_has_the_output_options_of_a_json_request(
+    client: httpx2.Client, photo: Photo, finished: Finished
+) -> None:
+    sizes = []
+    for quality in (1, 100):
+        job = send(client, photo("c.png"), format="jpeg", quality=quality)["job"]
+        finished(job)
+        sizes.append(len(client.get(f"/v1/jobs/{job}/items/0/result").content))
+    assert sizes[0] < sizes[1]
+    files = {"files": ("a.png", photo("a.png").read_bytes())}
+    for wrong in ({"quality": "0"}, {"format": "gif"}):
+        answer = client.post("/v1/jobs/from-images", files=files, data=wrong)
+        assert problem(answer) == (422, "invalid-request")
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
@@ -254,7 +269,7 @@ def test_events_end_with_the_books_of_the_end(client: httpx2.Client, photo: Phot
     with client.stream("GET", f"/v1/jobs/{job}/events") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         lines = [line for line in stream.iter_lines() if line]
-    assert lines[-2] == "event: over"
+    assert lines[-2] == "event: end"
     summary = json.loads(lines[-1].removeprefix("data: "))
     assert (summary["state"], summary["done"]) == ("finished", 2)
 
