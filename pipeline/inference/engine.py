@@ -19,7 +19,7 @@ from bgpipe.config.choices import Precision
 from bgpipe.pipeline.inference.batching import MicroBatch, make_mattes
 from bgpipe.pipeline.inference.precision import DTYPES, cast_network, choose_precision
 from bgpipe.pipeline.inference.transfer import Step, Transfer, capture_graph, make_transfer
-from bgpipe.pipeline.networks.birefnet.checkpoint import load, memory_bytes
+from bgpipe.pipeline.networks.birefnet.checkpoint import count_bytes, load
 from bgpipe.pipeline.networks.birefnet_fused.network import fuse
 from bgpipe.pipeline.networks.preprocess import Normalizer
 
@@ -94,7 +94,7 @@ class BiRefNetEngine:
     @property
     def memory(self) -> int:
         """Bytes that the weights take on the device."""
-        return memory_bytes(self._network)
+        return count_bytes(self._network)
 
     def infer(self, images: Sequence[Pixels]) -> list[Matte]:
         """Return a matte for each image, uint8 RGB [h, w, 3] of the model's size.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bgpipe.pipeline.inference.batching import MicroBatch, make_mattes
 from bgpipe.pipeline.matting.edges import UNKNOWN
-from bgpipe.pipeline.networks.birefnet.checkpoint import memory_bytes
+from bgpipe.pipeline.networks.birefnet.checkpoint import count_bytes
 from bgpipe.pipeline.networks.preprocess import Normalizer
 from bgpipe.pipeline.networks.vitmatte import load
 
@@ -52,7 +52,7 @@ class VitMatteEngine:
     @property
     def memory(self) -> int:
         """Bytes that the weights take on the device."""
-        return memory_bytes(self._network)
+        return count_bytes(self._network)
 
     def infer(self, images: Sequence[Pixels]) -> list[Matte]:
         """Return the alpha of each tile: uint8 [h, w, 4], RGB and trimap, all of one size.

@@ -1,6 +1,6 @@
-"""A Hugging Face hub: which commit it offers, and one file of it.
+"""A Hugging Face hub: the commit of a file, and its download.
 
-`huggingface_hub` is imported when a hub is really asked, which most runs never do.
+`huggingface_hub` is imported at the first request, which most runs never make.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ NEWEST = "main"
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """What a hub has: the commit, and sha256 and bytes of the file where the hub says so."""
+class HubFile:
+    """A file at a commit; sha256 and bytes are None if the hub does not state them."""
 
     commit: str
     sha256: str | None
@@ -30,10 +30,10 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """Where models are pulled from.
+    """A source of models.
 
-    `timeout` is in seconds without an answer; without `endpoint` HF_ENDPOINT decides, or else
-    huggingface.co. `notify` gets a line about what takes long; without it there is no progress bar.
+    `timeout` is in seconds without a response; `endpoint` defaults to HF_ENDPOINT, or else to
+    huggingface.co. `notify` gets a line before anything slow; without it there is no progress bar.
     """
 
     timeout: float
@@ -46,32 +46,32 @@ class Hub:
 
         return urlsplit(self.endpoint or constants.ENDPOINT).netloc.rpartition("@")[2]
 
-    def offer(self, repo: str, file: str, revision: str) -> Offer:
-        """Ask once, without retries, so that a machine without internet hears it soon.
+    def find_file(self, repo: str, file: str, revision: str) -> HubFile:
+        """Request a file's metadata once, without retries, to fail soon on a machine without internet.
 
-        Raises ModelUnavailable when no hub answers or it has no such file.
+        Raises ModelUnavailable if the hub does not respond or does not have the file.
         """
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-        with _translated(repo):
+        with _translate_errors(repo):
             url = hf_hub_url(repo, file, revision=revision, endpoint=self.endpoint)
-            found = get_hf_file_metadata(url, timeout=self.timeout, endpoint=self.endpoint)
-        if found.commit_hash is None:
-            raise ModelUnavailable(f"no model hub: {url}; set HF_ENDPOINT to one")
-        known = found.etag is not None and SHA256.fullmatch(found.etag)
-        return Offer(found.commit_hash, found.etag if known else None, found.size)
+            metadata = get_hf_file_metadata(url, timeout=self.timeout, endpoint=self.endpoint)
+        if metadata.commit_hash is None:
+            raise ModelUnavailable(f"not a model hub: {url}: set HF_ENDPOINT to one")
+        is_sha256 = metadata.etag is not None and SHA256.fullmatch(metadata.etag)
+        return HubFile(metadata.commit_hash, metadata.etag if is_sha256 else None, metadata.size)
 
     def download(self, repo: str, file: str, commit: str, folder: Path) -> Path:
-        """Fetch one file of `commit` into `folder` and return where it lies.
+        """Download one file of `commit` into `folder` and return its path.
 
-        Raises ModelUnavailable when it does not arrive whole or the disk cannot take it.
+        Raises ModelUnavailable if the download is incomplete or cannot be written.
         """
         from huggingface_hub import hf_hub_download
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         if self.notify is None:
             disable_progress_bars()
-        with _translated(repo):
+        with _translate_errors(repo):
             return Path(
                 hf_hub_download(
                     repo,
@@ -84,14 +84,14 @@ class Hub:
             )
 
 
-def cached(repo: str, file: str, commit: str, folder: Path) -> Path | None:
-    """Where `download` put the file earlier, by the documented layout of the hub's cache."""
+def find_cached(repo: str, file: str, commit: str, folder: Path) -> Path | None:
+    """Return the path of an earlier `download`, by the documented layout of the hub's cache."""
     path = folder / f"models--{repo.replace('/', '--')}" / "snapshots" / commit / file
     return path if path.is_file() else None
 
 
 @contextmanager
-def _translated(repo: str) -> Iterator[None]:
+def _translate_errors(repo: str) -> Iterator[None]:
     from httpx2 import HTTPError
 
     try:

@@ -1,8 +1,7 @@
-"""models.lock.json: which commit and which bytes a model's name stands for on this machine.
+"""models.lock.json: the commit and the sha256 of each model on this machine.
 
-The first pull writes a pin; everything later has to agree with it, however the hub moves. The
-file also remembers the hashes of weights that have not changed since, because reading a gigabyte
-at every start takes seconds.
+The first pull writes a pin; all later weights must match it, whatever the hub offers then. The file
+also caches the hashes of unchanged weights, because reading a gigabyte at every start takes seconds.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class Pin:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A file as it was when it was hashed; `changed` is its mtime in ns."""
+class HashedFile:
+    """A file when it was hashed; `changed` is its mtime in ns."""
 
     size: int
     changed: int
@@ -39,13 +38,13 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class LockContent:
     pins: dict[str, Pin] = field(default_factory=dict)
-    seen: dict[str, Seen] = field(default_factory=dict)
+    seen: dict[str, HashedFile] = field(default_factory=dict)
 
 
 class LockFile:
-    """The lock file of one folder of weights. Many processes may use it at once."""
+    """The lock file of a folder of weights, safe for use by several processes."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
@@ -54,42 +53,42 @@ class LockFile:
         return self._read().pins.get(model)
 
     def record(self, model: str, pin: Pin) -> Pin:
-        """Pin `model` unless it is pinned already; return the pin that holds.
+        """Pin `model` unless it is pinned; return its pin.
 
-        Raises ModelUnavailable when the file cannot be written.
+        Raises ModelUnavailable if the file cannot be written.
         """
         try:
-            with self._changing() as content:
+            with self._update() as content:
                 return content.pins.setdefault(model, pin)
         except OSError as error:
             raise ModelUnavailable(
-                f"cannot write {self.path}: {error}; free it or move it"
+                f"cannot write {self.path}: {error}: make it writable"
             ) from error
 
     def sha256(self, file: Path) -> str:
-        """Return the hash of `file`, which is read only if it looks changed."""
-        place, state = str(file.resolve()), file.stat()
-        seen = self._read().seen.get(place)
-        if seen and (seen.size, seen.changed) == (state.st_size, state.st_mtime_ns):
-            return seen.sha256
+        """Return the hash of `file`, which is read only if its size or mtime changed."""
+        path, state = str(file.resolve()), file.stat()
+        known = self._read().seen.get(path)
+        if known and (known.size, known.changed) == (state.st_size, state.st_mtime_ns):
+            return known.sha256
         digest = hash_file(file)
-        # In a folder that cannot be written to, the next start only takes longer.
-        with suppress(OSError), self._changing() as content:
-            content.seen[place] = Seen(state.st_size, state.st_mtime_ns, digest)
+        # In a read-only folder the next start only takes longer.
+        with suppress(OSError), self._update() as content:
+            content.seen[path] = HashedFile(state.st_size, state.st_mtime_ns, digest)
         return digest
 
-    def _read(self) -> Content:
+    def _read(self) -> LockContent:
         try:
-            return TypeAdapter(Content).validate_json(self.path.read_bytes())
+            return TypeAdapter(LockContent).validate_json(self.path.read_bytes())
         except FileNotFoundError:
-            return Content()
+            return LockContent()
         except (OSError, ValidationError) as error:
             raise ModelUnavailable(
-                f"lock file unreadable: {self.path}; restore it, or delete it to pin anew"
+                f"lock file unreadable: {self.path}: restore it, or delete it to pin anew"
             ) from error
 
     @contextmanager
-    def _changing(self) -> Iterator[Content]:
+    def _update(self) -> Iterator[LockContent]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.with_suffix(".mutex").open("w") as mutex:
             fcntl.flock(mutex, fcntl.LOCK_EX)
@@ -97,10 +96,10 @@ class LockFile:
             yield content
             self._write(content)
 
-    def _write(self, content: Content) -> None:
+    def _write(self, content: LockContent) -> None:
         new = self.path.with_suffix(".new")
         new.write_text(json.dumps(asdict(content), indent=2, sort_keys=True))
-        new.replace(self.path)  # a reader sees the old file or the whole new one
+        new.replace(self.path)  # atomic: a reader sees the old file or the new one
 
 
 def hash_file(file: Path) -> str:

@@ -1,12 +1,9 @@
 """ViTMatte: the alpha of a soft edge, from the pixels of the full size and a trimap.
 
 J. Yao et al., ViTMatte: Boosting Image Matting with Pretrained Plain Vision Transformers, 2023
-(arXiv:2305.15272). The network is transformers' own; only its weights come from elsewhere.
-
-Checkpoints of transformers' VitMatteForImageMatting, as safetensors alone.
-
-A repository's config.json is not fetched: the configuration is read from the shapes, and weights
-that do not fit exactly are refused.
+(arXiv:2305.15272). The network is transformers' VitMatteForImageMatting, its checkpoint a
+safetensors file. Instead of reading a config.json, the configuration is inferred from the shapes;
+weights that do not fit exactly are refused.
 """
 
 from __future__ import annotations
@@ -33,7 +30,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 def load(model: ResolvedModel, dtype: torch.dtype) -> nn.Module:
     """Return the network on the CPU, in eval mode and without gradients, its weights as `dtype`.
 
-    Raises ModelUnavailable when the file holds anything but a ViTMatte with finite weights.
+    Raises ModelUnavailable unless the file holds a ViTMatte with finite weights.
     """
     try:
         return assemble(read(model.path), dtype)
@@ -42,15 +39,15 @@ def load(model: ResolvedModel, dtype: torch.dtype) -> nn.Module:
 
 
 def assemble(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
-    """Build the network that `tensors` fit and give it copies of them as `dtype`."""
+    """Build the network that `tensors` fit, with copies of them as `dtype`."""
     if broken := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise InvalidWeights(f"infinite or no numbers: {broken[0]}")
+        raise InvalidWeights(f"NaN or infinity in: {broken[0]}")
     config = infer_config({key: tuple(tensor.shape) for key, tensor in tensors.items()})
     state = {
         key: tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
         for key, tensor in tensors.items()
     }
-    with torch.device("meta"):  # no memory or time for weights that are replaced at once
+    with torch.device("meta"):  # saves memory and time for weights that are replaced at once
         network: nn.Module = VitMatteForImageMatting(config)
     try:
         network.load_state_dict(state, assign=True)
@@ -60,20 +57,20 @@ def assemble(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
 
 
 def infer_config(shapes: Shapes) -> VitMatteConfig:
-    """Read the configuration from the shapes of a state dict."""
+    """Infer the configuration from the shapes of a state dict."""
     try:
-        return _config_of(shapes)
+        return _infer(shapes)
     except KeyError as error:
-        raise InvalidWeights(f"no tensor {error.args[0]}") from error
+        raise InvalidWeights(f"tensor missing: {error.args[0]}") from error
     except (IndexError, ValueError, ZeroDivisionError) as error:
         raise InvalidWeights(f"impossible shapes: {error}") from error
 
 
-def _config_of(shapes: Shapes) -> VitMatteConfig:
+def _infer(shapes: Shapes) -> VitMatteConfig:
     width, channels, patch, _ = shapes[PATCHES]
-    pretrained = round((shapes[POSITIONS][1] - 1) ** 0.5)  # one position belongs to no patch
-    spans, per_head = _attention(shapes)
-    grid = spans[-1]  # the last layer sees the whole image, others perhaps a window of it
+    pretrained = round((shapes[POSITIONS][1] - 1) ** 0.5)  # one position is not a patch
+    spans, per_head = _infer_attention(shapes)
+    grid = spans[-1]  # the last layer attends to the whole image, others perhaps to a window
     windows = [i for i, span in enumerate(spans) if span != grid]
     backbone = VitDetConfig(
         hidden_size=width,
@@ -95,21 +92,21 @@ def _config_of(shapes: Shapes) -> VitMatteConfig:
     return VitMatteConfig(
         backbone_config=backbone,
         hidden_size=width,
-        convstream_hidden_sizes=_rows(shapes, "decoder.convstream.convs.", ".conv.weight"),
-        fusion_hidden_sizes=_rows(shapes, "decoder.fusion_blocks.", ".conv.conv.weight"),
+        convstream_hidden_sizes=_read_rows(shapes, "decoder.convstream.convs.", ".conv.weight"),
+        fusion_hidden_sizes=_read_rows(shapes, "decoder.fusion_blocks.", ".conv.conv.weight"),
     )
 
 
-def _attention(shapes: Shapes) -> tuple[list[int], int]:
-    """How many patches each layer sees along an axis, and the width of a head.
+def _infer_attention(shapes: Shapes) -> tuple[list[int], int]:
+    """Return the patches along an axis that each layer attends to, and the width of a head.
 
     A table of relative positions has a row for each distance, from -(n - 1) to n - 1.
     """
-    distances = _rows(shapes, LAYER, DISTANCES)
+    distances = _read_rows(shapes, LAYER, DISTANCES)
     return [(rows + 1) // 2 for rows in distances], shapes[f"{LAYER}0{DISTANCES}"][1]
 
 
-def _rows(shapes: Shapes, before: str, after: str) -> list[int]:
-    """The first sides of before0after, before1after, ... without a gap."""
+def _read_rows(shapes: Shapes, before: str, after: str) -> list[int]:
+    """Return the rows of before0after, before1after, ... up to the first gap."""
     keys = (f"{before}{i}{after}" for i in count())
     return [shapes[key][0] for key in takewhile(shapes.__contains__, keys)]

@@ -180,7 +180,7 @@ def test_without_the_weights_for_edges_no_image_is_begun(bgpipe: Bgpipe, photos:
     done = bgpipe("submit", photos, *NANO, BGPIPE_MATTING__MODEL="vitmatte")
     assert done.returncode == 4
     assert "model not on this machine: vitmatte" in done.stderr
-    assert "--matting PATH, or do without it" in done.stderr
+    assert "--matting PATH, or omit it" in done.stderr
     assert bgpipe.records("jobs") == []
     assert bgpipe("submit", photos, *NANO, "--matting", "none", "--dry-run").returncode == 0
 

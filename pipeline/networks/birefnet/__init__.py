@@ -1,4 +1,4 @@
-"""BiRefNet in plain torch: build a network, or one of the released configurations by name."""
+"""BiRefNet in plain torch: build a network from a configuration, or by its name."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Checkpoints: from a safetensors file to a network that is ready to run.
+"""Checkpoints: from a safetensors file to a BiRefNet that is ready to run.
 
-Released checkpoints hold more than inference needs and say nothing about their configuration, so
-the configuration is read from the shapes. A checkpoint that does not fit exactly is refused.
+Released checkpoints hold more than inference needs and do not state their configuration, which is
+inferred from the shapes. A checkpoint that does not fit exactly is refused.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from bgpipe.pipeline.networks.birefnet.network import BiRefNet
 from bgpipe.pipeline.networks.birefnet.swin import relative_position_index
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
 
-WRAPPERS = ("module.", "_orig_mod.")  # put before every key by data parallelism and compilation
+WRAPPERS = ("module.", "_orig_mod.")  # prefixes from data parallelism and compilation
 TRAINING_ONLY = ("decoder.conv_ms_spvn_", "decoder.gdt_convs_pred_")
 COUNTER = ".num_batches_tracked"
 POSITION_INDEX = ".relative_position_index"
-SHOWN_KEYS = 3
+LISTED_KEYS = 3
 
 
 class InvalidWeights(ValueError):
-    """A file or tensors that do not make a network."""
+    """The file or its tensors are not a network."""
 
 
 def load(model: ResolvedModel, dtype: torch.dtype = torch.float32) -> BiRefNet:
     """Return the network on the CPU, in eval mode and without gradients, its weights as `dtype`.
 
-    Raises ModelUnavailable when the file holds anything but a BiRefNet with finite weights.
+    Raises ModelUnavailable unless the file holds a BiRefNet with finite weights.
     """
     try:
         return assemble(read(model.path), model.patch_order, dtype)
@@ -50,46 +50,46 @@ def load(model: ResolvedModel, dtype: torch.dtype = torch.float32) -> BiRefNet:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, which cannot hold code; no other format is read."""
+    """Return the tensors of a safetensors file; other formats may hold code and are refused."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise InvalidWeights(
-            f"cannot be read as safetensors: {error}; convert other formats first"
+            f"cannot be read as safetensors: {error}: convert other formats first"
         ) from error
 
 
 def assemble(
     tensors: Mapping[str, Tensor], patch_order: PatchOrder, dtype: torch.dtype
 ) -> BiRefNet:
-    """Build the network that `tensors` fit and give it copies of them as `dtype`."""
-    tensors = {_unwrapped(key): tensor for key, tensor in tensors.items()}
+    """Build the network that `tensors` fit, with copies of them as `dtype`."""
+    tensors = {_unwrap(key): tensor for key, tensor in tensors.items()}
     config = infer_config({key: tuple(tensor.shape) for key, tensor in tensors.items()})
-    with torch.device("meta"):  # no memory or time for weights that are replaced at once
+    with torch.device("meta"):  # saves memory and time for weights that are replaced at once
         network = BiRefNet(config)
     template = network.state_dict()
     _check_keys(tensors, template)
     _check_shapes(tensors, template)
     if patch_order is PatchOrder.LEGACY:
         tensors = to_current_order(tensors)
-    state = {key: _value(key, tensors.get(key), like, dtype) for key, like in template.items()}
+    state = {key: _convert(key, tensors.get(key), like, dtype) for key, like in template.items()}
     _check_values(state)
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(requires_grad=False)
 
 
 def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
-    """Read the configuration from the shapes of a state dict."""
+    """Infer the configuration from the shapes of a state dict."""
     try:
-        return _config_of(shapes)
+        return _infer(shapes)
     except KeyError as error:
-        raise InvalidWeights(f"no tensor {error.args[0]}") from error
+        raise InvalidWeights(f"tensor missing: {error.args[0]}") from error
     except (IndexError, ValueError, ZeroDivisionError) as error:
         raise InvalidWeights(f"impossible shapes: {error}") from error
 
 
 def to_current_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Permute the image branches' inputs from (column, row, colour) to (colour, row, column)."""
+    """Permute the image branches' inputs from (column, row, color) to (color, row, column)."""
     converted = dict(tensors)
     for level, tiles in TILES.items():
         key = f"decoder.ipt_blk{level}.conv1.weight"
@@ -99,21 +99,23 @@ def to_current_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def memory_bytes(network: nn.Module) -> int:
-    """What its weights take, and what it keeps beside them."""
+def count_bytes(network: nn.Module) -> int:
+    """Return the bytes of its parameters and buffers."""
     return sum(tensor.nbytes for tensor in chain(network.parameters(), network.buffers()))
 
 
-def _unwrapped(key: str) -> str:
+def _unwrap(key: str) -> str:
     while key.startswith(WRAPPERS):
         key = key.split(".", 1)[1]
     return key
 
 
-def _config_of(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
-    backbone = _efficientnet_of(shapes) if "bb._conv_stem.weight" in shapes else _swin_of(shapes)
+def _infer(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
+    backbone = (
+        _infer_efficientnet(shapes) if "bb._conv_stem.weight" in shapes else _infer_swin(shapes)
+    )
     aspp, conv = "squeeze_module.0.dec_att.", ".atrous_conv.regular_conv.weight"
-    branches = _consecutive(shapes, f"{aspp}aspp_deforms.", conv)
+    branches = _count_consecutive(shapes, f"{aspp}aspp_deforms.", conv)
     return ModelConfig(
         backbone=backbone,
         inner=shapes["squeeze_module.0.conv_in.weight"][0],
@@ -126,22 +128,22 @@ def _config_of(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
     )
 
 
-def _swin_of(shapes: Mapping[str, tuple[int, ...]]) -> SwinConfig:
+def _infer_swin(shapes: Mapping[str, tuple[int, ...]]) -> SwinConfig:
     embed = shapes["bb.patch_embed.proj.weight"][0]
     tables = [shapes[f"bb.layers.{i}.blocks.0.attn.relative_position_bias_table"] for i in range(4)]
     return SwinConfig(
         embed=embed,
-        depths=_each_stage(
-            lambda i: _consecutive(shapes, f"bb.layers.{i}.blocks.", ".norm1.weight")
+        depths=_for_each_stage(
+            lambda i: _count_consecutive(shapes, f"bb.layers.{i}.blocks.", ".norm1.weight")
         ),
-        heads=_each_stage(lambda i: tables[i][1]),
+        heads=_for_each_stage(lambda i: tables[i][1]),
         window=(round(tables[0][0] ** 0.5) + 1) // 2,
     )
 
 
-def _efficientnet_of(shapes: Mapping[str, tuple[int, ...]]) -> EfficientNetConfig:
-    """A stage ends where the channels change."""
-    blocks = _consecutive(shapes, "bb._blocks.", "._project_conv.weight")
+def _infer_efficientnet(shapes: Mapping[str, tuple[int, ...]]) -> EfficientNetConfig:
+    """Infer the stages: each ends where the channels change."""
+    blocks = _count_consecutive(shapes, "bb._blocks.", "._project_conv.weight")
     outputs = [shapes[f"bb._blocks.{i}._project_conv.weight"][0] for i in range(blocks)]
     stages = [(width, len(list(same))) for width, same in groupby(outputs)]
     (a, b, c, d, e, f, g) = stages
@@ -149,22 +151,22 @@ def _efficientnet_of(shapes: Mapping[str, tuple[int, ...]]) -> EfficientNetConfi
     return EfficientNetConfig(widths=widths, depths=depths, stem=shapes["bb._conv_stem.weight"][0])
 
 
-def _each_stage(number: Callable[[int], int]) -> Stages:
-    return number(0), number(1), number(2), number(3)
+def _for_each_stage(count_at: Callable[[int], int]) -> Stages:
+    return count_at(0), count_at(1), count_at(2), count_at(3)
 
 
-def _consecutive(shapes: Mapping[str, tuple[int, ...]], before: str, after: str) -> int:
-    """How many of before0after, before1after, ... there are without a gap."""
+def _count_consecutive(shapes: Mapping[str, tuple[int, ...]], before: str, after: str) -> int:
+    """Count the keys before0after, before1after, ... up to the first gap."""
     keys = (f"{before}{i}{after}" for i in count())
     return sum(1 for _ in takewhile(shapes.__contains__, keys))
 
 
 def _check_keys(tensors: Iterable[str], template: Iterable[str]) -> None:
-    given, known = set(tensors), set(template)
-    if missing := sorted(key for key in known - given if not _is_optional(key)):
-        raise InvalidWeights(f"tensors missing: {_shown(missing)}")
-    if unknown := sorted(given - known):
-        raise InvalidWeights(f"unknown tensors: {_shown(unknown)}")
+    keys, known = set(tensors), set(template)
+    if missing := sorted(key for key in known - keys if not _is_optional(key)):
+        raise InvalidWeights(f"tensors missing: {_list_some(missing)}")
+    if unknown := sorted(keys - known):
+        raise InvalidWeights(f"unknown tensors: {_list_some(unknown)}")
 
 
 def _check_shapes(tensors: Mapping[str, Tensor], template: Mapping[str, Tensor]) -> None:
@@ -176,22 +178,22 @@ def _check_shapes(tensors: Mapping[str, Tensor], template: Mapping[str, Tensor])
 
 def _check_values(state: Mapping[str, Tensor]) -> None:
     if broken := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
-        raise InvalidWeights(f"infinite or no numbers: {_shown(broken)}")
+        raise InvalidWeights(f"NaN or infinity in: {_list_some(broken)}")
 
 
-def _shown(keys: list[str]) -> str:
-    more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
-    return ", ".join(keys[:SHOWN_KEYS]) + more
+def _list_some(keys: list[str]) -> str:
+    more = f" and {len(keys) - LISTED_KEYS} more" if len(keys) > LISTED_KEYS else ""
+    return ", ".join(keys[:LISTED_KEYS]) + more
 
 
 def _is_optional(key: str) -> bool:
     return key.startswith(TRAINING_ONLY) or key.endswith((COUNTER, POSITION_INDEX))
 
 
-def _value(key: str, given: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:
+def _convert(key: str, tensor: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:
     if key.endswith(POSITION_INDEX):
         return relative_position_index(round(len(like) ** 0.5))
-    if key.endswith(COUNTER) or given is None:
+    if key.endswith(COUNTER) or tensor is None:
         return torch.zeros(like.shape, dtype=like.dtype if key.endswith(COUNTER) else dtype)
-    # A copy: the tensors of a file are a view of it, and it may be replaced while we run.
-    return given.to(dtype, copy=True)
+    # A copy: a tensor is a view of its file, which may be replaced while the worker runs.
+    return tensor.to(dtype, copy=True)

@@ -1,6 +1,6 @@
-"""Every width of a BiRefNet, and the named configurations.
+"""The widths of a BiRefNet, and the named configurations.
 
-The released networks differ only in their Swin; what they have in common are the defaults.
+The released networks differ only in their Swin; the defaults are theirs.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ Stages = tuple[int, int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class SwinConfig:
-    embed: int  # channels of the first stage; they double at each of the three next
+    embed: int  # channels of the first stage; each of the next three doubles them
     depths: Stages
     heads: Stages
     window: int
 
     def __post_init__(self) -> None:
         if any(dim % heads for dim, heads in zip(self.stages, self.heads, strict=True)):
-            raise ValueError(f"channels {self.stages} cannot be shared by heads {self.heads}")
+            raise ValueError(f"channels are not multiples of heads: {self.stages}, {self.heads}")
 
     @property
     def stages(self) -> Stages:
@@ -29,7 +29,7 @@ class SwinConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EfficientNetConfig:
-    """An EfficientNet-Lite: its stages by their channels and blocks."""
+    """An EfficientNet-Lite: channels and blocks of its stages."""
 
     widths: tuple[int, int, int, int, int, int, int]
     depths: tuple[int, int, int, int, int, int, int]
@@ -48,14 +48,14 @@ class ModelConfig:
     inner: int = 64  # channels inside a decoder block
     branch: int = 256  # channels of each of the five ASPP branches
     kernels: tuple[int, ...] = (1, 3, 7)  # sides of the ASPP's kernels after the first 1x1
-    deformable: bool = True  # whether these kernels sample where they choose to
+    deformable: bool = True  # whether these kernels have learned offsets
     image_inner: int = 64  # channels between the two convolutions of an image branch
-    image_divisor: int = 8  # an image branch ends in 1 / image_divisor of its stage's channels
+    image_divisor: int = 8  # of a stage's channels, gives those of its image branch
     gate: int = 16  # channels of a gradient attention head
 
     @property
     def features(self) -> Stages:
-        """Channels the decoder sees, shallowest first: both scales of the backbone together."""
+        """Channels of the decoder's inputs, shallowest first: both scales of the backbone."""
         a, b, c, d = self.backbone.stages
         return (2 * a, 2 * b, 2 * c, 2 * d)
 
@@ -67,7 +67,7 @@ CONFIGS: dict[str, ModelConfig] = {
     "swin_v1_t": ModelConfig(
         backbone=SwinConfig(embed=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24), window=7)
     ),
-    # Small enough to travel inside the package: an EfficientNet-Lite0.
+    # Small enough for the package: an EfficientNet-Lite0.
     "birefnet_nano": ModelConfig(
         backbone=EfficientNetConfig(
             widths=(16, 24, 40, 80, 112, 192, 320), depths=(1, 2, 2, 3, 3, 4, 1)

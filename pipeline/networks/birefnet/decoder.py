@@ -1,11 +1,10 @@
-"""Atrous spatial pyramid pooling, as a rule with deformable kernels: BiRefNet's reconstruction module.
+"""BiRefNet's decoder: four blocks from coarse to fine, each with the image as another input.
 
-BiRefNet's decoder: four blocks from coarse to fine, each looking at the image again.
-
-Before every block the source image, cut into tiles of the block's size and stacked as channels,
-joins the features ("inward reference"); after it a head trained on the image's gradient gates
-them ("outward reference"). Zheng et al. 2024, Bilateral Reference for High-Resolution
-Dichotomous Image Segmentation, section 3.
+Before every block the image, cut into tiles of the block's size and stacked as channels, joins the
+features ("inward reference"); after it a head trained on the image's gradient gates them ("outward
+reference"). Inside a block, atrous spatial pyramid pooling with deformable kernels is the paper's
+reconstruction module. Zheng et al. 2024, Bilateral Reference for High-Resolution Dichotomous Image
+Segmentation, section 3.
 """
 
 from __future__ import annotations
@@ -17,9 +16,12 @@ from torch import Tensor, nn
 from bgpipe.pipeline.networks.birefnet.config import ModelConfig
 from bgpipe.pipeline.networks.birefnet.deform_conv import DeformableConv
 
+TILES = {5: 32, 4: 16, 3: 8, 2: 4, 1: 1}
+"""Tiles per side of the image in the image branch of each level."""
+
 
 class PlainConvolution(nn.Module):
-    """In the place of a deformable convolution: one that looks where it stands."""
+    """A convolution without offsets, in the place of a deformable one."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
@@ -42,7 +44,7 @@ class ASPPBranch(nn.Module):
 
 
 class ASPP(nn.Module):
-    """[B, inner, H, W] to the same shape: branches of several reaches and a global one."""
+    """[B, inner, H, W] to the same shape: branches of several kernels and a global one."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -62,10 +64,6 @@ class ASPP(nn.Module):
         local = [self.aspp1(x), *(branch(x) for branch in self.aspp_deforms)]
         pooled = self.global_avg_pool(x).expand(-1, -1, *x.shape[2:])
         return F.relu(self.bn1(self.conv1(torch.cat([*local, pooled], dim=1))))
-
-
-# Tiles per side of the image that the image branch of each level sees.
-TILES = {5: 32, 4: 16, 3: 8, 2: 4, 1: 1}
 
 
 class DecoderBlock(nn.Module):
@@ -137,28 +135,28 @@ class Decoder(nn.Module):
         features = (nn.Conv2d(channels, gate, 3, padding=1), nn.BatchNorm2d(gate), nn.ReLU())
         self.add_module(f"gdt_convs_{level}", nn.Sequential(*features))
         self.add_module(f"gdt_convs_attn_{level}", nn.Sequential(nn.Conv2d(gate, 1, 1)))
-        # Of use in training only, but part of every released checkpoint.
+        # For training only, but part of every released checkpoint.
         self.add_module(f"gdt_convs_pred_{level}", nn.Sequential(nn.Conv2d(gate, 1, 1)))
         self.add_module(f"conv_ms_spvn_{level}", nn.Conv2d(channels, 1, 1))
 
     def forward(self, image: Tensor, features: list[Tensor]) -> Tensor:
         x1, x2, x3, x4 = features
-        p4 = self._gated(4, self.decoder_block4(torch.cat([x4, self.ipt_blk5(image)], dim=1)))
+        p4 = self._gate(4, self.decoder_block4(torch.cat([x4, self.ipt_blk5(image)], dim=1)))
         a3 = resize_like(p4, x3) + self.lateral_block4(x3)
-        p3 = self._gated(3, self.decoder_block3(torch.cat([a3, self.ipt_blk4(image)], dim=1)))
+        p3 = self._gate(3, self.decoder_block3(torch.cat([a3, self.ipt_blk4(image)], dim=1)))
         a2 = resize_like(p3, x2) + self.lateral_block3(x2)
-        p2 = self._gated(2, self.decoder_block2(torch.cat([a2, self.ipt_blk3(image)], dim=1)))
+        p2 = self._gate(2, self.decoder_block2(torch.cat([a2, self.ipt_blk3(image)], dim=1)))
         a1 = resize_like(p2, x1) + self.lateral_block2(x1)
         p1 = self.decoder_block1(torch.cat([a1, self.ipt_blk2(image)], dim=1))
         return self.head(p1, image)
 
     def head(self, x: Tensor, image: Tensor) -> Tensor:
-        """Logits of the image's size, from the finest map and the image itself."""
+        """Return logits of the image's size from the finest map and the image itself."""
         maps = torch.cat([resize_like(x, image), self.ipt_blk1(image)], dim=1)
         logits: Tensor = self.conv_out1(maps)
         return logits
 
-    def _gated(self, level: int, x: Tensor) -> Tensor:
+    def _gate(self, level: int, x: Tensor) -> Tensor:
         gradient = self.get_submodule(f"gdt_convs_{level}")(x)
         attention: Tensor = self.get_submodule(f"gdt_convs_attn_{level}")(gradient)
         return x * attention.sigmoid()
@@ -167,13 +165,13 @@ class Decoder(nn.Module):
 def stack_tiles(image: Tensor, tiles: int) -> Tensor:
     """Cut [B, 3, H, W] into tiles x tiles pieces and stack them: [B, 3 * tiles^2, H/tiles, W/tiles].
 
-    Channel (colour * tiles + row) * tiles + column: the order of checkpoints since 2024-11-05.
+    Channel (color * tiles + row) * tiles + column: the order of checkpoints since 2024-11-05.
     """
-    batch, colours, height, width = image.shape
-    x = image.view(batch, colours, tiles, height // tiles, tiles, width // tiles)
+    batch, colors, height, width = image.shape
+    x = image.view(batch, colors, tiles, height // tiles, tiles, width // tiles)
     return x.transpose(3, 4).reshape(batch, -1, height // tiles, width // tiles)
 
 
 def resize_like(x: Tensor, reference: Tensor) -> Tensor:
-    """Bilinear, corner pixels aligned, as everywhere in this network."""
+    """Resize bilinearly with corner pixels aligned, as everywhere in this network."""
     return F.interpolate(x, size=reference.shape[2:], mode="bilinear", align_corners=True)

@@ -1,11 +1,11 @@
 """Modulated deformable convolution (Zhu et al. 2019, Deformable ConvNets v2) in torch alone.
 
 out(p) = sum over taps t of W_t * mask_t(p) * x(p + t + offset_t(p)), where x between pixels is
-bilinear and 0 outside the image, corner by corner: what torchvision computes, without its
-compiled operators. One group, stride 1, no dilation, odd kernels, output as large as the input.
+bilinear and 0 outside the image, corner by corner, as in torchvision, whose compiled operators are
+not needed. One group, stride 1, no dilation, odd kernels, output as large as the input.
 
-The map gets a border of zeros, and positions are clamped onto it: a tap that leaves the image
-then needs no case of its own.
+The map gets a border of zeros, and positions are clamped onto it, so that taps outside the image
+are no special case.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 CPU_VALUES = 2**20
 GPU_VALUES = 2**28
 BORDER = (1, 2)
-"""Zeros before and behind each axis: the neighbours of positions from -1 to the side."""
+"""Zeros before and behind each axis: the neighbors of positions from -1 to the side."""
 
 
 class DeformableConv(nn.Module):
@@ -54,7 +54,7 @@ def deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Te
 
 
 def sample_bilinear(x: Tensor, points: Tensor) -> Iterator[Tensor]:
-    """The values under the taps, some lines at a time: [B, lines, W, k^2 * C].
+    """Yield the values at the taps, some lines at a time: [B, lines, W, k^2 * C].
 
     points [B, H, W, 3 * k^2]: the taps' offsets along y, those along x, and their weights.
     """
@@ -62,34 +62,35 @@ def sample_bilinear(x: Tensor, points: Tensor) -> Iterator[Tensor]:
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, *BORDER, *BORDER))  # [B, H + 3, W + 3, C]
     rows = padded.reshape(-1, channels)
     taps = points.shape[3] // 3
-    values, add = (CPU_VALUES, bag_sum) if x.device.type == "cpu" else (GPU_VALUES, gather_sum)
+    values, weighted_sum = (
+        (CPU_VALUES, sum_in_bags) if x.device.type == "cpu" else (GPU_VALUES, sum_gathered)
+    )
     lines = max(1, values // (batch * width * taps * channels))
-    for first, some in zip(
-        range(0, x.shape[2], lines), torch.split(points, lines, dim=1), strict=True
-    ):
-        pixel, share = _corners(some, first, padded.shape)
-        values_of_taps = add(rows, pixel, share.to(x.dtype))
-        yield values_of_taps.view(*some.shape[:3], taps * channels)
+    for first in range(0, x.shape[2], lines):
+        piece = points[:, first : first + lines]
+        pixel, weight = _find_corners(piece, first, padded.shape)
+        sampled = weighted_sum(rows, pixel, weight.to(x.dtype))
+        yield sampled.view(*piece.shape[:3], taps * channels)
 
 
-def _corners(points: Tensor, first: int, padded: torch.Size) -> tuple[Tensor, Tensor]:
-    """Of lines from `first` on: the four pixels around each tap and their weights.
+def _find_corners(points: Tensor, first: int, padded: torch.Size) -> tuple[Tensor, Tensor]:
+    """Return the four pixels around each tap, of lines from `first` on, and their weights.
 
     Both [B * lines * W * k^2, 4]; the pixels index [B * (H + 3) * (W + 3)].
     """
     batch, lines, width, channels = points.shape
     taps, device = channels // 3, points.device
     kernel = round(taps**0.5)
-    # Coordinates need float32: half precision holds no fractions of a pixel beyond 1024.
+    # Coordinates need float32: half precision has no fractions of a pixel beyond 1024.
     exact = points.to(torch.promote_types(points.dtype, torch.float32))
     dy, dx, mask = torch.split(exact, taps, dim=3)
     tap = torch.arange(taps, device=device)
     line = torch.arange(first, first + lines, device=device).view(-1, 1, 1)
     column = torch.arange(width, device=device).view(-1, 1)
-    y, low = _cell(dy + (line + tap // kernel - kernel // 2), padded[1] - sum(BORDER))
-    x, left = _cell(dx + (column + tap % kernel - kernel // 2), padded[2] - sum(BORDER))
+    y, low = _split_position(dy + (line + tap // kernel - kernel // 2), padded[1] - sum(BORDER))
+    x, left = _split_position(dx + (column + tap % kernel - kernel // 2), padded[2] - sum(BORDER))
     stride, area = padded[2], padded[1] * padded[2]
-    # Clamped as integers: a position that is not a number must not become a wild address.
+    # Clamped as integers: a NaN position must not become an invalid address.
     pixel = ((low + BORDER[0]) * stride + left + BORDER[0]).clamp(0, area - stride - 2)
     pixel = pixel + torch.arange(batch, device=device, dtype=pixel.dtype).view(-1, 1, 1, 1) * area
     lower, upper = y * mask, mask - y * mask
@@ -98,20 +99,20 @@ def _corners(points: Tensor, first: int, padded: torch.Size) -> tuple[Tensor, Te
     return torch.stack(pixels, dim=-1).view(-1, 4), torch.stack(weights, dim=-1).view(-1, 4)
 
 
-def _cell(position: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """On one axis: each position's fraction, and the pixel below it, int32 in [-1, side]."""
+def _split_position(position: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return each position's fraction on one axis, and the pixel below it, int32 in [-1, side]."""
     position = position.clamp(-1, side)
     low = position.floor()
     return position - low, low.int()
 
 
-def bag_sum(rows: Tensor, pixel: Tensor, weight: Tensor) -> Tensor:
-    """Sum of rows [N, C] over pixel [M, 4] with weight [M, 4]: [M, C]. The fastest on a CPU."""
+def sum_in_bags(rows: Tensor, pixel: Tensor, weight: Tensor) -> Tensor:
+    """Sum rows [N, C] over pixel [M, 4] with weight [M, 4]: [M, C]. The fastest on a CPU."""
     return F.embedding_bag(pixel, rows, mode="sum", per_sample_weights=weight)
 
 
-def gather_sum(rows: Tensor, pixel: Tensor, weight: Tensor) -> Tensor:
-    """Do as `bag_sum`, in operations that a GPU does well and torch.compile fuses."""
+def sum_gathered(rows: Tensor, pixel: Tensor, weight: Tensor) -> Tensor:
+    """Sum as `sum_in_bags`, in operations that are fast on a GPU and that torch.compile fuses."""
     out = rows[pixel[:, 0]] * weight[:, :1]
     for corner in range(1, 4):
         out = torch.addcmul(out, rows[pixel[:, corner]], weight[:, corner : corner + 1])

@@ -1,8 +1,8 @@
 """EfficientNet-Lite (Tan and Le 2019, EfficientNet; Google's release of 2020) as a backbone.
 
-Module names, padding and norms are those of the checkpoints that were converted from TensorFlow, so
-that features learned on ImageNet load as they are: convolutions that shrink a map are padded at its
-end first, and activations end at 6.
+Module names, padding and norms are those of the checkpoints converted from TensorFlow, so that
+features learned on ImageNet load unchanged: convolutions with a stride are padded at the end first,
+and activations are capped at 6.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bgpipe.pipeline.networks.birefnet.config import EfficientNetConfig
 
-EXPANSION = 6  # of every block behind those of the first stage
+EXPANSION = 6  # of every block after the first stage
 KERNELS = (3, 3, 5, 3, 5, 5, 3)  # of the stages
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 OUTPUT_STAGES = (1, 2, 4, 6)  # the last stages at strides 4, 8, 16 and 32
@@ -29,7 +29,7 @@ class EfficientNet(nn.Module):
         super().__init__()
         self.depths = config.depths
         self._conv_stem = SameConv(3, config.stem, 3, stride=2)
-        self._bn0 = batch_norm(config.stem)
+        self._bn0 = make_batch_norm(config.stem)
         widths = pairwise((config.stem, *config.widths))
         self._blocks = nn.ModuleList(
             MBConvBlock(
@@ -54,7 +54,7 @@ class EfficientNet(nn.Module):
 
 
 class SameConv(nn.Conv2d):
-    """A convolution as TensorFlow pads it: for a stride of 2, mostly behind the map."""
+    """A convolution padded as by TensorFlow: for a stride of 2, mostly at the end."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1
@@ -67,7 +67,7 @@ class SameConv(nn.Conv2d):
 
 
 class MBConvBlock(nn.Module):
-    """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]: wide, filtered, narrow again."""
+    """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]: expand, filter, project."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, expand: int, stride: int) -> None:
         super().__init__()
@@ -75,11 +75,11 @@ class MBConvBlock(nn.Module):
         self.expands, self.adds = expand > 1, stride == 1 and inputs == outputs
         if self.expands:
             self._expand_conv = nn.Conv2d(inputs, wide, 1, bias=False)
-            self._bn0 = batch_norm(wide)
+            self._bn0 = make_batch_norm(wide)
         self._depthwise_conv = SameConv(wide, wide, kernel, stride=stride, groups=wide)
-        self._bn1 = batch_norm(wide)
+        self._bn1 = make_batch_norm(wide)
         self._project_conv = nn.Conv2d(wide, outputs, 1, bias=False)
-        self._bn2 = batch_norm(outputs)
+        self._bn2 = make_batch_norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         wide = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
@@ -89,10 +89,10 @@ class MBConvBlock(nn.Module):
 
 
 def pad_same(x: Tensor, kernel: int) -> Tensor:
-    """With the zeros around it that TensorFlow's SAME gives a stride of 2."""
+    """Pad with zeros as TensorFlow's SAME does for a stride of 2."""
     height, width = (kernel - 2 + side % 2 for side in x.shape[2:])
     return F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
 
 
-def batch_norm(channels: int) -> nn.BatchNorm2d:
+def make_batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=EPSILON, momentum=MOMENTUM)

@@ -32,7 +32,7 @@ class BiRefNet(nn.Module):
         self.decoder = Decoder(config)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return logits [B, 1, H, W] for RGB [B, 3, H, W], normalised with ImageNet's statistics.
+        """Return logits [B, 1, H, W] for RGB [B, 3, H, W], normalized with ImageNet's statistics.
 
         Raises InvalidSize unless H and W are multiples of 32.
         """
@@ -41,7 +41,7 @@ class BiRefNet(nn.Module):
         return logits
 
     def _encode(self, image: Tensor) -> list[Tensor]:
-        """Maps of stride 4, 8, 16, 32; the deepest one has seen all the others."""
+        """Return maps of stride 4, 8, 16, 32; the deepest one is computed from all."""
         half = F.interpolate(image, scale_factor=0.5, mode="bilinear", align_corners=True)
         maps = [
             torch.cat([whole, resize_like(small, whole)], dim=1)
@@ -53,8 +53,8 @@ class BiRefNet(nn.Module):
 
 
 def check_size(height: int, width: int) -> None:
-    """Raise InvalidSize unless an image of this size can go through."""
+    """Raise InvalidSize unless both sides are multiples of 32."""
     if height % STRIDE or width % STRIDE:
         raise InvalidSize(
-            f"image sides must be multiples of {STRIDE}: {height}x{width}; resize it first"
+            f"image sides must be multiples of {STRIDE}: {height}x{width}: resize it first"
         )

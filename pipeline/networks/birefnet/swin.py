@@ -1,8 +1,8 @@
-"""Swin Transformer (Liu et al. 2021), the variant for dense prediction that BiRefNet builds on.
+"""Swin Transformer (Liu et al. 2021), the variant for dense prediction in BiRefNet.
 
 Module names are those of the released checkpoints. Maps are channels last, [B, H, W, C], inside.
-Every map is padded to whole windows, also one smaller than a window, and padded positions take
-part as keys: that is how the checkpoints were trained.
+Every map is padded to whole windows, even one smaller than a window, and padded positions take part
+as keys, as in the training of the checkpoints.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Swin(nn.Module):
             )
         )
         self.norm0, self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(d) for d in config.stages)
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x = self.patch_embed(image)
@@ -56,7 +56,7 @@ class PatchEmbed(nn.Module):
 class SwinStage(nn.Module):
     """Blocks at one resolution; every second one has its windows shifted by half a window.
 
-    Returns their output as it is and as the next stage wants it.
+    Returns their output, and the input of the next stage.
     """
 
     def __init__(self, dim: int, depth: int, heads: int, window: int, *, last: bool) -> None:
@@ -117,7 +117,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Windows [B * windows, N, C], N = window^2; mask [windows, N, N] adds to the scores."""
+        """Attend in windows [B * windows, N, C], N = window^2; add mask [windows, N, N] to scores."""
         count, tokens, dim = x.shape
         qkv = self.qkv(x).view(count, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B * windows, heads, N, C / heads]
@@ -162,7 +162,7 @@ class PatchMerging(nn.Module):
 
 
 def relative_position_index(window: int) -> Tensor:
-    """Row of the bias table for each pair (query, key) of a window, int64 [N, N]."""
+    """Return the row of the bias table for each (query, key) of a window, int64 [N, N]."""
     side = torch.arange(window)
     y, x = (grid.flatten() for grid in torch.meshgrid(side, side, indexing="ij"))
     dy = y[:, None] - y[None, :] + window - 1
@@ -171,10 +171,10 @@ def relative_position_index(window: int) -> Tensor:
 
 
 def shift_mask(x: Tensor, window: int) -> Tensor:
-    """0 where two positions of a shifted window are neighbours in the map, else -inf.
+    """Return 0 where two positions of a shifted window belong together in the map, else -inf.
 
-    x [B, H, W, C] before padding; the mask is [windows, N, N]. The shift brings the map's far
-    edges into one window; the regions they come from must not see each other.
+    x [B, H, W, C] before padding; the mask is [windows, N, N]. The shift puts opposite edges of the
+    map into one window; these regions must not attend to each other.
     """
     shift = window // 2
     rows, columns = (
@@ -186,7 +186,7 @@ def shift_mask(x: Tensor, window: int) -> Tensor:
 
 
 def partition(x: Tensor, window: int) -> Tensor:
-    """[B, H, W, C] to [B * windows, window^2, C]; H and W are multiples of `window`."""
+    """Cut [B, H, W, C], multiples of `window`, into [B * windows, window^2, C]."""
     batch, height, width, dim = x.shape
     x = x.view(batch, height // window, window, width // window, window, dim)
     return x.transpose(2, 3).reshape(-1, window * window, dim)
@@ -213,7 +213,7 @@ def _round_up(side: int, multiple: int) -> int:
     return -(-side // multiple) * multiple
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

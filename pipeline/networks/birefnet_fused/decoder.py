@@ -1,7 +1,7 @@
-"""The decoder for inference: the same answers as decoder.py and aspp.py with less to compute.
+"""The decoder for inference: the outputs of birefnet/decoder.py with less to compute.
 
-Batch norms are part of the convolutions before them; the branches' wide maps, and those of full
-size in front of the last convolution, never exist. Weights are folded in float32, once.
+Batch norms are folded into the convolutions, once and in float32; the wide maps of the branches,
+and those of full size before the last convolution, are never made.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class FusedDecoderBlock(nn.Module):
 
 
 class FusedASPP(nn.Module):
-    """[B, inner, H, W] to the same shape; each branch is mixed in as soon as a line of it is there."""
+    """[B, inner, H, W] to the same shape; each branch is mixed in while it is computed."""
 
     def __init__(self, aspp: ASPP) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class FusedASPP(nn.Module):
         branches = [submodule(aspp, name, ASPPBranch) for name in names]
         shares = mix.weight.flatten(1).chunk(len(branches) + 1, dim=1)
         self.branches = nn.ModuleList(
-            fused_branch(branch, share) for branch, share in zip(branches, shares[:-1], strict=True)
+            fuse_branch(branch, share) for branch, share in zip(branches, shares[:-1], strict=True)
         )
         pool = fold_batch_norm(
             submodule(aspp, "global_avg_pool.1", nn.Conv2d),
@@ -107,9 +107,10 @@ class FusedASPP(nn.Module):
         return F.relu_(out).permute(0, 3, 1, 2)
 
 
-def fused_branch(branch: ASPPBranch, share: Tensor) -> nn.Module:
-    """From [B, inner, H, W] to the branch's part [B, H, W, inner] of the mixture, by its share
-    [inner, branch] of it.
+def fuse_branch(branch: ASPPBranch, share: Tensor) -> nn.Module:
+    """Return [B, inner, H, W] to the branch's part of the mixture [B, H, W, inner].
+
+    `share` [inner, branch]: its weights in the mixing convolution.
     """
     conv = branch.atrous_conv
     if isinstance(conv, PlainConvolution):
@@ -131,9 +132,9 @@ class FusedPlainBranch(nn.Module):
 class FusedDeformableBranch(nn.Module):
     def __init__(self, conv: DeformableConv, norm: nn.BatchNorm2d, share: Tensor) -> None:
         super().__init__()
-        self.points = _points(conv.offset_conv, conv.modulator_conv)
+        self.points = _join_predictors(conv.offset_conv, conv.modulator_conv)
         weight, bias = merge_norm(conv.regular_conv.weight, None, norm)
-        # Twice, since the modulators are: mask = 2 * sigmoid.
+        # Doubled, since mask = 2 * sigmoid.
         self.taps = DenseLayer(2 * weight.permute(0, 2, 3, 1).flatten(1), bias, "relu")
         self.mix = DenseLayer(share.contiguous(), None)
 
@@ -141,7 +142,7 @@ class FusedDeformableBranch(nn.Module):
         points = self.points(x).permute(0, 2, 3, 1)
         taps = points.shape[3] // 3
         points = torch.cat([points[..., : 2 * taps], points[..., 2 * taps :].sigmoid()], dim=3)
-        return torch.cat([self.mix(self.taps(some)) for some in sample_bilinear(x, points)], dim=1)
+        return torch.cat([self.mix(self.taps(x)) for x in sample_bilinear(x, points)], dim=1)
 
 
 class FusedImageBranch(nn.Module):
@@ -157,7 +158,7 @@ class FusedImageBranch(nn.Module):
 
 
 class FusedGate(nn.Module):
-    """Multiplies a map by what its gradient attention says, one value a pixel."""
+    """A map times its gradient attention, one value per pixel."""
 
     def __init__(self, decoder: Decoder, level: int) -> None:
         super().__init__()
@@ -173,10 +174,10 @@ class FusedGate(nn.Module):
 
 
 class ImageHead(nn.Module):
-    """The image's own part of the logits: two convolutions 3x3 and one 1x1, without activations.
+    """The image's part of the logits: two convolutions 3x3 and one 1x1, without activations.
 
-    Together they are one convolution 5x5 to a single channel. Only the outermost pixels differ: the
-    second convolution sees zeros outside, and not what the first would have said there.
+    Together they are one convolution 5x5 to a single channel. Only the outermost pixels differ:
+    outside the image the second convolution sees zeros instead of outputs of the first.
     """
 
     def __init__(self, branch: ImageBranch, weight: Tensor, bias: Tensor) -> None:
@@ -194,19 +195,19 @@ class ImageHead(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         out: Tensor = self.whole(image)
-        out[:, :, :1] = self._exactly(image[:, :, :3])[:, :, :1]
-        out[:, :, -1:] = self._exactly(image[:, :, -3:])[:, :, -1:]
-        out[..., :1] = self._exactly(image[..., :3])[..., :1]
-        out[..., -1:] = self._exactly(image[..., -3:])[..., -1:]
+        out[:, :, :1] = self._convolve_twice(image[:, :, :3])[:, :, :1]
+        out[:, :, -1:] = self._convolve_twice(image[:, :, -3:])[:, :, -1:]
+        out[..., :1] = self._convolve_twice(image[..., :3])[..., :1]
+        out[..., -1:] = self._convolve_twice(image[..., -3:])[..., -1:]
         return out
 
-    def _exactly(self, strip: Tensor) -> Tensor:
+    def _convolve_twice(self, strip: Tensor) -> Tensor:
         out: Tensor = self.second(self.first(strip))
         return out
 
 
-def _points(offset: nn.Conv2d, modulator: nn.Conv2d) -> nn.Conv2d:
-    """One convolution for offsets along y, those along x, and modulators, in this order."""
+def _join_predictors(offset: nn.Conv2d, modulator: nn.Conv2d) -> nn.Conv2d:
+    """Return one convolution for offsets along y, along x, and modulators, in this order."""
     weight, bias = (
         torch.cat([offset.get_parameter(name)[0::2], offset.get_parameter(name)[1::2], last])
         for name, last in modulator.named_parameters()

@@ -1,4 +1,4 @@
-"""An EfficientNet-Lite for inference: batch norms are part of the convolutions before them."""
+"""EfficientNet-Lite for inference: batch norms are folded into the convolutions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bgpipe.pipeline.networks.birefnet_fused.layers import fold_batch_norm, subm
 
 
 class FusedEfficientNet(nn.Module):
-    """Images [B, 3, H, W] of any sizes to the four maps of each."""
+    """Images [B, 3, H, W] of any sizes to the four maps of each, as EfficientNet."""
 
     def __init__(self, network: EfficientNet) -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class FusedEfficientNet(nn.Module):
         )
 
     def forward(self, images: Sequence[Tensor]) -> list[list[Tensor]]:
-        return [self._maps(image) for image in images]
+        return [self._encode(image) for image in images]
 
-    def _maps(self, image: Tensor) -> list[Tensor]:
+    def _encode(self, image: Tensor) -> list[Tensor]:
         x = F.relu6(self.stem(image), inplace=True)
         maps = []
         for stage in self.stages:
@@ -59,13 +59,13 @@ class FusedMBConvBlock(nn.Module):
 
 
 class FusedConv(nn.Module):
-    """A convolution of `whole` and the norm behind it."""
+    """A convolution of `module` and the norm behind it."""
 
-    def __init__(self, whole: nn.Module, conv: str, norm: str) -> None:
+    def __init__(self, module: nn.Module, conv: str, norm: str) -> None:
         super().__init__()
-        plain = submodule(whole, conv, nn.Conv2d)
+        plain = submodule(module, conv, nn.Conv2d)
         self.shrinks = isinstance(plain, SameConv) and plain.stride[0] > 1
-        self.conv = fold_batch_norm(plain, submodule(whole, norm, nn.BatchNorm2d))
+        self.conv = fold_batch_norm(plain, submodule(module, norm, nn.BatchNorm2d))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.conv(pad_same(x, self.conv.kernel_size[0]) if self.shrinks else x)

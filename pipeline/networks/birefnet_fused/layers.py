@@ -1,11 +1,7 @@
-"""Submodules by name, with the type that they are known to have.
+"""Layers of the fused networks: folded batch norms, matrix products with their activation.
 
-Batch norms as part of the convolutions before them. Weights are folded in float32, once.
-
-A matrix product with its bias and activation, in the fastest form that torch has for it.
-
-On a CPU, torch hands float32 products to MKL, which makes half of the arithmetic of processors that
-are not Intel's; oneDNN, which it uses for convolutions, makes all of it anywhere.
+On a CPU, torch hands float32 products to MKL, which reaches half of the arithmetic of processors
+that are not Intel's; oneDNN, which it uses for convolutions, reaches all of it on any.
 """
 
 from __future__ import annotations
@@ -17,35 +13,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Submodule = TypeVar("Submodule", bound=nn.Module)
+Activation = Literal["none", "relu", "gelu"]
 
 
-def submodule(whole: nn.Module, name: str, kind: type[Submodule]) -> Submodule:
-    """The submodule of this name, which is known to be of this kind."""
-    found = whole.get_submodule(name)
-    if not isinstance(found, kind):
-        raise TypeError(f"not a {kind.__name__}: {name} is a {type(found).__name__}")
-    return found
+def submodule(module: nn.Module, name: str, kind: type[Submodule]) -> Submodule:
+    """Return the submodule of this name, checked to be of this kind."""
+    child = module.get_submodule(name)
+    if not isinstance(child, kind):
+        raise TypeError(f"not a {kind.__name__}: {name} is a {type(child).__name__}")
+    return child
 
 
 def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """A convolution that does what both do in eval mode."""
+    """Return a convolution that equals `norm` after `conv` in eval mode."""
     weight, bias = merge_norm(conv.weight, conv.bias, norm)
     with torch.device("meta"):
-        both = nn.Conv2d(
+        folded = nn.Conv2d(
             conv.in_channels,
             conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]  # a pair, whatever the annotation says
+            conv.kernel_size,  # type: ignore[arg-type]  # a pair, contrary to its annotation
             conv.stride[0],
             conv.padding,  # type: ignore[arg-type]
             groups=conv.groups,
         )
-    both.weight = nn.Parameter(weight, requires_grad=False)
-    both.bias = nn.Parameter(bias, requires_grad=False)
-    return both
+    folded.weight = nn.Parameter(weight, requires_grad=False)
+    folded.bias = nn.Parameter(bias, requires_grad=False)
+    return folded
 
 
 def merge_norm(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that has `norm` behind it in eval mode."""
+    """Return weight and bias of a convolution that has `norm` behind it in eval mode.
+
+    torch.nn.utils.fuse_conv_bn_weights does the same, with other last bits in every weight.
+    """
     deviation = (norm.get_buffer("running_var") + norm.eps).sqrt()
     scale = norm.get_parameter("weight") / deviation
     shift = norm.get_parameter("bias") - scale * norm.get_buffer("running_mean")
@@ -53,7 +53,7 @@ def merge_norm(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tup
 
 
 def make_convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """The convolution with these weights that keeps a map's size."""
+    """Return the convolution with these weights that keeps a map's size."""
     outputs, inputs, kernel, _ = weight.shape
     has_bias = bias is not None
     with torch.device("meta"):
@@ -62,9 +62,6 @@ def make_convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
     if bias is not None:
         conv.bias = nn.Parameter(bias, requires_grad=False)
     return conv
-
-
-Activation = Literal["none", "relu", "gelu"]
 
 
 class DenseLayer(nn.Module):
@@ -80,7 +77,7 @@ class DenseLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu" and x.dtype == torch.float32 and has_onednn():
-            # Without a public name: torch.compile makes it of linear layers. "none" is exact gelu.
+            # No public name: torch.compile emits it for linear layers. "none" is exact gelu.
             out: Tensor = torch.ops.mkldnn._linear_pointwise(
                 x, self.weight, self.bias, self.activation, [], "none"
             )
@@ -92,12 +89,11 @@ class DenseLayer(nn.Module):
 
 
 def make_dense(layer: nn.Linear, activation: Activation = "none") -> DenseLayer:
-    """The layer itself, on the same memory."""
-    return DenseLayer(
-        layer.weight.data, None if layer.bias is None else layer.bias.data, activation
-    )
+    """Return the layer with an activation, on the same memory."""
+    bias = None if layer.bias is None else layer.bias.data
+    return DenseLayer(layer.weight.data, bias, activation)
 
 
 def has_onednn() -> bool:
-    """Whether oneDNN's linear layer can be called; in code to be compiled, only torch itself may."""
+    """Whether oneDNN's linear layer can be called, which code under torch.compile cannot do."""
     return not torch.compiler.is_compiling() and hasattr(torch.ops.mkldnn, "_linear_pointwise")

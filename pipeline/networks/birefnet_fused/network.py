@@ -1,8 +1,8 @@
-"""From the network as it was published to one that gives the same logits sooner.
+"""BiRefNet rewritten for inference: the same logits in less time.
 
-The plain network is what is trained, loaded and compared with the reference; this is what an engine
-runs. Every rewrite is exact up to rounding: batch norms folded, the last convolution before the
-last resize, windows of attention by precomputed indices, bias and mask made once.
+The plain network is trained, loaded and compared with the reference; engines run this one. Every
+rewrite is exact up to rounding: batch norms are folded, the last convolution precedes the last
+resize, windows of attention use precomputed indices, bias and mask are made once.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from bgpipe.pipeline.networks.birefnet_fused.swin import FusedSwin
 
 @torch.no_grad()
 def fuse(network: BiRefNet, size: tuple[int, int]) -> FusedBiRefNet:
-    """The network for inference on images of `size` (height, width), on the same device.
+    """Return the network for inference on images of `size` (height, width), on the same device.
 
-    `network` is left alone, but shares the memory of what weights it can. They are to be float32:
-    cast what comes out. Raises InvalidSize unless both sides are multiples of 32.
+    `network` stays usable and shares memory with the result. Its weights must be float32; cast the
+    result. Raises InvalidSize unless both sides are multiples of 32.
     """
     with torch.device("meta"):
         twin = BiRefNet(network.config)
@@ -39,7 +39,7 @@ def fuse(network: BiRefNet, size: tuple[int, int]) -> FusedBiRefNet:
 
 
 class FusedBiRefNet(nn.Module):
-    """RGB [B, 3, *size], normalised as BiRefNet wants it, to logits [B, 1, *size]."""
+    """RGB [B, 3, *size], normalized as for BiRefNet, to logits [B, 1, *size]."""
 
     def __init__(self, network: BiRefNet, size: tuple[int, int]) -> None:
         super().__init__()

@@ -93,7 +93,7 @@ def test_the_registry_knows_the_promised_names_and_nothing_impossible() -> None:
         "vitmatte",
         "vitmatte-base",
     ]
-    assert [name for name, entry in read_models().items() if entry.bundled] == [TRIAL]
+    assert [name for name, entry in read_models().items() if entry.is_bundled] == [TRIAL]
 
 
 def test_a_pulled_model_loads_and_needs_no_hub_again(cache: Path, hub: Hub, nowhere: Hub) -> None:
@@ -284,8 +284,8 @@ def test_a_file_may_describe_itself(cache: Path, tmp_path: Path) -> None:
         (described(size="99968x32"), "less than or equal to 8192"),
         (described(size="wide"), "HEIGHTxWIDTH: wide"),
         (described(patch_order="odd"), "odd"),
-        (b"\x80\x04K\x01.", "no safetensors file"),
-        (b"", "no safetensors file"),
+        (b"\x80\x04K\x01.", "not a safetensors file"),
+        (b"", "not a safetensors file"),
     ],
 )
 def test_a_file_that_cannot_be_a_model_is_refused(

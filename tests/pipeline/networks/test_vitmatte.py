@@ -145,8 +145,8 @@ LAST = "decoder.matting_head.matting_convs.3.weight"
         ({LAST: None}, f"Missing key.*{LAST}"),
         ({"stranger": torch.zeros(1)}, "Unexpected key.*stranger"),
         ({LAST: torch.zeros(1, 8, 1, 1)}, f"size mismatch for {LAST}"),
-        ({LAST: torch.full((1, 16, 1, 1), torch.nan)}, f"no numbers: {LAST}"),
-        ({vitmatte.PATCHES: None}, f"no tensor {vitmatte.PATCHES}"),
+        ({LAST: torch.full((1, 16, 1, 1), torch.nan)}, f"NaN or infinity in: {LAST}"),
+        ({vitmatte.PATCHES: None}, f"tensor missing: {vitmatte.PATCHES}"),
         ({vitmatte.PATCHES: torch.zeros(3)}, "impossible shapes"),
     ],
 )

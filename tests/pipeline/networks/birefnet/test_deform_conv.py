@@ -11,9 +11,9 @@ from torch import Tensor
 from bgpipe.pipeline.networks.birefnet.deform_conv import (
     CPU_VALUES,
     DeformableConv,
-    bag_sum,
     deform_conv2d,
-    gather_sum,
+    sum_gathered,
+    sum_in_bags,
 )
 
 SIZES = [(1, 5, 4), (3, 4, 6), (5, 3, 3)]
@@ -113,7 +113,7 @@ def test_both_ways_to_sum_agree_in_value_and_gradient() -> None:
     weight = torch.randn(50, 4, dtype=torch.float64, requires_grad=True)
     pixel = torch.randint(0, 20, (50, 4))
     results = []
-    for add in (bag_sum, gather_sum):
+    for add in (sum_in_bags, sum_gathered):
         out = add(rows, pixel, weight)
         results.append((out, *torch.autograd.grad(out.square().sum(), (rows, weight))))
     torch.testing.assert_close(*results)
