@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 Format = Literal["png", "webp", "avif", "jpeg", "mask", "zip"]
@@ -70,3 +70,11 @@ class Output:
     def is_opaque(self) -> bool:
         """Whether the format has no alpha channel."""
         return FILE_FORMATS[self.format].is_opaque
+
+
+class OutputOptions(BaseModel):
+    """The fields of Output that a sweep and a request to the HTTP service set alike."""
+
+    format: Format = "png"
+    quality: Quality = 90
+    input_alpha: InputAlpha = "multiply"

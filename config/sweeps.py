@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, ConfigDict, Field, SecretStr
 
-from bgpipe.config.output import Compression, Depth, Format, InputAlpha, Quality
+from bgpipe.config.output import Compression, Depth, OutputOptions
 from bgpipe.config.presets import Anchor
 
 
@@ -41,7 +41,7 @@ def _web_address(url: str) -> str:
 SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 
-class Sweep(BaseModel):
+class Sweep(OutputOptions):
     """`[sweeps.NAME]` of the settings; the names of its jobs begin with NAME.
 
     None and empty names stand for the values of the preset, [refine], [model], [matting] and [prune].
@@ -56,11 +56,8 @@ class Sweep(BaseModel):
     preset: str = ""
     model: str = ""
     matting: str = ""
-    format: Format = "png"
     png: Compression = "fast"
     depth: Depth = 8
-    quality: Quality = 90
-    input_alpha: InputAlpha = "multiply"
     overwrite: bool = False
     """Replace files at the target that bgpipe did not make."""
     name: str = ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
-from bgpipe.config.output import Format, InputAlpha, Quality
+from bgpipe.config.output import OutputOptions
 from bgpipe.pipeline.errors import StoreCorrupted, UsageError
 from bgpipe.pipeline.jobs.items import ItemState, ItemView
 from bgpipe.pipeline.types import Job, JobId, JobState, Output, ReviewFlag
@@ -22,7 +22,7 @@ Value = bool | float | Annotated[str, Field(max_length=40)]
 Assignments = Annotated[list[Annotated[str, Field(max_length=80)]], Field(max_length=20)]
 
 
-class CutoutOptions(BaseModel):
+class CutoutOptions(OutputOptions):
     """How cutouts are made; omitted values are the server's settings."""
 
     model_config = ConfigDict(extra="forbid")
@@ -30,11 +30,8 @@ class CutoutOptions(BaseModel):
     preset: Annotated[str, Field(max_length=64)] = ""
     model: Annotated[str, Field(max_length=64)] = ""
     """A name of GET /v1/options."""
-    set: Annotated[dict[str, Value], Field(max_length=20)] = {}
+    set: Annotated[dict[str, Value], Field(max_length=20)] = {}  # noqa: RUF012  # pydantic copies it
     """Single values of the preset, such as {"contrast": 1.2}."""
-    format: Format = "png"
-    quality: Quality = 90
-    input_alpha: InputAlpha = "multiply"
     on_finish: Annotated[str, Field(max_length=2000)] = ""
     """URL that receives the job's summary by POST when it ends; its host must be allowed."""
 
@@ -57,7 +54,7 @@ class JobForm(CutoutOptions):
     """A job and its images in one request."""
 
     files: Annotated[list[UploadFile], Field(min_length=1)]
-    set: Assignments = []  # type: ignore[assignment]  # a form has no objects
+    set: Assignments = []  # type: ignore[assignment]  # noqa: RUF012  # a form has no objects
     """Single values of the preset, each written like contrast=1.2."""
 
 
