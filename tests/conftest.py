@@ -14,6 +14,19 @@ from .support.redis_server import RedisServer, running_redis
 from .support.s3_server import FaultProxy, S3Server, running_proxy, running_s3
 from .support.source_tree import ROOT
 
+LONG = (
+    "tests/e2e/test_submit.py",
+    "tests/e2e/test_sources.py",
+    "tests/workers/test_supervisor.py",
+    "tests/e2e/test_s3.py",
+    "tests/e2e/",
+    "tests/workers/",
+    "tests/pipeline/http/",
+    "tests/frozen/",
+    "tests/pipeline/api/",
+    "tests/infra/",
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
@@ -27,10 +40,16 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=_place_in_run)
     for item in items:
         for name in ("slow", "chaos"):
             if name in item.keywords and not config.getoption(f"--{name}"):
                 item.add_marker(pytest.mark.skip(reason=f"needs --{name}"))
+
+
+def _place_in_run(item: pytest.Item) -> int:
+    """Long modules first, so that no process is left alone with one at the end of a run."""
+    return next((at for at, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG))
 
 
 @pytest.fixture(scope="session")

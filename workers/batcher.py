@@ -244,7 +244,7 @@ class Batcher:
             suspects = self._step.suspects if self._step else ()
         if not self._closed:
             fields = {"error": str(lost), "in_step": len(suspects), "waiting": len(waiting)}
-            log.critical("device lost, the worker leaves", extra={"fields": fields})
+            log.critical("device lost, the worker ends", extra={"fields": fields})
             self._on_lost()
         _fail(suspects, lost)
         _fail([*self._serving, *waiting], _not_begun())

@@ -152,8 +152,6 @@ def serve(app: Celery, name: str, on_ready: Callable[[], None]) -> int:
     signals.worker_ready.connect(lambda **_: on_ready(), weak=False)
     # Celery leaves logging alone if this signal has a receiver.
     signals.setup_logging.connect(lambda **_: None, weak=False)
-    # At each loss of the connection Celery announces another default for a value that we set.
-    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     # It warns a superuser of pickled messages, which run code; ours are JSON and nothing else.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     logging.getLogger("celery.app.trace").addFilter(_is_unlogged)
@@ -167,6 +165,9 @@ def serve(app: Celery, name: str, on_ready: Callable[[], None]) -> int:
         without_mingle=True,
         quiet=True,
     )
+    # At each loss of the connection Celery announces another default for a value that we set. The
+    # filter follows those of Celery's constructor, which show every such warning.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     worker.start()
     return int(worker.exitcode or 0)
 

@@ -1,16 +1,16 @@
 // Removes a background through ComfyUI's interface: in a browser, and in Node 18 or newer.
 
 /**
- * The cutout of a photo, as {blob, filename}. Throws an Error that says what went wrong.
+ * Returns the cutout of a photo as {blob, filename}. Throws an Error with the server's message.
  *
  * `workflow` is a graph in API format, `photo` a Blob, `name` its file name. `key` is an API key.
  */
 export async function removeBackground(server, workflow, photo, name, { key = "", signal } = {}) {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   const call = async (path, options = {}) => {
-    const answer = await fetch(server + path, { signal, ...options, headers: { ...headers, ...options.headers } });
-    if (!answer.ok) throw new Error(`${path}: ${answer.status} ${await answer.text()}`);
-    return answer;
+    const response = await fetch(server + path, { signal, ...options, headers: { ...headers, ...options.headers } });
+    if (!response.ok) throw new Error(`${path}: ${response.status} ${await response.text()}`);
+    return response;
   };
 
   const form = new FormData();

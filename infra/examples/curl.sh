@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# curl.sh PHOTO [CUTOUT]: the cutout of one photo. COMFY_URL and COMFY_KEY say where, and with which key.
+# curl.sh PHOTO [CUTOUT]: the cutout of one photo. COMFY_URL is the server, COMFY_KEY an API key.
 set -euo pipefail
 
 photo=$1
@@ -7,16 +7,16 @@ cutout=${2:-cutout.png}
 server=${COMFY_URL:-http://127.0.0.1:8188}
 workflow=$(dirname "$0")/production_bg_removal_api.json
 
-call() { # call PATH OPTIONS...: the answer; where it is an error, that goes to standard error
-    local answer
-    if ! answer=$(curl --silent --show-error --fail-with-body \
+call() { # call PATH OPTIONS...: print the response, an error to standard error
+    local response
+    if ! response=$(curl --silent --show-error --fail-with-body \
         ${COMFY_KEY:+--header "Authorization: Bearer $COMFY_KEY"} "${@:2}" "$server$1"); then
-        echo "$answer" >&2
+        echo "$response" >&2
         return 1
     fi
-    [ -z "$answer" ] || echo "$answer"
+    [ -z "$response" ] || echo "$response"
 }
-field() { # field NAME: its value in the JSON on standard input
+field() { # field NAME: print its value in the JSON on standard input
     grep -o "\"$1\": *\"[^\"]*\"" | head -n 1 | cut -d '"' -f 4
 }
 

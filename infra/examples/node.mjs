@@ -1,4 +1,4 @@
-// node node.mjs PHOTO [CUTOUT]: the cutout of one photo. COMFY_URL and COMFY_KEY say where, and with which key.
+// node node.mjs PHOTO [CUTOUT]: the cutout of one photo. COMFY_URL is the server, COMFY_KEY an API key.
 import { readFile, writeFile } from "node:fs/promises";
 import { basename } from "node:path";
 
@@ -9,6 +9,6 @@ const server = process.env.COMFY_URL ?? "http://127.0.0.1:8188";
 const key = process.env.COMFY_KEY ?? "";
 const workflow = JSON.parse(await readFile(new URL("production_bg_removal_api.json", import.meta.url)));
 
-const made = await removeBackground(server, workflow, new Blob([await readFile(photo)]), basename(photo), { key });
-await writeFile(cutout, Buffer.from(await made.blob.arrayBuffer()));
-console.log(`${made.filename} -> ${cutout}`);
+const result = await removeBackground(server, workflow, new Blob([await readFile(photo)]), basename(photo), { key });
+await writeFile(cutout, Buffer.from(await result.blob.arrayBuffer()));
+console.log(`${result.filename} -> ${cutout}`);

@@ -1,5 +1,5 @@
 # powershell.ps1 -Photo photo.jpg [-Cutout cutout.png]: the cutout of one photo. Needs PowerShell 7.
-# COMFY_URL and COMFY_KEY say where, and with which key.
+# COMFY_URL is the server, COMFY_KEY an API key.
 param(
     [Parameter(Mandatory)] [string] $Photo,
     [string] $Cutout = "cutout.png",

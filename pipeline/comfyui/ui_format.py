@@ -9,6 +9,7 @@ nodes' inputs; other entries of the table of links have no effect.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TypeGuard
 
 from bgpipe.pipeline.comfyui import node_types
@@ -22,25 +23,6 @@ MUTED, BYPASSED = 2, 4
 Link = int | str
 Origins = dict[Link, tuple[str, Json]]
 """Link -> its origin: node and slot."""
-
-_REMOVE = (
-    "model",
-    "sensitivity",
-    "mask_blur",
-    "mask_offset",
-    "invert_output",
-    "refine_foreground",
-    "background",
-    "background_color",
-)
-_WIDGETS: dict[str, tuple[str, ...]] = {
-    node_types.LOAD: ("image",),
-    node_types.REMOVE: _REMOVE,
-    node_types.ENHANCE: ("contrast", "dilate", "erode", "blur", "smooth", "threshold"),
-    node_types.CONVERT: ("mask_channel",),
-    node_types.SAVE: ("filename_prefix",),
-    node_types.PREVIEW: (),
-}
 
 
 def is_ui_format(document: Json) -> bool:
@@ -59,7 +41,7 @@ def to_graph(document: dict[str, Json]) -> Graph:
     origins = _origins(document, nodes)
     graph: Graph = {}
     for name, node in nodes.items():
-        kind = node.get("type")
+        kind = node["type"]
         if kind in COMMENTS or kind == REROUTE:
             continue
         if node.get("mode", 0) == BYPASSED:
@@ -67,7 +49,7 @@ def to_graph(document: dict[str, Json]) -> Graph:
                 "invalid_prompt", "A node is bypassed: remove it", f"Node ID '#{name}'"
             )
         graph[name] = {
-            "class_type": node_types.REFINE if kind == node_types.ENHANCE else kind,
+            "class_type": _class_type(kind),
             "inputs": _linked_inputs(node, nodes, origins) | _widget_values(name, node),
             "_meta": {"title": str(node.get("title") or kind)},
         }
@@ -125,20 +107,34 @@ def _list_of_dicts(node: Json, name: str) -> list[dict[str, Json]]:
     return [each for each in values if isinstance(each, dict)] if isinstance(values, list) else []
 
 
+def _class_type(kind: str) -> str:
+    return node_types.REFINE if kind == node_types.ENHANCE else kind
+
+
 def _widget_values(name: str, node: Json) -> dict[str, Json]:
     """Return the widget values by label."""
     kind, values = node["type"], node.get("widgets_values", [])
-    if kind not in _WIDGETS:
+    labels = _widget_labels().get(_class_type(kind))
+    if labels is None:
         return {}  # an unknown node, which validation refuses
     if not isinstance(values, list):
         raise _invalid_widget(name, kind, "widgets_values", values, "a list")
-    labels = _WIDGETS[kind]
     if kind == node_types.REMOVE and len(values) < len(labels):
         # Versions before `sensitivity` had one value less.
         labels = tuple(label for label in labels if label != "sensitivity")
-    if kind == node_types.ENHANCE:
+    if _class_type(kind) == node_types.REFINE:
         _check_labels(name, kind, labels, values)
     return dict(zip(labels, values, strict=False))
+
+
+@cache
+def _widget_labels() -> Mapping[str, tuple[str, ...]]:
+    """Return node type -> the names of its inputs that are widgets, in order."""
+    links = {node_types.IMAGE, node_types.MASK}
+    return {
+        name: tuple(each.name for each in kind.inputs if each.type not in links)
+        for name, kind in node_types.make_node_types(()).items()
+    }
 
 
 def _check_labels(name: str, kind: str, labels: Sequence[str], values: Sequence[Json]) -> None:

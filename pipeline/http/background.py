@@ -59,23 +59,12 @@ def embedded_worker(state: AppState) -> Iterator[None]:
 
 
 def _dispatch(session: Session, child: ChildProcess, stopped: threading.Event) -> None:
-    dispatcher = session.dispatcher()
-    while not stopped.is_set():
-        try:
-            has_more = dispatcher.step()
-            child.check()
-        except RedisUnavailable as error:
-            log.warning("waiting for redis", extra={"fields": {"error": error}})
-            has_more = False
-        except Unavailable as error:
-            log.critical("cannot work", extra={"fields": {"error": error}})
-            # Without a worker the server would accept jobs that never end.
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
-        if not has_more:
-            stopped.wait(session.settings.dispatch.poll)
-    with suppress(RedisUnavailable):  # the lease expires by itself
-        dispatcher.release()
+    try:
+        session.dispatcher().run(stopped, child.check)
+    except Unavailable as error:
+        log.critical("cannot work", extra={"fields": {"error": error}})
+        # Without a worker the server would accept jobs that never end.
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

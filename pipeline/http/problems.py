@@ -107,20 +107,15 @@ def problem_of(error: BgpipeError) -> Problem:
 
 def install_error_handlers(app: FastAPI) -> None:
     """Turn every error of `app` into a problem response."""
-    app.exception_handler(Problem)(_on_problem)
-    app.exception_handler(BgpipeError)(_on_bgpipe_error)
+    app.exception_handler(Problem)(_on_known_error)
+    app.exception_handler(BgpipeError)(_on_known_error)
     app.exception_handler(RequestValidationError)(_on_invalid_request)
     app.exception_handler(HTTPException)(_on_http_error)
     app.exception_handler(Exception)(_on_unexpected_error)
 
 
-async def _on_problem(request: Request, error: Problem) -> JSONResponse:
-    del request
-    return problem_response(error)
-
-
-async def _on_bgpipe_error(request: Request, error: BgpipeError) -> JSONResponse:
-    problem = problem_of(error)
+async def _on_known_error(request: Request, error: Problem | BgpipeError) -> JSONResponse:
+    problem = error if isinstance(error, Problem) else problem_of(error)
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         fields = {"path": request.url.path, "error": error}
         log.warning("request failed", extra={"fields": fields})

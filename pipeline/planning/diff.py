@@ -133,8 +133,8 @@ def _listed_state(row: JoinedRow, job: Job, catalog: Catalog) -> TargetState:
         return TargetState.UNVERIFIED
     if source is None:
         return TargetState.ORPHANED
-    wanted = (source.key, source.identity, job.recipe.hash)
-    is_current = (known.source, known.identity, known.recipe) == wanted and not job.force
+    expected = (source.key, source.identity, job.recipe.hash)
+    is_current = (known.source, known.identity, known.recipe) == expected and not job.force
     return TargetState.CURRENT if is_current else TargetState.CHANGED
 
 

@@ -11,7 +11,6 @@ from itertools import pairwise
 from random import Random
 
 from bgpipe.pipeline.errors import ItemError
-from bgpipe.pipeline.images.decode import read_pixel_count
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.planning.catalog import Catalog
 from bgpipe.pipeline.planning.diff import THREADS, PlannedItem, TargetState
@@ -119,6 +118,8 @@ def _count(planned: PlannedItem, report: DryRunReport, sample: HeaderSample) -> 
 
 
 def _count_megapixels(source: Store, entries: Iterable[ObjectInfo], limits: Limits) -> Counter[str]:
+    from bgpipe.pipeline.images.decode import read_pixel_count  # Pillow: a submit does without
+
     def band(entry: ObjectInfo) -> str | None:
         length = entry.size if entry.size <= MAX_WHOLE_BYTES else HEADER_BYTES
         try:

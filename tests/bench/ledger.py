@@ -1,4 +1,4 @@
-"""What a job of a million images costs: `python tests/bench/ledger.py [--keys N]`.
+"""Measure a job of a million images: `python tests/bench/ledger.py [--keys N]`.
 
 Keys are generated, no image exists, and an engine that does nothing settles what is published. The
 submitting side is a process of its own, so that its peak memory is its own. Prints a table; the exit
@@ -53,20 +53,20 @@ class Bound:
     what: str
     value: float
     unit: str
-    most: float | None = None
-    least: float | None = None
+    maximum: float | None = None
+    minimum: float | None = None
 
     @property
-    def kept(self) -> bool:
-        return (self.most is None or self.value <= self.most) and (
-            self.least is None or self.value >= self.least
+    def is_kept(self) -> bool:
+        return (self.maximum is None or self.value <= self.maximum) and (
+            self.minimum is None or self.value >= self.minimum
         )
 
     def row(self) -> str:
-        wanted = f"at most {self.most:g}" if self.most else ""
-        wanted = f"at least {self.least:g}" if self.least else wanted
-        verdict = "" if self.kept else "MISSED"
-        return f"{self.what:<52}{self.value:>12,.1f} {self.unit:<8}{wanted:<16}{verdict}"
+        limit = f"at most {self.maximum:g}" if self.maximum else ""
+        limit = f"at least {self.minimum:g}" if self.minimum else limit
+        verdict = "" if self.is_kept else "MISSED"
+        return f"{self.what:<52}{self.value:>12,.1f} {self.unit:<8}{limit:<16}{verdict}"
 
 
 def catalogue(count: int) -> Iterator[str]:
@@ -94,9 +94,9 @@ class GeneratedStore(LocalStore):
         self._names = names
 
     def list(
-        self, *, missing_ok: bool = False, passed: Callable[[str], None] = ignore
+        self, *, missing_ok: bool = False, on_skipped: Callable[[str], None] = ignore
     ) -> Iterator[ObjectInfo]:
-        del missing_ok, passed
+        del missing_ok, on_skipped
         source = random.Random(2)
         for name in self._names:
             size = source.randrange(20_000, 4_000_000)
@@ -118,22 +118,22 @@ def main() -> int:
 
 
 def measure(count: int, url: str) -> int:
-    kept = True
+    is_kept = True
     queue = load_settings().queue
     with connect(url) as client:
         for kind in KINDS:
-            kept &= told(submitted(kind, count, url, client, queue))
-        kept &= told(status(client, url))
-    return 0 if kept else 1
+            is_kept &= report(submitted(kind, count, url, client, queue))
+        is_kept &= report(status(client, url))
+    return 0 if is_kept else 1
 
 
-def told(bounds: Iterator[Bound]) -> bool:
-    """Print `bounds` as they come; returns whether all are kept."""
-    kept = True
+def report(bounds: Iterator[Bound]) -> bool:
+    """Print `bounds` one by one. Returns whether all are kept."""
+    is_kept = True
     for bound in bounds:
         print(bound.row(), flush=True)
-        kept &= bound.kept
-    return kept
+        is_kept &= bound.is_kept
+    return is_kept
 
 
 def submitted(
@@ -154,12 +154,12 @@ def submitted(
     job_store.items.settle(job, Outcome.done(count - 1))
     job_store.items.settle(job, failed(count - 2))
     size = sum(client.memory_usage(name, samples=0) or 0 for name in keys.of_job(job).all())
-    yield Bound(f"{kind}: Redis for manifest and ledger", size / count, "B/image", most=40)
+    yield Bound(f"{kind}: Redis for manifest and ledger", size / count, "B/image", maximum=40)
     yield Bound(f"{kind}: listed and planned", count / listing["seconds"], "keys/s")
-    yield Bound(f"{kind}: published", feeding["rate"], "keys/s", least=2000)
+    yield Bound(f"{kind}: published", feeding["rate"], "keys/s", minimum=2000)
     yield Bound(f"{kind}: processor time to publish", feeding["cpu"] * 1e6, "us/key")
-    yield Bound(f"{kind}: submitter's peak memory", feeding["peak"], "MB", most=300)
-    yield Bound(f"{kind}: most messages in Redis", deepest, "", most=queue.high_water)
+    yield Bound(f"{kind}: submitter's peak memory", feeding["peak"], "MB", maximum=300)
+    yield Bound(f"{kind}: most messages in Redis", deepest, "", maximum=queue.high_water)
     yield Bound(f"{kind}: Redis for those messages", feeding["queue"] / 1e6, "MB")
 
 
@@ -181,7 +181,7 @@ def settle(
     while settled < count:
         deepest = max(deepest, read_depth(client, queue.name))
         if deepest < queue.high_water and settled == 0:
-            time.sleep(0.2)  # the publishing is timed up to the mark, with nobody else at work
+            time.sleep(0.2)  # the publishing is timed up to the mark, without load
             continue
         for _ in client.rpop(queue.name, 500) or []:
             job_store.items.settle(job, Outcome.done(settled))
@@ -232,7 +232,7 @@ def status(client: RedisClient, url: str) -> Iterator[Bound]:
         next(job_store.items.failures(job))
         seconds.append(time.perf_counter() - start)
     yield Bound(
-        "status: books and first failures", statistics.median(seconds) * 1e3, "ms", most=100
+        "status: books and first failures", statistics.median(seconds) * 1e3, "ms", maximum=100
     )
     command = [Path(sys.executable).with_name("bgpipe"), "status", job]
     start = time.perf_counter()

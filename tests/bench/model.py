@@ -2,7 +2,7 @@
 
     python tests/bench/model.py --rounds 3
 
-Plain is the published network as anybody would write it: eager, its deformable convolutions by one
+Plain is the published network as written: eager, its deformable convolutions by one
 grid_sample for each tap. Both take the same images in turn. Seconds are medians over the rounds;
 memory is the peak of the process above what it held before, for one image. The weights are random,
 with offsets of some pixels: for time and memory they are as good as trained ones.

@@ -1,4 +1,4 @@
-"""What a sweep of 100,000 keys costs when nothing has changed: `python tests/bench/sweep.py [N]`.
+"""Measure a sweep of 100,000 keys without changes: `python tests/bench/sweep.py [N]`.
 
 A server process of its own (listing_server.py) holds N sources and N cutouts, and logs every
 request. A child process lists them as a job does, first with one changed, one new and one deleted
@@ -35,7 +35,7 @@ IMAGES = 100_000
 SPARE_REQUESTS = 30
 MEGABYTES = 200
 SOURCE, TARGET = "s3://sweep/photos", "s3://sweep/cutouts"
-RECIPE = Recipe("nobody", "0" * 64, (32, 32), Preset())
+RECIPE = Recipe("none", "0" * 64, (32, 32), Preset())
 
 
 def main() -> int:
@@ -55,10 +55,10 @@ def main() -> int:
         change(stores.open(SOURCE))
         found = measure("with three changes", url, log)
         ok = (found["todo"], found["deleted"]) == (2, 1)
-        print(f"  found: {found['todo']} to do (2 wanted), {found['deleted']} deleted (1 wanted)")
+        print(f"  {found['todo']} to do (expected: 2), {found['deleted']} deleted (expected: 1)")
         quiet = measure("again", url, log)
         limit = 2 * count // 1000 + SPARE_REQUESTS
-        print(f"  at most {limit} requests and {MEGABYTES} MB wanted")
+        print(f"  at most {limit} requests and {MEGABYTES} MB allowed")
         ok = ok and max(found["requests"], quiet["requests"]) <= limit
         return 0 if ok and max(found["megabytes"], quiet["megabytes"]) < MEGABYTES else 1
 
@@ -90,7 +90,7 @@ def settle(url: str) -> None:
     source, target = stores.open(SOURCE), stores.open(TARGET)
     with connect(url) as client:
         catalog = Catalog(target, SOURCE, JobStore(client).items)
-        writer = catalog.successor(order("before"))
+        writer = catalog.successor(make_job("before"))
         for place in merge_join(assign_targets(source.list()), target.list(), []):
             assert place.source
             assert place.listed
@@ -129,7 +129,7 @@ def list_once(url: str) -> None:
     source, target = stores.open(SOURCE), stores.open(TARGET)
     with connect(url) as client:
         job_store = JobStore(client)
-        job = order(f"sweep-{time.monotonic_ns()}")
+        job = make_job(f"sweep-{time.monotonic_ns()}")
         job_store.open(job)
         list_job(
             job_store, Catalogs(job_store.items, Path(os.devnull)), job, source, target, NO_TOKEN
@@ -145,7 +145,7 @@ def list_once(url: str) -> None:
     print(json.dumps(counted))
 
 
-def order(name: str) -> Job:
+def make_job(name: str) -> Job:
     return Job(JobId(name), SOURCE, TARGET, RECIPE, time.time())
 
 

@@ -88,7 +88,7 @@ def problems(text: str = "") -> list[str]:
         ),
         (
             "[sweeps.shop]\nsource = '/a'\ntarget = '/b'\ntime_zone = 'Europe/Berln'\n",
-            "bgpipe.toml:4: sweeps.shop.time_zone: unknown time zone; write it like Europe/Berlin",
+            "bgpipe.toml:4: sweeps.shop.time_zone: unknown time zone; an example: Europe/Berlin",
         ),
         (
             "[sweeps.'my shop']\nsource = '/a'\ntarget = '/b'\n",

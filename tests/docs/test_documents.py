@@ -243,6 +243,7 @@ def picture(path: Path) -> None:
     [path for path in DOCUMENTS if unmarked(path)],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
+@pytest.mark.slow
 def test_every_command_line_that_is_not_marked_works(document: Path, sandbox: Sandbox) -> None:
     for line in unmarked(document):
         sandbox.run(line)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 QUICK = ("--seconds", "0.1", "--batch", "1", "--precision", "float32", "--size", "0.05")
 
 
+@pytest.mark.slow
 def test_it_measures_the_network_alone_and_whole_images(bgpipe: Bgpipe) -> None:
     model, machine, forward, whole = bgpipe.records("bench", "--model", "birefnet-nano", *QUICK)
     assert model == {"model": "birefnet-nano", "size": [320, 320], "random": False}

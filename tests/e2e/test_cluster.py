@@ -213,6 +213,7 @@ def test_flower_lists_every_image_by_its_key_with_how_it_ended(
         assert shot.size == (1600, 900)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_loses_nothing(
     bgpipe: Bgpipe, photos: Path, redis_url: str, environment: dict[str, str]
 ) -> None:

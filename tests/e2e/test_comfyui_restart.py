@@ -19,6 +19,7 @@ from ..support.http_service import BGPIPE, environment_of, running, server
 from ..support.redis_server import RedisServer
 
 
+@pytest.mark.slow
 def test_a_prompt_survives_a_restart_of_everything_in_its_middle(
     redis_server_process: RedisServer, tmp_path: Path, photos: Path
 ) -> None:

@@ -145,7 +145,7 @@ def test_a_list_and_hidden_names_in_a_bucket_cannot_be_pruned(
 ) -> None:
     photos = f"{bucket}/photos"
     one = bgpipe("submit", f"{photos}/a.jpg", "--out", bucket, *NANO, "--prune", **s3.environment)
-    assert (one.returncode, "the prefix itself" in one.stderr) == (2, True), one.stderr
+    assert (one.returncode, "needs a folder or a prefix" in one.stderr) == (2, True), one.stderr
     hidden = bgpipe("submit", photos, "--name", ".{stem}", *NANO, "--prune", **s3.environment)
     assert (hidden.returncode, "does not support ZIP files" in hidden.stderr) == (2, True), (
         hidden.stderr
@@ -251,7 +251,7 @@ def test_a_key_without_access_fails_and_the_others_are_done(
     assert "log in again" in told["late.jpg"]["detail"]
 
 
-@pytest.mark.parametrize("images", [40, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("images", [20, pytest.param(500, marks=pytest.mark.slow)])
 def test_trouble_on_the_way_changes_no_byte_and_loses_no_image(
     bgpipe: Bgpipe, s3: S3Server, fault_proxy: Callable[..., FaultProxy], images: int
 ) -> None:

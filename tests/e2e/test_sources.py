@@ -241,7 +241,7 @@ def test_a_target_that_cannot_be_written_is_found_before_a_worker_starts(
         done = bgpipe("submit", folder, *NANO, "--out", folder.parent / out)
         assert (done.returncode, "is a file" in done.stderr) == (2, True), done.stderr
     done = bgpipe("submit", folder, *NANO, "--out", "/proc/cutouts")
-    assert (done.returncode, "cannot be written: /proc" in done.stderr) == (4, True), done.stderr
+    assert (done.returncode, "is not writable: /proc" in done.stderr) == (4, True), done.stderr
     done = bgpipe("submit", folder, *NANO, "--out", "s3://nowhere-to-be-found/x")
     assert done.returncode in {2, 4}
     assert not (bgpipe.home / "state" / "bgpipe" / "worker.log").exists()

@@ -260,6 +260,27 @@ def test_what_would_keep_a_sweep_from_running_is_told(bgpipe: Bgpipe, s3: S3Serv
     assert done.returncode == 2, done.stderr
 
 
+def test_a_run_that_cannot_start_says_why(bgpipe: Bgpipe, redis_url: str, tmp_path: Path) -> None:
+    def run(name: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "bgpipe.pipeline.scheduling.run_sweep"]
+        return subprocess.run(
+            [*command, name, datetime.now(UTC).isoformat()],
+            env=bgpipe.environment | {"BGPIPE_REDIS_URL": redis_url} | environment,
+            capture_output=True,
+            text=True,
+            cwd=bgpipe.home,
+            check=False,
+        )
+
+    (tmp_path / "empty").mkdir()
+    declare(bgpipe, source=str(tmp_path / "empty"), target="out", model="birefnet-nano")
+    for name, code, reason in (("morning", 2, "unknown sweep: morning"), ("night", 3, "no images")):
+        done = run(name)
+        assert (done.returncode, reason in done.stderr) == (code, True), done.stderr
+    done = run("night", BGPIPE_DISPATCH__LEASE="long")
+    assert (done.returncode, "BGPIPE_DISPATCH__LEASE" in done.stderr) == (2, True), done.stderr
+
+
 def test_of_two_dispatchers_one_starts_a_sweep_and_the_other_does_not_start_it_again(
     bgpipe: Bgpipe, redis_url: str, tmp_path: Path
 ) -> None:

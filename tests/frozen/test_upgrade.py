@@ -121,6 +121,7 @@ def test_cutouts_of_an_earlier_version_are_up_to_date(left: Bgpipe) -> None:
     assert content("photos-cutouts") == before
 
 
+@pytest.mark.slow
 def test_cutouts_of_an_earlier_version_speak_for_themselves_without_its_state(
     left: Bgpipe,
 ) -> None:
@@ -130,6 +131,7 @@ def test_cutouts_of_an_earlier_version_speak_for_themselves_without_its_state(
     assert content("photos-cutouts") == before
 
 
+@pytest.mark.slow
 def test_the_catalog_of_an_earlier_version_vouches_for_cutouts_that_nobody_opens(
     left: Bgpipe,
 ) -> None:
@@ -144,6 +146,7 @@ def test_the_jobs_of_an_earlier_version_are_read_as_it_told_them(left: Bgpipe) -
     assert told(left, "status", "folder")[-1] == TOLD["folder"]
 
 
+@pytest.mark.slow
 def test_a_report_of_a_job_of_an_earlier_version_shows_its_cutouts(left: Bgpipe) -> None:
     done = left("report", "folder", "--out", FOLDER / "sheet.html", **KEPT)
     assert done.returncode == 0, done.stderr
@@ -170,7 +173,9 @@ def test_what_an_earlier_version_gave_up_is_tried_again(left: Bgpipe) -> None:
     assert content("mixed-cutouts").items() >= before.items()
 
 
-@pytest.mark.parametrize("state", ["with its state", "without it"])
+@pytest.mark.parametrize(
+    "state", ["with its state", pytest.param("without it", marks=pytest.mark.slow)]
+)
 def test_a_bucket_of_an_earlier_version_is_up_to_date(
     left: Bgpipe, left_bucket: S3Server, state: str
 ) -> None:
@@ -185,6 +190,7 @@ def test_a_bucket_of_an_earlier_version_is_up_to_date(
             assert found["Metadata"] == entry["metadata"]
 
 
+@pytest.mark.slow
 def test_the_catalog_in_a_bucket_of_an_earlier_version_vouches_for_objects_that_nobody_opens(
     left: Bgpipe, left_bucket: S3Server, fault_proxy: Callable[..., FaultProxy]
 ) -> None:

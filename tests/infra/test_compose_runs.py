@@ -157,6 +157,7 @@ def start_redis(host: Host) -> redis.Redis:
     return redis.Redis("127.0.0.1", int(port), username="admin", password="any", retry=retry)
 
 
+@pytest.mark.slow
 def test_every_service_runs_is_healthy_does_a_job_and_drains(host: Host) -> None:
     init = words_of(SERVICES["init"])
     assert host.run("init", init).returncode == 0

@@ -17,7 +17,8 @@ from ..support.source_tree import ROOT
 SECONDS = 900
 
 
-@pytest.mark.parametrize("images", [6, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("images", [6, 150])
 def test_the_three_witnesses_of_the_demonstration_agree(images: int, tmp_path: Path) -> None:
     try:
         find_server()

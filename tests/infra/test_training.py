@@ -223,6 +223,7 @@ def test_training_moves_every_parameter_of_the_backbone_and_no_statistic(
     assert changed == dict(trainer.network.bb.named_parameters()).keys()
 
 
+@pytest.mark.slow
 def test_a_few_steps_lower_the_loss(run: Run, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     trainer = Trainer(run)
     trainer.progress.seconds = 200  # past the warm-up
@@ -253,6 +254,7 @@ def test_logits_enlarged_last_are_the_same(run: Run) -> None:
         torch.testing.assert_close(network(images), before, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_as_if_never_stopped(
     run: Run, batch: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
@@ -276,6 +278,7 @@ def test_the_last_part_of_a_run_has_other_sizes(run: Run) -> None:
     assert trainer.sizes == (96,)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_checkpoint_a_log_and_weights_that_load(run: Run) -> None:
     done = train(replace(run, samples=12, minutes=1e6, last_sizes=(96,), last=0.4))
     assert done.progress.samples == 4 * done.progress.step == 12

@@ -28,6 +28,7 @@ def test_the_package_names_its_version_and_offers_nothing_else() -> None:
         _ = bgpipe.removes
 
 
+@pytest.mark.slow
 def test_a_type_checker_knows_the_kind_of_a_cutout_and_refuses_other_names(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(

@@ -52,6 +52,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_wheel_built_from_the_sdist_works_from_anywhere(
     distributions: Path, tmp_path: Path
 ) -> None:
@@ -75,6 +76,7 @@ def test_the_wheel_built_from_the_sdist_works_from_anywhere(
     assert "models.md" in (licenses / "NOTICE").read_text()
 
 
+@pytest.mark.slow
 def test_the_package_index_can_show_the_page(distributions: Path) -> None:
     run("-m", "twine", "check", "--strict", *distributions.iterdir(), cwd=distributions)
     (wheel,) = distributions.glob("*.whl")

@@ -1,4 +1,8 @@
-"""Real worker processes on a real Redis, and jobs for them."""
+"""Real worker processes on a real Redis, and jobs for them.
+
+A test starts a worker of its own, or uses the one that all tests of its module share: a start takes seconds of a
+processor.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -27,6 +31,8 @@ from bgpipe.pipeline.models.lockfile import hash_file
 from bgpipe.pipeline.networks.birefnet import ModelConfig, SwinConfig, build
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, JobSummary, Preset, Recipe
 
+from ..support.redis_server import running_redis
+
 SIZE = (64, 64)
 QUEUE = "bgpipe"
 SECONDS = 120.0
@@ -42,6 +48,9 @@ class Cluster:
     app: Celery
     model: Path
     folder: Path
+    shared_log: Path | None = None
+    log_start: int = 0
+    """Where the test's own part of `shared_log` begins."""
 
     @property
     def source(self) -> Path:
@@ -92,7 +101,8 @@ class Cluster:
         return list(self.app.control.inspect(timeout=2, limit=1).ping() or {})
 
     def log(self) -> str:
-        return (self.folder / "worker.log").read_text()
+        path = self.shared_log or self.folder / "worker.log"
+        return path.read_bytes()[self.log_start :].decode()
 
     def photo(self, name: str) -> str:
         path = self.source / name
@@ -161,11 +171,34 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cluster(redis_url: str, model: Path, tmp_path: Path) -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest, model: Path, tmp_path: Path) -> Iterator[Cluster]:
+    """An empty cluster without workers, or that of the module in tests that use `shared_worker`."""
     for name in ("source", "out"):
         (tmp_path / name).mkdir()
-    with connect(redis_url) as client, make_app(load_settings(), redis_url) as app:
-        yield Cluster(redis_url, client, JobStore(client), app, model, tmp_path)
+    if "shared_worker" in request.fixturenames:
+        shared = request.getfixturevalue("shared_worker")
+        cluster = replace(shared, folder=tmp_path, log_start=shared.shared_log.stat().st_size)
+        yield cluster
+        print(cluster.log())
+        return
+    url = request.getfixturevalue("redis_url")
+    with connect(url) as client, make_app(load_settings(), url) as app:
+        yield Cluster(url, client, JobStore(client), app, model, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_worker(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Cluster]:
+    """A worker with five lanes on a Redis of its own."""
+    folder = tmp_path_factory.mktemp("shared")
+    with (
+        running_redis(folder) as server,
+        connect(server.url) as client,
+        make_app(load_settings(), server.url) as app,
+    ):
+        log = folder / "worker.log"
+        cluster = Cluster(server.url, client, JobStore(client), app, model, folder, log)
+        with cluster.supervisor("--device", "cpu", "--lanes", "5"):
+            yield cluster
 
 
 @pytest.fixture(autouse=True)

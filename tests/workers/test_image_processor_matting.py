@@ -48,6 +48,7 @@ def pictures(cluster: Cluster) -> dict[str, Pixels]:
     return made
 
 
+@pytest.mark.slow
 def test_edges_are_solved_with_weights_of_the_hub_the_same_alone_and_in_company(
     cluster: Cluster, pictures: dict[str, Pixels]
 ) -> None:

@@ -40,7 +40,7 @@ def alive(pid: int) -> bool:
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(cluster: Cluster) -> None:
-    names = [cluster.photo(f"photo {i}.jpg") for i in range(100)]
+    names = [cluster.photo(f"photo {i}.jpg") for i in range(40)]
     # Redelivered soon, which may also happen to what a slow machine still works on.
     quick = {"BGPIPE_QUEUE__VISIBILITY_TIMEOUT": "5", "BGPIPE_QUEUE__MAX_ATTEMPTS": "20"}
     with cluster.supervisor(*CPU, **quick) as supervisor:
@@ -51,15 +51,15 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(cluster: Cluster) -> No
         summary = cluster.finished_after_a_kill(job)
         (second,) = children(supervisor.pid)
     assert second != first
-    assert (summary.done, summary.failed) == (100, 0)
-    assert len(list(cluster.out.iterdir())) == 100
+    assert (summary.done, summary.failed) == (40, 0)
+    assert len(list(cluster.out.iterdir())) == 40
 
 
 @pytest.mark.parametrize("end", ["signal", "stdin"])
 def test_a_drain_finishes_what_is_in_flight_and_gives_the_rest_back(
     cluster: Cluster, end: str
 ) -> None:
-    names = [cluster.photo(f"photo {i}.jpg") for i in range(200)]
+    names = [cluster.photo(f"photo {i}.jpg") for i in range(100)]
     with cluster.supervisor(*CPU, "--lanes", "2", "--stop-with-stdin") as supervisor:
         (child,) = children(supervisor.pid)
         job = cluster.submit(names)
@@ -72,10 +72,10 @@ def test_a_drain_finishes_what_is_in_flight_and_gives_the_rest_back(
         assert supervisor.wait(60) == 0
     assert not alive(child)
     summary = cluster.jobs.summary(job)
-    assert 1 <= summary.done < 200
+    assert 1 <= summary.done < 100
     assert (summary.running, summary.failed) == (0, 0)
     assert not cluster.client.exists(keys.UNACKED)
-    assert cluster.client.llen(QUEUE) == 200 - summary.done
+    assert cluster.client.llen(QUEUE) == 100 - summary.done
 
 
 def test_workers_do_not_outlive_a_supervisor_that_was_killed(cluster: Cluster) -> None:

@@ -159,6 +159,7 @@ def test_threads_that_remove_at_once_load_one_network() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_documents_run(tmp_path: Path, photo: Image.Image) -> None:
     text = (Path(__file__).resolve().parents[3] / "infra/docs/python.md").read_text()
     for example in re.findall(r"```python\n(.*?)```", text.split("\n## ")[1], re.DOTALL):

@@ -14,18 +14,25 @@ from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.planning.recipe import (
     apply_changes,
     build_output,
-    check_output,
+    build_recipe,
     preset_changes,
 )
-from bgpipe.pipeline.types import Output, Preset, Recipe
+from bgpipe.pipeline.types import Output, Preset
 
 
 def options(**values):
     return asdict(SubmitOptions(["photos"])) | {"format": "png"} | values
 
 
-def recipe(preset=None, **values):
-    return Recipe("m", "0" * 64, (64, 64), preset or Preset(), Output(**values))
+def build(naming, preset=None, **values):
+    return build_recipe(
+        load_settings(),
+        model="birefnet-nano",
+        preset=preset or Preset(),
+        output=Output(**values),
+        naming=naming,
+        pull=False,
+    ).recipe
 
 
 def test_defaults_are_those_of_a_recipe():
@@ -80,21 +87,21 @@ def test_values_out_of_range_are_refused(values, reason):
 
 
 @pytest.mark.parametrize(
-    ("chosen", "naming", "reason"),
+    ("naming", "preset", "output", "reason"),
     [
-        (recipe(depth=16, format="webp"), "", "--depth 16"),
-        (recipe(Preset(crop=True), depth=16), "", "--depth 16"),
-        (recipe(Preset(background="white"), format="mask"), "", "a mask has no background"),
-        (recipe(Preset(shadow=0.1), format="mask"), "", "a mask has no background"),
-        (recipe(), "same", "one name"),
-        (recipe(), "{nothing}", "no field 'nothing'"),
+        ("", None, {"depth": 16, "format": "webp"}, "--depth 16"),
+        ("", Preset(crop=True), {"depth": 16}, "--depth 16"),
+        ("", Preset(background="white"), {"format": "mask"}, "a mask has no background"),
+        ("", Preset(shadow=0.1), {"format": "mask"}, "a mask has no background"),
+        ("same", None, {}, "one name"),
+        ("{nothing}", None, {}, "no field 'nothing'"),
     ],
 )
-def test_what_no_file_can_hold_is_refused(chosen, naming, reason):
+def test_what_no_file_can_hold_is_refused(naming, preset, output, reason):
     with pytest.raises(UsageError, match=reason):
-        check_output(chosen, naming)
+        build(naming, preset, **output)
 
 
 def test_what_fits_together_is_taken():
-    check_output(recipe(depth=16), "{stem}")
-    check_output(recipe(Preset(crop=True), format="mask"), "")
+    assert build("{stem}", depth=16).output.depth == 16
+    assert build("", Preset(crop=True), format="mask").preset.crop

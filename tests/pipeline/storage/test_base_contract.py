@@ -20,8 +20,9 @@ KEYS = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stores():
+    """One factory, so one client: making a client takes longer than a test."""
     return StoreFactory(load_settings().s3)
 
 

@@ -35,9 +35,15 @@ def location(s3):
     return s3.make_bucket()
 
 
+@pytest.fixture(scope="module")
+def stores():
+    """One factory, so one client: making a client takes longer than a test."""
+    return StoreFactory(load_settings().s3)
+
+
 @pytest.fixture
-def store(settings, location):
-    return StoreFactory(settings).open(f"{location}/photos")
+def store(stores, location):
+    return stores.open(f"{location}/photos")
 
 
 @pytest.fixture

@@ -141,8 +141,8 @@ def test_values_of_a_preset_and_the_format_can_be_chosen(
     upload = client.post("/v1/uploads").json()["upload"]
     files = {"files": ("a.png", photo("a.png").read_bytes())}
     client.post(f"/v1/uploads/{upload}/files", files=files)
-    wishes = {"upload": upload, "set": {"contrast": 2, "smooth": True}, "format": "webp"}
-    job = client.post("/v1/jobs", json=wishes).json()
+    options = {"upload": upload, "set": {"contrast": 2, "smooth": True}, "format": "webp"}
+    job = client.post("/v1/jobs", json=options).json()
     assert (job["preset"]["contrast"], job["preset"]["smooth"], job["format"]) == (2, True, "webp")
     finished(job["job"])
     answer = client.get(f"/v1/jobs/{job['job']}/items/0/result")
