@@ -70,5 +70,5 @@ def test_no_norm_of_a_batch_is_left_to_compute(config: ModelConfig) -> None:
 
 
 def test_a_size_of_no_whole_tiles_is_refused() -> None:
-    with pytest.raises(InvalidSize, match="multiples of 32: 64x100; resize"):
+    with pytest.raises(InvalidSize, match="multiples of 32: 64x100: resize"):
         fuse(plain(SHIFTED), (64, 100))
