@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -229,7 +230,11 @@ def sandbox(redis_address: str, tmp_path: Path) -> Iterator[Sandbox]:
     yield Sandbox(folder, shell, substitutes, redis_address)
     assert shell.stdin
     shell.stdin.write("kill $(jobs -p) 2>/dev/null; wait; exit\n")
-    shell.communicate(timeout=SECONDS)
+    try:
+        shell.communicate(timeout=60)
+    except subprocess.TimeoutExpired:  # Flower may hang in its own handler of the signal
+        os.killpg(shell.pid, signal.SIGKILL)
+        shell.communicate()
 
 
 def picture(path: Path) -> None:
