@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -33,13 +36,33 @@ def cluster(redis_server_process: RedisServer, tmp_path: Path) -> Iterator[Clust
         yield Cluster(redis_server_process, client, tmp_path)
 
 
+def read_now(stream: IO[str] | None) -> str:
+    """What can be read of a pipe without waiting."""
+    assert stream
+    if not select.select([stream], [], [], 0)[0]:
+        return ""
+    return os.read(stream.fileno(), 4096).decode()
+
+
 def test_of_two_submits_at_once_one_leads_and_the_other_follows(cluster: Cluster) -> None:
     cluster.fill(300)
     idler = Idler(cluster.client)
     submits = [cluster.submit("--wait", "--json") for _ in range(2)]
+    heard = dict.fromkeys(submits, "")
+
+    def one_follows() -> bool:
+        for process in submits:
+            heard[process] += read_now(process.stderr)
+        return any("following job" in words for words in heard.values())
+
+    until(one_follows)
     until(lambda: [cluster.is_in(JobState.RUNNING, job) for job in cluster.jobs.ids()] == [True])
     with idler.at_work():
-        ended = [process.communicate(timeout=SECONDS) for process in submits]
+        ended = [
+            (output, heard[process] + words)
+            for process in submits
+            for output, words in [process.communicate(timeout=SECONDS)]
+        ]
     assert [process.returncode for process in submits] == [0, 0], ended
     (job,) = cluster.jobs.ids()
     assert {json.loads(output.splitlines()[-1])["job"] for output, _ in ended} == {job}

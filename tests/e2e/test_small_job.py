@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -12,20 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from ..support.locks import is_free
 from .conftest import Bgpipe
 
 PATIENCE = 90.0
 NANO = ("--model", "birefnet-nano")
-
-
-def is_free(lock: Path) -> bool:
-    """Whether no process holds it."""
-    with lock.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -303,6 +303,7 @@ def test_doctor_and_models_tell_what_is_there(bgpipe: Bgpipe) -> None:
     assert bgpipe("models", "pull", "birefnet-lite").returncode == 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_cluster")
 def test_all_photos_with_ground_truth(bgpipe: Bgpipe, shared: Path, tmp_path: Path) -> None:
     photos = shared / "images" / "quality"

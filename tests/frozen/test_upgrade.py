@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ..e2e.conftest import Bgpipe
+from ..support.locks import is_free
 
 if TYPE_CHECKING:
     from ..support.s3_server import FaultProxy, S3Server
@@ -54,13 +55,9 @@ def left() -> Iterator[Bgpipe]:
 def await_free(path: Path) -> None:
     """A worker outlives its command a little; it would end the Redis of the next test's folder."""
     deadline = time.monotonic() + 60
-    with path.open("ab") as lock:
-        while True:
-            try:
-                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                assert time.monotonic() < deadline, f"still in use: {path}"
-                time.sleep(0.05)
+    while not is_free(path):
+        assert time.monotonic() < deadline, f"still in use: {path}"
+        time.sleep(0.05)
 
 
 @pytest.fixture

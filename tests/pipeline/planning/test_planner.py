@@ -151,7 +151,7 @@ def test_a_source_without_a_suffix_keeps_its_target_to_itself() -> None:
 
 
 def test_a_long_plan_waits_in_files() -> None:
-    listed = (ObjectInfo(f"{number:06}.jpg", 1, "1") for number in range(6 * CHUNK_PAIRS))
+    listed = (ObjectInfo(f"{number:06}.jpg", 1, "1") for number in range(4 * CHUNK_PAIRS))
     tracemalloc.start()
     planned = assign_targets(listed)
     held = next(planned)[1], tracemalloc.get_traced_memory()[1]
