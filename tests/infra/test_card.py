@@ -21,7 +21,7 @@ from library import photos_below
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ROOT / "infra" / "docs"
-WEIGHTS = ROOT / "pipeline" / "model" / "birefnet-nano.safetensors"
+WEIGHTS = ROOT / "pipeline" / "models" / "birefnet-nano.safetensors"
 DEPTH = 8  # pixels from an edge to what is inside
 ROUNDING = 0.002  # of the tables, and what float arithmetic of other processors may turn over
 
