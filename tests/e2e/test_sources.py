@@ -254,7 +254,8 @@ def test_the_bundled_model_is_warned_of_once_the_source_was_checked(
     nothing = bgpipe("submit", tmp_path / "empty")
     assert (nothing.returncode, len(nothing.stderr.splitlines())) == (3, 1)
     done = bgpipe("submit", folder)
-    (warning,) = done.stderr.splitlines()
+    slow = "waiting for a worker"  # said on a machine that has much else to do
+    (warning,) = [line for line in done.stderr.splitlines() if not line.startswith(slow)]
     assert warning.startswith("warning: birefnet-general is not on this machine")
     assert "bgpipe models pull birefnet-general" in warning
 
