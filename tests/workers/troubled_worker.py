@@ -21,6 +21,7 @@ import numpy as np
 
 from bgpipe.pipeline.errors import Code, DeviceLost
 from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.images.provenance import xmp_packet
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output
 from bgpipe.workers.image_processor import ImageCodec
 from bgpipe.workers.lifecycle import exit_now, run_entry_point, worker_settings
@@ -68,7 +69,8 @@ class Codec(ImageCodec):
         cutout: Cutout, picture: DecodedImage, output: Output, text: Mapping[str, str]
     ) -> bytes:
         del cutout, picture, output
-        return f"a cutout of {text['bgpipe:source']}".encode()
+        # With provenance: a worker that died after writing it would take it for a foreign file.
+        return f"a cutout of {text['bgpipe:source']}".encode() + xmp_packet(text)
 
 
 @dataclass(frozen=True, slots=True)
