@@ -44,7 +44,7 @@ SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 class Sweep(OutputOptions):
     """`[sweeps.NAME]` of the settings; the names of its jobs begin with NAME.
 
-    None and empty names stand for the values of the preset, [refine], [model], [matting] and [prune].
+    None and empty names mean the values of the preset, [refine], [model], [matting] and [prune].
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

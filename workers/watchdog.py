@@ -54,7 +54,7 @@ class StageTimer:
     """Times an image and its stages. The working thread writes, the lane that waits reads."""
 
     def __init__(self, limits: Mapping[str, float]) -> None:
-        """`limits`: seconds for each stage that there is."""
+        """`limits`: seconds for each stage."""
         self._limits = limits
         self._start = time.perf_counter()
         self._stages: dict[str, float] = {}

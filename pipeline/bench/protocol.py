@@ -48,7 +48,7 @@ class NetworkResult:
     memory: int = 0
     """Peak bytes of the device on a GPU, of the process on a CPU."""
     share_of_peak: float = 0.0
-    """Of the matrix product's FLOP/s in this precision."""
+    """Share of the matrix product's FLOP/s in this precision."""
     error: str = ""
 
 

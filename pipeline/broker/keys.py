@@ -159,12 +159,12 @@ def prompts_of(owner: str) -> str:
 
 
 def open_prompts_of(owner: str) -> str:
-    """Sorted set: prompts of this caller whose end was not seen -> number."""
+    """Sorted set: open prompts of this caller -> number."""
     return f"{PROMPTS}open:{owner}"
 
 
 def unreported_prompts_of(owner: str, client: str) -> str:
-    """Sorted set: prompts whose end this client does not know -> number. `client` is a digest."""
+    """Sorted set: prompts whose end was not yet reported to this client -> number. `client` is a digest."""
     return f"{PROMPTS}untold:{owner}:{client}"
 
 

@@ -31,7 +31,7 @@ from bgpipe.pipeline.processes import last_lines
 
 SERVERS = ("redis-server", "valkey-server")
 OLDEST_VERSION = 7
-"""Of a server on the PATH: older ones keep their data in a file of another name."""
+"""Oldest major version of a server on the PATH; older ones keep their data in a file of another name."""
 DATA = ("appendonlydir", "appendonly.aof", "server.version")
 """Files of a server; version 6 writes appendonly.aof, which later ones move into the folder."""
 UNREADABLE = re.compile(

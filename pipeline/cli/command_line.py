@@ -1,4 +1,4 @@
-"""What all commands share: sessions, global options, examples below their help, plain text in it."""
+"""Shared by all commands: sessions, global options, examples below their help, plain text in it."""
 
 from __future__ import annotations
 

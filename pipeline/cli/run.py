@@ -35,7 +35,7 @@ SHORTEST_PAUSE = 0.02
 
 
 def check_wait(settings: Settings, wait: bool | None) -> None:
-    """Raise UsageError if a job of the embedded server is to be detached."""
+    """Raise UsageError for `--detach` with the embedded server."""
     if settings.embedded and wait is False:
         raise UsageError("--detach needs a cluster: set BGPIPE_REDIS_URL")
 
@@ -113,7 +113,7 @@ class JobRun:
         forget_old(self.session.jobs, self.session.settings.dispatch.keep_days)
 
     def _is_likely_new(self) -> bool:
-        """Return whether the keys are named or there is no target yet, which promises work."""
+        """Return whether a worker will probably be needed: the keys are named, or the target is empty."""
         job = self.session.jobs.job(self.job_id)
         return bool(job.named) or not ("://" in job.out or Path(job.out).exists())
 

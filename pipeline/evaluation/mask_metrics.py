@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 LEVELS = 256
-"""Of a matte. Each level above 0 is a threshold, whose mask contains the pixels at or above it."""
+"""Levels of a matte. Each level above 0 is a threshold, whose mask contains the pixels at or above it."""
 EPSILON = np.finfo(np.float64).eps
 
 # Weighted F-measure: range over which errors depend on each other, and their decay with distance.

@@ -1,4 +1,4 @@
-"""What endpoints depend on: the application's state and the caller."""
+"""Dependencies of the endpoints: the application's state and the caller."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 UPLOAD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NAME_BYTES, PART_BYTES = 700, 200
-"""Of a whole name and of each of its parts; leaves room for the suffixes of stores and cutouts."""
+"""Maximum bytes of a name and of each of its parts; leaves room for the suffixes of stores and cutouts."""
 
 
 @dataclass(frozen=True, slots=True)

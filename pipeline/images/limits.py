@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 BYTES_PER_PIXEL = 28
 BYTES_PER_REDUCED_PIXEL = 112
-"""Of the copy, with at most REDUCED_PIXELS, on which the colors of soft edges are estimated."""
+"""Bytes per pixel of the copy, with at most REDUCED_PIXELS, on which the colors of soft edges are estimated."""
 REDUCED_PIXELS = 1_000_000
 
 

@@ -1,4 +1,4 @@
-"""What both engines do around a forward pass: shrink it to the device's memory, check its output."""
+"""Shared by both engines around a forward pass: shrink the batch to the device's memory, check its output."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CPU = "cpu"
 CHECK_SIDE = 128
-"""Of matrices of -1, 0 and 1, whose product every precision holds exactly."""
+"""Side of matrices of -1, 0 and 1, whose product every precision holds exactly."""
 
 # Lines of nvidia-smi -L; instances are listed below the GPU that is partitioned.
 _GPU = re.compile(r"GPU (?P<index>\d+): (?P<product>.+) \(UUID: (?P<uuid>\S+)\)")

@@ -47,7 +47,7 @@ class Claim:
     """The right to work on an item of `job`. `attempt` counts from 1.
 
     `redelivered`: the item was in flight already, and neither settled nor released since. Its worker
-    died, or the message was delivered again while that worker goes on.
+    died, or the message was delivered again while that worker continues.
     """
 
     attempt: int

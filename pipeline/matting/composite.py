@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SHADOW_SOURCE = 0.35
 """Share of the subject's height, from its foot, that throws the shadow."""
 SHADOW_HEIGHT = 0.12
-"""Of the shadow, as a share of the subject's width or height, whichever is less."""
+"""Height of the shadow, as a share of the subject's width or height, whichever is less."""
 SHADOW_BLUR = 0.035
 """Sigma, as a share of the same."""
 BLOCK_PIXELS = 1 << 18

@@ -93,7 +93,7 @@ def _counter(name: str, text: str, default: float = 0) -> Any:  # noqa: ANN401
 
 @dataclass(slots=True)
 class WorkerStats:
-    """A worker since its process began. Times are Unix times; 0 stands for unknown."""
+    """A worker since its process began. Times are Unix times; 0 means unknown."""
 
     device: str = ""
     """cpu or cuda."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
 
 MEAN = (0.485, 0.456, 0.406)
-"""Of ImageNet's RGB in [0, 1], as all bundled and released networks were trained with."""
+"""Mean and standard deviation of ImageNet's RGB in [0, 1], as all bundled and released networks were trained with."""
 DEVIATION = (0.229, 0.224, 0.225)
 
 

@@ -38,7 +38,7 @@ VERSION = 1
 PART_ROWS = 50_000
 """Per part: about 10 MB while it is written or read."""
 MAX_BYTES = 1 << 28
-"""Of a header or part; larger objects are rejected."""
+"""Maximum bytes of a header or part; larger objects are rejected."""
 FINGERPRINTS_READ = 8192
 """At once."""
 

@@ -21,7 +21,7 @@ class SweepState:
     job: JobId
     """The last run; empty if there was none."""
     deadline: float
-    """Of the last run."""
+    """Unix time at which the last run stops."""
     notified: bool
     """Whether the end of the last run was reported."""
     failures: int

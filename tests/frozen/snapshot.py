@@ -2,7 +2,7 @@
 
     REWRITE_SNAPSHOTS=1 python -m pytest tests/frozen
 
-rewrites the files of data/ (settings own the prefix BGPIPE_). Do that only for a change that users are told of in
+rewrites the files of data/ (settings own the prefix BGPIPE_). Do that only for a change that is listed in
 infra/docs/CHANGELOG.md, and look at the difference before it is committed.
 """
 

@@ -1,4 +1,4 @@
-"""What stands in Redis: names of keys, and each kind of value as it is stored."""
+"""Names of Redis keys, and each kind of value as it is stored."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ KEYS = {
     "prompt": keys.of_prompt("0c"),
     "prompts of a caller": keys.prompts_of("shop"),
     "open prompts of a caller": keys.open_prompts_of("shop"),
-    "prompts that a client was not told of": keys.unreported_prompts_of("shop", "0d"),
+    "unreported prompts of a client": keys.unreported_prompts_of("shop", "0d"),
     "names of a caller's files": keys.prompt_names_of("shop"),
     "file of a prompt": keys.prompt_file_of("shop", "0e"),
     "photos of a caller": keys.input_images_of("shop"),

@@ -1,4 +1,4 @@
-"""What the routes depend on: the caller's prompts and images, and the JSON body."""
+"""Dependencies of the routes: the caller's prompts and images, and the JSON body."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ class PromptStore:
         self._client.zrem(keys.open_prompts_of(self._owner), prompt_id)
 
     def pending_events(self, client: str) -> list[Prompt]:
-        """Return the newest prompts whose end this client has not received, by number."""
+        """Return the newest prompts whose end was not yet reported to this client, by number."""
         return self._list(self._pending_key(client), -PENDING_PER_CLIENT, -1)
 
     def mark_notified(self, client: str, prompt_id: str) -> None:

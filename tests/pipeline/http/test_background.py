@@ -1,4 +1,4 @@
-"""What is done for jobs while nobody asks, also after the server that took them has died."""
+"""Maintenance of jobs without requests, also after the death of the server that accepted them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def state(
 
 @pytest.fixture
 def job(state: AppState, photo: Callable[..., Path]) -> Job:
-    """A job of an upload that nobody has opened yet."""
+    """Return a job of an upload, not yet opened."""
     upload = state.uploads.new_id()
     state.uploads.write("anna", upload, "a.png", photo("a.png").read_bytes())
     touch_folder(state, f"anna/uploads/{upload}")
@@ -72,7 +72,7 @@ def test_a_job_whose_server_died_before_it_was_listed_is_listed(state: AppState,
     loop = MaintenanceLoop(state)
     deadline = time.monotonic() + 60
     while state.jobs.summary(job.id).state is JobState.LISTING:
-        assert time.monotonic() < deadline, "nobody lists it"
+        assert time.monotonic() < deadline, "the job was not listed"
         loop.step()
         loop.join_tasks(60)
     assert state.jobs.summary(job.id).total == 1

@@ -1,4 +1,4 @@
-"""What a job finds at a target that keeps a catalog."""
+"""Targets with a catalog, compared with a plan."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def known(target: LocalStore, job_store: JobStore, job: Job, *names: str) -> Non
 def found(
     target: LocalStore, job_store: JobStore, job: Job, entries: list[ObjectInfo]
 ) -> tuple[dict[str, TargetState], list[str]]:
-    """The standing of each source, and the sources of the cutouts that nobody asks for."""
+    """Return the state of each target, and the sources of orphaned cutouts."""
     catalog = Catalog(target, SOURCE, job_store.items)
     batches = list(compare(assign_targets(entries), target, job, catalog))
     states = {item.source.key: item.state for batch in batches for item in batch}
@@ -87,8 +87,8 @@ def test_an_object_that_the_catalog_does_not_know_is_asked_itself(
     known(target, job_store, job, "a.jpg", "b.jpg")
     text = {"bgpipe:recipe": job.recipe.text, "bgpipe:source": "identity of a.jpg"}
     target.write("a.png", png.encode(np.zeros((4, 4, 4), np.uint8), text=text))
-    target.write("b.png", b"somebody else's")
-    target.write("c.png", b"somebody else's")
+    target.write("b.png", b"foreign")
+    target.write("c.png", b"foreign")
     standings, left = found(target, job_store, job, sources("a.jpg", "b.jpg"))
     assert standings == {"a.jpg": TargetState.CURRENT, "b.jpg": TargetState.FOREIGN}
     assert left == []
