@@ -27,8 +27,9 @@ def checkpoint() -> Path:
 
 def fill(backbone: EfficientNet, path: Path) -> None:
     """Load the features of `path`, converted to this project's normalisation."""
-    # Published as a PyTorch checkpoint only; weights_only refuses to run code in it.
-    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    # The weights are published as a PyTorch checkpoint only. weights_only=True unpickles tensors and nothing
+    # else: code in the file is refused. Training only; the product reads safetensors.
+    tensors = torch.load(path, map_location="cpu", weights_only=True)  # see above
     features = {k: v for k, v in tensors.items() if not k.startswith(CLASSIFIER)}
     backbone.load_state_dict(for_our_images(features))
 

@@ -61,14 +61,19 @@ def library(data: Path) -> Library:
 
 
 @pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with the names of the released one, its classifier too."""
+def plain() -> EfficientNet:
+    """A backbone with random features."""
     backbone = CONFIGS["birefnet_nano"].backbone
     assert isinstance(backbone, EfficientNetConfig)
     torch.manual_seed(1)
-    state = EfficientNet(backbone).state_dict()
+    return EfficientNet(backbone).eval()
+
+
+@pytest.fixture(scope="module")
+def features(plain: EfficientNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of `plain` in the format of the published one, with a classifier."""
     path = tmp_path_factory.mktemp("features") / "efficientnet-lite0.pth"
-    torch.save(state | {"_fc.weight": torch.zeros(1000, 1280)}, path)
+    torch.save(plain.state_dict() | {"_fc.weight": torch.zeros(1000, 1280)}, path)
     return path
 
 
@@ -193,15 +198,11 @@ def test_a_folder_without_material_is_named(tmp_path: Path) -> None:
 
 
 def test_features_are_those_of_the_checkpoint_on_images_normalised_as_it_wants(
-    features: Path,
+    plain: EfficientNet, features: Path
 ) -> None:
     backbone = CONFIGS["birefnet_nano"].backbone
     assert isinstance(backbone, EfficientNetConfig)
-    plain, ours = EfficientNet(backbone).eval(), EfficientNet(backbone).eval()
-    # The file that this test wrote, in the format of the published weights.
-    tensors = torch.load(features, weights_only=True)
-    tensors.pop("_fc.weight")
-    plain.load_state_dict(tensors)
+    ours = EfficientNet(backbone).eval()
     fill(ours, features)
     levels = torch.randint(0, 256, (1, 3, 64, 64), generator=torch.Generator().manual_seed(0))
     mean, deviation = (torch.tensor(x).view(1, 3, 1, 1) for x in (MEAN, DEVIATION))

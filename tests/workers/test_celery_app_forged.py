@@ -63,9 +63,9 @@ def test_a_pickled_message_is_refused_unread(cluster: Cluster, tmp_path: Path) -
         until(lambda: not cluster.client.exists(keys.UNACKED, QUEUE))
         assert not trap.exists()
     assert "worker ended" not in cluster.log()
-    # Our own bytes, read here on purpose: whoever does unpickle them springs the trap, so what the
-    # worker left unread was no dud. Only unpickling can show that; nothing else in the project does it.
-    pickle.loads(body)  # bytes made above, by this test
+    # Proof that the message was dangerous: unpickling it springs the trap. The bytes are made above, by this
+    # test; nothing else in the project unpickles.
+    pickle.loads(body)  # see above
     assert trap.is_dir()
 
 
