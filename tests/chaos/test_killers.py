@@ -48,5 +48,5 @@ def test_a_troublesome_image_is_given_up_and_no_innocent_with_it(
     assert len(files(cluster.out)) == IMAGES - 1
     repeats = {int(k): int(v) for k, v in cluster.client.hgetall(keys.of_job(job).repeats).items()}
     print(f"{trouble}: attempts of those that needed several: {repeats}")
-    # Whoever was beside it ran alone after that, once.
+    # The images beside it ran alone after that, once.
     assert all(repeats[index] == 1 for index in repeats if index != IMAGES // 2)

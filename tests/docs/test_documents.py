@@ -1,10 +1,10 @@
 """Every command line in the two README.md and infra/docs is run, or says in the document why it is not.
 
-The rule for whoever writes a document:
+The rules for writing a document:
 
 - A fenced block marked `sh` is run, line by line, in a sandbox; each line has to end with 0 (submit,
   status and resume also with 1: some images failed). `\\` continues a line, ` # ` begins a comment.
-- `<!-- not run: REASON -->` in the lines above a block keeps it from being run; nobody sees it on the
+- `<!-- not run: REASON -->` in the lines above a block keeps it from being run; it is invisible on the
   rendered page. `<!-- not run, START OF A LINE: REASON -->` does so for single lines.
 - Blocks marked `text` are drawings and output; other blocks with command lines need such a mark too.
 - In `code like this`, commands of bgpipe and their long options have to exist, and so do the files that

@@ -93,7 +93,7 @@ def workers(url: str) -> Any:
 
 
 def get(url: str, data: bytes | None = None) -> bytes:
-    """What Flower answers to the account in `url`, or to nobody in particular if there is none."""
+    """What Flower answers to the account in `url`, or without an account."""
     account, _, place = url.removeprefix("http://").rpartition("@")
     request = urllib.request.Request(f"http://{place}", data)
     if account:

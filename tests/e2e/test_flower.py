@@ -87,7 +87,7 @@ def test_the_password_may_be_in_a_file(redis_url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "reported"),
     [
         ({"FLOWER_BASIC_AUTH": ACCOUNT}, "flower needs a cluster: set BGPIPE_REDIS_URL"),
         ({"BGPIPE_REDIS_URL": "redis://h"}, "set FLOWER_BASIC_AUTH=user:password"),
@@ -99,7 +99,7 @@ def test_the_password_may_be_in_a_file(redis_url: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_missing_is_told_with_exit_code_2(
-    given: dict[str, str], told: str, tmp_path: Path
+    given: dict[str, str], reported: str, tmp_path: Path
 ) -> None:
     ended = subprocess.run(
         COMMAND,
@@ -110,5 +110,5 @@ def test_what_is_missing_is_told_with_exit_code_2(
         timeout=60,
     )
     assert ended.returncode == 2
-    assert told in ended.stderr
+    assert reported in ended.stderr
     assert ended.stderr.count("\n") == 1

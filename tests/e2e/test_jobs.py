@@ -30,7 +30,7 @@ def cluster(redis_server_process: RedisServer, tmp_path: Path) -> Iterator[Clust
 
 
 def submitted(cluster: Cluster, count: int) -> JobId:
-    """A job of `count` images that is published and led by nobody."""
+    """A job of `count` images that is published and has no leader."""
     cluster.fill(count)
     process = cluster.submit("--detach", "--job", JOB)
     _, words = process.communicate()
@@ -152,12 +152,12 @@ def test_damaged_books_are_told_and_the_other_jobs_go_on(cluster: Cluster) -> No
     cluster.client.delete(names.running)
     second = cluster.submit("--detach", "--job", "second", "--include", "*.png")
     second.communicate()
-    told = records(cluster, "jobs")
-    assert [("error" in record, record["job"]) for record in told] == [
+    reported = records(cluster, "jobs")
+    assert [("error" in record, record["job"]) for record in reported] == [
         (True, job),
         (False, "second"),
     ]
-    assert "another version of bgpipe" in told[0]["error"]
+    assert "another version of bgpipe" in reported[0]["error"]
     assert cluster.run("cancel", job)[0] == 4  # ended all the same
     assert cluster.run("jobs", "--forget", job)[0] == 0
     assert cluster.jobs.ids() == ["second"]

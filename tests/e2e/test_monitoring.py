@@ -128,7 +128,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 def test_every_metric_of_dashboard_and_alerts_is_told_by_a_real_cluster(watched: Watched) -> None:
     used = {name for query in expressions().values() for name in NAME.findall(query)}
-    # The price of a thousand images is told while a job runs.
+    # The price of a thousand images is exported while a job runs.
     assert used - {"bgpipe_cost_per_thousand_images"} <= watched.samples()
     assert len(used) > 20
 
@@ -195,7 +195,7 @@ def ask(prometheus: str, query: str) -> list[Any]:
 
 def test_a_real_prometheus_scrapes_both_and_answers_every_panel(prometheus: str) -> None:
     until(lambda: len(ask(prometheus, "up{job='bgpipe'} == 1")) == 2)
-    silent = {"Cost of 1,000 images A"}  # told while a job runs
+    silent = {"Cost of 1,000 images A"}  # exported while a job runs
     for where, query in expressions().items():
         spelled = query.replace("$__rate_interval", "1m")
         found = ask(prometheus, spelled)

@@ -107,7 +107,7 @@ def test_prune_removes_what_lost_its_source_and_nothing_else(
 
     books_of(submit())
     kept = {f"photos-cutouts/{name}" for name in CUTOUTS[1:]} | {"photos-cutouts/theirs.png"}
-    s3.put(f"{bucket}/photos-cutouts/theirs.png", b"somebody else's")
+    s3.put(f"{bucket}/photos-cutouts/theirs.png", b"foreign")
     s3.delete(f"{bucket}/photos/a.jpg")
 
     refused = submit("--prune")
@@ -135,9 +135,9 @@ def test_a_cutout_that_somebody_replaced_is_not_pruned(
     submit = ("submit", f"{bucket}/photos", *NANO, "--json")
     books_of(bgpipe(*submit, **s3.environment))
     s3.delete(f"{bucket}/photos/a.jpg")
-    s3.put(f"{bucket}/photos-cutouts/a.png", b"somebody else's")
+    s3.put(f"{bucket}/photos-cutouts/a.png", b"foreign")
     books_of(bgpipe(*submit, "--prune", **s3.environment))
-    assert s3.get(f"{bucket}/photos-cutouts/a.png")["Body"].read() == b"somebody else's"
+    assert s3.get(f"{bucket}/photos-cutouts/a.png")["Body"].read() == b"foreign"
 
 
 def test_a_list_and_hidden_names_in_a_bucket_cannot_be_pruned(
@@ -226,9 +226,13 @@ def test_a_bucket_that_is_not_there_and_an_empty_one_are_told_apart(
 def test_without_credentials_it_is_said_where_they_are_looked_for(
     bgpipe: Bgpipe, s3: S3Server, bucket: str
 ) -> None:
-    nobody = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_CONFIG_FILE": "/dev/null"}
-    nobody |= {"AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_EC2_METADATA_DISABLED": "true"}
-    done = bgpipe("submit", f"{bucket}/photos", *NANO, **(s3.environment | nobody))
+    anonymous = {
+        "AWS_ACCESS_KEY_ID": "",
+        "AWS_SECRET_ACCESS_KEY": "",
+        "AWS_CONFIG_FILE": "/dev/null",
+    }
+    anonymous |= {"AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_EC2_METADATA_DISABLED": "true"}
+    done = bgpipe("submit", f"{bucket}/photos", *NANO, **(s3.environment | anonymous))
     assert (done.returncode, "AWS_ACCESS_KEY_ID" in done.stderr) == (4, True), done.stderr
 
 
@@ -242,13 +246,13 @@ def test_a_key_without_access_fails_and_the_others_are_done(
     through = s3.environment | {"AWS_ENDPOINT_URL": proxy.url}
     summary = books_of(bgpipe("submit", f"{bucket}/photos", *NANO, "--json", **through), code=1)
     assert (summary["done"], summary["errors"]) == (2, {"E_ACCESS": 2})
-    told = {failure["source"]: failure for failure in bgpipe.records("errors", "--json")}
-    assert {name: failure["attempts"] for name, failure in told.items()} == {
+    reported = {failure["source"]: failure for failure in bgpipe.records("errors", "--json")}
+    assert {name: failure["attempts"] for name, failure in reported.items()} == {
         "a.jpg": 1,
         "late.jpg": 1,
     }
-    assert "s3:GetObject" in told["a.jpg"]["detail"]
-    assert "log in again" in told["late.jpg"]["detail"]
+    assert "s3:GetObject" in reported["a.jpg"]["detail"]
+    assert "log in again" in reported["late.jpg"]["detail"]
 
 
 @pytest.mark.parametrize("images", [20, pytest.param(500, marks=pytest.mark.slow)])

@@ -246,7 +246,7 @@ def test_prune_lists_first_and_removes_the_cutouts_of_deleted_photos(
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         Image.new("RGB", (64, 48), "teal").save(photos / name)
     assert bgpipe("submit", photos, *NANO).returncode == 0
-    (out / "theirs.png").write_bytes(b"somebody else's")
+    (out / "theirs.png").write_bytes(b"foreign")
     (photos / "b.jpg").unlink()
 
     refused = bgpipe("submit", photos, *NANO, "--prune")

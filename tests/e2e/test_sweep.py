@@ -366,9 +366,9 @@ def test_a_night_ends_at_its_deadline_and_the_next_one_goes_on(
     assert 0 < first["done"] < IMAGES
     assert first["done"] + second["done"] == second["total"] == IMAGES
     assert second["skipped"] == first["done"]
-    told = [json.loads(body)["job"] for body, _ in posted]
-    assert told.count(second["job"]) == 1
-    assert first["job"] not in told
+    reported = [json.loads(body)["job"] for body, _ in posted]
+    assert reported.count(second["job"]) == 1
+    assert first["job"] not in reported
 
 
 def _next_minute() -> datetime:

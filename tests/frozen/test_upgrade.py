@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).with_name("upgrade")
 RECORD: dict[str, Any] = json.loads((DATA / "data.json").read_text(encoding="utf-8"))
-TOLD = {job["job"]: job for job in RECORD["told"]["jobs"]}
+REPORTED = {job["job"]: job for job in RECORD["reported"]["jobs"]}
 FOLDER = Path("/tmp/bgpipe-upgrade")
 BUCKET = "bgpipe-upgrade"
 MODEL = FOLDER / "weights.safetensors"
@@ -95,7 +95,7 @@ def submit(bgpipe: Bgpipe, source: object, **environment: str) -> tuple[int, int
     return summary["done"], summary["skipped"], summary["failed"]
 
 
-def told(bgpipe: Bgpipe, *arguments: str) -> list[dict[str, Any]]:
+def reported(bgpipe: Bgpipe, *arguments: str) -> list[dict[str, Any]]:
     done = bgpipe(*arguments, "--json", **KEPT)
     assert done.returncode in {0, 1}, done.stderr
     assert "unreadable" not in done.stderr
@@ -138,9 +138,9 @@ def test_the_catalog_of_an_earlier_version_vouches_for_cutouts_that_nobody_opens
 
 
 def test_the_jobs_of_an_earlier_version_are_read_as_it_told_them(left: Bgpipe) -> None:
-    assert told(left, "jobs") == RECORD["told"]["jobs"]
-    assert told(left, "errors", "mixed") == RECORD["told"]["errors"]
-    assert told(left, "status", "folder")[-1] == TOLD["folder"]
+    assert reported(left, "jobs") == RECORD["reported"]["jobs"]
+    assert reported(left, "errors", "mixed") == RECORD["reported"]["errors"]
+    assert reported(left, "status", "folder")[-1] == REPORTED["folder"]
 
 
 @pytest.mark.slow
@@ -153,9 +153,9 @@ def test_a_report_of_a_job_of_an_earlier_version_shows_its_cutouts(left: Bgpipe)
 
 
 def test_a_job_that_an_earlier_version_did_not_finish_goes_on_where_it_was(left: Bgpipe) -> None:
-    before, made = content("many-cutouts"), TOLD["unfinished"]["done"]
+    before, made = content("many-cutouts"), REPORTED["unfinished"]["done"]
     assert len(before) == made
-    summary = told(left, "resume", "unfinished")[-1]
+    summary = reported(left, "resume", "unfinished")[-1]
     found = summary["state"], summary["done"], summary["total"], summary["failed"]
     assert found == ("finished", 16, 16, 0)
     assert len(content("many-cutouts")) == 16
@@ -165,7 +165,7 @@ def test_a_job_that_an_earlier_version_did_not_finish_goes_on_where_it_was(left:
 def test_what_an_earlier_version_gave_up_is_tried_again(left: Bgpipe) -> None:
     before = content("mixed-cutouts")
     put("mixed/empty.jpg", (FOLDER / "photos/a.jpg").read_bytes(), MOMENT * 10**9)
-    summary = told(left, "retry", "mixed")[-1]
+    summary = reported(left, "retry", "mixed")[-1]
     assert (summary["state"], summary["done"], summary["failed"]) == ("finished", 2, 0)
     assert content("mixed-cutouts").items() >= before.items()
 

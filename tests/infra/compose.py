@@ -46,9 +46,9 @@ def problems(text: str) -> list[str]:
     return [
         *_variables(text),
         *(
-            f"{name}: {told}"
+            f"{name}: {reported}"
             for name, service in found.items()
-            for told in (*_of_service(name, service, whole), *_commands(service))
+            for reported in (*_of_service(name, service, whole), *_commands(service))
         ),
         *_profiles(found),
         *_gpus(found),
@@ -184,7 +184,7 @@ def _ports(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for target in scraped[0]["static_configs"][0]["targets"]:
         host, _, port = target.partition(":")
         if f"0.0.0.0:{port}" not in found.get(host, {}).get("command", []):
-            yield f"nobody listens where Prometheus looks: {target}"
+            yield f"Prometheus scrapes an address without a listener: {target}"
 
 
 def _seconds(period: str) -> int:

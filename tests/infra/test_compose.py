@@ -33,7 +33,7 @@ def test_the_file_is_valid_by_its_schema(schema: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "reported"),
     [
         ("[worker, --device, cpu]", "[worker, --devices, cpu]", "No such option: --devices"),
         ("command: [dispatch, ", "command: [despatch, ", "No such command 'despatch'"),
@@ -43,7 +43,7 @@ def test_the_file_is_valid_by_its_schema(schema: str, path: str) -> None:
         ("control.Dockerfile", "kontrol.Dockerfile", "no such file"),
         ("TORCH_INDEX: ${", "TORCH_WHEELS: ${", "no such argument"),
         ('--port, "8000"', '--port, "8001"', "does not listen"),
-        ("0.0.0.0:9640", "0.0.0.0:9641", "nobody listens where Prometheus looks"),
+        ("0.0.0.0:9640", "0.0.0.0:9641", "Prometheus scrapes an address without a listener"),
         ('"127.0.0.1:${API_PORT:-8000}', '"0.0.0.0:${API_PORT:-8000}', "beyond the loopback"),
         ("${API_PORT:-8000}", "${API_PORT:-8080}", "another default"),
         ("${RUN_AS:-1000:1000}", "${RUN_ME:-1000:1000}", "not in .env.example: RUN_ME"),
@@ -60,10 +60,10 @@ def test_the_file_is_valid_by_its_schema(schema: str, path: str) -> None:
         ('    restart: unless-stopped\n    user: "999', '    user: "999', "has no restart"),
     ],
 )
-def test_a_name_that_is_changed_is_found_out(old: str, new: str, told: str) -> None:
+def test_a_name_that_is_changed_is_found_out(old: str, new: str, reported: str) -> None:
     assert old in TEXT
     found = problems(TEXT.replace(old, new))
-    assert any(told in problem for problem in found), found
+    assert any(reported in problem for problem in found), found
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)

@@ -46,7 +46,7 @@ class Host:
     def environment(self, service: dict[str, Any]) -> dict[str, str]:
         kept = {n: v for n, v in os.environ.items() if not n.startswith(("BGPIPE_", "HF_"))}
         given = {n: self._here(value, service) for n, value in environment(service).items()}
-        given.pop("RUN_AS", None)  # nobody but root may give files away
+        given.pop("RUN_AS", None)  # only root may change owners
         return (
             kept
             | given

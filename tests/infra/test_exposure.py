@@ -17,7 +17,7 @@ from bgpipe.pipeline.diagnostics.security import Exposed, inspect_encryption
 from .conftest import guarded_redis
 
 ELSEWHERE = "flower"
-"""The check that looks at this machine, where a Flower of somebody else may run."""
+"""The check that inspects this machine, where another Flower may run."""
 
 
 def findings(folder: Path, **environment: str) -> tuple[int, dict[str, dict[str, Any]]]:

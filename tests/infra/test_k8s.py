@@ -41,8 +41,8 @@ def problems(manifests: list[Manifest], secrets: Path) -> Iterator[str]:
         if one["kind"] == "ConfigMap":
             yield from variable_problems(one["data"])
         if pod := pod_of(one):
-            for told in _of_pod(pod, manifests, secrets):
-                yield f"{name}: {told}"
+            for reported in _of_pod(pod, manifests, secrets):
+                yield f"{name}: {reported}"
     yield from _scaling(manifests)
 
 
@@ -163,7 +163,7 @@ def test_every_name_in_a_manifest_is_the_codes_or_anothers(overlay: str, secrets
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "reported"),
     [
         ("--device", "--gpu", "No such option: --gpu"),
         ("- --dispatcher", "- --leader", "No such option: --leader"),
@@ -182,11 +182,13 @@ def test_every_name_in_a_manifest_is_the_codes_or_anothers(overlay: str, secrets
         ),
     ],
 )
-def test_a_name_that_is_changed_is_found_out(old: str, new: str, told: str, secrets: Path) -> None:
+def test_a_name_that_is_changed_is_found_out(
+    old: str, new: str, reported: str, secrets: Path
+) -> None:
     text = yaml.safe_dump_all(everything("fleet"))
     assert old in text
     found = list(problems(list(yaml.safe_load_all(text.replace(old, new))), secrets))
-    assert any(told in problem for problem in found), found
+    assert any(reported in problem for problem in found), found
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -58,7 +58,7 @@ def test_every_name_in_a_unit_is_the_codes(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "old", "new", "told"),
+    ("unit", "old", "new", "reported"),
     [
         ("worker@", "--device", "--gpu", "No such option: --gpu"),
         ("worker@", "KillMode=mixed", "KillMode=control-group", "second signal"),
@@ -69,11 +69,11 @@ def test_every_name_in_a_unit_is_the_codes(path: Path) -> None:
         ("flower", "bgpipe flower", "bgpipe flour", "No such command 'flour'"),
     ],
 )
-def test_a_name_that_is_changed_is_found_out(unit: str, old: str, new: str, told: str) -> None:
+def test_a_name_that_is_changed_is_found_out(unit: str, old: str, new: str, reported: str) -> None:
     text = (ROOT / f"infra/systemd/bgpipe-{unit}.service").read_text()
     assert old in text
     found = list(problems(text.replace(old, new)))
-    assert any(told in problem for problem in found), found
+    assert any(reported in problem for problem in found), found
 
 
 def test_exit_codes_in_the_units_are_the_codes() -> None:

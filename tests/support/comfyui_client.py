@@ -62,7 +62,7 @@ class Comfy:
 
 
 def events(socket: Any, prompt: str) -> list[tuple[str, dict[str, Any]]]:
-    """What a client is told, without the status, to the end of the prompt."""
+    """Return the events of a client, without the status, to the end of the prompt."""
     found = []
     deadline = time.monotonic() + 2 * SECONDS
     while time.monotonic() < deadline:

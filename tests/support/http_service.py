@@ -55,7 +55,7 @@ class Service:
 
 @contextmanager
 def cluster(folder: Path, *, works: bool = True) -> Iterator[Service]:
-    """A Redis and a server, and, if it `works`, a dispatcher and a worker; nobody else is needed."""
+    """A Redis and a server, and, if it `works`, a dispatcher and a worker; no other process."""
     redis = RedisServer(folder)
     redis.start()
     with ExitStack() as stack:
@@ -68,7 +68,7 @@ def cluster(folder: Path, *, works: bool = True) -> Iterator[Service]:
 
 
 def environment_of(redis_url: str, folder: Path) -> dict[str, str]:
-    """What every process of a cluster is told."""
+    """Return the environment of every process of a cluster."""
     ours = {
         "BGPIPE_REDIS_URL": redis_url,
         "BGPIPE_SERVE__UPLOADS": str(folder / "uploads"),

@@ -1,7 +1,7 @@
 """A cluster whose submitting side is real and whose worker is idle: it makes nothing.
 
 Submitters, dispatchers and Redis are processes. The worker is a thread that claims and settles what
-it receives, for tests that are about everybody else.
+it receives, for tests that are about the other processes.
 """
 
 from __future__ import annotations

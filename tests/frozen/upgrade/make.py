@@ -56,9 +56,9 @@ def main() -> None:
     try:
         client = boto3.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL"])
         fill_bucket(client)
-        told = run_jobs(environment)
+        reported = run_jobs(environment)
         write_plain_log()
-        save(client, told)
+        save(client, reported)
     finally:
         server.kill()
         server.wait()
@@ -214,10 +214,14 @@ def pending(persistence: dict[str, Any]) -> bool:
     return any(persistence[name] for name in names)
 
 
-def save(client: Any, told: dict[str, Any]) -> None:
+def save(client: Any, reported: dict[str, Any]) -> None:
     shutil.rmtree(HERE / "content", ignore_errors=True)
     (HERE / "content").mkdir()
-    record = {"files": list(saved_files()), "objects": list(saved_objects(client)), "told": told}
+    record = {
+        "files": list(saved_files()),
+        "objects": list(saved_objects(client)),
+        "reported": reported,
+    }
     text = json.dumps(record, indent=1, ensure_ascii=False)
     (HERE / "data.json").write_text(text + "\n", encoding="utf-8")
 

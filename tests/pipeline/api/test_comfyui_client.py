@@ -65,10 +65,10 @@ def test_failures_are_failures(api: BackgroundRemovalAPI, photo: Photo, tmp_path
 def test_what_is_known_of_the_server(api: BackgroundRemovalAPI, tmp_path: Path) -> None:
     assert api.health_check()
     assert "ram_total" in api.get_system_stats()["system"]
-    nobody = BackgroundRemovalAPI("127.0.0.1", free_port(), EXAMPLE)
-    assert not nobody.health_check()
-    ok, why = nobody.process_image("x.jpg")
-    nobody.close()
+    unreachable = BackgroundRemovalAPI("127.0.0.1", free_port(), EXAMPLE)
+    assert not unreachable.health_check()
+    ok, why = unreachable.process_image("x.jpg")
+    unreachable.close()
     assert (ok, "Connect" in why) == (False, True)
     bad = tmp_path / "bad.json"
     bad.write_text(json.dumps({"1": {"class_type": "LoadImage"}}))

@@ -105,7 +105,7 @@ def test_deep_and_broken_images_are_refused(remover: BackgroundRemover) -> None:
 
 
 def test_wrong_names_are_refused() -> None:
-    for wrong in ({"model": "nobody"}, {"preset": "nobody"}):
+    for wrong in ({"model": "unknown"}, {"preset": "unknown"}):
         with pytest.raises(UsageError):
             BackgroundRemover(**{"model": "birefnet-nano"} | wrong)
     with pytest.raises(UsageError):

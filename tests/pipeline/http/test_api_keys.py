@@ -1,4 +1,4 @@
-"""Who gets in, and that nobody sees what is somebody else's."""
+"""Authentication, and the separation of callers."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def test_a_key_of_one_user_reaches_nothing_of_another(guarded: Service, photo: P
 
 
 def test_without_a_key_there_is_only_the_page_and_health(guarded: Service) -> None:
-    key_of(guarded, "somebody")
-    with guarded.client() as nobody, guarded.client("bgp_wrong") as wrong:
+    key_of(guarded, "shop")
+    with guarded.client() as anonymous, guarded.client("bgp_wrong") as wrong:
         for path in ("/", "/page/page.css", "/healthz", "/readyz", "/v1/openapi.json"):
-            assert nobody.get(path).status_code == 200, path
-        for client in (nobody, wrong):
+            assert anonymous.get(path).status_code == 200, path
+        for client in (anonymous, wrong):
             for path in ("/v1/jobs", "/v1/options", "/v1/jobs/any", "/nothing"):
                 answer = client.get(path)
                 assert (answer.status_code, answer.json()["code"]) == (401, "no-key")

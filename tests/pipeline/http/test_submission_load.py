@@ -74,7 +74,7 @@ def resident(service: Service) -> float:
         if f"socket:[{inode}]" in links:
             status = (process / "status").read_text()
             return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-    raise AssertionError("nobody listens")
+    raise AssertionError("the server does not listen")
 
 
 async def ask(

@@ -86,8 +86,8 @@ def test_a_cutout_goes_with_its_source_and_nothing_else_does(
     job_store: JobStore, catalogs: Catalogs, order: Job, source: LocalStore, target: LocalStore
 ) -> None:
     assert run(job_store, catalogs, order, target) == 4
-    target.write("theirs.png", b"somebody else's")
-    target.write("d/theirs.png", b"somebody else's")
+    target.write("theirs.png", b"foreign")
+    target.write("d/theirs.png", b"foreign")
     source.delete("d/a.jpg")
     assert pruned(catalogs, order, target) == ["d/a.png"]
     assert files(target) == {"a.png", "b.png", "d/c.png", "theirs.png", "d/theirs.png"}
@@ -119,7 +119,7 @@ def test_a_cutout_whose_job_was_forgotten_speaks_for_itself(
     client.flushall()
     source.delete("a.jpg")
     source.delete("b.jpg")
-    target.write("b.png", b"somebody else's")
+    target.write("b.png", b"foreign")
     assert pruned(catalogs, order, target) == ["a.png"]
 
 
@@ -150,10 +150,10 @@ def test_what_is_put_in_a_cutouts_place_at_the_last_moment_stays(
     run(job_store, catalogs, order, target)
     source.delete("a.jpg")
     found = orphans_of(catalogs, order, target)
-    target.write("a.png", b"somebody else's")
+    target.write("a.png", b"foreign")
     assert [item.target for item in found.items] == ["a.png"]
     assert list(remove_orphans(target, found.items)) == []
-    assert target.read("a.png", 99) == b"somebody else's"
+    assert target.read("a.png", 99) == b"foreign"
 
 
 def test_what_other_sources_gave_the_same_folder_stays(

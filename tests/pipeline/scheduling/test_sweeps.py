@@ -155,8 +155,8 @@ def test_a_start_that_failed_is_tried_again_later_and_later_and_reported(
         after - before for before, after in zip(command.times, command.times[1:], strict=False)
     ]
     assert all(seconds >= RETRY * 2**place for place, seconds in enumerate(waited))
-    told = [record for record in caplog.records if record.getMessage() == "sweep did not start"]
-    assert [record.fields["failures"] for record in told] == [1, 2, 3]
+    reported = [record for record in caplog.records if record.getMessage() == "sweep did not start"]
+    assert [record.fields["failures"] for record in reported] == [1, 2, 3]
     record = records.read(NAME, datetime.now(UTC))
     assert (record.failures, record.retry_at) == (3, 0)
 

@@ -23,7 +23,7 @@ from bgpipe.pipeline.errors import (
 )
 from bgpipe.pipeline.storage.local import LocalStore
 
-NOBODY = 65534
+OTHER_USER = 65534
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def folder_of_another_user():
     """A folder whose owner this process is, without the powers of root."""
     folder = Path(tempfile.mkdtemp())
     if os.geteuid() == 0:
-        os.chown(folder, NOBODY, NOBODY)
-        os.seteuid(NOBODY)
+        os.chown(folder, OTHER_USER, OTHER_USER)
+        os.seteuid(OTHER_USER)
     yield folder
     if os.getuid() == 0:
         os.seteuid(0)

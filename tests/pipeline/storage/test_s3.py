@@ -204,7 +204,7 @@ def test_without_credentials_it_says_where_they_are_looked_for(settings, locatio
 @pytest.mark.parametrize(
     ("changes", "kind", "words"),
     [
-        ({"profile": "nobody"}, StorageUnavailable, "nobody.*profile"),
+        ({"profile": "missing"}, StorageUnavailable, "missing.*profile"),
         ({"endpoint_url": "no address"}, UsageError, "no address"),
     ],
 )

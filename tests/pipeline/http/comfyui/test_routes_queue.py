@@ -1,4 +1,4 @@
-"""Prompts that wait, are interrupted, or belong to somebody else: a cluster in which nobody works."""
+"""Prompts that wait, are interrupted, or belong to another caller: a cluster without workers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_what_waits_is_listed_and_can_be_taken_off(comfy: Comfy, graph: dict[str
     assert stages(comfy) == {"queue_running": [], "queue_pending": [first, second, third]}
     assert comfy.client.get("/prompt").json() == {"exec_info": {"queue_remaining": 3}}
     assert comfy.client.get(f"/history/{first}").json() == {}
-    assert comfy.client.post("/queue", json={"delete": [second, "nobody"]}).content == b""
+    assert comfy.client.post("/queue", json={"delete": [second, "unknown"]}).content == b""
     assert stages(comfy)["queue_pending"] == [first, third]
     comfy.client.post("/queue", json={"clear": True})
     assert stages(comfy) == {"queue_running": [], "queue_pending": []}
@@ -86,8 +86,8 @@ def test_an_interrupt_ends_what_runs_and_nothing_else(
     assert stages(comfy) == {"queue_running": [], "queue_pending": [waiting]}
     headers = {"Authorization": f"Bearer {key}"}
     with dial(socket_url(guarded, client), additional_headers=headers) as socket:
-        told = events(socket, running)
-        assert [kind for kind, _ in told][-2:] == ["execution_interrupted", "executing"]
+        reported = events(socket, running)
+        assert [kind for kind, _ in reported][-2:] == ["execution_interrupted", "executing"]
         claim(guarded, waiting)
         comfy.client.post("/interrupt")
         assert events(socket, waiting)
@@ -115,10 +115,10 @@ def test_nothing_of_one_caller_is_anothers(
 
 def test_without_a_key_nobody_gets_in(guarded: Service, comfy: Comfy) -> None:
     assert comfy.client.get("/prompt").status_code == 200
-    with guarded.client() as nobody:
+    with guarded.client() as anonymous:
         for path in ("/prompt", "/api/queue", "/history", "/object_info", "/view?filename=x.png"):
-            assert nobody.get(path).status_code == 401, path
-        assert nobody.post("/prompt", json={}).status_code == 401
+            assert anonymous.get(path).status_code == 401, path
+        assert anonymous.post("/prompt", json={}).status_code == 401
     with pytest.raises(InvalidStatus):
         dial(socket_url(guarded, "c")).__enter__()
 
@@ -132,7 +132,7 @@ def test_a_page_of_another_site_gets_nothing_done(comfy: Comfy, graph: dict[str,
 def test_a_client_with_user_and_password_shows_its_key(
     guarded: Service, comfy: Comfy, key: str, graph: dict[str, Any]
 ) -> None:
-    """The Python client comfy-api-simplified, which nobody here wrote."""
+    """The Python client comfy-api-simplified, a third-party client."""
     api = ComfyApiWrapper(guarded.url, user="me", password=key)
     prompt = api.queue_prompt(graph)["prompt_id"]
     assert api.get_queue_size_before(prompt) == 1

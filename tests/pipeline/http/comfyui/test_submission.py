@@ -113,12 +113,14 @@ def test_the_websocket_tells_the_events_that_clients_wait_for(
         assert first["type"] == "status"
         assert first["data"]["sid"] == client
         prompt = comfy.prompt(graph, client_id=client)
-        told = events(socket, prompt)
-    names = [kind for kind, _ in told]
+        reported = events(socket, prompt)
+    names = [kind for kind, _ in reported]
     assert names[:2] == ["execution_start", "execution_cached"]
     assert names[-2:] == ["execution_success", "executing"]
     assert names.index("executing") < names.index("progress") < names.index("executed")
-    executed = {data["node"]: data["output"]["images"] for kind, data in told if kind == "executed"}
+    executed = {
+        data["node"]: data["output"]["images"] for kind, data in reported if kind == "executed"
+    }
     assert executed["5"] == comfy.wait(prompt)["outputs"]["5"]["images"]
 
 

@@ -1,4 +1,4 @@
-"""ComfyUI clients that nobody here wrote: they submit, wait at the websocket, and fetch the PNG."""
+"""Third-party ComfyUI clients: they submit, wait at the websocket, and fetch the PNG."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def test_comfy_ui_client_gets_its_images(
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(done.stderr.splitlines()[-1])
-    assert [file["type"] for file in told["files"]] == ["output", "temp", "temp"]
-    assert told["entries"] >= 1
-    with Image.open(out / told["files"][0]["filename"]) as cutout:
+    reported = json.loads(done.stderr.splitlines()[-1])
+    assert [file["type"] for file in reported["files"]] == ["output", "temp", "temp"]
+    assert reported["entries"] >= 1
+    with Image.open(out / reported["files"][0]["filename"]) as cutout:
         assert (cutout.format, cutout.mode, cutout.size) == ("PNG", "RGBA", (96, 64))
 
 

@@ -37,7 +37,7 @@ def program(name: str) -> str:
 
 
 class Person:
-    """Somebody in front of the page; downloads go to `folder`."""
+    """A user of the page; downloads go to `folder`."""
 
     def __init__(self, folder: Path) -> None:
         options = webdriver.ChromeOptions()
@@ -135,9 +135,9 @@ class Person:
 def person(tmp_path: Path) -> Iterator[Person]:
     folder = tmp_path / "downloads"
     folder.mkdir()
-    somebody = Person(folder)
-    yield somebody
-    somebody.driver.quit()
+    user = Person(folder)
+    yield user
+    user.driver.quit()
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ def test_a_form_has_the_output_options_of_a_json_request(
         ({"upload": "never-was-there"}, 404, "unknown-upload"),
         ({"upload": "../../etc"}, 404, "unknown-upload"),
         ({"source": "/etc"}, 403, "source-not-allowed"),
-        ({"source": "s3://anybody/else"}, 403, "source-not-allowed"),
+        ({"source": "s3://another/place"}, 403, "source-not-allowed"),
         ({"upload": "a", "preset": 3}, 422, "invalid-request"),
         ({"upload": "a", "on_finish": "http://169.254.169.254/"}, 403, "webhook-not-allowed"),
         ({"upload": "a", "more": 1}, 422, "invalid-request"),
@@ -253,7 +253,7 @@ def test_an_image_that_fails_is_named_with_its_reason_and_can_be_tried_again(
 def test_what_is_not_there_is_a_problem(client: httpx2.Client, photo: Photo) -> None:
     job = send(client, photo("a.png"))["job"]
     for path, code in (
-        ("/v1/jobs/nobody", "unknown-job"),
+        ("/v1/jobs/unknown", "unknown-job"),
         ("/v1/jobs/%2e%2e%2fetc", "not-found"),
         ("/v1/jobs/a%20b", "unknown-job"),
         (f"/v1/jobs/{job}/items/7", "unknown-item"),
@@ -307,13 +307,13 @@ def test_a_source_that_is_allowed_is_listed_and_its_end_is_told(
         assert answer.status_code == 201, answer.text
         beside = client.post("/v1/jobs", json={"source": f"{tmp_path}/../.."})
         assert problem(beside) == (403, "source-not-allowed")
-        headers, told = hooks.wait()
-    assert (told["state"], told["total"], told["done"]) == ("finished", 2, 2)
+        headers, reported = hooks.wait()
+    assert (reported["state"], reported["total"], reported["done"]) == ("finished", 2, 2)
     assert headers["X-Bgpipe-Delivery"] == answer.json()["job"]
-    assert told["job"] == answer.json()["job"]
+    assert reported["job"] == answer.json()["job"]
     # Any server knows the job, also once the one that took it has gone.
     with service.client() as client:
-        assert client.get(f"/v1/jobs/{told['job']}").json()["done"] == 2
+        assert client.get(f"/v1/jobs/{reported['job']}").json()["done"] == 2
 
 
 class Hooks:
@@ -339,7 +339,7 @@ class Hooks:
     def wait(self) -> tuple[dict[str, str], dict[str, Any]]:
         deadline = time.monotonic() + 2 * SECONDS
         while not self.bodies:
-            assert time.monotonic() < deadline, "nothing was told"
+            assert time.monotonic() < deadline, "no webhook arrived"
             time.sleep(0.05)
         return self.bodies[0]
 
