@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from bgpipe.config.choices import LogFormat
+from bgpipe.pipeline.processes import background_thread
 
 # bgpipe's own event per image replaces Celery's at INFO.
 QUIET = ("amqp", "celery", "kombu")
@@ -87,14 +89,8 @@ def report_wait(notify: Notify | None, activity: str) -> Iterator[None]:
     if notify is None:
         yield
         return
-    ended = threading.Event()
-    thread = threading.Thread(target=_report, args=(notify, activity, ended), daemon=True)
-    thread.start()
-    try:
+    with background_thread("report", partial(_report, notify, activity)):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _report(notify: Notify, activity: str, ended: threading.Event) -> None:

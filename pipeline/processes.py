@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, and one that answers a request in JSON lines."""
+"""Child processes that end with their parent, also one that answers in JSON lines; background threads."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, cast
 
@@ -22,6 +23,19 @@ LAST_LINES = 8
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
+
+
+@contextmanager
+def background_thread(name: str, run: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Call `run` in a thread; set its event at the end of the block, and wait for its return."""
+    stopped = threading.Event()
+    thread = threading.Thread(target=run, args=(stopped,), name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
 
 
 class ChildProcess:

@@ -17,6 +17,7 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.monitoring.heartbeat import LIFE, Histogram, WorkerStats
+from bgpipe.pipeline.processes import background_thread
 from bgpipe.workers.memory_budget import resident_bytes
 
 PERIOD = 5.0
@@ -79,7 +80,7 @@ def sending_heartbeats(
 
     `worker` is the name under which the process claims items.
     """
-    key, stopped = keys.of_worker(worker), threading.Event()
+    key = keys.of_worker(worker)
 
     def write() -> None:
         fields: dict[Any, Any] = dict(read_stats().write())
@@ -89,18 +90,15 @@ def sending_heartbeats(
         except RedisUnavailable as error:
             log.warning("heartbeat missed", extra={"fields": {"error": str(error)}})
 
-    def run() -> None:
+    def run(stopped: threading.Event) -> None:
         while not stopped.wait(PERIOD):
             write()
 
     write()  # before the first claim: its owner counts as alive
-    thread = threading.Thread(target=run, name="heartbeat", daemon=True)
-    thread.start()
     try:
-        yield
+        with background_thread("heartbeat", run):
+            yield
     finally:
-        stopped.set()
-        thread.join()
         with suppress(RedisUnavailable):
             client.delete(key)
 

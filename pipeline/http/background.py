@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from bgpipe.pipeline.broker import keys
@@ -22,6 +23,7 @@ from bgpipe.pipeline.http.schemas import job_body
 from bgpipe.pipeline.http.submission import finish_listing
 from bgpipe.pipeline.jobs.scripts import run_script
 from bgpipe.pipeline.jobs.store import JobNotFound
+from bgpipe.pipeline.processes import background_thread
 from bgpipe.pipeline.scheduling.webhook import post_webhook
 from bgpipe.pipeline.types import JobId, JobState
 
@@ -47,15 +49,11 @@ log = logging.getLogger(__name__)
 def embedded_worker(state: AppState) -> Iterator[None]:
     """Run a dispatcher thread and a worker process until the block ends."""
     session, settings = state.session, state.settings
-    stopped = threading.Event()
-    with worker(session.redis_url, settings.state_folder, settings.worker.drain_timeout) as child:
-        thread = threading.Thread(target=_dispatch, args=(session, child, stopped), name="dispatch")
-        thread.start()
-        try:
-            yield
-        finally:
-            stopped.set()
-            thread.join()
+    with (
+        worker(session.redis_url, settings.state_folder, settings.worker.drain_timeout) as child,
+        background_thread("dispatch", partial(_dispatch, session, child)),
+    ):
+        yield
 
 
 def _dispatch(session: Session, child: ChildProcess, stopped: threading.Event) -> None:
@@ -70,15 +68,8 @@ def _dispatch(session: Session, child: ChildProcess, stopped: threading.Event) -
 @contextmanager
 def maintenance(state: AppState) -> Iterator[None]:
     """Run the maintenance loop in a thread until the block ends."""
-    stopped = threading.Event()
-    loop = MaintenanceLoop(state)
-    thread = threading.Thread(target=loop.run, args=(stopped,), name="maintenance", daemon=True)
-    thread.start()
-    try:
+    with background_thread("maintenance", MaintenanceLoop(state).run):
         yield
-    finally:
-        stopped.set()
-        thread.join()
 
 
 class MaintenanceLoop:

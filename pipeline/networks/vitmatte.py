@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting
 
 from bgpipe.pipeline.errors import ModelUnavailable
-from bgpipe.pipeline.networks.birefnet.checkpoint import InvalidWeights, read
+from bgpipe.pipeline.networks.birefnet.checkpoint import InvalidWeights, read, refusing_shapes
 from bgpipe.pipeline.types import ResolvedModel
 
 PATCHES = "backbone.embeddings.projection.weight"
@@ -58,12 +58,8 @@ def assemble(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
 
 def infer_config(shapes: Shapes) -> VitMatteConfig:
     """Infer the configuration from the shapes of a state dict."""
-    try:
+    with refusing_shapes():
         return _infer(shapes)
-    except KeyError as error:
-        raise InvalidWeights(f"tensor missing: {error.args[0]}") from error
-    except (IndexError, ValueError, ZeroDivisionError) as error:
-        raise InvalidWeights(f"impossible shapes: {error}") from error
 
 
 def _infer(shapes: Shapes) -> VitMatteConfig:

@@ -6,7 +6,8 @@ inferred from the shapes. A checkpoint that does not fit exactly is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain, count, groupby, takewhile
 from pathlib import Path
 
@@ -80,8 +81,15 @@ def assemble(
 
 def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
     """Infer the configuration from the shapes of a state dict."""
-    try:
+    with refusing_shapes():
         return _infer(shapes)
+
+
+@contextmanager
+def refusing_shapes() -> Iterator[None]:
+    """Raise InvalidWeights for a tensor that is missing or a shape that is impossible."""
+    try:
+        yield
     except KeyError as error:
         raise InvalidWeights(f"tensor missing: {error.args[0]}") from error
     except (IndexError, ValueError, ZeroDivisionError) as error:
