@@ -98,7 +98,7 @@ def test_the_password_may_be_in_a_file(redis_url: str, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_missing_is_told_with_exit_code_2(
+def test_missing_requirements_are_reported_with_exit_code_2(
     given: dict[str, str], reported: str, tmp_path: Path
 ) -> None:
     ended = subprocess.run(

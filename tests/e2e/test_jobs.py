@@ -136,7 +136,7 @@ def on_terminal(cluster: Cluster, columns: int, *arguments: object) -> list[str]
     return re.sub(r"\x1b\[[0-9;]*m", "", output.decode()).splitlines()
 
 
-def test_damaged_books_are_told_and_the_other_jobs_go_on(cluster: Cluster) -> None:
+def test_damaged_records_are_reported_and_the_other_jobs_continue(cluster: Cluster) -> None:
     job = submitted(cluster, 3)
     names = keys.of_job(job)
     cluster.client.hset(names.manifest, "0", "no block")

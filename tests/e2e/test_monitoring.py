@@ -126,14 +126,14 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         yield Watched(dispatcher, worker, summary)
 
 
-def test_every_metric_of_dashboard_and_alerts_is_told_by_a_real_cluster(watched: Watched) -> None:
+def test_a_real_cluster_exports_every_metric_of_dashboard_and_alerts(watched: Watched) -> None:
     used = {name for query in expressions().values() for name in NAME.findall(query)}
     # The price of a thousand images is exported while a job runs.
     assert used - {"bgpipe_cost_per_thousand_images"} <= watched.samples()
     assert len(used) > 20
 
 
-def test_every_metric_told_is_in_the_document(watched: Watched) -> None:
+def test_every_exported_metric_is_in_the_document(watched: Watched) -> None:
     text = (ROOT / "infra/docs/operations.md").read_text()
     families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in watched.samples()}
     ours = {name for name in families if name.startswith("bgpipe_")}

@@ -129,9 +129,7 @@ def test_prune_removes_what_lost_its_source_and_nothing_else(
 
 
 @pytest.mark.usefixtures("shared_cluster")
-def test_a_cutout_that_somebody_replaced_is_not_pruned(
-    bgpipe: Bgpipe, s3: S3Server, bucket: str
-) -> None:
+def test_a_replaced_cutout_is_not_pruned(bgpipe: Bgpipe, s3: S3Server, bucket: str) -> None:
     submit = ("submit", f"{bucket}/photos", *NANO, "--json")
     books_of(bgpipe(*submit, **s3.environment))
     s3.delete(f"{bucket}/photos/a.jpg")
@@ -211,7 +209,7 @@ def test_a_store_that_refuses_ends_the_command_with_what_to_do(
     assert "Traceback" not in done.stderr
 
 
-def test_a_bucket_that_is_not_there_and_an_empty_one_are_told_apart(
+def test_a_missing_bucket_and_an_empty_one_are_distinguished(
     bgpipe: Bgpipe, s3: S3Server, bucket: str
 ) -> None:
     nowhere = "s3://no-such-bucket-anywhere/photos"

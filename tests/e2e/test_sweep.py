@@ -94,7 +94,7 @@ def ended(process: subprocess.Popen[Any]) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("shared_cluster")
-def test_a_sweep_is_run_by_hand_told_of_and_listed(bgpipe: Bgpipe, tmp_path: Path) -> None:
+def test_a_sweep_is_run_by_hand_reported_and_listed(bgpipe: Bgpipe, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for name in ("a.jpg", "b.jpg", "c_mask.jpg"):
@@ -237,7 +237,7 @@ def test_a_sweep_writes_what_its_output_options_say(bgpipe: Bgpipe, tmp_path: Pa
     assert json.loads(again.stdout.splitlines()[-1])["skipped"] == 1, again.stderr
 
 
-def test_what_would_keep_a_sweep_from_running_is_told(bgpipe: Bgpipe, s3: S3Server) -> None:
+def test_obstacles_to_a_sweep_are_reported(bgpipe: Bgpipe, s3: S3Server) -> None:
     declare(bgpipe, source="s3://no-such-bucket-anywhere/x", target="out", model="birefnet-nano")
     done = bgpipe("sweep", "check", **s3.environment)
     assert (done.returncode, "correct its name" in done.stdout) == (4, True), done.stderr

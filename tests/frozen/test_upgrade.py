@@ -129,7 +129,7 @@ def test_cutouts_of_an_earlier_version_speak_for_themselves_without_its_state(
 
 
 @pytest.mark.slow
-def test_the_catalog_of_an_earlier_version_vouches_for_cutouts_that_nobody_opens(
+def test_the_catalog_of_an_earlier_version_confirms_cutouts_without_opening_them(
     left: Bgpipe,
 ) -> None:
     for name, (data, changed) in content("photos-cutouts").items():
@@ -137,7 +137,7 @@ def test_the_catalog_of_an_earlier_version_vouches_for_cutouts_that_nobody_opens
     assert submit(left, FOLDER / "photos") == (0, 3, 0)
 
 
-def test_the_jobs_of_an_earlier_version_are_read_as_it_told_them(left: Bgpipe) -> None:
+def test_the_jobs_of_an_earlier_version_are_reported_alike(left: Bgpipe) -> None:
     assert reported(left, "jobs") == RECORD["reported"]["jobs"]
     assert reported(left, "errors", "mixed") == RECORD["reported"]["errors"]
     assert reported(left, "status", "folder")[-1] == REPORTED["folder"]
@@ -188,7 +188,7 @@ def test_a_bucket_of_an_earlier_version_is_up_to_date(
 
 
 @pytest.mark.slow
-def test_the_catalog_in_a_bucket_of_an_earlier_version_vouches_for_objects_that_nobody_opens(
+def test_the_catalog_in_a_bucket_of_an_earlier_version_confirms_objects_without_opening_them(
     left: Bgpipe, left_bucket: S3Server, fault_proxy: Callable[..., FaultProxy]
 ) -> None:
     proxy = fault_proxy()

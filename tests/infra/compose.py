@@ -141,12 +141,12 @@ def _commands(service: Mapping[str, Any]) -> Iterator[str]:
 
 def _profiles(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     known = {profile for service in found.values() for profile in service.get("profiles", [])}
-    named = set(re.findall(r"\b(gpus?(?:-\d)?|cpu|monitoring|s3)\b", _told_profiles()))
+    named = set(re.findall(r"\b(gpus?(?:-\d)?|cpu|monitoring|s3)\b", _list_profiles()))
     for profile in sorted(named ^ (known - {"cli"})):
         yield f"profile is only in one of docker-compose.yml and .env.example: {profile}"
 
 
-def _told_profiles() -> str:
+def _list_profiles() -> str:
     (line,) = [
         line for line in (ROOT / ".env.example").read_text().splitlines() if "workers run" in line
     ]

@@ -70,9 +70,7 @@ def test_what_is_deployed_is_closed(tmp_path: Path) -> None:
     assert {what for what, finding in found.items() if not finding["ok"]} <= {ELSEWHERE}, found
 
 
-def test_a_settings_file_that_holds_a_password_is_for_nobody_else(
-    redis_url: str, tmp_path: Path
-) -> None:
+def test_a_settings_file_with_a_password_must_be_private(redis_url: str, tmp_path: Path) -> None:
     (tmp_path / "bgpipe.toml").write_text("[serve]\nwebhook_secret = 'signs'\n")
     (tmp_path / "bgpipe.toml").chmod(0o604)
     _, found = findings(tmp_path, BGPIPE_REDIS_URL=redis_url)

@@ -159,7 +159,7 @@ def test_the_user_may_do_nothing_else(server: GuardedRedis, command: tuple[str, 
     assert "NOPERM" in str(refused.value) or "ermission" in str(refused.value)
 
 
-def test_nobody_comes_in_without_a_password(server: GuardedRedis) -> None:
+def test_connections_without_a_password_are_refused(server: GuardedRedis) -> None:
     with (
         redis.Redis("127.0.0.1", server.port, ssl=True, ssl_ca_certs=str(server.ca)) as client,
         pytest.raises(redis.AuthenticationError),

@@ -192,7 +192,7 @@ def test_a_name_that_is_changed_is_found_out(
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_pods_run_as_nobody_and_write_nowhere_but_into_their_volumes(overlay: str) -> None:
+def test_pods_run_unprivileged_and_write_only_into_their_volumes(overlay: str) -> None:
     pods = [pod for manifest in everything(overlay) if (pod := pod_of(manifest))]
     assert len(pods) >= 5
     for pod in pods:

@@ -28,7 +28,7 @@ def claims_of(cluster: Cluster, worker: str = OURS, living: tuple[str, ...] = ()
     return ClaimManager(cluster.jobs.items, worker, living.__contains__)
 
 
-def test_images_nobody_has_are_in_hand_side_by_side(cluster: Cluster, job: JobId) -> None:
+def test_unclaimed_images_are_claimed_side_by_side(cluster: Cluster, job: JobId) -> None:
     ours = claims_of(cluster)
     with ours.claim(job, 0, "a.jpg") as first, ours.claim(job, 1, "b.jpg") as second:
         assert first
@@ -98,7 +98,7 @@ def test_a_suspect_waits_until_the_others_are_done_and_is_not_charged_for_waitin
         assert alone.result(30)
 
 
-def test_what_was_settled_while_it_waited_is_nobodys(cluster: Cluster, job: JobId) -> None:
+def test_an_image_settled_while_it_waited_is_not_claimed(cluster: Cluster, job: JobId) -> None:
     ours = claims_of(cluster)
     cluster.jobs.items.claim(job, 0, DEAD)
     cluster.jobs.items.settle(job, Outcome.done(0))
@@ -106,7 +106,7 @@ def test_what_was_settled_while_it_waited_is_nobodys(cluster: Cluster, job: JobI
         assert claim is None
 
 
-def test_the_gate_lets_nobody_in_beside_a_suspect_nor_past_one_that_waits() -> None:
+def test_the_isolation_lock_admits_no_reader_beside_or_before_a_writer() -> None:
     isolation, seen = IsolationLock(), list[tuple[str, int]]()
     inside, lock = [0], threading.Lock()
 

@@ -67,7 +67,7 @@ def test_a_target_that_leaves_the_folder_is_a_dead_letter(cluster: Cluster) -> N
 
 
 @pytest.mark.usefixtures("shared_worker")
-def test_messages_that_name_nothing_of_ours_harm_nobody(cluster: Cluster) -> None:
+def test_messages_with_unknown_names_are_harmless(cluster: Cluster) -> None:
     names = [cluster.photo("a.jpg"), cluster.photo("b.jpg")]
     job = cluster.submit(names)
     for arguments in (

@@ -67,7 +67,7 @@ def test_a_server_whose_memory_is_full_is_unavailable_for_what_writes(redis_serv
             client.set("key", 1)
 
 
-def test_a_server_that_is_away_at_the_start_is_told_at_once_and_without_its_password() -> None:
+def test_a_server_that_is_away_at_the_start_is_reported_at_once_without_its_password() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound, not listening: refused
         port = closed.getsockname()[1]

@@ -187,7 +187,7 @@ def test_a_killed_server_is_replaced_although_its_socket_is_still_there(folder: 
             assert client.get("kept") == b"1"
 
 
-def test_a_server_that_dies_at_its_start_is_told_by_its_log(folder: Path) -> None:
+def test_a_server_that_dies_at_its_start_is_reported_with_its_log(folder: Path) -> None:
     (folder / "redis").mkdir(parents=True)
     (folder / "redis/appendonlydir").write_text("in the way")
     with pytest.raises(RedisUnavailable, match="append-only dir"), redis_server(folder):

@@ -20,6 +20,6 @@ def test_a_cuda_device_that_computes_passes() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_does_not_answer_is_told_with_what_to_check() -> None:
+def test_a_device_that_does_not_respond_is_reported_with_advice() -> None:
     with pytest.raises(DeviceLost, match="check the driver"):
         check_device("cuda")

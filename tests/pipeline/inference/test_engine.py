@@ -125,7 +125,7 @@ def test_an_answer_that_is_no_number_is_an_error_and_no_matte(model: ResolvedMod
         engine_of(network, model, batch=1).infer([image(0)])
 
 
-def test_a_cpu_computes_in_float32_unless_told_otherwise(model: ResolvedModel) -> None:
+def test_a_cpu_computes_in_float32_by_default(model: ResolvedModel) -> None:
     assert BiRefNetEngine(model, "cpu", batch=1, threads=1).precision is Precision.FLOAT32
 
 

@@ -548,7 +548,7 @@ WRONG = ["head", "manifest", "claimed", "done", "failed", "running", "repeats", 
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_key_of_a_wrong_type_is_told_and_never_counted(
+def test_a_key_of_a_wrong_type_is_reported_and_never_counted(
     job_store: JobStore, open_job: OpenJob, client: RedisClient, name: str
 ) -> None:
     job = open_job(3)
@@ -580,7 +580,7 @@ def set_bits(client: RedisClient, job: JobId) -> list[int]:
 
 
 @pytest.mark.parametrize("block", [b"", b"no block", _compress("no columns"), _compress([1])])
-def test_a_malformed_block_is_told_with_its_number(
+def test_a_malformed_block_is_reported_with_its_number(
     job_store: JobStore, open_job: OpenJob, client: RedisClient, block: bytes
 ) -> None:
     job = open_job(3)
@@ -591,7 +591,7 @@ def test_a_malformed_block_is_told_with_its_number(
         job_store.items.claim(job, 1, "w")
 
 
-def test_a_block_of_a_later_version_is_told(
+def test_a_block_of_a_later_version_is_reported(
     job_store: JobStore, open_job: OpenJob, client: RedisClient
 ) -> None:
     job = open_job(3)
@@ -610,7 +610,7 @@ def test_a_block_of_the_first_kind_without_a_version_is_read(
     assert job_store.items.get(job, 1) == Item(1, "b c.jpg", "b c.png", "2-2")
 
 
-def test_a_block_that_is_gone_is_told(
+def test_a_missing_block_is_reported(
     job_store: JobStore, open_job: OpenJob, client: RedisClient
 ) -> None:
     job = open_job(3)
@@ -630,7 +630,7 @@ def test_a_block_that_is_gone_is_told(
         ("no json", "damaged"),
     ],
 )
-def test_the_record_of_another_version_is_told(
+def test_the_record_of_another_version_is_reported(
     job_store: JobStore, open_job: OpenJob, client: RedisClient, record: str, words: str
 ) -> None:
     job = open_job(1)

@@ -12,7 +12,7 @@ from bgpipe.pipeline.types import JobId, JobState, Outcome, ReviewFlag
 EMPTY = PermanentError(Code.EMPTY, "no bytes")
 
 
-def test_each_outcome_counts_once_however_often_it_is_told(client, job_store, open_job) -> None:
+def test_each_outcome_counts_once_however_often_it_is_settled(client, job_store, open_job) -> None:
     job = open_job(3)
     for _ in range(2):
         job_store.items.settle(job, Outcome.done(0))

@@ -88,7 +88,7 @@ def test_a_foreign_message_has_no_age(client, settings) -> None:
     assert read_stats(client, settings.queue.name).age == 0.0
 
 
-def test_workers_are_told_by_their_places_and_the_successor_speaks(metric, client) -> None:
+def test_workers_are_labelled_by_name_and_the_successor_counts(metric, client) -> None:
     stage = Histogram()
     stage.observe(0.3)
     write_heartbeat(client, "cpu0@host/new", lanes=4, restarts=1, stages={"decode": stage})
@@ -106,7 +106,7 @@ def test_workers_are_told_by_their_places_and_the_successor_speaks(metric, clien
     assert 0 <= age < LIFE
 
 
-def test_a_worker_tells_of_itself_what_is_told_of_it_elsewhere(client, settings) -> None:
+def test_a_worker_exports_the_values_of_its_heartbeat(client, settings) -> None:
     stats = WorkerStats(device="cpu", lanes=3, images=7, disk_free=5, stages={"write": Histogram()})
     client.hset(keys.of_worker("cpu0@host/1"), mapping=stats.write())
     client.expire(keys.of_worker("cpu0@host/1"), LIFE)

@@ -47,7 +47,7 @@ def test_a_sample_is_of_all_parts_of_a_long_listing() -> None:
     assert len(tenths) == 10
 
 
-def test_nothing_is_estimated_from_what_nobody_measured() -> None:
+def test_nothing_is_estimated_without_a_measured_speed() -> None:
     def of(speed: float, price: float) -> CostEstimate:
         return estimate(7200, EstimateSettings(images_per_second=speed, price_per_hour=price))
 

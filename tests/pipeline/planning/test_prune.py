@@ -234,7 +234,7 @@ def test_a_name_by_another_template_is_not_an_orphan(
     assert orphans_of(catalogs, order, target).items == ()
 
 
-def test_a_catalog_that_somebody_forged_reaches_nothing_outside(
+def test_a_forged_catalog_reaches_nothing_outside(
     job_store: JobStore,
     catalogs: Catalogs,
     order: Job,

@@ -235,7 +235,7 @@ def test_a_job_that_a_command_leads_is_left_to_it(
     assert command.is_leader
 
 
-def test_a_damaged_job_is_told_once_and_the_others_go_on(
+def test_a_damaged_job_is_reported_once_and_the_others_continue(
     open_jobs: Callable[..., list[JobId]],
     dispatcher: Callable[[], Dispatcher],
     job_store: JobStore,

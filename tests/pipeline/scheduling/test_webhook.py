@@ -72,7 +72,7 @@ def test_without_a_secret_there_is_no_signature(listen: Callable[..., Receiver])
     assert "X-Bgpipe-Signature" not in receiver.headers[0]
 
 
-def test_a_busy_receiver_is_told_again_and_the_same(listen: Callable[..., Receiver]) -> None:
+def test_a_busy_receiver_gets_the_same_request_again(listen: Callable[..., Receiver]) -> None:
     receiver = listen(503)
     assert post_webhook(receiver.url, {"done": 3}, "hush", "job-1") == ""
     first, second = receiver.headers

@@ -117,7 +117,7 @@ def test_metadata_is_that_of_the_write_or_empty(store):
     assert store.metadata("b.png") == {}
 
 
-def test_who_asks_is_told_what_a_listing_passes_over(store):
+def test_a_listing_reports_skipped_objects(store):
     for key in ("a.jpg", "notes.txt", "sub/b.PDF", ".hidden.txt", ".hidden/c.txt"):
         store.write(key, b"content")
     passed = []

@@ -113,7 +113,7 @@ def test_nothing_of_one_caller_is_anothers(
     assert comfy.client.get("/view", params=photo).status_code == 200
 
 
-def test_without_a_key_nobody_gets_in(guarded: Service, comfy: Comfy) -> None:
+def test_requests_without_a_key_are_refused(guarded: Service, comfy: Comfy) -> None:
     assert comfy.client.get("/prompt").status_code == 200
     with guarded.client() as anonymous:
         for path in ("/prompt", "/api/queue", "/history", "/object_info", "/view?filename=x.png"):

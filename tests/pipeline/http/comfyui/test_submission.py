@@ -124,7 +124,7 @@ def test_the_websocket_tells_the_events_that_clients_wait_for(
     assert executed["5"] == comfy.wait(prompt)["outputs"]["5"]["images"]
 
 
-def test_a_client_that_comes_late_is_told_what_it_missed_once(
+def test_a_client_that_connects_late_gets_missed_events_once(
     comfy: Comfy, graph: dict[str, Any], service: Service
 ) -> None:
     client = uuid.uuid4().hex

@@ -289,7 +289,7 @@ def test_a_queue_above_its_mark_refuses_more_for_a_while(service: Service, photo
         assert int(answer.headers["retry-after"]) > 0
 
 
-def test_a_source_that_is_allowed_is_listed_and_its_end_is_told(
+def test_an_allowed_source_is_listed_and_its_end_is_posted(
     service: Service, photo: Photo, tmp_path: Path, hooks: Hooks
 ) -> None:
     photo("a.png")
