@@ -115,10 +115,6 @@ class Session:
         """Whether a dispatcher feeds the jobs of this cluster."""
         return not self.settings.embedded and self.is_held(keys.DISPATCH)
 
-    def is_led(self, job: JobId) -> bool:
-        """Whether a command or a dispatcher leads `job`."""
-        return self.is_dispatched() or self.is_held(keys.lease_of_job(job))
-
     def job(self, name: str | None) -> JobId:
         """Return the id of the named job, or of the newest one."""
         from bgpipe.pipeline.types import JobId
