@@ -113,7 +113,7 @@ class JobRun:
         forget_old(self.session.jobs, self.session.settings.dispatch.keep_days)
 
     def _is_likely_new(self) -> bool:
-        """Return whether a worker will probably be needed: the keys are named, or the target is empty."""
+        """Return whether a worker will probably be needed: keys are named, or the target does not exist yet."""
         job = self.session.jobs.job(self.job_id)
         return bool(job.named) or not ("://" in job.out or Path(job.out).exists())
 
