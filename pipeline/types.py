@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 JobId = NewType("JobId", str)
 
+DAY_SECONDS = 86_400
 RECIPE_VERSION = 3
 """Increased whenever the code gives other pixels for the same recipe."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
+from bgpipe.pipeline.cli.console import counted
 from bgpipe.pipeline.errors import StorageUnavailable, UsageError
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.planning.diff import TargetState
@@ -180,4 +181,4 @@ def _remove(console: Console, target: Store, orphans: Orphans) -> None:
         else:
             removed += 1
     console.print_json({"pruned": removed})
-    console.print(f"removed {removed} cutouts that had lost their source")
+    console.print(f"removed {counted(removed, 'cutout')} without a source")

@@ -11,12 +11,13 @@ from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from bgpipe.pipeline.http.background import embedded_worker, maintenance
+from bgpipe.pipeline.http.background import MaintenanceLoop, embedded_worker
 from bgpipe.pipeline.http.comfyui import make_router
 from bgpipe.pipeline.http.dependencies import open_state
 from bgpipe.pipeline.http.middleware import AuthMiddleware, SecurityHeadersMiddleware
 from bgpipe.pipeline.http.problems import install_error_handlers
 from bgpipe.pipeline.http.routes import browser, events, health, items, jobs, options, uploads
+from bgpipe.pipeline.processes import background_thread
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
@@ -47,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.shared = state
             if settings.embedded:
                 stack.enter_context(embedded_worker(state))
-            stack.enter_context(maintenance(state))
+            stack.enter_context(background_thread("maintenance", MaintenanceLoop(state).run))
             try:
                 yield
             finally:

@@ -24,8 +24,9 @@ from bgpipe.pipeline.http.submission import finish_listing
 from bgpipe.pipeline.jobs.scripts import run_script
 from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.processes import background_thread
+from bgpipe.pipeline.scheduling.dispatcher import CLEANING_INTERVAL
 from bgpipe.pipeline.scheduling.webhook import post_webhook
-from bgpipe.pipeline.types import JobId, JobState
+from bgpipe.pipeline.types import DAY_SECONDS, JobId, JobState
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.http.dependencies import AppState
@@ -38,9 +39,6 @@ GRACE = 5.0
 """Seconds that these may take at shutdown."""
 OPENING_SECONDS = 60.0
 """Maximum time between a job's registration and its opening."""
-CLEANING_INTERVAL = 600.0
-"""Seconds between two removals of expired folders."""
-DAY = 86_400.0
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +61,6 @@ def _dispatch(session: Session, child: ChildProcess, stopped: threading.Event) -
         log.critical("cannot work", extra={"fields": {"error": error}})
         # Without a worker the server would accept jobs that never end.
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-@contextmanager
-def maintenance(state: AppState) -> Iterator[None]:
-    """Run the maintenance loop in a thread until the block ends."""
-    with background_thread("maintenance", MaintenanceLoop(state).run):
-        yield
 
 
 class MaintenanceLoop:
@@ -152,7 +143,7 @@ class MaintenanceLoop:
         self._client.zrem(keys.SERVED, f"{owner}/{job_id}")
 
     def _remove_expired(self) -> None:
-        oldest = time.time() - self._state.settings.serve.keep_days * DAY
+        oldest = time.time() - self._state.settings.serve.keep_days * DAY_SECONDS
         folders = cast("list[bytes]", self._client.zrangebyscore(keys.FOLDERS, "-inf", oldest))
         for folder in folders:
             self._remove(folder.decode())

@@ -17,7 +17,7 @@ from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.errors import RedisUnavailable, StoreCorrupted, UsageError
 from bgpipe.pipeline.jobs.store import JobStore, LeaseLost
 from bgpipe.pipeline.scheduling.feeder import BATCH, Feeder
-from bgpipe.pipeline.types import JobId
+from bgpipe.pipeline.types import DAY_SECONDS, JobId
 
 IDLE_STEPS = 2
 """Consecutive steps with an empty queue before messages count as lost: a message that a worker is
@@ -25,8 +25,7 @@ just receiving is in no visible place."""
 MARGIN = 30.0
 """Seconds beyond the visibility timeout after which messages count as lost in a busy queue too."""
 CLEANING_INTERVAL = 600.0
-"""Seconds between two removals of old jobs."""
-DAY = 86_400.0
+"""Seconds between two removals of what has expired."""
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +195,7 @@ class Dispatcher:
 
 def forget_old(jobs: JobStore, keep_days: float) -> list[JobId]:
     """Forget the jobs that ended more than `keep_days` ago; returns them."""
-    old = jobs.closed_before(time.time() - keep_days * DAY)
+    old = jobs.closed_before(time.time() - keep_days * DAY_SECONDS)
     for job_id in old:
         jobs.forget(job_id)
     return old

@@ -17,6 +17,7 @@ from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.submission import touch_folder
 from bgpipe.pipeline.http.uploads import validate_name
+from bgpipe.pipeline.types import DAY_SECONDS
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.http.dependencies import AppState
@@ -26,7 +27,6 @@ INPUT_MARK = " [input]"
 SAME_NAME = 1000
 """Maximum number of images with the same name but for a number."""
 LISTED = 1000
-DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class InputImages:
         self._state = state
         self._client = state.session.client
         self._owner = owner
-        self._seconds = max(1, int(state.settings.serve.keep_days * DAY))
+        self._seconds = max(1, int(state.settings.serve.keep_days * DAY_SECONDS))
 
     def find(self, name: str) -> InputImage | None:
         try:

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, cast
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.types import JobId
+from bgpipe.pipeline.types import DAY_SECONDS, JobId
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.broker.client import RedisClient
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 PENDING_PER_CLIENT = 100
 """Prompts of one client whose events are kept until it connects."""
-DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ class PromptStore:
     def __init__(self, client: RedisClient, owner: str, keep_days: float) -> None:
         self._client = client
         self._owner = owner
-        self._seconds = max(1, int(keep_days * DAY))
+        self._seconds = max(1, int(keep_days * DAY_SECONDS))
 
     def next_number(self) -> int:
         """Return the number of the next prompt; counts from 0 for all owners."""
