@@ -10,11 +10,11 @@ from bgpipe.pipeline.evaluation.protocol import EvaluationResult, ResultImages
 from bgpipe.pipeline.evaluation.scores import HIGHER_IS_BETTER, Scores
 
 STYLE = """
-:root { color-scheme: light dark; --ground: #fafafa; --card: #fff; --ink: #222; --faint: #666; --line: #ddd; }
+:root { color-scheme: light dark; --page: #fafafa; --card: #fff; --ink: #222; --faint: #666; --line: #ddd; }
 @media (prefers-color-scheme: dark) {
-  :root { --ground: #161618; --card: #222225; --ink: #ececee; --faint: #9a9aa2; --line: #3a3a3f; }
+  :root { --page: #161618; --card: #222225; --ink: #ececee; --faint: #9a9aa2; --line: #3a3a3f; }
 }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem 1.5rem; color: var(--ink); background: var(--ground); }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem 1.5rem; color: var(--ink); background: var(--page); }
 .scores { overflow-x: auto; }
 table { border-collapse: collapse; }
 td, th { text-align: right; padding: .2rem .8rem; border-bottom: 1px solid var(--line); }

@@ -24,7 +24,7 @@ FAILURES = 2000
 """Maximum number of failures on a page; `bgpipe errors` lists all."""
 
 VIEWS = {"cutout": "cutout", "split": "before / after", "mask": "mask", "source": "source"}
-GROUNDS = ("checks", "white", "grey", "black", "green")
+BACKGROUNDS = ("checks", "white", "grey", "black", "green")
 KEYS = {
     "← → ↑ ↓": "move through the images",
     "Enter": "enlarge an image, Esc to go back",
@@ -69,7 +69,7 @@ def render_contact_sheet(
     yield f'<meta http-equiv="Content-Security-Policy" content="{_policy(style, script)}">'
     yield '<meta name="viewport" content="width=device-width">'
     yield f'<link rel="icon" href="data:,"><style>{style}</style></head>'
-    yield '<body data-view="cutout" data-ground="checks" data-flag="all" data-code="all">'
+    yield '<body data-view="cutout" data-background="checks" data-flag="all" data-code="all">'
     yield from _summary(summary, recipe)
     yield from _toolbar(images)
     yield "<main>"
@@ -145,14 +145,14 @@ def _toolbar(images: Sequence[SheetImage]) -> Iterator[str]:
     flags |= {flag: f"{flag} {counts[flag]}" for flag in ReviewFlag if counts[flag]}
     yield '<div class="bar">'
     yield _button_group("view", VIEWS)
-    yield _button_group("ground", {name: name for name in GROUNDS}, _COLOR_INPUT)
+    yield _button_group("background", {name: name for name in BACKGROUNDS}, _COLOR_INPUT)
     yield _button_group("flag", flags)
     yield '<input type="search" id="search" placeholder="name ( / )" aria-label="search for a name">'
     yield '<output id="count"></output><button type="button" data-opens="help">keys ( ? )</button>'
     yield "</div>"
 
 
-_COLOR_INPUT = '<input type="color" id="colour" value="#ff00aa" aria-label="custom color">'
+_COLOR_INPUT = '<input type="color" id="color" value="#ff00aa" aria-label="custom color">'
 
 
 def _button_group(group: str, values: dict[str, str], more: str = "") -> str:

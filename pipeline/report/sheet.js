@@ -8,7 +8,7 @@ const viewer = document.getElementById("viewer");
 const help = document.getElementById("help");
 const search = document.getElementById("search");
 const count = document.getElementById("count");
-const colour = document.getElementById("colour");
+const color = document.getElementById("color");
 
 let shown = figures;
 let open = -1; // index of the figure in the viewer among the visible ones
@@ -50,7 +50,7 @@ function filter() {
 
 const APPLY = {
   view: (value) => choose("view", value),
-  ground: (value) => choose("ground", value),
+  background: (value) => choose("background", value),
   flag: (value) => {
     choose("flag", value);
     filter();
@@ -89,7 +89,7 @@ const STEPS = { ArrowLeft: () => -1, ArrowRight: () => 1, ArrowUp: () => -column
 
 const KEYS = {
   v: () => APPLY.view(cycle("view")),
-  g: () => APPLY.ground(cycle("ground")),
+  g: () => APPLY.background(cycle("background")),
   f: () => APPLY.flag(cycle("flag")),
   m: () => APPLY.view(body.dataset.view === "mask" ? "cutout" : "mask"),
   b: () => APPLY.view(body.dataset.view === "split" ? "cutout" : "split"),
@@ -130,9 +130,9 @@ document.addEventListener("keydown", pressed);
 document.addEventListener("click", clicked);
 document.addEventListener("input", (event) => {
   if (event.target === search) filter();
-  else if (event.target === colour) {
-    body.style.setProperty("--chosen", colour.value);
-    APPLY.ground("colour");
+  else if (event.target === color) {
+    body.style.setProperty("--chosen", color.value);
+    APPLY.background("custom");
   } else if (event.target.type === "range") {
     event.target.parentElement.style.setProperty("--split", `${event.target.value}%`);
   }

@@ -188,13 +188,13 @@ def test_the_slider_uncovers_the_source(reader: Reader) -> None:
     assert reader.style("figure .source", "visibility") == "hidden"
 
 
-def test_views_and_grounds_change_by_click_and_by_key(reader: Reader) -> None:
-    reader.click('[data-ground-choice="black"]')
+def test_views_and_backgrounds_change_by_click_and_by_key(reader: Reader) -> None:
+    reader.click('[data-background-choice="black"]')
     assert reader.style("figure .stage", "background-color") == "rgba(0, 0, 0, 1)"
     reader.press("g")
     assert reader.style("figure .stage", "background-color") == "rgba(0, 160, 0, 1)"
     reader.driver.execute_script(
-        "const c = document.getElementById('colour'); c.value = '#123456';"
+        "const c = document.getElementById('color'); c.value = '#123456';"
         "c.dispatchEvent(new Event('input', {bubbles: true}))"
     )
     assert reader.style("figure .stage", "background-color") == "rgba(18, 52, 86, 1)"
