@@ -64,8 +64,14 @@ class Person:
         return str(self.driver.find_element(By.CSS_SELECTOR, selector).text)
 
     def shown(self, selector: str) -> bool:
-        found = self.driver.find_elements(By.CSS_SELECTOR, selector)
-        return any(element.is_displayed() for element in found)
+        # In one step: the page may replace an element between two of the driver's requests.
+        return bool(
+            self.driver.execute_script(
+                "return [...document.querySelectorAll(arguments[0])]"
+                ".some((each) => each.checkVisibility({visibilityProperty: true}))",
+                selector,
+            )
+        )
 
     def click(self, selector: str) -> None:
         self.until(lambda: self.shown(selector))
