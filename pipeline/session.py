@@ -32,18 +32,16 @@ if TYPE_CHECKING:
 def read_settings() -> Settings:
     """Read the settings from every source.
 
-    Raises:
-        UsageError: some are wrong; the message has a line for each.
-
+    Raises UsageError if some are wrong; the message has a line for each.
     """
     return read_with_layers()[0]
 
 
 def read_with_layers() -> tuple[Settings, Sequence[Layer]]:
     """Read the settings and their sources, the strongest one first. Raises as `read_settings`."""
+    from bgpipe.config.layers import SettingsError
     from bgpipe.config.problems import validate_settings
     from bgpipe.config.settings import Settings, read_layers
-    from bgpipe.config.toml_file import SettingsError
 
     try:
         layers = read_layers()

@@ -23,6 +23,8 @@ from bgpipe.pipeline.planning.sources import named_entries
 if TYPE_CHECKING:
     from bgpipe.config.settings import EstimateSettings
     from bgpipe.pipeline.cli.console import Console
+    from bgpipe.pipeline.errors import ItemError
+    from bgpipe.pipeline.planning.diff import PlannedItem
     from bgpipe.pipeline.planning.dry_run import DryRunReport
     from bgpipe.pipeline.planning.prune import Orphans, Prune
     from bgpipe.pipeline.session import Session
@@ -168,17 +170,11 @@ def make_prune(console: Console, maximum: float, *, dry_run: bool) -> Prune:
             console.print(f"has lost its source {planned.source.key}: {planned.target}")
         orphans.check(maximum)
         if not dry_run:
-            _remove(console, target, orphans)
+            removed = len(remove_orphans(target, orphans.items, warn))
+            console.print_json({"pruned": removed})
+            console.print(f"removed {counted(removed, 'cutout')} without a source")
+
+    def warn(planned: PlannedItem, error: ItemError) -> None:
+        console.warn(f"not removable: {planned.target}: {error.detail}")
 
     return prune
-
-
-def _remove(console: Console, target: Store, orphans: Orphans) -> None:
-    removed = 0
-    for planned, error in remove_orphans(target, orphans.items):
-        if error:
-            console.warn(f"not removable: {planned.target}: {error.detail}")
-        else:
-            removed += 1
-    console.print_json({"pruned": removed})
-    console.print(f"removed {counted(removed, 'cutout')} without a source")

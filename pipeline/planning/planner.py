@@ -6,18 +6,12 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from bgpipe.pipeline.errors import NoImages
+from bgpipe.pipeline.jobs.manifest import BLOCK
 from bgpipe.pipeline.jobs.store import JobStore
-from bgpipe.pipeline.planning.catalog import Catalog, Catalogs
-from bgpipe.pipeline.planning.diff import (
-    THREADS,
-    PlannedItem,
-    TargetState,
-    compare,
-    inspect_targets,
-)
+from bgpipe.pipeline.planning.catalog import Catalog, CatalogRow, Catalogs, CatalogWriter
+from bgpipe.pipeline.planning.diff import THREADS, PlannedItem, TargetState, compare
 from bgpipe.pipeline.planning.ignored import IgnoredObjects, IgnoredReason
-from bgpipe.pipeline.planning.plan_writer import PlanWriter
-from bgpipe.pipeline.planning.prune import OrphanFinder, Prune, TooManyOrphans
+from bgpipe.pipeline.planning.prune import Prune, TooManyOrphans, handle_orphans
 from bgpipe.pipeline.planning.sources import (
     check_outside_source,
     is_image,
@@ -34,7 +28,7 @@ from bgpipe.pipeline.planning.targets import (
     assign_targets,
 )
 from bgpipe.pipeline.storage.base import Store
-from bgpipe.pipeline.types import Job, ObjectInfo
+from bgpipe.pipeline.types import Item, Job, ObjectInfo
 
 
 def list_job(
@@ -60,9 +54,8 @@ def list_job(
         TargetCollision: two cutouts would share a name.
         TooManyOrphans: raised by `prune`. The job is forgotten, as after the errors above.
         LeaseLost: another process has taken the job over.
-
     """
-    ignored, orphans = IgnoredObjects(), OrphanFinder(source)
+    ignored = IgnoredObjects()
     try:
         jobs.relist(job.id, token)
         entries = (
@@ -73,14 +66,11 @@ def list_job(
         complete = (entry for entry in entries if entry.key not in growing)
         catalog = catalogs.of(job, target) if catalogs else None
         writer = PlanWriter(jobs, job, token, catalog.successor(job) if catalog else None)
-        for batch in plan_job(job, complete, source, target, catalog, ignored):
+        batches = plan_job(job, complete, source, target, catalog, ignored)
+        for batch in handle_orphans(batches, source, target, prune):
             writer.write(batch)
-            if writer.has_work:
+            if writer.size:
                 on_work()
-            if prune:
-                orphans.collect(batch)
-        if prune:
-            prune(orphans.orphans, target)
         writer.close()
     except (NoImages, OverlappingLocations, TargetCollision, TooManyOrphans):
         jobs.cancel(job.id)
@@ -106,14 +96,13 @@ def plan_job(
     Raises:
         NoImages: no entry is left.
         OverlappingLocations, TargetCollision: see `list_job`.
-
     """
     ignored = IgnoredObjects() if ignored is None else ignored
     selected = select_sources(job, entries, source, target, ignored)
     pairs = check_outside_source(job, source, target, _assign(selected, job, source, ignored))
     is_empty = True
     with ThreadPoolExecutor(THREADS, thread_name_prefix="source") as pool:
-        for batch in _compare(pairs, target, job, catalog):
+        for batch in compare(pairs, target, job, catalog):
             planned = list(without_non_sources(batch, source, pool, ignored))
             is_empty = is_empty and all(item.state is TargetState.ORPHANED for item in planned)
             yield planned
@@ -142,9 +131,39 @@ def _assign(
     return assign_by_template(filter(is_counted_image, entries), template)
 
 
-def _compare(
-    pairs: Iterator[SourceTarget], target: Store, job: Job, catalog: Catalog | None
-) -> Iterator[list[PlannedItem]]:
-    if catalog is None:
-        return inspect_targets(pairs, target, job)
-    return compare(pairs, target, job, catalog)
+class PlanWriter:
+    """Writes batches of a plan into the job's item store and into the target's catalog, if any.
+
+    `token` is that of the job's lease.
+    """
+
+    def __init__(self, jobs: JobStore, job: Job, token: int, catalog: CatalogWriter | None) -> None:
+        self.size = 0
+        """Items that need a worker."""
+        self._jobs = jobs
+        self._job = job
+        self._token = token
+        self._catalog = catalog
+        self._skipped = 0
+        self._pending: list[Item] = []
+
+    def write(self, batch: Iterable[PlannedItem]) -> None:
+        for planned in batch:
+            source, index = planned.source, -1
+            if planned.is_work:
+                index = self.size
+                self.size += 1
+                self._pending.append(Item(index, source.key, planned.target, source.identity))
+            self._skipped += planned.state is TargetState.CURRENT
+            if self._catalog:
+                made_by = (source.key, source.identity, planned.recipe)
+                self._catalog.add(CatalogRow(planned.target, planned.made, *made_by, index))
+        self._jobs.skip(self._job.id, self._skipped, self._token)
+        while len(self._pending) >= BLOCK:
+            self._jobs.add(self._job.id, self._pending[:BLOCK], self._token)
+            del self._pending[:BLOCK]
+
+    def close(self) -> None:
+        self._jobs.add(self._job.id, self._pending, self._token)
+        if self._catalog:
+            self._catalog.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from fnmatch import fnmatchcase
 
 from bgpipe.pipeline.errors import Code, ItemError
@@ -25,32 +26,23 @@ def select_sources(
 ) -> Iterator[ObjectInfo]:
     """Yield the entries that the patterns of `job` select, without those in its target.
 
-    Raises:
-        OverlappingLocations: source and target are the same folder or prefix.
+    An entry must match a pattern of `include`, if there is any, and none of `exclude`. A pattern
+    matches a whole key or a file name; `*` matches `/` too. Other entries are counted in `ignored`.
 
+    Raises OverlappingLocations if source and target are the same folder or prefix.
     """
-    if literal_key(job.naming):
-        outside: Iterable[ObjectInfo] = entries
-    else:
-        outside = _outside_target(entries, source, target, ignored)
-    return match_patterns(outside, job.include, job.exclude, ignored)
-
-
-def match_patterns(
-    entries: Iterable[ObjectInfo],
-    include: Sequence[str],
-    exclude: Sequence[str],
-    ignored: IgnoredObjects,
-) -> Iterator[ObjectInfo]:
-    """Yield entries that match a pattern of `include`, if it has any, and none of `exclude`.
-
-    A pattern matches a whole key or a file name; `*` matches `/` too. Other entries are counted in
-    `ignored`.
-    """
+    is_file = bool(literal_key(job.naming))
+    in_target = None if is_file else prefix_within(source.location, target.location)
+    if in_target == "":
+        raise OverlappingLocations(
+            f"cutouts cannot be written among their sources: {target.location}: choose another --out"
+        )
     for entry in entries:
-        if include and not _matches(entry.key, include):
+        if in_target and entry.key.startswith(in_target):
+            ignored.add(IgnoredReason.IN_TARGET, entry.key)
+        elif job.include and not _matches(entry.key, job.include):
             ignored.add(IgnoredReason.NOT_INCLUDED, entry.key)
-        elif _matches(entry.key, exclude):
+        elif _matches(entry.key, job.exclude):
             ignored.add(IgnoredReason.EXCLUDED, entry.key)
         else:
             yield entry
@@ -63,9 +55,7 @@ def check_outside_source(
 
     The one file that `job` names may be there, but must not be the source.
 
-    Raises:
-        OverlappingLocations: a cutout would be written among the sources.
-
+    Raises OverlappingLocations if a cutout would be written among the sources.
     """
     prefix = prefix_within(target.location, source.location)
     is_file = bool(literal_key(job.naming))
@@ -104,11 +94,11 @@ def without_non_sources(
 
 def is_image(source: Store, entry: ObjectInfo) -> bool:
     """Whether name or content are an image's; a worker reports an object that cannot be read."""
+    if not has_no_suffix(entry.key):
+        return True
     # Imported here: most listings do not need the imaging libraries, which load slowly.
     from bgpipe.pipeline.images.formats import SIGNATURE, is_readable
 
-    if not has_no_suffix(entry.key):
-        return True
     try:
         return is_readable(source.read_range(entry.key, 0, SIGNATURE))
     except ItemError as error:
@@ -118,29 +108,10 @@ def is_image(source: Store, entry: ObjectInfo) -> bool:
 def _ignored_reason(source: Store, entry: ObjectInfo) -> IgnoredReason | None:
     if not is_image(source, entry):
         return IgnoredReason.NOT_AN_IMAGE
-    return IgnoredReason.CUTOUT if not source.is_remote and _is_cutout(source, entry) else None
-
-
-def _is_cutout(source: Store, entry: ObjectInfo) -> bool:
-    try:
-        return read_provenance(source, entry.key).ours
-    except ItemError:
-        return False
-
-
-def _outside_target(
-    entries: Iterable[ObjectInfo], source: Store, target: Store, ignored: IgnoredObjects
-) -> Iterator[ObjectInfo]:
-    prefix = prefix_within(source.location, target.location)
-    if prefix == "":
-        raise OverlappingLocations(
-            f"cutouts cannot be written among their sources: {target.location}: choose another --out"
-        )
-    for entry in entries:
-        if prefix is None or not entry.key.startswith(prefix):
-            yield entry
-        else:
-            ignored.add(IgnoredReason.IN_TARGET, entry.key)
+    with suppress(ItemError):
+        if not source.is_remote and read_provenance(source, entry.key).ours:
+            return IgnoredReason.CUTOUT
+    return None
 
 
 def _matches(key: str, patterns: Iterable[str]) -> bool:

@@ -149,8 +149,8 @@ def _edges(settings: Settings, console: Console, name: str) -> EdgeMatting | Non
     from bgpipe.pipeline.evaluation.protocol import EdgeMatting
     from bgpipe.pipeline.planning import recipe
 
-    model = recipe.choose_edges(settings, name, notify=console.notify)
-    return EdgeMatting(recipe.matting_with(settings, model), model) if model else None
+    matting, model = recipe.choose_edges(settings, name, notify=console.notify)
+    return EdgeMatting(matting, model) if matting and model else None
 
 
 def _record(result: EvaluationResult) -> dict[str, object]:

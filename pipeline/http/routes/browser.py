@@ -15,7 +15,7 @@ from bgpipe.pipeline.http.dependencies import State
 from bgpipe.pipeline.http.middleware import COOKIE
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
 from bgpipe.pipeline.http.schemas import BrowserSession
-from bgpipe.pipeline.report.contact_sheet import read_style
+from bgpipe.pipeline.report.contact_sheet import read_asset
 
 session_router = APIRouter(prefix="/v1", tags=["session"], responses=DOCUMENTED)
 page_router = APIRouter(include_in_schema=False)
@@ -70,7 +70,7 @@ def show_file(name: Annotated[str, Path(max_length=40)]) -> Response:
 
 def _serve_file(name: str) -> Response:
     if name == REPORT_STYLE:
-        text = read_style()
+        text = read_asset("sheet.css")
     elif name in FILES:
         text = files(STATIC).joinpath(name).read_text(encoding="utf-8")
     else:

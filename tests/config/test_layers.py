@@ -8,14 +8,14 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgpipe.config.toml_file import read_toml
+from bgpipe.config.layers import TomlLayer
 
 NAMES = st.sampled_from(["a", "b-c", "d_1", "'e f'"])
 
 
 def lines_of(path: Path, text: str) -> dict[tuple[str | int, ...], int]:
     path.write_text(text)
-    return read_toml(path).lines
+    return TomlLayer(path).lines
 
 
 def test_every_way_to_write_a_key_has_its_line(tmp_path: Path) -> None:
