@@ -16,9 +16,8 @@ from bgpipe.pipeline.planning.diff import TargetState
 from bgpipe.pipeline.planning.dry_run import BANDS, estimate_job
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
 from bgpipe.pipeline.planning.ownership import FOREIGN
-from bgpipe.pipeline.planning.planner import no_images
+from bgpipe.pipeline.planning.planner import named_entries, no_images
 from bgpipe.pipeline.planning.prune import remove_orphans
-from bgpipe.pipeline.planning.sources import named_entries
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import EstimateSettings
