@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -233,28 +234,23 @@ def parse_address(address: str) -> tuple[str, int]:
 
 
 def load_settings() -> Settings:
-    """Read every source.
-
-    Raises SettingsError if names are unknown, values wrong, or files unreadable; reports all at once.
-    """
-    return validate_settings(Settings, read_layers())
+    """Read the settings from every source; UsageError with a line for each that is wrong."""
+    return load_with_layers()[0]
 
 
-def read_layers() -> list[Layer]:
-    """Read the sources of the settings, strongest first.
-
-    Raises SettingsError if a file is unreadable or not valid TOML.
-    """
+def load_with_layers() -> tuple[Settings, Sequence[Layer]]:
+    """Read the settings and their sources, the strongest one first. Raises as `load_settings`."""
     secrets, file = secrets_folder(), user_file()
     # The user's file must exist only if BGPIPE_CONFIG names it.
     has_file = file.is_file() or CONFIG in os.environ
-    return [
+    layers = [
         EnvironmentLayer(Settings),
         *([SecretsLayer(Settings, secrets)] if secrets else []),
         *([TomlLayer(file)] if has_file else []),
         TomlLayer(PRESETS, PRESETS.name),
         TomlLayer(DEFAULTS, "default"),
     ]
+    return validate_settings(Settings, layers), layers
 
 
 def secrets_folder() -> Path | None:

@@ -5,7 +5,7 @@ Heavy components are imported where they are made, so that commands such as --he
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,6 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from bgpipe.config.layers import Layer
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.broker.client import RedisClient
     from bgpipe.pipeline.broker.lease import Lease
@@ -30,24 +29,10 @@ if TYPE_CHECKING:
 
 
 def read_settings() -> Settings:
-    """Read the settings from every source.
+    """Read the settings from every source; UsageError with a line for each that is wrong."""
+    from bgpipe.config.settings import load_settings
 
-    Raises UsageError if some are wrong; the message has a line for each.
-    """
-    return read_with_layers()[0]
-
-
-def read_with_layers() -> tuple[Settings, Sequence[Layer]]:
-    """Read the settings and their sources, the strongest one first. Raises as `read_settings`."""
-    from bgpipe.config.layers import SettingsError
-    from bgpipe.config.problems import validate_settings
-    from bgpipe.config.settings import Settings, read_layers
-
-    try:
-        layers = read_layers()
-        return validate_settings(Settings, layers), layers
-    except SettingsError as error:
-        raise UsageError(str(error)) from error
+    return load_settings()
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def _log_format() -> LogFormat:
 
     try:
         return load_settings().log.format
-    except ValueError:
+    except UsageError:
         return LogFormat.TEXT
 
 

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from bgpipe.config.layers import SettingsError
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.config.sweeps import Sweep
 from bgpipe.pipeline.broker.client import connect
@@ -238,9 +237,9 @@ def main() -> int:
     log_to_stderr()
     try:
         settings = load_settings()
-    except SettingsError as error:
+    except UsageError as error:
         log.error("invalid settings", extra={"fields": {"error": error}})  # noqa: TRY400
-        return UsageError.exit_code
+        return error.exit_code
     log_to_stderr(settings.log.format)
     try:
         list_run(settings, name, datetime.fromisoformat(scheduled))
