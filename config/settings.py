@@ -243,7 +243,7 @@ def load_with_layers() -> tuple[Settings, Sequence[Layer]]:
     secrets, file = secrets_folder(), user_file()
     # The user's file must exist only if BGPIPE_CONFIG names it.
     has_file = file.is_file() or CONFIG in os.environ
-    layers = [
+    layers: list[Layer] = [
         EnvironmentLayer(Settings),
         *([SecretsLayer(Settings, secrets)] if secrets else []),
         *([TomlLayer(file)] if has_file else []),

@@ -88,9 +88,9 @@ def worker_settings() -> Settings:
         UsageError: a value is wrong, or no Redis is configured.
 
     """
-    from bgpipe.pipeline.session import read_settings
+    from bgpipe.config.settings import load_settings
 
-    settings = read_settings()
+    settings = load_settings()
     if settings.embedded:
         raise UsageError("no Redis configured for workers: set BGPIPE_REDIS_URL")
     return settings

@@ -56,10 +56,6 @@ class ModelEntry:
     repo: str | None = None
     revision: str = NEWEST
 
-    @property
-    def is_bundled(self) -> bool:
-        return self.repo is None
-
 
 def read_models() -> dict[str, ModelEntry]:
     """Read the registry by model name."""
@@ -86,7 +82,7 @@ def resolve(
         WeightsDiffer: they are not the pinned ones.
     """
     model = read_models().get(reference) or _resolve_path(reference, cache)
-    if task not in (None, model.task):
+    if task and task is not model.task:
         option, other = OPTIONS[model.task], OPTIONS[task]
         raise UsageError(f"{reference} is for {option}, not for {other}")
     if isinstance(model, ResolvedModel):
@@ -190,9 +186,7 @@ def _verify_pin(name: str, entry: ModelEntry, path: Path, lock: LockFile) -> Res
             f"weights of {name} are not the pinned ones: {path.resolve()} has sha256 {sha256},"
             f" {lock.path} says {pin.sha256}: delete the file and pull it again"
         )
-    return ResolvedModel(
-        name, path, sha256, entry.size, entry.patch_order, entry.is_bundled, entry.task
-    )
+    return ResolvedModel(name, path, sha256, entry.size, entry.patch_order, entry.task)
 
 
 def _resolve_path(reference: str, cache: Path) -> ResolvedModel:
@@ -202,7 +196,7 @@ def _resolve_path(reference: str, cache: Path) -> ResolvedModel:
         raise UsageError(_unknown(reference))
     size, order, task = _read_header(path)
     sha256 = LockFile(cache).sha256(path)
-    return ResolvedModel(str(path.resolve()), path, sha256, size, order, bundled=False, task=task)
+    return ResolvedModel(str(path.resolve()), path, sha256, size, order, task)
 
 
 def _read_header(path: Path) -> tuple[Size, PatchOrder, ModelTask]:

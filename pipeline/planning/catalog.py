@@ -219,8 +219,10 @@ def _read_header(store: Store, source: str) -> tuple[JobId, tuple[str, ...]]:
     """Return the job whose items the rows name, and the parts; none unless version and `source` match."""
     try:
         values = json.loads(_read(store, header_key(source)))
-        if (values["version"], values["source"]) == (VERSION, source):
-            return JobId(values["job"]), tuple(map(_part, values["parts"]))
+        job, parts = JobId(values["job"]), tuple(values["parts"])
+        are_parts = all(str(part).startswith(f"{FOLDER}catalog-") for part in parts)
+        if are_parts and (values["version"], values["source"]) == (VERSION, source):
+            return job, parts
     except (ValueError, KeyError, TypeError):
         pass  # missing or damaged
     return JobId(""), ()
@@ -232,12 +234,6 @@ def _stem(source: str) -> str:
 
 def _digest(location: str) -> str:
     return hashlib.sha256(key_bytes(location)).hexdigest()[:16]
-
-
-def _part(key: str) -> str:
-    if not key.startswith(f"{FOLDER}catalog-"):
-        raise ValueError(f"not part of a catalog: {key}")
-    return key
 
 
 def _read(store: Store, key: str) -> bytes:

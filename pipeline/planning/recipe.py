@@ -6,21 +6,19 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
 from bgpipe.config.presets import COLOR
+from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import ItemError, UsageError
+from bgpipe.pipeline.logging import Notify
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.models.hub import Hub
 from bgpipe.pipeline.planning.targets import NameTemplate
 from bgpipe.pipeline.storage.factory import StoreFactory, find_location
 from bgpipe.pipeline.types import Matting, ModelTask, Output, Preset, Recipe, ResolvedModel
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.logging import Notify
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +39,7 @@ def build_recipe(
     *,
     model: str | ResolvedModel = "",
     preset: Preset | str = "",
+    changes: Mapping[str, Any] | None = None,
     output: Output | None = None,
     matting: str = "",
     naming: str = "",
@@ -49,15 +48,15 @@ def build_recipe(
 ) -> BuiltRecipe:
     """Assemble and check a recipe; empty names are those of the settings.
 
-    `pull` downloads missing weights; `notify` gets a line about every long step.
+    `changes` are other values of the preset, as `apply_changes` takes them; `pull` downloads missing weights; `notify` gets a line about every long step.
 
     Raises:
         UsageError: a name is unknown, or the values contradict each other.
         ModelUnavailable: weights are not on this machine and cannot be pulled.
     """
     if not isinstance(preset, Preset):
-        preset = preset_named(settings, preset or settings.refine.preset)
-    output = output or Output()
+        preset = preset_named(settings, preset)
+    preset, output = apply_changes(preset, changes or {}), output or Output()
     _check_output(preset, output)
     if naming:
         NameTemplate(naming, output.suffix, model="").check_distinct()
@@ -77,8 +76,18 @@ def build_output(settings: Settings, options: Mapping[str, Any]) -> Output:
     Raises UsageError if a value is unknown, or the image cannot be read.
     """
     values = {field.name: options[field.name] for field in fields(Output) if field.name in options}
-    if backdrop := _backdrop(options):
-        values["backdrop"], values["backdrop_sha256"] = _read_backdrop(settings, backdrop)
+    if path := _backdrop(options):
+        values["backdrop"] = find_location(path)
+        folder, _, name = values["backdrop"].rpartition("/")
+        store = StoreFactory(settings.s3).open(folder or "/")
+        try:
+            data = store.read(name, settings.images.max_bytes)
+        except ItemError as error:
+            raise UsageError(
+                "--background is neither a color such as #ffffff nor a readable image: "
+                f"{path}: {error.detail}"
+            ) from error
+        values["backdrop_sha256"] = hashlib.sha256(data).hexdigest()
     try:
         return Output(**values)
     except ValueError as error:
@@ -99,22 +108,9 @@ def _backdrop(options: Mapping[str, Any]) -> str:
     return "" if re.fullmatch(COLOR, background) else background
 
 
-def _read_backdrop(settings: Settings, path: str) -> tuple[str, str]:
-    """Return the image's location and the sha256 of its content."""
-    location = find_location(path)
-    folder, _, name = location.rpartition("/")
-    try:
-        data = StoreFactory(settings.s3).open(folder or "/").read(name, settings.images.max_bytes)
-    except ItemError as error:
-        raise UsageError(
-            f"--background is neither a color such as #ffffff nor a readable image: {path}: "
-            f"{error.detail}"
-        ) from error
-    return location, hashlib.sha256(data).hexdigest()
-
-
 def preset_named(settings: Settings, name: str) -> Preset:
-    """Return the preset of the settings; UsageError if its name is unknown."""
+    """Return a preset of the settings, by default that of [refine]; UsageError if it is unknown."""
+    name = name or settings.refine.preset
     if name not in settings.presets:
         raise UsageError(f"unknown preset: {name} (there are {', '.join(settings.presets)})")
     return settings.presets[name]

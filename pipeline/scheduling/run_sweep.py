@@ -33,13 +33,7 @@ from bgpipe.pipeline.planning.prune import (
     check_prunable,
     remove_orphans,
 )
-from bgpipe.pipeline.planning.recipe import (
-    apply_changes,
-    build_output,
-    build_recipe,
-    preset_changes,
-    preset_named,
-)
+from bgpipe.pipeline.planning.recipe import build_output, build_recipe, preset_changes
 from bgpipe.pipeline.scheduling.cron import deadline_of
 from bgpipe.pipeline.scheduling.submission import Submitter
 from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
@@ -181,11 +175,11 @@ def _find_source(name: str, sweep: Sweep) -> str:
 def _build_recipe(settings: Settings, sweep: Sweep, notify: Notify | None) -> Recipe:
     model = sweep.model or settings.model.name
     options = sweep.model_dump() | {"compression": sweep.png}
-    preset = preset_named(settings, sweep.preset or settings.refine.preset)
     return build_recipe(
         settings,
         model=registry.DEFAULT if model == registry.AUTO else model,
-        preset=apply_changes(preset, preset_changes(options)),
+        preset=sweep.preset,
+        changes=preset_changes(options),
         output=build_output(settings, options),
         matting=sweep.matting,
         naming=sweep.name,

@@ -34,12 +34,13 @@ def dispatch(
     ] = None,
 ) -> None:
     """Feed the jobs of a cluster and start its sweeps. Several may run; one of them leads."""
+    from bgpipe.config.settings import load_settings
     from bgpipe.pipeline.logging import log_to_stderr
-    from bgpipe.pipeline.session import open_session, read_settings
+    from bgpipe.pipeline.session import open_session
 
     if metrics is not None:
         os.environ["BGPIPE_METRICS__DISPATCH"] = metrics
-    settings = read_settings()
+    settings = load_settings()
     if settings.embedded:
         raise UsageError(
             "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit feeds its own job)"

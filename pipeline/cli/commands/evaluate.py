@@ -90,13 +90,13 @@ def evaluate(
     """Score models and presets against ground truth, side by side."""
     from pydantic import TypeAdapter
 
+    from bgpipe.config.settings import load_settings
     from bgpipe.pipeline.evaluation.dataset import find_pairs
     from bgpipe.pipeline.evaluation.protocol import EvaluationRequest, EvaluationResult
     from bgpipe.pipeline.processes import request_lines
-    from bgpipe.pipeline.session import read_settings
 
     console: Console = context.obj
-    settings = read_settings()
+    settings = load_settings()
     pairs, unpaired = find_pairs(images, truth)
     if unpaired:
         console.warn(f"ignored without ground truth: {len(unpaired)}, such as {unpaired[0]}")

@@ -31,15 +31,16 @@ if TYPE_CHECKING:
 @options_of(SubmitOptions)
 def submit(context: typer.Context, options: SubmitOptions) -> None:
     """Remove the backgrounds of images. Cutouts that are up to date are skipped."""
+    from bgpipe.config.settings import load_settings
     from bgpipe.pipeline.cli.endpoints import open_endpoints
     from bgpipe.pipeline.cli.planning import show_dry_run
     from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
     from bgpipe.pipeline.cli.watch import watch_source
     from bgpipe.pipeline.planning.ignored import IgnoredObjects
-    from bgpipe.pipeline.session import open_session, read_settings
+    from bgpipe.pipeline.session import open_session
 
     console: Console = context.obj
-    settings = read_settings()
+    settings = load_settings()
     check_wait(settings, options.wait)
     ignored = IgnoredObjects()
     with open_endpoints(options.sources, options.out, console, ignored) as endpoints:
@@ -106,8 +107,7 @@ def _build_recipe(
     file_format = endpoints.destination.format(options.format)
     values = asdict(options)
     values["format"] = file_format or ("mask" if spec and spec.is_mask else "png")
-    name = options.preset or settings.refine.preset
-    base = spec.preset if spec else recipe.preset_named(settings, name)
+    base = spec.preset if spec else recipe.preset_named(settings, options.preset or "")
     changes = job_options.parse_assignments(options.assignments or ())
     preset = recipe.apply_changes(base, changes | recipe.preset_changes(values))
     output = recipe.build_output(settings, values)
