@@ -77,6 +77,7 @@ def estimate_job(
     batches = plan_job(job, listed, source, target, catalog, report.ignored)
     planned = chain.from_iterable(handle_orphans(batches, source, target, prune))
     sample = draw_sample(_count(planned, report), SAMPLE_SIZE)
+    report.orphans = report.states.pop(TargetState.ORPHANED, 0)
     report.sample = len(sample)
     report.megapixels = _count_megapixels(source, sample, limits)
     return report
@@ -91,9 +92,6 @@ def draw_sample(entries: Iterable[ObjectInfo], size: int) -> list[ObjectInfo]:
 def _count(items: Iterable[PlannedItem], report: DryRunReport) -> Iterator[ObjectInfo]:
     """Count the items, and yield the sources of those to do."""
     for planned in items:
-        if planned.state is TargetState.ORPHANED:
-            report.orphans += 1
-            continue
         report.states[planned.state] += 1
         if planned.state in (TargetState.NEW, TargetState.CHANGED):
             report.size += planned.source.size

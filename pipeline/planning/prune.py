@@ -28,13 +28,9 @@ class Orphans:
     items: tuple[PlannedItem, ...]
     cutouts: int
 
-    @property
-    def share(self) -> float:
-        return len(self.items) / self.cutouts if self.cutouts else 0.0
-
     def check(self, maximum_share: float) -> None:
         """Refuse a share above the maximum; TooManyOrphans if it is above."""
-        if self.share > maximum_share:
+        if len(self.items) / max(self.cutouts, 1) > maximum_share:
             raise TooManyOrphans(
                 f"{len(self.items)} of {self.cutouts} cutouts have lost their source, more than the "
                 f"share {maximum_share:g}, and none was removed: check that the source is the right "
