@@ -122,7 +122,7 @@ def _print_json(console: Console, job: Job, report: DryRunReport, expected: Cost
             "new": report.states[TargetState.NEW],
             "changed": report.states[TargetState.CHANGED],
             "deleted": report.orphans,
-            "foreign": report.foreign,
+            "foreign": report.states[TargetState.FOREIGN],
             **report.ignored.record(),
             "bytes": report.size,
             "megapixels": report.megapixels,
@@ -141,8 +141,8 @@ def _print(console: Console, job: Job, report: DryRunReport, expected: CostEstim
         f"({states[TargetState.NEW]} new, {states[TargetState.CHANGED]} changed, "
         f"{report.size / 1e6:.1f} MB), {states[TargetState.CURRENT]} up to date; target: {job.out}"
     )
-    if report.foreign:
-        console.print(f"{report.foreign:,} would fail: the target {FOREIGN}")
+    if foreign := states[TargetState.FOREIGN]:
+        console.print(f"{foreign:,} would fail: the target {FOREIGN}")
     if ignored := str(report.ignored):
         console.print(ignored)
     if report.orphans:

@@ -49,11 +49,6 @@ class DryRunReport:
     def to_do(self) -> int:
         return self.states[TargetState.NEW] + self.states[TargetState.CHANGED]
 
-    @property
-    def foreign(self) -> int:
-        """Images that would fail, as their targets were not made by bgpipe."""
-        return self.states[TargetState.FOREIGN]
-
 
 def estimate_job(
     job: Job,

@@ -96,7 +96,7 @@ def plan_job(
     """
     ignored = IgnoredObjects() if ignored is None else ignored
     selected = select_sources(job, entries, source, target, ignored)
-    pairs = _check_outside_source(job, source, target, _assign(selected, job, source, ignored))
+    pairs = _assign(selected, job, source, target, ignored)
     is_empty = True
     with ThreadPoolExecutor(THREADS, thread_name_prefix="source") as pool:
         for batch in compare(pairs, target, job, catalog):
@@ -113,19 +113,35 @@ def no_images(source: Store, ignored: IgnoredObjects) -> NoImages:
 
 
 def _assign(
-    entries: Iterable[ObjectInfo], job: Job, source: Store, ignored: IgnoredObjects
+    entries: Iterable[ObjectInfo], job: Job, source: Store, target: Store, ignored: IgnoredObjects
 ) -> Iterator[SourceTarget]:
+    """Yield the images with their targets' keys; refuse a target in a source folder within `target`.
+
+    The one file that `job` names may be there, but must not be the source.
+    """
+
     def is_counted_image(entry: ObjectInfo) -> bool:
         is_source = _is_image(source, entry)
         if not is_source:
             ignored.add(IgnoredReason.NOT_AN_IMAGE, entry.key)
         return is_source
 
-    recipe = job.recipe
-    if not job.naming:
-        return assign_targets(entries, recipe.output.suffix, is_counted_image)
-    template = NameTemplate(job.naming, recipe.output.suffix, recipe.model)
-    return assign_by_template(filter(is_counted_image, entries), template)
+    model, suffix = job.recipe.model, job.recipe.output.suffix
+    if job.naming:
+        template = NameTemplate(job.naming, suffix, model)
+        pairs = assign_by_template(filter(is_counted_image, entries), template)
+    else:
+        pairs = assign_targets(entries, suffix, is_counted_image)
+    prefix = prefix_within(target.location, source.location)
+    is_file = bool(literal_key(job.naming))
+    for entry, key in pairs:
+        if prefix is not None and (
+            key == prefix + entry.key if is_file else key.startswith(prefix)
+        ):
+            raise OverlappingLocations(
+                f"the cutout would be written among the sources: {entry.key}: choose another --out"
+            )
+        yield entry, key
 
 
 def named_entries(source: Store, named: Iterable[str]) -> Iterator[ObjectInfo]:
@@ -158,27 +174,6 @@ def select_sources(
             ignored.add(IgnoredReason.EXCLUDED, entry.key)
         else:
             yield entry
-
-
-def _check_outside_source(
-    job: Job, source: Store, target: Store, pairs: Iterable[SourceTarget]
-) -> Iterator[SourceTarget]:
-    """Yield `pairs`, and refuse a target in a source folder within the target's location.
-
-    The one file that `job` names may be there, but must not be the source.
-
-    Raises OverlappingLocations if a cutout would be written among the sources.
-    """
-    prefix = prefix_within(target.location, source.location)
-    is_file = bool(literal_key(job.naming))
-    for entry, key in pairs:
-        if prefix is not None and (
-            key == prefix + entry.key if is_file else key.startswith(prefix)
-        ):
-            raise OverlappingLocations(
-                f"the cutout would be written among the sources: {entry.key}: choose another --out"
-            )
-        yield entry, key
 
 
 def _without_non_sources(
