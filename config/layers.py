@@ -14,8 +14,6 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_settings import EnvSettingsSource, NestedSecretsSettingsSource
 
-from bgpipe.pipeline.errors import UsageError
-
 PREFIX = "BGPIPE_"
 DELIMITER = "__"
 
@@ -26,12 +24,16 @@ _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
+class SettingsError(ValueError):
+    """The settings are invalid; the text has one line per problem, `origin: reason`."""
+
+
 class TomlLayer:
     """A TOML file, with the line of every key, which `tomllib` does not report.
 
     `bundled_name` is the origin of all values of a file of the package.
 
-    Raises UsageError if the file is unreadable or not valid TOML.
+    Raises SettingsError if the file is unreadable or not valid TOML.
     """
 
     def __init__(self, path: Path, bundled_name: str = "") -> None:
@@ -41,15 +43,15 @@ class TomlLayer:
             self._text = path.read_text(encoding="utf-8")
             self.values = tomllib.loads(self._text)
         except OSError as error:
-            raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+            raise SettingsError(f"{path}: {(error.strerror or str(error)).lower()}") from error
         except UnicodeDecodeError as error:
-            raise UsageError(f"{path}: not UTF-8") from error
+            raise SettingsError(f"{path}: not UTF-8") from error
         except tomllib.TOMLDecodeError as error:
             position = _POSITION.search(str(error))
             line = (position and position[1]) or len(self._text.splitlines()) or 1
             reason = _POSITION.sub("", str(error))
             reason = f"not valid TOML: {reason[:1].lower()}{reason[1:]}"
-            raise UsageError(f"{path}:{line}: {reason}") from error
+            raise SettingsError(f"{path}:{line}: {reason}") from error
 
     @cached_property
     def lines(self) -> dict[KeyPath, int]:
@@ -94,7 +96,7 @@ class EnvironmentLayer:
 class SecretsLayer(EnvironmentLayer):
     """A folder with one file per setting, named by BGPIPE_SECRETS_DIR.
 
-    Raises UsageError if the folder does not exist or cannot be read.
+    Raises SettingsError if the folder does not exist or cannot be read.
     """
 
     def __init__(self, settings: type[Any], folder: Path) -> None:
@@ -112,7 +114,7 @@ class SecretsLayer(EnvironmentLayer):
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             reason = "no such folder" if "does not exist" in reason else reason.lower()
-            raise UsageError(f"{PREFIX}SECRETS_DIR: {reason}: {folder}") from error
+            raise SettingsError(f"{PREFIX}SECRETS_DIR: {reason}: {folder}") from error
 
     def origin(self, path: KeyPath) -> str:
         return f"{self.name}/{super().origin(path)}"

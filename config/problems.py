@@ -16,12 +16,12 @@ from bgpipe.config.layers import (
     PREFIX,
     KeyPath,
     Layer,
+    SettingsError,
     TomlLayer,
     dotted,
     find_layer,
     merge_layers,
 )
-from bgpipe.pipeline.errors import UsageError
 
 SettingsType = TypeVar("SettingsType", bound=BaseModel)
 Node = dict[str, Any]
@@ -46,7 +46,7 @@ CLOSENESS = 0.7
 def validate_settings(settings: type[SettingsType], layers: Sequence[Layer]) -> SettingsType:
     """Merge and validate the layers.
 
-    Raises UsageError if names are unknown or values wrong, with a line for each, `origin: reason`.
+    Raises SettingsError if names are unknown or values wrong, with a line for each, `origin: reason`.
     """
     problems = list(_unknown_variables(settings))
     try:
@@ -55,7 +55,7 @@ def validate_settings(settings: type[SettingsType], layers: Sequence[Layer]) -> 
         schema = SettingsSchema(settings.model_json_schema())
         problems += [_problem(details, layers, schema) for details in error.errors()]
     if problems:
-        raise UsageError("\n".join(text for *_, text in sorted(problems)))
+        raise SettingsError("\n".join(text for *_, text in sorted(problems)))
     return validated
 
 

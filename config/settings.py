@@ -234,7 +234,7 @@ def parse_address(address: str) -> tuple[str, int]:
 
 
 def load_settings() -> Settings:
-    """Read the settings from every source; UsageError with a line for each that is wrong."""
+    """Read the settings from every source; SettingsError with a line for each that is wrong."""
     return load_with_layers()[0]
 
 

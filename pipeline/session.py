@@ -1,32 +1,48 @@
-"""A session: a Redis, the jobs in it, and the components that work on them.
+"""Settings, and a session: a Redis, the jobs in it, and the components that work on them.
 
-Heavy components are imported where they are made.
+Heavy components are imported where they are made, so that commands such as --help start fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from bgpipe.config.settings import Settings
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.broker.client import RETRY_SECONDS, RedisClient, connect
-from bgpipe.pipeline.broker.embedded import redis_server
-from bgpipe.pipeline.broker.lease import Lease, is_held
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.jobs.store import JobStore
-from bgpipe.pipeline.logging import Notify
-from bgpipe.pipeline.planning.catalog import Catalogs
-from bgpipe.pipeline.storage.factory import StoreFactory
-from bgpipe.pipeline.types import JobId
 
 if TYPE_CHECKING:
+    from bgpipe.config.layers import Layer
+    from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.broker.client import RedisClient
+    from bgpipe.pipeline.broker.lease import Lease
+    from bgpipe.pipeline.jobs.store import JobStore
+    from bgpipe.pipeline.logging import Notify
+    from bgpipe.pipeline.planning.catalog import Catalogs
     from bgpipe.pipeline.scheduling.dispatcher import Dispatcher, JobController
     from bgpipe.pipeline.scheduling.feeder import Feeder
     from bgpipe.pipeline.scheduling.submission import Submitter
+    from bgpipe.pipeline.storage.factory import StoreFactory
+    from bgpipe.pipeline.types import JobId
+
+
+def read_settings() -> Settings:
+    """Read the settings from every source; UsageError with a line for each that is wrong."""
+    return read_with_layers()[0]
+
+
+def read_with_layers() -> tuple[Settings, Sequence[Layer]]:
+    """Read the settings and their sources, the strongest one first. Raises as `read_settings`."""
+    from bgpipe.config.layers import SettingsError
+    from bgpipe.config.settings import load_with_layers
+
+    try:
+        return load_with_layers()
+    except SettingsError as error:
+        raise UsageError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -46,10 +62,14 @@ class Session:
 
     @cached_property
     def stores(self) -> StoreFactory:
+        from bgpipe.pipeline.storage.factory import StoreFactory
+
         return StoreFactory(self.settings.s3)
 
     @cached_property
     def catalogs(self) -> Catalogs:
+        from bgpipe.pipeline.planning.catalog import Catalogs
+
         return Catalogs(self.jobs.items, self.settings.state_folder / "catalogs")
 
     @cached_property
@@ -60,10 +80,14 @@ class Session:
         return Submitter(self.client, self.jobs, self.stores, self.catalogs, lease)
 
     def lease(self, name: str) -> Lease:
+        from bgpipe.pipeline.broker.lease import Lease
+
         return Lease(self.client, name, self.settings.dispatch.lease)
 
     def is_held(self, name: str) -> bool:
         """Whether any process holds the lease `name`."""
+        from bgpipe.pipeline.broker.lease import is_held
+
         return is_held(self.client, name)
 
     def controller(self, job: JobId, lease: Lease | None = None) -> JobController:
@@ -86,6 +110,8 @@ class Session:
 
     def job(self, name: str | None) -> JobId:
         """Return the id of the named job, or of the newest one."""
+        from bgpipe.pipeline.types import JobId
+
         job = JobId(name) if name else self.jobs.latest()
         if job is None:
             raise UsageError("no job yet: start one with bgpipe submit FOLDER")
@@ -94,14 +120,19 @@ class Session:
 
 @contextmanager
 def open_session(
-    settings: Settings, retry_seconds: float = RETRY_SECONDS, notify: Notify | None = None
+    settings: Settings, retry_seconds: float | None = None, notify: Notify | None = None
 ) -> Iterator[Session]:
     """Connect to the cluster's Redis, or to the embedded server, which runs until the block ends.
 
     A command is retried for `retry_seconds` while Redis is away; by default as long as a restart
     takes. `notify` gets a line about each longer wait.
     """
+    from bgpipe.pipeline.broker.client import RETRY_SECONDS, connect
+    from bgpipe.pipeline.broker.embedded import redis_server
+    from bgpipe.pipeline.jobs.store import JobStore
+
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(redis_server(settings.state_folder))
-        client = stack.enter_context(connect(url, retry_seconds, notify))
+        seconds = RETRY_SECONDS if retry_seconds is None else retry_seconds
+        client = stack.enter_context(connect(url, seconds, notify))
         yield Session(settings, url, client, JobStore(client))

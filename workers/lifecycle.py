@@ -77,7 +77,7 @@ def _log_format() -> LogFormat:
 
     try:
         return load_settings().log.format
-    except UsageError:
+    except ValueError:
         return LogFormat.TEXT
 
 
@@ -88,9 +88,9 @@ def worker_settings() -> Settings:
         UsageError: a value is wrong, or no Redis is configured.
 
     """
-    from bgpipe.config.settings import load_settings
+    from bgpipe.pipeline.session import read_settings
 
-    settings = load_settings()
+    settings = read_settings()
     if settings.embedded:
         raise UsageError("no Redis configured for workers: set BGPIPE_REDIS_URL")
     return settings

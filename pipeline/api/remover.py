@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar, overload
 import numpy as np
 from PIL import Image, ImageOps
 
-from bgpipe.config.settings import Settings, load_settings
+from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.images.color import from_srgb, parse_color, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode
@@ -25,7 +25,8 @@ from bgpipe.pipeline.matting.composite import composite
 from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.matting.edges import solve_edges
 from bgpipe.pipeline.models import registry
-from bgpipe.pipeline.planning.recipe import build_recipe
+from bgpipe.pipeline.planning.recipe import apply_changes, build_recipe, preset_named
+from bgpipe.pipeline.session import read_settings
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output, Preset
 
 if TYPE_CHECKING:
@@ -97,8 +98,12 @@ class BackgroundRemover:
             ModelUnavailable: the weights are not on this machine and cannot be pulled.
 
         """
-        self._settings = settings or load_settings()
-        built = build_recipe(self._settings, model=model, preset=preset, changes=changes)
+        self._settings = settings or read_settings()
+        if not isinstance(preset, Preset):
+            preset = preset_named(self._settings, preset or self._settings.refine.preset)
+        built = build_recipe(
+            self._settings, model=model, preset=apply_changes(preset, changes or {})
+        )
         if built.is_degraded:
             warnings.warn(
                 f"{registry.DEFAULT} is not available: using {registry.TRIAL}, whose mattes are clearly "

@@ -33,10 +33,9 @@ _option: Callable[..., Any] = partial(typer.Option, expose_value=False, rich_hel
 @contextmanager
 def open_session(console: Console) -> Iterator[Session]:
     """Read the settings and connect to Redis. Raises as `pipeline.session` does."""
-    from bgpipe.config.settings import load_settings
     from bgpipe.pipeline import session
 
-    with session.open_session(load_settings(), notify=console.notify) as opened:
+    with session.open_session(session.read_settings(), notify=console.notify) as opened:
         yield opened
 
 

@@ -90,9 +90,9 @@ def _registered(task: ModelTask) -> Iterator[tuple[str, str]]:
 
 
 def _read_settings() -> Settings | None:
+    from bgpipe.config.layers import SettingsError
     from bgpipe.config.settings import load_settings
-    from bgpipe.pipeline.errors import UsageError
 
-    with suppress(UsageError):
+    with suppress(SettingsError):
         return load_settings()
     return None

@@ -11,12 +11,13 @@ from types import FrameType
 import uvicorn
 
 from bgpipe.config.choices import KeyRule
-from bgpipe.config.settings import Settings, load_settings
+from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.http.app import create_app
 from bgpipe.pipeline.http.dependencies import AppState, open_state
 from bgpipe.pipeline.http.middleware import is_loopback
 from bgpipe.pipeline.logging import log_to_stderr
+from bgpipe.pipeline.session import read_settings
 
 GRACE = 5
 """Seconds that open requests may take after a signal; event streams end then."""
@@ -28,7 +29,7 @@ def main() -> int:
     """Serve until a signal; return bgpipe's exit code."""
     log_to_stderr()
     try:
-        settings = load_settings()
+        settings = read_settings()
         log_to_stderr(settings.log.format)
         # Open until the end, so that this check and the server share one embedded Redis.
         with open_state(settings) as state:

@@ -14,7 +14,7 @@ from bgpipe.pipeline.errors import NoImages, UsageError
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.jobs.store import new_job_id
 from bgpipe.pipeline.models import registry
-from bgpipe.pipeline.planning.recipe import build_recipe
+from bgpipe.pipeline.planning import recipe as recipes
 from bgpipe.pipeline.storage.base import contains, is_safe_key
 from bgpipe.pipeline.types import Job, JobId, Recipe
 
@@ -39,11 +39,11 @@ def recipe_of(settings: Settings, options: CutoutOptions) -> Recipe:
     models = (registry.AUTO, *registry.read_models())
     if options.model and options.model not in models:
         raise UsageError(f"unknown model: {options.model} (there are {', '.join(models)})")
-    return build_recipe(
+    preset = recipes.preset_named(settings, options.preset or settings.refine.preset)
+    return recipes.build_recipe(
         settings,
         model=options.model,
-        preset=options.preset,
-        changes=options.set,
+        preset=recipes.apply_changes(preset, options.set),
         output=options.output,
         pull=False,
     ).recipe

@@ -39,7 +39,6 @@ def build_recipe(
     *,
     model: str | ResolvedModel = "",
     preset: Preset | str = "",
-    changes: Mapping[str, Any] | None = None,
     output: Output | None = None,
     matting: str = "",
     naming: str = "",
@@ -48,15 +47,15 @@ def build_recipe(
 ) -> BuiltRecipe:
     """Assemble and check a recipe; empty names are those of the settings.
 
-    `changes` are other values of the preset, as `apply_changes` takes them; `pull` downloads missing weights; `notify` gets a line about every long step.
+    `pull` downloads missing weights; `notify` gets a line about every long step.
 
     Raises:
         UsageError: a name is unknown, or the values contradict each other.
         ModelUnavailable: weights are not on this machine and cannot be pulled.
     """
     if not isinstance(preset, Preset):
-        preset = preset_named(settings, preset)
-    preset, output = apply_changes(preset, changes or {}), output or Output()
+        preset = preset_named(settings, preset or settings.refine.preset)
+    output = output or Output()
     _check_output(preset, output)
     if naming:
         NameTemplate(naming, output.suffix, model="").check_distinct()
@@ -64,10 +63,10 @@ def build_recipe(
     if not isinstance(model, ResolvedModel):
         name = model or settings.model.name
         model, is_degraded = choose_model(settings, name, pull=pull, notify=notify)
-    name = matting or settings.matting.model
-    edges, edge_model = choose_edges(settings, name, pull=pull, notify=notify)
-    recipe = Recipe(model.name, model.sha256, model.size, preset, output, edges)
-    return BuiltRecipe(recipe, model, edge_model, is_degraded)
+    edges = choose_edges(settings, matting or settings.matting.model, pull=pull, notify=notify)
+    with_edges = matting_with(settings, edges) if edges else None
+    recipe = Recipe(model.name, model.sha256, model.size, preset, output, with_edges)
+    return BuiltRecipe(recipe, model, edges, is_degraded)
 
 
 def build_output(settings: Settings, options: Mapping[str, Any]) -> Output:
@@ -109,8 +108,7 @@ def _backdrop(options: Mapping[str, Any]) -> str:
 
 
 def preset_named(settings: Settings, name: str) -> Preset:
-    """Return a preset of the settings, by default that of [refine]; UsageError if it is unknown."""
-    name = name or settings.refine.preset
+    """Return the preset of the settings; UsageError if its name is unknown."""
     if name not in settings.presets:
         raise UsageError(f"unknown preset: {name} (there are {', '.join(settings.presets)})")
     return settings.presets[name]
@@ -145,16 +143,19 @@ def choose_model(
 
 def choose_edges(
     settings: Settings, name: str, *, pull: bool = True, notify: Notify | None = None
-) -> tuple[Matting, ResolvedModel] | tuple[None, None]:
-    """Return how the edges of mattes are refined, and the weights; None for `none`.
+) -> ResolvedModel | None:
+    """Return the weights that refine the edges of mattes; None for `none`.
 
     Raises as `build_recipe`.
     """
     if name == registry.NO_MATTING:
-        return None, None
+        return None
     cache, hub = settings.model_folder, _hub(settings, pull, notify)
-    model = registry.resolve(name, cache=cache, hub=hub, task=ModelTask.EDGES)
-    return Matting(model.name, model.sha256, model.size, settings.matting.band), model
+    return registry.resolve(name, cache=cache, hub=hub, task=ModelTask.EDGES)
+
+
+def matting_with(settings: Settings, model: ResolvedModel) -> Matting:
+    return Matting(model.name, model.sha256, model.size, settings.matting.band)
 
 
 def _hub(settings: Settings, pull: bool, notify: Notify | None) -> Hub | None:

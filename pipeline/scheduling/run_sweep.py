@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from bgpipe.config.layers import SettingsError
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.config.sweeps import Sweep
 from bgpipe.pipeline.broker.client import connect
@@ -33,7 +34,13 @@ from bgpipe.pipeline.planning.prune import (
     check_prunable,
     remove_orphans,
 )
-from bgpipe.pipeline.planning.recipe import build_output, build_recipe, preset_changes
+from bgpipe.pipeline.planning.recipe import (
+    apply_changes,
+    build_output,
+    build_recipe,
+    preset_changes,
+    preset_named,
+)
 from bgpipe.pipeline.scheduling.cron import deadline_of
 from bgpipe.pipeline.scheduling.submission import Submitter
 from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
@@ -175,11 +182,11 @@ def _find_source(name: str, sweep: Sweep) -> str:
 def _build_recipe(settings: Settings, sweep: Sweep, notify: Notify | None) -> Recipe:
     model = sweep.model or settings.model.name
     options = sweep.model_dump() | {"compression": sweep.png}
+    preset = preset_named(settings, sweep.preset or settings.refine.preset)
     return build_recipe(
         settings,
         model=registry.DEFAULT if model == registry.AUTO else model,
-        preset=sweep.preset,
-        changes=preset_changes(options),
+        preset=apply_changes(preset, preset_changes(options)),
         output=build_output(settings, options),
         matting=sweep.matting,
         naming=sweep.name,
@@ -231,9 +238,9 @@ def main() -> int:
     log_to_stderr()
     try:
         settings = load_settings()
-    except UsageError as error:
+    except SettingsError as error:
         log.error("invalid settings", extra={"fields": {"error": error}})  # noqa: TRY400
-        return error.exit_code
+        return UsageError.exit_code
     log_to_stderr(settings.log.format)
     try:
         list_run(settings, name, datetime.fromisoformat(scheduled))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bgpipe.config.layers import SettingsError
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.errors import UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def problems(text: str = "") -> list[str]:
     Path("bgpipe.toml").write_text(text)
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(SettingsError) as caught:
         load_settings()
     return str(caught.value).splitlines()
 

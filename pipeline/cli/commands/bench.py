@@ -91,11 +91,11 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each measurement.")] = 10.0,
 ) -> None:
     """Measure the speed of this machine (infra/docs/performance.md)."""
-    from bgpipe.config.settings import load_settings
     from bgpipe.pipeline.bench.protocol import BenchRequest
     from bgpipe.pipeline.cli.job_options import choose_model
+    from bgpipe.pipeline.session import read_settings
 
-    settings = load_settings()
+    settings = read_settings()
     console: Console = context.obj
     name = model or settings.model.name
     with tempfile.TemporaryDirectory(prefix="bgpipe-bench-") as folder:

@@ -49,10 +49,10 @@ class EffectiveSetting:
 )
 def show(context: typer.Context, keys: Keys = None) -> None:
     """Show the settings in effect and where each comes from. Passwords are masked."""
-    from bgpipe.config.settings import load_with_layers
+    from bgpipe.pipeline.session import read_with_layers
 
     console: Console = context.obj
-    entries = _selected(list(_entries(*load_with_layers())), keys or [])
+    entries = _selected(list(_entries(*read_with_layers())), keys or [])
     for entry in entries:
         console.print_json(asdict(entry))
     console.print_table(
@@ -86,9 +86,9 @@ def read_checked() -> tuple[Settings, Sequence[Layer]]:
         UsageError: settings are wrong; the message has a line for each.
 
     """
-    from bgpipe.config.settings import load_with_layers
+    from bgpipe.pipeline.session import read_with_layers
 
-    settings, layers = load_with_layers()
+    settings, layers = read_with_layers()
     if problems := list(_unknown_names(settings, layers)):
         raise UsageError("\n".join(problems))
     return settings, layers

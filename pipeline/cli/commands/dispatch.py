@@ -34,13 +34,12 @@ def dispatch(
     ] = None,
 ) -> None:
     """Feed the jobs of a cluster and start its sweeps. Several may run; one of them leads."""
-    from bgpipe.config.settings import load_settings
     from bgpipe.pipeline.logging import log_to_stderr
-    from bgpipe.pipeline.session import open_session
+    from bgpipe.pipeline.session import open_session, read_settings
 
     if metrics is not None:
         os.environ["BGPIPE_METRICS__DISPATCH"] = metrics
-    settings = load_settings()
+    settings = read_settings()
     if settings.embedded:
         raise UsageError(
             "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit feeds its own job)"

@@ -90,13 +90,13 @@ def evaluate(
     """Score models and presets against ground truth, side by side."""
     from pydantic import TypeAdapter
 
-    from bgpipe.config.settings import load_settings
     from bgpipe.pipeline.evaluation.dataset import find_pairs
     from bgpipe.pipeline.evaluation.protocol import EvaluationRequest, EvaluationResult
     from bgpipe.pipeline.processes import request_lines
+    from bgpipe.pipeline.session import read_settings
 
     console: Console = context.obj
-    settings = load_settings()
+    settings = read_settings()
     pairs, unpaired = find_pairs(images, truth)
     if unpaired:
         console.warn(f"ignored without ground truth: {len(unpaired)}, such as {unpaired[0]}")
@@ -149,8 +149,8 @@ def _edges(settings: Settings, console: Console, name: str) -> EdgeMatting | Non
     from bgpipe.pipeline.evaluation.protocol import EdgeMatting
     from bgpipe.pipeline.planning import recipe
 
-    matting, model = recipe.choose_edges(settings, name, notify=console.notify)
-    return EdgeMatting(matting, model) if matting and model else None
+    model = recipe.choose_edges(settings, name, notify=console.notify)
+    return EdgeMatting(recipe.matting_with(settings, model), model) if model else None
 
 
 def _record(result: EvaluationResult) -> dict[str, object]:

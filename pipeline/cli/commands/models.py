@@ -31,11 +31,11 @@ def list_(context: typer.Context) -> None:
     """List the models with input size and licence, and which are on this machine."""
     from rich.table import Table
 
-    from bgpipe.config.settings import load_settings
     from bgpipe.pipeline.models import registry
+    from bgpipe.pipeline.session import read_settings
 
     console: Console = context.obj
-    cache = load_settings().model_folder
+    cache = read_settings().model_folder
     table = Table("model", "input", "here", "about", box=None, padding=(0, 2, 1, 0))
     for column in table.columns[:3]:
         column.no_wrap = True
@@ -65,11 +65,11 @@ def list_(context: typer.Context) -> None:
 )
 def pull(context: typer.Context, name: Name) -> None:
     """Download the weights of a model. Their commit and sha256 are pinned."""
-    from bgpipe.config.settings import load_settings
     from bgpipe.pipeline.models import registry
     from bgpipe.pipeline.models.hub import Hub
+    from bgpipe.pipeline.session import read_settings
 
-    settings, console = load_settings(), context.obj
+    settings, console = read_settings(), context.obj
     hub = Hub(timeout=settings.model.hub_timeout, notify=console.notify)
     _show(console, registry.pull(name, cache=settings.model_folder, hub=hub), "pulled")
 
@@ -88,10 +88,10 @@ def verify(
     ] = None,
 ) -> None:
     """Compare the weights on this machine with their pinned sha256."""
-    from bgpipe.config.settings import load_settings
     from bgpipe.pipeline.models import registry
+    from bgpipe.pipeline.session import read_settings
 
-    cache = load_settings().model_folder
+    cache = read_settings().model_folder
     present = (known for known in registry.read_models() if registry.locate(known, cache=cache))
     for model in [name] if name else present:
         _show(context.obj, registry.verify(model, cache=cache), "verified")
@@ -101,10 +101,10 @@ def verify(
 @examples("bgpipe models path birefnet-nano")
 def path(context: typer.Context, name: Name) -> None:
     """Print the path of a model's weights."""
-    from bgpipe.config.settings import load_settings
     from bgpipe.pipeline.models import registry
+    from bgpipe.pipeline.session import read_settings
 
-    model = registry.resolve(name, cache=load_settings().model_folder)
+    model = registry.resolve(name, cache=read_settings().model_folder)
     console: Console = context.obj
     console.print_json({"name": model.name, "path": str(model.path)})
     console.print(str(model.path))

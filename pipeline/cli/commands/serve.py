@@ -28,7 +28,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the HTTP API and the web page. Without a cluster it starts its own worker."""
-    from bgpipe.config.settings import load_settings
+    from bgpipe.pipeline.session import read_settings
 
     if not (find_spec("fastapi") and find_spec("uvicorn")):
         raise UsageError("the HTTP service is an extra: pip install 'bgpipe[serve]'")
@@ -36,7 +36,7 @@ def serve(
         os.environ["BGPIPE_SERVE__HOST"] = host
     if port is not None:
         os.environ["BGPIPE_SERVE__PORT"] = str(port)
-    load_settings()
+    read_settings()
     os.execv(sys.executable, [sys.executable, "-m", "bgpipe.pipeline.http"])  # noqa: S606
 
 
@@ -46,9 +46,9 @@ def flower(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 5555,
 ) -> None:
     """Show each image's task and the workers with Flower; needs a cluster and a password."""
-    from bgpipe.config.settings import load_settings
+    from bgpipe.pipeline.session import read_settings
 
-    settings = load_settings()
+    settings = read_settings()
     if settings.embedded:
         raise UsageError("flower needs a cluster: set BGPIPE_REDIS_URL")
     settings.state_folder.mkdir(parents=True, exist_ok=True)

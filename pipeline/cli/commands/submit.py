@@ -31,16 +31,15 @@ if TYPE_CHECKING:
 @options_of(SubmitOptions)
 def submit(context: typer.Context, options: SubmitOptions) -> None:
     """Remove the backgrounds of images. Cutouts that are up to date are skipped."""
-    from bgpipe.config.settings import load_settings
     from bgpipe.pipeline.cli.endpoints import open_endpoints
     from bgpipe.pipeline.cli.planning import show_dry_run
     from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
     from bgpipe.pipeline.cli.watch import watch_source
     from bgpipe.pipeline.planning.ignored import IgnoredObjects
-    from bgpipe.pipeline.session import open_session
+    from bgpipe.pipeline.session import open_session, read_settings
 
     console: Console = context.obj
-    settings = load_settings()
+    settings = read_settings()
     check_wait(settings, options.wait)
     ignored = IgnoredObjects()
     with open_endpoints(options.sources, options.out, console, ignored) as endpoints:
@@ -107,7 +106,8 @@ def _build_recipe(
     file_format = endpoints.destination.format(options.format)
     values = asdict(options)
     values["format"] = file_format or ("mask" if spec and spec.is_mask else "png")
-    base = spec.preset if spec else recipe.preset_named(settings, options.preset or "")
+    name = options.preset or settings.refine.preset
+    base = spec.preset if spec else recipe.preset_named(settings, name)
     changes = job_options.parse_assignments(options.assignments or ())
     preset = recipe.apply_changes(base, changes | recipe.preset_changes(values))
     output = recipe.build_output(settings, values)

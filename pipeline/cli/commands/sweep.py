@@ -54,16 +54,15 @@ def run(
     ] = None,
 ) -> None:
     """Run a sweep now, until its deadline."""
-    from bgpipe.config.settings import load_settings
     from bgpipe.pipeline.cli.planning import make_prune, show_dry_run
     from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
     from bgpipe.pipeline.planning.prune import check_prunable
     from bgpipe.pipeline.scheduling import run_sweep
     from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
-    from bgpipe.pipeline.session import open_session
+    from bgpipe.pipeline.session import open_session, read_settings
 
     console: Console = context.obj
-    settings = load_settings()
+    settings = read_settings()
     check_wait(settings, wait)
     sweep = run_sweep.find_sweep(settings, name)
     job = run_sweep.build_job(settings, name, sweep, console.notify)
@@ -95,11 +94,10 @@ def run(
 @examples("bgpipe sweep list", "bgpipe --json sweep list | jq .next")
 def list_(context: typer.Context) -> None:
     """List the sweeps with last run, next run and counts."""
-    from bgpipe.config.settings import load_settings
-    from bgpipe.pipeline.session import open_session
+    from bgpipe.pipeline.session import open_session, read_settings
 
     console: Console = context.obj
-    settings = load_settings()
+    settings = read_settings()
     with open_session(settings, notify=console.notify) as session:
         for name, sweep in settings.sweeps.items():
             record = _record(session, name, sweep)
@@ -111,10 +109,10 @@ def list_(context: typer.Context) -> None:
 @examples("bgpipe sweep check")
 def check(context: typer.Context) -> None:
     """Check each sweep: its model is available, its source readable, its target writable."""
-    from bgpipe.config.settings import load_settings
+    from bgpipe.pipeline.session import read_settings
 
     console: Console = context.obj
-    settings = load_settings()
+    settings = read_settings()
     first_error = None
     for name, sweep in settings.sweeps.items():
         error = _find_error(settings, console, name, sweep)

@@ -35,9 +35,9 @@ def worker(
     ] = False,
 ) -> None:
     """Process the jobs of a cluster on this machine, one process per device."""
-    from bgpipe.config.settings import load_settings
+    from bgpipe.pipeline.session import read_settings
 
-    if load_settings().embedded:
+    if read_settings().embedded:
         raise UsageError(
             "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit starts its own worker)"
         )
