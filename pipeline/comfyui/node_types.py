@@ -14,6 +14,8 @@ from types import MappingProxyType
 from bgpipe.pipeline.comfyui.graph import Json
 
 IMAGE, MASK = "IMAGE", "MASK"
+IMAGE_AND_MASK = ((IMAGE, "IMAGE"), (MASK, "MASK"))
+"""Types and names of the outputs of most nodes."""
 
 LOAD, REMOVE = "LoadImage", "BiRefNetRMBG"
 ENHANCE, CONVERT = "AILab_MaskEnhancer", "AILab_ImageMaskConvert"
@@ -51,19 +53,13 @@ class NodeType:
     @property
     def info(self) -> dict[str, Json]:
         """The node as in /object_info."""
-        groups = {
-            "required": [each for each in self.inputs if each.required],
-            "optional": [each for each in self.inputs if not each.required],
-        }
-        groups = {group: inputs for group, inputs in groups.items() if inputs}
+        groups: dict[str, dict[str, Json]] = {}
+        for each in sorted(self.inputs, key=lambda each: not each.required):
+            group = "required" if each.required else "optional"
+            groups.setdefault(group, {})[each.name] = each.config
         return {
-            "input": {
-                group: {each.name: each.config for each in inputs}
-                for group, inputs in groups.items()
-            },
-            "input_order": {
-                group: [each.name for each in inputs] for group, inputs in groups.items()
-            },
+            "input": groups,
+            "input_order": {group: list(inputs) for group, inputs in groups.items()},
             "output": [kind for kind, _ in self.outputs],
             "output_is_list": [False] * len(self.outputs),
             "output_name": [name for _, name in self.outputs],
@@ -84,7 +80,7 @@ def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[s
             "Load Image",
             "An uploaded photo.",
             (NodeInput("image", tuple(images), {"image_upload": True}),),
-            ((IMAGE, "IMAGE"), (MASK, "MASK")),
+            IMAGE_AND_MASK,
         ),
         NodeType(
             REMOVE,
@@ -93,15 +89,15 @@ def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[s
             (
                 NodeInput("image", IMAGE),
                 NodeInput("model", tuple(models), {"tooltip": "The model's weights."}),
-                _float("sensitivity", 0.0, 1.0, 1.0, 0.01),
-                _int("mask_blur", 0, 64),
-                _int("mask_offset", -20, 20),
+                _number("sensitivity", 0.0, 1.0, 1.0, 0.01),
+                _number("mask_blur", 0, 64),
+                _number("mask_offset", -20, 20),
                 _bool("invert_output"),
                 _bool("refine_foreground"),
                 _optional("background", ("Alpha", "Color"), "Alpha"),
                 _optional("background_color", "COLORCODE", "#222222"),
             ),
-            ((IMAGE, "IMAGE"), (MASK, "MASK"), (IMAGE, "MASK_IMAGE")),
+            (*IMAGE_AND_MASK, (IMAGE, "MASK_IMAGE")),
         ),
         NodeType(
             ENHANCE,
@@ -109,14 +105,14 @@ def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[s
             "The same steps as ComfyUI-RMBG's node of this name.",
             (
                 NodeInput("mask", MASK),
-                _float("sensitivity", 0.0, 1.0, 1.0, 0.01),
-                _int("mask_blur", 0, 64),
-                _int("mask_offset", -64, 64),
-                _float("smooth", 0, 128, 0.0, 0.5),
+                _number("sensitivity", 0.0, 1.0, 1.0, 0.01),
+                _number("mask_blur", 0, 64),
+                _number("mask_offset", -64, 64),
+                _number("smooth", 0, 128, 0.0, 0.5),
                 _bool("fill_holes"),
                 _bool("invert_output"),
             ),
-            ((MASK, "MASK"),),
+            IMAGE_AND_MASK[1:],
         ),
         NodeType(
             REFINE,
@@ -124,14 +120,14 @@ def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[s
             "The fields of bgpipe's presets; lengths in pixels of the photo.",
             (
                 NodeInput("mask", MASK),
-                _float("contrast", 0.1, 4, 1.0, 0.05),
-                _float("dilate", 0, 64, 0.0, 0.05),
-                _float("erode", 0, 64, 0.0, 0.05),
-                _float("blur", 0, 10, 0.0, 0.1),
+                _number("contrast", 0.1, 4, 1.0, 0.05),
+                _number("dilate", 0, 64, 0.0, 0.05),
+                _number("erode", 0, 64, 0.0, 0.05),
+                _number("blur", 0, 10, 0.0, 0.1),
                 _bool("smooth"),
                 _bool("threshold"),
             ),
-            ((MASK, "MASK"),),
+            IMAGE_AND_MASK[1:],
         ),
         NodeType(
             CONVERT,
@@ -142,7 +138,7 @@ def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[s
                 NodeInput("mask", MASK, required=False),
                 _optional("mask_channel", ("alpha", "red", "green", "blue"), "alpha"),
             ),
-            ((IMAGE, "IMAGE"), (MASK, "MASK")),
+            IMAGE_AND_MASK,
         ),
         NodeType(
             SAVE,
@@ -169,14 +165,11 @@ def _optional(name: str, type_: str | tuple[str, ...], default: Json) -> NodeInp
     return NodeInput(name, type_, {"default": default}, required=False)
 
 
-def _int(name: str, minimum: int, maximum: int) -> NodeInput:
-    options = {"default": 0, "min": minimum, "max": maximum, "step": 1}
-    return NodeInput(name, "INT", options, required=False)
-
-
-def _float(name: str, minimum: float, maximum: float, default: float, step: float) -> NodeInput:
+def _number(
+    name: str, minimum: float, maximum: float, default: float = 0, step: float = 1
+) -> NodeInput:
     options = {"default": default, "min": minimum, "max": maximum, "step": step}
-    return NodeInput(name, "FLOAT", options, required=False)
+    return NodeInput(name, "INT" if step == 1 else "FLOAT", options, required=False)
 
 
 def _bool(name: str) -> NodeInput:

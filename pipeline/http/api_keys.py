@@ -54,9 +54,8 @@ class ApiKeys:
 
         """
         if not NAME.fullmatch(name) or name == LOCAL_OWNER:
-            raise UsageError(
-                f"not a name for a key: {name!r}: use up to 40 letters, digits, - and _"
-            )
+            allowed = "use up to 40 letters, digits, - and _"
+            raise UsageError(f"not a name for a key: {name!r}: {allowed}")
         secret = PREFIX + secrets.token_urlsafe(32)
         record = json.dumps(asdict(ApiKey(name, time.time(), everything)))
         self._client.hset(keys.ACCESS, _digest(secret), record)
@@ -64,7 +63,7 @@ class ApiKeys:
 
     def all(self) -> list[tuple[str, ApiKey]]:
         """Return the first digits of each key's digest, and the key; oldest first."""
-        entries = [(digest[:8], key) for digest, key in self._read_all().items()]
+        entries = ((digest[:8], key) for digest, key in self._read_all().items())
         return sorted(entries, key=lambda entry: entry[1].created)
 
     def exist(self) -> bool:
@@ -72,11 +71,8 @@ class ApiKeys:
 
     def revoke(self, name_or_digest: str) -> int:
         """Remove the keys of this name, or the key with these first digits; return their number."""
-        revoked = [
-            digest
-            for digest, key in self._read_all().items()
-            if name_or_digest in (key.name, digest[:8])
-        ]
+        stored = self._read_all().items()
+        revoked = [digest for digest, key in stored if name_or_digest in (key.name, digest[:8])]
         return int(self._client.hdel(keys.ACCESS, *revoked)) if revoked else 0
 
     def find(self, secret: str) -> ApiKey | None:
@@ -106,16 +102,12 @@ class ApiKeys:
 
     def _read(self, digest: str) -> ApiKey | None:
         record = cast("bytes | None", self._client.hget(keys.ACCESS, digest))
-        return _parse(record) if record else None
+        return ApiKey(**json.loads(record)) if record else None
 
     def _read_all(self) -> dict[str, ApiKey]:
         records = cast("dict[bytes, bytes]", self._client.hgetall(keys.ACCESS))
-        return {digest.decode(): _parse(record) for digest, record in records.items()}
+        return {digest.decode(): ApiKey(**json.loads(text)) for digest, text in records.items()}
 
 
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _parse(record: bytes) -> ApiKey:
-    return ApiKey(**json.loads(record))

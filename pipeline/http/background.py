@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -98,7 +99,10 @@ class MaintenanceLoop:
             self._start_due(member.decode(), state.decode(), float(created))
         if time.monotonic() - self._cleaned >= CLEANING_INTERVAL:
             self._cleaned = time.monotonic()
-            self._remove_expired()
+            oldest = time.time() - self._state.settings.serve.keep_days * DAY_SECONDS
+            folders = self._client.zrangebyscore(keys.FOLDERS, "-inf", oldest)
+            for folder in cast("list[bytes]", folders):
+                self._remove(folder.decode())
 
     def _start_due(self, member: str, state: str, created: float) -> None:
         """Start the listing of an open job, or the conclusion of a closed or unopened one."""
@@ -124,29 +128,23 @@ class MaintenanceLoop:
             finally:
                 del self._tasks[member]
 
-        thread = threading.Thread(target=run, name=f"maintenance {member}", daemon=True)
-        self._tasks[member] = thread
-        thread.start()
+        self._tasks[member] = threading.Thread(
+            target=run, name=f"maintenance {member}", daemon=True
+        )
+        self._tasks[member].start()
 
     def _conclude(self, owner: str, job_id: JobId) -> None:
         """Post the job's webhook, and take it off the lists of open jobs."""
         with suppress(JobNotFound):
             job = self._state.jobs.job(job_id)
             if job.on_finish:
-                message = job_body(self._state, job).model_dump(mode="json")
+                message = asdict(job_body(self._state, job))
                 secret = self._state.settings.serve.webhook_secret.get_secret_value()
-                error = post_webhook(job.on_finish, message, secret, delivery=job_id)
-                if error:
+                if error := post_webhook(job.on_finish, message, secret, delivery=job_id):
                     fields = {"job": job_id, "url": job.on_finish, "error": error}
                     log.warning("webhook failed", extra={"fields": fields})
         self._client.srem(keys.of_open_jobs(owner), job_id)
         self._client.zrem(keys.SERVED, f"{owner}/{job_id}")
-
-    def _remove_expired(self) -> None:
-        oldest = time.time() - self._state.settings.serve.keep_days * DAY_SECONDS
-        folders = cast("list[bytes]", self._client.zrangebyscore(keys.FOLDERS, "-inf", oldest))
-        for folder in folders:
-            self._remove(folder.decode())
 
     def _remove(self, folder: str) -> None:
         """Remove a folder of uploads, or one of results together with its job."""

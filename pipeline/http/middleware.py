@@ -8,15 +8,14 @@ Host must be the loopback's, forwarded requests are refused, and an Origin must 
 from __future__ import annotations
 
 import base64
-import binascii
 import time
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from anyio import to_thread
 from starlette.datastructures import MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from bgpipe.config.choices import KeyRule
@@ -31,20 +30,11 @@ if TYPE_CHECKING:
 
     from bgpipe.config.settings import ServeSettings
 
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' blob:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-)
 HEADERS = {
-    "Content-Security-Policy": POLICY,
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -85,38 +75,34 @@ class AuthMiddleware:
             return
         connection = HTTPConnection(scope)
         try:
-            _check_origin(connection, scope.get("method", "GET"), self._settings.origins)
-            self._check_length(connection)
-            if not _is_public(scope["path"]):
-                caller = await to_thread.run_sync(self._admit, connection)
-                scope.setdefault("state", {})["caller"] = caller
+            _check_origin(connection, self._settings.origins)
+            length = connection.headers.get("content-length", "")
+            self._check_length(int(length) if length.isdecimal() else 0)
+            if scope["path"] not in PUBLIC_PATHS and not scope["path"].startswith(STATIC_FILES):
+                connection.state.caller = await to_thread.run_sync(self._admit, connection)
         except (Problem, BgpipeError) as error:
             problem = error if isinstance(error, Problem) else problem_of(error)
-            await _refuse(problem, scope, receive, send)
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008, "reason": problem.code})
+            else:
+                await problem_response(problem)(scope, receive, send)
             return
-        await self._app(scope, self._limit_body(receive), send)
-
-    def _limit_body(self, receive: Receive) -> Receive:
-        """Return `receive` that fails once the body is too long."""
         total = 0
 
         async def receive_limited() -> Message:
             nonlocal total
             message = await receive()
             total += len(message.get("body", b""))
-            if total > self._settings.request_bytes:
-                raise HTTPException(413, self._too_long())
+            self._check_length(total)
             return message
 
-        return receive_limited
+        await self._app(scope, receive_limited, send)
 
-    def _check_length(self, connection: HTTPConnection) -> None:
-        length = connection.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._settings.request_bytes:
-            raise Problem(413, Code.TOO_LARGE, self._too_long())
-
-    def _too_long(self) -> str:
-        return f"request too large: the maximum is {self._settings.request_bytes} bytes"
+    def _check_length(self, length: int) -> None:
+        maximum = self._settings.request_bytes
+        if length > maximum:
+            detail = f"request too large: the maximum is {maximum} bytes"
+            raise Problem(413, Code.TOO_LARGE, detail)
 
     def _admit(self, connection: HTTPConnection) -> ApiKey:
         api_keys = ApiKeys(connection.app.state.shared.session.client)
@@ -134,71 +120,49 @@ class AuthMiddleware:
             return key
         if not secret and self._is_keyless(connection) and not api_keys.exist():
             return ApiKey(LOCAL_OWNER, 0.0, everything=True)
-        raise Problem(
-            401, "no-key", "API key required: Authorization: Bearer KEY (bgpipe keys add NAME)"
-        )
+        detail = "API key required: Authorization: Bearer KEY (bgpipe keys add NAME)"
+        raise Problem(401, "no-key", detail)
 
     def _is_keyless(self, connection: HTTPConnection) -> bool:
         """Whether the caller is on the server's machine, without a proxy between them."""
+        try:
+            host = urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
+        except ValueError:
+            return False
         return (
             self._settings.keys is KeyRule.AUTO
             and is_loopback(self._settings.host)
-            and is_loopback(_host(connection))
+            and is_loopback(host)
             and not any(name in connection.headers for name in _PROXY_HEADERS)
         )
 
 
 def is_loopback(host: str) -> bool:
     """Whether `host`, which is not resolved, means this machine."""
-    if host == "localhost":
-        return True
     try:
-        return ip_address(host.strip("[]")).is_loopback
+        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
 
 
-def _is_public(path: str) -> bool:
-    return path in PUBLIC_PATHS or path.startswith(STATIC_FILES)
-
-
-def _check_origin(connection: HTTPConnection, method: str, allowed: Collection[str]) -> None:
+def _check_origin(connection: HTTPConnection, allowed: Collection[str]) -> None:
     """Refuse writes from pages of other sites; programs send no Origin."""
     origin = connection.headers.get("origin")
-    is_write = method not in _SAFE_METHODS or connection.scope["type"] == "websocket"
-    if not origin or not is_write or origin in allowed:
+    is_read = connection.scope.get("method") in _SAFE_METHODS  # a websocket has no method
+    if not origin or is_read or origin in allowed:
         return
     if origin.partition("://")[2] != connection.headers.get("host", ""):
         raise Problem(403, "foreign-origin", f"not a page of this server: {origin[:100]}")
 
 
-def _host(connection: HTTPConnection) -> str:
-    """Return the Host header without the port."""
-    try:
-        return urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
-    except ValueError:
-        return ""
-
-
 def _read_secret(connection: HTTPConnection) -> str:
     """Return the API key, sent as bearer token, as password of Basic, or as X-API-Key."""
     scheme, _, value = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip()
-    if scheme.lower() == "basic":
-        return _password(value)
+    match scheme.lower():
+        case "bearer":
+            return value.strip()
+        case "basic":
+            with suppress(ValueError):  # neither Base64 nor UTF-8
+                return base64.b64decode(value).decode().partition(":")[2]
+            return ""
     return connection.headers.get("x-api-key", "")
-
-
-def _password(value: str) -> str:
-    try:
-        return base64.b64decode(value).decode().partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
-        return ""
-
-
-async def _refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008, "reason": problem.code})
-    else:
-        await problem_response(problem)(scope, receive, send)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from bgpipe.config.output import OutputOptions
 from bgpipe.pipeline.errors import StoreCorrupted, UsageError
 from bgpipe.pipeline.jobs.items import ItemState, ItemView
-from bgpipe.pipeline.types import Job, JobId, JobState, Output, ReviewFlag
+from bgpipe.pipeline.types import Job, JobId, JobSummary, Output, ReviewFlag
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.http.dependencies import AppState
@@ -58,31 +60,15 @@ class JobForm(CutoutOptions):
     """Single values of the preset, each written like contrast=1.2."""
 
 
-class JobBody(BaseModel):
-    """The summary of a job: once finished, total = done + skipped + failed."""
+@dataclass(
+    frozen=True, kw_only=True, config=ConfigDict(json_schema_serialization_defaults_required=True)
+)
+class JobBody(JobSummary):
+    """`source` is as the caller named it, `upload:ID` for an upload; `out` serves the cutouts."""
 
-    job: str
-    state: JobState
-    total: int
-    done: int
-    skipped: int
-    failed: int
-    flagged: int
-    queued: int
-    running: int
-    seconds: float
-    images_per_second: float
-    source: str
-    """As the caller named it; `upload:ID` for an upload."""
-    out: str
-    """The location of the cutouts."""
-    model: str
     interrupted: bool
-    """Whether it is open and no dispatcher leads it."""
     errors: dict[str, int]
-    """Number of failed images by code."""
     flags: dict[str, int]
-    """Number of cutouts to review by reason."""
     created: float
     """Unix time."""
     format: str
@@ -115,10 +101,8 @@ def job_bodies(state: AppState, names: Iterable[str]) -> list[JobBody]:
     """Return the summaries of these jobs, without those that are gone or cannot be read."""
     bodies = []
     for name in names:
-        try:
+        with suppress(StoreCorrupted, UsageError):
             bodies.append(job_body(state, state.jobs.job(JobId(name))))
-        except (StoreCorrupted, UsageError):
-            continue
     return bodies
 
 
@@ -150,17 +134,9 @@ class ItemPage(BaseModel):
 
 
 def item_body(view: ItemView) -> ItemBody:
-    item, failure = view.item, view.failure
-    return ItemBody(
-        index=item.index,
-        source=item.source,
-        target=item.target,
-        state=view.state,
-        code=failure.code if failure else None,
-        detail=failure.detail if failure else None,
-        attempts=failure.attempts if failure else None,
-        flags=list(view.flags),
-    )
+    values: dict[str, Any] = dict.fromkeys(("code", "detail", "attempts"))
+    values |= asdict(view.failure or view.item)
+    return ItemBody(**values, state=view.state, flags=list(view.flags))
 
 
 class UploadBody(BaseModel):

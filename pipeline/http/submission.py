@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os.path
 import time
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from bgpipe.pipeline.storage.base import contains, is_safe_key
 from bgpipe.pipeline.types import Job, JobId, Recipe
 
 if TYPE_CHECKING:
-    from bgpipe.config.settings import ServeSettings, Settings
+    from bgpipe.config.settings import Settings
     from bgpipe.pipeline.http.dependencies import AppState
     from bgpipe.pipeline.http.schemas import CutoutOptions
 
@@ -51,10 +52,10 @@ def recipe_of(settings: Settings, options: CutoutOptions) -> Recipe:
 
 def new_request_job_id(owner: str, idempotency_key: str = "") -> JobId:
     """Return an id that sorts by time and cannot be guessed; the same for the same idempotency key."""
-    if idempotency_key:
-        text = f"{owner}/{idempotency_key}"
-        return JobId(f"once-{hashlib.sha256(text.encode()).hexdigest()[:32]}")
-    return new_job_id(random_bytes=8)
+    if not idempotency_key:
+        return new_job_id(random_bytes=8)
+    digest = hashlib.sha256(f"{owner}/{idempotency_key}".encode()).hexdigest()
+    return JobId(f"once-{digest[:32]}")
 
 
 def submit(state: AppState, job: Job, *, list_now: bool = True) -> None:
@@ -103,29 +104,32 @@ def touch_folder(state: AppState, folder: str) -> None:
 
 
 def check_queue_capacity(state: AppState) -> None:
-    """Refuse new work while the queue is full.
-
-    Raises:
-        Problem: 429 with Retry-After.
-
-    """
+    """Refuse new work while the queue is full: raises Problem 429 with Retry-After."""
     depth = state.session.feeder.depth()
     if depth >= state.settings.serve.queue_mark:
         detail = f"queue full: {depth} images: retry after {RETRY_AFTER} s"
         raise Problem(429, "queue-full", detail, RETRY_AFTER)
 
 
-def check_open_jobs(state: AppState, owner: str) -> None:
-    """Refuse a new job of an owner who has the maximum number of open jobs.
+def check_new_job(state: AppState, owner: str, on_finish: str = "") -> None:
+    """Refuse a new job of `owner` while there are too many, and with a URL that is not allowed.
 
     Raises:
-        Problem: 429 with Retry-After.
+        Problem: 429 with Retry-After, or 403: the server must not be a way into its network.
 
     """
-    count = int(state.session.client.scard(keys.of_open_jobs(owner)))
-    if count >= state.settings.serve.open_jobs:
+    check_queue_capacity(state)
+    count, serve = int(state.session.client.scard(keys.of_open_jobs(owner))), state.settings.serve
+    if count >= serve.open_jobs:
         detail = f"too many open jobs: {count}: wait until one ends"
         raise Problem(429, "too-many-jobs", detail, RETRY_AFTER)
+    with suppress(ValueError):  # not a URL
+        url = urlsplit(on_finish)
+        host, is_http = url.hostname or "", url.scheme in {"http", "https"}
+        if is_http and any(fnmatchcase(host, pattern) for pattern in serve.webhook_hosts):
+            return
+    if on_finish:
+        raise Problem(403, "webhook-not-allowed", "not a host in webhook_hosts of [serve]")
 
 
 def check_source(state: AppState, source: str) -> str:
@@ -137,33 +141,14 @@ def check_source(state: AppState, source: str) -> str:
 
     """
     location = source.rstrip("/")
+    is_absolute = (
+        is_safe_key(location.removeprefix("s3://"))
+        if "://" in location
+        else os.path.isabs(location)  # noqa: PTH117  # of the server, not of a Path
+    )
     roots = state.settings.serve.sources
-    if not (_is_absolute(location) and any(contains(root, location) for root in roots)):
+    if not is_absolute or not any(contains(root, location) for root in roots):
         raise Problem(403, "source-not-allowed", "not below a location in sources of [serve]")
     if next(state.session.stores.open(location).list(missing_ok=True), None) is None:
         raise NoImages(f"no images: {source}")
     return location
-
-
-def check_webhook(settings: ServeSettings, url: str) -> None:
-    """Refuse a URL whose host is not allowed: the server must not be a way into its network.
-
-    Raises:
-        Problem: 403: the host is not allowed.
-
-    """
-    if not url:
-        return
-    try:
-        parts = urlsplit(url)
-        host, is_http = parts.hostname or "", parts.scheme in {"http", "https"}
-    except ValueError:
-        host, is_http = "", False
-    if not is_http or not any(fnmatchcase(host, pattern) for pattern in settings.webhook_hosts):
-        raise Problem(403, "webhook-not-allowed", "not a host in webhook_hosts of [serve]")
-
-
-def _is_absolute(location: str) -> bool:
-    if "://" in location:
-        return is_safe_key(location.removeprefix("s3://"))
-    return os.path.isabs(location)  # noqa: PTH117  # of the server, not of a Path
