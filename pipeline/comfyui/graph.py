@@ -64,6 +64,11 @@ class WorkflowError(UsageError):
         }
 
 
+def unsupported_input(name: str, reason: str, extra: Mapping[str, Json]) -> NodeError:
+    message, extra_info = "Custom validation failed for node", {"input_name": name, **extra}
+    return NodeError("custom_validation_failed", message, f"{name} - {reason}", extra_info)
+
+
 def no_prompt() -> WorkflowError:
     return WorkflowError("no_prompt", "No prompt provided", "No prompt provided")
 

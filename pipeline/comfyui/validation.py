@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bgpipe.pipeline.comfyui import node_types
-from bgpipe.pipeline.comfyui.graph import InvalidNode, Json, NodeError, WorkflowError
+from bgpipe.pipeline.comfyui.graph import (
+    InvalidNode,
+    Json,
+    NodeError,
+    WorkflowError,
+    unsupported_input,
+)
 from bgpipe.pipeline.comfyui.node_types import NodeInput, NodeType
 
 MAX_NODES = 500
@@ -21,10 +27,9 @@ MAX_DEPTH = 100
 
 @dataclass(frozen=True, slots=True)
 class ValidatedGraph:
-    """The nodes' types and values, converted and complete, and the errors of some nodes."""
+    """By node id: types, values that are converted and complete, and the errors of some nodes."""
 
     types: Mapping[str, NodeType]
-    """Node id -> its type."""
     values: Mapping[str, Mapping[str, Json]]
     invalid: dict[str, InvalidNode] = field(default_factory=dict)
 
@@ -38,12 +43,9 @@ class ValidatedGraph:
         failed = {output for node in self.invalid.values() for output in node.dependent_outputs}
         return [name for name in self.output_nodes if name not in failed]
 
-    def type_name(self, node: str) -> str:
-        return self.types[node].name
-
     def add_error(self, node: str, error: NodeError, output: str) -> None:
         """Record that `output` fails because of `node`."""
-        invalid = self.invalid.setdefault(node, InvalidNode(self.type_name(node)))
+        invalid = self.invalid.setdefault(node, InvalidNode(self.types[node].name))
         if error not in invalid.errors:
             invalid.errors.append(error)
         if output not in invalid.dependent_outputs:
@@ -80,13 +82,14 @@ def validate_graph(
 
 def failed_outputs(validated: ValidatedGraph) -> WorkflowError:
     """Return the error of unsupported outputs; `details` are the output nodes' own errors."""
-    invalid = [node for name, node in validated.invalid.items() if validated.types[name].is_output]
-    errors = [error for node in invalid for error in node.errors]
+    invalid = validated.invalid
+    outputs = [invalid[name] for name in validated.output_nodes if name in invalid]
+    errors = [error for node in outputs for error in node.errors]
     return WorkflowError(
         "prompt_outputs_failed_validation",
         "Prompt outputs failed validation",
         "\n".join(f"{error.message}: {error.details}" for error in errors),
-        validated.invalid,
+        invalid,
     )
 
 
@@ -155,7 +158,10 @@ def _errors(
         elif isinstance(values.get(name), list):
             error = _link_error(each, values[name], validated)
         elif name in values and kind.name == node_types.LOAD:
-            error = _image_error(values[name], has_image)
+            image = values[name]
+            if has_image and not (isinstance(image, str) and has_image(image)):
+                reason = f"Invalid image file: {image}"
+                error = unsupported_input(name, reason, {"received_value": image})
         elif name in values:
             error = _value_error(each, values[name], inputs.get(name, values[name]))
         if error:
@@ -187,17 +193,6 @@ def _link_error(input_: NodeInput, link: list[Json], validated: ValidatedGraph) 
     )
 
 
-def _image_error(value: Json, has_image: Callable[[str], bool] | None) -> NodeError | None:
-    if has_image is None or (isinstance(value, str) and has_image(value)):
-        return None
-    return NodeError(
-        "custom_validation_failed",
-        "Custom validation failed for node",
-        f"image - Invalid image file: {value}",
-        {"input_name": "image", "received_value": value},
-    )
-
-
 def _value_error(input_: NodeInput, value: Json, received: Json) -> NodeError | None:
     name, options = input_.name, input_.options
     extra = {"input_name": name, "input_config": input_.config, "received_value": received}
@@ -220,12 +215,10 @@ def _value_error(input_: NodeInput, value: Json, received: Json) -> NodeError | 
 
 
 def _is_link(value: Json) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], int)
-    )
+    match value:
+        case [str(), int()]:
+            return True
+    return False
 
 
 _CONVERSIONS: dict[str, Callable[[Json], Json]] = {

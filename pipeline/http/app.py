@@ -14,7 +14,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from bgpipe.pipeline.http.background import MaintenanceLoop, embedded_worker
 from bgpipe.pipeline.http.comfyui import routes as comfyui
 from bgpipe.pipeline.http.dependencies import open_state
-from bgpipe.pipeline.http.middleware import AuthMiddleware, SecurityHeadersMiddleware
+from bgpipe.pipeline.http.middleware import AuthMiddleware
 from bgpipe.pipeline.http.problems import DOCUMENTED, HANDLERS
 from bgpipe.pipeline.http.routes import browser, items, jobs, service, uploads
 from bgpipe.pipeline.processes import background_thread
@@ -55,7 +55,6 @@ def create_app(settings: Settings) -> FastAPI:
         responses=DOCUMENTED,
     )
     app.add_middleware(AuthMiddleware, settings=settings.serve)
-    app.add_middleware(SecurityHeadersMiddleware)
     if settings.serve.origins:
         app.add_middleware(
             CORSMiddleware,

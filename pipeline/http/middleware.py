@@ -47,23 +47,11 @@ _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 
-class SecurityHeadersMiddleware:
-    """Adds HEADERS to every response."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)
-
-
 class AuthMiddleware:
-    """Admits requests by API key, rate and size; endpoints find the key as the state's `caller`."""
+    """Admits requests by API key, rate and size, and adds HEADERS to responses.
+
+    Endpoints find the key as the state's `caller`.
+    """
 
     def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
         self._app = app
@@ -73,6 +61,20 @@ class AuthMiddleware:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
+        total = 0
+
+        async def receive_limited() -> Message:
+            nonlocal total
+            message = await receive()
+            total += len(message.get("body", b""))
+            self._check_length(total)
+            return message
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
         connection = HTTPConnection(scope)
         try:
             _check_origin(connection, self._settings.origins)
@@ -85,18 +87,9 @@ class AuthMiddleware:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008, "reason": problem.code})
             else:
-                await problem_response(problem)(scope, receive, send)
-            return
-        total = 0
-
-        async def receive_limited() -> Message:
-            nonlocal total
-            message = await receive()
-            total += len(message.get("body", b""))
-            self._check_length(total)
-            return message
-
-        await self._app(scope, receive_limited, send)
+                await problem_response(problem)(scope, receive, send_with_headers)
+        else:
+            await self._app(scope, receive_limited, send_with_headers)
 
     def _check_length(self, length: int) -> None:
         maximum = self._settings.request_bytes

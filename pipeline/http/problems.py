@@ -22,19 +22,13 @@ RETRY_AFTER = 5
 """Seconds after which a request that met an unavailable service may succeed."""
 
 STATUS: Mapping[Code, int] = {
-    Code.EMPTY: 422,
-    Code.NOT_IMAGE: 415,
-    Code.TRUNCATED: 422,
-    Code.UNSUPPORTED: 415,
+    **dict.fromkeys((Code.EMPTY, Code.TRUNCATED, Code.TARGET), 422),
+    **dict.fromkeys((Code.NOT_IMAGE, Code.UNSUPPORTED), 415),
+    **dict.fromkeys((Code.DEVICE, Code.TIMEOUT, Code.WORKER_LOST, Code.INTERNAL), 500),
     Code.TOO_LARGE: 413,
     Code.MISSING: 404,
     Code.ACCESS: 403,
-    Code.TARGET: 422,
     Code.STORAGE: 503,
-    Code.DEVICE: 500,
-    Code.TIMEOUT: 500,
-    Code.WORKER_LOST: 500,
-    Code.INTERNAL: 500,
 }
 KINDS: Mapping[type[BgpipeError], tuple[int, str]] = {
     JobNotFound: (404, "unknown-job"),

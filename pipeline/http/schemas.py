@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,15 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from bgpipe.config.output import OutputOptions
-from bgpipe.pipeline.errors import StoreCorrupted, UsageError
 from bgpipe.pipeline.jobs.items import ItemState, ItemView
-from bgpipe.pipeline.types import Job, JobId, JobSummary, Output, ReviewFlag
+from bgpipe.pipeline.types import Job, JobSummary, ReviewFlag
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.http.dependencies import AppState
 
 Value = bool | float | Annotated[str, Field(max_length=40)]
-Assignments = Annotated[list[Annotated[str, Field(max_length=80)]], Field(max_length=20)]
+Assignment = Annotated[str, Field(max_length=80)]
 
 
 class CutoutOptions(OutputOptions):
@@ -37,11 +34,6 @@ class CutoutOptions(OutputOptions):
     on_finish: Annotated[str, Field(max_length=2000)] = ""
     """URL that receives the job's summary by POST when it ends; its host must be allowed."""
 
-    @property
-    def output(self) -> Output:
-        """The output, of the options that are its fields."""
-        return Output(**self.model_dump(include={field.name for field in fields(Output)}))
-
 
 class JobRequest(CutoutOptions):
     """Exactly one of `upload` and `source` is required."""
@@ -56,7 +48,7 @@ class JobForm(CutoutOptions):
     """A job and its images in one request."""
 
     files: Annotated[list[UploadFile], Field(min_length=1)]
-    set: Assignments = []  # type: ignore[assignment]  # noqa: RUF012  # a form has no objects
+    set: Annotated[list[Assignment], Field(max_length=20)] = []  # type: ignore[assignment]  # noqa: RUF012  # a form has no objects
     """Single values of the preset, each written like contrast=1.2."""
 
 
@@ -95,15 +87,6 @@ def job_body(state: AppState, job: Job) -> JobBody:
         format=job.recipe.output.format,
         preset=asdict(job.recipe.preset),
     )
-
-
-def job_bodies(state: AppState, names: Iterable[str]) -> list[JobBody]:
-    """Return the summaries of these jobs, without those that are gone or cannot be read."""
-    bodies = []
-    for name in names:
-        with suppress(StoreCorrupted, UsageError):
-            bodies.append(job_body(state, state.jobs.job(JobId(name))))
-    return bodies
 
 
 class ImageKind(StrEnum):

@@ -6,6 +6,7 @@ import hashlib
 import os.path
 import time
 from contextlib import suppress
+from dataclasses import fields
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ from bgpipe.pipeline.jobs.store import new_job_id
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe as recipes
 from bgpipe.pipeline.storage.base import contains, is_safe_key
-from bgpipe.pipeline.types import Job, JobId, Recipe
+from bgpipe.pipeline.types import Job, JobId, Output, Recipe
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
@@ -45,7 +46,7 @@ def recipe_of(settings: Settings, options: CutoutOptions) -> Recipe:
         settings,
         model=options.model,
         preset=recipes.apply_changes(preset, options.set),
-        output=options.output,
+        output=Output(**options.model_dump(include={field.name for field in fields(Output)})),
         pull=False,
     ).recipe
 
@@ -112,17 +113,13 @@ def check_queue_capacity(state: AppState) -> None:
 
 
 def check_new_job(state: AppState, owner: str, on_finish: str = "") -> None:
-    """Refuse a new job of `owner` while there are too many, and with a URL that is not allowed.
-
-    Raises:
-        Problem: 429 with Retry-After, or 403: the server must not be a way into its network.
-
-    """
+    """Refuse a job too many of `owner`, or its URL, by Problem 429 with Retry-After, or 403."""
     check_queue_capacity(state)
     count, serve = int(state.session.client.scard(keys.of_open_jobs(owner))), state.settings.serve
     if count >= serve.open_jobs:
         detail = f"too many open jobs: {count}: wait until one ends"
         raise Problem(429, "too-many-jobs", detail, RETRY_AFTER)
+    # The server must not be a way into its network.
     with suppress(ValueError):  # not a URL
         url = urlsplit(on_finish)
         host, is_http = url.hostname or "", url.scheme in {"http", "https"}
@@ -133,13 +130,7 @@ def check_new_job(state: AppState, owner: str, on_finish: str = "") -> None:
 
 
 def check_source(state: AppState, source: str) -> str:
-    """Return the location of a source, if the settings allow it.
-
-    Raises:
-        Problem: 403: they do not.
-        NoImages: it is empty.
-
-    """
+    """Return the location of a source; raises Problem 403 if not allowed, NoImages if empty."""
     location = source.rstrip("/")
     is_absolute = (
         is_safe_key(location.removeprefix("s3://"))

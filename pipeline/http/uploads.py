@@ -77,11 +77,9 @@ class UploadStore:
 
 
 def validate_name(name: str) -> str:
-    """Return a client's file name as a key, with its folders.
+    """Return a client's file name as a key, with folders.
 
-    Raises:
-        PermanentError: TARGET: it leaves the upload, is hidden, or is too long.
-
+    Raises PermanentError: TARGET: it leaves the upload, is hidden, or is too long.
     """
     key = name.replace("\\", "/")
     if not is_safe_key(name) or not is_safe_key(key) or not key.isprintable() or is_hidden(key):

@@ -57,12 +57,8 @@ class PromptState:
                 "messages": [*messages, self._final_event()],
             },
             "meta": {
-                node: {
-                    "node_id": node,
-                    "display_node": node,
-                    "parent_node": None,
-                    "real_node_id": node,
-                }
+                node: dict.fromkeys(("node_id", "display_node", "real_node_id"), node)
+                | {"parent_node": None}
                 for node in outputs
             },
         }

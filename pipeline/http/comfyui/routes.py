@@ -35,6 +35,7 @@ from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
 if TYPE_CHECKING:
     from bgpipe.pipeline.comfyui.graph import Json
     from bgpipe.pipeline.images.preview import Channels, Encoding
+    from bgpipe.pipeline.storage.base import Store
 
 COMFYUI_VERSION = "0.3.64"
 """The version of ComfyUI whose interface this is."""
@@ -186,14 +187,9 @@ def _join(folder: str, filename: str) -> str:
 
 
 def _find_file(service: PromptService, type_: str, name: str) -> tuple[Download, bool]:
-    """Return an uploaded image or an output, and whether its alpha alone is shown.
-
-    Raises:
-        Problem: 404: the caller has no such file.
-
-    """
-    state, is_mask = service.state, False
-    store, key = None, ""
+    """Return an uploaded image or an output, and whether its alpha alone is shown; Problem 404."""
+    state, is_mask, key = service.state, False, ""
+    store: Store | None = None
     if type_ == "input":
         if image := service.images.find(name):
             store, key = state.uploads.open(service.owner, image.upload), image.key
@@ -211,9 +207,7 @@ def _find_file(service: PromptService, type_: str, name: str) -> tuple[Download,
 def _respond_rendered(
     service: PromptService, download: Download, channels: Channels, match: re.Match[str] | None
 ) -> Response:
-    encoding: Encoding = "png"
-    if match:
-        encoding = "webp" if match[1] == "webp" else "jpeg"
+    encoding: Encoding = match[1] if match else "png"  # type: ignore[assignment]  # as the pattern says
     quality = min(max(int(match[2] or QUALITY), 1), 100) if match else QUALITY
     limits = service.state.uploads.limits
     with service.state.image_slots:
@@ -239,6 +233,9 @@ def show_node(service: Service, name: str) -> JSONResponse:
 @router.get("/system_stats")
 def show_system(service: Service) -> JSONResponse:
     """The server's machine, and the workers of the cluster, of whose devices the memory is unknown."""
+    torch_version = ""
+    with suppress(importlib.metadata.PackageNotFoundError):  # a machine without workers
+        torch_version = importlib.metadata.version("torch")
     system = {
         "os": os.name,
         "ram_total": _memory("SC_PHYS_PAGES"),
@@ -248,7 +245,7 @@ def show_system(service: Service) -> JSONResponse:
         "installed_templates_version": "",
         "required_templates_version": "",
         "python_version": platform.python_version(),
-        "pytorch_version": _torch_version(),
+        "pytorch_version": torch_version,
         "embedded_python": False,
         "argv": ["bgpipe", "serve"],
         "bgpipe_version": importlib.metadata.version("bgpipe"),
@@ -260,13 +257,6 @@ def show_system(service: Service) -> JSONResponse:
         for index, name in enumerate(workers)
     ]
     return JSONResponse({"system": system, "devices": devices})
-
-
-def _torch_version() -> str:
-    try:
-        return importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        return ""  # optional on a machine without workers
 
 
 def _memory(pages: str) -> int:

@@ -45,7 +45,11 @@ def submit_prompt(service: PromptService, body: Json) -> tuple[Prompt, Mapping[s
         Problem: the id exists, or the queue is full.
 
     """
-    document, request = _parse_body(body)
+    document, request = body, {}
+    if not is_ui_format(body):
+        if not isinstance(body, dict) or "prompt" not in body:
+            raise no_prompt()
+        document, request = body["prompt"], body
     prompt_id = _prompt_id(request, service.prompts)
     check_new_job(service.state, service.owner)
     models, images = service.state.settings.comfyui.models, service.images
@@ -74,15 +78,6 @@ def submit_prompt(service: PromptService, body: Json) -> tuple[Prompt, Mapping[s
     )
     service.prompts.add(prompt)
     return prompt, workflow.errors
-
-
-def _parse_body(body: Json) -> tuple[Json, dict[str, Json]]:
-    """Return the workflow, and the request's other fields."""
-    if is_ui_format(body):
-        return body, {}
-    if not isinstance(body, dict) or "prompt" not in body:
-        raise no_prompt()
-    return body["prompt"], body
 
 
 def _prompt_id(request: Mapping[str, Json], prompts: PromptStore) -> str:

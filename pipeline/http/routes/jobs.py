@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Annotated, Any, cast
 
@@ -16,8 +16,8 @@ from fastapi import APIRouter, Form, Header, Query, Response, UploadFile
 from fastapi.responses import StreamingResponse
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.errors import BgpipeError, UsageError
-from bgpipe.pipeline.http import schemas, submission
+from bgpipe.pipeline.errors import BgpipeError, StoreCorrupted, UsageError
+from bgpipe.pipeline.http import submission
 from bgpipe.pipeline.http.api_keys import ApiKey
 from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, OwnJob, State
 from bgpipe.pipeline.http.downloads import CHUNK_BYTES
@@ -35,7 +35,7 @@ from bgpipe.pipeline.http.submission import touch_folder
 from bgpipe.pipeline.http.uploads import upload_not_found
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.planning.recipe import explain
-from bgpipe.pipeline.types import CLOSED_STATES, Job, JobState
+from bgpipe.pipeline.types import CLOSED_STATES, Job, JobId, JobState
 
 router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=KEYED)
 events_router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=KEYED)
@@ -110,9 +110,11 @@ def list_jobs(
     if rank is None:
         raise JobNotFound(after)
     names = cast("list[bytes]", client.zrevrange(index, rank + 1, rank + 1 + limit))
-    page = [name.decode() for name in names[:limit]]
-    has_more = len(names) > limit
-    return JobPage(jobs=schemas.job_bodies(state, page), next=page[-1] if has_more else None)
+    page, bodies = [name.decode() for name in names[:limit]], []
+    for name in page:
+        with suppress(StoreCorrupted, UsageError):  # forgotten, or not readable
+            bodies.append(job_body(state, state.jobs.job(JobId(name))))
+    return JobPage(jobs=bodies, next=page[-1] if len(names) > limit else None)
 
 
 @router.get("/jobs/{job}")
