@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from bgpipe.pipeline.comfyui.graph import Json
 
@@ -52,7 +51,7 @@ class NodeInput:
 
     name: str
     type: str | tuple[str, ...]
-    options: Mapping[str, Json] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, Json] = field(default_factory=dict)
     required: bool = True
 
     @property
@@ -108,8 +107,8 @@ def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[s
             _number("sensitivity", 0.0, 1.0, 1.0, 0.01),
             _number("mask_blur", 0, 64),
             _number("mask_offset", -20, 20),
-            _bool("invert_output"),
-            _bool("refine_foreground"),
+            _optional("invert_output", "BOOLEAN", default=False),
+            _optional("refine_foreground", "BOOLEAN", default=False),
             _optional("background", ("Alpha", "Color"), "Alpha"),
             _optional("background_color", "COLORCODE", "#222222"),
         ),
@@ -119,8 +118,8 @@ def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[s
             _number("mask_blur", 0, 64),
             _number("mask_offset", -64, 64),
             _number("smooth", 0, 128, 0.0, 0.5),
-            _bool("fill_holes"),
-            _bool("invert_output"),
+            _optional("fill_holes", "BOOLEAN", default=False),
+            _optional("invert_output", "BOOLEAN", default=False),
         ),
         REFINE: (
             NodeInput("mask", MASK),
@@ -128,8 +127,8 @@ def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[s
             _number("dilate", 0, 64, 0.0, 0.05),
             _number("erode", 0, 64, 0.0, 0.05),
             _number("blur", 0, 10, 0.0, 0.1),
-            _bool("smooth"),
-            _bool("threshold"),
+            _optional("smooth", "BOOLEAN", default=False),
+            _optional("threshold", "BOOLEAN", default=False),
         ),
         CONVERT: (
             NodeInput("image", IMAGE, required=False),
@@ -154,7 +153,3 @@ def _number(
 ) -> NodeInput:
     options = {"default": default, "min": minimum, "max": maximum, "step": step}
     return NodeInput(name, "INT" if step == 1 else "FLOAT", options, required=False)
-
-
-def _bool(name: str) -> NodeInput:
-    return _optional(name, "BOOLEAN", default=False)

@@ -21,7 +21,6 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.errors import BgpipeError, RedisUnavailable, Unavailable
 from bgpipe.pipeline.http.schemas import job_body
-from bgpipe.pipeline.http.submission import finish_listing
 from bgpipe.pipeline.jobs.scripts import run_script
 from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.processes import background_thread
@@ -96,7 +95,12 @@ class MaintenanceLoop:
             return
         served = run_script(self._client, "served", [keys.SERVED], keys.JOB_PREFIX)
         for member, state, created in served:
-            self._start_due(member.decode(), state.decode(), float(created))
+            owner, _, name = member.decode().rpartition("/")
+            if state.decode() == JobState.LISTING:
+                if not self._state.session.is_held(keys.lease_of_job(JobId(name))):
+                    self._start(name, partial(self._list, JobId(name)))
+            elif state or time.time() - float(created) > OPENING_SECONDS:
+                self._start(name, partial(self._conclude, owner, JobId(name)))
         if time.monotonic() - self._cleaned >= CLEANING_INTERVAL:
             self._cleaned = time.monotonic()
             oldest = time.time() - self._state.settings.serve.keep_days * DAY_SECONDS
@@ -104,34 +108,31 @@ class MaintenanceLoop:
             for folder in cast("list[bytes]", folders):
                 self._remove(folder.decode())
 
-    def _start_due(self, member: str, state: str, created: float) -> None:
-        """Start the listing of an open job, or the conclusion of a closed or unopened one."""
-        owner, _, name = member.rpartition("/")
-        job_id = JobId(name)
-        if state == JobState.LISTING:
-            if not self._state.session.is_held(keys.lease_of_job(job_id)):
-                self._start(member, lambda: finish_listing(self._state, job_id))
-        elif state or time.time() - created > OPENING_SECONDS:
-            self._start(member, lambda: self._conclude(owner, job_id))
-
-    def _start(self, member: str, task: Callable[[], None]) -> None:
+    def _start(self, job: str, task: Callable[[], None]) -> None:
         """Run `task` in a thread, unless it runs already or too many do."""
-        if member in self._tasks or len(self._tasks) >= CONCURRENCY:
+        if job in self._tasks or len(self._tasks) >= CONCURRENCY:
             return
 
         def run() -> None:
             try:
                 task()
             except BgpipeError as error:
-                fields = {"job": member, "error": error}
+                fields = {"job": job, "error": error}
                 log.warning("maintenance failed", extra={"fields": fields})
             finally:
-                del self._tasks[member]
+                del self._tasks[job]
 
-        self._tasks[member] = threading.Thread(
-            target=run, name=f"maintenance {member}", daemon=True
-        )
-        self._tasks[member].start()
+        thread = threading.Thread(target=run, name=f"maintenance {job}", daemon=True)
+        self._tasks[job] = thread
+        thread.start()
+
+    def _list(self, job_id: JobId) -> None:
+        """List an open job, unless another process does."""
+        submitter = self._state.session.submitter
+        lease = submitter.lease(job_id)
+        if lease.acquire():
+            with lease.renewing():
+                submitter.list_and_start(job_id, lease)
 
     def _conclude(self, owner: str, job_id: JobId) -> None:
         """Post the job's webhook, and take it off the lists of open jobs."""

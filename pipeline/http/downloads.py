@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+from zipfile import ZipFile
 
 from fastapi.responses import Response, StreamingResponse
-from zipstream import ZipStream
 
 from bgpipe.config.output import MEDIA_TYPES
 from bgpipe.pipeline.errors import Code, ItemError, PermanentError
@@ -27,7 +29,7 @@ CHUNK_BYTES = 1 << 20
 PAGE_ITEMS = 500
 """Items of a ZIP looked up at once."""
 CUTOUT_BYTES = 1 << 32
-"""Maximum size of a cutout in a ZIP."""
+"""Maximum size of a cutout in a ZIP, whose directory cannot record more."""
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
@@ -117,15 +119,22 @@ def stream_zip(jobs: JobStore, job: Job, target: Store) -> Iterator[bytes]:
 
     It is made while it is sent, with one cutout in memory at a time.
     """
-    archive = ZipStream()
-    for start in range(0, jobs.items.size(job.id), PAGE_ITEMS):
-        for view in jobs.items.views(job.id, start, start + PAGE_ITEMS):
-            if view.state is not ItemState.DONE:
-                continue
-            try:
-                data = target.read(view.item.target, CUTOUT_BYTES)
-            except ItemError:
-                continue
-            archive.add(data, view.item.target)
-            yield from archive.file()
-    yield from archive.finalize()
+    buffer = _Buffer()
+    with ZipFile(buffer, "w") as archive:
+        for start in range(0, jobs.items.size(job.id), PAGE_ITEMS):
+            for view in jobs.items.views(job.id, start, start + PAGE_ITEMS):
+                if view.state is not ItemState.DONE:
+                    continue
+                with suppress(ItemError):
+                    data = target.read(view.item.target, CUTOUT_BYTES)
+                    archive.writestr(view.item.target, data)
+                yield buffer.getvalue()
+                buffer.truncate(buffer.seek(0))
+    yield buffer.getvalue()
+
+
+class _Buffer(io.BytesIO):
+    """A file without positions, so that the archive counts its bytes and the buffer can be emptied."""
+
+    def tell(self) -> int:
+        raise OSError

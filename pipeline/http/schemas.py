@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from bgpipe.config.output import OutputOptions
+from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.jobs.items import ItemState, ItemView
+from bgpipe.pipeline.planning.recipe import explain
 from bgpipe.pipeline.types import Job, JobSummary, ReviewFlag
 
 if TYPE_CHECKING:
@@ -50,6 +52,15 @@ class JobForm(CutoutOptions):
     files: Annotated[list[UploadFile], Field(min_length=1)]
     set: Annotated[list[Assignment], Field(max_length=20)] = []  # type: ignore[assignment]  # noqa: RUF012  # a form has no objects
     """Single values of the preset, each written like contrast=1.2."""
+
+    def to_options(self) -> CutoutOptions:
+        """Return the options; raises UsageError if a value of `set` is too long."""
+        pairs = [assignment.partition("=") for assignment in self.set]
+        values: dict[str, Value] = {field: value for field, _, value in pairs}
+        try:
+            return CutoutOptions(**self.model_dump(exclude={"files", "set"}), set=values)
+        except ValueError as error:
+            raise UsageError(explain(error)) from error
 
 
 @dataclass(

@@ -18,10 +18,9 @@ from bgpipe.pipeline.jobs.store import new_job_id
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe as recipes
 from bgpipe.pipeline.storage.base import contains, is_safe_key
-from bgpipe.pipeline.types import Job, JobId, Output, Recipe
+from bgpipe.pipeline.types import Job, JobId, Output
 
 if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
     from bgpipe.pipeline.http.dependencies import AppState
     from bgpipe.pipeline.http.schemas import CutoutOptions
 
@@ -29,8 +28,12 @@ RETRY_AFTER = 10
 """Seconds after which a full queue may have room."""
 
 
-def recipe_of(settings: Settings, options: CutoutOptions) -> Recipe:
-    """Return the recipe of a request.
+def make_job(
+    state: AppState, owner: str, source: str, options: CutoutOptions, idempotency_key: str = ""
+) -> Job:
+    """Return the job of a request, with the same id for the same idempotency key.
+
+    Other ids sort by time; none can be guessed.
 
     Raises:
         UsageError: a name or a value is wrong.
@@ -41,22 +44,27 @@ def recipe_of(settings: Settings, options: CutoutOptions) -> Recipe:
     models = (registry.AUTO, *registry.read_models())
     if options.model and options.model not in models:
         raise UsageError(f"unknown model: {options.model} (there are {', '.join(models)})")
-    preset = recipes.preset_named(settings, options.preset or settings.refine.preset)
-    return recipes.build_recipe(
-        settings,
+    preset = recipes.preset_named(state.settings, options.preset or state.settings.refine.preset)
+    built = recipes.build_recipe(
+        state.settings,
         model=options.model,
         preset=recipes.apply_changes(preset, options.set),
         output=Output(**options.model_dump(include={field.name for field in fields(Output)})),
         pull=False,
-    ).recipe
-
-
-def new_request_job_id(owner: str, idempotency_key: str = "") -> JobId:
-    """Return an id that sorts by time and cannot be guessed; the same for the same idempotency key."""
-    if not idempotency_key:
-        return new_job_id(random_bytes=8)
-    digest = hashlib.sha256(f"{owner}/{idempotency_key}".encode()).hexdigest()
-    return JobId(f"once-{digest[:32]}")
+    )
+    job_id = new_job_id(random_bytes=8)
+    if idempotency_key:
+        digest = hashlib.sha256(f"{owner}/{idempotency_key}".encode()).hexdigest()
+        job_id = JobId(f"once-{digest[:32]}")
+    return Job(
+        job_id,
+        source,
+        state.uploads.results_location(owner, job_id),
+        built.recipe,
+        created=time.time(),
+        owner=owner,
+        on_finish=options.on_finish,
+    )
 
 
 def submit(state: AppState, job: Job, *, list_now: bool = True) -> None:
@@ -79,15 +87,6 @@ def submit(state: AppState, job: Job, *, list_now: bool = True) -> None:
             session.controller(job.id, lease).step(session.feeder.capacity())
     finally:
         lease.release()
-
-
-def finish_listing(state: AppState, job_id: JobId) -> None:
-    """List an open job, unless another process does. Raises as `submit`."""
-    submitter = state.session.submitter
-    lease = submitter.lease(job_id)
-    if lease.acquire():
-        with lease.renewing():
-            submitter.list_and_start(job_id, lease)
 
 
 def register_job(state: AppState, job: Job) -> None:

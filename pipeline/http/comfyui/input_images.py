@@ -31,9 +31,8 @@ LISTED = 1000
 
 @dataclass(frozen=True, slots=True)
 class InputImage:
-    """The image `key` of `upload`; `name`, with folders, is the owner's."""
+    """The image `key` of `upload`."""
 
-    name: str
     upload: str
     key: str
 
@@ -57,7 +56,7 @@ class InputImages:
             return None
         upload, _, key = reference.decode().partition("/")
         exists = self._state.uploads.open(self._owner, upload).head(key)
-        return InputImage(plain, upload, key) if exists else None
+        return InputImage(upload, key) if exists else None
 
     def touch(self, upload: str) -> None:
         """Record that an image is in use now, which postpones its removal."""

@@ -115,7 +115,7 @@ class PromptStore:
     def read(self, ids: list[str]) -> list[Prompt]:
         """Return the owner's prompts among these; `ids` must not be empty."""
         records = self._client.mget([keys.of_prompt(prompt_id) for prompt_id in ids])
-        prompts = [_PROMPT.validate_json(record) for record in records if record]
+        prompts = [_PROMPT.validate_python(json.loads(record)) for record in records if record]
         return [prompt for prompt in prompts if prompt.owner == self._owner]
 
     def newest(self, maximum: int) -> list[Prompt]:
@@ -152,7 +152,7 @@ class PromptStore:
         subfolder, _, filename = name.rpartition("/")
         reference = OutputFile("", filename, subfolder, type_, JobId(""))
         record = cast("bytes | None", self._client.get(self._file_key(reference)))
-        return _FILE.validate_json(record) if record else None
+        return _FILE.validate_python(json.loads(record)) if record else None
 
     def _list(self, index: str, first: int, last: int) -> list[Prompt]:
         members = cast("list[bytes]", self._client.zrange(index, first, last))

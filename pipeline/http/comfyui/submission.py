@@ -6,14 +6,15 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.comfyui.graph import WorkflowError, no_prompt
 from bgpipe.pipeline.comfyui.interpreter import CutoutSpec, OutputNode, Workflow, read_workflow
 from bgpipe.pipeline.comfyui.ui_format import is_ui_format
-from bgpipe.pipeline.errors import BgpipeError, ModelUnavailable, UsageError
+from bgpipe.pipeline.errors import ModelUnavailable, UsageError
 from bgpipe.pipeline.http.comfyui.prompt_store import OutputFile, Prompt, PromptStore
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.submission import check_new_job, submit
@@ -23,7 +24,6 @@ from bgpipe.pipeline.types import Job, JobId, Output
 if TYPE_CHECKING:
     from bgpipe.pipeline.comfyui.graph import Json
     from bgpipe.pipeline.http.comfyui.dependencies import PromptService
-    from bgpipe.pipeline.http.dependencies import AppState
 
 CLIENT_ID_LENGTH = 200
 PREVIEW_PREFIX = "ComfyUI_temp"
@@ -60,7 +60,11 @@ def submit_prompt(service: PromptService, body: Json) -> tuple[Prompt, Mapping[s
         spec: _make_job(service, JobId(f"{prompt_id}.{n}" if n else prompt_id), spec)
         for n, spec in enumerate(dict.fromkeys(specs.values()))
     }
-    _submit_all(service.state, jobs.values())
+    with ExitStack() as undo:  # all jobs, or none
+        for job in jobs.values():
+            submit(service.state, job)
+            undo.callback(service.state.jobs.cancel, job.id)
+        undo.pop_all()
     given, client = request.get("extra_data"), request.get("client_id")
     extra_data = given if isinstance(given, dict) else {}
     prompt = Prompt(
@@ -156,19 +160,6 @@ def _make_job(service: PromptService, job_id: JobId, spec: CutoutSpec) -> Job:
         time.time(),
         owner=service.owner,
     )
-
-
-def _submit_all(state: AppState, jobs: Iterable[Job]) -> None:
-    """Submit all jobs, or none."""
-    opened: list[Job] = []
-    try:
-        for job in jobs:
-            submit(state, job)
-            opened.append(job)
-    except BgpipeError:
-        for job in opened:
-            state.jobs.cancel(job.id)
-        raise
 
 
 def _output_file(

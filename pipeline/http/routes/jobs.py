@@ -18,23 +18,14 @@ from fastapi.responses import StreamingResponse
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import BgpipeError, StoreCorrupted, UsageError
 from bgpipe.pipeline.http import submission
-from bgpipe.pipeline.http.api_keys import ApiKey
 from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, OwnJob, State
 from bgpipe.pipeline.http.downloads import CHUNK_BYTES
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.routes.uploads import store_files
-from bgpipe.pipeline.http.schemas import (
-    CutoutOptions,
-    JobBody,
-    JobForm,
-    JobPage,
-    JobRequest,
-    job_body,
-)
+from bgpipe.pipeline.http.schemas import JobBody, JobForm, JobPage, JobRequest, job_body
 from bgpipe.pipeline.http.submission import touch_folder
 from bgpipe.pipeline.http.uploads import upload_not_found
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
-from bgpipe.pipeline.planning.recipe import explain
 from bgpipe.pipeline.types import CLOSED_STATES, Job, JobId, JobState
 
 router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=KEYED)
@@ -42,12 +33,12 @@ events_router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=KEYED)
 """Included after the items' routes, whose order in the OpenAPI document is fixed."""
 
 IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", max_length=255)]
+CLOCKS = ("seconds", "images_per_second")
+"""Fields of a summary whose changes are no event."""
 POLL = 0.5
 """Seconds between two reads of a followed job."""
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a comment keeps the connection open."""
-UNSTABLE = ("seconds", "images_per_second")
-"""Fields of a summary whose changes are no event."""
 
 
 @router.post("/jobs", status_code=201)
@@ -72,7 +63,7 @@ def create_job(
         touch_folder(state, f"{caller.name}/uploads/{request.upload}")
     else:
         source = submission.check_source(state, request.source)
-    job = _make_job(state, caller, source, request, idempotency_key)
+    job = submission.make_job(state, caller.name, source, request, idempotency_key)
     return _submit_once(state, job, response, idempotency_key)
 
 
@@ -85,11 +76,11 @@ def create_job_from_images(
     idempotency_key: IdempotencyKey = "",
 ) -> JobBody:
     """Upload images and make cutouts of them in one request; if one is refused, all are."""
-    options = _cutout_options(form)
+    options = form.to_options()
     submission.check_new_job(state, caller.name, options.on_finish)
     upload = _content_id(form.files, idempotency_key) if idempotency_key else state.uploads.new_id()
     source = state.uploads.location(caller.name, upload)
-    job = _make_job(state, caller, source, options, idempotency_key)
+    job = submission.make_job(state, caller.name, source, options, idempotency_key)
     if not _is_repeated(state.jobs, job, idempotency_key):
         touch_folder(state, f"{caller.name}/uploads/{upload}")
         store_files(state, caller.name, upload, form.files)
@@ -186,7 +177,7 @@ async def _events(state: AppState, job: Job, last: str) -> AsyncIterator[str]:
             body = asdict(await to_thread.run_sync(job_body, state, job))
         except BgpipeError:
             return  # the client reconnects and gets the error as a response
-        stable = {name: value for name, value in body.items() if name not in UNSTABLE}
+        stable = {name: value for name, value in body.items() if name not in CLOCKS}
         event_id = hashlib.sha256(json.dumps(stable).encode()).hexdigest()[:16]
         has_ended = body["state"] in CLOSED_STATES
         if event_id != last or has_ended:
@@ -199,32 +190,6 @@ async def _events(state: AppState, job: Job, last: str) -> AsyncIterator[str]:
         if has_ended:
             return
         await anyio.sleep(POLL)
-
-
-def _cutout_options(form: JobForm) -> CutoutOptions:
-    pairs = [assignment.partition("=") for assignment in form.set]
-    try:
-        return CutoutOptions(
-            **form.model_dump(exclude={"files", "set"}),
-            set={field: value for field, _, value in pairs},
-        )
-    except ValueError as error:
-        raise UsageError(explain(error)) from error
-
-
-def _make_job(
-    state: AppState, caller: ApiKey, source: str, options: CutoutOptions, idempotency_key: str
-) -> Job:
-    job_id = submission.new_request_job_id(caller.name, idempotency_key)
-    return Job(
-        job_id,
-        source,
-        state.uploads.results_location(caller.name, job_id),
-        submission.recipe_of(state.settings, options),
-        created=time.time(),
-        owner=caller.name,
-        on_finish=options.on_finish,
-    )
 
 
 def _submit_once(state: AppState, job: Job, response: Response, idempotency_key: str) -> JobBody:

@@ -96,6 +96,7 @@ def test_all_cutouts_come_as_one_zip(
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         assert archive.testzip() is None
         assert archive.namelist() == ["a.png", "ü b.png"]
+        assert archive.getinfo("a.png").date_time[0] >= 2026
         single = client.get(f"/v1/jobs/{job}/items/1/result").content
         assert archive.read("ü b.png") == single
 
