@@ -1,9 +1,4 @@
-"""The supported node types: inputs in order, their ranges, outputs.
-
-The inputs of the nodes of ComfyUI and ComfyUI-RMBG have their names and ranges, so that existing
-scripts find them in /object_info. `BgpipeRefiner` is our own: the mask enhancer with the six labels
-under which its widget values were documented.
-"""
+"""The supported node types, with the names and ranges of ComfyUI's and ComfyUI-RMBG's inputs."""
 
 from __future__ import annotations
 
@@ -18,6 +13,7 @@ LOAD, REMOVE = "LoadImage", "BiRefNetRMBG"
 ENHANCE, CONVERT = "AILab_MaskEnhancer", "AILab_ImageMaskConvert"
 SAVE, PREVIEW = "SaveImage", "PreviewImage"
 REFINE = "BgpipeRefiner"
+"""Our own: the mask enhancer with the six labels under which its widget values were documented."""
 
 TEXTS = {
     LOAD: ("Load Image", "An uploaded photo."),

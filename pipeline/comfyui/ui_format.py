@@ -1,19 +1,18 @@
 """From a workflow saved by ComfyUI's editor (UI format) to a graph in API format.
 
-Widget values are positions without names. The six of a mask enhancer are read by the labels under
-which they were documented for this graph (contrast, dilate, erode, blur, smooth, threshold), not in
-the order of the node's inputs, so the enhancer becomes a `BgpipeRefiner`. Links are followed from the
-nodes' inputs; other entries of the table of links have no effect.
+The six widget values of a mask enhancer are read by the labels under which they were documented for
+this graph, not in the order of the node's inputs, so the enhancer becomes a `BgpipeRefiner`. Links are
+followed from the nodes' inputs; other entries of the table of links have no effect.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import TypeGuard
 
 from bgpipe.pipeline.comfyui import node_types
 from bgpipe.pipeline.comfyui.graph import Graph, InvalidNode, Json, NodeError, WorkflowError
+from bgpipe.pipeline.comfyui.node_types import NodeType
 
 COMMENTS = frozenset(("Note", "MarkdownNote"))
 REROUTE = "Reroute"
@@ -39,6 +38,7 @@ def to_graph(document: dict[str, Json]) -> Graph:
     nodes = {_node_id(node): node for node in document["nodes"]}
     nodes = {name: node for name, node in nodes.items() if node.get("mode", 0) != MUTED}
     origins = _origins(document, nodes)
+    known = node_types.make_node_types(())
     graph: Graph = {}
     for name, node in nodes.items():
         kind = node["type"]
@@ -55,7 +55,7 @@ def to_graph(document: dict[str, Json]) -> Graph:
         }
         graph[name] = {
             "class_type": class_type,
-            "inputs": inputs | _widget_values(node, class_type),
+            "inputs": inputs | _widget_values(node, known.get(class_type)),
             "_meta": {"title": str(node.get("title") or kind)},
         }
     return graph
@@ -103,18 +103,18 @@ def _list_of_dicts(node: Json, name: str) -> list[dict[str, Json]]:
     return [each for each in values if isinstance(each, dict)] if isinstance(values, list) else []
 
 
-def _widget_values(node: Json, class_type: str) -> dict[str, Json]:
-    """Return the widget values by label."""
-    values, labels = node.get("widgets_values", []), _widget_labels().get(class_type)
-    if labels is None:
-        return {}  # an unknown node, which validation refuses
+def _widget_values(node: Json, kind: NodeType | None) -> dict[str, Json]:
+    """Return the widget values by label; none of an unknown node, which validation refuses."""
+    if kind is None:
+        return {}
+    values, links = node.get("widgets_values", []), {node_types.IMAGE, node_types.MASK}
+    labels = [each.name for each in kind.inputs if each.type not in links]
     if not isinstance(values, list):
         raise _invalid_widget(node, "widgets_values", values, "a list")
-    if class_type == node_types.REMOVE and len(values) < len(labels):
-        # Versions before `sensitivity` had one value less.
-        labels = tuple(label for label in labels if label != "sensitivity")
+    if kind.name == node_types.REMOVE and len(values) < len(labels):
+        labels.remove("sensitivity")  # as versions had before it came
     named = dict(zip(labels, values, strict=False))
-    if class_type == node_types.REFINE:
+    if kind.name == node_types.REFINE:
         # Refuse anything but four numbers and two booleans: it was meant for other labels.
         if len(values) not in {0, len(labels)}:
             raise _invalid_widget(node, "widgets_values", values, f"{len(labels)} values")
@@ -124,16 +124,6 @@ def _widget_values(node: Json, class_type: str) -> dict[str, Json]:
                 expected = "true or false" if is_switch else "a number"
                 raise _invalid_widget(node, label, value, expected)
     return named
-
-
-@cache
-def _widget_labels() -> Mapping[str, tuple[str, ...]]:
-    """Return node type -> the names of its inputs that are widgets, in order."""
-    links = {node_types.IMAGE, node_types.MASK}
-    return {
-        name: tuple(each.name for each in kind.inputs if each.type not in links)
-        for name, kind in node_types.make_node_types(()).items()
-    }
 
 
 def _invalid_widget(node: Json, label: str, value: Json, expected: str) -> WorkflowError:

@@ -1,8 +1,4 @@
-"""Validates a graph as ComfyUI does before execution, and converts its values.
-
-Each input is checked in the order of its node: presence, link, type, conversion, range. A node whose
-source is invalid gets no error of its own.
-"""
+"""Validates a graph as ComfyUI does before execution, and converts its values."""
 
 from __future__ import annotations
 
@@ -55,9 +51,9 @@ class ValidatedGraph:
 def validate_graph(
     graph: Json, known: Mapping[str, NodeType], has_image: Callable[[str], bool] | None
 ) -> ValidatedGraph:
-    """Validate every output of `graph` by the `known` node types.
+    """Validate every output of `graph` by the `known` node types, each input in order.
 
-    `has_image` says whether an image was uploaded; None if the images come from elsewhere.
+    A node whose source is invalid gets no error of its own. `has_image` says whether an image was uploaded; None if the images come from elsewhere.
 
     Raises:
         WorkflowError: it is not a graph, has no outputs, or its nodes are unknown or form a cycle.

@@ -1,8 +1,4 @@
-"""API keys of the HTTP service. Redis holds only their digests.
-
-A key has 256 random bits, so one round of sha256 suffices: it cannot be guessed from its digest. A
-browser shows its key once and gets a session, which lasts some hours or until the key is revoked.
-"""
+"""API keys, of which Redis holds digests, and the browser sessions that replace them for some hours."""
 
 from __future__ import annotations
 
@@ -110,4 +106,5 @@ class ApiKeys:
 
 
 def _digest(secret: str) -> str:
+    # One round suffices: 256 random bits cannot be guessed.
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,8 +1,4 @@
-"""Work that no request waits for: the embedded dispatcher and worker, and the maintenance of jobs.
-
-Every server runs a maintenance loop, and a lease decides which of them acts. Its state is in Redis,
-so that another server continues after a crash.
-"""
+"""The embedded dispatcher and worker, and the maintenance of jobs, which one server leads at a time."""
 
 from __future__ import annotations
 

@@ -55,14 +55,6 @@ class AppState:
     def api_keys(self) -> ApiKeys:
         return ApiKeys(self.session.client)
 
-    def job(self, caller: ApiKey, name: str) -> Job:
-        """Return a job that the caller may see; raises JobNotFound for those of other owners too."""
-        with suppress(UsageError):  # not found, or not a valid name
-            job = self.jobs.job(JobId(name))
-            if caller.everything or job.owner == caller.name:
-                return job
-        raise JobNotFound(name[:80])
-
 
 @contextmanager
 def open_state(settings: Settings) -> Iterator[AppState]:
@@ -78,13 +70,13 @@ def open_state(settings: Settings) -> Iterator[AppState]:
             "a cluster's servers and workers share the uploads: set uploads of [serve] to a folder "
             "that all of them see, or to s3://bucket/prefix"
         )
-    root = settings.serve.uploads.rstrip("/") or str(settings.state_folder.absolute() / "served")
+    root = settings.serve.uploads or str(settings.state_folder.absolute() / "served")
     limits = Limits.from_settings(settings.images)
     with (
         open_session(settings, RETRY_SECONDS) as session,
         connect(session.redis_url, retry_seconds=0) as impatient,
     ):
-        uploads = UploadStore(session.stores, root, limits)
+        uploads = UploadStore(session.stores, root.rstrip("/"), limits)
         cluster = ClusterCollector(impatient, settings)
         yield AppState(session, uploads, BoundedSemaphore(IMAGES_IN_MEMORY), cluster)
 
@@ -106,7 +98,11 @@ KEYED = [Depends(HTTPBearer(auto_error=False, description="an API key: bgpipe ke
 
 
 def get_own_job(state: State, caller: Caller, job: str) -> Job:
-    return state.job(caller, job)
+    with suppress(UsageError):  # not found, or not a valid name
+        own_job = state.jobs.job(JobId(job))
+        if caller.everything or own_job.owner == caller.name:
+            return own_job
+    raise JobNotFound(job[:80])  # also for a job of another owner
 
 
 OwnJob = Annotated[Job, Depends(get_own_job)]

@@ -1,8 +1,4 @@
-"""Images uploaded for `LoadImage`, under names that their owners choose.
-
-Each image is an upload by itself, the source of its prompts' jobs, and a name refers to one. Replacing
-the image of a name does not affect prompts that wait for the previous one.
-"""
+"""Images uploaded for `LoadImage`: each is an upload by itself, to which a name refers."""
 
 from __future__ import annotations
 

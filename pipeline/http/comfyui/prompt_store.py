@@ -1,8 +1,4 @@
-"""Posted prompts in Redis. Their progress is that of their jobs.
-
-A prompt has one job for each different cutout. Its record is written after its jobs were opened and
-never changed. So any server of a cluster can answer for any prompt, and prompts survive every server.
-"""
+"""Posted prompts in Redis: records that never change; their progress is that of their jobs."""
 
 from __future__ import annotations
 

@@ -61,19 +61,18 @@ def show_prompt(service: Service) -> JSONResponse:
 
 @router.get("/queue")
 def show_queue(service: Service) -> JSONResponse:
-    running, pending = _split_open(service)
-    return JSONResponse(
-        {
-            "queue_running": [state.prompt.queue_item for state in running],
-            "queue_pending": [state.prompt.queue_item for state in pending],
-        }
-    )
+    queue: dict[str, list[Json]] = {"queue_running": [], "queue_pending": []}
+    for state in service.open_prompts():
+        is_running = state.status is PromptStatus.RUNNING
+        queue["queue_running" if is_running else "queue_pending"].append(state.prompt.queue_item)
+    return JSONResponse(queue)
 
 
 @router.post("/queue")
 def edit_queue(service: Service, body: Body) -> Response:
     """Remove pending prompts; running ones stay."""
-    _, pending = _split_open(service)
+    states = service.open_prompts()
+    pending = [state for state in states if state.status is PromptStatus.PENDING]
     for state in _select(pending, body):
         service.cancel(state.prompt)
         service.prompts.forget(state.prompt)
@@ -83,10 +82,9 @@ def edit_queue(service: Service, body: Body) -> Response:
 @router.post("/interrupt")
 def interrupt(service: Service, body: Body) -> Response:
     """Cancel one running prompt, or all of the caller's."""
-    running, _ = _split_open(service)
     prompt_id = body.get("prompt_id") if isinstance(body, dict) else None
-    for state in running:
-        if prompt_id in (None, state.prompt.id):
+    for state in service.open_prompts():
+        if state.status is PromptStatus.RUNNING and prompt_id in (None, state.prompt.id):
             service.cancel(state.prompt)
     return Response()
 
@@ -116,13 +114,6 @@ def edit_history(service: Service, body: Body) -> Response:
     for state in _select(service.ended_prompts(), body):
         service.prompts.forget(state.prompt)
     return Response()
-
-
-def _split_open(service: PromptService) -> tuple[list[PromptState], list[PromptState]]:
-    """Return the caller's running and pending prompts."""
-    states = service.open_prompts()
-    running = [state for state in states if state.status is PromptStatus.RUNNING]
-    return running, [state for state in states if state.status is PromptStatus.PENDING]
 
 
 def _select(states: list[PromptState], body: object) -> list[PromptState]:

@@ -1,8 +1,4 @@
-"""/ws: the events by which clients wait for their prompts.
-
-Events are derived from the jobs in Redis, so any server of a cluster can send them, and a client that
-reconnects after a restart gets those that it missed.
-"""
+"""/ws: the events by which clients wait for their prompts, derived from the jobs in Redis."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The web page and /v1/session.
-
-A browser shows its API key once and gets a cookie, because images and events cannot carry the key.
-"""
+"""The web page, and /v1/session: a cookie for the API key, which images and events cannot carry."""
 
 from __future__ import annotations
 
