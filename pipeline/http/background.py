@@ -26,8 +26,6 @@ from bgpipe.pipeline.types import DAY_SECONDS, JobId, JobState
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.http.dependencies import AppState
-    from bgpipe.pipeline.processes import ChildProcess
-    from bgpipe.pipeline.session import Session
 
 CONCURRENCY = 8
 """Listings and webhooks that one server runs at once."""
@@ -43,20 +41,21 @@ log = logging.getLogger(__name__)
 def embedded_worker(state: AppState) -> Iterator[None]:
     """Run a dispatcher thread and a worker process until the block ends."""
     session, settings = state.session, state.settings
+
+    def dispatch(stopped: threading.Event) -> None:
+        try:
+            session.dispatcher().run(stopped, child.check)
+        except Unavailable as error:
+            log.critical("cannot work", extra={"fields": {"error": error}})
+            # Without a worker the server would accept jobs that never end.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    drain = settings.worker.drain_timeout
     with (
-        worker(session.redis_url, settings.state_folder, settings.worker.drain_timeout) as child,
-        background_thread("dispatch", partial(_dispatch, session, child)),
+        worker(session.redis_url, settings.state_folder, drain) as child,
+        background_thread("dispatch", dispatch),
     ):
         yield
-
-
-def _dispatch(session: Session, child: ChildProcess, stopped: threading.Event) -> None:
-    try:
-        session.dispatcher().run(stopped, child.check)
-    except Unavailable as error:
-        log.critical("cannot work", extra={"fields": {"error": error}})
-        # Without a worker the server would accept jobs that never end.
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class MaintenanceLoop:
