@@ -16,6 +16,8 @@ from bgpipe.pipeline.comfyui.graph import (
 )
 from bgpipe.pipeline.comfyui.node_types import NodeInput, NodeType
 
+CONVERSIONS: Mapping[str, Callable[[Json], Json]] = {"INT": int, "FLOAT": float, "BOOLEAN": bool}
+"""Of an input's value by its type; others are texts."""
 MAX_NODES = 500
 MAX_DEPTH = 100
 """Longest chain of nodes; a longer one is taken for a cycle."""
@@ -117,7 +119,7 @@ def _convert(input_: NodeInput, value: Json) -> tuple[Json, str]:
     if input_.type in {node_types.IMAGE, node_types.MASK}:
         return value, "only a link to another node can provide it"
     try:
-        converted = _CONVERSIONS[input_.type](value)
+        converted = CONVERSIONS.get(input_.type, str)(value)
     except (ValueError, TypeError, OverflowError) as error:
         return value, str(error)
     is_finite = not isinstance(converted, float) or math.isfinite(converted)
@@ -215,12 +217,3 @@ def _is_link(value: Json) -> bool:
         case [str(), int()]:
             return True
     return False
-
-
-_CONVERSIONS: dict[str, Callable[[Json], Json]] = {
-    "INT": int,
-    "FLOAT": float,
-    "STRING": str,
-    "BOOLEAN": bool,
-    "COLORCODE": str,
-}

@@ -37,6 +37,7 @@ class AppState:
     """Shared by all threads. Its calls block: endpoints that use it are plain `def`."""
 
     session: Session
+    api_keys: ApiKeys
     uploads: UploadStore
     image_slots: BoundedSemaphore
     """Held while a whole image, perhaps hundreds of megabytes, is in memory."""
@@ -50,10 +51,6 @@ class AppState:
     @property
     def jobs(self) -> JobStore:
         return self.session.jobs
-
-    @property
-    def api_keys(self) -> ApiKeys:
-        return ApiKeys(self.session.client)
 
 
 @contextmanager
@@ -78,7 +75,8 @@ def open_state(settings: Settings) -> Iterator[AppState]:
     ):
         uploads = UploadStore(session.stores, root.rstrip("/"), limits)
         cluster = ClusterCollector(impatient, settings)
-        yield AppState(session, uploads, BoundedSemaphore(IMAGES_IN_MEMORY), cluster)
+        slots = BoundedSemaphore(IMAGES_IN_MEMORY)
+        yield AppState(session, ApiKeys(session.client), uploads, slots, cluster)
 
 
 def get_state(connection: HTTPConnection) -> AppState:

@@ -20,7 +20,8 @@ from starlette.requests import HTTPConnection
 
 from bgpipe.config.choices import KeyRule
 from bgpipe.pipeline.errors import BgpipeError, Code
-from bgpipe.pipeline.http.api_keys import LOCAL_OWNER, MINUTE, ApiKey, ApiKeys
+from bgpipe.pipeline.http.api_keys import LOCAL_OWNER, MINUTE, ApiKey
+from bgpipe.pipeline.http.dependencies import get_state
 from bgpipe.pipeline.http.problems import Problem, problem_of, problem_response
 
 if TYPE_CHECKING:
@@ -98,23 +99,19 @@ class AuthMiddleware:
             raise Problem(413, Code.TOO_LARGE, detail)
 
     def _admit(self, connection: HTTPConnection) -> ApiKey:
-        api_keys = ApiKeys(connection.app.state.shared.session.client)
-        caller = self._authenticate(connection, api_keys)
-        if api_keys.count_request(caller.name) > self._settings.requests_per_minute:
+        """Return the caller's key; raises Problem 401 without one, 429 after too many requests."""
+        api_keys = get_state(connection).api_keys
+        secret, token = _read_secret(connection), connection.cookies.get(COOKIE, "")
+        key = api_keys.find(secret) if secret else api_keys.session_key(token) if token else None
+        if not key and not secret and self._is_keyless(connection) and not api_keys.exist():
+            key = ApiKey(LOCAL_OWNER, 0.0, everything=True)
+        if not key:
+            detail = "API key required: Authorization: Bearer KEY (bgpipe keys add NAME)"
+            raise Problem(401, "no-key", detail)
+        if api_keys.count_request(key.name) > self._settings.requests_per_minute:
             seconds = MINUTE - int(time.time()) % MINUTE
             raise Problem(429, "too-many-requests", "too many requests in this minute", seconds)
-        return caller
-
-    def _authenticate(self, connection: HTTPConnection, api_keys: ApiKeys) -> ApiKey:
-        secret = _read_secret(connection)
-        token = connection.cookies.get(COOKIE, "")
-        key = api_keys.find(secret) if secret else api_keys.session_key(token) if token else None
-        if key:
-            return key
-        if not secret and self._is_keyless(connection) and not api_keys.exist():
-            return ApiKey(LOCAL_OWNER, 0.0, everything=True)
-        detail = "API key required: Authorization: Bearer KEY (bgpipe keys add NAME)"
-        raise Problem(401, "no-key", detail)
+        return key
 
     def _is_keyless(self, connection: HTTPConnection) -> bool:
         """Whether the caller is on the server's machine, without a proxy between them."""

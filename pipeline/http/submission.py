@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os.path
 import time
 from contextlib import suppress
 from dataclasses import fields
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -17,7 +17,7 @@ from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.jobs.store import new_job_id
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe as recipes
-from bgpipe.pipeline.storage.base import contains, is_safe_key
+from bgpipe.pipeline.storage.base import S3, contains, is_safe_key
 from bgpipe.pipeline.types import Job, JobId, Output
 
 if TYPE_CHECKING:
@@ -131,11 +131,9 @@ def check_new_job(state: AppState, owner: str, on_finish: str = "") -> None:
 def check_source(state: AppState, source: str) -> str:
     """Return the location of a source; raises Problem 403 if not allowed, NoImages if empty."""
     location = source.rstrip("/")
-    is_absolute = (
-        is_safe_key(location.removeprefix("s3://"))
-        if "://" in location
-        else os.path.isabs(location)  # noqa: PTH117  # of the server, not of a Path
-    )
+    is_absolute = Path(location).is_absolute() and "\0" not in location
+    if "://" in location:
+        is_absolute = is_safe_key(location.removeprefix(S3))
     roots = state.settings.serve.sources
     if not is_absolute or not any(contains(root, location) for root in roots):
         raise Problem(403, "source-not-allowed", "not below a location in sources of [serve]")
