@@ -12,7 +12,7 @@ from bgpipe.pipeline.http.dependencies import State
 from bgpipe.pipeline.http.middleware import COOKIE
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.schemas import BrowserSession
-from bgpipe.pipeline.report.contact_sheet import read_style
+from bgpipe.pipeline.report.contact_sheet import read_asset
 
 router = APIRouter()
 
@@ -61,7 +61,7 @@ def show_page() -> Response:
 @router.get("/page/{name}", include_in_schema=False)
 def show_file(name: Annotated[str, Path(max_length=40)]) -> Response:
     if name == REPORT_STYLE:
-        text = read_style()
+        text = read_asset("sheet.css")
     elif name in FILES:
         text = files("bgpipe.pipeline.http.static").joinpath(name).read_text(encoding="utf-8")
     else:
