@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache, reduce
@@ -80,14 +80,15 @@ class ItemView:
     flags: tuple[ReviewFlag, ...] = ()
 
 
-class ItemStore(ManifestStore):
+class ItemStore:
     """The items of all jobs in one Redis. Threads may share it.
 
     Every method that gets an index raises UsageError if the job or the item does not exist.
     """
 
     def __init__(self, client: RedisClient) -> None:
-        super().__init__(client)
+        self.manifests = ManifestStore(client)
+        self._client = client
         self._cached_job = lru_cache(JOBS_CACHED)(
             lambda job, _edition: read_record(job, read_head(client, job, "job"))
         )
@@ -100,6 +101,14 @@ class ItemStore(ManifestStore):
         if not 0 <= index < self.size(job):
             raise UsageError(_no_item(job, index))
         return self.pick(job, [index])[0]
+
+    def read(self, job: JobId, start: int, stop: int) -> Iterator[Item]:
+        """Yield the items from `start` to before `stop`, as far as they exist."""
+        return self.manifests.items(job, start, stop)
+
+    def pick(self, job: JobId, indices: Iterable[int]) -> list[Item]:
+        """Return the items at `indices`, which must exist; fast if they are in order."""
+        return self.manifests.pick(job, indices)
 
     def claim(self, job: JobId, index: int, worker: str) -> Claim | None:
         """Claim the item for `worker` and count the attempt, before any work.
@@ -119,7 +128,7 @@ class ItemStore(ManifestStore):
         if reply == scripts.REFUSED:
             return None
         attempt, mark, edition = reply
-        item = self._cached_item(job, edition, index)
+        item = self.manifests.cached_item(job, edition, index)
         return Claim(attempt, item, mark == REDELIVERED, self._cached_job(job, edition))
 
     def settle(self, job: JobId, outcome: Outcome) -> bool:

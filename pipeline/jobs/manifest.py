@@ -58,7 +58,7 @@ class ManifestStore:
             no_item=f"the manifest of job {job} does not end at item {start}",
         )
 
-    def read(self, job: JobId, start: int, stop: int) -> Iterator[Item]:
+    def items(self, job: JobId, start: int, stop: int) -> Iterator[Item]:
         """Yield the items from `start` to before `stop`, as far as they exist."""
         for number in range(start // BLOCK, -(-stop // BLOCK)):
             for item in self._block(job, number):
@@ -73,7 +73,7 @@ class ManifestStore:
             items += [_at(job, block, index) for index in group]
         return items
 
-    def _cached_item(self, job: JobId, edition: bytes, index: int) -> Item:
+    def cached_item(self, job: JobId, edition: bytes, index: int) -> Item:
         """Return an item of a job that has been listed; `edition` separates jobs that had one name."""
         return _at(job, self._cached_block(job, edition, index // BLOCK), index)
 

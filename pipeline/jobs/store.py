@@ -97,7 +97,7 @@ class JobStore:
     def add(self, job: JobId, items: Sequence[Item], token: int = NO_TOKEN) -> None:
         """Append `items` to the manifest; their indices continue from its end, beginning at 0."""
         if items:
-            self.items.append(job, items, token)
+            self.items.manifests.append(job, items, token)
 
     def skip(self, job: JobId, count: int, token: int = NO_TOKEN) -> None:
         """Set the total number of up-to-date images; they are not in the manifest."""

@@ -39,11 +39,8 @@ class StoreFactory:
     def open(self, location: str) -> Store:
         """Return the store at a folder's path or at `s3://bucket/prefix`, without accessing it.
 
-        Raises:
-            UsageError: it is neither.
-            PermanentError: it is outside the allowed locations.
-            StorageUnavailable: the settings of S3 are not usable.
-
+        UsageError if it is neither, PermanentError outside the allowed locations, StorageUnavailable
+        if the settings of S3 are not usable.
         """
         if self._allowed and not any(contains(outer, location) for outer in self._allowed):
             raise PermanentError(
@@ -66,9 +63,7 @@ class StoreFactory:
 def find_location(text: str) -> str:
     """Return the location of a path or URL of the user; paths become absolute.
 
-    Raises:
-        UsageError: its scheme is not supported, or the bucket is missing.
-
+    UsageError if its scheme is not supported, or the bucket is missing.
     """
     scheme = _SCHEME.match(text)
     if scheme is None:
