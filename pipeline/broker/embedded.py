@@ -18,14 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from bgpipe.pipeline.broker.server_process import (
-    PAUSE,
-    START_SECONDS,
-    STOP_SECONDS,
-    ServerProcess,
-    make_private,
-    try_lock,
-)
+from bgpipe.pipeline.broker import server_process
+from bgpipe.pipeline.broker.server_process import ServerProcess, make_private, try_lock
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.processes import ChildProcess
 
@@ -38,9 +32,7 @@ WORKER_GRACE = 10.0
 def redis_server(folder: Path) -> Iterator[str]:
     """Yield the URL of the server whose data are in `folder`; it runs until the block ends.
 
-    Raises:
-        RedisUnavailable: no server is installed, or it does not start.
-
+    RedisUnavailable if no server is installed, or it does not start.
     """
     home = _home(folder)
     with (home / "users.lock").open("ab") as users:
@@ -55,12 +47,7 @@ def redis_server(folder: Path) -> Iterator[str]:
 
 
 def release_server(folder: Path, users: BinaryIO) -> None:
-    """End the server in `folder` unless another process uses it; `users` has this process's lock.
-
-    Raises:
-        RedisUnavailable: another command is starting or ending the server for too long.
-
-    """
+    """End the server in `folder` unless another process uses it; `users` has this process's lock."""
     home = _home(folder)
     with _locked(home / "start.lock"):
         if try_lock(users):
@@ -78,12 +65,9 @@ def worker(redis_url: str, folder: Path, drain_timeout: float) -> Iterator[Child
     with (_home(folder) / "users.lock").open("ab") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         lock = users.fileno()
-        child = ChildProcess(
-            [*WORKER, "--stop-with-stdin", "--server", str(folder), str(lock)],
-            {"BGPIPE_REDIS_URL": redis_url},
-            folder / "worker.log",
-            inherited=[lock],
-        )
+        command = [*WORKER, "--stop-with-stdin", "--server", str(folder), str(lock)]
+        environment = {"BGPIPE_REDIS_URL": redis_url}
+        child = ChildProcess(command, environment, folder / "worker.log", inherited=[lock])
     try:
         yield child
     finally:
@@ -96,8 +80,8 @@ def _home(folder: Path) -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path` exclusively."""
-    deadline = time.monotonic() + START_SECONDS + STOP_SECONDS
+    """Hold the lock of `path` exclusively; RedisUnavailable if another command keeps it too long."""
+    deadline = time.monotonic() + server_process.START_SECONDS + server_process.STOP_SECONDS
     with path.open("ab") as file:
         while not try_lock(file):
             if time.monotonic() > deadline:
@@ -105,5 +89,5 @@ def _locked(path: Path) -> Iterator[None]:
                     f"another command has been starting or ending the Redis server for too long: "
                     f"{path}: end that command"
                 )
-            time.sleep(PAUSE)
+            time.sleep(server_process.PAUSE)
         yield

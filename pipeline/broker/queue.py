@@ -16,15 +16,9 @@ from celery import Celery
 
 from bgpipe.config.celery import celery_config
 from bgpipe.config.settings import Settings
+from bgpipe.pipeline.broker import client as redis_client
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.broker.client import (
-    CONNECT_TIMEOUT,
-    SOCKET_TIMEOUT,
-    RedisClient,
-    load_lua,
-    public_address,
-    retry_while_away,
-)
+from bgpipe.pipeline.broker.client import RedisClient, load_lua, public_address, retry_while_away
 from bgpipe.pipeline.logging import Notify
 from bgpipe.pipeline.types import Item, JobId
 
@@ -38,7 +32,10 @@ PAGE = 500
 """Messages read at once, about a kilobyte each."""
 
 # kombu has none by default, and would wait for a frozen server without end.
-_TIMEOUTS = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
+_TIMEOUTS = {
+    "socket_timeout": redis_client.SOCKET_TIMEOUT,
+    "socket_connect_timeout": redis_client.CONNECT_TIMEOUT,
+}
 
 _AWAY = (
     kombu.exceptions.BatchPublishError,
@@ -74,17 +71,12 @@ def publish(
 ) -> None:
     """Send a message for each of `items`; `notify` gets a line while the server is away.
 
-    If the connection breaks, all are sent again: an item may be delivered twice, which its claim makes harmless.
-
-    Raises:
-        RedisUnavailable: the server stays away.
-
+    If the connection breaks, all are sent again: an item may be delivered twice, which its claim makes
+    harmless. RedisUnavailable if the server stays away.
     """
+    address = public_address(app.conf.broker_url)
     retry_while_away(
-        lambda: _send(app, job, items, queue),
-        away=_AWAY,
-        address=public_address(app.conf.broker_url),
-        notify=notify,
+        lambda: _send(app, job, items, queue), away=_AWAY, address=address, notify=notify
     )
 
 
@@ -164,10 +156,11 @@ def _send(app: Celery, job: JobId, items: Sequence[Item], queue: str) -> None:
         producer.batch(),
     ):
         for item in items:
+            arguments = (job, item.index, item.source)
             app.send_task(
                 TASK,
-                (job, item.index, item.source),
-                argsrepr=repr((job, item.index, item.source)),
+                arguments,
+                argsrepr=repr(arguments),
                 kwargsrepr="{}",
                 headers={PUBLISHED: time.time()},
                 queue=queue,

