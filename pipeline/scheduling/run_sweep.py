@@ -40,24 +40,18 @@ from bgpipe.pipeline.planning.recipe import (
     preset_changes,
     preset_named,
 )
-from bgpipe.pipeline.scheduling.cron import deadline_of
 from bgpipe.pipeline.scheduling.submission import Submitter
-from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
+from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore, deadline_of
 from bgpipe.pipeline.scheduling.webhook import post_webhook
 from bgpipe.pipeline.storage.base import Store, is_image_name
 from bgpipe.pipeline.storage.factory import StoreFactory, find_location
-from bgpipe.pipeline.types import Job, JobId, JobState, JobSummary, Recipe
+from bgpipe.pipeline.types import Job, JobId, JobState, JobSummary
 
 log = logging.getLogger(__name__)
 
 
 def find_sweep(settings: Settings, name: str) -> Sweep:
-    """Return the sweep of the settings.
-
-    Raises:
-        UsageError: its name is unknown.
-
-    """
+    """Return the sweep of the settings; UsageError if its name is unknown."""
     if name not in settings.sweeps:
         names = ", ".join(settings.sweeps) or "none"
         raise UsageError(f"unknown sweep: {name} (the settings declare: {names})")
@@ -67,17 +61,26 @@ def find_sweep(settings: Settings, name: str) -> Sweep:
 def build_job(settings: Settings, name: str, sweep: Sweep, notify: Notify | None = None) -> Job:
     """Build the job of a run.
 
-    Raises:
-        UsageError: a value of the sweep is wrong.
-        ModelUnavailable: weights are not on this machine; a sweep never uses the bundled model
-            in place of `auto`.
-
+    UsageError if a value of the sweep is wrong, ModelUnavailable if weights are not on this machine: a
+    sweep never uses the bundled model in place of `auto`.
     """
+    model = sweep.model or settings.model.name
+    options = sweep.model_dump() | {"compression": sweep.png}
+    preset = preset_named(settings, sweep.preset or settings.refine.preset)
+    recipe = build_recipe(
+        settings,
+        model=registry.DEFAULT if model == registry.AUTO else model,
+        preset=apply_changes(preset, preset_changes(options)),
+        output=build_output(settings, options),
+        matting=sweep.matting,
+        naming=sweep.name,
+        notify=notify,
+    ).recipe
     return Job(
         id=new_job_id(f"{name}-"),
         source=_find_source(name, sweep),
         out=find_location(sweep.target),
-        recipe=_build_recipe(settings, sweep, notify),
+        recipe=recipe,
         created=time.time(),
         include=sweep.include,
         exclude=sweep.exclude,
@@ -107,14 +110,11 @@ class SweepRun:
     @contextmanager
     def stopped_at_deadline(self, job_id: JobId) -> Iterator[None]:
         """Cancel the job at its deadline if the block lasts that long."""
-        deadline = self.deadline
-        if deadline is None:
-            yield
-            return
-        seconds = max(deadline.timestamp() - time.time(), 0.0)
-        timer = threading.Timer(seconds, stop_run, (self.jobs, self.name, job_id))
+        seconds = self.deadline.timestamp() - time.time() if self.deadline else 0.0
+        timer = threading.Timer(max(seconds, 0.0), stop_run, (self.jobs, self.name, job_id))
         timer.daemon = True
-        timer.start()
+        if self.deadline:
+            timer.start()
         try:
             yield
         finally:
@@ -153,10 +153,10 @@ def notify_finished(states: SweepStateStore, name: str, sweep: Sweep, summary: J
     if sweep.on_finish:
         message = {"sweep": name} | asdict(summary)
         secret = sweep.secret.get_secret_value()
-        error = post_webhook(sweep.on_finish, message, secret, summary.job)
-        if error:
-            fields = {"sweep": name, "error": error}
-            log.error("end of sweep not reported", extra={"fields": fields})
+        if error := post_webhook(sweep.on_finish, message, secret, summary.job):
+            log.error(
+                "end of sweep not reported", extra={"fields": {"sweep": name, "error": error}}
+            )
     states.write_notified(name)
 
 
@@ -178,28 +178,8 @@ def _find_source(name: str, sweep: Sweep) -> str:
     return location
 
 
-def _build_recipe(settings: Settings, sweep: Sweep, notify: Notify | None) -> Recipe:
-    model = sweep.model or settings.model.name
-    options = sweep.model_dump() | {"compression": sweep.png}
-    preset = preset_named(settings, sweep.preset or settings.refine.preset)
-    return build_recipe(
-        settings,
-        model=registry.DEFAULT if model == registry.AUTO else model,
-        preset=apply_changes(preset, preset_changes(options)),
-        output=build_output(settings, options),
-        matting=sweep.matting,
-        naming=sweep.name,
-        notify=notify,
-    ).recipe
-
-
 def list_run(settings: Settings, name: str, scheduled: datetime) -> None:
-    """Open and list a run in the cluster; the dispatcher feeds it.
-
-    Raises:
-        UsageError, NoImages, Unavailable: the run cannot start.
-
-    """
+    """Open and list a run in the cluster; the dispatcher feeds it."""
     sweep = find_sweep(settings, name)
     job = build_job(settings, name, sweep)
     with connect(settings.redis_url) as client:
@@ -239,12 +219,11 @@ def main() -> int:
     log_to_stderr()
     try:
         settings = load_settings()
+        log_to_stderr(settings.log.format)
+        list_run(settings, name, datetime.fromisoformat(scheduled))
     except SettingsError as error:
         log.error("invalid settings", extra={"fields": {"error": error}})  # noqa: TRY400
         return UsageError.exit_code
-    log_to_stderr(settings.log.format)
-    try:
-        list_run(settings, name, datetime.fromisoformat(scheduled))
     except BgpipeError as error:
         fields = {"sweep": name, "error": error}
         log.error("sweep did not run", extra={"fields": fields})  # noqa: TRY400

@@ -1,14 +1,50 @@
-"""The state of each sweep in Redis: its last start, run and failures."""
+"""When a sweep starts and stops, by Debian's cron rules, and the state of each sweep in Redis.
+
+Arguments are times that are aware of their zone.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import cast
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, cast
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.types import JobId
+
+if TYPE_CHECKING:
+    from bgpipe.config.sweeps import Sweep
+    from bgpipe.pipeline.broker.client import RedisClient
+
+
+def last_start(sweep: Sweep, now: datetime) -> datetime | None:
+    """Return the latest scheduled start up to `now`."""
+    if not sweep.schedule:
+        return None
+    after = _local(sweep, now).replace(microsecond=0) + timedelta(seconds=1)
+    return next(CronSim(sweep.schedule, after, reverse=True), None)
+
+
+def next_start(sweep: Sweep, now: datetime) -> datetime | None:
+    """Return the first scheduled start after `now`."""
+    return next(CronSim(sweep.schedule, _local(sweep, now)), None) if sweep.schedule else None
+
+
+def deadline_of(sweep: Sweep, start: datetime) -> datetime | None:
+    """Return the first time after `start` at which the local clock shows the sweep's deadline."""
+    if sweep.deadline is None:
+        return None
+    local = _local(sweep, start)
+    days = (local.date(), local.date() + timedelta(days=1))
+    deadlines = (datetime.combine(day, sweep.deadline, local.tzinfo) for day in days)
+    return next(each for each in deadlines if each.timestamp() > local.timestamp())
+
+
+def _local(sweep: Sweep, moment: datetime) -> datetime:
+    return moment.astimezone(ZoneInfo(sweep.time_zone))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +76,14 @@ class SweepStateStore:
         key = keys.of_sweep(name)
         self._client.hsetnx(key, "since", str(now.timestamp()))
         fields = cast("dict[bytes, bytes]", self._client.hgetall(key))
-        values = {field.decode(): value.decode() for field, value in fields.items()}
         return SweepState(
-            first_seen=float(values["since"]),
-            start=float(values.get("start", 0)),
-            job=JobId(values.get("job", "")),
-            deadline=float(values.get("until", 0)),
-            notified="told" in values,
-            failures=int(values.get("failures", 0)),
-            retry_at=float(values.get("again", 0)),
+            first_seen=float(fields[b"since"]),
+            start=float(fields.get(b"start", 0)),
+            job=JobId(fields.get(b"job", b"").decode()),
+            deadline=float(fields.get(b"until", 0)),
+            notified=b"told" in fields,
+            failures=int(fields.get(b"failures", 0)),
+            retry_at=float(fields.get(b"again", 0)),
         )
 
     def write_start(self, name: str, start: datetime) -> None:

@@ -10,9 +10,9 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from threading import Thread
-from typing import Protocol
 
 from bgpipe.config.sweeps import Sweep
 from bgpipe.pipeline.broker import keys
@@ -20,9 +20,13 @@ from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.errors import Unavailable, UsageError
 from bgpipe.pipeline.jobs.store import JobStore
-from bgpipe.pipeline.scheduling.cron import deadline_of, last_start
 from bgpipe.pipeline.scheduling.run_sweep import notify_finished, stop_run
-from bgpipe.pipeline.scheduling.sweep_state import SweepState, SweepStateStore
+from bgpipe.pipeline.scheduling.sweep_state import (
+    SweepState,
+    SweepStateStore,
+    deadline_of,
+    last_start,
+)
 from bgpipe.pipeline.types import OPEN_STATES, JobId, JobState, JobSummary
 
 MAX_RETRY_SECONDS = 3600.0
@@ -30,60 +34,52 @@ MAX_RETRY_SECONDS = 3600.0
 log = logging.getLogger(__name__)
 
 
-class SweepProcess(Protocol):
-    """A process that lists a run; see `run_sweep`."""
-
-    def poll(self) -> int | None: ...
-
-
-def start_process(name: str, scheduled: datetime) -> SweepProcess:
-    """Start the run that was scheduled for this time."""
+def start_process(name: str, scheduled: datetime) -> subprocess.Popen[bytes]:
+    """Start the process that lists the run scheduled for this time; see `run_sweep`."""
     command = [sys.executable, "-m", "bgpipe.pipeline.scheduling.run_sweep"]
     return subprocess.Popen([*command, name, scheduled.isoformat()])  # noqa: S603  # names are checked
 
 
+@dataclass
 class SweepScheduler:
     """Starts, stops and reports sweeps. Call `step` repeatedly, in one process only."""
 
-    def __init__(
-        self,
-        sweeps: Mapping[str, Sweep],
-        client: RedisClient,
-        jobs: JobStore,
-        retry_seconds: float,
-        start: Callable[[str, datetime], SweepProcess] = start_process,
-    ) -> None:
-        """`retry_seconds`: pause after the first failed start; it doubles with each further one."""
-        self._sweeps = sweeps
-        self._client = client
-        self._states = SweepStateStore(client)
-        self._jobs = jobs
-        self._retry_seconds = retry_seconds
-        self._start = start
-        self._processes: dict[str, SweepProcess] = {}
-        self._notifications: dict[str, Thread] = {}
+    sweeps: Mapping[str, Sweep]
+    client: RedisClient
+    jobs: JobStore
+    retry_seconds: float
+    """Pause after the first failed start; it doubles with each further one."""
+    start: Callable[[str, datetime], subprocess.Popen[bytes]] = start_process
+    _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
+    _notifications: dict[str, Thread] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._states = SweepStateStore(self.client)
 
     def step(self) -> None:
         """Advance every sweep once."""
         now = datetime.now(UTC)
-        for name, sweep in self._sweeps.items():
+        for name, sweep in self.sweeps.items():
             state = self._states.read(name, now)
             summary = self._summary(state.job)
             is_open = summary is not None and summary.state in OPEN_STATES
             if is_open and 0 < state.deadline <= now.timestamp():
-                stop_run(self._jobs, name, state.job)
+                stop_run(self.jobs, name, state.job)
             elif summary and summary.state is JobState.FINISHED and not state.notified:
                 self._notify(name, sweep, summary)
             if self._is_starting(name, state, now):
                 continue
-            if summary and is_open and not self._is_abandoned(summary):
+            # The process that lists a run holds the lease; a listed run is the dispatcher's.
+            lease = keys.lease_of_job(state.job)
+            is_listing = summary is not None and summary.state is JobState.LISTING
+            if is_open and (not is_listing or is_held(self.client, lease)):
                 # A start that becomes due meanwhile follows when this run has ended.
                 self._states.clear_retry(name)
             else:
-                self._start_if_due(name, sweep, state, summary, now)
+                self._start_if_due(name, sweep, state, now, is_abandoned=is_listing)
 
     def _start_if_due(
-        self, name: str, sweep: Sweep, state: SweepState, summary: JobSummary | None, now: datetime
+        self, name: str, sweep: Sweep, state: SweepState, now: datetime, *, is_abandoned: bool
     ) -> None:
         scheduled = last_start(sweep, now)
         if scheduled is None:
@@ -91,7 +87,7 @@ class SweepScheduler:
         is_new = scheduled.timestamp() > max(state.first_seen, state.start)
         if is_new or 0 < state.retry_at <= now.timestamp():
             self._start_run(name, sweep, scheduled, now, is_new=is_new)
-        elif not state.retry_at and summary and summary.state is JobState.LISTING:
+        elif is_abandoned and not state.retry_at:
             self._schedule_retry(name, state, now, "its listing was abandoned")
 
     def _start_run(
@@ -101,7 +97,7 @@ class SweepScheduler:
         deadline = deadline_of(sweep, scheduled)
         if deadline is None or now < deadline:
             log.info("sweep starts", extra={"fields": fields})
-            self._processes[name] = self._start(name, scheduled)
+            self._processes[name] = self.start(name, scheduled)
         elif not is_new:
             log.error("sweep did not start before its deadline", extra={"fields": fields})
         # After the start: a dispatcher that dies in between starts twice, and the job store refuses
@@ -111,14 +107,9 @@ class SweepScheduler:
         else:
             self._states.clear_retry(name)
 
-    def _is_abandoned(self, summary: JobSummary) -> bool:
-        """Whether the process that listed the run is gone; a listed run is the dispatcher's."""
-        lease = keys.lease_of_job(summary.job)
-        return summary.state is JobState.LISTING and not is_held(self._client, lease)
-
     def _schedule_retry(self, name: str, state: SweepState, now: datetime, reason: str) -> None:
         failures = state.failures + 1
-        delay = min(self._retry_seconds * 2.0**state.failures, MAX_RETRY_SECONDS)
+        delay = min(self.retry_seconds * 2.0**state.failures, MAX_RETRY_SECONDS)
         self._states.write_failure(name, failures, now + timedelta(seconds=delay))
         fields = {"sweep": name, "reason": reason, "failures": failures, "again_in": delay}
         log.error("sweep did not start", extra={"fields": fields})
@@ -150,6 +141,6 @@ class SweepScheduler:
 
     def _summary(self, job_id: JobId) -> JobSummary | None:
         try:
-            return self._jobs.summary(job_id) if job_id else None
+            return self.jobs.summary(job_id) if job_id else None
         except UsageError:
             return None  # forgotten

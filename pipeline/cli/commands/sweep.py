@@ -127,8 +127,7 @@ def _record(session: Session, name: str, sweep: Sweep) -> dict[str, Any]:
     """Return a sweep's declaration, last run and next run for JSON."""
     from dataclasses import asdict
 
-    from bgpipe.pipeline.scheduling.cron import next_start
-    from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
+    from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore, next_start
 
     now = datetime.now(UTC)
     state = SweepStateStore(session.client).read(name, now)
