@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -41,11 +41,15 @@ from bgpipe.pipeline.planning.recipe import (
     preset_named,
 )
 from bgpipe.pipeline.scheduling.submission import Submitter
-from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore, deadline_of
-from bgpipe.pipeline.scheduling.webhook import post_webhook
+from bgpipe.pipeline.scheduling.sweeps import (
+    SweepStateStore,
+    deadline_of,
+    notify_finished,
+    stop_run,
+)
 from bgpipe.pipeline.storage.base import Store, is_image_name
 from bgpipe.pipeline.storage.factory import StoreFactory, find_location
-from bgpipe.pipeline.types import Job, JobId, JobState, JobSummary
+from bgpipe.pipeline.types import Job, JobId, JobState
 
 log = logging.getLogger(__name__)
 
@@ -137,27 +141,6 @@ def tolerate_too_many(prune: Prune, warn: Callable[[str], None]) -> Prune:
             warn(f"nothing is pruned: {error}")
 
     return tolerant
-
-
-def stop_run(jobs: JobStore, name: str, job_id: JobId) -> None:
-    """Cancel a run that has reached its deadline."""
-    log.info("sweep reached its deadline", extra={"fields": {"sweep": name}})
-    try:
-        jobs.cancel(job_id)
-    except UsageError:
-        log.info("sweep ended just in time", extra={"fields": {"job": job_id}})
-
-
-def notify_finished(states: SweepStateStore, name: str, sweep: Sweep, summary: JobSummary) -> None:
-    """Post the summary of a finished run to the sweep's address, if it has one."""
-    if sweep.on_finish:
-        message = {"sweep": name} | asdict(summary)
-        secret = sweep.secret.get_secret_value()
-        if error := post_webhook(sweep.on_finish, message, secret, summary.job):
-            log.error(
-                "end of sweep not reported", extra={"fields": {"sweep": name, "error": error}}
-            )
-    states.write_notified(name)
 
 
 def maximum_pruned(settings: Settings, sweep: Sweep) -> float:

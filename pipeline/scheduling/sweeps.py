@@ -1,7 +1,8 @@
-"""The schedule of the sweeps: starts, retries, deadlines and notifications, in the dispatcher.
+"""Sweeps: their times, their state in Redis, and their schedule in the dispatcher.
 
 A run is an ordinary job. It lists source and target anew, so a run that its deadline stopped needs no
-bookmark: the next one finds the finished images up to date and continues with the rest.
+bookmark: the next one finds the finished images up to date and continues with the rest. Times are
+aware of their zone; schedules follow Debian's cron rules.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from threading import Thread
+from typing import cast
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim
 
 from bgpipe.config.sweeps import Sweep
 from bgpipe.pipeline.broker import keys
@@ -20,18 +25,75 @@ from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.errors import Unavailable, UsageError
 from bgpipe.pipeline.jobs.store import JobStore
-from bgpipe.pipeline.scheduling.run_sweep import notify_finished, stop_run
-from bgpipe.pipeline.scheduling.sweep_state import (
-    SweepState,
-    SweepStateStore,
-    deadline_of,
-    last_start,
-)
+from bgpipe.pipeline.scheduling.webhook import post_webhook
 from bgpipe.pipeline.types import OPEN_STATES, JobId, JobState, JobSummary
 
 MAX_RETRY_SECONDS = 3600.0
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepState:
+    """Times are Unix seconds, 0 if not set. `start` is the last scheduled start that was handled."""
+
+    first_seen: float
+    """Starts before this time were not missed."""
+    start: float
+    job: JobId
+    """The last run; empty if there was none."""
+    deadline: float
+    """Unix time at which the last run stops."""
+    notified: bool
+    """Whether the end of the last run was reported."""
+    failures: int
+    """Consecutive starts that failed."""
+    retry_at: float
+
+
+class SweepStateStore:
+    """The states of all sweeps."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+
+    def read(self, name: str, now: datetime) -> SweepState:
+        """Return the state; a sweep without one is first seen `now`."""
+        key = keys.of_sweep(name)
+        self._client.hsetnx(key, "since", str(now.timestamp()))
+        fields = cast("dict[bytes, bytes]", self._client.hgetall(key))
+        return SweepState(
+            first_seen=float(fields[b"since"]),
+            start=float(fields.get(b"start", 0)),
+            job=JobId(fields.get(b"job", b"").decode()),
+            deadline=float(fields.get(b"until", 0)),
+            notified=b"told" in fields,
+            failures=int(fields.get(b"failures", 0)),
+            retry_at=float(fields.get(b"again", 0)),
+        )
+
+    def write_start(self, name: str, start: datetime) -> None:
+        """Mark the start scheduled at this time as handled."""
+        key = keys.of_sweep(name)
+        self._client.hset(key, "start", str(start.timestamp()))
+        self._client.hdel(key, "failures", "again")
+
+    def write_failure(self, name: str, failures: int, retry_at: datetime) -> None:
+        key = keys.of_sweep(name)
+        self._client.hset(key, mapping={"failures": failures, "again": str(retry_at.timestamp())})
+
+    def clear_retry(self, name: str) -> None:
+        self._client.hdel(keys.of_sweep(name), "again")
+
+    def write_run(self, name: str, job_id: JobId, deadline: datetime | None) -> None:
+        """Make the job the sweep's current run."""
+        key, until = keys.of_sweep(name), deadline.timestamp() if deadline else 0.0
+        self._client.hset(key, mapping={"job": job_id, "until": str(until)})
+        self._client.hdel(key, "told")
+
+    def write_notified(self, name: str) -> None:
+        """Mark the end of the last run as reported, even if no receiver accepted it."""
+        self._client.hset(keys.of_sweep(name), "told", "1")
 
 
 def start_process(name: str, scheduled: datetime) -> subprocess.Popen[bytes]:
@@ -144,3 +206,51 @@ class SweepScheduler:
             return self.jobs.summary(job_id) if job_id else None
         except UsageError:
             return None  # forgotten
+
+
+def stop_run(jobs: JobStore, name: str, job_id: JobId) -> None:
+    """Cancel a run that has reached its deadline."""
+    log.info("sweep reached its deadline", extra={"fields": {"sweep": name}})
+    try:
+        jobs.cancel(job_id)
+    except UsageError:
+        log.info("sweep ended just in time", extra={"fields": {"job": job_id}})
+
+
+def notify_finished(states: SweepStateStore, name: str, sweep: Sweep, summary: JobSummary) -> None:
+    """Post the summary of a finished run to the sweep's address, if it has one."""
+    if sweep.on_finish:
+        message = {"sweep": name} | asdict(summary)
+        secret = sweep.secret.get_secret_value()
+        if error := post_webhook(sweep.on_finish, message, secret, summary.job):
+            log.error(
+                "end of sweep not reported", extra={"fields": {"sweep": name, "error": error}}
+            )
+    states.write_notified(name)
+
+
+def last_start(sweep: Sweep, now: datetime) -> datetime | None:
+    """Return the latest scheduled start up to `now`."""
+    if not sweep.schedule:
+        return None
+    after = _local(sweep, now).replace(microsecond=0) + timedelta(seconds=1)
+    return next(CronSim(sweep.schedule, after, reverse=True), None)
+
+
+def next_start(sweep: Sweep, now: datetime) -> datetime | None:
+    """Return the first scheduled start after `now`."""
+    return next(CronSim(sweep.schedule, _local(sweep, now)), None) if sweep.schedule else None
+
+
+def deadline_of(sweep: Sweep, start: datetime) -> datetime | None:
+    """Return the first time after `start` at which the local clock shows the sweep's deadline."""
+    if sweep.deadline is None:
+        return None
+    local = _local(sweep, start)
+    days = (local.date(), local.date() + timedelta(days=1))
+    deadlines = (datetime.combine(day, sweep.deadline, local.tzinfo) for day in days)
+    return next(each for each in deadlines if each.timestamp() > local.timestamp())
+
+
+def _local(sweep: Sweep, moment: datetime) -> datetime:
+    return moment.astimezone(ZoneInfo(sweep.time_zone))

@@ -58,7 +58,7 @@ def run(
     from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
     from bgpipe.pipeline.planning.prune import check_prunable
     from bgpipe.pipeline.scheduling import run_sweep
-    from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
+    from bgpipe.pipeline.scheduling.sweeps import SweepStateStore
     from bgpipe.pipeline.session import open_session, read_settings
 
     console: Console = context.obj
@@ -127,7 +127,7 @@ def _record(session: Session, name: str, sweep: Sweep) -> dict[str, Any]:
     """Return a sweep's declaration, last run and next run for JSON."""
     from dataclasses import asdict
 
-    from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore, next_start
+    from bgpipe.pipeline.scheduling.sweeps import SweepStateStore, next_start
 
     now = datetime.now(UTC)
     state = SweepStateStore(session.client).read(name, now)
