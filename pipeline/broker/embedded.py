@@ -154,11 +154,8 @@ class ServerProcess:
             writer, folder = self._recorded(), self._move_data()
             self._wait_until_ready()
             log.warning(
-                "%s cannot read the jobs of earlier commands, which %s wrote: kept in %s, starting "
-                "without them",
-                self._recorded(),
-                writer,
-                folder,
+                f"{self._recorded()} cannot read the jobs of earlier commands, which {writer} wrote: "
+                f"kept in {folder}, starting without them"
             )
 
     def stop(self) -> None:
@@ -196,9 +193,9 @@ class ServerProcess:
         """Move the data into a new folder beside `home`, whose locks other commands wait for."""
         name = f"{self._home.name}-unreadable-{time.strftime('%Y%m%d-%H%M%S')}"
         folder = make_private(self._home.with_name(name))
-        for name in DATA:
+        for file in DATA:
             with suppress(FileNotFoundError):
-                (self._home / name).rename(folder / name)
+                (self._home / file).rename(folder / file)
         return folder
 
     def _record(self) -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
@@ -37,6 +38,7 @@ _TIMEOUTS = {
     "socket_connect_timeout": redis_client.CONNECT_TIMEOUT,
 }
 
+_MALFORMED = (ValueError, TypeError, LookupError)
 _AWAY = (
     kombu.exceptions.BatchPublishError,
     kombu.exceptions.OperationalError,
@@ -129,19 +131,17 @@ def _messages(client: RedisClient, queue: str) -> Iterator[bytes]:
 
 def _item_of(message: bytes) -> tuple[str, int] | None:
     """Return job and index of a message of kombu, or None if bgpipe did not send it."""
-    try:
+    with suppress(*_MALFORMED):
         job, index, _ = json.loads(base64.b64decode(_payload(message)["body"]))[0]
-    except (ValueError, TypeError, LookupError):
-        return None
-    return str(job), int(index)
+        return str(job), int(index)
+    return None
 
 
 def _published(message: bytes, default: float) -> float:
     """Return the Unix time of publication, or `default` if the message has none."""
-    try:
+    with suppress(*_MALFORMED):
         return float(_payload(message)["headers"][PUBLISHED])
-    except (ValueError, TypeError, LookupError):
-        return default
+    return default
 
 
 def _payload(message: bytes) -> Any:  # noqa: ANN401  # any JSON value; the callers check it

@@ -52,8 +52,8 @@ class Feeder:
         self.jobs.set_cursor(job_id, size, token)
         return True
 
-    def republish_lost(self, job_id: JobId, *, claimed: bool = False) -> int:
-        """Republish unsettled items before the cursor that are in no queue; returns their number.
+    def republish_lost(self, job_id: JobId, *, claimed: bool = False) -> None:
+        """Republish unsettled items before the cursor that are in no queue.
 
         Items claimed by a live worker are left to it, unless `claimed`. The high-water mark holds.
         """
@@ -66,11 +66,8 @@ class Feeder:
         cursor = self.jobs.cursor(job_id)
         published = takewhile(lambda index: index < cursor, self.jobs.items.missing(job_id))
         lost = (index for index in published if index not in elsewhere)
-        count = 0
         for batch in _batches(islice(lost, self.capacity())):
             self._publish(job_id, batch)
-            count += len(batch)
-        return count
 
     def _publish(self, job_id: JobId, indices: Iterable[int]) -> None:
         items = self.jobs.items.pick(job_id, indices)
