@@ -43,15 +43,10 @@ REDELIVERED = b"!"
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to work on an item of `job`. `attempt` counts from 1.
-
-    `redelivered`: the item was in flight already, and neither settled nor released since. Its worker
-    died, or the message was delivered again while that worker continues.
-    """
+    """The right to work on an item of `job`. `attempt` counts from 1."""
 
     attempt: int
     item: Item
-    redelivered: bool
     job: Job
     predecessor: ClaimOwner | None = None
     """The owner that died with the item in flight: the item then runs alone in its worker."""
@@ -59,10 +54,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class ClaimOwner:
-    """The worker of an item's last claim; `redelivered` as in Claim."""
+    """The worker of an item's last claim."""
 
     worker: str
     redelivered: bool
+    """The item was in flight already: its worker had died, or continued beside this one."""
 
 
 class ItemState(StrEnum):
@@ -127,9 +123,9 @@ class ItemStore:
         )
         if reply == scripts.REFUSED:
             return None
-        attempt, mark, edition = reply
+        attempt, _mark, edition = reply
         item = self.manifests.cached_item(job, edition, index)
-        return Claim(attempt, item, mark == REDELIVERED, self._cached_job(job, edition))
+        return Claim(attempt, item, self._cached_job(job, edition))
 
     def settle(self, job: JobId, outcome: Outcome) -> bool:
         """Record how an item ended; the last one finishes the job.
@@ -266,7 +262,7 @@ def fingerprint(identity: str) -> bytes:
 def _owner(claim: bytes) -> ClaimOwner:
     """Parse a stored claim: a mark, the worker's name, and a unique end."""
     worker = claim[1:].decode().rpartition(" ")[0]
-    return ClaimOwner(worker, redelivered=claim[:1] == REDELIVERED)
+    return ClaimOwner(worker, redelivered=claim.startswith(REDELIVERED))
 
 
 def _no_item(job: JobId, index: int) -> str:

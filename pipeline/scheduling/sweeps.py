@@ -11,6 +11,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from threading import Thread
@@ -123,7 +124,9 @@ class SweepScheduler:
         now = datetime.now(UTC)
         for name, sweep in self.sweeps.items():
             state = self._states.read(name, now)
-            summary = self._summary(state.job)
+            summary = None
+            with suppress(UsageError):  # forgotten
+                summary = self.jobs.summary(state.job) if state.job else None
             is_open = summary is not None and summary.state in OPEN_STATES
             if is_open and 0 < state.deadline <= now.timestamp():
                 stop_run(self.jobs, name, state.job)
@@ -200,12 +203,6 @@ class SweepScheduler:
         if code:  # wrong settings or an empty source: a retry would fail too
             log.error("sweep did not start", extra={"fields": {"sweep": name, "exit": code}})
         return False
-
-    def _summary(self, job_id: JobId) -> JobSummary | None:
-        try:
-            return self.jobs.summary(job_id) if job_id else None
-        except UsageError:
-            return None  # forgotten
 
 
 def stop_run(jobs: JobStore, name: str, job_id: JobId) -> None:
