@@ -37,11 +37,8 @@ REFUSALS = (
     redis.exceptions.NoPermissionError,
     redis.exceptions.OutOfMemoryError,
 )
-REFUSAL_MESSAGES = (
-    "MISCONF",
-    "ACL failure",
-    "can't run this command",
-    "can't access at least one of the keys",
+REFUSAL_MESSAGES = re.compile(
+    "MISCONF|ACL failure|can't run this command|can't access at least one of the keys"
 )
 """Parts of refusals that have no class of their own, above all within scripts."""
 
@@ -89,7 +86,7 @@ class RedisClient(redis.Redis):
                     f"a key of the ledger has a wrong type: {key} or one below it: find the program "
                     "that wrote it; bgpipe jobs --forget JOB removes all keys of a job"
                 ) from error
-            if isinstance(error, REFUSALS) or any(part in str(error) for part in REFUSAL_MESSAGES):
+            if isinstance(error, REFUSALS) or REFUSAL_MESSAGES.search(str(error)):
                 raise RedisUnavailable(
                     f"redis refuses a command: {self.address}: {error}: check the user's rights, the "
                     "server's memory and disk, and that it is not a replica"

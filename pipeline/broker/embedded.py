@@ -170,10 +170,7 @@ class ServerProcess:
                 self._socket.parent.rmdir()
 
     def _wait_until_ready(self) -> None:
-        """Wait for a server, started where none runs.
-
-        A server that takes long to end, on a slow machine, gets a successor once it has.
-        """
+        """Wait for a server, started where none runs, or once one that ends slowly has ended."""
         log_start = self._log.stat().st_size if self._log.exists() else 0
         spawned = self._spawn_if_none()
         deadline = time.monotonic() + START_SECONDS
@@ -215,10 +212,7 @@ class ServerProcess:
         return "an unknown server"
 
     def _spawn_if_none(self) -> bool:
-        """Run the server, unless it runs, as a daemon that holds its lock; returns whether it did.
-
-        It outlives us if others use it.
-        """
+        """Run the server as a daemon, which outlives us if others use it; False if one runs."""
         options = {
             "port": "0",
             "unixsocket": str(self._socket),

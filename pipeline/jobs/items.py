@@ -1,9 +1,4 @@
-"""Items of jobs in Redis: claim and settle them, and read how they ended.
-
-Per item the store keeps its place in the packed manifest and three bits; hashes hold only the items
-that are in flight, were claimed more than once, failed or have flags. An item is claimed before any
-work and settled once, after its cutout exists.
-"""
+"""Items of jobs in Redis: claim and settle them, and read how they ended."""
 
 from __future__ import annotations
 
@@ -99,18 +94,13 @@ class ItemStore:
         return self.pick(job, [index])[0]
 
     def read(self, job: JobId, start: int, stop: int) -> Iterator[Item]:
-        """Yield the items from `start` to before `stop`, as far as they exist."""
         return self.manifests.items(job, start, stop)
 
     def pick(self, job: JobId, indices: Iterable[int]) -> list[Item]:
-        """Return the items at `indices`, which must exist; fast if they are in order."""
         return self.manifests.pick(job, indices)
 
     def claim(self, job: JobId, index: int, worker: str) -> Claim | None:
-        """Claim the item for `worker` and count the attempt, before any work.
-
-        Returns None if the item is settled or the job is not running.
-        """
+        """Claim the item before any work, and count the attempt; None if settled or not running."""
         names = keys.of_job(job)
         reply = change_job(
             self._client,
@@ -216,10 +206,7 @@ class ItemStore:
         ]
 
     def write_fingerprint(self, job: JobId, index: int, identity: str) -> None:
-        """Record the identity of the object that an item's cutout was stored as.
-
-        A later job that finds another object there knows that it is not this job's.
-        """
+        """Record the identity of an item's cutout, so that a later job knows any other as foreign."""
         offset = index * FINGERPRINT_BYTES
         self._client.setrange(keys.of_job(job).fingerprints, offset, fingerprint(identity))
 

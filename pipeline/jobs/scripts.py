@@ -1,9 +1,4 @@
-"""The Lua scripts of the job store: each change happens at once or not at all.
-
-A connection may break between a change and its reply, so each script may be sent twice: the second
-time it changes nothing. What can fail, such as a key of a wrong type, precedes every change of a
-counter.
-"""
+"""The Lua scripts of the job store: each change happens at once or not at all, also if sent twice."""
 
 from __future__ import annotations
 

@@ -42,8 +42,9 @@ class JobStore:
     """All jobs in one Redis, and their items. Threads may share it.
 
     Every method raises JobNotFound for an unknown job, StoreCorrupted for keys that another program
-    wrote, and LeaseLost once a newer token than its own was seen. `open`, `resume` and `retry` raise
-    JobConflict while an open job has the same source and target.
+    wrote, LeaseLost once a newer token than its own was seen, and UsageError if the job's state does
+    not allow it. `open`, `resume` and `retry` raise JobConflict while an open job has the same source
+    and target.
     """
 
     def __init__(self, client: RedisClient) -> None:
@@ -66,7 +67,6 @@ class JobStore:
             raise UsageError(f"job already exists: {job.id}: choose another name")
 
     def job(self, job: JobId) -> Job:
-        """Return the job as it was submitted."""
         return read_record(job, read_head(self._client, job, "job"))
 
     def named(self, job: JobId) -> list[str]:
@@ -121,7 +121,7 @@ class JobStore:
         self._set(job, "cursor", cursor, token)
 
     def cancel(self, job: JobId) -> None:
-        """Stop listing, feeding and claiming; items in flight may end. UsageError once finished."""
+        """Stop listing, feeding and claiming; items in flight may end."""
         problem = f"job {job} has finished: there is nothing to cancel"
         change_job(self._client, "cancel", job, [keys.of_job(job).head], wrong_state=problem)
 
@@ -131,18 +131,14 @@ class JobStore:
         change_job(self._client, "resume", job, changed, token, job)
 
     def retry(self, job: JobId, token: int = NO_TOKEN) -> None:
-        """Reopen a finished job for the items that failed; their attempts count anew.
-
-        UsageError if it has not finished.
-        """
+        """Reopen a finished job for the items that failed; their attempts count anew."""
         names, target = keys.of_job(job), keys.of_locations(self.job(job).locations_digest)
-        changed = [names.failed, names.errors, names.claimed, names.repeats]
+        changed = [names.head, target, names.failed, names.errors, names.claimed, names.repeats]
         problem = f"job {job} has not finished: wait for its end, or resume it if it was cancelled"
-        changed = [names.head, target, *changed]
         change_job(self._client, "retry", job, changed, token, job, wrong_state=problem)
 
     def forget(self, job: JobId) -> None:
-        """Remove all keys of the job; UsageError while it is open."""
+        """Remove all keys of the job, even of a damaged one."""
         if self._client.zscore(keys.JOBS, job) is None:
             raise JobNotFound(job)
         digest = ""
@@ -158,7 +154,6 @@ class JobStore:
         return [JobId(name.decode()) for name in names]
 
     def latest(self) -> JobId | None:
-        """Return the newest job."""
         return next(iter(self.ids(last=0)), None)
 
     def running_ids(self) -> list[JobId]:

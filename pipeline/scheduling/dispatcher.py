@@ -1,8 +1,4 @@
-"""Lead jobs: publish their messages, republish lost ones, and forget old jobs.
-
-A command leads its own job with a `JobController`; the dispatcher of a cluster leads all running jobs.
-A lease per job keeps them apart.
-"""
+"""Lead jobs: publish their messages, republish lost ones, and forget old jobs."""
 
 from __future__ import annotations
 
@@ -33,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class JobController:
-    """Leads one job while this process holds its lease. Call `step` repeatedly."""
+    """Leads one job while this process holds its lease, for a command or a dispatcher."""
 
     jobs: JobStore
     feeder: Feeder
@@ -61,7 +57,6 @@ class JobController:
         return self.is_leader and not is_fed and capacity > BATCH
 
     def release(self) -> None:
-        """Release the lease."""
         self.is_leader = False
         self.lease.release()
 
@@ -130,7 +125,6 @@ class Dispatcher:
         return self._feed(running)
 
     def release(self) -> None:
-        """Release all leases."""
         self._release_all()
         self.lease.release()
 

@@ -25,6 +25,7 @@ from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.jobs.store import JobStore, new_job_id
 from bgpipe.pipeline.logging import Notify, log_to_stderr
 from bgpipe.pipeline.models import registry
+from bgpipe.pipeline.planning import recipe as recipes
 from bgpipe.pipeline.planning.catalog import Catalogs
 from bgpipe.pipeline.planning.prune import (
     Orphans,
@@ -33,20 +34,8 @@ from bgpipe.pipeline.planning.prune import (
     check_prunable,
     remove_orphans,
 )
-from bgpipe.pipeline.planning.recipe import (
-    apply_changes,
-    build_output,
-    build_recipe,
-    preset_changes,
-    preset_named,
-)
+from bgpipe.pipeline.scheduling import sweeps
 from bgpipe.pipeline.scheduling.submission import Submitter
-from bgpipe.pipeline.scheduling.sweeps import (
-    SweepStateStore,
-    deadline_of,
-    notify_finished,
-    stop_run,
-)
 from bgpipe.pipeline.storage.base import Store, is_image_name
 from bgpipe.pipeline.storage.factory import StoreFactory, find_location
 from bgpipe.pipeline.types import Job, JobId, JobState
@@ -70,12 +59,12 @@ def build_job(settings: Settings, name: str, sweep: Sweep, notify: Notify | None
     """
     model = sweep.model or settings.model.name
     options = sweep.model_dump() | {"compression": sweep.png}
-    preset = preset_named(settings, sweep.preset or settings.refine.preset)
-    recipe = build_recipe(
+    preset = recipes.preset_named(settings, sweep.preset or settings.refine.preset)
+    recipe = recipes.build_recipe(
         settings,
         model=registry.DEFAULT if model == registry.AUTO else model,
-        preset=apply_changes(preset, preset_changes(options)),
-        output=build_output(settings, options),
+        preset=recipes.apply_changes(preset, recipes.preset_changes(options)),
+        output=recipes.build_output(settings, options),
         matting=sweep.matting,
         naming=sweep.name,
         notify=notify,
@@ -96,17 +85,13 @@ def build_job(settings: Settings, name: str, sweep: Sweep, notify: Notify | None
 
 @dataclass(frozen=True, slots=True)
 class SweepRun:
-    """A run of the sweep `name`; the start that it was scheduled for sets its deadline."""
+    """A run of the sweep `name`."""
 
     name: str
     sweep: Sweep
-    states: SweepStateStore
+    states: sweeps.SweepStateStore
     jobs: JobStore
-    scheduled: datetime
-
-    @property
-    def deadline(self) -> datetime | None:
-        return deadline_of(self.sweep, self.scheduled)
+    deadline: datetime | None
 
     def begin(self, job_id: JobId) -> None:
         self.states.write_run(self.name, job_id, self.deadline)
@@ -115,7 +100,7 @@ class SweepRun:
     def stopped_at_deadline(self, job_id: JobId) -> Iterator[None]:
         """Cancel the job at its deadline if the block lasts that long."""
         seconds = self.deadline.timestamp() - time.time() if self.deadline else 0.0
-        timer = threading.Timer(max(seconds, 0.0), stop_run, (self.jobs, self.name, job_id))
+        timer = threading.Timer(max(seconds, 0.0), sweeps.stop_run, (self.jobs, self.name, job_id))
         timer.daemon = True
         if self.deadline:
             timer.start()
@@ -128,7 +113,7 @@ class SweepRun:
         """Report the end of the job if it has finished."""
         summary = self.jobs.summary(job_id)
         if summary.state is JobState.FINISHED:
-            notify_finished(self.states, self.name, self.sweep, summary)
+            sweeps.notify_finished(self.states, self.name, self.sweep, summary)
 
 
 def tolerate_too_many(prune: Prune, warn: Callable[[str], None]) -> Prune:
@@ -169,7 +154,8 @@ def list_run(settings: Settings, name: str, scheduled: datetime) -> None:
         jobs, stores = JobStore(client), StoreFactory(settings.s3)
         catalogs = Catalogs(jobs.items, settings.state_folder / "catalogs")
         submitter = Submitter(client, jobs, stores, catalogs, settings.dispatch.lease)
-        run = SweepRun(name, sweep, SweepStateStore(client), jobs, scheduled)
+        deadline = sweeps.deadline_of(sweep, scheduled)
+        run = SweepRun(name, sweep, sweeps.SweepStateStore(client), jobs, deadline)
         prune = None
         if sweep.prune:
             check_prunable(job, stores.open(job.out))
@@ -186,11 +172,10 @@ def _prune(maximum: float) -> Prune:
         orphans.check(maximum)
         removed = 0
         for planned, error in remove_orphans(target, orphans.items):
+            removed += not error
             if error:
                 fields = {"target": planned.target, "error": error}
                 log.warning("orphan not removed", extra={"fields": fields})
-            else:
-                removed += 1
         log.info("orphans removed", extra={"fields": {"count": removed}})
 
     return tolerate_too_many(prune, log.warning)

@@ -67,9 +67,8 @@ class Submitter:
             return OpenedJob(job.id, self.open_job(job, named))
         except JobConflict as error:
             other = error.job
-        if not any(
-            is_held(self.client, each) for each in (keys.DISPATCH, keys.lease_of_job(other))
-        ):
+        leases = (keys.DISPATCH, keys.lease_of_job(other))
+        if not any(is_held(self.client, name) for name in leases):
             self.jobs.cancel(other)
             return OpenedJob(job.id, self.open_job(job, named), replaced=other)
         same = self.jobs.job(other)

@@ -53,8 +53,6 @@ class SweepState:
 
 
 class SweepStateStore:
-    """The states of all sweeps."""
-
     def __init__(self, client: RedisClient) -> None:
         self._client = client
 
