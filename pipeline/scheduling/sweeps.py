@@ -60,15 +60,16 @@ class SweepStateStore:
         """Return the state; a sweep without one is first seen `now`."""
         key = keys.of_sweep(name)
         self._client.hsetnx(key, "since", str(now.timestamp()))
-        fields = cast("dict[bytes, bytes]", self._client.hgetall(key))
+        stored = cast("dict[bytes, bytes]", self._client.hgetall(key))
+        fields = {field.decode(): value for field, value in stored.items()}
         return SweepState(
-            first_seen=float(fields[b"since"]),
-            start=float(fields.get(b"start", 0)),
-            job=JobId(fields.get(b"job", b"").decode()),
-            deadline=float(fields.get(b"until", 0)),
-            notified=b"told" in fields,
-            failures=int(fields.get(b"failures", 0)),
-            retry_at=float(fields.get(b"again", 0)),
+            first_seen=float(fields["since"]),
+            start=float(fields.get("start", 0)),
+            job=JobId(fields.get("job", b"").decode()),
+            deadline=float(fields.get("until", 0)),
+            notified="told" in fields,
+            failures=int(fields.get("failures", 0)),
+            retry_at=float(fields.get("again", 0)),
         )
 
     def write_start(self, name: str, start: datetime) -> None:
