@@ -37,7 +37,7 @@ import pytest
 from PIL import Image
 
 from bgpipe.pipeline.broker.client import connect
-from bgpipe.pipeline.broker.server_process import find_server
+from bgpipe.pipeline.broker.embedded import find_server
 from bgpipe.pipeline.cli.app import command_tree
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.monitoring.cluster_stats import read_cluster_stats

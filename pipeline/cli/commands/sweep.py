@@ -58,7 +58,7 @@ def run(
     from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
     from bgpipe.pipeline.planning.prune import check_prunable
     from bgpipe.pipeline.scheduling import run_sweep
-    from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
+    from bgpipe.pipeline.scheduling.sweeps import SweepStateStore, deadline_of
     from bgpipe.pipeline.session import open_session, read_settings
 
     console: Console = context.obj
@@ -77,8 +77,9 @@ def run(
         if dry_run:
             show_dry_run(session, console, job, prune=prune)
             return
-        states, start = SweepStateStore(session.client), due or datetime.now(UTC)
-        sweep_run = run_sweep.SweepRun(name, sweep, states, session.jobs, start)
+        deadline = deadline_of(sweep, due or datetime.now(UTC))
+        states = SweepStateStore(session.client)
+        sweep_run = run_sweep.SweepRun(name, sweep, states, session.jobs, deadline)
         job_id, lease = open_job(session, console, job)
         if job_id == job.id:
             sweep_run.begin(job_id)
@@ -127,8 +128,7 @@ def _record(session: Session, name: str, sweep: Sweep) -> dict[str, Any]:
     """Return a sweep's declaration, last run and next run for JSON."""
     from dataclasses import asdict
 
-    from bgpipe.pipeline.scheduling.cron import next_start
-    from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
+    from bgpipe.pipeline.scheduling.sweeps import SweepStateStore, next_start
 
     now = datetime.now(UTC)
     state = SweepStateStore(session.client).read(name, now)

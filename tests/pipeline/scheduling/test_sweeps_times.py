@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from bgpipe.config.sweeps import Sweep
-from bgpipe.pipeline.scheduling.cron import deadline_of, last_start, next_start
+from bgpipe.pipeline.scheduling.sweeps import deadline_of, last_start, next_start
 
 
 def nightly(**changes: object) -> Sweep:
