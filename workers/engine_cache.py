@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from bgpipe.config.settings import Settings
@@ -53,11 +52,6 @@ class EngineCache:
         self._engines: dict[EngineKey, InferenceEngine] = {}
         """In the order of their last use."""
 
-    @property
-    def keys(self) -> list[EngineKey]:
-        """The engines kept, the one used last first."""
-        return list(self._engines)[::-1]
-
     def find(self, key: EngineKey) -> InferenceEngine | None:
         """Return the engine if it is kept, which is then the one used last."""
         engine = self._engines.pop(key, None)
@@ -80,30 +74,27 @@ class EngineCache:
             engine = None
         # Outside the handler, whose error keeps the half-made engine alive.
         self._engines[engine_key(spec)] = kept = engine or self._make_engine(spec)
-        self._evict()
-        return kept
-
-    def _evict(self) -> None:
-        while len(self._engines) > 1 and self._used_bytes > self._capacity_bytes:
+        while len(self._engines) > 1 and self._used_bytes() > self._capacity_bytes:
             _, weights, _ = oldest = next(iter(self._engines))
             del self._engines[oldest]
             log.info("model given up for room", extra={"fields": {"weights": weights[:12]}})
+        return kept
 
-    @property
     def _used_bytes(self) -> int:
         return sum(engine.memory for engine in self._engines.values())
 
 
-def make_engine_factory(settings: Settings, device: str, batch: int) -> EngineFactory:
-    """Return a loader of models onto `device` (cpu or cuda) for `batch` images or tiles at once."""
-    # Where torch.compile finds what it compiled before.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.state_folder / "compiled"))
-    return partial(_load_engine, settings, device, batch)
+def load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) -> InferenceEngine:
+    """Load the model onto `device` (cpu or cuda) for `batch` images or tiles at once.
 
+    Raises:
+        TransientError: this machine lacks the weights, or the device memory for them.
 
-def _load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) -> InferenceEngine:
+    """
     model = _resolve(spec, settings)
     threads = settings.worker.cpu_threads or available_cores()
+    # Where torch.compile finds what it compiled before.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.state_folder / "compiled"))
     import torch  # by the device thread, as it takes seconds in which the worker connects
 
     try:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images.color import from_srgb, parse_color, to_viewed_srgb
@@ -21,25 +21,18 @@ from bgpipe.pipeline.matting.edges import solve_edges
 from bgpipe.pipeline.matting.layout import count_canvas_pixels
 from bgpipe.pipeline.matting.review import review
 from bgpipe.pipeline.storage.factory import StoreFactory
-from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Matting, Recipe, ReviewFlag
-from bgpipe.workers.memory_budget import MemoryBudget
+from bgpipe.pipeline.types import DecodedImage, Matte, Recipe, ReviewFlag
+from bgpipe.workers.budget import Budget
 from bgpipe.workers.watchdog import StageTimer
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.types import Pixels
+    from bgpipe.workers.batcher import Batcher
 
 BACKDROPS_CACHED = 4
 
 log = logging.getLogger(__name__)
-
-
-class Inference(Protocol):
-    """The networks, as Batcher has them; both methods block until the device has answered."""
-
-    def infer(self, recipe: Recipe, pixels: Pixels) -> Matte: ...
-
-    def infer_edges(self, matting: Matting, tiles: Sequence[Pixels]) -> list[Matte]: ...
 
 
 class ImageCodec:
@@ -48,12 +41,6 @@ class ImageCodec:
     measure = staticmethod(read_pixel_count)
     decode = staticmethod(decode)
     encode = staticmethod(encode)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedCutout:
-    data: bytes
-    flags: tuple[ReviewFlag, ...]
 
 
 class BackgroundLoader:
@@ -90,54 +77,60 @@ class BackgroundLoader:
 
 
 class ImageProcessor:
-    """Makes cutouts within a memory budget. Threads may share it."""
+    """Makes cutouts within a budget of bytes. Threads may share it."""
 
     def __init__(
         self,
-        inference: Inference,
+        inference: Batcher,
         backgrounds: BackgroundLoader,
-        budget: MemoryBudget,
+        memory: Budget,
         settings: Settings,
         codec: ImageCodec | None = None,
     ) -> None:
         self._inference = inference
         self._backgrounds = backgrounds
-        self._budget = budget
+        self._memory = memory
         self._limits = Limits.from_settings(settings.images)
         self._review = settings.review
         self._codec = codec or ImageCodec()
 
     def process(
         self, data: bytes, recipe: Recipe, text: Mapping[str, str], timer: StageTimer
-    ) -> EncodedCutout:
-        """Return the cutout of the file `data`; `text` is written into it.
+    ) -> tuple[bytes, tuple[ReviewFlag, ...]]:
+        """Return the cutout of the file `data`, with `text` written into it, and its flags.
 
         Raises:
             ItemError: the source, the background or the device failed.
 
         """
+        preset, output = recipe.preset, recipe.output
         with timer("measure"):
-            pixels = max(
-                self._codec.measure(data, self._limits), count_canvas_pixels(recipe.preset)
-            )
-        with ExitStack() as memory:
+            pixels = max(self._codec.measure(data, self._limits), count_canvas_pixels(preset))
+        with ExitStack() as held:
             with timer("room"):
-                memory.enter_context(self._budget.claim(estimate_memory(len(data), pixels)))
+                held.enter_context(self._memory.claim(estimate_memory(len(data), pixels)))
             with timer("decode"):
-                image = self._codec.decode(data, self._limits, recipe.output.depth == 16)
+                image = self._codec.decode(data, self._limits, output.depth == 16)
             if image.frames > 1:
                 log.info("first frame taken", extra={"fields": {"frames": image.frames}})
-            if recipe.output.input_alpha == "ignore":
+            if output.input_alpha == "ignore":
                 image = replace(image, alpha=None)
-            keeps_alpha = recipe.output.input_alpha == "keep" and image.alpha is not None
-            matte = None if keeps_alpha else self._matte(image, recipe, timer)
-            refined = self._with_edges(image, matte, recipe, timer)
+            keeps_alpha = output.input_alpha == "keep" and image.alpha is not None
+            matte = None if keeps_alpha else self._infer(image, recipe, timer)
+            refined = matte and self._solve_edges(image, matte, recipe, timer)
             with timer("refine"):
-                cutout, flags = self._cut_out(image, matte, refined, recipe)
+                cutout = cut_out(image, refined, preset) if refined else keep_own_alpha(image)
+                flags = review(image, matte, cutout, preset, self._review)
+                cutout = composite(
+                    cutout,
+                    preset,
+                    self._backgrounds.load(recipe, image.icc),
+                    self._limits.max_pixels,
+                )
             with timer("encode"):
-                return EncodedCutout(self._codec.encode(cutout, image, recipe.output, text), flags)
+                return self._codec.encode(cutout, image, output, text), flags
 
-    def _matte(self, image: DecodedImage, recipe: Recipe, timer: StageTimer) -> Matte:
+    def _infer(self, image: DecodedImage, recipe: Recipe, timer: StageTimer) -> Matte:
         # Imports torch, which the first image waits for outside of any stage's limit.
         from bgpipe.pipeline.networks.preprocess import preprocess
 
@@ -146,24 +139,13 @@ class ImageProcessor:
         with timer("infer"):
             return self._inference.infer(recipe, pixels)
 
-    def _with_edges(
-        self, image: DecodedImage, matte: Matte | None, recipe: Recipe, timer: StageTimer
-    ) -> Matte | None:
+    def _solve_edges(
+        self, image: DecodedImage, matte: Matte, recipe: Recipe, timer: StageTimer
+    ) -> Matte:
         """Return the matte in the image's size with solved edges, if the recipe has a `matting`."""
-        matting = recipe.matting
-        if matte is None or matting is None:
+        if recipe.matting is None:
             return matte
         with timer("edges"):
             rgb = to_viewed_srgb(image.rgb, image.icc)
-            infer_edges = partial(self._inference.infer_edges, matting)
-            return replace(matte, alpha=solve_edges(rgb, matte.alpha, matting, infer_edges))
-
-    def _cut_out(
-        self, image: DecodedImage, matte: Matte | None, refined: Matte | None, recipe: Recipe
-    ) -> tuple[Cutout, tuple[ReviewFlag, ...]]:
-        """Cut out with the `refined` matte, but review the network's own `matte`."""
-        preset = recipe.preset
-        cutout = cut_out(image, refined, preset) if refined else keep_own_alpha(image)
-        flags = review(image, matte, cutout, preset, self._review)
-        background = self._backgrounds.load(recipe, image.icc)
-        return composite(cutout, preset, background, self._limits.max_pixels), flags
+            infer_edges = partial(self._inference.infer_edges, recipe.matting)
+            return replace(matte, alpha=solve_edges(rgb, matte.alpha, recipe.matting, infer_edges))

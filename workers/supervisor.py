@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import RedisUnavailable, Unavailable, UsageError
 from bgpipe.pipeline.inference.devices import WorkerDevice
@@ -32,13 +32,6 @@ MAX_DELAY = 60.0
 """Longest delay of a restart in seconds; a process that ran for as long resets the delay."""
 
 log = logging.getLogger(__name__)
-
-
-class WorkerProcess(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    def start(self, restarts: int) -> subprocess.Popen[bytes]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +66,16 @@ def make_workers(
     `shared_host`: this machine may run other supervisors of the same cluster, as each command of the
     embedded mode does; names then get a random part.
     """
-    host = socket.gethostname()
     suffix = f"-{secrets.token_hex(3)}" if shared_host else ""
+    host, _, port = metrics.rpartition(":")
     seen: Counter[str] = Counter()
     workers: list[DeviceWorker] = []
     for device in devices:
         seen[device.label] += 1
         copy = f"-{seen[device.label]}" if seen[device.label] > 1 else ""
-        address = next_address(metrics, len(workers)) if metrics else ""
-        workers.append(DeviceWorker(f"{device.label}{copy}{suffix}@{host}", device, address))
+        name = f"{device.label}{copy}{suffix}@{socket.gethostname()}"
+        address = f"{host}:{int(port) + len(workers)}" if metrics else ""
+        workers.append(DeviceWorker(name, device, address))
     return workers
 
 
@@ -90,9 +84,9 @@ class WorkerSlot:
 
     def __init__(
         self,
-        worker: WorkerProcess,
+        worker: DeviceWorker,
         first_delay: float,
-        process: subprocess.Popen[bytes] | None = None,
+        process: subprocess.Popen[bytes] | None,
     ) -> None:
         self.worker = worker
         self._first_delay = first_delay
@@ -116,11 +110,11 @@ class WorkerSlot:
         """Return the exit code if the process has ended since the last call, and plan a restart."""
         if self._process is None:
             return None
-        ended = self._process.poll() is not None
+        code = self._process.poll()
         self._ready = self._ready or _has_reported_ready(self._process)
-        if not ended:
+        if code is None:
             return None
-        code = self._clear(self._process)
+        self._clear()
         if self._ready:
             self.failed_starts = 0
         elif code != RedisUnavailable.exit_code:  # reachable when the supervisor started
@@ -128,7 +122,8 @@ class WorkerSlot:
         if time.monotonic() - self._started >= MAX_DELAY:
             self._delay = self._first_delay
         self._due = time.monotonic() + self._delay
-        fields = {"name": self.worker.name, "end": _describe_exit(code), "restart_in": self._delay}
+        end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        fields = {"name": self.worker.name, "end": end, "restart_in": self._delay}
         log.error("worker ended", extra={"fields": fields})
         self._delay = min(2 * self._delay, MAX_DELAY)
         return code
@@ -146,14 +141,13 @@ class WorkerSlot:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return False
-        self._clear(self._process)
+        self._clear()
         return True
 
-    def _clear(self, ended: subprocess.Popen[bytes]) -> int:
-        """Empty the slot, close the process's pipes and return its exit code."""
-        self._process = None
-        ended.communicate()
-        return ended.returncode
+    def _clear(self) -> None:
+        ended, self._process = self._process, None
+        if ended is not None:
+            ended.communicate()  # closes its pipes
 
 
 class Supervisor:
@@ -161,7 +155,7 @@ class Supervisor:
 
     def __init__(
         self,
-        workers: Sequence[WorkerProcess],
+        workers: Sequence[DeviceWorker],
         settings: WorkerSettings,
         started: Sequence[subprocess.Popen[bytes]] = (),
     ) -> None:
@@ -173,8 +167,7 @@ class Supervisor:
         self._drain_limit = settings.drain_timeout + GRACE
         # Plain flags: a signal handler must not take the lock of an Event.
         self._stopping = False
-        self._signalled = False
-        self._hurried = False
+        self._signals = 0
 
     def run(self) -> int:
         """Keep every slot filled until `stop` or a signal, then drain.
@@ -195,8 +188,8 @@ class Supervisor:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Drain at the first signal, kill the workers at the second."""
         del number, frame
-        self._hurried = self._signalled
-        self._signalled = self._stopping = True
+        self._signals += 1
+        self._stopping = True
 
     def _watch(self) -> int:
         while not self._stopping:
@@ -207,10 +200,8 @@ class Supervisor:
                     return code
                 if slot.failed_starts >= self._start_attempts:
                     fields = {"name": slot.worker.name, "attempts": slot.failed_starts}
-                    log.critical(
-                        "worker ends before it is ready, giving up: see its messages above",
-                        extra={"fields": fields},
-                    )
+                    message = "worker ends before it is ready, giving up: see its messages above"
+                    log.critical(message, extra={"fields": fields})
                     return Unavailable.exit_code
                 slot.start()
             time.sleep(POLL)
@@ -222,7 +213,7 @@ class Supervisor:
         for slot in self._slots:
             slot.signal(signal.SIGTERM)
         deadline = time.monotonic() + self._drain_limit
-        while not self._hurried and time.monotonic() < deadline:
+        while self._signals < 2 and time.monotonic() < deadline:
             if all(slot.has_ended(POLL) for slot in self._slots):
                 return
         for slot in self._slots:
@@ -230,20 +221,8 @@ class Supervisor:
             slot.has_ended(GRACE)
 
 
-def next_address(address: str, ports: int) -> str:
-    """Return the HOST:PORT that is `ports` ports after `address`."""
-    from bgpipe.config.settings import parse_address  # pydantic, which the start does without
-
-    host, port = parse_address(address)
-    return f"{host}:{port + ports}"
-
-
 def _has_reported_ready(process: subprocess.Popen[bytes]) -> bool:
     if process.stdout is None:
         return False
     readable, _, _ = select.select([process.stdout], [], [], 0)
     return bool(readable) and READY in os.read(process.stdout.fileno(), 4096)
-
-
-def _describe_exit(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -6,31 +6,22 @@ failures are retried: each outcome counts once and for good.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient, load_lua
-from bgpipe.pipeline.jobs.records import ERROR, FLAG
 from bgpipe.pipeline.types import JobState
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeTotals:
-    """Images by outcome. `since` names the start of counting; it changes if Redis was emptied."""
+    """`since` names the start of counting; it changes if Redis was emptied."""
 
     since: str
-    counts: Mapping[str, int]
-
-    def ended(self, outcome: str) -> int:
-        """Return the number of images that were done, skipped or flagged."""
-        return self.counts.get(outcome, 0)
-
-    def failed(self, code: str) -> int:
-        return self.counts.get(f"{ERROR}{code}", 0)
-
-    def with_flag(self, flag: str) -> int:
-        return self.counts.get(f"{FLAG}{flag}", 0)
+    counts: Counter[str]
+    """Images that were done, skipped or flagged, by ERROR and code, and by FLAG and flag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +44,15 @@ def read_cluster_stats(client: RedisClient) -> ClusterStats:
     script = load_lua(client, __package__, "cluster_stats")
     totals, stats = map(_pairs, script(keys=[keys.JOBS, keys.TOTALS], args=[keys.JOB_PREFIX]))
     return ClusterStats(
-        totals=_totals(totals),
+        totals=OutcomeTotals(
+            totals.pop("since", ""), Counter({k: int(v) for k, v in totals.items()})
+        ),
         jobs={state: int(stats[state]) for state in JobState},
         unsettled=int(stats["unsettled"]),
         in_flight=int(stats["in_flight"]),
         oldest=float(stats["oldest"]),
         images_per_second=float(stats["speed"]),
     )
-
-
-def _totals(fields: dict[str, str]) -> OutcomeTotals:
-    since = fields.pop("since", "")
-    return OutcomeTotals(since, {name: int(count) for name, count in fields.items()})
 
 
 def _pairs(flat: Sequence[bytes | int]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Prometheus collectors of a cluster and of one worker.
+"""Prometheus collectors of a cluster and of one worker, and the endpoint that is scraped.
 
 Each dispatcher exports the whole cluster, so queries take the maximum over instances, not their sum
 (infra/docs/operations.md). Metrics of workers have the same names and labels in both collectors.
@@ -7,11 +7,15 @@ Each dispatcher exports the whole cluster, so queries take the maximum over inst
 from __future__ import annotations
 
 import importlib.metadata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -24,15 +28,10 @@ from prometheus_client.registry import Collector
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.broker.queue import QueueStats, read_stats
-from bgpipe.pipeline.errors import Code, RedisUnavailable, StoreCorrupted
+from bgpipe.pipeline.errors import Code, RedisUnavailable, StoreCorrupted, UsageError
+from bgpipe.pipeline.jobs.records import ERROR, FLAG
 from bgpipe.pipeline.monitoring.cluster_stats import ClusterStats, OutcomeTotals, read_cluster_stats
-from bgpipe.pipeline.monitoring.heartbeat import (
-    METRICS,
-    Heartbeat,
-    MetricKind,
-    WorkerStats,
-    read_heartbeats,
-)
+from bgpipe.pipeline.monitoring.heartbeat import METRICS, Heartbeat, WorkerStats, read_heartbeats
 from bgpipe.pipeline.types import ReviewFlag
 
 if TYPE_CHECKING:
@@ -92,6 +91,30 @@ class WorkerCollector(Collector):
         yield from _workers([Heartbeat(self._worker, 0.0, self._read_stats())])
 
 
+@contextmanager
+def serve_metrics(collector: Collector, host: str, port: int) -> Iterator[None]:
+    """Answer GET /metrics from a thread until the block ends.
+
+    Raises:
+        UsageError: the address cannot be bound.
+
+    """
+    registry = CollectorRegistry()
+    registry.register(collector)
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise UsageError(
+            f"metrics cannot be served: {host}:{port}: {error.strerror}: choose another address"
+        ) from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 class MonotonicTotals:
     """Keeps counters from falling as long as they count from the same start.
 
@@ -101,17 +124,15 @@ class MonotonicTotals:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._since = ""
-        self._highest: dict[str, int] = {}
+        self._highest = OutcomeTotals("", Counter())
 
     def raise_to(self, totals: OutcomeTotals) -> OutcomeTotals:
         """Return the highest totals seen since `totals.since`."""
         with self._lock:
-            if totals.since != self._since:
-                self._since, self._highest = totals.since, {}
-            for name, count in totals.counts.items():
-                self._highest[name] = max(count, self._highest.get(name, 0))
-            return OutcomeTotals(totals.since, dict(self._highest))
+            if totals.since == self._highest.since:
+                totals = replace(totals, counts=totals.counts | self._highest.counts)
+            self._highest = totals
+            return totals
 
 
 def _redis(memory: Mapping[str, int], persistence: Mapping[str, str]) -> Iterator[Metric]:
@@ -127,15 +148,16 @@ def _redis(memory: Mapping[str, int], persistence: Mapping[str, str]) -> Iterato
 def _outcomes(totals: OutcomeTotals) -> Iterator[Metric]:
     images = CounterMetricFamily("bgpipe_images", "Images by outcome.", labels=["outcome", "code"])
     for outcome in ("done", "skipped"):
-        images.add_metric([outcome, ""], totals.ended(outcome))
+        images.add_metric([outcome, ""], totals.counts[outcome])
     for code in Code:
-        images.add_metric(["failed", code], totals.failed(code))
+        images.add_metric(["failed", code], totals.counts[f"{ERROR}{code}"])
+    yield images
+    flagged = totals.counts["flagged"]
+    yield CounterMetricFamily("bgpipe_images_flagged", "Cutouts with a review flag.", flagged)
     flags = CounterMetricFamily("bgpipe_image_flags", "Review flags.", labels=["flag"])
     for flag in ReviewFlag:
-        flags.add_metric([flag], totals.with_flag(flag))
-    flagged = CounterMetricFamily("bgpipe_images_flagged", "Cutouts with a review flag.")
-    flagged.add_metric([], totals.ended("flagged"))
-    yield from (images, flagged, flags)
+        flags.add_metric([flag], totals.counts[f"{FLAG}{flag}"])
+    yield flags
 
 
 def _jobs(stats: ClusterStats, queue: QueueStats) -> Iterator[Metric]:
@@ -191,7 +213,7 @@ def _workers(heartbeats: Sequence[Heartbeat]) -> Iterator[Metric]:
         age.add_metric([heartbeat.worker], heartbeat.age)
     yield from (info, age)
     for field, metric in METRICS.items():
-        kind = CounterMetricFamily if metric.kind is MetricKind.COUNTER else GaugeMetricFamily
+        kind = CounterMetricFamily if metric.is_counter else GaugeMetricFamily
         family = kind(f"bgpipe_worker_{metric.name}", metric.text, labels=labels)
         for heartbeat in heartbeats:
             if (value := getattr(heartbeat.stats, field)) != UNKNOWN:
@@ -206,10 +228,9 @@ def _stages(heartbeats: Sequence[Heartbeat]) -> Metric:
     )
     for heartbeat in heartbeats:
         for stage, histogram in sorted(heartbeat.stats.stages.items()):
-            buckets = [(_bound(bound), float(count)) for bound, count in histogram.cumulative()]
+            buckets = [
+                ("+Inf" if bound == inf else str(bound), float(count))
+                for bound, count in histogram.cumulative()
+            ]
             family.add_metric([heartbeat.worker, stage], buckets, histogram.sum)
     return family
-
-
-def _bound(seconds: float) -> str:
-    return "+Inf" if seconds == inf else str(seconds)

@@ -12,10 +12,9 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from enum import Enum
 from itertools import accumulate
 from math import inf
-from typing import Any, cast
+from typing import Any
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient, load_lua
@@ -47,9 +46,6 @@ class Histogram:
         """Yield each bound with the number of observations up to it, as Prometheus counts them."""
         return zip(BOUNDS, accumulate(self._counts), strict=True)
 
-    def copy(self) -> Histogram:
-        return Histogram.read(self.write())
-
     def write(self) -> str:
         return json.dumps([self.sum, *self._counts])
 
@@ -69,26 +65,21 @@ class Histogram:
         return histogram
 
 
-class MetricKind(Enum):
-    GAUGE = "gauge"
-    COUNTER = "counter"
-
-
 @dataclass(frozen=True, slots=True)
 class WorkerMetric:
     """How Prometheus shows a field: as bgpipe_worker_NAME with the help `text`."""
 
-    kind: MetricKind
     name: str
     text: str
+    is_counter: bool = False
 
 
 def _gauge(name: str, text: str, default: float = 0) -> Any:  # noqa: ANN401  # as dataclasses.field
-    return field(default=default, metadata={"metric": WorkerMetric(MetricKind.GAUGE, name, text)})
+    return field(default=default, metadata={"metric": WorkerMetric(name, text)})
 
 
 def _counter(name: str, text: str, default: float = 0) -> Any:  # noqa: ANN401
-    return field(default=default, metadata={"metric": WorkerMetric(MetricKind.COUNTER, name, text)})
+    return field(default=default, metadata={"metric": WorkerMetric(name, text, is_counter=True)})
 
 
 @dataclass(slots=True)
@@ -181,11 +172,9 @@ def read_heartbeats(client: RedisClient) -> list[Heartbeat]:
     names = list(client.scan_iter(match=keys.of_worker("*"), count=1000))
     replies = load_lua(client, __package__, "heartbeats")(keys=names) if names else []
     latest: dict[str, Heartbeat] = {}
-    for name, (flat, milliseconds) in zip(
-        names, cast("list[tuple[list[bytes], int]]", replies), strict=True
-    ):
+    for name, (flat, milliseconds) in zip(names, replies, strict=True):
         stored = dict(zip(*[(text.decode() for text in flat)] * 2, strict=True))
-        worker = cast("bytes", name).decode().removeprefix(prefix).partition("/")[0]
+        worker = name.decode().removeprefix(prefix).partition("/")[0]
         age = LIFE - milliseconds / 1000
         # The successor of a process that died has the younger heartbeat.
         if stored and (worker not in latest or age < latest[worker].age):

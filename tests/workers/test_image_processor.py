@@ -19,8 +19,8 @@ from bgpipe.pipeline.images import png, provenance
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import Matte, Matting, Output, Preset, Recipe
+from bgpipe.workers.budget import Budget
 from bgpipe.workers.image_processor import BackgroundLoader, ImageProcessor
-from bgpipe.workers.memory_budget import MemoryBudget
 from bgpipe.workers.watchdog import StageTimer
 
 SIZE = (64, 64)
@@ -55,10 +55,10 @@ def make(
 ) -> bytes:
     limits = Limits.from_settings(SETTINGS.images)
     backgrounds = BackgroundLoader(StoreFactory(SETTINGS.s3), limits)
-    processor = ImageProcessor(device or Device(), backgrounds, MemoryBudget(2**30), SETTINGS)
+    processor = ImageProcessor(device or Device(), backgrounds, Budget(2**30), SETTINGS)
     recipe = Recipe("m", "0" * 64, SIZE, preset, Output(**values), matting)
     text = {"bgpipe:recipe": recipe.text, "bgpipe:source": "1-2"}
-    return processor.process(data, recipe, text, StageTimer(SETTINGS.limits.model_dump())).data
+    return processor.process(data, recipe, text, StageTimer(SETTINGS.limits.model_dump()))[0]
 
 
 def pixels(data: bytes) -> np.ndarray:

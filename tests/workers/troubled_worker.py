@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +25,7 @@ from bgpipe.pipeline.images.provenance import xmp_packet
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output
 from bgpipe.workers.image_processor import ImageCodec
 from bgpipe.workers.lifecycle import exit_now, run_entry_point, worker_settings
-from bgpipe.workers.process import work, worker_config
+from bgpipe.workers.process import initial_stats, work
 from bgpipe.workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -93,9 +93,8 @@ def main() -> int:
     settings = worker_settings()
     if options.supervised:
         return Supervisor([Troubled(options.name)], settings.worker).run()
-    config = worker_config(options.name, "cpu", settings.worker)
-    config = replace(config, restarts=options.restarts)
-    return work(settings, config, lambda spec: Engine(), Codec())
+    stats = initial_stats("cpu", settings.worker, options.restarts)
+    return work(settings, options.name, stats, lambda spec: Engine(), Codec())
 
 
 if __name__ == "__main__":

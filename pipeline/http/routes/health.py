@@ -6,11 +6,11 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from bgpipe.pipeline.http.dependencies import KEYED, Caller, State
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
 from bgpipe.pipeline.http.schemas import Health
-from bgpipe.pipeline.monitoring.exporter import CONTENT_TYPE, render_metrics
 
 router = APIRouter(tags=["health"], responses=DOCUMENTED)
 
@@ -37,4 +37,4 @@ def metrics(state: State, caller: Caller) -> Response:
     """Prometheus metrics of the whole cluster, for keys that see everything."""
     if not caller.everything:
         raise Problem(403, "not-allowed", "metrics cover all jobs: bgpipe keys add --everything")
-    return Response(render_metrics(state.cluster), media_type=CONTENT_TYPE)
+    return Response(generate_latest(state.cluster), media_type=CONTENT_TYPE_LATEST)
