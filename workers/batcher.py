@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Self
 from bgpipe.config.settings import LimitSettings
 from bgpipe.pipeline.errors import Code, DeviceLost
 from bgpipe.pipeline.types import Matte, Matting, ModelTask, Recipe
-from bgpipe.workers.engine_cache import EngineCache, InferenceEngine, ModelSpec, engine_key
+from bgpipe.workers.engine_cache import EngineCache, ModelSpec, engine_key
 from bgpipe.workers.heartbeat import WorkerCounters
 from bgpipe.workers.lifecycle import WorkerShuttingDown
 from bgpipe.workers.watchdog import TimedStage, describe_thread
 
 if TYPE_CHECKING:
+    from bgpipe.pipeline.inference.engine import Engine
     from bgpipe.pipeline.types import Pixels
 
 CHECK_INTERVAL = 0.5
@@ -185,7 +186,7 @@ class Batcher:
                 with suppress(InvalidStateError):  # the step ended after it was given up
                     request.matte.set_result(matte)
 
-    def _engine_for(self, spec: ModelSpec) -> InferenceEngine:
+    def _engine_for(self, spec: ModelSpec) -> Engine:
         if engine := self._engines.find(engine_key(spec)):
             return engine
         fields = {"model": spec.model, "weights": spec.weights[:12]}

@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import Code, ModelUnavailable, TransientError, UsageError
 from bgpipe.pipeline.models.hub import Hub
 from bgpipe.pipeline.models.registry import resolve
-from bgpipe.pipeline.types import Matte, Matting, ModelTask, Recipe, ResolvedModel
+from bgpipe.pipeline.types import Matting, ModelTask, Recipe, ResolvedModel
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.types import Pixels
+    from bgpipe.pipeline.inference.engine import Engine
 
 log = logging.getLogger(__name__)
 
 
-class InferenceEngine(Protocol):
-    """A network on the device: BiRefNetEngine, VitMatteEngine or one of a benchmark."""
-
-    @property
-    def memory(self) -> int:
-        """Bytes of the device that its weights take."""
-        ...
-
-    def infer(self, images: Sequence[Pixels]) -> list[Matte]: ...
-
-
 ModelSpec = Recipe | Matting
 """Names the weights and the input size of an engine."""
-EngineFactory = Callable[[ModelSpec], InferenceEngine]
+EngineFactory = Callable[[ModelSpec], "Engine"]
 EngineKey = tuple[ModelTask, str, tuple[int, int]]
 """Task, sha256 of the weights, and input size: tells one engine from another."""
 
@@ -49,17 +38,17 @@ class EngineCache:
     def __init__(self, make_engine: EngineFactory, capacity_bytes: int) -> None:
         self._make_engine = make_engine
         self._capacity_bytes = capacity_bytes
-        self._engines: dict[EngineKey, InferenceEngine] = {}
+        self._engines: dict[EngineKey, Engine] = {}
         """In the order of their last use."""
 
-    def find(self, key: EngineKey) -> InferenceEngine | None:
+    def find(self, key: EngineKey) -> Engine | None:
         """Return the engine if it is kept, which is then the one used last."""
         engine = self._engines.pop(key, None)
         if engine is not None:
             self._engines[key] = engine
         return engine
 
-    def load(self, spec: ModelSpec) -> InferenceEngine:
+    def load(self, spec: ModelSpec) -> Engine:
         """Make an engine and keep it; if the device is full, evict all others for it.
 
         Raises the factory's errors.
@@ -84,7 +73,7 @@ class EngineCache:
         return sum(engine.memory for engine in self._engines.values())
 
 
-def load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) -> InferenceEngine:
+def load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) -> Engine:
     """Load the model onto `device` (cpu or cuda) for `batch` images or tiles at once.
 
     Raises:
@@ -102,11 +91,17 @@ def load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) ->
             from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine
 
             return VitMatteEngine(model, device, batch=batch, threads=threads)
-        from bgpipe.pipeline.inference.engine import BiRefNetEngine, EngineOptions
+        from bgpipe.pipeline.inference.engine import BiRefNetEngine
 
-        engine = settings.engine
-        options = EngineOptions(engine.precision, compiled=engine.compile, graphs=engine.graphs)
-        return BiRefNetEngine(model, device, batch=batch, threads=threads, options=options)
+        return BiRefNetEngine(
+            model,
+            device,
+            batch=batch,
+            threads=threads,
+            precision=settings.engine.precision,
+            compiled=settings.engine.compile,
+            graphs=settings.engine.graphs,
+        )
     except torch.OutOfMemoryError as error:
         raise TransientError(
             Code.DEVICE, f"the model does not fit into the device's memory: {spec.model}"

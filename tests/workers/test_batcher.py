@@ -19,11 +19,12 @@ from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
 from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
 from bgpipe.pipeline.types import Matte, Matting, Recipe
 from bgpipe.workers.batcher import Batcher
-from bgpipe.workers.engine_cache import EngineCache, InferenceEngine, ModelSpec
+from bgpipe.workers.engine_cache import EngineCache, ModelSpec
 from bgpipe.workers.heartbeat import WorkerCounters
 from bgpipe.workers.lifecycle import WorkerShuttingDown
 
 if TYPE_CHECKING:
+    from bgpipe.pipeline.inference.engine import Engine
     from bgpipe.pipeline.types import Pixels
 
 SIDE = 2
@@ -60,7 +61,7 @@ class Arithmetic:
 
 @contextmanager
 def batcher(
-    make: Callable[[ModelSpec], InferenceEngine],
+    make: Callable[[ModelSpec], Engine],
     *,
     batch: int = 4,
     wait: float = 0.2,
@@ -116,7 +117,7 @@ def test_models_do_not_share_a_batch_and_jobs_that_take_turns_load_theirs_once()
     engine = Arithmetic()
     engine.open.set()
 
-    def make(spec: Recipe) -> InferenceEngine:
+    def make(spec: Recipe) -> Engine:
         made.append(spec.model)
         return engine
 
@@ -135,7 +136,7 @@ def test_edges_have_an_engine_of_their_own_and_tiles_of_one_size_share_batches()
     solver.open.set()
     matting = Matting("edges", "e" * 64, (SIDE, SIDE), band=0.1)
 
-    def make(spec: ModelSpec) -> InferenceEngine:
+    def make(spec: ModelSpec) -> Engine:
         made.append(spec.model)
         return solver if isinstance(spec, Matting) else finder
 
@@ -159,7 +160,7 @@ def test_a_model_that_does_not_load_fails_its_images_and_is_tried_again() -> Non
     engine.open.set()
     away = [TransientError(Code.INTERNAL, "not here yet")]
 
-    def make(_: Recipe) -> InferenceEngine:
+    def make(_: Recipe) -> Engine:
         if away:
             raise away.pop()
         return engine
