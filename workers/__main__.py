@@ -10,7 +10,6 @@ import argparse
 import gc
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -36,9 +35,10 @@ def main() -> int:
         with suppress(BgpipeError):  # raised again by _supervise, where it is logged
             devices = select_devices(options.device, cpu_allowed=True)
             workers = make_workers(devices, shared_host=True)
-    started = [worker.start(0) for worker in workers]
+    for worker in workers:
+        worker.start()
     try:
-        return run_entry_point(partial(_supervise, options, workers, started))
+        return run_entry_point(partial(_supervise, options, workers))
     finally:
         if options.server:
             from bgpipe.pipeline.broker.embedded import release_server
@@ -86,11 +86,7 @@ def _list_devices() -> int:
     return 0
 
 
-def _supervise(
-    options: argparse.Namespace,
-    workers: Sequence[DeviceWorker],
-    started: Sequence[subprocess.Popen[bytes]],
-) -> int:
+def _supervise(options: argparse.Namespace, workers: Sequence[DeviceWorker]) -> int:
     settings = worker_settings()
     owned: bool = options.stop_with_stdin
     if not owned:
@@ -102,7 +98,7 @@ def _supervise(
         shared_host=owned,
         metrics="" if owned else settings.metrics.worker,
     )
-    supervisor = Supervisor(workers, settings.worker, started)
+    supervisor = Supervisor(workers, settings.worker)
     if owned:
         on_parent_exit(sys.stdin.fileno(), supervisor.stop)
     return supervisor.run()

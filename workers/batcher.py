@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 from bgpipe.config.settings import LimitSettings
 from bgpipe.pipeline.errors import Code, DeviceLost
-from bgpipe.pipeline.types import Matte, Matting, ModelTask, Recipe
+from bgpipe.pipeline.types import Matte, Recipe
 from bgpipe.workers.engine_cache import EngineCache, ModelSpec, engine_key
 from bgpipe.workers.heartbeat import WorkerCounters
 from bgpipe.workers.lifecycle import WorkerShuttingDown
@@ -98,23 +98,17 @@ class Batcher:
         self._thread.join(CLOSE_SECONDS)
         self._end(DeviceLost(Code.DEVICE, "the worker ended during a step"))
 
-    def infer(self, recipe: Recipe, pixels: Pixels) -> Matte:
-        """Return the matte of `pixels`, which have the size of the recipe's model.
+    def infer(self, spec: ModelSpec, images: Sequence[Pixels]) -> list[Matte]:
+        """Return the mattes of model inputs, or of an image's tiles, as the engine of `spec` does.
 
         Raises:
-            DeviceLost: the device was lost while it ran this image.
+            DeviceLost: the device was lost while it ran one of these.
             WorkerShuttingDown: it was lost before.
 
-        Errors of the engine for this image are raised as well.
+        Errors of the engine for these are raised as well.
 
         """
-        return self._submit([InferenceRequest(recipe, pixels)])[0]
-
-    def infer_edges(self, matting: Matting, tiles: Sequence[Pixels]) -> list[Matte]:
-        """Return the alphas of an image's tiles, given as VitMatteEngine takes them. Raises as `infer`."""
-        return self._submit([InferenceRequest(matting, tile) for tile in tiles])
-
-    def _submit(self, requests: Sequence[InferenceRequest]) -> list[Matte]:
+        requests = [InferenceRequest(spec, pixels) for pixels in images]
         with self._changed:
             if self._ended:
                 raise WorkerShuttingDown(NOT_BEGUN)
@@ -180,7 +174,7 @@ class Batcher:
             with self._counters.update() as stats:
                 stats.steps += 1
                 stats.device_images += len(batch)
-                if engine_key(spec)[0] is ModelTask.SUBJECT:
+                if isinstance(spec, Recipe):
                     stats.model = spec.weights
             for request, matte in zip(batch, mattes, strict=True):
                 with suppress(InvalidStateError):  # the step ended after it was given up

@@ -12,7 +12,7 @@ from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import Code, ModelUnavailable, TransientError, UsageError
 from bgpipe.pipeline.models.hub import Hub
 from bgpipe.pipeline.models.registry import resolve
-from bgpipe.pipeline.types import Matting, ModelTask, Recipe, ResolvedModel
+from bgpipe.pipeline.types import Matting, Recipe, ResolvedModel
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.inference.engine import Engine
@@ -23,13 +23,12 @@ log = logging.getLogger(__name__)
 ModelSpec = Recipe | Matting
 """Names the weights and the input size of an engine."""
 EngineFactory = Callable[[ModelSpec], "Engine"]
-EngineKey = tuple[ModelTask, str, tuple[int, int]]
-"""Task, sha256 of the weights, and input size: tells one engine from another."""
+EngineKey = tuple[type[ModelSpec], str, tuple[int, int]]
 
 
 def engine_key(spec: ModelSpec) -> EngineKey:
-    task = ModelTask.EDGES if isinstance(spec, Matting) else ModelTask.SUBJECT
-    return task, spec.weights, spec.size
+    """Return kind of model, sha256 of the weights and input size: tell one engine from another."""
+    return type(spec), spec.weights, spec.size
 
 
 class EngineCache:
@@ -62,15 +61,13 @@ class EngineCache:
             self._engines.clear()
             engine = None
         # Outside the handler, whose error keeps the half-made engine alive.
-        self._engines[engine_key(spec)] = kept = engine or self._make_engine(spec)
-        while len(self._engines) > 1 and self._used_bytes() > self._capacity_bytes:
-            _, weights, _ = oldest = next(iter(self._engines))
-            del self._engines[oldest]
+        self._engines[engine_key(spec)] = made = engine or self._make_engine(spec)
+        kept = self._engines
+        while len(kept) > 1 and sum(each.memory for each in kept.values()) > self._capacity_bytes:
+            _, weights, _ = oldest = next(iter(kept))
+            del kept[oldest]
             log.info("model given up for room", extra={"fields": {"weights": weights[:12]}})
-        return kept
-
-    def _used_bytes(self) -> int:
-        return sum(engine.memory for engine in self._engines.values())
+        return made
 
 
 def load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) -> Engine:

@@ -137,7 +137,7 @@ class ImageProcessor:
         with timer("resize"):
             pixels = to_viewed_srgb(preprocess(image.rgb, recipe.size), image.icc)
         with timer("infer"):
-            return self._inference.infer(recipe, pixels)
+            return self._inference.infer(recipe, [pixels])[0]
 
     def _solve_edges(
         self, image: DecodedImage, matte: Matte, recipe: Recipe, timer: StageTimer
@@ -147,5 +147,5 @@ class ImageProcessor:
             return matte
         with timer("edges"):
             rgb = to_viewed_srgb(image.rgb, image.icc)
-            infer_edges = partial(self._inference.infer_edges, recipe.matting)
-            return replace(matte, alpha=solve_edges(rgb, matte.alpha, recipe.matting, infer_edges))
+            infer = partial(self._inference.infer, recipe.matting)
+            return replace(matte, alpha=solve_edges(rgb, matte.alpha, recipe.matting, infer))

@@ -100,8 +100,8 @@ rgb = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
 settings = load_settings()
 limits = Limits.from_settings(settings.images)
 class Device:
-    def infer(self, recipe, pixels):
-        return matte
+    def infer(self, recipe, images):
+        return [matte for _ in images]
 image_processor = ImageProcessor(
     Device(), BackgroundLoader(None, limits), Budget(budget), settings
 )

@@ -34,15 +34,14 @@ class Device:
     def __init__(self) -> None:
         self.seen: list[np.ndarray] = []
 
-    def infer(self, recipe: Recipe, pixels: np.ndarray) -> Matte:
-        self.seen.append(pixels)
+    def infer(self, spec: Recipe | Matting, images: Sequence[np.ndarray]) -> list[Matte]:
+        """Of edges a quarter, wherever nothing is known."""
+        if isinstance(spec, Matting):
+            return [Matte(np.full(tile.shape[:2], 0.25, np.float32)) for tile in images]
+        self.seen += images
         alpha = np.zeros(SIZE, np.float32)
         alpha[:, :32] = 1
-        return Matte(alpha)
-
-    def infer_edges(self, matting: Matting, tiles: Sequence[np.ndarray]) -> list[Matte]:
-        """A quarter, wherever nothing is known."""
-        return [Matte(np.full(tile.shape[:2], 0.25, np.float32)) for tile in tiles]
+        return [Matte(alpha)]
 
 
 def make(
