@@ -27,27 +27,27 @@ STAGE = "stage:"
 """Prefix of the fields that hold the stages' histograms."""
 
 
+@dataclass(slots=True)
 class Histogram:
     """Counts of durations by BOUNDS, and their sum in seconds. Not safe for threads."""
 
-    def __init__(self) -> None:
-        self._counts = [0] * len(BOUNDS)
-        self.sum = 0.0
+    sum: float = 0.0
+    counts: list[int] = field(default_factory=lambda: [0] * len(BOUNDS))
 
     def observe(self, seconds: float) -> None:
-        self._counts[bisect_left(BOUNDS, seconds)] += 1
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
         self.sum += seconds
 
     @property
     def count(self) -> int:
-        return sum(self._counts)
+        return sum(self.counts)
 
     def cumulative(self) -> Iterator[tuple[float, int]]:
         """Yield each bound with the number of observations up to it, as Prometheus counts them."""
-        return zip(BOUNDS, accumulate(self._counts), strict=True)
+        return zip(BOUNDS, accumulate(self.counts), strict=True)
 
     def write(self) -> str:
-        return json.dumps([self.sum, *self._counts])
+        return json.dumps([self.sum, *self.counts])
 
     @classmethod
     def read(cls, text: str | bytes) -> Histogram:
@@ -60,9 +60,7 @@ class Histogram:
         total, *counts = json.loads(text)
         if len(counts) != len(BOUNDS):
             raise ValueError(f"not a histogram of this version: {len(counts)} buckets")
-        histogram = cls()
-        histogram.sum, histogram._counts = float(total), [int(count) for count in counts]
-        return histogram
+        return cls(float(total), [int(count) for count in counts])
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.broker.queue import make_app, publish, read_stats
 from bgpipe.pipeline.errors import Code, PermanentError, UsageError
-from bgpipe.pipeline.monitoring.cluster_stats import OutcomeTotals
 from bgpipe.pipeline.monitoring.collectors import (
     ClusterCollector,
     MonotonicTotals,
+    OutcomeTotals,
     WorkerCollector,
     serve_metrics,
 )

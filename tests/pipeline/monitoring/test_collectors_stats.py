@@ -7,7 +7,7 @@ from dataclasses import replace
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.jobs.records import ERROR, FLAG
-from bgpipe.pipeline.monitoring.cluster_stats import read_cluster_stats
+from bgpipe.pipeline.monitoring.collectors import read_cluster_stats
 from bgpipe.pipeline.types import JobId, JobState, Outcome, ReviewFlag
 
 EMPTY = PermanentError(Code.EMPTY, "no bytes")
@@ -22,15 +22,13 @@ def test_each_outcome_counts_once_however_often_it_is_settled(client, job_store,
             job, Outcome.done(2, (ReviewFlag.NO_SUBJECT, ReviewFlag.MANY_PIECES))
         )
     totals = read_cluster_stats(client).totals
+    assert float(totals.since) > 0
     assert (totals.counts["done"], totals.counts["flagged"]) == (2, 1)
     assert (totals.counts[f"{ERROR}{Code.EMPTY}"], totals.counts[f"{ERROR}{Code.ACCESS}"]) == (1, 0)
     assert (
         totals.counts[f"{FLAG}{ReviewFlag.NO_SUBJECT}"],
         totals.counts[f"{FLAG}{ReviewFlag.FILLED_HOLE}"],
-    ) == (
-        1,
-        0,
-    )
+    ) == (1, 0)
 
 
 def test_totals_stay_when_failures_are_tried_again_and_when_the_job_is_forgotten(
