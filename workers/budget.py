@@ -8,9 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition, Lock
 
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_STATM = Path("/proc/self/statm")
-
 
 class Budget:
     """A budget of `capacity` units, such as bytes. Claims are served in order of arrival."""
@@ -40,7 +37,7 @@ def default_memory() -> int:
     """Return half of the memory of the machine or its container, in bytes."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
-        return min(machine, int(_CGROUP_LIMIT.read_text())) // 2
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text())) // 2
     except (OSError, ValueError):  # no container, or one without a limit, which reads "max"
         return machine // 2
 
@@ -48,6 +45,6 @@ def default_memory() -> int:
 def resident_bytes() -> int:
     """Return the resident memory of this process; 0 if the system does not report it."""
     try:
-        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:  # not Linux
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -37,15 +38,14 @@ class EngineCache:
     def __init__(self, make_engine: EngineFactory, capacity_bytes: int) -> None:
         self._make_engine = make_engine
         self._capacity_bytes = capacity_bytes
-        self._engines: dict[EngineKey, Engine] = {}
+        self._engines: OrderedDict[EngineKey, Engine] = OrderedDict()
         """In the order of their last use."""
 
     def find(self, key: EngineKey) -> Engine | None:
         """Return the engine if it is kept, which is then the one used last."""
-        engine = self._engines.pop(key, None)
-        if engine is not None:
-            self._engines[key] = engine
-        return engine
+        if key in self._engines:
+            self._engines.move_to_end(key)
+        return self._engines.get(key)
 
     def load(self, spec: ModelSpec) -> Engine:
         """Make an engine and keep it; if the device is full, evict all others for it.
@@ -64,8 +64,7 @@ class EngineCache:
         self._engines[engine_key(spec)] = made = engine or self._make_engine(spec)
         kept = self._engines
         while len(kept) > 1 and sum(each.memory for each in kept.values()) > self._capacity_bytes:
-            _, weights, _ = oldest = next(iter(kept))
-            del kept[oldest]
+            (_, weights, _), _ = kept.popitem(last=False)
             log.info("model given up for room", extra={"fields": {"weights": weights[:12]}})
         return made
 
@@ -100,9 +99,8 @@ def load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) ->
             graphs=settings.engine.graphs,
         )
     except torch.OutOfMemoryError as error:
-        raise TransientError(
-            Code.DEVICE, f"the model does not fit into the device's memory: {spec.model}"
-        ) from error
+        problem = f"the model does not fit into the device's memory: {spec.model}"
+        raise TransientError(Code.DEVICE, problem) from error
 
 
 def available_cores() -> int:
@@ -120,9 +118,7 @@ def _resolve(spec: ModelSpec, settings: Settings) -> ResolvedModel:
     except (ModelUnavailable, UsageError) as error:
         raise TransientError(Code.INTERNAL, f"model {spec.model}: {error}") from error
     if model.sha256 != spec.weights:
-        raise TransientError(
-            Code.INTERNAL,
-            f"model {spec.model} differs: the job wants {spec.weights}, here is {model.sha256}: "
-            "use the same weights on every machine",
-        )
+        difference = f"the job wants {spec.weights}, here is {model.sha256}"
+        remedy = "use the same weights on every machine"
+        raise TransientError(Code.INTERNAL, f"model {spec.model} differs: {difference}: {remedy}")
     return replace(model, size=spec.size)

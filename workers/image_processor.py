@@ -43,56 +43,25 @@ class ImageCodec:
     encode = staticmethod(encode)
 
 
-class BackgroundLoader:
-    """Backgrounds that recipes name: a color or an image. Threads may share it."""
-
-    def __init__(self, stores: StoreFactory, limits: Limits) -> None:
-        self._stores = stores
-        self._limits = limits
-        self._backdrop: Callable[[str, str], Pixels] = lru_cache(BACKDROPS_CACHED)(self._read)
-
-    def load(self, recipe: Recipe, icc: bytes | None) -> Pixels | None:
-        """Return the background [h, w, 3] in the colors of the profile `icc`, or None.
-
-        Raises:
-            PermanentError: the image is missing, cannot be read or has changed.
-            TransientError: the storage failed.
-
-        """
-        output = recipe.output
-        if output.backdrop:
-            return from_srgb(self._backdrop(output.backdrop, output.backdrop_sha256), icc)
-        color = recipe.preset.background or ("white" if output.is_opaque else "")
-        return from_srgb(parse_color(color), icc) if color else None
-
-    def _read(self, location: str, sha256: str) -> Pixels:
-        folder, _, name = location.rpartition("/")
-        data = self._stores.open(folder).read(name, self._limits.max_bytes)
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise PermanentError(
-                Code.MISSING, f"the background changed since the job was submitted: {location}"
-            )
-        image = decode(data, self._limits)
-        return to_viewed_srgb(image.rgb, image.icc)
-
-
 class ImageProcessor:
-    """Makes cutouts within a budget of bytes. Threads may share it."""
+    """Makes cutouts within a budget of bytes, on backgrounds of `stores`. Threads may share it."""
 
     def __init__(
         self,
         inference: Batcher,
-        backgrounds: BackgroundLoader,
+        stores: StoreFactory,
         memory: Budget,
         settings: Settings,
         codec: ImageCodec | None = None,
     ) -> None:
         self._inference = inference
-        self._backgrounds = backgrounds
+        self._stores = stores
         self._memory = memory
         self._limits = Limits.from_settings(settings.images)
         self._review = settings.review
         self._codec = codec or ImageCodec()
+        read_cached: Callable[[str, str], Pixels] = lru_cache(BACKDROPS_CACHED)(self._read_backdrop)
+        self._backdrop = read_cached
 
     def process(
         self, data: bytes, recipe: Recipe, text: Mapping[str, str], timer: StageTimer
@@ -121,12 +90,9 @@ class ImageProcessor:
             with timer("refine"):
                 cutout = cut_out(image, refined, preset) if refined else keep_own_alpha(image)
                 flags = review(image, matte, cutout, preset, self._review)
-                cutout = composite(
-                    cutout,
-                    preset,
-                    self._backgrounds.load(recipe, image.icc),
-                    self._limits.max_pixels,
-                )
+                background = self._load_background(recipe, image.icc)
+                cutout = composite(cutout, preset, background, self._limits.max_pixels)
+                del background  # not held while others wait for memory
             with timer("encode"):
                 return self._codec.encode(cutout, image, output, text), flags
 
@@ -149,3 +115,20 @@ class ImageProcessor:
             rgb = to_viewed_srgb(image.rgb, image.icc)
             infer = partial(self._inference.infer, recipe.matting)
             return replace(matte, alpha=solve_edges(rgb, matte.alpha, recipe.matting, infer))
+
+    def _load_background(self, recipe: Recipe, icc: bytes | None) -> Pixels | None:
+        """Return the background [h, w, 3] in the colors of the profile `icc`, or None."""
+        output = recipe.output
+        if output.backdrop:
+            return from_srgb(self._backdrop(output.backdrop, output.backdrop_sha256), icc)
+        color = recipe.preset.background or ("white" if output.is_opaque else "")
+        return from_srgb(parse_color(color), icc) if color else None
+
+    def _read_backdrop(self, location: str, sha256: str) -> Pixels:
+        folder, _, name = location.rpartition("/")
+        data = self._stores.open(folder).read(name, self._limits.max_bytes)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            changed = f"the background changed since the job was submitted: {location}"
+            raise PermanentError(Code.MISSING, changed)
+        image = decode(data, self._limits)
+        return to_viewed_srgb(image.rgb, image.icc)

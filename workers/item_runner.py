@@ -68,7 +68,6 @@ class ItemRunner:
         self._processor = processor
         self._counters = counters
         self._settings = settings
-        self._queue = settings.queue
         self._store: Callable[[str], Store] = lru_cache(STORES_CACHED)(stores.open)
 
     def run(self, job: JobId, index: int, source: str) -> Outcome | RetryLater | None:
@@ -101,12 +100,9 @@ class ItemRunner:
         """Raise if the item killed a worker while it ran alone, and its attempts are used up."""
         if claim.predecessor is None:
             return
-        if claim.predecessor.redelivered and claim.attempt > self._queue.max_attempts:
-            raise PermanentError(
-                Code.WORKER_LOST,
-                "its worker died each time it was in flight, in the end alone: "
-                f"{claim.attempt - 1} attempts",
-            )
+        if claim.predecessor.redelivered and claim.attempt > self._settings.queue.max_attempts:
+            lost = "its worker died each time it was in flight, in the end alone"
+            raise PermanentError(Code.WORKER_LOST, f"{lost}: {claim.attempt - 1} attempts")
         log.warning("image runs alone: its worker died", extra={"fields": _fields(claim)})
 
     def _make_cutout(self, claim: Claim, timer: StageTimer) -> tuple[str, tuple[ReviewFlag, ...]]:
@@ -131,7 +127,7 @@ class ItemRunner:
         self, error: Exception, claim: Claim, timer: StageTimer
     ) -> Outcome | RetryLater:
         """Requeue the item, release it for another attempt, or settle it as failed."""
-        is_last_attempt = claim.attempt >= self._queue.max_attempts
+        is_last_attempt = claim.attempt >= self._settings.queue.max_attempts
         failure: ItemError
         match error:
             case DeviceLost() if claim.predecessor and is_last_attempt:
@@ -175,8 +171,9 @@ class ItemRunner:
 
         A delayed message waits unacknowledged in a worker; beyond the timeout it would run twice.
         """
-        delay = self._queue.retry_delay * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.5)
-        return min(delay, self._queue.visibility_timeout / 2)
+        queue = self._settings.queue
+        delay = queue.retry_delay * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.5)
+        return min(delay, queue.visibility_timeout / 2)
 
 
 def _fields(claim: Claim) -> dict[str, object]:

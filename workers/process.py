@@ -21,7 +21,6 @@ import cv2
 
 from bgpipe.config.settings import Settings, WorkerSettings, parse_address
 from bgpipe.pipeline.broker.client import connect
-from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.inference.devices import CPU, check_device
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
@@ -32,7 +31,7 @@ from bgpipe.workers.celery_app import LaneOptions, make_worker_app, request_shut
 from bgpipe.workers.claims import ClaimManager
 from bgpipe.workers.engine_cache import EngineCache, EngineFactory, available_cores, load_engine
 from bgpipe.workers.heartbeat import WorkerCounters, is_alive, sending_heartbeats
-from bgpipe.workers.image_processor import BackgroundLoader, ImageCodec, ImageProcessor
+from bgpipe.workers.image_processor import ImageCodec, ImageProcessor
 from bgpipe.workers.item_runner import ItemRunner
 from bgpipe.workers.lifecycle import EXIT_RESTART, GRACE, READY, on_parent_exit, worker_settings
 from bgpipe.workers.watchdog import Watchdog
@@ -89,7 +88,7 @@ def work(
     stores = StoreFactory(settings.s3, stats.lanes, settings.worker.places)
     processor = ImageProcessor(
         batcher,
-        BackgroundLoader(stores, Limits.from_settings(settings.images)),
+        stores,
         Budget(settings.worker.memory or default_memory()),
         settings,
         codec,

@@ -131,11 +131,9 @@ class Watchdog:
         if stuck >= self._max_stuck:
             log.critical("too many images are stuck: the worker ends and is started again")
             self._on_too_many_stuck()
-        return TransientError(
-            Code.TIMEOUT,
-            f"{stage.name} did not end within {stage.limit:g} s: look at the image, or raise "
-            f"limits.{stage.name}",
-        )
+        remedy = f"look at the image, or raise limits.{stage.name}"
+        overrun = f"{stage.name} did not end within {stage.limit:g} s: {remedy}"
+        return TransientError(Code.TIMEOUT, overrun)
 
 
 def describe_thread(thread: Thread) -> str:

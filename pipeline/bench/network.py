@@ -99,11 +99,7 @@ def _measure_matrix_product(device: torch.device, precision: Precision) -> float
 
 
 def _measure_batch(
-    request: BenchRequest,
-    device: torch.device,
-    machine: Machine,
-    precision: Precision,
-    batch: int,
+    request: BenchRequest, device: torch.device, machine: Machine, precision: Precision, batch: int
 ) -> NetworkResult:
     _reset_peak_memory(device)
     engine = BiRefNetEngine(

@@ -56,10 +56,8 @@ def run_check(name: str, inspect: Callable[[Settings], str], settings: Settings)
     try:
         return Check(name, "ok", inspect(settings))
     except (BgpipeError, OSError, subprocess.SubprocessError) as error:
-        level: Literal["warning", "error"] = (
-            "warning" if isinstance(error, CheckWarning) else "error"
-        )
-        return Check(name, level, " ".join(str(error).split()))
+        detail = " ".join(str(error).split())
+        return Check(name, "warning" if isinstance(error, CheckWarning) else "error", detail)
 
 
 def machine_checks(settings: Settings) -> Iterator[Check]:
@@ -89,12 +87,7 @@ def dispatcher_checks(settings: Settings) -> Iterator[Check]:
 
 
 def inspect_durability(settings: Settings) -> str:
-    """Check that the server loses no job when its memory is full or it restarts.
-
-    Raises:
-        RedisUnavailable: it does; the message names the settings of Redis to change.
-
-    """
+    """Check that the server loses no job when its memory is full or it restarts."""
     with open_session(settings) as session:
         stored = session.client.info("memory") | session.client.info("persistence")
     problems = []
@@ -130,10 +123,8 @@ def _inspect_state(settings: Settings) -> str:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise Unavailable(
-            f"state folder is not writable: {folder}: {reason}: change its permissions, or set "
-            "BGPIPE_STATE_DIR to another"
-        ) from error
+        remedy = "change its permissions, or set BGPIPE_STATE_DIR to another"
+        raise Unavailable(f"state folder is not writable: {folder}: {reason}: {remedy}") from error
     return str(folder)
 
 

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from functools import partial
 from itertools import accumulate
 from math import inf
 from typing import Any
@@ -72,12 +73,11 @@ class WorkerMetric:
     is_counter: bool = False
 
 
-def _gauge(name: str, text: str, default: float = 0) -> Any:  # noqa: ANN401  # as dataclasses.field
-    return field(default=default, metadata={"metric": WorkerMetric(name, text)})
+def _gauge(name: str, text: str, default: float = 0, is_counter: bool = False) -> Any:  # noqa: ANN401
+    return field(default=default, metadata={"metric": WorkerMetric(name, text, is_counter)})
 
 
-def _counter(name: str, text: str, default: float = 0) -> Any:  # noqa: ANN401
-    return field(default=default, metadata={"metric": WorkerMetric(name, text, is_counter=True)})
+_counter = partial(_gauge, is_counter=True)
 
 
 @dataclass(slots=True)
@@ -118,9 +118,7 @@ class WorkerStats:
     def read(cls, stored: Mapping[str, str]) -> WorkerStats:
         """Parse a hash, ignoring fields of other versions."""
         types = {name: type(value) for name, value in cls().write().items()}
-        plain: dict[str, Any] = {
-            name: types[name](text) for name, text in stored.items() if name in types
-        }
+        plain: Any = {name: types[name](text) for name, text in stored.items() if name in types}
         stages = {}
         for name, text in stored.items():
             if name.startswith(STAGE):

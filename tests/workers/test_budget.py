@@ -85,9 +85,8 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2, numpy as np, torch
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.images.encode import encode
-from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.types import Cutout, Matte, Output, DecodedImage, Preset, Recipe
-from bgpipe.workers.image_processor import BackgroundLoader, ImageProcessor
+from bgpipe.workers.image_processor import ImageProcessor
 from bgpipe.workers.budget import Budget
 from bgpipe.workers.watchdog import StageTimer
 
@@ -98,13 +97,10 @@ y, x = np.mgrid[:256, :256].astype(np.float32) / 256 - 0.5
 matte = Matte(np.clip((0.35 - np.hypot(y, x)) * 40, 0, 1))
 rgb = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
 settings = load_settings()
-limits = Limits.from_settings(settings.images)
 class Device:
     def infer(self, recipe, images):
         return [matte for _ in images]
-image_processor = ImageProcessor(
-    Device(), BackgroundLoader(None, limits), Budget(budget), settings
-)
+image_processor = ImageProcessor(Device(), None, Budget(budget), settings)
 recipe = Recipe("m", "0" * 64, (256, 256), Preset(contrast=1.15))
 
 def photo(megapixels):

@@ -16,11 +16,10 @@ from PIL import Image
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images import png, provenance
-from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import Matte, Matting, Output, Preset, Recipe
 from bgpipe.workers.budget import Budget
-from bgpipe.workers.image_processor import BackgroundLoader, ImageProcessor
+from bgpipe.workers.image_processor import ImageProcessor
 from bgpipe.workers.watchdog import StageTimer
 
 SIZE = (64, 64)
@@ -52,9 +51,8 @@ def make(
     matting: Matting | None = None,
     **values,
 ) -> bytes:
-    limits = Limits.from_settings(SETTINGS.images)
-    backgrounds = BackgroundLoader(StoreFactory(SETTINGS.s3), limits)
-    processor = ImageProcessor(device or Device(), backgrounds, Budget(2**30), SETTINGS)
+    stores = StoreFactory(SETTINGS.s3)
+    processor = ImageProcessor(device or Device(), stores, Budget(2**30), SETTINGS)
     recipe = Recipe("m", "0" * 64, SIZE, preset, Output(**values), matting)
     text = {"bgpipe:recipe": recipe.text, "bgpipe:source": "1-2"}
     return processor.process(data, recipe, text, StageTimer(SETTINGS.limits.model_dump()))[0]
