@@ -27,7 +27,12 @@ def main() -> int:
     """Run until a signal arrives; return an exit code of bgpipe."""
     options = _parse()
     if options.name:
-        _run_worker(options)
+        # Imports leave no garbage, and the search for it takes a seventh of their time.
+        gc.disable()
+        from bgpipe.workers.process import start
+
+        run = partial(start, options.name, options.restarts, options.metrics)
+        exit_now(run_entry_point(run, options.name))
     if options.list_devices:
         return run_entry_point(_list_devices)
     workers: list[DeviceWorker] = []
@@ -69,15 +74,6 @@ def _parse() -> argparse.Namespace:
     if options.compile:
         os.environ["BGPIPE_ENGINE__COMPILE"] = "true"
     return options
-
-
-def _run_worker(options: argparse.Namespace) -> None:
-    # Imports leave no garbage, and the search for it takes a seventh of their time.
-    gc.disable()
-    from bgpipe.workers.process import start
-
-    run = partial(start, options.name, options.restarts, options.metrics)
-    exit_now(run_entry_point(run, options.name))
 
 
 def _list_devices() -> int:

@@ -70,12 +70,7 @@ class EngineCache:
 
 
 def load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) -> Engine:
-    """Load the model onto `device` (cpu or cuda) for `batch` images or tiles at once.
-
-    Raises:
-        TransientError: this machine lacks the weights, or the device memory for them.
-
-    """
+    """Load the model onto `device` (cpu or cuda) for `batch` images; raises TransientError."""
     model = _resolve(spec, settings)
     threads = settings.worker.cpu_threads or available_cores()
     # Where torch.compile finds what it compiled before.

@@ -62,8 +62,8 @@ class ItemRunner:
         counters: WorkerCounters,
         settings: Settings,
     ) -> None:
-        self._items = claims.items
         self._claims = claims
+        self._items = claims.items
         self._watchdog = watchdog
         self._processor = processor
         self._counters = counters

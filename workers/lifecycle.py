@@ -76,12 +76,7 @@ def run_entry_point(work: Callable[[], int], worker: str = "") -> int:
 
 
 def worker_settings() -> Settings:
-    """Return the settings of a process that works for a given Redis.
-
-    Raises:
-        UsageError: a value is wrong, or no Redis is configured.
-
-    """
+    """Return the settings; raise UsageError if one is wrong, or no Redis is configured."""
     from bgpipe.pipeline.session import read_settings
 
     settings = read_settings()
