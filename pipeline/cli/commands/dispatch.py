@@ -75,8 +75,7 @@ def _serve_metrics(session: Session) -> Iterator[None]:
         return
     from bgpipe.config.settings import parse_address
     from bgpipe.pipeline.broker.client import connect
-    from bgpipe.pipeline.monitoring.collectors import ClusterCollector
-    from bgpipe.pipeline.monitoring.exporter import serve_metrics
+    from bgpipe.pipeline.monitoring.collectors import ClusterCollector, serve_metrics
 
     with (
         connect(session.redis_url, retry_seconds=0) as client,

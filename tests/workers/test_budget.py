@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bgpipe.pipeline.images.limits import estimate_memory
-from bgpipe.workers.memory_budget import MemoryBudget, default_capacity
+from bgpipe.workers.budget import Budget, default_memory
 
 LANES = 16
 
@@ -30,7 +30,7 @@ class Meter:
 
 
 def test_claims_never_exceed_the_budget_and_are_held_side_by_side() -> None:
-    memory, meter = MemoryBudget(100), Meter()
+    memory, meter = Budget(100), Meter()
 
     def work(amount: int) -> None:
         with memory.claim(amount):
@@ -44,7 +44,7 @@ def test_claims_never_exceed_the_budget_and_are_held_side_by_side() -> None:
 
 
 def test_a_claim_beyond_the_budget_is_held_alone() -> None:
-    memory, inside = MemoryBudget(100), threading.Event()
+    memory, inside = Budget(100), threading.Event()
     with ThreadPoolExecutor(1) as pool:
         with memory.claim(1000):
             late = pool.submit(_enter, memory, 1, inside)
@@ -53,7 +53,7 @@ def test_a_claim_beyond_the_budget_is_held_alone() -> None:
 
 
 def test_a_large_claim_that_waits_is_not_overtaken_by_small_ones() -> None:
-    memory = MemoryBudget(100)
+    memory = Budget(100)
     large, small = threading.Event(), threading.Event()
     with ThreadPoolExecutor(2) as pool:
         with memory.claim(50):
@@ -67,7 +67,7 @@ def test_a_large_claim_that_waits_is_not_overtaken_by_small_ones() -> None:
 
 
 def test_an_image_that_fails_gives_its_memory_back() -> None:
-    memory = MemoryBudget(100)
+    memory = Budget(100)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), memory.claim(100):
             _ = 1 / 0
@@ -76,7 +76,7 @@ def test_an_image_that_fails_gives_its_memory_back() -> None:
 
 
 def test_the_machine_has_memory() -> None:
-    assert 2**26 < default_capacity() < 2**50
+    assert 2**26 < default_memory() < 2**50
 
 
 PROGRAM = """
@@ -85,10 +85,9 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2, numpy as np, torch
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.images.encode import encode
-from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.types import Cutout, Matte, Output, DecodedImage, Preset, Recipe
-from bgpipe.workers.image_processor import BackgroundLoader, ImageProcessor
-from bgpipe.workers.memory_budget import MemoryBudget
+from bgpipe.workers.image_processor import ImageProcessor
+from bgpipe.workers.budget import Budget
 from bgpipe.workers.watchdog import StageTimer
 
 budget, lanes, megapixels = (int(word) for word in sys.argv[1:])
@@ -98,13 +97,10 @@ y, x = np.mgrid[:256, :256].astype(np.float32) / 256 - 0.5
 matte = Matte(np.clip((0.35 - np.hypot(y, x)) * 40, 0, 1))
 rgb = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
 settings = load_settings()
-limits = Limits.from_settings(settings.images)
 class Device:
-    def infer(self, recipe, pixels):
-        return matte
-image_processor = ImageProcessor(
-    Device(), BackgroundLoader(None, limits), MemoryBudget(budget), settings
-)
+    def infer(self, recipe, images):
+        return [matte for _ in images]
+image_processor = ImageProcessor(Device(), None, Budget(budget), settings)
 recipe = Recipe("m", "0" * 64, (256, 256), Preset(contrast=1.15))
 
 def photo(megapixels):
@@ -144,6 +140,6 @@ def test_16_lanes_stay_within_a_budget_for_three_images(megapixels: int) -> None
     assert budget // 8 < int(done.stdout) < budget
 
 
-def _enter(memory: MemoryBudget, amount: int, inside: threading.Event) -> None:
+def _enter(memory: Budget, amount: int, inside: threading.Event) -> None:
     with memory.claim(amount):
         inside.set()
