@@ -20,7 +20,7 @@ from bgpipe.pipeline.inference.batching import MicroBatch, make_mattes
 from bgpipe.pipeline.inference.precision import DTYPES, cast_network, choose_precision
 from bgpipe.pipeline.inference.transfer import Step, Transfer, capture_graph, make_transfer
 from bgpipe.pipeline.networks.birefnet.checkpoint import count_bytes, load
-from bgpipe.pipeline.networks.birefnet_fused.network import fuse
+from bgpipe.pipeline.networks.birefnet.fused import fuse
 from bgpipe.pipeline.networks.preprocess import Normalizer
 
 if TYPE_CHECKING:
