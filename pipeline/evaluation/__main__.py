@@ -40,7 +40,7 @@ from bgpipe.pipeline.processes import serve_lines
 from bgpipe.pipeline.types import DecodedImage, Matte, Preset
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.types import Pixels
+    from bgpipe.pipeline.types import Pixels, Plane
 
     Predict = Callable[[DecodedImage, Pixels], Matte]
     """Matte of an image; the second argument is its true cutout."""
@@ -63,7 +63,8 @@ def evaluate(request: EvaluationRequest) -> Iterator[EvaluationResult]:
 
 def _predictor(model: EvaluatedModel, threads: int) -> Predict:
     if model.model is None:
-        return lambda _, truth: _resize_truth(model.size, truth)
+        # The best possible matte of a network with this output size.
+        return lambda _, truth: Matte(resize(_to_unit(truth[..., 3]), *model.size))
     engine = BiRefNetEngine(model.model, _device(), batch=1, threads=threads)
 
     def predict(image: DecodedImage, _: Pixels) -> Matte:
@@ -88,11 +89,6 @@ def _edge_refiner(edges: EdgeMatting | None, threads: int) -> RefineEdges:
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _resize_truth(size: tuple[int, int], truth: Pixels) -> Matte:
-    """Return the best possible matte of a network with this output size."""
-    return Matte(resize(truth[..., 3].astype(np.float32) / np.float32(255), *size))
 
 
 def _evaluate_pair(
@@ -131,7 +127,11 @@ def _true_cutout(image: DecodedImage, truth: DecodedImage) -> Pixels:
     gray = truth.rgb[..., 0]
     if not (truth.rgb == gray[..., None]).all():
         raise PermanentError(Code.UNSUPPORTED, "the truth is neither grey nor has an alpha channel")
-    return cut_out(image, Matte(gray.astype(np.float32) / np.float32(255)), Preset()).rgba
+    return cut_out(image, Matte(_to_unit(gray)), Preset()).rgba
+
+
+def _to_unit(levels: Pixels) -> Plane:
+    return levels.astype(np.float32) / np.float32(255)
 
 
 def _encode_images(

@@ -18,7 +18,7 @@ from bgpipe.pipeline.http.downloads import (
 )
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
 from bgpipe.pipeline.http.schemas import ImageKind, ItemBody, ItemPage, item_body
-from bgpipe.pipeline.images.preview import render_mask_thumbnail, render_thumbnail
+from bgpipe.pipeline.images.preview import render_thumbnail
 from bgpipe.pipeline.jobs.items import ItemView
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.types import Job, ObjectInfo
@@ -111,6 +111,6 @@ def _object_info(store: Store, key: str) -> ObjectInfo:
 
 def _render_preview(state: AppState, store: Store, key: str, of: ImageKind, side: int) -> bytes:
     limits = state.uploads.limits
-    render = render_mask_thumbnail if of is ImageKind.MASK else render_thumbnail
     with state.image_slots:
-        return render(store.read(key, limits.max_bytes), limits, side)
+        data = store.read(key, limits.max_bytes)
+        return render_thumbnail(data, limits, side, mask=of is ImageKind.MASK)

@@ -32,6 +32,7 @@ WRAPPERS = ("module.", "_orig_mod.")  # prefixes from data parallelism and compi
 TRAINING_ONLY = ("decoder.conv_ms_spvn_", "decoder.gdt_convs_pred_")
 COUNTER = ".num_batches_tracked"
 POSITION_INDEX = ".relative_position_index"
+COMPUTED = (COUNTER, POSITION_INDEX)
 LISTED_KEYS = 3
 
 
@@ -70,11 +71,15 @@ def assemble(
         network = BiRefNet(config)
     template = network.state_dict()
     _check_keys(tensors, template)
-    _check_shapes(tensors, template)
+    for key, tensor in tensors.items():
+        if tensor.shape != template[key].shape:
+            expected = tuple(template[key].shape)
+            raise InvalidWeights(f"shape of {key}: {tuple(tensor.shape)}, expected {expected}")
     if patch_order is PatchOrder.LEGACY:
         tensors = to_current_order(tensors)
     state = {key: _convert(key, tensors.get(key), like, dtype) for key, like in template.items()}
-    _check_values(state)
+    if broken := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
+        raise InvalidWeights(f"NaN or infinity in: {_list_some(broken)}")
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(requires_grad=False)
 
@@ -171,31 +176,16 @@ def _count_consecutive(shapes: Mapping[str, tuple[int, ...]], before: str, after
 
 def _check_keys(tensors: Iterable[str], template: Iterable[str]) -> None:
     keys, known = set(tensors), set(template)
-    if missing := sorted(key for key in known - keys if not _is_optional(key)):
+    optional = {k for k in known if k.startswith(TRAINING_ONLY) or k.endswith(COMPUTED)}
+    if missing := sorted(known - keys - optional):
         raise InvalidWeights(f"tensors missing: {_list_some(missing)}")
     if unknown := sorted(keys - known):
         raise InvalidWeights(f"unknown tensors: {_list_some(unknown)}")
 
 
-def _check_shapes(tensors: Mapping[str, Tensor], template: Mapping[str, Tensor]) -> None:
-    for key, tensor in tensors.items():
-        if tensor.shape != template[key].shape:
-            expected = tuple(template[key].shape)
-            raise InvalidWeights(f"shape of {key}: {tuple(tensor.shape)}, expected {expected}")
-
-
-def _check_values(state: Mapping[str, Tensor]) -> None:
-    if broken := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
-        raise InvalidWeights(f"NaN or infinity in: {_list_some(broken)}")
-
-
 def _list_some(keys: list[str]) -> str:
     more = f" and {len(keys) - LISTED_KEYS} more" if len(keys) > LISTED_KEYS else ""
     return ", ".join(keys[:LISTED_KEYS]) + more
-
-
-def _is_optional(key: str) -> bool:
-    return key.startswith(TRAINING_ONLY) or key.endswith((COUNTER, POSITION_INDEX))
 
 
 def _convert(key: str, tensor: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:
