@@ -44,9 +44,7 @@ def decode(data: bytes, limits: Limits, keep_16_bits: bool = False) -> DecodedIm
     16-bit samples become 8 by their high byte. Colors keep the source's numbers and RGB profile;
     CMYK, LAB, camera RAW, and gray or RGB that only a table explains become sRGB.
 
-    Raises:
-        PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
-
+    Raises PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
     """
     if detect_format(data) in RAW:
         return decode_raw(data, limits, keep_16_bits)
@@ -75,9 +73,7 @@ def read_pixel_count(data: bytes, limits: Limits) -> int:
 def validate_header(data: bytes, limits: Limits) -> str:
     """Return the format of a file that seems complete; no pixel is decoded.
 
-    Raises:
-        PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
-
+    Raises PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
     """
     read_pixel_count(data, limits)
     name = detect_format(data)

@@ -36,9 +36,7 @@ _XMP_BOX = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
 def encode(cutout: Cutout, image: DecodedImage, output: Output, text: Text) -> bytes:
     """Encode the cutout of `image` with its profile, and with `text` about its provenance.
 
-    Raises:
-        PermanentError: TOO_LARGE, a side is too long for the format.
-
+    Raises PermanentError: TOO_LARGE, a side is too long for the format.
     """
     longest = FILE_FORMATS[output.format].longest_side
     if max(cutout.rgba.shape[:2]) > longest:

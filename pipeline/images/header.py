@@ -57,9 +57,7 @@ _EXTENSION, _IMAGE = 0x21, 0x2C
 def open_image(data: bytes, limits: Limits) -> Image.Image:
     """Open the file: its header is read and its size within the limits, no pixel is decoded.
 
-    Raises:
-        PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
-
+    Raises PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
     """
     check_bytes(data, limits)
     if size := _read_webp_canvas(data):  # which Pillow allocates as it opens the file
@@ -97,9 +95,7 @@ def count_frames(image: Image.Image, data: bytes, limits: Limits) -> int:
     Pillow counts the frames of a GIF and the pages of a TIFF in time that a hostile file can stretch
     to hours; here counting ends at the limit.
 
-    Raises:
-        PermanentError: TOO_LARGE, there are more than the limits allow.
-
+    Raises PermanentError: TOO_LARGE, there are more than the limits allow.
     """
     count: int
     if image.format in ("GIF", "TIFF"):

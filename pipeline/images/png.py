@@ -51,9 +51,7 @@ def encode(
 ) -> bytes:
     """Encode the samples in their depth, the text right behind the header.
 
-    Raises:
-        ValueError: invalid keyword or text, or the samples are not of an image.
-
+    Raises ValueError: invalid keyword or text, or the samples are not of an image.
     """
     header = _chunk(b"IHDR", _header(samples))
     data = (_chunk(b"IDAT", piece) for piece in _deflated(samples))

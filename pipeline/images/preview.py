@@ -30,9 +30,7 @@ def render_thumbnail(data: bytes, limits: Limits, side: int, *, mask: bool = Fal
 
     `mask`: return its alpha in gray, or the gray of a file without one.
 
-    Raises:
-        PermanentError: as `decode` does.
-
+    Raises PermanentError: as `decode` does.
     """
     source = _decode(data, limits)
     if mask:
@@ -51,9 +49,7 @@ def render_channels(
 ) -> bytes:
     """Return these channels of the image as a file; `quality` is 1 to 100.
 
-    Raises:
-        PermanentError: as `decode` does.
-
+    Raises PermanentError: as `decode` does.
     """
     image = Image.fromarray(_select_channels(decode(data, limits), channels))
     if encoding == "jpeg":

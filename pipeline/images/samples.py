@@ -31,9 +31,7 @@ _WHITES = (1, 255, 65535)
 def read_samples(image: Image.Image, data: bytes, *, keep_16_bits: bool) -> DecodedImage:
     """Decode the first frame as it is stored, not yet upright; `keep_16_bits` adds 16-bit samples.
 
-    Raises:
-        PermanentError: TRUNCATED or UNSUPPORTED.
-
+    Raises PermanentError: TRUNCATED or UNSUPPORTED.
     """
     icc = image.info.get("icc_profile") or b""
     rgb, alpha = _decode(image, data)

@@ -77,9 +77,7 @@ def composite(cutout: Cutout, preset: Preset, background: Pixels | None, max_pix
     result is opaque then. Opaque pixels keep their colors bit for bit unless a canvas of fixed size
     requires scaling.
 
-    Raises:
-        PermanentError: TOO_LARGE, margin and aspect ask for more than `max_pixels`.
-
+    Raises PermanentError: TOO_LARGE, margin and aspect ask for more than `max_pixels`.
     """
     if preset.crop or preset.margin or preset.canvas:
         frame = layout(cutout.rgba[..., 3], preset)

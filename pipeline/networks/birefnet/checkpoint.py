@@ -84,12 +84,6 @@ def assemble(
     return network.eval().requires_grad_(requires_grad=False)
 
 
-def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
-    """Infer the configuration from the shapes of a state dict."""
-    with refusing_shapes():
-        return _infer(shapes)
-
-
 @contextmanager
 def refusing_shapes() -> Iterator[None]:
     """Raise InvalidWeights for a tensor that is missing or a shape that is impossible."""
@@ -99,6 +93,26 @@ def refusing_shapes() -> Iterator[None]:
         raise InvalidWeights(f"tensor missing: {error.args[0]}") from error
     except (IndexError, ValueError, ZeroDivisionError) as error:
         raise InvalidWeights(f"impossible shapes: {error}") from error
+
+
+@refusing_shapes()
+def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
+    """Infer the configuration from the shapes of a state dict."""
+    backbone = (
+        _infer_efficientnet(shapes) if "bb._conv_stem.weight" in shapes else _infer_swin(shapes)
+    )
+    aspp, conv = "squeeze_module.0.dec_att.", ".atrous_conv.regular_conv.weight"
+    branches = _count_consecutive(shapes, f"{aspp}aspp_deforms.", conv)
+    return ModelConfig(
+        backbone=backbone,
+        inner=shapes["squeeze_module.0.conv_in.weight"][0],
+        branch=shapes[f"{aspp}aspp1{conv}"][0],
+        kernels=tuple(shapes[f"{aspp}aspp_deforms.{j}{conv}"][-1] for j in range(branches)),
+        deformable=f"{aspp}aspp1.atrous_conv.offset_conv.weight" in shapes,
+        image_inner=shapes["decoder.ipt_blk1.conv1.weight"][0],
+        image_divisor=2 * backbone.stages[3] // shapes["decoder.ipt_blk5.conv_out.weight"][0],
+        gate=shapes["decoder.gdt_convs_4.0.weight"][0],
+    )
 
 
 def to_current_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -121,24 +135,6 @@ def _unwrap(key: str) -> str:
     while key.startswith(WRAPPERS):
         key = key.split(".", 1)[1]
     return key
-
-
-def _infer(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
-    backbone = (
-        _infer_efficientnet(shapes) if "bb._conv_stem.weight" in shapes else _infer_swin(shapes)
-    )
-    aspp, conv = "squeeze_module.0.dec_att.", ".atrous_conv.regular_conv.weight"
-    branches = _count_consecutive(shapes, f"{aspp}aspp_deforms.", conv)
-    return ModelConfig(
-        backbone=backbone,
-        inner=shapes["squeeze_module.0.conv_in.weight"][0],
-        branch=shapes[f"{aspp}aspp1{conv}"][0],
-        kernels=tuple(shapes[f"{aspp}aspp_deforms.{j}{conv}"][-1] for j in range(branches)),
-        deformable=f"{aspp}aspp1.atrous_conv.offset_conv.weight" in shapes,
-        image_inner=shapes["decoder.ipt_blk1.conv1.weight"][0],
-        image_divisor=2 * backbone.stages[3] // shapes["decoder.ipt_blk5.conv_out.weight"][0],
-        gate=shapes["decoder.gdt_convs_4.0.weight"][0],
-    )
 
 
 def _infer_swin(shapes: Mapping[str, tuple[int, ...]]) -> SwinConfig:
