@@ -90,8 +90,8 @@ def _registered(task: ModelTask) -> Iterator[tuple[str, str]]:
 
 
 def _read_settings() -> Settings | None:
+    from bgpipe.config.layers import SettingsError
     from bgpipe.config.settings import load_settings
-    from bgpipe.config.toml_file import SettingsError
 
     with suppress(SettingsError):
         return load_settings()

@@ -16,13 +16,14 @@ from bgpipe.pipeline.planning.diff import TargetState
 from bgpipe.pipeline.planning.dry_run import BANDS, estimate_job
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
 from bgpipe.pipeline.planning.ownership import FOREIGN
-from bgpipe.pipeline.planning.planner import no_images
+from bgpipe.pipeline.planning.planner import named_entries, no_images
 from bgpipe.pipeline.planning.prune import remove_orphans
-from bgpipe.pipeline.planning.sources import named_entries
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import EstimateSettings
     from bgpipe.pipeline.cli.console import Console
+    from bgpipe.pipeline.errors import ItemError
+    from bgpipe.pipeline.planning.diff import PlannedItem
     from bgpipe.pipeline.planning.dry_run import DryRunReport
     from bgpipe.pipeline.planning.prune import Orphans, Prune
     from bgpipe.pipeline.session import Session
@@ -121,7 +122,7 @@ def _print_json(console: Console, job: Job, report: DryRunReport, expected: Cost
             "new": report.states[TargetState.NEW],
             "changed": report.states[TargetState.CHANGED],
             "deleted": report.orphans,
-            "foreign": report.foreign,
+            "foreign": report.states[TargetState.FOREIGN],
             **report.ignored.record(),
             "bytes": report.size,
             "megapixels": report.megapixels,
@@ -140,8 +141,8 @@ def _print(console: Console, job: Job, report: DryRunReport, expected: CostEstim
         f"({states[TargetState.NEW]} new, {states[TargetState.CHANGED]} changed, "
         f"{report.size / 1e6:.1f} MB), {states[TargetState.CURRENT]} up to date; target: {job.out}"
     )
-    if report.foreign:
-        console.print(f"{report.foreign:,} would fail: the target {FOREIGN}")
+    if foreign := states[TargetState.FOREIGN]:
+        console.print(f"{foreign:,} would fail: the target {FOREIGN}")
     if ignored := str(report.ignored):
         console.print(ignored)
     if report.orphans:
@@ -168,17 +169,11 @@ def make_prune(console: Console, maximum: float, *, dry_run: bool) -> Prune:
             console.print(f"has lost its source {planned.source.key}: {planned.target}")
         orphans.check(maximum)
         if not dry_run:
-            _remove(console, target, orphans)
+            removed = len(remove_orphans(target, orphans.items, warn))
+            console.print_json({"pruned": removed})
+            console.print(f"removed {counted(removed, 'cutout')} without a source")
+
+    def warn(planned: PlannedItem, error: ItemError) -> None:
+        console.warn(f"not removable: {planned.target}: {error.detail}")
 
     return prune
-
-
-def _remove(console: Console, target: Store, orphans: Orphans) -> None:
-    removed = 0
-    for planned, error in remove_orphans(target, orphans.items):
-        if error:
-            console.warn(f"not removable: {planned.target}: {error.detail}")
-        else:
-            removed += 1
-    console.print_json({"pruned": removed})
-    console.print(f"removed {counted(removed, 'cutout')} without a source")

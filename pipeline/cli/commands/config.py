@@ -16,9 +16,8 @@ from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from bgpipe.config.layers import Layer
+    from bgpipe.config.layers import KeyPath, Layer
     from bgpipe.config.settings import Settings
-    from bgpipe.config.toml_file import KeyPath
     from bgpipe.pipeline.cli.console import Console
 
 config_commands = typer.Typer(help="Show or check the settings.", no_args_is_help=True)
@@ -69,17 +68,13 @@ def show(context: typer.Context, keys: Keys = None) -> None:
 @examples("bgpipe config check", "bgpipe --config new.toml config check")
 def check(context: typer.Context) -> None:
     """Check all settings, including preset and model names. Exit code 2 if any is wrong."""
-    from bgpipe.config.layers import BundledLayer
-
     console: Console = context.obj
     try:
         layers = read_checked()[1]
     except UsageError as error:
         console.print_json({"ok": False, "errors": str(error).splitlines()})
         raise
-    sources = [
-        layer.name for layer in layers if layer.values and not isinstance(layer, BundledLayer)
-    ]
+    sources = [layer.name for layer in layers if layer.values and not layer.is_bundled]
     console.print_json({"ok": True, "sources": sources})
     console.print(f"ok: {', '.join(sources) or 'no settings file and no variables, defaults only'}")
 
@@ -100,8 +95,7 @@ def read_checked() -> tuple[Settings, Sequence[Layer]]:
 
 
 def _entries(settings: Settings, layers: Sequence[Layer]) -> Iterator[EffectiveSetting]:
-    from bgpipe.config.layers import find_layer
-    from bgpipe.config.toml_file import dotted
+    from bgpipe.config.layers import dotted, find_layer
     from bgpipe.pipeline.broker.client import without_password
 
     for path, value in _leaves(settings.model_dump(mode="json")):

@@ -63,7 +63,7 @@ def _write_pages(
     session: Session, summary: JobSummary, first: Path, images: int, per_page: int
 ) -> int:
     """Write the pages and return their number."""
-    from bgpipe.pipeline.report.contact_sheet import SheetPage, render_contact_sheet
+    from bgpipe.pipeline.report.contact_sheet import render_contact_sheet
     from bgpipe.pipeline.report.thumbnails import load_thumbnails
 
     jobs, job_id = session.jobs, summary.job
@@ -71,11 +71,9 @@ def _write_pages(
     shown = load_thumbnails(jobs, session.stores, job_id, session.settings.images, images)
     count = -(-min(images, max(summary.done, 1)) // per_page)
     paths = [first.with_stem(f"{first.stem}-{n}") if n > 1 else first for n in range(1, count + 1)]
+    names = [path.name for path in paths]
     for number, path in enumerate(paths, 1):
-        page = SheetPage(number, [path.name for path in paths])
-        batch = list(islice(shown, per_page))
+        batch, failures = list(islice(shown, per_page)), jobs.items.failures(job_id)
         with path.open("w", encoding="utf-8") as file:
-            file.writelines(
-                render_contact_sheet(summary, recipe, batch, jobs.items.failures(job_id), page)
-            )
+            file.writelines(render_contact_sheet(summary, recipe, batch, failures, names, number))
     return count
