@@ -16,7 +16,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from bgpipe.pipeline.networks.birefnet import CONFIGS, BiRefNet, build
 from bgpipe.pipeline.networks.birefnet.efficientnet import EfficientNet
-from bgpipe.pipeline.networks.birefnet_fused.layers import submodule
+from bgpipe.pipeline.networks.birefnet.layers import submodule
 from bgpipe.pipeline.networks.preprocess import DEVIATION, MEAN
 
 SIDE = 352  # native size of the bundled weights

@@ -24,7 +24,7 @@ from bgpipe.config.choices import Precision
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError, UsageError
 from bgpipe.pipeline.inference.transfer import CudaTransfer, HostTransfer, Step, capture_graph
 from bgpipe.pipeline.networks.birefnet.checkpoint import count_bytes, load
-from bgpipe.pipeline.networks.birefnet_fused.network import fuse
+from bgpipe.pipeline.networks.birefnet.fused import fuse
 from bgpipe.pipeline.networks.preprocess import Normalizer
 from bgpipe.pipeline.types import Matte
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bgpipe.pipeline.networks.birefnet_fused.layers import Activation, DenseLayer
+from bgpipe.pipeline.networks.birefnet.layers import Activation, make_dense
 
 BY_NAME = {"none": lambda x: x, "relu": F.relu, "gelu": F.gelu}
 
@@ -16,7 +16,7 @@ def test_it_is_a_linear_layer_and_its_activation(
     activation: Activation, dtype: torch.dtype, biased: bool
 ) -> None:
     x, weight, bias = torch.randn(2, 37, 24), torch.randn(12, 24), torch.randn(12)
-    layer = DenseLayer(weight, bias if biased else None, activation).to(dtype)
+    layer = make_dense(weight, bias if biased else None, activation).to(dtype)
     expected = BY_NAME[activation](F.linear(x, weight, bias if biased else None))
     bound = 1e-5 if dtype == torch.float32 else 0.2
     with torch.inference_mode():

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from bgpipe.pipeline.networks.birefnet import InvalidSize, ModelConfig, SwinConfig, build
-from bgpipe.pipeline.networks.birefnet_fused.network import fuse
+from bgpipe.pipeline.networks.birefnet.fused import fuse
 
-from .birefnet.test_network import CONVOLUTIONS
-from .birefnet.test_network_golden import SHIFTED, SMALLER_THAN_A_WINDOW, image, weights
+from .test_network import CONVOLUTIONS
+from .test_network_golden import SHIFTED, SMALLER_THAN_A_WINDOW, image, weights
 
 BOUND = 1e-4
 RELEASED = {  # window, heads and kernels of the released networks, narrower
