@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.types import ModelTask
+import redis
+
+from bgpipe.config.settings import Settings, load_settings
+from bgpipe.config.toml_file import SettingsError
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.models import registry
+from bgpipe.pipeline.types import ModelTask
 
 TIMEOUT = 0.5
 """Seconds for Redis to respond."""
@@ -29,14 +32,10 @@ def sweeps() -> list[str]:
 
 def models() -> list[tuple[str, str]]:
     """List the subject models, each with its summary."""
-    from bgpipe.pipeline.types import ModelTask
-
     return [("auto", "birefnet-general where it is available"), *_registered(ModelTask.SUBJECT)]
 
 
 def matting_models() -> list[tuple[str, str]]:
-    from bgpipe.pipeline.types import ModelTask
-
     return [("none", "no matting model"), *_registered(ModelTask.EDGES)]
 
 
@@ -54,10 +53,6 @@ def setting_keys() -> list[str]:
 
 def jobs() -> list[str]:
     """List the newest jobs of the cluster, or of an embedded server that already runs."""
-    import redis
-
-    from bgpipe.pipeline.broker import keys
-
     settings = _read_settings()
     url = _running_server(settings) if settings else None
     if url is None:
@@ -80,8 +75,6 @@ def _running_server(settings: Settings) -> str | None:
 
 
 def _registered(task: ModelTask) -> Iterator[tuple[str, str]]:
-    from bgpipe.pipeline.models import registry
-
     return (
         (name, entry.summary)
         for name, entry in registry.read_models().items()
@@ -90,9 +83,6 @@ def _registered(task: ModelTask) -> Iterator[tuple[str, str]]:
 
 
 def _read_settings() -> Settings | None:
-    from bgpipe.config.settings import load_settings
-    from bgpipe.config.toml_file import SettingsError
-
     with suppress(SettingsError):
         return load_settings()
     return None

@@ -11,20 +11,16 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
-from bgpipe.config.output import FORMATS_BY_SUFFIX
+from bgpipe.config.output import FORMATS_BY_SUFFIX, Format
+from bgpipe.config.settings import Settings
+from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.errors import NoImages, UsageError
 from bgpipe.pipeline.images.formats import SIGNATURE, is_readable
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
 from bgpipe.pipeline.storage.base import S3, is_candidate_name, is_image_name
 from bgpipe.pipeline.storage.factory import find_location
 from bgpipe.pipeline.storage.local import LocalStore
-
-if TYPE_CHECKING:
-    from bgpipe.config.output import Format
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.cli.console import Console
 
 STREAM = "-"
 STDIN_KEY = "stdin"

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.comfyui.interpreter import read_workflow
+from bgpipe.config.settings import Settings
+from bgpipe.pipeline.cli.console import Console
+from bgpipe.pipeline.comfyui.interpreter import CutoutSpec, read_workflow
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.comfyui.interpreter import CutoutSpec
-    from bgpipe.pipeline.types import ResolvedModel
+from bgpipe.pipeline.types import ResolvedModel
 
 MAX_WORKFLOW = 10_000_000
 """Bytes of a workflow."""

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.errors import UsageError
@@ -20,15 +20,13 @@ WAIT_HELP = (
 
 OptionalJob = Annotated[
     str | None,
-    typer.Argument(metavar="JOB", help="Default: the latest job.", autocompletion=completion.jobs),
+    Argument(metavar="JOB", help="Default: the latest job.", autocompletion=completion.jobs),
 ]
 RequiredJob = Annotated[
     str,
-    typer.Argument(
-        metavar="JOB", help="A name that bgpipe jobs lists.", autocompletion=completion.jobs
-    ),
+    Argument(metavar="JOB", help="A name that bgpipe jobs lists.", autocompletion=completion.jobs),
 ]
-Wait = Annotated[bool | None, typer.Option("--wait/--detach", help=WAIT_HELP, show_default=False)]
+Wait = Annotated[bool | None, Option("--wait/--detach", help=WAIT_HELP, show_default=False)]
 
 
 def check_output_file(path: Path | None) -> Path | None:
@@ -50,10 +48,10 @@ def check_output_file(path: Path | None) -> Path | None:
     return path
 
 
-_source: Callable[..., Any] = partial(typer.Option, rich_help_panel="Source")
-_look: Callable[..., Any] = partial(typer.Option, rich_help_panel="Look")
-_output: Callable[..., Any] = partial(typer.Option, rich_help_panel="Output")
-_run: Callable[..., Any] = partial(typer.Option, rich_help_panel="Run")
+_source: Callable[..., Any] = partial(Option, rich_help_panel="Source")
+_look: Callable[..., Any] = partial(Option, rich_help_panel="Look")
+_output: Callable[..., Any] = partial(Option, rich_help_panel="Output")
+_run: Callable[..., Any] = partial(Option, rich_help_panel="Run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ class SubmitOptions:
 
     sources: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="SOURCE",
             help="Folders, files, s3://bucket/prefix, @list.txt, or - for stdin (an image, or a "
             "list).",
@@ -76,8 +74,7 @@ class SubmitOptions:
         list[str] | None, _source(metavar="GLOB", help="Skip matching keys; repeatable.")
     ] = None
     input_alpha: Annotated[
-        str,
-        _source(metavar="MODE", help="Transparency of a source: multiply, keep or ignore it."),
+        str, _source(metavar="MODE", help="Transparency of a source: multiply, keep or ignore it.")
     ] = "multiply"
     preset: Annotated[
         str | None,
@@ -152,8 +149,7 @@ class SubmitOptions:
         _output(metavar="FORMAT", help="png, webp, avif, jpeg, mask or zip. Default: png."),
     ] = None
     quality: Annotated[
-        int,
-        _output(metavar="1..100", help="Quality of JPEG, AVIF and WebP (100: lossless WebP)."),
+        int, _output(metavar="1..100", help="Quality of JPEG, AVIF and WebP (100: lossless WebP).")
     ] = 90
     compression: Annotated[
         str,

@@ -7,28 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.cli.console import counted
+from bgpipe.config.settings import EstimateSettings
+from bgpipe.pipeline.cli.console import Console, counted
 from bgpipe.pipeline.errors import StorageUnavailable, UsageError
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.planning.diff import TargetState
-from bgpipe.pipeline.planning.dry_run import BANDS, estimate_job
+from bgpipe.pipeline.planning.dry_run import BANDS, DryRunReport, estimate_job
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
 from bgpipe.pipeline.planning.ownership import FOREIGN
 from bgpipe.pipeline.planning.planner import no_images
-from bgpipe.pipeline.planning.prune import remove_orphans
+from bgpipe.pipeline.planning.prune import Orphans, Prune, remove_orphans
 from bgpipe.pipeline.planning.sources import named_entries
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import EstimateSettings
-    from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.planning.dry_run import DryRunReport
-    from bgpipe.pipeline.planning.prune import Orphans, Prune
-    from bgpipe.pipeline.session import Session
-    from bgpipe.pipeline.storage.base import Store
-    from bgpipe.pipeline.storage.factory import StoreFactory
-    from bgpipe.pipeline.types import Job
+from bgpipe.pipeline.session import Session
+from bgpipe.pipeline.storage.base import Store
+from bgpipe.pipeline.storage.factory import StoreFactory
+from bgpipe.pipeline.types import Job
 
 
 def check_source(stores: StoreFactory, location: str) -> None:

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.cli.console import Console, short_location
+from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
+from bgpipe.pipeline.session import Session
+from bgpipe.pipeline.types import JobId, JobSummary
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-    from bgpipe.pipeline.session import Session
-    from bgpipe.pipeline.types import JobId, JobSummary
 
 LINE_SECONDS = 10.0
 WINDOW = 60.0
@@ -68,8 +68,6 @@ def title_of(session: Session, job_id: JobId) -> Callable[[], str]:
     look = f"{next(names, 'own values')} · {job.recipe.model}"
 
     def make_title() -> str:
-        from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
-
         devices = sorted({heartbeat.label for heartbeat in read_heartbeats(session.client)})
         return f"{locations}   {look} · {', '.join(devices) or '...'}"
 
@@ -144,11 +142,7 @@ def _bar(make_title: Callable[[], str]) -> Iterator[Watcher]:
 
 
 def _counts(summary: JobSummary) -> str:
-    counts = {
-        "up to date": summary.skipped,
-        "failed": summary.failed,
-        "to review": summary.flagged,
-    }
+    counts = {"up to date": summary.skipped, "failed": summary.failed, "to review": summary.flagged}
     return " · ".join(f"{count:,} {label}" for label, count in counts.items() if count)
 
 

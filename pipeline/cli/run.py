@@ -10,25 +10,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from bgpipe.config.settings import Settings
 from bgpipe.pipeline.broker.embedded import worker as embedded_worker
+from bgpipe.pipeline.broker.lease import Lease
+from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.progress import show_progress, title_of
 from bgpipe.pipeline.cli.summary import INTERRUPTED, exit_code, show_result
 from bgpipe.pipeline.errors import Unavailable, UsageError
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
-from bgpipe.pipeline.scheduling.dispatcher import forget_old
-from bgpipe.pipeline.types import CLOSED_STATES, JobState
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.broker.lease import Lease
-    from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.planning.prune import Prune
-    from bgpipe.pipeline.processes import ChildProcess
-    from bgpipe.pipeline.scheduling.dispatcher import JobController
-    from bgpipe.pipeline.session import Session
-    from bgpipe.pipeline.types import Job, JobId, JobSummary
+from bgpipe.pipeline.planning.prune import Prune
+from bgpipe.pipeline.processes import ChildProcess
+from bgpipe.pipeline.scheduling.dispatcher import JobController, forget_old
+from bgpipe.pipeline.session import Session
+from bgpipe.pipeline.types import CLOSED_STATES, Job, JobId, JobState, JobSummary
 
 SHORTEST_PAUSE = 0.02
 """Seconds between two polls of a young job; the pauses grow with its age."""

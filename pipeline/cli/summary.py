@@ -8,16 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.cli.console import Console, counted, short_location
 from bgpipe.pipeline.cli.progress import format_failures, format_rate
+from bgpipe.pipeline.jobs.store import JobStore
+from bgpipe.pipeline.planning.ignored import IgnoredObjects
+from bgpipe.pipeline.planning.targets import literal_key
 from bgpipe.pipeline.report.contact_sheet import format_duration
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.jobs.store import JobStore
-    from bgpipe.pipeline.planning.ignored import IgnoredObjects
-    from bgpipe.pipeline.types import Failure, Job, JobId, JobSummary
+from bgpipe.pipeline.types import Failure, Job, JobId, JobSummary
 
 SHOWN = 10
 """Failures that are printed; `bgpipe errors` lists all."""
@@ -62,8 +60,6 @@ def show_result(
 
 def _destination(job: Job) -> str:
     """Return ` in FOLDER`, or `: FILE` for the only cutout."""
-    from bgpipe.pipeline.planning.targets import literal_key
-
     key = literal_key(job.naming)
     folder = short_location(job.out)
     return f": {folder.rstrip('/')}/{key}" if key else f" in {folder}"

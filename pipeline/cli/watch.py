@@ -8,21 +8,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, count
-from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.broker.embedded import worker as embedded_worker
 from bgpipe.pipeline.cli.console import Console, short_location
 from bgpipe.pipeline.cli.run import JobRun, open_job, run_to_completion
 from bgpipe.pipeline.errors import NoImages, StorageUnavailable
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
+from bgpipe.pipeline.planning.prune import Prune
 from bgpipe.pipeline.planning.sources import select_sources
-from bgpipe.pipeline.types import JobId
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.planning.prune import Prune
-    from bgpipe.pipeline.processes import ChildProcess
-    from bgpipe.pipeline.session import Session
-    from bgpipe.pipeline.types import Job
+from bgpipe.pipeline.processes import ChildProcess
+from bgpipe.pipeline.session import Session
+from bgpipe.pipeline.types import Job, JobId
 
 POLL = 2.0
 """Seconds between two listings of a folder. A file that did not change in between is complete."""

@@ -9,20 +9,26 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from pydantic import TypeAdapter
+from typer import Context, Option, Typer
 
 from bgpipe.config.choices import Precision
+from bgpipe.config.settings import Settings
+from bgpipe.pipeline.bench.end_to_end import open_bench_cluster
+from bgpipe.pipeline.bench.protocol import BenchRequest, EndToEndResult, Machine, NetworkResult
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
+from bgpipe.pipeline.cli.job_options import choose_model
 from bgpipe.pipeline.errors import Unavailable, UsageError
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.bench.protocol import BenchRequest, EndToEndResult, NetworkResult
-    from bgpipe.pipeline.types import ResolvedModel
+from bgpipe.pipeline.models import registry
+from bgpipe.pipeline.models.registry import NO_MATTING
+from bgpipe.pipeline.planning.recipe import build_recipe
+from bgpipe.pipeline.processes import request_lines
+from bgpipe.pipeline.session import read_settings
+from bgpipe.pipeline.types import ResolvedModel
 
 MEGAPIXELS = (1.0, 4.0, 12.0, 24.0)
 STAGES = ("read", "decode", "resize", "infer", "refine", "encode", "write")
@@ -36,15 +42,20 @@ class BenchPart(StrEnum):
     WHOLE = "whole"
 
 
-@examples(
-    "bgpipe bench --model birefnet-nano",
-    "bgpipe bench --model birefnet-general --random --only device",
+app = Typer()
+
+
+@app.command(
+    epilog=examples(
+        "bgpipe bench --model birefnet-nano",
+        "bgpipe bench --model birefnet-general --random --only device",
+    )
 )
 def bench(
-    context: typer.Context,
+    context: Context,
     model: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--model",
             "-m",
             help="A name, or a path to safetensors. Default: model.name of the settings.",
@@ -52,49 +63,44 @@ def bench(
         ),
     ] = None,
     random: Annotated[
-        bool, typer.Option("--random", help="Use random weights: as fast as trained ones.")
+        bool, Option("--random", help="Use random weights: as fast as trained ones.")
     ] = False,
     only: Annotated[
         BenchPart | None,
-        typer.Option(
+        Option(
             metavar="device|whole",
             help="Measure only the network (device), or only from file to cutout (whole).",
         ),
     ] = None,
     precision: Annotated[
         list[Precision] | None,
-        typer.Option(
+        Option(
             metavar="|".join(Precision),
             help="For the network alone; repeatable. Default: all that the device supports.",
         ),
     ] = None,
     batch: Annotated[
         list[int] | None,
-        typer.Option(
+        Option(
             metavar="N", min=1, help="Images per forward pass; repeatable. Default: 1, 2, 4 ..."
         ),
     ] = None,
     compile_: Annotated[
-        bool, typer.Option("--compile", help="Compile the network before it is measured alone.")
+        bool, Option("--compile", help="Compile the network before it is measured alone.")
     ] = False,
     graphs: Annotated[
-        bool, typer.Option("--graphs", help="Run the network alone with CUDA graphs.")
+        bool, Option("--graphs", help="Run the network alone with CUDA graphs.")
     ] = False,
     size: Annotated[
         list[float] | None,
-        typer.Option(
+        Option(
             metavar="MP",
             min=0.01,
             help="Megapixels of whole images; repeatable. Default: 1, 4, 12 and 24.",
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each measurement.")] = 10.0,
+    seconds: Annotated[float, Option(min=0.1, help="Duration of each measurement.")] = 10.0,
 ) -> None:
-    """Measure the speed of this machine (infra/docs/performance.md)."""
-    from bgpipe.pipeline.bench.protocol import BenchRequest
-    from bgpipe.pipeline.cli.job_options import choose_model
-    from bgpipe.pipeline.session import read_settings
-
     settings = read_settings()
     console: Console = context.obj
     name = model or settings.model.name
@@ -126,8 +132,6 @@ def bench(
 
 def _make_random_model(settings: Settings, name: str, folder: Path) -> ResolvedModel:
     """Write random weights in the shape of a registered model."""
-    from bgpipe.pipeline.models import registry
-
     entry = registry.read_models().get(name)
     if entry is None:
         raise UsageError(f"not a registered model: {name}: see bgpipe models list")
@@ -141,11 +145,6 @@ def _make_random_model(settings: Settings, name: str, folder: Path) -> ResolvedM
 
 
 def _measure_network(console: Console, request: BenchRequest) -> None:
-    from pydantic import TypeAdapter
-
-    from bgpipe.pipeline.bench.protocol import Machine, NetworkResult
-    from bgpipe.pipeline.processes import request_lines
-
     adapter = TypeAdapter[Machine | NetworkResult](Machine | NetworkResult)
     for result in request_lines("bgpipe.pipeline.bench.network", request, adapter):
         if isinstance(result, Machine):
@@ -178,10 +177,6 @@ def _measure_end_to_end(
     seconds: float,
     folder: Path,
 ) -> None:
-    from bgpipe.pipeline.bench.end_to_end import open_bench_cluster
-    from bgpipe.pipeline.models.registry import NO_MATTING
-    from bgpipe.pipeline.planning.recipe import build_recipe
-
     recipe = build_recipe(settings, model=model, matting=NO_MATTING).recipe
     console.print(f"from file to cutout, preset {settings.refine.preset}; stages in ms per image")
     console.print(END_TO_END_ROW.format("MP", "images", "images/s", "busy", "MiB", "stages"))

@@ -7,25 +7,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import typer
+from typer import Argument, Context, Typer
 
+from bgpipe.config.layers import BundledLayer, Layer, find_layer
+from bgpipe.config.problems import describe_problem
+from bgpipe.config.settings import Settings
+from bgpipe.config.toml_file import KeyPath, dotted
+from bgpipe.pipeline.broker.client import without_password
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.models.registry import list_names
+from bgpipe.pipeline.session import read_with_layers
+from bgpipe.pipeline.types import ModelTask
 
-if TYPE_CHECKING:
-    from bgpipe.config.layers import Layer
-    from bgpipe.config.settings import Settings
-    from bgpipe.config.toml_file import KeyPath
-    from bgpipe.pipeline.cli.console import Console
-
-config_commands = typer.Typer(help="Show or check the settings.", no_args_is_help=True)
+app = Typer(no_args_is_help=True)
 
 Keys = Annotated[
     list[str] | None,
-    typer.Argument(
+    Argument(
         metavar="KEY",
         help="Sections or keys, such as worker or worker.lanes. Default: all.",
         autocompletion=completion.setting_keys,
@@ -42,16 +45,15 @@ class EffectiveSetting:
     origin: str
 
 
-@config_commands.command()
-@examples(
-    "bgpipe config show",
-    "bgpipe config show worker s3.endpoint_url",
-    "bgpipe --json config show | jq -r 'select(.origin != \"default\").key'",
+@app.command(
+    epilog=examples(
+        "bgpipe config show",
+        "bgpipe config show worker s3.endpoint_url",
+        "bgpipe --json config show | jq -r 'select(.origin != \"default\").key'",
+    )
 )
-def show(context: typer.Context, keys: Keys = None) -> None:
+def show(context: Context, keys: Keys = None) -> None:
     """Show the settings in effect and where each comes from. Passwords are masked."""
-    from bgpipe.pipeline.session import read_with_layers
-
     console: Console = context.obj
     entries = _selected(list(_entries(*read_with_layers())), keys or [])
     for entry in entries:
@@ -65,12 +67,9 @@ def show(context: typer.Context, keys: Keys = None) -> None:
     )
 
 
-@config_commands.command()
-@examples("bgpipe config check", "bgpipe --config new.toml config check")
-def check(context: typer.Context) -> None:
+@app.command(epilog=examples("bgpipe config check", "bgpipe --config new.toml config check"))
+def check(context: Context) -> None:
     """Check all settings, including preset and model names. Exit code 2 if any is wrong."""
-    from bgpipe.config.layers import BundledLayer
-
     console: Console = context.obj
     try:
         layers = read_checked()[1]
@@ -91,8 +90,6 @@ def read_checked() -> tuple[Settings, Sequence[Layer]]:
         UsageError: settings are wrong; the message has a line for each.
 
     """
-    from bgpipe.pipeline.session import read_with_layers
-
     settings, layers = read_with_layers()
     if problems := list(_unknown_names(settings, layers)):
         raise UsageError("\n".join(problems))
@@ -100,10 +97,6 @@ def read_checked() -> tuple[Settings, Sequence[Layer]]:
 
 
 def _entries(settings: Settings, layers: Sequence[Layer]) -> Iterator[EffectiveSetting]:
-    from bgpipe.config.layers import find_layer
-    from bgpipe.config.toml_file import dotted
-    from bgpipe.pipeline.broker.client import without_password
-
     for path, value in _leaves(settings.model_dump(mode="json")):
         layer = find_layer(layers, path)
         shown = without_password(value) if isinstance(value, str) else value
@@ -142,11 +135,6 @@ def _is_below(key: str, table: str) -> bool:
 
 def _unknown_names(settings: Settings, layers: Sequence[Layer]) -> Iterator[str]:
     """Yield a line about each name of a preset or a model that does not exist."""
-    from bgpipe.config.layers import find_layer
-    from bgpipe.config.problems import describe_problem
-    from bgpipe.pipeline.models.registry import list_names
-    from bgpipe.pipeline.types import ModelTask
-
     known = {
         "preset": list(settings.presets),
         "model": list_names(ModelTask.SUBJECT),

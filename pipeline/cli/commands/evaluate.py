@@ -5,21 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from pydantic import TypeAdapter
+from typer import Context, Exit, Option, Typer
 
+from bgpipe.config.settings import Settings
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.console import Console
+from bgpipe.pipeline.cli.job_options import choose_model, parse_assignments
 from bgpipe.pipeline.cli.parameters import check_output_file
 from bgpipe.pipeline.errors import UsageError
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.evaluation.protocol import EdgeMatting, EvaluatedModel, EvaluationResult
-    from bgpipe.pipeline.evaluation.scores import Scores
-    from bgpipe.pipeline.types import Preset
+from bgpipe.pipeline.evaluation.dataset import find_pairs
+from bgpipe.pipeline.evaluation.html import render_quality_page
+from bgpipe.pipeline.evaluation.protocol import (
+    EdgeMatting,
+    EvaluatedModel,
+    EvaluationRequest,
+    EvaluationResult,
+)
+from bgpipe.pipeline.evaluation.scores import HIGHER_IS_BETTER, Scores, mean_scores
+from bgpipe.pipeline.planning import recipe
+from bgpipe.pipeline.planning.recipe import apply_changes, preset_named
+from bgpipe.pipeline.processes import request_lines
+from bgpipe.pipeline.session import read_settings
+from bgpipe.pipeline.types import Preset
 
 TRUTH = "truth"
 """In place of a model: the truth itself, scaled to 1024 x 1024 pixels or `truth:SIDE` and back."""
@@ -29,19 +40,24 @@ THUMBNAIL = 320
 Names = list[str] | None
 
 
-@examples(
-    "bgpipe eval --images photos --truth mattes",
-    "bgpipe eval --images photos --truth mattes -m birefnet-nano -m birefnet-lite --html scores.html",
+app = Typer()
+
+
+@app.command(
+    "eval",
+    epilog=examples(
+        "bgpipe eval --images photos --truth mattes",
+        "bgpipe eval --images photos --truth mattes -m birefnet-nano -m birefnet-lite --html scores.html",
+    ),
 )
 def evaluate(
-    context: typer.Context,
+    context: Context,
     images: Annotated[
-        Path,
-        typer.Option(metavar="FOLDER", help="Folder of images.", exists=True, file_okay=False),
+        Path, Option(metavar="FOLDER", help="Folder of images.", exists=True, file_okay=False)
     ],
     truth: Annotated[
         Path,
-        typer.Option(
+        Option(
             metavar="FOLDER",
             help="Folder of ground truth: x.png or x_alpha.png for x.jpg.",
             exists=True,
@@ -50,7 +66,7 @@ def evaluate(
     ],
     preset: Annotated[
         Names,
-        typer.Option(
+        Option(
             "--preset",
             "-p",
             help="Repeatable, to compare. Default: refine.preset of the settings.",
@@ -59,7 +75,7 @@ def evaluate(
     ] = None,
     model: Annotated[
         Names,
-        typer.Option(
+        Option(
             "--model",
             "-m",
             help="Repeatable, to compare. Default: model.name of the settings. 'truth' scores the "
@@ -68,11 +84,11 @@ def evaluate(
         ),
     ] = None,
     set_: Annotated[
-        Names, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of every preset.")
+        Names, Option("--set", metavar="KEY=VALUE", help="Change one value of every preset.")
     ] = None,
     matting: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="MODEL",
             help="Matting model for all: vitmatte, vitmatte-base, a path, or none.",
             autocompletion=completion.matting_models,
@@ -80,21 +96,13 @@ def evaluate(
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FILE",
             help="Also write a page, worst images first.",
             callback=check_output_file,
         ),
     ] = None,
 ) -> None:
-    """Score models and presets against ground truth, side by side."""
-    from pydantic import TypeAdapter
-
-    from bgpipe.pipeline.evaluation.dataset import find_pairs
-    from bgpipe.pipeline.evaluation.protocol import EvaluationRequest, EvaluationResult
-    from bgpipe.pipeline.processes import request_lines
-    from bgpipe.pipeline.session import read_settings
-
     console: Console = context.obj
     settings = read_settings()
     pairs, unpaired = find_pairs(images, truth)
@@ -119,13 +127,10 @@ def evaluate(
     for image, error in errors.items():
         console.warn(f"{image}: {error}")
     _show(console, results, html)
-    raise typer.Exit(1 if errors else 0)
+    raise Exit(1 if errors else 0)
 
 
 def _model(settings: Settings, console: Console, name: str) -> EvaluatedModel:
-    from bgpipe.pipeline.cli.job_options import choose_model
-    from bgpipe.pipeline.evaluation.protocol import EvaluatedModel
-
     kind, _, side = name.partition(":")
     if kind == TRUTH:
         if side and not side.isdecimal():
@@ -138,17 +143,11 @@ def _model(settings: Settings, console: Console, name: str) -> EvaluatedModel:
 def _presets(
     settings: Settings, names: Iterable[str], assignments: Iterable[str]
 ) -> dict[str, Preset]:
-    from bgpipe.pipeline.cli.job_options import parse_assignments
-    from bgpipe.pipeline.planning.recipe import apply_changes, preset_named
-
     changes = parse_assignments(assignments)
     return {name: apply_changes(preset_named(settings, name), changes) for name in names}
 
 
 def _edges(settings: Settings, console: Console, name: str) -> EdgeMatting | None:
-    from bgpipe.pipeline.evaluation.protocol import EdgeMatting
-    from bgpipe.pipeline.planning import recipe
-
     model = recipe.choose_edges(settings, name, notify=console.notify)
     return EdgeMatting(recipe.matting_with(settings, model), model) if model else None
 
@@ -167,16 +166,12 @@ def _show(console: Console, results: Sequence[EvaluationResult], html: Path | No
     for line in _table(means):
         console.print(line)
     if html:
-        from bgpipe.pipeline.evaluation.html import render_quality_page
-
         html.write_text(render_quality_page(means, results), encoding="utf-8")
         console.print(f"page: {html}")
 
 
 def _means(results: Sequence[EvaluationResult]) -> dict[str, Scores]:
     """Return the mean scores of each trial over the images that have scores."""
-    from bgpipe.pipeline.evaluation.scores import mean_scores
-
     scored: dict[str, list[Scores]] = {}
     for result in results:
         if result.scores:
@@ -186,8 +181,6 @@ def _means(results: Sequence[EvaluationResult]) -> dict[str, Scores]:
 
 def _table(means: Mapping[str, Scores]) -> Iterator[str]:
     """Yield a line for each score, with a column for each trial."""
-    from bgpipe.pipeline.evaluation.scores import HIGHER_IS_BETTER
-
     rows = [asdict(scores) for scores in means.values()]
     names = list(rows[0]) if rows else []
     width = max(map(len, names), default=0)

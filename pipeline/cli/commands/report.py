@@ -5,29 +5,34 @@ from __future__ import annotations
 import webbrowser
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Context, Option, Typer
 
 from bgpipe.pipeline.cli.command_line import examples, open_session
+from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.parameters import OptionalJob, check_output_file
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.session import Session
-    from bgpipe.pipeline.types import JobSummary
+from bgpipe.pipeline.report.contact_sheet import SheetPage, render_contact_sheet
+from bgpipe.pipeline.report.thumbnails import load_thumbnails
+from bgpipe.pipeline.session import Session
+from bgpipe.pipeline.types import JobSummary
 
 DEFAULT_IMAGES = 1000
 PER_PAGE = 1000
 
 
-@examples("bgpipe report", "bgpipe report spring-2026 --out sheet.html --images 200")
+app = Typer()
+
+
+@app.command(
+    epilog=examples("bgpipe report", "bgpipe report spring-2026 --out sheet.html --images 200")
+)
 def report(
-    context: typer.Context,
+    context: Context,
     job: OptionalJob = None,
     out: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--out",
             "-o",
             metavar="FILE",
@@ -35,15 +40,14 @@ def report(
             callback=check_output_file,
         ),
     ] = None,
-    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    open_: Annotated[bool, Option("--open", help="Show it in the browser.")] = False,
     images: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Maximum number of images.")
+        int, Option(metavar="N", min=1, help="Maximum number of images.")
     ] = DEFAULT_IMAGES,
     per_page: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Images per file; the rest go to more files.")
+        int, Option(metavar="N", min=1, help="Images per file; the rest go to more files.")
     ] = PER_PAGE,
 ) -> None:
-    """Write a contact sheet of a job: one HTML file with the images inside."""
     console: Console = context.obj
     with open_session(console) as session:
         summary = session.jobs.summary(session.job(job))
@@ -63,9 +67,6 @@ def _write_pages(
     session: Session, summary: JobSummary, first: Path, images: int, per_page: int
 ) -> int:
     """Write the pages and return their number."""
-    from bgpipe.pipeline.report.contact_sheet import SheetPage, render_contact_sheet
-    from bgpipe.pipeline.report.thumbnails import load_thumbnails
-
     jobs, job_id = session.jobs, summary.job
     recipe = jobs.job(job_id).recipe
     shown = load_thumbnails(jobs, session.stores, job_id, session.settings.images, images)
