@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
@@ -82,19 +81,22 @@ class Endpoints:
     source: Source
     destination: Destination
     is_private: bool
-    to_stdout: bool
+
+    @property
+    def _to_stdout(self) -> bool:
+        return self.destination.file == STDOUT_KEY
 
     def adapt(self, settings: Settings, console: Console) -> tuple[Settings, Console]:
         """Make a private job use the embedded server and print no prose to stdout."""
         if not self.is_private:
             return settings, console
         embedded = settings.model_copy(update={"redis_url": ""})
-        return embedded, replace(console, quiet=console.quiet or self.to_stdout)
+        return embedded, replace(console, quiet=console.quiet or self._to_stdout)
 
     def write_stdout(self) -> None:
         """Write the cutout to stdout if it belongs there and exists."""
         path = Path(self.destination.out) / STDOUT_KEY
-        if self.to_stdout and path.exists():
+        if self._to_stdout and path.exists():
             with path.open("rb") as file:
                 shutil.copyfileobj(file, sys.stdout.buffer)
             sys.stdout.buffer.flush()
@@ -110,21 +112,22 @@ def open_endpoints(
         UsageError: they contradict each other.
 
     """
-    with TemporaryDirectory(prefix="bgpipe-") as name:
-        folder = Path(name)
-        source = _read_stdin(folder) if list(texts) == [STREAM] else find_source(texts, ignored)
-        from_stdin = source.root == name
+    with TemporaryDirectory(prefix="bgpipe-") as folder:
+        source = (
+            _read_stdin(Path(folder)) if list(texts) == [STREAM] else find_source(texts, ignored)
+        )
+        from_stdin = source.root == folder
         if from_stdin and out is None:
             raise UsageError("no destination for an image from stdin: pass --out FILE or --out -")
-        if out != STREAM:
-            yield Endpoints(source, find_destination(out, source), from_stdin, to_stdout=False)
-            return
-        _check_stdout(source, console)
-        destination = Destination(str(folder / "out"), STDOUT_KEY)
-        yield Endpoints(source, destination, is_private=True, to_stdout=True)
+        if out == STREAM:
+            _check_stdout(source, console)
+            destination = Destination(f"{folder}/out", STDOUT_KEY)
+        else:
+            destination = find_destination(out, source)
+        yield Endpoints(source, destination, from_stdin or out == STREAM)
 
 
-def find_source(texts: Sequence[str], ignored: IgnoredObjects | None = None) -> Source:
+def find_source(texts: Sequence[str], ignored: IgnoredObjects) -> Source:
     """Read SOURCE...; the root of several is the deepest folder that contains them all.
 
     In a bucket, an address with an image's suffix is an object, any other one a prefix. Of several
@@ -137,33 +140,14 @@ def find_source(texts: Sequence[str], ignored: IgnoredObjects | None = None) -> 
     """
     if len(texts) == 1:
         return _find_one(texts[0])
-    ignored = IgnoredObjects() if ignored is None else ignored
     locations = [location for text in texts for location in _expand(text, ignored.add_unread)]
     if not locations:
         raise NoImages(f"no images: {ignored}")
     return _combine(locations, "SOURCE")
 
 
-def read_list(lines: Iterable[str], name: str) -> Source:
-    """Read files or objects, one per line.
-
-    Raises:
-        UsageError: the list is empty, or mixes buckets or buckets and files.
-
-    """
-    texts = [text for line in lines if (text := line.rstrip("\r\n"))]
-    if not texts:
-        raise UsageError(f"the list is empty: {name}")
-    return _combine([find_location(text) for text in texts], name)
-
-
 def find_destination(out: str | None, source: Source) -> Destination:
-    """Read DEST; the default is beside the source.
-
-    Raises:
-        UsageError: DEST does not fit the source.
-
-    """
+    """Read DEST; the default is beside the source. Raises UsageError if DEST does not fit it."""
     if out is None:
         return Destination(source.default_out)
     location = find_location(out)
@@ -177,7 +161,10 @@ def find_destination(out: str | None, source: Source) -> Destination:
 
 def _find_one(text: str) -> Source:
     if text.startswith("@"):
-        return _read_list_file(Path(text[1:]))
+        try:
+            return _read_list(Path(text[1:]).read_bytes(), text[1:])
+        except OSError as error:
+            raise UsageError(f"list is not readable: {text[1:]}: {error.strerror}") from error
     location = find_location(text)
     if location.startswith(S3):
         root, _, name = text.rpartition("/")
@@ -208,46 +195,9 @@ def _expand(text: str, ignore: Callable[[str], None]) -> Iterator[str]:
 
 
 def _existing_path(location: str, text: str) -> Path:
-    path = Path(location)
-    if not os.access(path, os.F_OK):
+    if not os.access(location, os.F_OK):
         raise UsageError(f"no such file or folder: {text}")
-    return path
-
-
-def _read_list_file(path: Path) -> Source:
-    try:
-        with path.open(encoding="utf-8") as lines:
-            return read_list(lines, str(path))
-    except OSError as error:
-        raise UsageError(f"list is not readable: {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"list is not UTF-8: {path}") from error
-
-
-def _combine(locations: Sequence[str], name: str) -> Source:
-    """Make locations the keys of one store."""
-    buckets = {
-        location.removeprefix(S3).partition("/")[0] if location.startswith(S3) else ""
-        for location in locations
-    }
-    if len(buckets) > 1:
-        raise UsageError(f"sources of several stores: {name}: submit each bucket by itself")
-    bucket = buckets.pop()
-    return _relative_to_common_folder(locations, f"{S3}{bucket}/" if bucket else "/")
-
-
-def _relative_to_common_folder(locations: Sequence[str], top: str) -> Source:
-    """Make locations, which start with `top`, keys below the deepest common folder."""
-    folders = [location.removeprefix(top).split("/")[:-1] for location in locations]
-    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
-    root = top + "/".join(parts[0] for parts in shared)
-    start = len(root) if root.endswith("/") else len(root) + 1
-    keys = {location[start:] for location in locations}
-    return Source(root.rstrip("/") or "/", tuple(sorted(keys)))
-
-
-def _format_of(name: str) -> Format | None:
-    return FORMATS_BY_SUFFIX.get(PurePosixPath(name).suffix.lower())
+    return Path(location)
 
 
 def _read_stdin(folder: Path) -> Source:
@@ -256,10 +206,37 @@ def _read_stdin(folder: Path) -> Source:
     if is_readable(data[:SIGNATURE]):
         (folder / STDIN_KEY).write_bytes(data)
         return Source(str(folder), (STDIN_KEY,))
+    return _read_list(data, STREAM)
+
+
+def _read_list(data: bytes, name: str) -> Source:
+    """Read files or objects, one per line."""
     try:
-        return read_list(data.decode().splitlines(), STREAM)
+        lines = data.decode().split("\n")
     except UnicodeDecodeError as error:
-        raise UsageError("stdin holds neither an image nor a list of files") from error
+        raise UsageError(
+            "stdin holds neither an image nor a list of files"
+            if name == STREAM
+            else f"list is not UTF-8: {name}"
+        ) from error
+    locations = [find_location(text) for line in lines if (text := line.rstrip("\r"))]
+    if not locations:
+        raise UsageError(f"the list is empty: {name}")
+    return _combine(locations, name)
+
+
+def _combine(locations: Sequence[str], name: str) -> Source:
+    """Make locations keys below their deepest common folder."""
+    shared = os.path.commonprefix([location.split("/")[:-1] for location in locations])  # noqa: RUF071  # of parts
+    if shared in ([], S3.split("/")[:-1]):
+        raise UsageError(f"sources of several stores: {name}: submit each bucket by itself")
+    root = "/".join(shared)
+    keys = {location[len(root) + 1 :] for location in locations}
+    return Source(root or "/", tuple(sorted(keys)))
+
+
+def _format_of(name: str) -> Format | None:
+    return FORMATS_BY_SUFFIX.get(PurePosixPath(name).suffix.lower())
 
 
 def _check_stdout(source: Source, console: Console) -> None:
