@@ -28,10 +28,11 @@ _option: Callable[..., Any] = partial(typer.Option, expose_value=False, rich_hel
 
 
 @contextmanager
-def open_session(console: Console) -> Iterator[session.Session]:
+def open_session(context: typer.Context) -> Iterator[tuple[Console, session.Session]]:
     """Read the settings and connect to Redis. Raises as `pipeline.session` does."""
+    console: Console = context.obj
     with session.open_session(session.read_settings(), notify=console.notify) as opened:
-        yield opened
+        yield console, opened
 
 
 def examples(*lines: str) -> str:

@@ -22,6 +22,12 @@ class Console:
     json: bool = False
     quiet: bool = False
 
+    def show(self, record: Mapping[str, Any], *lines: str) -> None:
+        """Print the record with --json, else the lines."""
+        self.print_json(record)
+        for line in lines:
+            self.print(line)
+
     def print_json(self, record: Mapping[str, Any]) -> None:
         """Print one JSON object; nothing without --json."""
         if self.json:

@@ -16,7 +16,7 @@ from bgpipe.pipeline.planning.dry_run import BANDS, DryRunReport, estimate_job
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
 from bgpipe.pipeline.planning.ownership import FOREIGN
 from bgpipe.pipeline.planning.planner import no_images
-from bgpipe.pipeline.planning.prune import Orphans, Prune, remove_orphans
+from bgpipe.pipeline.planning.prune import Orphans, Prune, check_prunable, remove_orphans
 from bgpipe.pipeline.planning.sources import named_entries
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.storage.base import Store
@@ -84,7 +84,7 @@ def show_dry_run(
         prune=prune,
     )
     hours, cost = estimate(report.to_do, settings.estimate)
-    console.print_json(
+    console.show(
         {
             "total": report.states.total(),
             "skipped": report.states[TargetState.CURRENT],
@@ -99,10 +99,9 @@ def show_dry_run(
             "estimated_device_hours": hours,
             "estimated_cost": cost,
             "model": job.recipe.model,
-        }
+        },
+        *_describe(job, report),
     )
-    for line in _describe(job, report):
-        console.print(line)
     if hours is not None:
         price = "" if cost is None else f", at a cost of {cost:.2f}"
         console.print(f"estimate, from [estimate]: {hours:.2f} device hours{price}")
@@ -127,11 +126,15 @@ def _describe(job: Job, report: DryRunReport) -> Iterator[str]:
         yield f"megapixels ({report.megapixels.total()} of {report.sample} sampled): {bands}"
 
 
-def make_prune(console: Console, maximum: float, *, dry_run: bool) -> Prune:
+def make_prune(
+    session: Session, console: Console, job: Job, maximum: float, *, dry_run: bool
+) -> Prune:
     """Return a function that lists orphans and, unless `dry_run`, removes them.
 
-    It raises TooManyOrphans above the share `maximum` of all cutouts.
+    It raises TooManyOrphans above the share `maximum` of all cutouts. Raises UsageError if the
+    target of `job` does not support it.
     """
+    check_prunable(job, session.stores.open(job.out))
 
     def prune(orphans: Orphans, target: Store) -> None:
         for planned in orphans.items:
@@ -145,7 +148,6 @@ def make_prune(console: Console, maximum: float, *, dry_run: bool) -> Prune:
             removed += error is None
             if error:
                 console.warn(f"not removable: {planned.target}: {error.detail}")
-        console.print_json({"pruned": removed})
-        console.print(f"removed {counted(removed, 'cutout')} without a source")
+        console.show({"pruned": removed}, f"removed {counted(removed, 'cutout')} without a source")
 
     return prune

@@ -6,13 +6,13 @@ import signal
 import sys
 import time
 from collections.abc import Container, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from bgpipe.config.settings import Settings
-from bgpipe.pipeline.broker.embedded import worker as embedded_worker
+from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.progress import show_progress, title_of
@@ -65,8 +65,7 @@ def run_to_completion(console: Console, run: JobRun, *, wait: bool | None) -> in
             show_result(console, run.session.jobs, summary, run.ignored)
             return exit_code(summary)
         summary = _publish(console, run)
-        console.print_json(asdict(summary))
-        console.print(run.job_id)
+        console.show(asdict(summary), run.job_id)
     # Failures do not count: it depends on the workers' speed whether any has been recorded yet.
     return INTERRUPTED if summary.state is JobState.CANCELLED else 0
 
@@ -87,9 +86,7 @@ class JobRun:
     """Objects that the job leaves out: those before the listing, then those that it finds."""
     stack: ExitStack = field(default_factory=ExitStack)
     start: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        self._shares_worker = self.worker is not None
+    _own_worker: ChildProcess | None = field(default=None, init=False)
 
     @property
     def summary(self) -> JobSummary:
@@ -103,14 +100,11 @@ class JobRun:
         """Without a cluster, start the worker early if it is likely needed, and forget old jobs."""
         if not self.session.settings.embedded:
             return
-        if self.lease.acquire() and self._is_likely_new():
+        job = self.session.jobs.job(self.job_id)
+        has_target = "://" in job.out or Path(job.out).exists()
+        if self.lease.acquire() and (job.named or not has_target):
             self._start_worker()
         forget_old(self.session.jobs, self.session.settings.dispatch.keep_days)
-
-    def _is_likely_new(self) -> bool:
-        """Return whether a worker will probably be needed: keys are named, or the target does not exist yet."""
-        job = self.session.jobs.job(self.job_id)
-        return bool(job.named) or not ("://" in job.out or Path(job.out).exists())
 
     def step(self, summary: JobSummary) -> None:
         """Advance the job, then pause unless it can be advanced further at once."""
@@ -121,14 +115,17 @@ class JobRun:
             more = False
         else:
             more = self._controller.step(self.session.feeder.capacity())
-            self._keep_worker()
+            if self._controller.is_leader:
+                self._start_worker()
+            if self.worker:
+                self.worker.check()
         if not more:
             self._pause()
 
     def release_worker(self) -> None:
         """Let the worker exit by itself without waiting for it: all images are settled."""
-        if self.worker and not self._shares_worker:
-            self.worker.release()
+        if self._own_worker:
+            self._own_worker.release()
 
     def _pause(self) -> None:
         """Wait for the next step, or until the job is closed."""
@@ -143,25 +140,19 @@ class JobRun:
         ignored = self.session.submitter.list_and_start(
             self.job_id, self.lease, self.growing, self._start_worker, self.prune
         )
-        if ignored is None:
-            return False
-        self.ignored.include(ignored)
-        return True
-
-    def _keep_worker(self) -> None:
-        """Start the embedded worker of a job that this command leads, and check that it lives."""
-        if self._controller.is_leader:
-            self._start_worker()
-        if self.worker:
-            self.worker.check()
+        if ignored:
+            self.ignored.include(ignored)
+        return ignored is not None
 
     def _start_worker(self) -> None:
-        session, settings = self.session, self.session.settings
-        if settings.embedded and self.worker is None:
-            timeout = settings.worker.drain_timeout
-            self.worker = self.stack.enter_context(
-                embedded_worker(session.redis_url, settings.state_folder, timeout)
-            )
+        if self.session.settings.embedded and self.worker is None:
+            self.worker = self._own_worker = self.stack.enter_context(run_worker(self.session))
+
+
+def run_worker(session: Session) -> AbstractContextManager[ChildProcess]:
+    """Run an embedded worker until the block ends."""
+    settings = session.settings
+    return worker(session.redis_url, settings.state_folder, settings.worker.drain_timeout)
 
 
 def _wait(console: Console, run: JobRun) -> JobSummary:

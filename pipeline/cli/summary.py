@@ -31,8 +31,7 @@ SHORTEST_PATH = 10
 
 def show_summary(console: Console, summary: JobSummary, failures: Iterable[Failure]) -> None:
     """Print the summary and the first failures."""
-    console.print_json(asdict(summary))
-    console.print(format_summary(summary))
+    console.show(asdict(summary), format_summary(summary))
     if summary.failed:
         _show_failures(console, failures)
         if summary.failed > SHOWN:
@@ -44,10 +43,9 @@ def show_result(
     console: Console, jobs: JobStore, summary: JobSummary, ignored: IgnoredObjects
 ) -> None:
     """Print how a job ended: where the cutouts are, what failed, what was ignored."""
-    console.print_json(asdict(summary) | ignored.record())
     argument = "" if jobs.latest() == summary.job else f" {summary.job}"
-    for line in _result(summary, jobs.job(summary.job), argument):
-        console.print(line)
+    lines = _result(summary, jobs.job(summary.job), argument)
+    console.show(asdict(summary) | ignored.record(), *lines)
     if summary.failed:
         _show_failures(console, jobs.items.failures(summary.job))
         console.print(f"after a fix: bgpipe retry{argument}")
@@ -93,7 +91,8 @@ def show_jobs(console: Console, summaries: Sequence[tuple[JobSummary, float]]) -
     """
     for summary, _ in summaries:
         console.print_json(asdict(summary))
-    columns, rows = JOB_COLUMNS, [_row(summary, created) for summary, created in summaries]
+    columns: Sequence[str] = JOB_COLUMNS
+    rows = [_row(summary, created) for summary, created in summaries]
     width = get_terminal_size().columns if sys.stdout.isatty() else None
     if width and width < NARROW:
         columns = ("job", "state", *COUNTS)

@@ -7,9 +7,8 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import TypeAdapter
 from typer import Context, Option, Typer
@@ -17,14 +16,13 @@ from typer import Context, Option, Typer
 from bgpipe.config.choices import Precision
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.bench.end_to_end import open_bench_cluster
-from bgpipe.pipeline.bench.protocol import BenchRequest, EndToEndResult, Machine, NetworkResult
+from bgpipe.pipeline.bench.protocol import BenchRequest, Machine, NetworkResult
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.job_options import choose_model
 from bgpipe.pipeline.errors import Unavailable, UsageError
 from bgpipe.pipeline.models import registry
-from bgpipe.pipeline.models.registry import NO_MATTING
 from bgpipe.pipeline.planning.recipe import build_recipe
 from bgpipe.pipeline.processes import request_lines
 from bgpipe.pipeline.session import read_settings
@@ -33,14 +31,8 @@ from bgpipe.pipeline.types import ResolvedModel
 MEGAPIXELS = (1.0, 4.0, 12.0, 24.0)
 STAGES = ("read", "decode", "resize", "infer", "refine", "encode", "write")
 MIB = 2**20
-NETWORK_ROW = "{:<10} {:>5} {:>9} {:>9} {:>8} {:>6}"
-END_TO_END_ROW = "{:>5} {:>7} {:>9} {:>6} {:>8}  {}"
-
-
-class BenchPart(StrEnum):
-    DEVICE = "device"
-    WHOLE = "whole"
-
+NETWORK_COLUMNS = "precision  batch  images/s        ms      MiB   peak"
+END_TO_END_COLUMNS = "   MP  images  images/s   busy      MiB  stages"
 
 app = Typer()
 
@@ -66,7 +58,7 @@ def bench(
         bool, Option("--random", help="Use random weights: as fast as trained ones.")
     ] = False,
     only: Annotated[
-        BenchPart | None,
+        Literal["device", "whole"] | None,
         Option(
             metavar="device|whole",
             help="Measure only the network (device), or only from file to cutout (whole).",
@@ -110,10 +102,12 @@ def bench(
             if random
             else choose_model(settings, console, name)
         )
-        console.print_json({"model": name, "size": resolved.size, "random": random})
         height, width = resolved.size
-        console.print(f"{name}, {height}x{width}{', random weights' if random else ''}")
-        if only is not BenchPart.WHOLE:
+        console.show(
+            {"model": name, "size": resolved.size, "random": random},
+            f"{name}, {height}x{width}{', random weights' if random else ''}",
+        )
+        if only != "whole":
             request = BenchRequest(
                 resolved,
                 tuple(precision or ()),
@@ -124,7 +118,7 @@ def bench(
                 graphs,
             )
             _measure_network(console, request)
-        if only is not BenchPart.DEVICE:
+        if only != "device":
             _measure_end_to_end(
                 settings, console, resolved, size or MEGAPIXELS, seconds, Path(folder)
             )
@@ -148,24 +142,19 @@ def _measure_network(console: Console, request: BenchRequest) -> None:
     adapter = TypeAdapter[Machine | NetworkResult](Machine | NetworkResult)
     for result in request_lines("bgpipe.pipeline.bench.network", request, adapter):
         if isinstance(result, Machine):
-            console.print_json({"machine": asdict(result)})
-            console.print(f"{result.product}, {result.software}: the network alone")
-            console.print(NETWORK_ROW.format("precision", "batch", "images/s", "ms", "MiB", "peak"))
+            title = f"{result.product}, {result.software}: the network alone"
+            console.show({"machine": asdict(result)}, title, NETWORK_COLUMNS)
         else:
-            console.print_json({"forward": asdict(result)})
-            console.print(_network_row(result))
+            console.show({"forward": asdict(result)}, _format_network(result))
 
 
-def _network_row(result: NetworkResult) -> str:
+def _format_network(result: NetworkResult) -> str:
+    row = f"{result.precision:<10} {result.batch:>5} "
     if result.error:
-        return f"{result.precision:<10} {result.batch:>5}  {result.error}"
-    return NETWORK_ROW.format(
-        result.precision,
-        result.batch,
-        f"{result.images_per_second:.3g}",
-        f"{result.milliseconds:.1f}",
-        f"{result.memory / MIB:.0f}",
-        f"{result.share_of_peak:.0%}",
+        return f"{row} {result.error}"
+    return (
+        f"{row}{result.images_per_second:>9.3g} {result.milliseconds:>9.1f} "
+        f"{result.memory / MIB:>8.0f} {result.share_of_peak:>6.0%}"
     )
 
 
@@ -177,21 +166,14 @@ def _measure_end_to_end(
     seconds: float,
     folder: Path,
 ) -> None:
-    recipe = build_recipe(settings, model=model, matting=NO_MATTING).recipe
+    recipe = build_recipe(settings, model=model, matting=registry.NO_MATTING).recipe
     console.print(f"from file to cutout, preset {settings.refine.preset}; stages in ms per image")
-    console.print(END_TO_END_ROW.format("MP", "images", "images/s", "busy", "MiB", "stages"))
+    console.print(END_TO_END_COLUMNS)
     with open_bench_cluster(settings, folder) as cluster:
         for result in cluster.measure(recipe, megapixels, seconds):
-            console.print_json({"whole": asdict(result)})
-            console.print(_end_to_end_row(result))
-
-
-def _end_to_end_row(result: EndToEndResult) -> str:
-    return END_TO_END_ROW.format(
-        f"{result.megapixels:g}",
-        result.images,
-        f"{result.images_per_second:.3g}",
-        f"{result.device_busy:.0%}",
-        f"{result.memory / MIB:.0f}",
-        "  ".join(f"{name} {1e3 * result.stages[name]:.0f}" for name in STAGES),
-    )
+            stages = "  ".join(f"{name} {1e3 * result.stages[name]:.0f}" for name in STAGES)
+            console.show(
+                {"whole": asdict(result)},
+                f"{result.megapixels:>5g} {result.images:>7} {result.images_per_second:>9.3g} "
+                f"{result.device_busy:>6.0%} {result.memory / MIB:>8.0f}  {stages}",
+            )

@@ -58,13 +58,8 @@ def show(context: Context, keys: Keys = None) -> None:
     entries = _selected(list(_entries(*read_with_layers())), keys or [])
     for entry in entries:
         console.print_json(asdict(entry))
-    console.print_table(
-        ("key", "value", "from"),
-        [
-            (entry.key, json.dumps(entry.value, ensure_ascii=False), entry.origin)
-            for entry in entries
-        ],
-    )
+    rows = [(each.key, json.dumps(each.value, ensure_ascii=False), each.origin) for each in entries]
+    console.print_table(("key", "value", "from"), rows)
 
 
 @app.command(epilog=examples("bgpipe config check", "bgpipe --config new.toml config check"))
@@ -86,9 +81,7 @@ def check(context: Context) -> None:
 def read_checked() -> tuple[Settings, Sequence[Layer]]:
     """Return the settings and their sources; checks the names of presets and models too.
 
-    Raises:
-        UsageError: settings are wrong; the message has a line for each.
-
+    Raises UsageError if settings are wrong; the message has a line for each.
     """
     settings, layers = read_with_layers()
     if problems := list(_unknown_names(settings, layers)):
@@ -112,25 +105,15 @@ def _leaves(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyP
 
 
 def _selected(entries: Sequence[EffectiveSetting], keys: Sequence[str]) -> list[EffectiveSetting]:
-    """Return the entries below `keys`; all if there are no keys.
-
-    Raises:
-        UsageError: a key matches none.
-
-    """
+    """Return the entries below `keys`, all without keys. Raises UsageError if a key matches none."""
     for key in keys:
-        if not any(_is_below(entry.key, key) for entry in entries):
+        if not any(f"{entry.key}.".startswith(f"{key}.") for entry in entries):
             known = {name for entry in entries for name in (entry.key.split(".")[0], entry.key)}
             close = get_close_matches(key, sorted(known), n=1)
             hint = f"; did you mean {close[0]}?" if close else ": see bgpipe config show"
             raise UsageError(f"no such setting: {key}{hint}")
-    return [
-        entry for entry in entries if not keys or any(_is_below(entry.key, key) for key in keys)
-    ]
-
-
-def _is_below(key: str, table: str) -> bool:
-    return key == table or key.startswith(f"{table}.")
+    requested = tuple(f"{key}." for key in keys) or ""
+    return [entry for entry in entries if f"{entry.key}.".startswith(requested)]
 
 
 def _unknown_names(settings: Settings, layers: Sequence[Layer]) -> Iterator[str]:

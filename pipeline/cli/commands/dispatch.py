@@ -25,8 +25,6 @@ from bgpipe.pipeline.scheduling.sweeps import SweepScheduler
 from bgpipe.pipeline.session import Session, open_session, read_settings
 
 log = logging.getLogger(__name__)
-
-
 app = Typer()
 
 
@@ -48,22 +46,16 @@ def dispatch(
         )
     log_to_stderr(settings.log.format)
     with open_session(settings) as session, _serve_metrics(session):
-        _run(session, _stopped_by_signal())
+        dispatcher, retry = session.dispatcher(), settings.dispatch.sweep_retry
+        scheduler = SweepScheduler(settings.sweeps, session.client, session.jobs, retry)
 
+        def step_sweeps() -> None:
+            if dispatcher.is_leader:
+                scheduler.step()
 
-def _run(session: Session, stopped: threading.Event) -> None:
-    settings, dispatcher = session.settings, session.dispatcher()
-    scheduler = SweepScheduler(
-        settings.sweeps, session.client, session.jobs, settings.dispatch.sweep_retry
-    )
-
-    def step_sweeps() -> None:
-        if dispatcher.is_leader:
-            scheduler.step()
-
-    log.info("dispatcher started")
-    dispatcher.run(stopped, step_sweeps)
-    log.info("dispatcher stopped")
+        log.info("dispatcher started")
+        dispatcher.run(_stopped_by_signal(), step_sweeps)
+        log.info("dispatcher stopped")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated
 
 from typer import Context, Exit, Option, Typer
@@ -11,7 +10,6 @@ from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.commands.config import read_checked
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.diagnostics import checks
-from bgpipe.pipeline.diagnostics.checks import Check
 from bgpipe.pipeline.diagnostics.security import security_checks
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.logging import report_wait
@@ -42,20 +40,14 @@ def doctor(
         raise UsageError("options are mutually exclusive: --worker, --dispatcher, --security")
     run_checks = requested[0] if requested else checks.machine_checks
     console: Console = context.obj
-    passed = True
-    for check in _with_waits(run_checks(read_checked()[0]), console):
-        passed &= check.ok
-        record = {"what": check.name, "level": check.level, "detail": check.detail}
-        console.print_json(record | {"ok": check.ok})
-        console.print(f"{check.level:<7}  {check.name:<11} {check.detail}")
-    raise Exit(0 if passed else 4)
 
-
-def _with_waits(results: Iterator[Check], console: Console) -> Iterator[Check]:
-    """Yield the results, and report on stderr when one takes long."""
-    while True:
+    def next_result() -> checks.Check | None:
         with report_wait(console.notify, "checking"):
-            check = next(results, None)
-        if check is None:
-            return
-        yield check
+            return next(results, None)
+
+    results, passed = run_checks(read_checked()[0]), True
+    while check := next_result():
+        passed &= check.ok
+        record = {"what": check.name, "level": check.level, "detail": check.detail, "ok": check.ok}
+        console.show(record, f"{check.level:<7}  {check.name:<11} {check.detail}")
+    raise Exit(0 if passed else 4)

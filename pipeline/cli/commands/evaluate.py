@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.job_options import choose_model, parse_assignments
-from bgpipe.pipeline.cli.parameters import check_output_file
+from bgpipe.pipeline.cli.parameters import Texts, check_output_file
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.evaluation.dataset import find_pairs
 from bgpipe.pipeline.evaluation.html import render_quality_page
@@ -27,18 +27,14 @@ from bgpipe.pipeline.evaluation.protocol import (
 )
 from bgpipe.pipeline.evaluation.scores import HIGHER_IS_BETTER, Scores, mean_scores
 from bgpipe.pipeline.planning import recipe
-from bgpipe.pipeline.planning.recipe import apply_changes, preset_named
 from bgpipe.pipeline.processes import request_lines
 from bgpipe.pipeline.session import read_settings
-from bgpipe.pipeline.types import Preset
 
+PROGRAM = "bgpipe.pipeline.evaluation.__main__"
 TRUTH = "truth"
 """In place of a model: the truth itself, scaled to 1024 x 1024 pixels or `truth:SIDE` and back."""
 TRUTH_SIDE = 1024
 THUMBNAIL = 320
-
-Names = list[str] | None
-
 
 app = Typer()
 
@@ -65,7 +61,7 @@ def evaluate(
         ),
     ],
     preset: Annotated[
-        Names,
+        Texts,
         Option(
             "--preset",
             "-p",
@@ -74,7 +70,7 @@ def evaluate(
         ),
     ] = None,
     model: Annotated[
-        Names,
+        Texts,
         Option(
             "--model",
             "-m",
@@ -84,7 +80,7 @@ def evaluate(
         ),
     ] = None,
     set_: Annotated[
-        Names, Option("--set", metavar="KEY=VALUE", help="Change one value of every preset.")
+        Texts, Option("--set", metavar="KEY=VALUE", help="Change one value of every preset.")
     ] = None,
     matting: Annotated[
         str | None,
@@ -108,21 +104,28 @@ def evaluate(
     pairs, unpaired = find_pairs(images, truth)
     if unpaired:
         console.warn(f"ignored without ground truth: {len(unpaired)}, such as {unpaired[0]}")
+    models = [_find_model(settings, console, name) for name in model or [settings.model.name]]
+    changes = parse_assignments(set_ or [])
+    names = preset or [settings.refine.preset]
+    edges = recipe.choose_edges(settings, matting or settings.matting.model, notify=console.notify)
     request = EvaluationRequest(
         pairs=pairs,
-        sources=tuple(_model(settings, console, name) for name in model or [settings.model.name]),
-        presets=_presets(settings, preset or [settings.refine.preset], set_ or []),
+        sources=tuple(models),
+        presets={
+            name: recipe.apply_changes(recipe.preset_named(settings, name), changes)
+            for name in names
+        },
         limits=settings.images.model_dump(),
         threads=settings.worker.cpu_threads,
         thumbnail=THUMBNAIL if html else 0,
-        edges=_edges(settings, console, matting or settings.matting.model),
+        edges=EdgeMatting(recipe.matting_with(settings, edges), edges) if edges else None,
     )
     results = []
-    for result in request_lines(
-        "bgpipe.pipeline.evaluation.__main__", request, TypeAdapter(EvaluationResult)
-    ):
+    for result in request_lines(PROGRAM, request, TypeAdapter(EvaluationResult)):
         results.append(result)
-        console.print_json(_record(result))
+        scores = asdict(result.scores) if result.scores else {"error": result.error}
+        trial = {"model": result.model, "preset": result.preset, "image": result.image}
+        console.print_json(trial | scores)
     errors = {result.image: result.error for result in results if result.error}
     for image, error in errors.items():
         console.warn(f"{image}: {error}")
@@ -130,7 +133,7 @@ def evaluate(
     raise Exit(1 if errors else 0)
 
 
-def _model(settings: Settings, console: Console, name: str) -> EvaluatedModel:
+def _find_model(settings: Settings, console: Console, name: str) -> EvaluatedModel:
     kind, _, side = name.partition(":")
     if kind == TRUTH:
         if side and not side.isdecimal():
@@ -140,31 +143,12 @@ def _model(settings: Settings, console: Console, name: str) -> EvaluatedModel:
     return EvaluatedModel(model.name, model.size, model)
 
 
-def _presets(
-    settings: Settings, names: Iterable[str], assignments: Iterable[str]
-) -> dict[str, Preset]:
-    changes = parse_assignments(assignments)
-    return {name: apply_changes(preset_named(settings, name), changes) for name in names}
-
-
-def _edges(settings: Settings, console: Console, name: str) -> EdgeMatting | None:
-    model = recipe.choose_edges(settings, name, notify=console.notify)
-    return EdgeMatting(recipe.matting_with(settings, model), model) if model else None
-
-
-def _record(result: EvaluationResult) -> dict[str, object]:
-    scores = asdict(result.scores) if result.scores else {"error": result.error}
-    return {"model": result.model, "preset": result.preset, "image": result.image, **scores}
-
-
 def _show(console: Console, results: Sequence[EvaluationResult], html: Path | None) -> None:
     """Print the means of every trial, and write the page if requested."""
     means = _means(results)
     images = len({result.image for result in results})
     trials = {trial: asdict(scores) for trial, scores in means.items()}
-    console.print_json({"images": images, "trials": trials})
-    for line in _table(means):
-        console.print(line)
+    console.show({"images": images, "trials": trials}, *_table(means))
     if html:
         html.write_text(render_quality_page(means, results), encoding="utf-8")
         console.print(f"page: {html}")

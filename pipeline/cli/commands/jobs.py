@@ -32,8 +32,7 @@ def status(
         bool, Option("--flagged", help="Also list the cutouts that need a review.")
     ] = False,
 ) -> None:
-    console: Console = context.obj
-    with open_session(console) as session:
+    with open_session(context) as (console, session):
         job_id = session.job(job)
         summary = session.jobs.summary(job_id)
         if watch:
@@ -72,8 +71,7 @@ def jobs(
         ),
     ] = None,
 ) -> None:
-    console: Console = context.obj
-    with open_session(console) as session:
+    with open_session(context) as (console, session):
         if forget:
             job_id = session.job(forget)
             session.jobs.forget(job_id)
@@ -90,8 +88,7 @@ def jobs(
 
 @app.command(epilog=examples("bgpipe errors", "bgpipe --json errors spring-2026 | jq -r .source"))
 def errors(context: Context, job: OptionalJob = None) -> None:
-    console: Console = context.obj
-    with open_session(console) as session:
+    with open_session(context) as (console, session):
         for failure in session.jobs.items.failures(session.job(job)):
             console.print_json(asdict(failure))
             console.print(
@@ -101,8 +98,7 @@ def errors(context: Context, job: OptionalJob = None) -> None:
 
 @app.command(epilog=examples("bgpipe cancel spring-2026"))
 def cancel(context: Context, job: RequiredJob) -> None:
-    console: Console = context.obj
-    with open_session(console) as session:
+    with open_session(context) as (console, session):
         job_id = session.job(job)
         session.jobs.cancel(job_id)
         console.print_json(asdict(session.jobs.summary(job_id)))

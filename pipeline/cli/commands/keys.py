@@ -9,7 +9,6 @@ from typing import Annotated
 from typer import Argument, Context, Option, Typer
 
 from bgpipe.pipeline.cli.command_line import examples, open_session
-from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.http.api_keys import ApiKeys
 
@@ -25,18 +24,15 @@ def add(
     ] = False,
 ) -> None:
     """Create a key and print it. Only a digest of it is stored."""
-    console: Console = context.obj
-    with open_session(console) as session:
+    with open_session(context) as (console, session):
         secret = ApiKeys(session.client).add(name, everything=everything)
-    console.print_json({"name": name, "key": secret})
-    console.print(secret)
+    console.show({"name": name, "key": secret}, secret)
 
 
 @app.command("list", epilog=examples("bgpipe keys list", "bgpipe --json keys list"))
 def list_(context: Context) -> None:
     """List the keys: first digits of the digest, date and owner."""
-    console: Console = context.obj
-    with open_session(console) as session:
+    with open_session(context) as (console, session):
         for digest, grant in ApiKeys(session.client).all():
             console.print_json({"digest": digest} | asdict(grant))
             created = time.strftime("%Y-%m-%d", time.localtime(grant.created))
@@ -52,10 +48,8 @@ def revoke(
     ],
 ) -> None:
     """Revoke all keys of an owner, or one key, at once."""
-    console: Console = context.obj
-    with open_session(console) as session:
+    with open_session(context) as (console, session):
         count = ApiKeys(session.client).revoke(name)
     if not count:
         raise UsageError(f"no such key: {name}: see bgpipe keys list")
-    console.print_json({"revoked": count})
-    console.print(f"revoked: {count}")
+    console.show({"revoked": count}, f"revoked: {count}")

@@ -95,8 +95,7 @@ def path(context: Context, name: Name) -> None:
     """Print the path of a model's weights."""
     model = registry.resolve(name, cache=read_settings().model_folder)
     console: Console = context.obj
-    console.print_json({"name": model.name, "path": str(model.path)})
-    console.print(str(model.path))
+    console.show({"name": model.name, "path": str(model.path)}, str(model.path))
 
 
 def _show(console: Console, model: ResolvedModel, action: str) -> None:

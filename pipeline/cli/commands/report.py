@@ -10,16 +10,11 @@ from typing import Annotated
 from typer import Context, Option, Typer
 
 from bgpipe.pipeline.cli.command_line import examples, open_session
-from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.parameters import OptionalJob, check_output_file
 from bgpipe.pipeline.report.contact_sheet import SheetPage, render_contact_sheet
 from bgpipe.pipeline.report.thumbnails import load_thumbnails
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import JobSummary
-
-DEFAULT_IMAGES = 1000
-PER_PAGE = 1000
-
 
 app = Typer()
 
@@ -41,15 +36,12 @@ def report(
         ),
     ] = None,
     open_: Annotated[bool, Option("--open", help="Show it in the browser.")] = False,
-    images: Annotated[
-        int, Option(metavar="N", min=1, help="Maximum number of images.")
-    ] = DEFAULT_IMAGES,
+    images: Annotated[int, Option(metavar="N", min=1, help="Maximum number of images.")] = 1000,
     per_page: Annotated[
         int, Option(metavar="N", min=1, help="Images per file; the rest go to more files.")
-    ] = PER_PAGE,
+    ] = 1000,
 ) -> None:
-    console: Console = context.obj
-    with open_session(console) as session:
+    with open_session(context) as (console, session):
         summary = session.jobs.summary(session.job(job))
         if not summary.done + summary.failed:
             console.print(f"no contact sheet written: job {summary.job} made no cutouts")
@@ -71,12 +63,11 @@ def _write_pages(
     recipe = jobs.job(job_id).recipe
     shown = load_thumbnails(jobs, session.stores, job_id, session.settings.images, images)
     count = -(-min(images, max(summary.done, 1)) // per_page)
-    paths = [first.with_stem(f"{first.stem}-{n}") if n > 1 else first for n in range(1, count + 1)]
+    paths = [first, *(first.with_stem(f"{first.stem}-{n}") for n in range(2, count + 1))]
+    names = [path.name for path in paths]
     for number, path in enumerate(paths, 1):
-        page = SheetPage(number, [path.name for path in paths])
-        batch = list(islice(shown, per_page))
+        batch, failures = list(islice(shown, per_page)), jobs.items.failures(job_id)
+        page = SheetPage(number, names)
         with path.open("w", encoding="utf-8") as file:
-            file.writelines(
-                render_contact_sheet(summary, recipe, batch, jobs.items.failures(job_id), page)
-            )
+            file.writelines(render_contact_sheet(summary, recipe, batch, failures, page))
     return count

@@ -8,7 +8,6 @@ from typer import Context, Exit, Typer
 
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.cli.command_line import examples, open_session
-from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.parameters import OptionalJob, Wait
 from bgpipe.pipeline.cli.run import JobRun, check_wait, run_to_completion
 from bgpipe.pipeline.errors import UsageError
@@ -24,7 +23,7 @@ def resume(context: Context, job: OptionalJob = None, wait: Wait = None) -> None
         if session.jobs.summary(job_id).state is JobState.CANCELLED:
             session.jobs.resume(job_id, _acquire(session, lease))
 
-    _continue(context.obj, job, wait, reopen)
+    _continue(context, job, wait, reopen)
 
 
 @app.command(epilog=examples("bgpipe retry", "bgpipe retry spring-2026 --detach"))
@@ -34,16 +33,16 @@ def retry(context: Context, job: OptionalJob = None, wait: Wait = None) -> None:
             raise UsageError(f"nothing to retry: no image of job {job_id} has failed")
         session.jobs.retry(job_id, _acquire(session, lease))
 
-    _continue(context.obj, job, wait, reopen)
+    _continue(context, job, wait, reopen)
 
 
 def _continue(
-    console: Console,
+    context: Context,
     name: str | None,
     wait: bool | None,
     reopen: Callable[[Session, JobId, Lease], None],
 ) -> None:
-    with open_session(console) as session:
+    with open_session(context) as (console, session):
         check_wait(session.settings, wait)
         job_id = session.job(name)
         lease = session.submitter.lease(job_id)

@@ -21,7 +21,6 @@ from bgpipe.pipeline.jobs.manifest import digest
 from bgpipe.pipeline.jobs.store import new_job_id
 from bgpipe.pipeline.planning import recipe
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
-from bgpipe.pipeline.planning.prune import Prune, check_prunable
 from bgpipe.pipeline.planning.targets import literal
 from bgpipe.pipeline.session import Session, open_session, read_settings
 from bgpipe.pipeline.storage.factory import StoreFactory
@@ -50,7 +49,10 @@ def submit(context: Context, options: SubmitOptions) -> None:
         settings, console = endpoints.adapt(settings, console)
         job = _build_job(settings, console, options, endpoints)
         with open_session(settings, notify=console.notify) as session:
-            prune = _make_prune(session, console, job, options)
+            prune = None
+            if options.prune:
+                maximum = settings.prune.most
+                prune = make_prune(session, console, job, maximum, dry_run=options.dry_run)
             if options.dry_run:
                 show_dry_run(session, console, job, endpoints.source.keys, prune)
                 return
@@ -106,7 +108,10 @@ def _build_recipe(
     changes = job_options.parse_assignments(options.assignments or ())
     preset = recipe.apply_changes(base, changes | recipe.preset_changes(values))
     output = recipe.build_output(settings, values)
-    _check_locations(settings, endpoints, watch=options.watch)
+    stores = StoreFactory(settings.s3)
+    check_target(stores, endpoints.destination.out, writes=settings.embedded)
+    if endpoints.source.keys is None and not options.watch:
+        check_source(stores, endpoints.source.root)
     built = recipe.build_recipe(
         settings,
         model=options.model or (spec.model if spec else ""),
@@ -119,22 +124,6 @@ def _build_recipe(
     if built.is_degraded:
         job_options.warn_degraded(console)
     return built.recipe
-
-
-def _check_locations(settings: Settings, endpoints: Endpoints, *, watch: bool) -> None:
-    stores = StoreFactory(settings.s3)
-    check_target(stores, endpoints.destination.out, writes=settings.embedded)
-    if endpoints.source.keys is None and not watch:
-        check_source(stores, endpoints.source.root)
-
-
-def _make_prune(
-    session: Session, console: Console, job: Job, options: SubmitOptions
-) -> Prune | None:
-    if not options.prune:
-        return None
-    check_prunable(job, session.stores.open(job.out))
-    return make_prune(console, session.settings.prune.most, dry_run=options.dry_run)
 
 
 def _finish_private(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Context, Exit, Option, Typer
 
@@ -17,13 +16,12 @@ from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.parameters import Wait
 from bgpipe.pipeline.cli.planning import make_prune, show_dry_run
 from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
+from bgpipe.pipeline.cli.summary import format_summary
 from bgpipe.pipeline.errors import BgpipeError, ItemError, StorageUnavailable
-from bgpipe.pipeline.planning.prune import check_prunable
 from bgpipe.pipeline.scheduling import run_sweep
 from bgpipe.pipeline.scheduling.cron import next_start
-from bgpipe.pipeline.scheduling.run_sweep import build_job
 from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
-from bgpipe.pipeline.session import Session, open_session, read_settings
+from bgpipe.pipeline.session import open_session, read_settings
 from bgpipe.pipeline.storage.factory import StoreFactory
 
 PROBE = ".bgpipe/check"
@@ -63,9 +61,8 @@ def run(
     with open_session(settings, notify=console.notify) as session:
         prune = None
         if prune_ or sweep.prune:
-            check_prunable(job, session.stores.open(job.out))
             maximum = run_sweep.maximum_pruned(settings, sweep)
-            prune = make_prune(console, maximum, dry_run=dry_run)
+            prune = make_prune(session, console, job, maximum, dry_run=dry_run)
             if not prune_:
                 prune = run_sweep.tolerate_too_many(prune, console.warn)
         if dry_run:
@@ -88,12 +85,27 @@ def run(
 def list_(context: Context) -> None:
     """List the sweeps with last run, next run and counts."""
     console: Console = context.obj
-    settings = read_settings()
+    settings, now = read_settings(), datetime.now(UTC)
     with open_session(settings, notify=console.notify) as session:
         for name, sweep in settings.sweeps.items():
-            record = _record(session, name, sweep)
-            console.print_json(record)
-            console.print(_sentence(record))
+            state = SweepStateStore(session.client).read(name, now)
+            last = session.jobs.summary(state.job) if state.job in session.jobs.ids() else None
+            start = next_start(sweep, now)
+            retry = datetime.fromtimestamp(state.retry_at, UTC) if state.retry_at else None
+            record = {
+                "sweep": name,
+                "source": sweep.source,
+                "target": sweep.target,
+                "next": start.isoformat() if start else None,
+                "failed_starts": state.failures,
+                "again": retry.isoformat() if retry else None,
+                "last": asdict(last) if last else None,
+            }
+            line = f"{name}: {format_summary(last) if last else 'never run'}"
+            line += f"; next: {record['next'] or 'by hand only'}"
+            if retry:
+                line += f"; failed starts: {state.failures}, next attempt at {record['again']}"
+            console.show(record, line)
 
 
 @app.command(epilog=examples("bgpipe sweep check"))
@@ -111,47 +123,12 @@ def check(context: Context) -> None:
         raise Exit(first_error.exit_code)
 
 
-def _record(session: Session, name: str, sweep: Sweep) -> dict[str, Any]:
-    """Return a sweep's declaration, last run and next run for JSON."""
-    now = datetime.now(UTC)
-    state = SweepStateStore(session.client).read(name, now)
-    is_known = state.job in session.jobs.ids()
-    following = next_start(sweep, now)
-    retry_at = datetime.fromtimestamp(state.retry_at, UTC) if state.retry_at else None
-    return {
-        "sweep": name,
-        "source": sweep.source,
-        "target": sweep.target,
-        "next": following.isoformat() if following else None,
-        "failed_starts": state.failures,
-        "again": retry_at.isoformat() if retry_at else None,
-        "last": asdict(session.jobs.summary(state.job)) if is_known else None,
-    }
-
-
-def _sentence(record: Mapping[str, Any]) -> str:
-    last = record["last"]
-    result = (
-        f"{last['job']} {last['state']}: {last['total']} images, {last['done']} done, "
-        f"{last['skipped']} up to date, {last['failed']} failed"
-        if last
-        else "never run"
-    )
-    following = record["next"] or "by hand only"
-    retry = (
-        f"; failed starts: {record['failed_starts']}, next attempt at {record['again']}"
-        if record["again"]
-        else ""
-    )
-    return f"{record['sweep']}: {result}; next: {following}{retry}"
-
-
 def _find_error(
     settings: Settings, console: Console, name: str, sweep: Sweep
 ) -> BgpipeError | None:
     """Return the error that would stop a run of the sweep."""
     try:
-        job = build_job(settings, name, sweep, console.notify)
+        job = run_sweep.build_job(settings, name, sweep, console.notify)
         stores = StoreFactory(settings.s3)
         next(stores.open(job.source).list(), None)
         target = stores.open(job.out)
