@@ -43,9 +43,7 @@ class Source:
     def default_out(self) -> str:
         """The sibling `<folder>-cutouts`.
 
-        Raises:
-            UsageError: the source is a whole bucket or file system, which has no sibling.
-
+        Raises UsageError: the source is a whole bucket or file system, which has no sibling.
         """
         if self.root == "/" or (self.root.startswith(S3) and "/" not in self.root.removeprefix(S3)):
             raise UsageError(f"no folder beside {self.root} for the cutouts: pass --out")
@@ -62,9 +60,7 @@ class Destination:
     def format(self, requested: str | None) -> str | None:
         """Return the output format: `requested`, else the one of the file's suffix, else None.
 
-        Raises:
-            UsageError: the two contradict each other.
-
+        Raises UsageError: the two contradict each other.
         """
         named = _format_of(self.file)
         if named is None:
@@ -108,9 +104,7 @@ def open_endpoints(
 ) -> Iterator[Endpoints]:
     """Read SOURCE... and DEST; either may be a standard stream.
 
-    Raises:
-        UsageError: they contradict each other.
-
+    Raises UsageError: they contradict each other.
     """
     with TemporaryDirectory(prefix="bgpipe-") as folder:
         source = (
@@ -136,7 +130,6 @@ def find_source(texts: Sequence[str], ignored: IgnoredObjects) -> Source:
     Raises:
         UsageError: one does not exist, has an unsupported scheme, or a list is empty.
         NoImages: none of several is an image.
-
     """
     if len(texts) == 1:
         return _find_one(texts[0])

@@ -34,9 +34,7 @@ Wait = Annotated[bool | None, Option("--wait/--detach", help=WAIT_HELP, show_def
 def check_output_file(path: Path | None) -> Path | None:
     """Check, as an option's callback, that the file can be written before any work is done.
 
-    Raises:
-        UsageError: the file cannot be written.
-
+    Raises UsageError: the file cannot be written.
     """
     if path is None:
         return None

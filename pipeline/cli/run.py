@@ -16,7 +16,7 @@ from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.progress import show_progress, title_of
-from bgpipe.pipeline.cli.summary import INTERRUPTED, exit_code, show_result
+from bgpipe.pipeline.cli.summary import show_result
 from bgpipe.pipeline.errors import Unavailable, UsageError
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
 from bgpipe.pipeline.planning.prune import Prune
@@ -25,6 +25,7 @@ from bgpipe.pipeline.scheduling.dispatcher import JobController, forget_old
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import CLOSED_STATES, Job, JobId, JobState, JobSummary
 
+INTERRUPTED = 130
 SHORTEST_PAUSE = 0.02
 """Seconds between two polls of a young job; the pauses grow with its age."""
 
@@ -55,19 +56,20 @@ def run_to_completion(console: Console, run: JobRun, *, wait: bool | None) -> in
     Raises:
         KeyboardInterrupt: INT or TERM; the worker has drained, and the job can be resumed.
         Unavailable: Redis, a store or the embedded worker is lost.
-
     """
-    waits = sys.stdout.isatty() if wait is None else wait
+    waits = run.session.settings.embedded or (sys.stdout.isatty() if wait is None else wait)
     with _resumable(console, run.job_id), run.stack:
         run.stack.enter_context(run.lease.renewing())
-        if run.session.settings.embedded or waits:
+        if waits:
             summary = _wait(console, run)
             show_result(console, run.session.jobs, summary, run.ignored)
-            return exit_code(summary)
-        summary = _publish(console, run)
-        console.show(asdict(summary), run.job_id)
-    # Failures do not count: it depends on the workers' speed whether any has been recorded yet.
-    return INTERRUPTED if summary.state is JobState.CANCELLED else 0
+        else:
+            summary = _publish(console, run)
+            console.show(asdict(summary), run.job_id)
+    if summary.state is JobState.CANCELLED:
+        return INTERRUPTED
+    # Without a wait it depends on the workers' speed whether a failure has been recorded yet.
+    return int(waits and summary.failed > 0)
 
 
 @dataclass

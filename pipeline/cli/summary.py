@@ -19,7 +19,6 @@ from bgpipe.pipeline.types import Failure, Job, JobId, JobState, JobSummary
 
 SHOWN = 10
 """Failures that are printed; `bgpipe errors` lists all."""
-INTERRUPTED = 130
 COUNTS = ("images", "done", "up to\ndate", "failed")
 JOB_COLUMNS = ("job", "date", "state", *COUNTS, "source", "target")
 NARROW = 90
@@ -118,13 +117,6 @@ def format_summary(summary: JobSummary) -> str:
     pace = f" in {summary.seconds:.1f} s ({rate})" if summary.done else ""
     images = counted(summary.total, "image")
     return f"{summary.job} {summary.state}: {images}, {', '.join(parts)}{pace}"
-
-
-def exit_code(summary: JobSummary) -> int:
-    """Return the exit code of a command that waited for the job."""
-    if summary.state is JobState.CANCELLED:
-        return INTERRUPTED
-    return 1 if summary.state is JobState.FINISHED and summary.failed else 0
 
 
 def _row(summary: JobSummary, created: float) -> list[str]:

@@ -30,7 +30,6 @@ def watch_source(session: Session, console: Console, job: Job, prune: Prune | No
     Raises:
         KeyboardInterrupt: a job was running.
         Unavailable: see `run_to_completion`.
-
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console.print(f"watching {short_location(job.source)}: stop with Ctrl-C")

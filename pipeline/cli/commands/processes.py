@@ -96,9 +96,7 @@ def flower(
 def _read_accounts() -> str:
     """Return `user:password`, several separated by commas.
 
-    Raises:
-        UsageError: none is set, or the file that holds them is not readable.
-
+    Raises UsageError: none is set, or the file that holds them is not readable.
     """
     file = os.environ.get(f"{ACCOUNTS}_FILE")
     try:
