@@ -41,10 +41,7 @@ class Source:
 
     @property
     def default_out(self) -> str:
-        """The sibling `<folder>-cutouts`.
-
-        Raises UsageError: the source is a whole bucket or file system, which has no sibling.
-        """
+        """The sibling `<folder>-cutouts`. Raises UsageError for a whole bucket or file system."""
         if self.root == "/" or (self.root.startswith(S3) and "/" not in self.root.removeprefix(S3)):
             raise UsageError(f"no folder beside {self.root} for the cutouts: pass --out")
         return f"{self.root}-cutouts"
@@ -58,10 +55,7 @@ class Destination:
     file: str = ""
 
     def format(self, requested: str | None) -> str | None:
-        """Return the output format: `requested`, else the one of the file's suffix, else None.
-
-        Raises UsageError: the two contradict each other.
-        """
+        """Return `requested`, else the format of the file's suffix, else None. Raises UsageError."""
         named = _format_of(self.file)
         if named is None:
             return requested
@@ -102,10 +96,7 @@ class Endpoints:
 def open_endpoints(
     texts: Sequence[str], out: str | None, console: Console, ignored: IgnoredObjects
 ) -> Iterator[Endpoints]:
-    """Read SOURCE... and DEST; either may be a standard stream.
-
-    Raises UsageError: they contradict each other.
-    """
+    """Read SOURCE... and DEST; either may be a standard stream. Raises UsageError."""
     with TemporaryDirectory(prefix="bgpipe-") as folder:
         source = (
             _read_stdin(Path(folder)) if list(texts) == [STREAM] else find_source(texts, ignored)

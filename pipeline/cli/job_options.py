@@ -47,10 +47,7 @@ def warn_degraded(console: Console) -> None:
 
 
 def load_workflow(settings: Settings, path: Path) -> CutoutSpec:
-    """Read what a workflow's file saves; the photo that it names is ignored.
-
-    Raises UsageError: it cannot be read or done, or saves several things.
-    """
+    """Read what a workflow's file saves; the photo that it names is ignored. Raises UsageError."""
     try:
         if path.stat().st_size > MAX_WORKFLOW:
             raise UsageError(f"workflow exceeds {MAX_WORKFLOW} bytes: {path}")

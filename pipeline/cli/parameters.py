@@ -32,10 +32,7 @@ Wait = Annotated[bool | None, Option("--wait/--detach", help=WAIT_HELP, show_def
 
 
 def check_output_file(path: Path | None) -> Path | None:
-    """Check, as an option's callback, that the file can be written before any work is done.
-
-    Raises UsageError: the file cannot be written.
-    """
+    """Raise UsageError, as an option's callback before any work, if the file cannot be written."""
     if path is None:
         return None
     folder = path.absolute().parent

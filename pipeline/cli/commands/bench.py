@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +15,7 @@ from typer import Context, Option, Typer
 from bgpipe.config.choices import Precision
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.bench.end_to_end import open_bench_cluster
-from bgpipe.pipeline.bench.protocol import BenchRequest, Machine, NetworkResult
+from bgpipe.pipeline.bench.protocol import BenchRequest, EndToEndResult, Machine, NetworkResult
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
@@ -119,9 +118,13 @@ def bench(
             )
             _measure_network(console, request)
         if only != "device":
-            _measure_end_to_end(
-                settings, console, resolved, size or MEGAPIXELS, seconds, Path(folder)
-            )
+            recipe = build_recipe(settings, model=resolved, matting=registry.NO_MATTING).recipe
+            preset = settings.refine.preset
+            console.print(f"from file to cutout, preset {preset}; stages in ms per image")
+            console.print(END_TO_END_COLUMNS)
+            with open_bench_cluster(settings, Path(folder)) as cluster:
+                for whole in cluster.measure(recipe, size or MEGAPIXELS, seconds):
+                    console.show({"whole": asdict(whole)}, _format_end_to_end(whole))
 
 
 def _make_random_model(settings: Settings, name: str, folder: Path) -> ResolvedModel:
@@ -158,22 +161,9 @@ def _format_network(result: NetworkResult) -> str:
     )
 
 
-def _measure_end_to_end(
-    settings: Settings,
-    console: Console,
-    model: ResolvedModel,
-    megapixels: Sequence[float],
-    seconds: float,
-    folder: Path,
-) -> None:
-    recipe = build_recipe(settings, model=model, matting=registry.NO_MATTING).recipe
-    console.print(f"from file to cutout, preset {settings.refine.preset}; stages in ms per image")
-    console.print(END_TO_END_COLUMNS)
-    with open_bench_cluster(settings, folder) as cluster:
-        for result in cluster.measure(recipe, megapixels, seconds):
-            stages = "  ".join(f"{name} {1e3 * result.stages[name]:.0f}" for name in STAGES)
-            console.show(
-                {"whole": asdict(result)},
-                f"{result.megapixels:>5g} {result.images:>7} {result.images_per_second:>9.3g} "
-                f"{result.device_busy:>6.0%} {result.memory / MIB:>8.0f}  {stages}",
-            )
+def _format_end_to_end(result: EndToEndResult) -> str:
+    stages = "  ".join(f"{name} {1e3 * result.stages[name]:.0f}" for name in STAGES)
+    return (
+        f"{result.megapixels:>5g} {result.images:>7} {result.images_per_second:>9.3g} "
+        f"{result.device_busy:>6.0%} {result.memory / MIB:>8.0f}  {stages}"
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -145,31 +146,23 @@ def _find_model(settings: Settings, console: Console, name: str) -> EvaluatedMod
 
 def _show(console: Console, results: Sequence[EvaluationResult], html: Path | None) -> None:
     """Print the means of every trial, and write the page if requested."""
-    means = _means(results)
+    scored = defaultdict[str, list[Scores]](list)
+    for result in results:
+        if result.scores:
+            scored[result.trial].append(result.scores)
+    means = {trial: mean_scores(scores) for trial, scores in scored.items()}
     images = len({result.image for result in results})
     trials = {trial: asdict(scores) for trial, scores in means.items()}
-    console.show({"images": images, "trials": trials}, *_table(means))
+    console.print_json({"images": images, "trials": trials})
+    rows = [
+        (
+            name,
+            "higher" if name in HIGHER_IS_BETTER else "lower",
+            *(f"{scores[name]:.4g}" for scores in trials.values()),
+        )
+        for name in next(iter(trials.values()), ())
+    ]
+    console.print_table(("mean", "better", *means), rows, right=means)
     if html:
         html.write_text(render_quality_page(means, results), encoding="utf-8")
         console.print(f"page: {html}")
-
-
-def _means(results: Sequence[EvaluationResult]) -> dict[str, Scores]:
-    """Return the mean scores of each trial over the images that have scores."""
-    scored: dict[str, list[Scores]] = {}
-    for result in results:
-        if result.scores:
-            scored.setdefault(result.trial, []).append(result.scores)
-    return {trial: mean_scores(scores) for trial, scores in scored.items()}
-
-
-def _table(means: Mapping[str, Scores]) -> Iterator[str]:
-    """Yield a line for each score, with a column for each trial."""
-    rows = [asdict(scores) for scores in means.values()]
-    names = list(rows[0]) if rows else []
-    width = max(map(len, names), default=0)
-    yield "  ".join(["mean".ljust(width), "better", *means])
-    for name in names:
-        better = "higher" if name in HIGHER_IS_BETTER else "lower "
-        cells = (f"{row[name]:{len(trial)}.4g}" for trial, row in zip(means, rows, strict=True))
-        yield "  ".join([name.ljust(width), better, *cells])

@@ -48,9 +48,9 @@ def report(
             return
         first = out or Path(f"{summary.job}.html")
         pages = _write_pages(session, summary, first, images, per_page)
-    console.print_json({"job": summary.job, "report": str(first), "pages": pages})
     further = f" and {pages - 1} more beside it" if pages > 1 else ""
-    console.print(f"contact sheet: {first}{further}")
+    record = {"job": summary.job, "report": str(first), "pages": pages}
+    console.show(record, f"contact sheet: {first}{further}")
     if open_ and not webbrowser.open(first.absolute().as_uri()):
         console.warn(f"no browser found: open {first} yourself")
 
