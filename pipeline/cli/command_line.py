@@ -50,11 +50,9 @@ def options_of(
         def command(context: typer.Context, **values: Any) -> None:  # noqa: ANN401
             function(context, model(**values))
 
-        context_parameter = inspect.Parameter(
-            "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
-        )
+        context, _ = inspect.signature(function, eval_str=True).parameters.values()
         options = inspect.signature(model, eval_str=True).parameters.values()
-        command.__signature__ = inspect.Signature([context_parameter, *options])  # type: ignore[attr-defined]  # Typer reads it
+        command.__signature__ = inspect.Signature([context, *options])  # type: ignore[attr-defined]  # Typer reads it
         return command
 
     return attach
