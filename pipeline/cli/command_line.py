@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial, wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-import bgpipe
 from bgpipe.pipeline import session
 from bgpipe.pipeline.cli.console import Console
 
@@ -135,5 +135,6 @@ def _set_flag(context: typer.Context, parameter: typer.CallbackParam, value: boo
 
 def _show_version(value: bool) -> None:
     if value:
-        Console().print(f"bgpipe {bgpipe.__version__}")
+        # importlib.metadata is slow to import, and `import bgpipe` would lead to torch.
+        Console().print(f"bgpipe {import_module('bgpipe').__version__}")
         raise typer.Exit
