@@ -10,7 +10,6 @@ import redis
 from bgpipe.config.settings import load_settings
 from bgpipe.config.toml_file import SettingsError
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.types import ModelTask
 
 TIMEOUT = 0.5
@@ -67,5 +66,7 @@ def jobs() -> list[str]:
 
 
 def _registered(task: ModelTask) -> list[tuple[str, str]]:
+    from bgpipe.pipeline.models import registry
+
     models = registry.read_models().items()
     return [(name, entry.summary) for name, entry in models if entry.task == task]

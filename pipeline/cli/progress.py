@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 
-from bgpipe.pipeline.cli.console import Console, short_location
-from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
-from bgpipe.pipeline.session import Session
-from bgpipe.pipeline.types import JobId, JobState, JobSummary
+from bgpipe.pipeline.cli.console import Console
+from bgpipe.pipeline.types import JobState, JobSummary
 
 LINE_SECONDS = 10.0
 WINDOW = 60.0
@@ -48,24 +46,6 @@ def show_progress(
     `make_title` makes the line above the bar; it is called until its result does not end in dots.
     """
     return _bar(make_title) if console.is_live else nullcontext(_lines(console))
-
-
-def title_of(session: Session, job_id: JobId) -> Callable[[], str]:
-    """Return a function that makes `~/photos → ~/photos-cutouts   balanced · birefnet-lite · gpu0`.
-
-    The devices come from the workers' heartbeats, which take a moment to arrive.
-    """
-    job = session.jobs.job(job_id)
-    presets = session.settings.presets
-    names = (name for name, preset in presets.items() if preset == job.recipe.preset)
-    locations = f"{short_location(job.source)} → {short_location(job.out)}"
-    look = f"{next(names, 'own values')} · {job.recipe.model}"
-
-    def make_title() -> str:
-        devices = sorted({heartbeat.label for heartbeat in read_heartbeats(session.client)})
-        return f"{locations}   {look} · {', '.join(devices) or '...'}"
-
-    return make_title
 
 
 def format_rate(images_per_second: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -14,13 +14,17 @@ from pathlib import Path
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.broker.lease import Lease
-from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.progress import show_progress, title_of
-from bgpipe.pipeline.cli.summary import show_result
+from bgpipe.pipeline.cli.console import Console, counted, short_location
+from bgpipe.pipeline.cli.progress import format_rate, show_progress
+from bgpipe.pipeline.cli.summary import show_failures
 from bgpipe.pipeline.errors import Unavailable, UsageError
+from bgpipe.pipeline.jobs.store import JobStore
+from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
 from bgpipe.pipeline.planning.prune import Prune
+from bgpipe.pipeline.planning.targets import literal_key
 from bgpipe.pipeline.processes import ChildProcess
+from bgpipe.pipeline.report.contact_sheet import format_duration
 from bgpipe.pipeline.scheduling.dispatcher import JobController, forget_old
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import CLOSED_STATES, Job, JobId, JobState, JobSummary
@@ -62,7 +66,7 @@ def run_to_completion(console: Console, run: JobRun, *, wait: bool | None) -> in
         run.stack.enter_context(run.lease.renewing())
         if waits:
             summary = _wait(console, run)
-            show_result(console, run.session.jobs, summary, run.ignored)
+            _show_result(console, run.session.jobs, summary, run.ignored)
         else:
             summary = _publish(console, run)
             console.show(asdict(summary), run.job_id)
@@ -159,7 +163,7 @@ def run_worker(session: Session) -> AbstractContextManager[ChildProcess]:
 
 def _wait(console: Console, run: JobRun) -> JobSummary:
     run.prepare()
-    with show_progress(console, title_of(run.session, run.job_id)) as show:
+    with show_progress(console, _title_of(run.session, run.job_id)) as show:
         while (summary := run.summary).state not in CLOSED_STATES:
             show(summary)
             run.step(summary)
@@ -167,6 +171,55 @@ def _wait(console: Console, run: JobRun) -> JobSummary:
     if summary.state is JobState.FINISHED:
         run.release_worker()
     return summary
+
+
+def _title_of(session: Session, job_id: JobId) -> Callable[[], str]:
+    """Return a function that makes `~/photos → ~/photos-cutouts   balanced · birefnet-lite · gpu0`.
+
+    The devices come from the workers' heartbeats, which take a moment to arrive.
+    """
+    job = session.jobs.job(job_id)
+    presets = session.settings.presets
+    names = (name for name, preset in presets.items() if preset == job.recipe.preset)
+    locations = f"{short_location(job.source)} → {short_location(job.out)}"
+    look = f"{next(names, 'own values')} · {job.recipe.model}"
+
+    def make_title() -> str:
+        devices = sorted({heartbeat.label for heartbeat in read_heartbeats(session.client)})
+        return f"{locations}   {look} · {', '.join(devices) or '...'}"
+
+    return make_title
+
+
+def _show_result(
+    console: Console, jobs: JobStore, summary: JobSummary, ignored: IgnoredObjects
+) -> None:
+    """Print how a job ended: where the cutouts are, what failed, what was ignored."""
+    argument = "" if jobs.latest() == summary.job else f" {summary.job}"
+    lines = _result(summary, jobs.job(summary.job), argument)
+    console.show(asdict(summary) | ignored.record(), *lines)
+    if summary.failed:
+        show_failures(console, jobs.items.failures(summary.job))
+        console.print(f"after a fix: bgpipe retry{argument}")
+    if text := str(ignored):
+        console.print(text)
+
+
+def _result(summary: JobSummary, job: Job, argument: str) -> Iterator[str]:
+    """Yield the lines on a job that has ended; `argument` names it unless it is the latest."""
+    key, folder = literal_key(job.naming), short_location(job.out)
+    place = f": {folder.rstrip('/')}/{key}" if key else f" in {folder}"
+    if summary.state is JobState.CANCELLED:
+        yield f"cancelled: continue with bgpipe resume {summary.job}"
+    if summary.done:
+        pace = f"{format_duration(summary.seconds)}, {format_rate(summary.images_per_second)}"
+        yield f"{counted(summary.done, 'cutout')}{place} ({pace})"
+    if summary.skipped:
+        yield f"{counted(summary.skipped, 'cutout')} up to date{'' if summary.done else place}"
+    if summary.flagged:
+        yield f"{summary.flagged:,} to review: bgpipe report{argument} --open"
+    if summary.failed:
+        yield f"{summary.failed:,} failed: bgpipe errors{argument}"
 
 
 def _publish(console: Console, run: JobRun) -> JobSummary:

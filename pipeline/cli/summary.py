@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from shutil import get_terminal_size
@@ -12,10 +12,7 @@ from shutil import get_terminal_size
 from bgpipe.pipeline.cli.console import Console, counted, short_location
 from bgpipe.pipeline.cli.progress import format_failures, format_rate
 from bgpipe.pipeline.jobs.store import JobStore
-from bgpipe.pipeline.planning.ignored import IgnoredObjects
-from bgpipe.pipeline.planning.targets import literal_key
-from bgpipe.pipeline.report.contact_sheet import format_duration
-from bgpipe.pipeline.types import Failure, Job, JobId, JobState, JobSummary
+from bgpipe.pipeline.types import Failure, JobId, JobSummary
 
 SHOWN = 10
 """Failures that are printed; `bgpipe errors` lists all."""
@@ -32,44 +29,14 @@ def show_summary(console: Console, summary: JobSummary, failures: Iterable[Failu
     """Print the summary and the first failures."""
     console.show(asdict(summary), format_summary(summary))
     if summary.failed:
-        _show_failures(console, failures)
+        show_failures(console, failures)
         if summary.failed > SHOWN:
             console.print(f"  all {summary.failed:,}: bgpipe errors {summary.job}")
         console.print(f"after a fix: bgpipe retry {summary.job}")
 
 
-def show_result(
-    console: Console, jobs: JobStore, summary: JobSummary, ignored: IgnoredObjects
-) -> None:
-    """Print how a job ended: where the cutouts are, what failed, what was ignored."""
-    argument = "" if jobs.latest() == summary.job else f" {summary.job}"
-    lines = _result(summary, jobs.job(summary.job), argument)
-    console.show(asdict(summary) | ignored.record(), *lines)
-    if summary.failed:
-        _show_failures(console, jobs.items.failures(summary.job))
-        console.print(f"after a fix: bgpipe retry{argument}")
-    if text := str(ignored):
-        console.print(text)
-
-
-def _result(summary: JobSummary, job: Job, argument: str) -> Iterator[str]:
-    """Yield the lines on a job that has ended; `argument` names it unless it is the latest."""
-    key, folder = literal_key(job.naming), short_location(job.out)
-    place = f": {folder.rstrip('/')}/{key}" if key else f" in {folder}"
-    if summary.state is JobState.CANCELLED:
-        yield f"cancelled: continue with bgpipe resume {summary.job}"
-    if summary.done:
-        pace = f"{format_duration(summary.seconds)}, {format_rate(summary.images_per_second)}"
-        yield f"{counted(summary.done, 'cutout')}{place} ({pace})"
-    if summary.skipped:
-        yield f"{counted(summary.skipped, 'cutout')} up to date{'' if summary.done else place}"
-    if summary.flagged:
-        yield f"{summary.flagged:,} to review: bgpipe report{argument} --open"
-    if summary.failed:
-        yield f"{summary.failed:,} failed: bgpipe errors{argument}"
-
-
-def _show_failures(console: Console, failures: Iterable[Failure]) -> None:
+def show_failures(console: Console, failures: Iterable[Failure]) -> None:
+    """Print a line for each of the first failures."""
     for failure in islice(failures, SHOWN):
         console.print(f"  {failure.code}  {failure.source}: {failure.detail}")
 
