@@ -68,7 +68,7 @@ def predictor(weights: Path, threads: int, size: int | None = None) -> Predictor
     """Predict by the engine, at the size in the file's header or a square of `size`."""
     with safe_open(weights, framework="pt") as file:
         side = size or int(file.metadata()["bgpipe.size"].split("x")[0])
-    model = ResolvedModel(MODEL, weights, "", (side, side), PatchOrder.CURRENT, bundled=False)
+    model = ResolvedModel(MODEL, weights, "", (side, side), PatchOrder.CURRENT)
     engine = BiRefNetEngine(model, "cpu", batch=1, threads=threads)
 
     def predict(rgb: Pixels) -> Floats:

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import redis
 
+from bgpipe.config.layers import SettingsError
 from bgpipe.config.settings import load_settings
-from bgpipe.config.toml_file import SettingsError
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.types import ModelTask
 

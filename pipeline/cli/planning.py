@@ -9,15 +9,14 @@ from tempfile import TemporaryFile
 
 from bgpipe.config.settings import EstimateSettings
 from bgpipe.pipeline.cli.console import Console, counted
-from bgpipe.pipeline.errors import StorageUnavailable, UsageError
+from bgpipe.pipeline.errors import ItemError, StorageUnavailable, UsageError
 from bgpipe.pipeline.images.limits import Limits
-from bgpipe.pipeline.planning.diff import TargetState
+from bgpipe.pipeline.planning.diff import PlannedItem, TargetState
 from bgpipe.pipeline.planning.dry_run import BANDS, DryRunReport, estimate_job
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
 from bgpipe.pipeline.planning.ownership import FOREIGN
-from bgpipe.pipeline.planning.planner import no_images
+from bgpipe.pipeline.planning.planner import named_entries, no_images
 from bgpipe.pipeline.planning.prune import Orphans, Prune, check_prunable, remove_orphans
-from bgpipe.pipeline.planning.sources import named_entries
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.storage.factory import StoreFactory
@@ -91,7 +90,7 @@ def show_dry_run(
             "new": report.states[TargetState.NEW],
             "changed": report.states[TargetState.CHANGED],
             "deleted": report.orphans,
-            "foreign": report.foreign,
+            "foreign": report.states[TargetState.FOREIGN],
             **report.ignored.record(),
             "bytes": report.size,
             "megapixels": report.megapixels,
@@ -114,8 +113,8 @@ def _describe(job: Job, report: DryRunReport) -> Iterator[str]:
         f"({states[TargetState.NEW]} new, {states[TargetState.CHANGED]} changed, "
         f"{report.size / 1e6:.1f} MB), {states[TargetState.CURRENT]} up to date; target: {job.out}"
     )
-    if report.foreign:
-        yield f"{report.foreign:,} would fail: the target {FOREIGN}"
+    if foreign := states[TargetState.FOREIGN]:
+        yield f"{foreign:,} would fail: the target {FOREIGN}"
     if ignored := str(report.ignored):
         yield ignored
     if report.orphans:
@@ -143,11 +142,10 @@ def make_prune(
         orphans.check(maximum)
         if dry_run:
             return
-        removed = 0
-        for planned, error in remove_orphans(target, orphans.items):
-            removed += error is None
-            if error:
-                console.warn(f"not removable: {planned.target}: {error.detail}")
+        removed = len(remove_orphans(target, orphans.items, warn))
         console.show({"pruned": removed}, f"removed {counted(removed, 'cutout')} without a source")
+
+    def warn(planned: PlannedItem, error: ItemError) -> None:
+        console.warn(f"not removable: {planned.target}: {error.detail}")
 
     return prune

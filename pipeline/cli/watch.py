@@ -13,8 +13,8 @@ from bgpipe.pipeline.cli.console import Console, short_location
 from bgpipe.pipeline.cli.run import JobRun, open_job, run_to_completion, run_worker
 from bgpipe.pipeline.errors import NoImages, StorageUnavailable
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
+from bgpipe.pipeline.planning.planner import select_sources
 from bgpipe.pipeline.planning.prune import Prune
-from bgpipe.pipeline.planning.sources import select_sources
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import Job, JobId
 

@@ -47,26 +47,26 @@ class SheetImage:
     flags: tuple[ReviewFlag, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SheetPage:
-    """One page of the sheet; `names` are the file names of all pages, in one folder."""
-
-    number: int
-    names: Sequence[str]
-
-
 def render_contact_sheet(
     summary: JobSummary,
     recipe: Recipe,
     images: Sequence[SheetImage],
     failures: Iterable[Failure],
-    page: SheetPage,
+    names: Sequence[str],
+    number: int,
 ) -> Iterator[str]:
-    """Yield the page as lines of HTML: summary, cutouts, failures."""
-    style, script = read_style(), _read_asset("sheet.js")
+    """Yield a page as lines of HTML: summary, cutouts, failures.
+
+    `names` are the file names of all pages, in one folder, of which this is `number`, from 1.
+    """
+    style, script = read_asset("sheet.css"), read_asset("sheet.js")
+    policy = (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+        f"style-src {_hash(style)}; script-src {_hash(script)}"
+    )
     yield "<!doctype html>"
     yield f'<html lang="en"><head><meta charset="utf-8"><title>{escape(summary.job)}</title>'
-    yield f'<meta http-equiv="Content-Security-Policy" content="{_policy(style, script)}">'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     yield '<meta name="viewport" content="width=device-width">'
     yield f'<link rel="icon" href="data:,"><style>{style}</style></head>'
     yield '<body data-view="cutout" data-background="checks" data-flag="all" data-code="all">'
@@ -75,15 +75,15 @@ def render_contact_sheet(
     yield "<main>"
     yield from map(_figure, images)
     yield "</main>"
-    yield from _pages(page)
+    yield from _pages(names, number)
     yield from _failures(summary, list(islice(failures, FAILURES)))
     yield from _dialogs()
     yield f"<script>{script}</script></body></html>"
 
 
-def read_style() -> str:
-    """Return the sheet's CSS, which the web page uses too."""
-    return _read_asset("sheet.css")
+def read_asset(name: str) -> str:
+    """Return a file of the sheet; the web page uses sheet.css too."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def format_duration(seconds: float) -> str:
@@ -97,17 +97,6 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _read_asset(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-    return (
-        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
-        f"style-src {_hash(style)}; script-src {_hash(script)}"
-    )
-
-
 def _hash(text: str) -> str:
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return f"'sha256-{digest}'"
@@ -115,19 +104,17 @@ def _hash(text: str) -> str:
 
 def _summary(summary: JobSummary, recipe: Recipe) -> Iterator[str]:
     yield f'<header><h1>{escape(summary.job)}</h1><dl class="tiles">'
-    yield from (
-        f"<div><dt>{name}</dt><dd>{value}</dd></div>"
-        for name, value in {
-            "state": summary.state,
-            "images": f"{summary.total:,}",
-            "done": f"{summary.done:,}",
-            "up to date": f"{summary.skipped:,}",
-            "failed": f'<a href="#failures">{summary.failed:,}</a>' if summary.failed else "0",
-            "flagged": f"{summary.flagged:,}",
-            "time": format_duration(summary.seconds),
-            "images per second": f"{summary.images_per_second:.2f}",
-        }.items()
-    )
+    tiles = {
+        "state": summary.state,
+        "images": f"{summary.total:,}",
+        "done": f"{summary.done:,}",
+        "up to date": f"{summary.skipped:,}",
+        "failed": f'<a href="#failures">{summary.failed:,}</a>' if summary.failed else "0",
+        "flagged": f"{summary.flagged:,}",
+        "time": format_duration(summary.seconds),
+        "images per second": f"{summary.images_per_second:.2f}",
+    }
+    yield from (f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles.items())
     facts = {
         "from": summary.source,
         "to": summary.out,
@@ -145,14 +132,12 @@ def _toolbar(images: Sequence[SheetImage]) -> Iterator[str]:
     flags |= {flag: f"{flag} {counts[flag]}" for flag in ReviewFlag if counts[flag]}
     yield '<div class="bar">'
     yield _button_group("view", VIEWS)
-    yield _button_group("background", {name: name for name in BACKGROUNDS}, _COLOR_INPUT)
+    color = '<input type="color" id="color" value="#ff00aa" aria-label="custom color">'
+    yield _button_group("background", {name: name for name in BACKGROUNDS}, color)
     yield _button_group("flag", flags)
     yield '<input type="search" id="search" placeholder="name ( / )" aria-label="search for a name">'
     yield '<output id="count"></output><button type="button" data-opens="help">keys ( ? )</button>'
     yield "</div>"
-
-
-_COLOR_INPUT = '<input type="color" id="color" value="#ff00aa" aria-label="custom color">'
 
 
 def _button_group(group: str, values: dict[str, str], more: str = "") -> str:
@@ -185,18 +170,14 @@ def _src(webp: bytes) -> str:
     return f' src="data:image/webp;base64,{base64.b64encode(webp).decode()}"'
 
 
-def _pages(page: SheetPage) -> Iterator[str]:
-    if len(page.names) > 1:
+def _pages(names: Sequence[str], shown: int) -> Iterator[str]:
+    if len(names) > 1:
         yield '<footer class="pages">'
-        for number, name in enumerate(page.names, 1):
-            current = ' aria-current="page"' if number == page.number else ""
-            yield f'<a href="{escape(_relative_url(name))}"{current}>{number}</a>'
+        for number, name in enumerate(names, 1):
+            current = ' aria-current="page"' if number == shown else ""
+            url = escape(f"./{quote(name)}")  # "./": what precedes a colon would be a scheme
+            yield f'<a href="{url}"{current}>{number}</a>'
         yield "</footer>"
-
-
-def _relative_url(name: str) -> str:
-    """Quote a file name as a relative URL; `./` keeps the part before a colon from being a scheme."""
-    return f"./{quote(name)}"
 
 
 def _failures(summary: JobSummary, failures: Sequence[Failure]) -> Iterator[str]:

@@ -17,15 +17,16 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from bgpipe.config.layers import SettingsError
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.config.sweeps import Sweep
-from bgpipe.config.toml_file import SettingsError
 from bgpipe.pipeline.broker.client import connect
-from bgpipe.pipeline.errors import BgpipeError, UsageError
+from bgpipe.pipeline.errors import BgpipeError, ItemError, UsageError
 from bgpipe.pipeline.jobs.store import JobStore, new_job_id
 from bgpipe.pipeline.logging import Notify, log_to_stderr
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning.catalog import Catalogs
+from bgpipe.pipeline.planning.diff import PlannedItem
 from bgpipe.pipeline.planning.prune import (
     Orphans,
     Prune,
@@ -221,14 +222,12 @@ def list_run(settings: Settings, name: str, scheduled: datetime) -> None:
 def _prune(maximum: float) -> Prune:
     def prune(orphans: Orphans, target: Store) -> None:
         orphans.check(maximum)
-        removed = 0
-        for planned, error in remove_orphans(target, orphans.items):
-            if error:
-                fields = {"target": planned.target, "error": error}
-                log.warning("orphan not removed", extra={"fields": fields})
-            else:
-                removed += 1
-        log.info("orphans removed", extra={"fields": {"count": removed}})
+        removed = remove_orphans(target, orphans.items, warn)
+        log.info("orphans removed", extra={"fields": {"count": len(removed)}})
+
+    def warn(planned: PlannedItem, error: ItemError) -> None:
+        fields = {"target": planned.target, "error": error}
+        log.warning("orphan not removed", extra={"fields": fields})
 
     return tolerate_too_many(prune, log.warning)
 

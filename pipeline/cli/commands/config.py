@@ -11,10 +11,9 @@ from typing import Annotated, Any
 
 from typer import Argument, Context, Typer
 
-from bgpipe.config.layers import BundledLayer, Layer, find_layer
+from bgpipe.config.layers import KeyPath, Layer, dotted, find_layer
 from bgpipe.config.problems import describe_problem
 from bgpipe.config.settings import Settings
-from bgpipe.config.toml_file import KeyPath, dotted
 from bgpipe.pipeline.broker.client import without_password
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
@@ -71,9 +70,7 @@ def check(context: Context) -> None:
     except UsageError as error:
         console.print_json({"ok": False, "errors": str(error).splitlines()})
         raise
-    sources = [
-        layer.name for layer in layers if layer.values and not isinstance(layer, BundledLayer)
-    ]
+    sources = [layer.name for layer in layers if layer.values and not layer.is_bundled]
     console.print_json({"ok": True, "sources": sources})
     console.print(f"ok: {', '.join(sources) or 'no settings file and no variables, defaults only'}")
 

@@ -52,7 +52,7 @@ def list_(context: Context) -> None:
                 "commercial": entry.commercial,
             }
         )
-        here = "bundled" if entry.is_bundled else "yes" if path else "no"
+        here = "bundled" if entry.repo is None else "yes" if path else "no"
         about = f"{entry.summary}\nweights: {entry.license}; commercial use: {entry.commercial}"
         table.add_row(name, f"{width}x{height}", here, about)
     console.render(table)

@@ -11,7 +11,7 @@ from typer import Context, Option, Typer
 
 from bgpipe.pipeline.cli.command_line import examples, open_session
 from bgpipe.pipeline.cli.parameters import OptionalJob, check_output_file
-from bgpipe.pipeline.report.contact_sheet import SheetPage, render_contact_sheet
+from bgpipe.pipeline.report.contact_sheet import render_contact_sheet
 from bgpipe.pipeline.report.thumbnails import load_thumbnails
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import JobSummary
@@ -67,7 +67,6 @@ def _write_pages(
     names = [path.name for path in paths]
     for number, path in enumerate(paths, 1):
         batch, failures = list(islice(shown, per_page)), jobs.items.failures(job_id)
-        page = SheetPage(number, names)
         with path.open("w", encoding="utf-8") as file:
-            file.writelines(render_contact_sheet(summary, recipe, batch, failures, page))
+            file.writelines(render_contact_sheet(summary, recipe, batch, failures, names, number))
     return count

@@ -43,7 +43,7 @@ def network() -> BiRefNet:
 def model(network: BiRefNet, tmp_path: Path) -> ResolvedModel:
     path = tmp_path / "tiny.safetensors"
     save_file(network.state_dict(), path)
-    return ResolvedModel("tiny", path, "", SIZE, PatchOrder.CURRENT, bundled=False)
+    return ResolvedModel("tiny", path, "", SIZE, PatchOrder.CURRENT)
 
 
 def image(seed: int) -> Pixels:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgpipe.config.toml_file import read_toml
+from bgpipe.config.layers import TomlLayer
 
 NAMES = st.sampled_from(["a", "b-c", "d_1", "'e f'"])
 
 
 def lines_of(path: Path, text: str) -> dict[tuple[str | int, ...], int]:
     path.write_text(text)
-    return read_toml(path).lines
+    return TomlLayer(path).lines
 
 
 def test_every_way_to_write_a_key_has_its_line(tmp_path: Path) -> None:
@@ -55,6 +55,7 @@ def test_every_way_to_write_a_key_has_its_line(tmp_path: Path) -> None:
 
 
 @given(st.dictionaries(NAMES, st.dictionaries(NAMES, st.integers()), max_size=4))
+@settings(deadline=None)  # it writes files
 def test_a_file_has_the_line_of_each_key(tables: dict[str, dict[str, int]]) -> None:
     written, text = {}, []
     for table, values in tables.items():
