@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ THUMBNAIL = 320
 FAILURES = 2000
 """Maximum number of failures on a page; `bgpipe errors` lists all."""
 
+STYLES = ("theme.css", "sheet.css", "viewer.css")
+MODULES = ("dom.js", "flags.js", "zoom.js", "viewer.js")
+"""The viewer, which the web page shows too: each imports only those before it."""
 VIEWS = {"cutout": "cutout", "split": "before / after", "mask": "mask", "source": "source"}
 BACKGROUNDS = ("checks", "white", "grey", "black", "green")
 KEYS = {
@@ -63,7 +67,7 @@ def render_contact_sheet(
     page: SheetPage,
 ) -> Iterator[str]:
     """Yield the page as lines of HTML: summary, cutouts, failures."""
-    style, script = read_style(), _read_asset("sheet.js")
+    style, script = "".join(map(read_asset, STYLES)), _bundle([*MODULES, "sheet.js"])
     yield "<!doctype html>"
     yield f'<html lang="en"><head><meta charset="utf-8"><title>{escape(summary.job)}</title>'
     yield f'<meta http-equiv="Content-Security-Policy" content="{_policy(style, script)}">'
@@ -78,12 +82,12 @@ def render_contact_sheet(
     yield from _pages(page)
     yield from _failures(summary, list(islice(failures, FAILURES)))
     yield from _dialogs()
-    yield f"<script>{script}</script></body></html>"
+    yield f'<script type="module">{script}</script></body></html>'
 
 
-def read_style() -> str:
-    """Return the sheet's CSS, which the web page uses too."""
-    return _read_asset("sheet.css")
+def read_asset(name: str) -> str:
+    """Return a style or a module of the sheet, some of which the web page uses too."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def format_duration(seconds: float) -> str:
@@ -97,13 +101,15 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _read_asset(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+def _bundle(modules: Iterable[str]) -> str:
+    """Join modules to one, without the statements that would load the others."""
+    joined = "\n".join(map(read_asset, modules))
+    return re.sub(r"^import .*\n|^export ", "", joined, flags=re.MULTILINE)
 
 
 def _policy(style: str, script: str) -> str:
     return (
-        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: blob:; "
         f"style-src {_hash(style)}; script-src {_hash(script)}"
     )
 
@@ -148,8 +154,8 @@ def _toolbar(images: Sequence[SheetImage]) -> Iterator[str]:
     yield _button_group("background", {name: name for name in BACKGROUNDS}, _COLOR_INPUT)
     yield _button_group("flag", flags)
     yield '<input type="search" id="search" placeholder="name ( / )" aria-label="search for a name">'
-    yield '<output id="count"></output><button type="button" data-opens="help">keys ( ? )</button>'
-    yield "</div>"
+    yield '<output id="count"></output>'
+    yield '<button type="button" class="chip" data-opens="help">keys ( ? )</button></div>'
 
 
 _COLOR_INPUT = '<input type="color" id="color" value="#ff00aa" aria-label="custom color">'
@@ -157,7 +163,8 @@ _COLOR_INPUT = '<input type="color" id="color" value="#ff00aa" aria-label="custo
 
 def _button_group(group: str, values: dict[str, str], more: str = "") -> str:
     buttons = "".join(
-        f'<button type="button" data-{group}-choice="{escape(value)}">{escape(name)}</button>'
+        f'<button type="button" class="chip" data-{group}-choice="{escape(value)}">'
+        f"{escape(name)}</button>"
         for value, name in values.items()
     )
     return f"<fieldset><legend>{group}</legend>{buttons}{more}</fieldset>"
@@ -172,11 +179,10 @@ def _figure(image: SheetImage) -> str:
     )
 
 
-def _stage(image: SheetImage | None) -> str:
-    after, before = (_src(image.after), _src(image.before)) if image else ("", "")
+def _stage(image: SheetImage) -> str:
     return (
-        f'<div class="stage"><img class="cutout" alt="" decoding="async"{after}>'
-        f'<img class="source" alt="" decoding="async"{before}>'
+        f'<div class="stage"><img class="cutout" alt="" decoding="async"{_src(image.after)}>'
+        f'<img class="source" alt="" decoding="async"{_src(image.before)}>'
         '<input type="range" aria-label="before and after" min="0" max="100" value="50"></div>'
     )
 
@@ -216,12 +222,8 @@ def _failures(summary: JobSummary, failures: Sequence[Failure]) -> Iterator[str]
 
 
 def _dialogs() -> Iterator[str]:
-    yield f'<dialog id="viewer" aria-label="one image">{_stage(None)}<footer>'
-    yield '<button type="button" data-step="-1">←</button><p></p>'
-    yield '<button type="button" data-step="1">→</button>'
-    yield '<button type="button" data-close>close</button></footer></dialog>'
     yield '<dialog id="help" aria-label="keys"><table>'
     yield from (
         f"<tr><td><kbd>{key}</kbd></td><td>{action}</td></tr>" for key, action in KEYS.items()
     )
-    yield '</table><p><button type="button" data-close>close</button></p></dialog>'
+    yield '</table><p><button type="button" class="button" data-close>close</button></p></dialog>'

@@ -6,6 +6,7 @@ A browser shows its API key once and gets a cookie, because images and events ca
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import PurePath
 from typing import Annotated
 
 from fastapi import APIRouter, Cookie, Path, Request, Response
@@ -15,20 +16,20 @@ from bgpipe.pipeline.http.dependencies import State
 from bgpipe.pipeline.http.middleware import COOKIE
 from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
 from bgpipe.pipeline.http.schemas import BrowserSession
-from bgpipe.pipeline.report.contact_sheet import read_style
+from bgpipe.pipeline.report.contact_sheet import MODULES, read_asset
 
 session_router = APIRouter(prefix="/v1", tags=["session"], responses=DOCUMENTED)
 page_router = APIRouter(include_in_schema=False)
 
 STATIC = "bgpipe.pipeline.http.static"
-FILES = ("index.html", "page.css", "api.js", "page.js", "upload.js", "viewer.js", "icon.svg")
-REPORT_STYLE = "sheet.css"
-"""The style that the page shares with contact sheets."""
+SHARED = ("theme.css", "viewer.css", *MODULES)
+"""What the page shares with contact sheets."""
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".webp": "image/webp",
 }
 
 
@@ -69,11 +70,9 @@ def show_file(name: Annotated[str, Path(max_length=40)]) -> Response:
 
 
 def _serve_file(name: str) -> Response:
-    if name == REPORT_STYLE:
-        text = read_style()
-    elif name in FILES:
-        text = files(STATIC).joinpath(name).read_text(encoding="utf-8")
-    else:
+    file = files(STATIC).joinpath(name)
+    media_type = MEDIA_TYPES.get(PurePath(name).suffix)
+    if media_type is None or not (name in SHARED or file.is_file()):
         raise Problem(404, "not-found", f"not a file of the page: {name}")
-    media_type = MEDIA_TYPES[name[name.rindex(".") :]]
-    return Response(text, media_type=media_type, headers={"Cache-Control": "no-cache"})
+    content = read_asset(name) if name in SHARED else file.read_bytes()
+    return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, cast
 
 from fastapi import APIRouter, Form, Header, Query, Response, UploadFile
@@ -69,6 +70,7 @@ def create_job(
     else:
         source = check_source(state, request.source)
     job = _make_job(state, caller, source, request, idempotency_key)
+    job = replace(job, include=tuple(request.include))
     return _submit_once(state, job, response, idempotency_key)
 
 
