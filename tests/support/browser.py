@@ -93,6 +93,11 @@ class Browser:
         for key in keys:
             self.driver.switch_to.active_element.send_keys(key)
 
+    def tab(self) -> None:
+        """Move the focus as the key Tab does; file inputs take no text from the driver."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key="Tab", windowsVirtualKeyCode=9)
+
     def focused(self) -> str:
         """The accessible name of the element that has the focus."""
         return str(self.driver.switch_to.active_element.accessible_name)

@@ -8,22 +8,26 @@ import { Grid, pictureOf } from "./tiles.js";
 import { submitPhotos } from "./upload.js";
 
 const PAGE = 200; // items of one request
+const WORKER_TIMEOUT = 15; // seconds without a worker
+const FEW = 8;
 const CLOSED = ["finished", "cancelled"];
 
 export class JobView {
   /**
    * @param {import("./viewer.js").Viewer} viewer
    * @param {(error: Error) => void} onError errors that have no place in this view
+   * @param {() => void} onLeave nothing is left to show
    */
-  constructor(viewer, onError) {
+  constructor(viewer, onError, onLeave) {
     this.viewer = viewer;
+    this.onLeave = onLeave;
     this.onError = onError;
     this.summary = null;
     this.grid = new Grid(byId("grid"), (tile) => this.#view(tile));
     this.sentinel = new IntersectionObserver(([entry]) => entry.isIntersecting && this.#loadMore());
     this.sentinel.observe(byId("more"));
-    for (const chip of document.querySelectorAll("[data-filter]")) {
-      chip.addEventListener("click", () => this.#filter(chip.dataset.filter));
+    for (const chip of document.querySelectorAll("[data-show]")) {
+      chip.addEventListener("click", () => this.#filter(chip.dataset.show));
     }
     byId("stop").addEventListener("click", () => this.#stop());
     byId("retry").addEventListener("click", () => this.#change(api.retry));
@@ -39,6 +43,7 @@ export class JobView {
   }
 
   close() {
+    clearTimeout(this.idle);
     this.stream?.close();
     this.stream = this.summary = null;
     this.grid.clear();
@@ -109,11 +114,11 @@ export class JobView {
     const size = (list) => list.reduce((sum, { file }) => sum + file.size, 0) || 1;
     const sent = photos.reduce((sum, photo) => sum + photo.file.size * (shares.get(photo) ?? 0), 0);
     const done = [...shares.values()].filter((share) => share === 1).length;
-    this.#setTitle(titleOf("", photos[0].name, photos.length));
+    this.#setTitle(titleOf("", photos[0].name, photos.length - this.grid.count("refused")));
     byId("summary").textContent = `Sending ${count(Math.min(done + 1, photos.length))} of ${count(photos.length)}`;
     setMeter(sent / size(photos));
     byId("job-error").textContent = note;
-    byId("grid").classList.toggle("single", photos.length === 1);
+    sizeGrid(photos.length);
     setActions({ stop: true });
     this.#showCounts({ total: photos.length, flagged: 0, failed: 0 });
     byId("job").dataset.ready = "true";
@@ -132,15 +137,24 @@ export class JobView {
     if (summary !== this.summary) return;
     const first = this.grid.byIndex.find(Boolean)?.name;
     this.#setTitle(titleOf(summary.source, first, summary.total), summary);
-    byId("summary").textContent = isClosed ? outcome(summary) : progress(summary);
+    byId("summary").textContent = isClosed ? outcome(summary, this.grid.count("refused")) : progress(summary);
     const ended = summary.done + summary.failed + summary.skipped;
     setMeter(ended / Math.max(summary.total, 1));
-    byId("grid").classList.toggle("single", this.#size() === 1);
+    sizeGrid(this.#size());
     this.#showActions(summary, isClosed);
     this.#showCounts(summary);
-    byId("job-error").textContent =
-      summary.interrupted && !isClosed ? "Paused: no dispatcher is running. Start one with bgpipe dispatch." : "";
+    this.#watch(summary, isClosed);
     byId("job").dataset.ready = "true";
+  }
+
+  // The server sends nothing while nothing happens.
+  #watch({ running, done, failed }, isClosed) {
+    byId("job-error").textContent = "";
+    clearTimeout(this.idle);
+    if (isClosed || running || done || failed) return;
+    this.idle = setTimeout(() => {
+      byId("job-error").textContent = "Still waiting for a worker. Start one on the server: bgpipe worker";
+    }, WORKER_TIMEOUT * 1000);
   }
 
   // Refused photos stay in the grid, but are not part of the job.
@@ -171,8 +185,8 @@ export class JobView {
 
   #showCounts({ total, flagged, failed }) {
     const counts = { all: Math.max(total, this.grid.tiles.size), flagged, failed: failed + this.grid.count("refused") };
-    for (const chip of document.querySelectorAll("[data-filter]")) {
-      const number = counts[chip.dataset.filter];
+    for (const chip of document.querySelectorAll("[data-show]")) {
+      const number = counts[chip.dataset.show];
       chip.querySelector("span").textContent = count(number);
       chip.disabled = !number;
     }
@@ -181,8 +195,8 @@ export class JobView {
 
   #filter(filter) {
     this.grid.show(filter);
-    for (const chip of document.querySelectorAll("[data-filter]")) {
-      chip.setAttribute("aria-pressed", String(chip.dataset.filter === filter));
+    for (const chip of document.querySelectorAll("[data-show]")) {
+      chip.setAttribute("aria-pressed", String(chip.dataset.show === filter));
     }
     if (filter !== "all" && this.summary) this.#loadAll();
   }
@@ -251,7 +265,7 @@ export class JobView {
   async #stop() {
     if (this.isSending) {
       this.sending.abort(new Error("stopped"));
-      location.hash = "";
+      this.onLeave();
       toast("Stopped. Nothing was kept.");
       return;
     }
@@ -271,6 +285,12 @@ export class JobView {
       byId("job-error").textContent = error.message;
     }
   }
+}
+
+// One photo is shown large, and a few fill the width.
+function sizeGrid(size) {
+  byId("grid").classList.toggle("single", size === 1);
+  byId("grid").classList.toggle("few", size > 1 && size <= FEW);
 }
 
 function setMeter(share) {

@@ -30,7 +30,7 @@ export class JobList {
   async #row(summary) {
     const isClosed = CLOSED.includes(summary.state);
     const { items } = await api.items(summary.job, 0, 1).catch(() => ({ items: [] }));
-    const title = titleOf(summary.source, items[0]?.source, summary.total);
+    const title = titleOf(summary.source, items[0]?.source, 1);
     const link = make("a", { href: `#${summary.job}` }, title);
     const remove = make("button", { type: "button", class: "button quiet icon-only", "aria-label": `Delete ${title}`, title: "Delete",
       on: { click: () => this.remove(summary, title) } }, icon("trash"));

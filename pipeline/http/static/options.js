@@ -42,7 +42,7 @@ export class OptionFields {
     const formats = options.formats.map((value) => ({ value, text: describeFormat(value) }));
     this.format = this.#select("Format", formats, chosen.format ?? "png");
     this.container.replaceChildren(
-      make("fieldset", { class: "presets" }, make("legend", {}, "Edges"), ...names.map((name) => this.#choice(name, name === preset))),
+      make("fieldset", { class: "presets" }, make("legend", {}, "Preset"), ...names.map((name) => this.#choice(name, name === preset))),
       this.#field("Model", this.model),
       this.#field("Format", this.format),
     );

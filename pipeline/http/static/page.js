@@ -21,7 +21,7 @@ const viewer = new Viewer([
   { label: "Redo", icon: "redo", fits: ({ tile }) => Boolean(tile) && !byId("redo").disabled, run: redoOne },
   { label: "Download", icon: "download", primary: true, run: download },
 ]);
-const view = new JobView(viewer, showError);
+const view = new JobView(viewer, showError, goHome);
 const list = new JobList(showError);
 const fields = new OptionFields(byId("option-fields"), "new", storeOptions);
 
@@ -51,6 +51,11 @@ async function route() {
     await route();
     toast("This job is gone.");
   }
+}
+
+function goHome() {
+  if (location.hash) location.hash = "";
+  else route().catch(showError);
 }
 
 async function showHome() {
@@ -89,8 +94,7 @@ async function send(photos) {
   if (view.isSending) return toast("Wait until the photos on their way are sent.");
   if (photos.length > options.files) {
     byId("home-error").textContent = `${count(photos.length)} photos: this server takes ${count(options.files)} at once.`;
-    location.hash = "";
-    return;
+    return goHome();
   }
   document.querySelector("dialog[open]")?.close();
   document.documentElement.dataset.view = "job";
@@ -102,9 +106,9 @@ async function send(photos) {
   } catch (error) {
     if (error.status === undefined) return; // stopped
     document.documentElement.dataset.view = "home";
+    if (error.status === 401) throw error;
     byId("home-error").textContent = error.message;
     await showHome();
-    showError(error);
   }
 }
 
@@ -142,6 +146,12 @@ addEventListener("paste", (event) => {
 
 // One job
 
+for (const link of document.querySelectorAll('a[href="#"]')) {
+  link.addEventListener("click", (event) => {
+    event.preventDefault();
+    goHome();
+  });
+}
 byId("redo").addEventListener("click", () => openRedo(options, view.summary));
 byId("delete").addEventListener("click", () => list.remove(view.summary, byId("job-title").textContent));
 onRedo((job) => {

@@ -72,12 +72,13 @@ export function titleOf(source, first, total) {
 }
 
 /** The counts of a job that has ended: "118 done · 1 to check · 1 failed". */
-export function outcome({ state, done, skipped, failed, flagged }) {
+export function outcome({ state, done, skipped, failed, flagged }, refused = 0) {
   const parts = [`${count(done)} done`];
   if (state === "cancelled") parts.unshift("stopped");
   if (skipped) parts.push(`${count(skipped)} up to date`);
   if (flagged) parts.push(`${count(flagged)} to check`);
   if (failed) parts.push(`${count(failed)} failed`);
+  if (refused) parts.push(`${count(refused)} refused`);
   return parts.join(" · ");
 }
 
