@@ -13,7 +13,7 @@ const color = document.getElementById("color");
 
 let shown = figures;
 
-function press(group, value) {
+function mark(group, value) {
   for (const button of document.querySelectorAll(`.bar [data-${group}-choice]`)) {
     button.setAttribute("aria-pressed", button.dataset[`${group}Choice`] === value);
   }
@@ -21,7 +21,7 @@ function press(group, value) {
 
 function choose(group, value) {
   body.dataset[group] = value;
-  press(group, value);
+  mark(group, value);
 }
 
 function cycle(group) {

@@ -67,7 +67,7 @@ export class Zoom {
   }
 
   #toggle(event) {
-    if (event.target.closest("button, input")) return;
+    if (this.dragged || event.target.closest("button, input")) return;
     if (this.scale > 1) this.reset();
     else this.by(3, event);
   }
@@ -77,6 +77,7 @@ export class Zoom {
     this.stage.setPointerCapture(event.pointerId);
     this.pointers.set(event.pointerId, event);
     this.start = this.pointers.size === 1 ? event : null; // two fingers do not swipe
+    this.dragged = false;
   }
 
   #move(event) {
@@ -84,6 +85,7 @@ export class Zoom {
     if (!before) return;
     const other = [...this.pointers.values()].find(({ pointerId }) => pointerId !== event.pointerId);
     this.pointers.set(event.pointerId, event);
+    this.dragged ||= Math.hypot(event.x - before.x, event.y - before.y) > 3;
     if (other) {
       const gap = (one) => Math.hypot(one.x - other.x, one.y - other.y);
       this.by(gap(event) / Math.max(gap(before), 1), { x: (event.x + other.x) / 2, y: (event.y + other.y) / 2 });
