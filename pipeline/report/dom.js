@@ -1,6 +1,5 @@
 // Elements and icons.
 
-const SVG = "http://www.w3.org/2000/svg";
 const ICONS = {
   back: "M15 5l-7 7 7 7",
   forward: "M9 5l7 7-7 7",
@@ -36,12 +35,7 @@ export function make(tag, attributes = {}, ...children) {
 
 /** @param {keyof ICONS} name */
 export function icon(name) {
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", "0 0 24 24");
-  svg.setAttribute("class", "icon");
-  svg.setAttribute("aria-hidden", "true");
-  const path = document.createElementNS(SVG, "path");
-  path.setAttribute("d", ICONS[name]);
-  svg.append(path);
-  return svg;
+  const template = document.createElement("template");
+  template.innerHTML = `<svg class="icon" viewBox="0 0 24 24" aria-hidden="true"><path d="${ICONS[name]}"/></svg>`;
+  return template.content.firstChild;
 }

@@ -42,7 +42,12 @@ class Browser:
     def __init__(self, folder: Path, size: tuple[int, int] = (1200, 900)) -> None:
         options = webdriver.ChromeOptions()
         options.binary_location = program("chromium")
-        for word in ("headless=new", "no-sandbox", "disable-gpu", f"window-size={size[0]},{size[1]}"):
+        for word in (
+            "headless=new",
+            "no-sandbox",
+            "disable-gpu",
+            f"window-size={size[0]},{size[1]}",
+        ):
             options.add_argument(f"--{word}")
         options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})

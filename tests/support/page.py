@@ -37,8 +37,10 @@ def await_end(browser: Browser) -> str:
     """The counts of the job shown, once it has ended and its cutouts are shown."""
     browser.until(lambda: browser.shown("#delete"))
     browser.until(
-        lambda: not browser.all(".tile[data-state=done] img.result")
-        or browser.loaded(".tile[data-state=done] img.result")
+        lambda: (
+            not browser.all(".tile[data-state=done] img.result")
+            or browser.loaded(".tile[data-state=done] img.result")
+        )
     )
     return browser.text("#summary")
 

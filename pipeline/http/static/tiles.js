@@ -104,7 +104,7 @@ export class Grid {
     const open = make("button", { type: "button", class: "open", disabled: true, on: { click: () => this.onOpen(tile) } },
       photo, make("span", { class: "problem" }));
     const node = make("li", { class: "tile" }, open,
-      make("div", { class: "caption" }, make("span", { class: "name", title: name }, name),
+      make("div", { class: "caption" }, make("span", { class: "name", title: name }, name.replace(/^[^/]*\//, "")),
         make("a", { class: "get", download: true }, icon("download"))),
       make("p", { class: "state" }),
       make("p", { class: "advice" }));

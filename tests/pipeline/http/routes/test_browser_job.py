@@ -11,6 +11,9 @@ import httpx2
 import pytest
 from selenium.webdriver.common.keys import Keys
 
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.http.api_keys import ApiKeys
+
 from ....support.browser import Browser
 from ....support.http_service import Service
 from ....support.page import await_end, choose, make_job, open_page, tile_names
@@ -167,9 +170,6 @@ def test_a_running_job_can_be_stopped(guarded: Service, browser: Browser, photo:
 
 
 def open_without_worker(browser: Browser, guarded: Service) -> None:
-    from bgpipe.pipeline.broker.client import connect
-    from bgpipe.pipeline.http.api_keys import ApiKeys
-
     with connect(guarded.redis_url) as redis:
         key = ApiKeys(redis).add(f"stopper{redis.incr('stoppers')}")
     open_page(browser, guarded.url)
@@ -214,7 +214,9 @@ def test_a_job_that_is_gone_leads_home(service: Service, browser: Browser) -> No
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_it_fits_a_phone(service: Service, browser: Browser, photo: Photo, *, dark: bool) -> None:
     browser.emulate(360, 740, dark=dark, mobile=True)
-    make_job(browser, service.url, photo("a long name that does not fit a phone.png"), photo("b.png"))
+    make_job(
+        browser, service.url, photo("a long name that does not fit a phone.png"), photo("b.png")
+    )
     assert browser.run("return document.documentElement.scrollWidth") <= 360
     assert browser.faults() == []
     browser.click(".open")

@@ -107,7 +107,7 @@ def test_a_sample_opens_with_its_cutout_at_once(service: Service, browser: Brows
     assert not browser.shown(".viewer")
 
 
-def test_dropped_photos_start_anywhere_and_folders_keep_their_names(
+def test_a_folder_dropped_anywhere_starts_and_names_the_job(
     service: Service, browser: Browser, photo: Photo
 ) -> None:
     open_page(browser, service.url)
@@ -124,7 +124,7 @@ def test_dropped_photos_start_anywhere_and_folders_keep_their_names(
     browser.send("Input.dispatchDragEvent", type="drop", **at)
     assert await_end(browser) == "2 done"
     assert not browser.shown("#dropping")
-    assert tile_names(browser) == ["shoot/a.png", "shoot/b.png"]
+    assert tile_names(browser) == ["a.png", "b.png"]
     assert browser.text("#job-title") == "shoot"
 
 
