@@ -12,7 +12,7 @@ from PIL import Image
 from ....support.browser import Browser
 from ....support.page import draw_photo
 
-Photo = Callable[..., Path]
+Picture = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def browser(_browser: Browser) -> Browser:
 
 
 @pytest.fixture
-def photo(tmp_path: Path) -> Photo:
-    """`photo(name)`: an orange disc on navy; `frames` above one make it animated."""
+def picture(tmp_path: Path) -> Picture:
+    """`picture(name)`: an orange disc on navy; `frames` above one make it animated."""
 
     def make(name: str = "bowl.png", frames: int = 1, size: tuple[int, int] = (240, 180)) -> Path:
         return draw_photo(tmp_path / name, frames, size)

@@ -18,7 +18,7 @@ from ....support.browser import Browser
 from ....support.http_service import Service
 from ....support.page import await_end, choose, make_job, open_page, tile_names
 
-Photo = Callable[..., Path]
+Picture = Callable[..., Path]
 NAMES = ["<b>lamp.png", "bowl.png", "cup & saucer.png", "shoe.jpg", "vase [1].jpg"]
 
 
@@ -33,10 +33,10 @@ def slow_uploads(browser: Browser, kilobytes: int) -> Iterator[None]:
 
 
 def test_photos_appear_at_once_and_become_cutouts_in_their_places(
-    service: Service, browser: Browser, photo: Photo
+    service: Service, browser: Browser, picture: Picture
 ) -> None:
     open_page(browser, service.url)
-    choose(browser, *(photo(name) for name in NAMES))
+    choose(browser, *(picture(name) for name in NAMES))
     browser.until(lambda: browser.loaded("#grid .photo"), 5)
     browser.until(lambda: tile_names(browser) == NAMES, 5)
     assert browser.text("#job-title") == "<b>lamp.png + 4 more"
@@ -54,10 +54,10 @@ _PLACES = "return [...document.querySelectorAll('.tile')].map((each) => each.off
 
 
 def test_a_running_job_counts_and_a_reload_finds_it_again(
-    service: Service, browser: Browser, photo: Photo
+    service: Service, browser: Browser, picture: Picture
 ) -> None:
     open_page(browser, service.url)
-    choose(browser, *(photo(f"{number:02}.png", size=(900, 700)) for number in range(8)))
+    choose(browser, *(picture(f"{number:02}.png", size=(900, 700)) for number in range(8)))
     browser.until(lambda: "of 8 done" in browser.text("#summary"))
     browser.until(lambda: "images/s" in browser.text("#summary") or browser.shown("#delete"))
     await_end(browser)
@@ -71,10 +71,10 @@ def test_a_running_job_counts_and_a_reload_finds_it_again(
 
 
 def test_a_refused_photo_says_why_in_its_place(
-    service: Service, browser: Browser, photo: Photo, no_image: Path
+    service: Service, browser: Browser, picture: Picture, no_image: Path
 ) -> None:
     open_page(browser, service.url)
-    choose(browser, photo("bowl.png"), no_image, photo("shoe.jpg"))
+    choose(browser, picture("bowl.png"), no_image, picture("shoe.jpg"))
     assert await_end(browser) == "2 done · 1 refused"
     browser.until(lambda: tile_names(browser) == ["bowl.png", "notes.jpg", "shoe.jpg"], 5)
     assert browser.texts(".tile[data-state=refused] .state") == ["Not an image"]
@@ -84,7 +84,7 @@ def test_a_refused_photo_says_why_in_its_place(
 
 
 def test_photos_that_are_all_refused_leave_a_way_on(
-    service: Service, browser: Browser, no_image: Path, photo: Photo
+    service: Service, browser: Browser, no_image: Path, picture: Picture
 ) -> None:
     open_page(browser, service.url)
     choose(browser, no_image)
@@ -92,14 +92,16 @@ def test_photos_that_are_all_refused_leave_a_way_on(
     assert browser.texts(".actions button:enabled") == []
     browser.click("#new")
     browser.until(lambda: browser.shown("#home"))
-    choose(browser, photo())
+    choose(browser, picture())
     assert await_end(browser) == "1 done"
 
 
 def test_what_failed_and_what_to_check_is_filtered_and_explained(
-    service: Service, browser: Browser, photo: Photo, damaged: Path
+    service: Service, browser: Browser, picture: Picture, damaged: Path
 ) -> None:
-    job = make_job(browser, service.url, photo("bowl.png"), photo("turn.gif", frames=3), damaged)
+    job = make_job(
+        browser, service.url, picture("bowl.png"), picture("turn.gif", frames=3), damaged
+    )
     assert browser.text("#summary") == "2 done · 1 to check · 1 failed"
     assert browser.texts("[data-show]") == ["All 3", "To check 1", "Failed 1"]
     assert browser.texts(".tile.flagged .state") == ["Only the first frame"]
@@ -121,9 +123,9 @@ def test_what_failed_and_what_to_check_is_filtered_and_explained(
 
 
 def test_everything_is_downloaded_as_a_zip_and_one_photo_as_itself(
-    service: Service, browser: Browser, photo: Photo
+    service: Service, browser: Browser, picture: Picture
 ) -> None:
-    make_job(browser, service.url, photo("bowl.png"), photo("shoe.jpg"))
+    make_job(browser, service.url, picture("bowl.png"), picture("shoe.jpg"))
     assert browser.text("#download") == "Download all"
     browser.click("#download")
     browser.until(lambda: list(browser.folder.glob("*.zip")))
@@ -132,7 +134,7 @@ def test_everything_is_downloaded_as_a_zip_and_one_photo_as_itself(
     browser.click('[aria-label="Download shoe.jpg"]')
     browser.until(lambda: (browser.folder / "shoe.png").exists())
     browser.click("#new")
-    choose(browser, photo("vase.jpg"))
+    choose(browser, picture("vase.jpg"))
     browser.until(lambda: browser.text("#download") == "Download")
     await_end(browser)
     assert browser.all("#grid.single")
@@ -141,9 +143,9 @@ def test_everything_is_downloaded_as_a_zip_and_one_photo_as_itself(
 
 
 def test_sending_shows_progress_and_can_be_stopped(
-    service: Service, browser: Browser, tmp_path: Path, photo: Photo
+    service: Service, browser: Browser, tmp_path: Path, picture: Picture
 ) -> None:
-    large = photo("large.bmp", size=(900, 700))
+    large = picture("large.bmp", size=(900, 700))
     open_page(browser, service.url)
     with slow_uploads(browser, 300):
         choose(browser, large)
@@ -153,15 +155,15 @@ def test_sending_shows_progress_and_can_be_stopped(
         browser.click("#stop")
         browser.until(lambda: browser.shown("#home"))
     assert browser.text("#toast") == "Stopped. Nothing was kept."
-    choose(browser, photo("small.png"))
+    choose(browser, picture("small.png"))
     assert await_end(browser) == "1 done"
     browser.until(lambda: tile_names(browser) == ["small.png"], 5)
 
 
-def test_a_running_job_can_be_stopped(guarded: Service, browser: Browser, photo: Photo) -> None:
+def test_a_running_job_can_be_stopped(guarded: Service, browser: Browser, picture: Picture) -> None:
     """On a cluster without workers, where a job stays open."""
     open_without_worker(browser, guarded)
-    choose(browser, photo("bowl.png"), photo("shoe.jpg"))
+    choose(browser, picture("bowl.png"), picture("shoe.jpg"))
     browser.until(lambda: browser.text("#summary") == "0 of 2 done")
     assert browser.texts("#grid .state") == ["Waiting", "Waiting"]
     browser.until(lambda: browser.text("#job-error").startswith("Still waiting for a worker."), 30)
@@ -178,9 +180,9 @@ def open_without_worker(browser: Browser, guarded: Service) -> None:
 
 
 def test_a_large_job_loads_as_it_is_scrolled(
-    service: Service, browser: Browser, photo: Photo
+    service: Service, browser: Browser, picture: Picture
 ) -> None:
-    source = photo("0000.png", size=(16, 16)).read_bytes()
+    source = picture("0000.png", size=(16, 16)).read_bytes()
     with service.client() as client:
         upload = client.post("/v1/uploads").json()["upload"]
         for start in range(0, 240, 80):
@@ -212,10 +214,12 @@ def test_a_job_that_is_gone_leads_home(service: Service, browser: Browser) -> No
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_it_fits_a_phone(service: Service, browser: Browser, photo: Photo, *, dark: bool) -> None:
+def test_it_fits_a_phone(
+    service: Service, browser: Browser, picture: Picture, *, dark: bool
+) -> None:
     browser.emulate(360, 740, dark=dark, mobile=True)
     make_job(
-        browser, service.url, photo("a long name that does not fit a phone.png"), photo("b.png")
+        browser, service.url, picture("a long name that does not fit a phone.png"), picture("b.png")
     )
     assert browser.run("return document.documentElement.scrollWidth") <= 360
     assert browser.faults() == []

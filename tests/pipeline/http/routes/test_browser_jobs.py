@@ -9,13 +9,13 @@ from ....support.browser import Browser
 from ....support.http_service import Service
 from ....support.page import await_end, make_job, open_page
 
-Photo = Callable[..., Path]
+Picture = Callable[..., Path]
 
 
 def test_a_job_is_listed_by_its_photo_with_thumbnail_and_counts(
-    service: Service, browser: Browser, photo: Photo
+    service: Service, browser: Browser, picture: Picture
 ) -> None:
-    job = make_job(browser, service.url, photo("bowl.png"), photo("turn.gif", frames=2))
+    job = make_job(browser, service.url, picture("bowl.png"), picture("turn.gif", frames=2))
     browser.click(".brand")
     row = f'[data-job="{job}"]'
     browser.until(lambda: browser.loaded(f"{row} img"))
@@ -32,9 +32,9 @@ def test_a_job_is_listed_by_its_photo_with_thumbnail_and_counts(
 
 
 def test_a_deletion_can_be_undone_and_is_final_later(
-    service: Service, browser: Browser, photo: Photo
+    service: Service, browser: Browser, picture: Picture
 ) -> None:
-    job = make_job(browser, service.url, photo("bowl.png"))
+    job = make_job(browser, service.url, picture("bowl.png"))
     with service.client() as client:
         browser.click("#delete")
         browser.until(lambda: "“bowl.png” deleted." in browser.text("#toast"), 5)
@@ -54,9 +54,9 @@ def test_a_deletion_can_be_undone_and_is_final_later(
 
 
 def test_leaving_the_page_makes_a_deletion_final(
-    service: Service, browser: Browser, photo: Photo
+    service: Service, browser: Browser, picture: Picture
 ) -> None:
-    job = make_job(browser, service.url, photo("bowl.png"))
+    job = make_job(browser, service.url, picture("bowl.png"))
     browser.click("#delete")
     browser.until(lambda: browser.shown("#toast button"), 5)
     browser.driver.get("about:blank")
@@ -65,9 +65,9 @@ def test_leaving_the_page_makes_a_deletion_final(
 
 
 def test_a_whole_job_is_redone_and_the_first_stays(
-    service: Service, browser: Browser, photo: Photo
+    service: Service, browser: Browser, picture: Picture
 ) -> None:
-    first = make_job(browser, service.url, photo("bowl.png"), photo("shoe.png"))
+    first = make_job(browser, service.url, picture("bowl.png"), picture("shoe.png"))
     browser.click("#redo")
     assert browser.texts("#redo-title") == ["Redo 2 photos"]
     assert browser.all("#redo-dialog [value=balanced]:checked")
@@ -83,9 +83,9 @@ def test_a_whole_job_is_redone_and_the_first_stays(
 
 
 def test_an_upload_that_has_expired_is_named_in_the_dialog(
-    service: Service, browser: Browser, photo: Photo
+    service: Service, browser: Browser, picture: Picture
 ) -> None:
-    job = make_job(browser, service.url, photo("bowl.png"))
+    job = make_job(browser, service.url, picture("bowl.png"))
     with service.client() as client:
         upload = client.get(f"/v1/jobs/{job}").json()["source"].removeprefix("upload:")
     for path in (service.home / "uploads").glob(f"*/uploads/{upload}/*"):

@@ -16,7 +16,7 @@ from ....support.browser import Browser
 from ....support.http_service import Service
 from ....support.page import await_end, choose, open_page, tile_names
 
-Photo = Callable[..., Path]
+Picture = Callable[..., Path]
 
 PAGE_BYTES = 100_000
 """All that a first visit loads: markup, styles, modules and pictures."""
@@ -70,7 +70,7 @@ def test_it_warns_that_only_the_demo_model_is_there(service: Service, browser: B
 
 
 def test_options_are_folded_away_kept_and_used(
-    service: Service, browser: Browser, photo: Photo
+    service: Service, browser: Browser, picture: Picture
 ) -> None:
     open_page(browser, service.url)
     assert not browser.shown("#option-fields")
@@ -84,7 +84,7 @@ def test_options_are_folded_away_kept_and_used(
     assert all("not on this server" in each.text for each in disabled)
     open_page(browser, service.url)
     assert browser.text("#chosen") == "Portraits · WEBP"
-    choose(browser, photo("bowl.png"))
+    choose(browser, picture("bowl.png"))
     await_end(browser)
     job = browser.driver.current_url.partition("#")[2]
     with service.client() as client:
@@ -108,15 +108,15 @@ def test_a_sample_opens_with_its_cutout_at_once(service: Service, browser: Brows
 
 
 def test_a_folder_dropped_anywhere_starts_and_names_the_job(
-    service: Service, browser: Browser, photo: Photo
+    service: Service, browser: Browser, picture: Picture
 ) -> None:
     open_page(browser, service.url)
     drag = {
         "items": [],
-        "files": [str(photo("shoot/b.png").parent)],
+        "files": [str(picture("shoot/b.png").parent)],
         "dragOperationsMask": 1,
     }
-    photo("shoot/a.png")
+    picture("shoot/a.png")
     at = {"x": 5, "y": 800, "data": drag}  # far from the box in the middle
     browser.send("Input.dispatchDragEvent", type="dragEnter", **at)
     browser.until(lambda: browser.texts("#dropping") == ["Drop to remove backgrounds"])
@@ -128,9 +128,9 @@ def test_a_folder_dropped_anywhere_starts_and_names_the_job(
     assert browser.text("#job-title") == "shoot"
 
 
-def test_a_pasted_picture_starts_too(service: Service, browser: Browser, photo: Photo) -> None:
+def test_a_pasted_picture_starts_too(service: Service, browser: Browser, picture: Picture) -> None:
     open_page(browser, service.url)
-    content = base64.b64encode(photo("pasted.png").read_bytes()).decode()
+    content = base64.b64encode(picture("pasted.png").read_bytes()).decode()
     browser.run(
         "const bytes = Uint8Array.from(atob(arguments[0]), (each) => each.charCodeAt(0));"
         "const data = new DataTransfer();"
@@ -144,22 +144,22 @@ def test_a_pasted_picture_starts_too(service: Service, browser: Browser, photo: 
 
 
 def test_too_many_photos_are_refused_before_any_is_sent(
-    service: Service, browser: Browser, photo: Photo
+    service: Service, browser: Browser, picture: Picture
 ) -> None:
     with service.another(BGPIPE_SERVE__FILES="2") as small:
         open_page(browser, small.url)
-        choose(browser, *(photo(f"{name}.png") for name in "abc"))
+        choose(browser, *(picture(f"{name}.png") for name in "abc"))
         browser.until(lambda: browser.shown("#home-error"))
         assert browser.text("#home-error") == "3 photos: this server takes 2 at once."
         assert not [url for url in browser.requests() if "/v1/uploads" in url]
 
 
 def test_a_server_that_is_gone_is_named_beside_the_button(
-    service: Service, browser: Browser, photo: Photo
+    service: Service, browser: Browser, picture: Picture
 ) -> None:
     with service.another() as mortal:
         open_page(browser, mortal.url)
-    choose(browser, photo())
+    choose(browser, picture())
     browser.until(lambda: browser.shown("#home-error"))
     assert browser.text("#home-error") == "The server cannot be reached. Check the connection."
     assert browser.shown("#home .choose")

@@ -15,7 +15,7 @@ from ....support.browser import Browser
 from ....support.http_service import Service
 from ....support.page import await_end, draw_photo, make_job
 
-Photo = Callable[..., Path]
+Picture = Callable[..., Path]
 Color = tuple[int, int, int]
 
 
@@ -139,7 +139,7 @@ def test_it_zooms_and_pans_within_the_picture(viewer: Browser) -> None:
     viewer.until(lambda: scale(viewer) > 1, 5)
 
 
-def test_backgrounds_mask_and_original_are_what_is_shown(viewer: Browser, photo: Photo) -> None:
+def test_backgrounds_mask_and_original_are_what_is_shown(viewer: Browser, picture: Picture) -> None:
     viewer.click("[data-view-choice=cutout]")
     checks = {color_at(viewer, x, 0.05) for x in (0.02, 0.05, 0.08, 0.11)}
     assert len(checks) == 2
@@ -153,7 +153,7 @@ def test_backgrounds_mask_and_original_are_what_is_shown(viewer: Browser, photo:
         "color.dispatchEvent(new Event('input', {bubbles: true}))"
     )
     assert color_at(viewer, 0.05, 0.05) == (0, 255, 0)
-    behind = photo("behind.png")
+    behind = picture("behind.png")
     Image.new("RGB", (40, 40), "#ff00ff").save(behind)
     viewer.one(".viewer [type=file]").send_keys(str(behind))
     viewer.until(lambda: color_at(viewer, 0.05, 0.05) == (255, 0, 255), 5)
@@ -215,9 +215,9 @@ def test_next_previous_and_close_work_by_key(viewer: Browser) -> None:
 
 
 def test_one_photo_is_redone_with_other_options(
-    service: Service, browser: Browser, photo: Photo
+    service: Service, browser: Browser, picture: Picture
 ) -> None:
-    first = make_job(browser, service.url, photo("vase [1].png"), photo("vase 1.png"))
+    first = make_job(browser, service.url, picture("vase [1].png"), picture("vase 1.png"))
     browser.click('[aria-label="View vase [1].png"]')
     await_picture(browser)
     browser.click(".viewer .actions button:nth-child(2)")
