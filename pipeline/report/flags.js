@@ -12,7 +12,7 @@ export const FLAGS = {
   },
   "touches-border": {
     title: "Cut off by the frame",
-    advice: "The subject reaches the edge of the photo. Check that no background came along there.",
+    advice: "The subject reaches the edge of the photo. Check that edge for leftover background.",
   },
   "many-pieces": {
     title: "Several pieces",

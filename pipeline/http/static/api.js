@@ -35,7 +35,7 @@ function sendFile(path, file, name, onProgress, signal) {
     http.open("POST", path);
     http.responseType = "json";
     http.upload.addEventListener("progress", ({ loaded, total }) => onProgress(loaded / total));
-    http.addEventListener("error", () => reject(new ApiError(0, { detail: "The connection broke." })));
+    http.addEventListener("error", () => reject(new ApiError(0, { detail: "The connection was lost." })));
     http.addEventListener("abort", () => reject(signal.reason));
     http.addEventListener("load", () =>
       http.status < 300 ? resolve(http.response) : reject(new ApiError(http.status, http.response ?? {})),

@@ -85,12 +85,12 @@ export class JobView {
         },
         onSent: (photo, key) => {
           shares.set(photo, 1);
-          this.grid.sent(photo.name, key);
+          if (this.opening === sending) this.grid.sent(photo.name, key);
           report();
         },
         onRefused: (photo, error) => {
           shares.set(photo, 1);
-          this.grid.refused(photo.name, error);
+          if (this.opening === sending) this.grid.refused(photo.name, error);
           report();
         },
         onFull: () => report("The server is busy. Sending goes on by itself."),
@@ -210,13 +210,14 @@ export class JobView {
 
   async #load() {
     const { summary } = this;
+    const isClosed = CLOSED.includes(summary.state);
     let start = this.grid.firstOpen;
     do {
       const page = await api.items(summary.job, start, PAGE);
       if (summary.job !== this.id) return;
       page.items.forEach((item) => this.grid.apply(summary, item));
       start = page.next;
-    } while (start !== null && start < this.wanted);
+    } while (start !== null && start < (isClosed ? Math.max(this.wanted, this.grid.tiles.size) : this.wanted));
     this.hasMore = start !== null;
   }
 
@@ -253,7 +254,7 @@ export class JobView {
     this.stream.addEventListener("end", next);
     this.stream.addEventListener("error", () => {
       if (id === this.id && this.stream.readyState === EventSource.CONNECTING) {
-        byId("job-error").textContent = "The connection broke. Trying again…";
+        byId("job-error").textContent = "The connection was lost. Trying again…";
       }
     });
   }
@@ -264,7 +265,7 @@ export class JobView {
 
   async #stop() {
     if (this.isSending) {
-      this.sending.abort(new Error("stopped"));
+      this.sending.abort();
       this.onLeave();
       toast("Stopped. Nothing was kept.");
       return;

@@ -91,7 +91,7 @@ function showChosen() {
 async function send(photos) {
   byId("home-error").textContent = "";
   if (!photos.length || !options) return;
-  if (view.isSending) return toast("Wait until the photos on their way are sent.");
+  if (view.isSending) return toast("Still sending the last photos. Try again once they are sent.");
   if (photos.length > options.files) {
     byId("home-error").textContent = `${count(photos.length)} photos: this server takes ${count(options.files)} at once.`;
     return goHome();
@@ -104,7 +104,7 @@ async function send(photos) {
     const summary = await view.send(photos, fields.value);
     if (summary) location.hash = summary.job;
   } catch (error) {
-    if (error.status === undefined) return; // stopped
+    if (error.name === "AbortError") return; // stopped
     document.documentElement.dataset.view = "home";
     if (error.status === 401) throw error;
     byId("home-error").textContent = error.message;

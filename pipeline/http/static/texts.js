@@ -3,7 +3,7 @@
 /** Why an image failed, and what to do about it, by the server's code. */
 const ERRORS = {
   E_EMPTY: ["The file is empty", "Export it again."],
-  E_NOT_IMAGE: ["Not an image", "Its content is no known image format."],
+  E_NOT_IMAGE: ["Not an image", "This file is not a picture that can be read."],
   E_TRUNCATED: ["The file is damaged", "Part of it is missing. Copy or export it again."],
   E_UNSUPPORTED: ["This kind of image is not supported", "Save it as JPEG, PNG or TIFF."],
   E_TOO_LARGE: ["Too large for this server", "Scale it down, or split it."],
@@ -11,7 +11,7 @@ const ERRORS = {
   E_ACCESS: ["The photo cannot be read", "The server lacks the permission."],
   E_TARGET: ["The name cannot be used", "Rename the file."],
   E_STORAGE: ["The storage failed", "Try it again."],
-  E_DEVICE: ["The processor ran out of memory", "Try it again."],
+  E_DEVICE: ["The device ran out of memory or failed", "Try it again."],
   E_TIMEOUT: ["It took too long", "Try it again, or scale it down."],
   E_WORKER_LOST: ["The worker stopped", "Try it again."],
   E_INTERNAL: ["Something went wrong", "Try it again."],

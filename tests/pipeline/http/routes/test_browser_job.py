@@ -78,7 +78,7 @@ def test_a_refused_photo_says_why_in_its_place(
     assert await_end(browser) == "2 done · 1 refused"
     browser.until(lambda: tile_names(browser) == ["bowl.png", "notes.jpg", "shoe.jpg"], 5)
     assert browser.texts(".tile[data-state=refused] .state") == ["Not an image"]
-    assert browser.texts(".problem") == ["Its content is no known image format."]
+    assert browser.texts(".problem") == ["This file is not a picture that can be read."]
     browser.click("[data-show=failed]")
     browser.until(lambda: tile_names(browser) == ["notes.jpg"], 5)
 

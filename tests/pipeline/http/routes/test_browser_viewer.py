@@ -214,6 +214,38 @@ def test_next_previous_and_close_work_by_key(viewer: Browser) -> None:
     viewer.until(lambda: viewer.focused() == "View turn.gif", 5)
 
 
+def test_a_job_is_walked_by_the_keyboard_alone(
+    service: Service, browser: Browser, job: str
+) -> None:
+    browser.driver.get(f"{service.url}/#{job}")
+    browser.until(lambda: browser.focused() == "bowl.png + 1 more")
+    names = []
+    for _ in range(7):
+        browser.tab()
+        names.append(browser.focused())
+    assert names == [
+        "Download all",
+        "Redo…",
+        "Delete",
+        "All 2",
+        "To check 1",
+        "View bowl.png",
+        "Download bowl.png",
+    ]
+    browser.tab()
+    browser.press(Keys.ENTER)
+    browser.until(lambda: browser.focused() == "Compare original and cutout", 5)
+    inside = set()
+    for _ in range(25):
+        browser.tab()
+        inside.add(browser.focused())
+    assert {"Close (Esc)", "Previous image (p)", "Compare", "Mask", "Copy", "Download"} <= inside
+    assert "" not in inside
+    assert not inside & set(names[:5])
+    browser.press(Keys.ESCAPE)
+    browser.until(lambda: browser.focused() == "View turn.gif", 5)
+
+
 def test_one_photo_is_redone_with_other_options(
     service: Service, browser: Browser, picture: Picture
 ) -> None:
