@@ -13,7 +13,17 @@ def celery_config(settings: Settings, broker_url: str) -> dict[str, Any]:
         "broker_url": broker_url,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        "broker_transport_options": _transport_options(settings),
+        "broker_transport_options": {
+            "visibility_timeout": settings.queue.visibility_timeout,
+            # The defaults (10 s, every 10th time) would add 100 s to every redelivery.
+            "unacked_restore_interval": 1,
+            "unacked_restore_throttle": 1,
+            "unacked_key": "bgpipe:unacked",
+            "unacked_index_key": "bgpipe:unacked_index",
+            "unacked_mutex_key": "bgpipe:unacked_mutex",
+            "health_check_interval": 25,
+            "socket_keepalive": True,
+        },
         # JSON only: a message must not be able to run code.
         "accept_content": ["json"],
         "result_accept_content": ["json"],
@@ -34,18 +44,4 @@ def celery_config(settings: Settings, broker_url: str) -> dict[str, Any]:
         "worker_hijack_root_logger": False,
         "worker_soft_shutdown_timeout": float(settings.worker.drain_timeout),
         "timezone": "UTC",
-    }
-
-
-def _transport_options(settings: Settings) -> dict[str, Any]:
-    return {
-        "visibility_timeout": settings.queue.visibility_timeout,
-        # The defaults (10 s, every 10th time) would add 100 s to every redelivery.
-        "unacked_restore_interval": 1,
-        "unacked_restore_throttle": 1,
-        "unacked_key": "bgpipe:unacked",
-        "unacked_index_key": "bgpipe:unacked_index",
-        "unacked_mutex_key": "bgpipe:unacked_mutex",
-        "health_check_interval": 25,
-        "socket_keepalive": True,
     }

@@ -1,83 +1,105 @@
-"""The sources of the settings, and the origin of each value."""
+"""The sources of the settings, and the place of each value in them."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Sequence
-from functools import reduce
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, EnvSettingsSource, NestedSecretsSettingsSource
-
-from bgpipe.config.toml_file import KeyPath, SettingsError, TomlFile, dotted, read_toml
+from pydantic_settings import EnvSettingsSource, NestedSecretsSettingsSource
 
 PREFIX = "BGPIPE_"
 DELIMITER = "__"
 
+KeyPath = tuple[str | int, ...]
+"""Names of tables and key, and indexes of lists: `("worker", "places", 0)`."""
 
-class Layer(Protocol):
-    """One source of settings."""
+_POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
-    name: str
-    values: dict[str, Any]
 
-    def origin(self, path: KeyPath) -> str:
-        """Return the place that sets the value at `path`: `bgpipe.toml:3`."""
-
-    def spell(self, path: KeyPath) -> str:
-        """Return the key in this source's notation: `BGPIPE_WORKER__LANES`."""
+class SettingsError(ValueError):
+    """The settings are invalid; the text has one line per problem, `origin: reason`."""
 
 
 class TomlLayer:
-    def __init__(self, file: TomlFile) -> None:
-        self.name = file.name
-        self.values = file.values
-        self.line = file.line
+    """A TOML file, with the line of every key, which `tomllib` does not report.
+
+    `bundled_name` is the origin of all values of a file of the package.
+
+    Raises SettingsError if the file is unreadable or not valid TOML.
+    """
+
+    def __init__(self, path: Path, bundled_name: str = "") -> None:
+        self.name = bundled_name or str(path)
+        self.is_bundled = bool(bundled_name)
+        try:
+            self._text = path.read_text(encoding="utf-8")
+            self.values = tomllib.loads(self._text)
+        except OSError as error:
+            raise SettingsError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{path}: not UTF-8") from error
+        except tomllib.TOMLDecodeError as error:
+            position = _POSITION.search(str(error))
+            line = (position and position[1]) or len(self._text.splitlines()) or 1
+            reason = _POSITION.sub("", str(error))
+            reason = f"not valid TOML: {reason[:1].lower()}{reason[1:]}"
+            raise SettingsError(f"{path}:{line}: {reason}") from error
+
+    @cached_property
+    def lines(self) -> dict[KeyPath, int]:
+        """Line of each key, from 1; a table's is that of its header."""
+        return _find_lines(self._text)
+
+    def line(self, path: KeyPath) -> int:
+        """Return the line of `path`, or of the innermost known table around it."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 1)
 
     def origin(self, path: KeyPath) -> str:
-        return f"{self.name}:{self.line(path)}"
+        """Return the place that sets the value at `path`: `bgpipe.toml:3`."""
+        return self.name if self.is_bundled else f"{self.name}:{self.line(path)}"
 
     def spell(self, path: KeyPath) -> str:
+        """Return the key in this source's notation: `BGPIPE_WORKER__LANES`."""
         return dotted(path)
 
 
-class BundledLayer(TomlLayer):
-    """A file of the package."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        super().__init__(read_toml(path))
-        self.name = name
-
-    def origin(self, path: KeyPath) -> str:
-        del path
-        return self.name
-
-
 class EnvironmentLayer:
-    name = "environment"
+    """The variables with PREFIX."""
 
-    def __init__(self, settings: type[BaseSettings]) -> None:
-        self.values = _EnvironmentSource(settings)()
+    is_bundled = False
+
+    def __init__(self, settings: type[Any]) -> None:
+        self.name = "environment"
+        self.values = _TextSource(settings, env_prefix=PREFIX, env_nested_delimiter=DELIMITER)()
+        self._names = set(map(str.upper, os.environ))
 
     def origin(self, path: KeyPath) -> str:
-        variables = set(map(str.upper, os.environ))
-        return self.spell(_shorten_until(path, lambda path: self.spell(path) in variables))
+        # A table may be set as a whole.
+        while len(path) > 1 and self.spell(path) not in self._names:
+            path = path[:-1]
+        return self.spell(path)
 
     def spell(self, path: KeyPath) -> str:
         return PREFIX + DELIMITER.join(map(str, path)).upper()
 
 
-class SecretsLayer:
+class SecretsLayer(EnvironmentLayer):
     """A folder with one file per setting, named by BGPIPE_SECRETS_DIR.
 
-    Raises:
-        SettingsError: the folder does not exist or cannot be read.
-
+    Raises SettingsError if the folder does not exist or cannot be read.
     """
 
-    def __init__(self, settings: type[BaseSettings], folder: Path) -> None:
+    def __init__(self, settings: type[Any], folder: Path) -> None:
         self.name = str(folder)
         try:
             self.values = _SecretsSource(
@@ -86,27 +108,23 @@ class SecretsLayer:
                 # Without its secrets a process of a cluster would start an embedded server instead.
                 secrets_dir_missing="error",
                 secrets_prefix="",
+                secrets_nested_delimiter=DELIMITER,
             )()
+            self._names = {file.name for file in folder.iterdir()}
         except (OSError, ValueError) as error:
-            raise SettingsError([f"{PREFIX}SECRETS_DIR: {_reason(error)}: {folder}"]) from error
+            reason = getattr(error, "strerror", None) or str(error)
+            reason = "no such folder" if "does not exist" in reason else reason.lower()
+            raise SettingsError(f"{PREFIX}SECRETS_DIR: {reason}: {folder}") from error
 
     def origin(self, path: KeyPath) -> str:
-        folder = Path(self.name)
-        path = _shorten_until(path, lambda path: (folder / self.spell(path)).exists())
-        return str(folder / self.spell(path))
+        return f"{self.name}/{super().origin(path)}"
 
     def spell(self, path: KeyPath) -> str:
         return DELIMITER.join(map(str, path))
 
 
-def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
-    """Merge the values of all layers; earlier layers win."""
-    return reduce(_merge, (layer.values for layer in reversed(layers)), {})
-
-
-def find_layer(layers: Sequence[Layer], path: KeyPath) -> Layer | None:
-    """Return the layer that sets the value at `path`."""
-    return next((layer for layer in layers if _contains(layer.values, path)), None)
+Layer = TomlLayer | EnvironmentLayer
+"""One source of settings."""
 
 
 class _TextSource(EnvSettingsSource):
@@ -119,19 +137,13 @@ class _TextSource(EnvSettingsSource):
             return value
 
 
-class _EnvironmentSource(_TextSource):
-    pass
-
-
 class _SecretsSource(_TextSource, NestedSecretsSettingsSource):
     pass
 
 
-def _shorten_until(path: KeyPath, is_set: Callable[[KeyPath], bool]) -> KeyPath:
-    """Return the innermost table around `path` that is set as a whole, or its outermost one."""
-    while not is_set(path) and len(path) > 1:
-        path = path[:-1]
-    return path
+def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Merge the values of all layers; earlier layers win."""
+    return reduce(_merge, (layer.values for layer in reversed(layers)), {})
 
 
 def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
@@ -143,16 +155,69 @@ def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
     return lower | upper | tables
 
 
-def _contains(values: object, path: KeyPath) -> bool:
-    for name in path:
+def find_layer(layers: Sequence[Layer], path: KeyPath) -> Layer | None:
+    """Return the layer that sets the value at `path`."""
+    for layer in layers:
+        values: Any = layer.values
         try:
-            values = values[name]  # type: ignore[index]  # TypeError: not a container
-        except (TypeError, LookupError):
-            return False
-    return True
+            for name in path:
+                values = values[name]
+        except (TypeError, LookupError):  # TypeError: not a container
+            continue
+        return layer
+    return None
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return (error.strerror or str(error)).lower()
-    return "no such folder" if "does not exist" in str(error) else str(error)
+def dotted(path: KeyPath) -> str:
+    """Return the key in TOML's notation: `sweeps.shop.include[0]`."""
+
+    def part(name: str | int) -> str:
+        if isinstance(name, int):
+            return f"[{name}]"
+        return f".{name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False)}"
+
+    return "".join(map(part, path)).removeprefix(".")
+
+
+def _find_lines(text: str) -> dict[KeyPath, int]:
+    """Map keys to lines by parsing each statement below the last header: it ends where it parses."""
+    lines: dict[KeyPath, int] = {}
+    tables: dict[KeyPath, int] = {}  # index of the last [[table]] of each list
+    header, statement, start = "", "", 1
+    for number, line in enumerate(text.split("\n"), 1):
+        statement += f"{line}\n"
+        if is_header := statement.lstrip().startswith("["):
+            header = ""
+        try:
+            paths = list(_walk(tomllib.loads(header + statement)))
+        except tomllib.TOMLDecodeError:
+            continue
+        if is_header:
+            header = statement
+            if statement.lstrip().startswith("[["):
+                table = paths[-1][:-1]
+                tables[table] = tables.get(table, -1) + 1
+        for path in paths:
+            lines.setdefault(_shift(path, tables), start)
+        statement, start = "", number + 1
+    return lines
+
+
+def _walk(value: object, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """Yield the path of every key of `value`, tables before their keys."""
+    if path:
+        yield path
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _walk(inner, (*path, name))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _walk(inner, (*path, index))
+
+
+def _shift(path: KeyPath, tables: dict[KeyPath, int]) -> KeyPath:
+    """Return `path` within the whole file; parsed alone, a header opens the first table of its list."""
+    for position, name in enumerate(path):
+        if name == 0 and path[:position] in tables:
+            return (*path[:position], tables[path[:position]], *path[position + 1 :])
+    return path

@@ -41,11 +41,7 @@ FORMATS_BY_SUFFIX: Mapping[str, Format] = {
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Output:
-    """How a cutout is encoded.
-
-    Raises:
-        pydantic.ValidationError: a value is out of range.
-    """
+    """How a cutout is encoded; pydantic.ValidationError if a value is out of range."""
 
     format: Format = "png"
     """`mask` is the alpha as a grey PNG; `zip` contains colour.jpg and alpha.png."""

@@ -14,8 +14,7 @@ class Enhancement:
 
     `bgpipe.pipeline.matting.mask_enhancer` applies it.
 
-    Raises:
-        pydantic.ValidationError: a value is out of range.
+    Raises pydantic.ValidationError if a value is out of range.
     """
 
     sensitivity: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -40,8 +39,7 @@ COLOR = "#[0-9a-fA-F]{6}|white|black"
 class Preset:
     """Lengths are pixels of the original image; `bgpipe.pipeline.matting` applies the values.
 
-    Raises:
-        pydantic.ValidationError: a value is out of range.
+    Raises pydantic.ValidationError if a value is out of range.
     """
 
     guided: bool = False

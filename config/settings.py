@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bgpipe.config.choices import Addressing, Encryption, KeyRule, LogFormat, Precision
-from bgpipe.config.layers import BundledLayer, EnvironmentLayer, Layer, SecretsLayer, TomlLayer
+from bgpipe.config.layers import EnvironmentLayer, Layer, SecretsLayer, TomlLayer
 from bgpipe.config.presets import Preset
 from bgpipe.config.problems import validate_settings
 from bgpipe.config.sweeps import Sweep, SweepName
-from bgpipe.config.toml_file import read_toml
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 PRESETS = Path(__file__).with_name("presets.toml")
@@ -29,9 +28,15 @@ Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Address = Annotated[str, Field(pattern=r"^([^\s:]+:\d{1,5})?$", description="HOST:PORT or empty")]
+QueueName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="1 to 64 letters, digits, '.', '_', '-'"),
+]
 
 
 class Section(BaseModel):
+    """A table; unknown names are errors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -71,12 +76,7 @@ class ReviewSettings(Section):
 
 
 class QueueSettings(Section):
-    name: Annotated[
-        str,
-        Field(
-            pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="1 to 64 letters, digits, '.', '_', '-'"
-        ),
-    ]
+    name: QueueName
     high_water: PositiveInt
     visibility_timeout: PositiveInt
     max_attempts: PositiveInt
@@ -181,12 +181,8 @@ class ComfySettings(Section):
     models: dict[str, str]
 
 
-class Settings(BaseSettings):
-    """The settings of a process; unknown names are errors. defaults.toml documents each."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="BGPIPE_", env_nested_delimiter="__", extra="forbid", frozen=True
-    )
+class Settings(Section):
+    """The settings of a process; defaults.toml documents each."""
 
     redis_url: str
     state_dir: str
@@ -209,18 +205,6 @@ class Settings(BaseSettings):
     comfyui: ComfySettings
     sweeps: dict[SweepName, Sweep]
     presets: dict[str, Preset]
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        del settings_cls, env_settings, dotenv_settings, file_secret_settings
-        return (init_settings,)  # `read_layers` reads the other sources and keeps their origins
 
     @property
     def embedded(self) -> bool:
@@ -250,44 +234,29 @@ def parse_address(address: str) -> tuple[str, int]:
 
 
 def load_settings() -> Settings:
-    """Read every source.
-
-    Raises:
-        SettingsError: names are unknown, values wrong, or files unreadable; reports all at once.
-
-    """
-    return validate_settings(Settings, read_layers())
+    """Read the settings from every source; SettingsError with a line for each that is wrong."""
+    return load_with_layers()[0]
 
 
-def read_layers() -> list[Layer]:
-    """Read the sources of the settings, strongest first.
-
-    Raises:
-        SettingsError: a file is unreadable or not valid TOML.
-
-    """
-    folder = secrets_folder()
-    return [
+def load_with_layers() -> tuple[Settings, Sequence[Layer]]:
+    """Read the settings and their sources, the strongest one first. Raises as `load_settings`."""
+    secrets, file = secrets_folder(), user_file()
+    # The user's file must exist only if BGPIPE_CONFIG names it.
+    has_file = file.is_file() or CONFIG in os.environ
+    layers: list[Layer] = [
         EnvironmentLayer(Settings),
-        *([SecretsLayer(Settings, folder)] if folder else []),
-        *_user_file(),
-        BundledLayer(PRESETS, PRESETS.name),
-        BundledLayer(DEFAULTS, "default"),
+        *([SecretsLayer(Settings, secrets)] if secrets else []),
+        *([TomlLayer(file)] if has_file else []),
+        TomlLayer(PRESETS, PRESETS.name),
+        TomlLayer(DEFAULTS, "default"),
     ]
+    return validate_settings(Settings, layers), layers
 
 
 def secrets_folder() -> Path | None:
     """Return the folder named by BGPIPE_SECRETS_DIR, as containers and systemd mount one."""
     folder = os.environ.get(SECRETS)
     return Path(folder) if folder else None
-
-
-def _user_file() -> list[Layer]:
-    """Read the user's file; it must exist only if BGPIPE_CONFIG names it."""
-    path = user_file()
-    if not path.is_file() and CONFIG not in os.environ:
-        return []
-    return [TomlLayer(read_toml(path))]
 
 
 def _xdg(variable: str, fallback: str) -> Path:

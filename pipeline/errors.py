@@ -80,9 +80,6 @@ class ItemError(BgpipeError):
         self.code = code
         self.detail = detail
 
-    def __reduce__(self) -> tuple[type[ItemError], tuple[Code, str]]:
-        return type(self), (self.code, self.detail)
-
 
 class TransientError(ItemError):
     pass

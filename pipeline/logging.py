@@ -11,15 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from types import MappingProxyType
-from typing import Any
 
 from bgpipe.config.choices import LogFormat
 from bgpipe.pipeline.processes import background_thread
 
 # bgpipe's own event per image replaces Celery's at INFO.
 QUIET = ("amqp", "celery", "kombu")
-_NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 _PASSWORD = re.compile(r"(?<=://)([^\s/:@'\"]*):[^\s/@'\"]+@")
 
 Notify = Callable[[str], None]
@@ -42,37 +39,41 @@ class EventFormatter(logging.Formatter):
         self._common = common
 
     def format(self, record: logging.LogRecord) -> str:
-        words = [f"{name}={_text(value)}" for name, value in self.fields(record).items()]
-        line = " ".join([_time(record), record.levelname.lower(), record.getMessage(), *words])
+        start, fields = self._split(record)
+        words = [*start.values(), *(f"{name}={_text(value)}" for name, value in fields.items())]
+        line = " ".join(words)
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return mask_passwords(line)
 
-    def fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        fields: dict[str, Any] = getattr(record, "fields", {})
-        return {**fields, **self._common}
+    def _split(self, record: logging.LogRecord) -> tuple[dict[str, str], dict[str, object]]:
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        start = {"time": moment, "level": record.levelname.lower(), "event": record.getMessage()}
+        return start, {**getattr(record, "fields", {}), **self._common}
 
 
 class JsonFormatter(EventFormatter):
     """Format a record as a JSON object: time, level, event, the fields, and its traceback if any."""
 
     def format(self, record: logging.LogRecord) -> str:
-        values = {"time": _time(record), "level": record.levelname.lower()}
-        values |= {"event": record.getMessage()} | self.fields(record)
+        start, fields = self._split(record)
+        values = start | fields
         if record.exc_info:
             values["traceback"] = self.formatException(record.exc_info)
         return json.dumps({name: _json_value(value) for name, value in values.items()})
 
 
 def log_to_stderr(
-    style: LogFormat = LogFormat.TEXT, common: Mapping[str, object] = _NO_FIELDS
+    style: LogFormat = LogFormat.TEXT, common: Mapping[str, object] | None = None
 ) -> None:
     """Send this process's events from INFO up, and the libraries' warnings, to stderr.
 
     `common`: fields at the end of every line, where several processes share a log.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter((JsonFormatter if style is LogFormat.JSON else EventFormatter)(common))
+    handler.setFormatter(
+        (JsonFormatter if style is LogFormat.JSON else EventFormatter)(common or {})
+    )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -100,10 +101,6 @@ def _report(notify: Notify, activity: str, ended: threading.Event) -> None:
     notify(f"{activity} ...")
     while not ended.wait(INTERVAL):
         notify(f"{activity} ({time.monotonic() - start:.0f} s) ...")
-
-
-def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
 
 
 def _text(value: object) -> str:

@@ -44,9 +44,7 @@ class ChildProcess:
     It has a session of its own, so that Ctrl-C reaches only the parent. It appends to `log` and keeps
     the `inherited` descriptors.
 
-    Raises:
-        Unavailable: the command or its log cannot be opened.
-
+    Raises Unavailable if the command or its log cannot be opened.
     """
 
     def __init__(
@@ -77,12 +75,9 @@ class ChildProcess:
     def check(self) -> None:
         """Return while the process runs.
 
-        Raises:
-            Unavailable: it has ended; the message holds the last lines of its log.
-
+        Raises Unavailable if it has ended; the message holds the last lines of its log.
         """
-        status = self._process.poll()
-        if status is not None:
+        if (status := self._process.poll()) is not None:
             lines = last_lines(self._log, self._log_start)
             raise Unavailable(f"the worker ended with status {status}: see {self._log}\n{lines}")
 
@@ -100,20 +95,16 @@ class ChildProcess:
         if self._released:
             return
         self._stdin.close()
-        if not self._ends_within(timeout):
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+        if self._process.poll() is None:
             self._process.terminate()
-            self._ends_within(grace)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(grace)
         if self._process.poll() != 0:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-
-    def _ends_within(self, seconds: float) -> bool:
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
 
 
 def last_lines(log: Path, start: int = 0) -> str:
@@ -127,9 +118,7 @@ def last_lines(log: Path, start: int = 0) -> str:
 def request_lines(module: str, request: object, reply: TypeAdapter[Reply]) -> Iterator[Reply]:
     """Send `request` to `python -m module`, which calls `serve_lines`, and yield its replies.
 
-    Raises:
-        Unavailable: the process failed; it has written its error to stderr.
-
+    Raises Unavailable if the process failed; it has written its error to stderr.
     """
     from pydantic import TypeAdapter  # command-line help needs this module, but not pydantic
 

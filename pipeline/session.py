@@ -30,24 +30,17 @@ if TYPE_CHECKING:
 
 
 def read_settings() -> Settings:
-    """Read the settings from every source.
-
-    Raises:
-        UsageError: some are wrong; the message has a line for each.
-
-    """
+    """Read the settings from every source; UsageError with a line for each that is wrong."""
     return read_with_layers()[0]
 
 
 def read_with_layers() -> tuple[Settings, Sequence[Layer]]:
     """Read the settings and their sources, the strongest one first. Raises as `read_settings`."""
-    from bgpipe.config.problems import validate_settings
-    from bgpipe.config.settings import Settings, read_layers
-    from bgpipe.config.toml_file import SettingsError
+    from bgpipe.config.layers import SettingsError
+    from bgpipe.config.settings import load_with_layers
 
     try:
-        layers = read_layers()
-        return validate_settings(Settings, layers), layers
+        return load_with_layers()
     except SettingsError as error:
         raise UsageError(str(error)) from error
 

@@ -68,7 +68,6 @@ class ResolvedModel:
     size: tuple[int, int]
     """Height and width of the model's input, multiples of 32."""
     patch_order: PatchOrder
-    bundled: bool
     task: ModelTask = ModelTask.SUBJECT
 
 

@@ -6,17 +6,21 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from camera import Floats, in_unit, jittered, photographed
 from library import Layer, Library, Pixels
+from numpy.typing import NDArray
 
-PHOTOS = 0.9  # share of samples that are photos
+Floats = NDArray[np.float32]
+
+PHOTOS = 0.82  # share of samples that are photos
 EMPTY = 0.02  # share without a subject; the rest are compositions
-WHOLE = 0.6  # share of photos shown (almost) whole
+VIEWS = (0.4, 0.35, 0.25)  # shares of photos shown almost whole, close to the subject, in part
 CLOSEST = 0.35  # of the sides of a photo: the smallest crop
 TILTED = 0.25  # share of photos that are rotated
-COVER = (0.04, 0.5)  # of the image, by a pasted subject
+LONGEST = 1.4  # of the shorter side: the longer side of a close view
+COVER = (0.04, 0.8)  # of the image, by a pasted subject
 CUTOUTS = 0.5  # share of pasted subjects that are cut-outs; the rest come from photos
 DEFOCUSED = 0.35  # share of backgrounds out of focus
+LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Composer:
         kind = rng.random()
         if kind < EMPTY:
             return ground(self.library, size, rng)
-        if self.library.photos and kind < EMPTY + PHOTOS:
+        if self.library.photos.members and kind < EMPTY + PHOTOS:
             shown = view(self.library.photos.draw(rng), size, rng)
             return Layer(jittered(shown.rgb, rng, 0.8), shown.alpha)
         canvas = ground(self.library, size, rng)
@@ -45,7 +49,8 @@ class Composer:
     def _subject(self, rng: np.random.Generator) -> Layer:
         """Return a cut-out or the subject of a photo, relit."""
         cutouts, photos = self.library.cutouts, self.library.photos
-        drawn = cutouts if cutouts and (not photos or rng.random() < CUTOUTS) else photos
+        first = not photos.members or (cutouts.members and rng.random() < CUTOUTS)
+        drawn = cutouts if first else photos
         layer = drawn.draw(rng).trimmed()
         return Layer(jittered(layer.rgb, rng), layer.alpha) if layer else self._subject(rng)
 
@@ -53,11 +58,11 @@ class Composer:
 def ground(library: Library, size: int, rng: np.random.Generator) -> Layer:
     """Return a square image without a subject: a background, a strongly blurred photo, or a gradient."""
     kind = rng.random()
-    if library.backgrounds and kind < 0.65:
+    if library.backgrounds.members and kind < 0.65:
         image = region(library.backgrounds.draw(rng).rgb, size, rng, 0.4)
         if rng.random() < DEFOCUSED:
             image = blurred(image, rng.uniform(0.005, 0.03) * size)
-    elif library.photos and kind < 0.85:
+    elif library.photos.members and kind < 0.85:
         image = region(library.photos.draw(rng).rgb, size, rng, 0.4)
         image = blurred(image, rng.uniform(0.07, 0.15) * size)
     else:
@@ -90,8 +95,8 @@ def gradient(size: int, rng: np.random.Generator) -> Pixels:
 
 
 def view(photo: Layer, size: int, rng: np.random.Generator) -> Layer:
-    """Return a photo as square input: whole, or a crop with a part of its subject."""
-    box = _whole(photo, rng) if rng.random() < WHOLE else _part(photo, rng)
+    """Return a photo as square input: whole, filled by its subject, or a crop with a part of it."""
+    box = (_whole, close, _part)[rng.choice(3, p=VIEWS)](photo, rng)
     rgb, alpha = photo.rgb[box], photo.alpha[box]
     if rng.random() < 0.5:
         rgb, alpha = rgb[:, ::-1], alpha[:, ::-1]
@@ -139,11 +144,65 @@ def placement(subject: Layer, size: int, rng: np.random.Generator) -> Floats:
     return np.hstack([linear, shift[:, None]]).astype(np.float32)
 
 
+def jittered(rgb: Pixels, rng: np.random.Generator, strength: float = 1.0) -> Pixels:
+    """Change exposure, contrast, saturation and white balance; some samples become grey."""
+    gain, contrast, saturation = 1 + strength * rng.uniform(-0.35, 0.35, 3)
+    balance = gain * (1 + strength * rng.uniform(-0.12, 0.12, 3))
+    if rng.random() < 0.06 * strength:
+        saturation = 0.0
+    # Exposure, contrast and saturation are linear in RGB, so they are one 3x3 matrix.
+    mix = saturation * np.eye(3) + (1 - saturation) * np.tile(LUMA, (3, 1))
+    matrix = contrast * np.diag(balance) @ mix
+    offset = np.full((3, 1), (1 - contrast) * 118.0)
+    return np.asarray(cv2.transform(rgb, np.hstack([matrix, offset]).astype(np.float32)), np.uint8)
+
+
+def photographed(rgb: Pixels, rng: np.random.Generator) -> Pixels:
+    """Apply a random selection of blur, low resolution, noise and JPEG, in that order."""
+    size = rgb.shape[1::-1]
+    if rng.random() < 0.12:
+        rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.4, 1.6)), np.uint8)
+    if rng.random() < 0.12:
+        scale = rng.uniform(0.45, 0.9)
+        small = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        rgb = np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    if rng.random() < 0.20:
+        noise = rng.standard_normal(rgb.shape, np.float32) * np.float32(rng.uniform(1.5, 10))
+        rgb = np.clip(rgb + noise, 0, 255).astype(np.uint8)
+    if rng.random() < 0.30:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 92))]
+        coded = cv2.imencode(".jpg", rgb, quality)[1]
+        rgb = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+    return rgb
+
+
+def in_unit(values: Pixels) -> Floats:
+    """Scale 0..255 to 0..1."""
+    return np.divide(values, 255, dtype=np.float32)
+
+
 def _whole(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
     height, width = photo.alpha.shape
     cut = rng.uniform(0, 0.07, 4) * (height, height, width, width)
     top, bottom, left, right = cut.astype(int)
     return slice(top, height - bottom), slice(left, width - right)
+
+
+def close(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
+    """Return a box that the subject fills: its own, each side moved by up to an eighth, and of a tall or
+    wide subject mostly the upper or left end, as in a portrait.
+    """
+    left, top, wide, tall = photo.box
+    if not wide or not tall:
+        return _part(photo, rng)
+    offset = rng.choice((0, rng.random()), p=(0.7, 0.3))
+    shown = np.minimum((tall, wide), (LONGEST * wide, LONGEST * tall))
+    start = (top, left) + offset * ((tall, wide) - shown)
+    before, after = rng.uniform(-1 / 8, 1 / 8, (2, 2)).T * shown
+    first = np.maximum(start - before, 0).astype(int)
+    last = np.minimum(start + shown + after, photo.alpha.shape).astype(int)
+    rows, columns = map(slice, first, np.maximum(last, first + 2))
+    return rows, columns
 
 
 def _part(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:

@@ -1,25 +1,27 @@
 """Score weights on photos with ground truth: IoU at 0.5 and mean absolute error, by group.
 
-    python infra/training/evaluate.py --weights FILE --photos DIR [--held-out] [--size 288]
+    python infra/training/evaluate.py --weights FILE --photos DIR [--held-out] [--close] [--size 288]
 
 The truth of `x.jpg` is `x_alpha.png` beside it; its folder is its group. Mattes are computed as in the
-pipeline, without rounding in between.
+pipeline, without rounding in between. --close crops each photo so that its subject fills it.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import zlib
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from camera import Floats, in_unit
 from checkpoint import MODEL
-from library import Choice, Pixels, held_out, photos_below
+from compose import Floats, close, in_unit
+from library import Layer, Pixels, held_out, photos_below
 from safetensors import safe_open
 
 from bgpipe.pipeline.inference.engine import BiRefNetEngine
@@ -31,39 +33,42 @@ Predictor = Callable[[Pixels], Floats]
 ALL = "all"
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     images: int
     iou: float
     mae: float
 
 
-def evaluate(
-    predict: Predictor, folder: Path, chosen: Choice = lambda _path: True
-) -> dict[str, Score]:
-    """Return mean scores of every group below `folder` and of all chosen photos. `predict` maps uint8
-    [H,W,3] into a matte [H,W] in [0,1]. Raises ValueError when there is nothing to score.
+def evaluate(predict: Predictor, photos: Iterable[tuple[Path, Layer]]) -> dict[str, Score]:
+    """Return mean scores of every group, the photos of a folder, and of all photos. `predict` maps uint8
+    [H,W,3] into a matte [H,W] in [0,1]. Raises ValueError without photos.
     """
     by_group: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for path, photo in photos_below(folder, None, chosen):
+    for path, photo in photos:
         matte, truth = predict(photo.rgb), in_unit(photo.alpha)
         ours, theirs = matte > 0.5, truth > 0.5
         iou = (ours & theirs).sum() / (ours | theirs).sum() if (ours | theirs).any() else 1.0
-        for group in (path.parent.relative_to(folder).as_posix(), ALL):
+        for group in (path.parent.name, ALL):
             by_group[group].append((float(iou), float(np.abs(matte - truth).mean())))
     if not by_group:
-        raise ValueError(f"no photos with ground truth: {folder}; x.jpg needs x_alpha.png")
+        raise ValueError("no photos with ground truth: x.jpg needs x_alpha.png")
     return {
         group: Score(len(by_group[group]), *map(mean, zip(*by_group[group], strict=True)))
         for group in sorted(by_group, key=lambda group: (group == ALL, group))
     }
 
 
+def closer(path: Path, photo: Layer) -> tuple[Path, Layer]:
+    """Return the close view of a photo, the same in every run."""
+    box = close(photo, np.random.default_rng(zlib.crc32(path.name.encode())))
+    return path, Layer(photo.rgb[box], photo.alpha[box])
+
+
 def predictor(weights: Path, threads: int, size: int | None = None) -> Predictor:
     """Predict by the engine, at the size in the file's header or a square of `size`."""
     with safe_open(weights, framework="pt") as file:
         side = size or int(file.metadata()["bgpipe.size"].split("x")[0])
-    model = ResolvedModel(MODEL, weights, "", (side, side), PatchOrder.CURRENT, bundled=False)
+    model = ResolvedModel(MODEL, weights, "", (side, side), PatchOrder.CURRENT)
     engine = BiRefNetEngine(model, "cpu", batch=1, threads=threads)
 
     def predict(rgb: Pixels) -> Floats:
@@ -79,13 +84,16 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--held-out", action="store_true", help="of training data, see library.py")
+    parser.add_argument("--close", action="store_true", help="crop each photo to its subject")
     parser.add_argument("--size", type=int, help="pixels, if not the file's own")
     given = parser.parse_args()
     chosen = held_out if given.held_out else lambda _path: True
+    photos = photos_below(given.photos, None, chosen)
+    photos = itertools.starmap(closer, photos) if given.close else photos
     predict = predictor(given.weights, given.threads, given.size)
     print("| group | images | IoU at 0.5 | MAE |\n|---|---|---|---|")
-    for name, score in evaluate(predict, given.photos, chosen).items():
-        print(f"| {name} | {score.images} | {score.iou:.3f} | {score.mae:.3f} |")
+    for name, (images, iou, mae) in evaluate(predict, photos).items():
+        print(f"| {name} | {images} | {iou:.3f} | {mae:.3f} |")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Training images, decoded once and kept in memory.
 
-A data folder has up to three parts; every sub-folder of a part is a group:
+A data folder has up to three parts, of which every sub-folder is a group:
 
     foreground/   pictures with an alpha channel (cut-outs)
     photos/       `x.webp` beside its mask `x_alpha.png`; the kind of `kind_0001.webp` is `kind`
     background/   pictures without a subject
 
-and may have an index.json: a list of {"file": ..., "sure": ...}, `sure` in [0,1] being the confidence of
-a mask made by another network. Held-out photos are not loaded.
+An index.json may list {"file": ..., "sure": confidence in [0,1] of a mask made by another network}.
 """
 
 from __future__ import annotations
@@ -45,9 +44,15 @@ class Layer:
     alpha: Pixels
     weight: float = 1.0  # within its kind
 
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Return left, top, width and height of the subject; zeros without one."""
+        left, top, width, height = cv2.boundingRect((self.alpha > OPAQUE_ENOUGH).astype(np.uint8))
+        return left, top, width, height
+
     def trimmed(self) -> Layer | None:
-        """Return the box around the subject, or None without one."""
-        x, y, width, height = cv2.boundingRect((self.alpha > OPAQUE_ENOUGH).astype(np.uint8))
+        """Return the part of the image within the subject's box, or None without a subject."""
+        x, y, width, height = self.box
         box = (slice(y, y + height), slice(x, x + width))
         return Layer(self.rgb[box], self.alpha[box]) if min(width, height) > 1 else None
 
@@ -58,9 +63,6 @@ class Kinds:
 
     members: tuple[tuple[Layer, ...], ...]
     chances: tuple[float, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.members)
 
     def draw(self, rng: np.random.Generator) -> Layer:
         kind = self.members[rng.choice(len(self.members), p=self.chances)]
@@ -82,7 +84,7 @@ def load_library(folder: Path, side: int) -> Library:
     """
     cutouts = by_kind(_cutouts(folder / "foreground", side), lambda path: path.parent.name)
     photos = by_kind(_trusted(folder, side), kind_of)
-    if not (photos or cutouts):
+    if not (photos.members or cutouts.members):
         raise ValueError(f"no cut-outs and no photos with masks: {folder}; see {__file__}")
     plain = (
         (path, Layer(_read(path, side), np.empty((0, 0), np.uint8)))

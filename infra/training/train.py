@@ -13,6 +13,7 @@ MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 to keep them.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import shutil
@@ -68,14 +69,12 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
     first: int
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        step = self.first
-        while True:
+        for step in itertools.count(self.first):
             size = self.sizes[np.random.default_rng((step, 1)).integers(len(self.sizes))]
             numbers = range(step * self.batch, (step + 1) * self.batch)
             samples = [self.composer(number, size) for number in numbers]
             rgb, alpha = ([getattr(s, part) for s in samples] for part in ("rgb", "alpha"))
             yield torch.from_numpy(np.stack(rgb)), torch.from_numpy(np.stack(alpha))
-            step += 1
 
 
 def loader(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.types import ModelTask
+import redis
+
+from bgpipe.config.layers import SettingsError
+from bgpipe.config.settings import load_settings
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.types import ModelTask
 
 TIMEOUT = 0.5
 """Seconds for Redis to respond."""
@@ -18,25 +19,23 @@ JOBS = 50
 
 
 def presets() -> list[str]:
-    settings = _read_settings()
-    return list(settings.presets) if settings else []
+    with suppress(SettingsError):
+        return list(load_settings().presets)
+    return []
 
 
 def sweeps() -> list[str]:
-    settings = _read_settings()
-    return list(settings.sweeps) if settings else []
+    with suppress(SettingsError):
+        return list(load_settings().sweeps)
+    return []
 
 
 def models() -> list[tuple[str, str]]:
     """List the subject models, each with its summary."""
-    from bgpipe.pipeline.types import ModelTask
-
     return [("auto", "birefnet-general where it is available"), *_registered(ModelTask.SUBJECT)]
 
 
 def matting_models() -> list[tuple[str, str]]:
-    from bgpipe.pipeline.types import ModelTask
-
     return [("none", "no matting model"), *_registered(ModelTask.EDGES)]
 
 
@@ -46,53 +45,28 @@ def all_models() -> list[tuple[str, str]]:
 
 def setting_keys() -> list[str]:
     """List the sections, and the keys with their section."""
-    settings = _read_settings()
-    tables = settings.model_dump(mode="json") if settings else {}
-    sections = {name: table for name, table in tables.items() if isinstance(table, dict)}
-    return [*sections, *(f"{name}.{key}" for name, table in sections.items() for key in table)]
+    with suppress(SettingsError):
+        tables = load_settings().model_dump(mode="json")
+        sections = {name: table for name, table in tables.items() if isinstance(table, dict)}
+        return [*sections, *(f"{name}.{key}" for name, table in sections.items() for key in table)]
+    return []
 
 
 def jobs() -> list[str]:
     """List the newest jobs of the cluster, or of an embedded server that already runs."""
-    import redis
-
-    from bgpipe.pipeline.broker import keys
-
-    settings = _read_settings()
-    url = _running_server(settings) if settings else None
-    if url is None:
-        return []
-    with suppress(redis.RedisError, ValueError):
-        client = redis.Redis.from_url(
-            url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, retry=None
-        )
-        with client:
-            names: list[bytes] = client.zrevrange(keys.JOBS, 0, JOBS - 1)  # type: ignore[assignment]
-            return [name.decode() for name in names]
+    with suppress(SettingsError, redis.RedisError, ValueError):  # ValueError: a wrong or no URL
+        settings = load_settings()
+        socket = settings.state_folder.absolute() / "redis/redis.sock"
+        url = settings.redis_url or (f"unix://{quote(str(socket))}" if socket.is_socket() else "")
+        limits = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+        with redis.Redis.from_url(url, **limits, retry=None) as client:
+            names: list[bytes] = client.zrevrange(keys.JOBS, 0, JOBS - 1)
+        return [name.decode() for name in names]
     return []
 
 
-def _running_server(settings: Settings) -> str | None:
-    if settings.redis_url:
-        return settings.redis_url
-    socket = settings.state_folder.absolute() / "redis/redis.sock"
-    return f"unix://{quote(str(socket))}" if socket.is_socket() else None
-
-
-def _registered(task: ModelTask) -> Iterator[tuple[str, str]]:
+def _registered(task: ModelTask) -> list[tuple[str, str]]:
     from bgpipe.pipeline.models import registry
 
-    return (
-        (name, entry.summary)
-        for name, entry in registry.read_models().items()
-        if entry.task == task
-    )
-
-
-def _read_settings() -> Settings | None:
-    from bgpipe.config.settings import load_settings
-    from bgpipe.config.toml_file import SettingsError
-
-    with suppress(SettingsError):
-        return load_settings()
-    return None
+    models = registry.read_models().items()
+    return [(name, entry.summary) for name, entry in models if entry.task == task]

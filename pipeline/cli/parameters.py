@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.errors import UsageError
@@ -18,26 +17,22 @@ WAIT_HELP = (
     "Wait until the job ends, or return once it is queued. Default: wait if stdout is a terminal."
 )
 
+Text = str | None
+Texts = list[str] | None
+
 OptionalJob = Annotated[
-    str | None,
-    typer.Argument(metavar="JOB", help="Default: the latest job.", autocompletion=completion.jobs),
+    Text,
+    Argument(metavar="JOB", help="Default: the latest job.", autocompletion=completion.jobs),
 ]
 RequiredJob = Annotated[
     str,
-    typer.Argument(
-        metavar="JOB", help="A name that bgpipe jobs lists.", autocompletion=completion.jobs
-    ),
+    Argument(metavar="JOB", help="A name that bgpipe jobs lists.", autocompletion=completion.jobs),
 ]
-Wait = Annotated[bool | None, typer.Option("--wait/--detach", help=WAIT_HELP, show_default=False)]
+Wait = Annotated[bool | None, Option("--wait/--detach", help=WAIT_HELP, show_default=False)]
 
 
 def check_output_file(path: Path | None) -> Path | None:
-    """Check, as an option's callback, that the file can be written before any work is done.
-
-    Raises:
-        UsageError: the file cannot be written.
-
-    """
+    """Raise UsageError, as an option's callback before any work, if the file cannot be written."""
     if path is None:
         return None
     folder = path.absolute().parent
@@ -50,10 +45,18 @@ def check_output_file(path: Path | None) -> Path | None:
     return path
 
 
-_source: Callable[..., Any] = partial(typer.Option, rich_help_panel="Source")
-_look: Callable[..., Any] = partial(typer.Option, rich_help_panel="Look")
-_output: Callable[..., Any] = partial(typer.Option, rich_help_panel="Output")
-_run: Callable[..., Any] = partial(typer.Option, rich_help_panel="Run")
+def _in_panel(title: str) -> Callable[..., Any]:
+    """Return a function that declares an option of one panel of the help."""
+
+    def option(metavar: str, text: str, *names: str, offer: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401
+        return Option(
+            *names, metavar=metavar, help=text, autocompletion=offer, rich_help_panel=title
+        )
+
+    return option
+
+
+_source, _look, _output, _run = map(_in_panel, ("Source", "Look", "Output", "Run"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,127 +65,99 @@ class SubmitOptions:
 
     sources: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="SOURCE",
             help="Folders, files, s3://bucket/prefix, @list.txt, or - for stdin (an image, or a "
             "list).",
             show_default=False,
         ),
     ]
-    include: Annotated[
-        list[str] | None, _source(metavar="GLOB", help="Take only matching keys; repeatable.")
-    ] = None
-    exclude: Annotated[
-        list[str] | None, _source(metavar="GLOB", help="Skip matching keys; repeatable.")
-    ] = None
+    include: Annotated[Texts, _source("GLOB", "Take only matching keys; repeatable.")] = None
+    exclude: Annotated[Texts, _source("GLOB", "Skip matching keys; repeatable.")] = None
     input_alpha: Annotated[
-        str,
-        _source(metavar="MODE", help="Transparency of a source: multiply, keep or ignore it."),
+        str, _source("MODE", "Transparency of a source: multiply, keep or ignore it.")
     ] = "multiply"
     preset: Annotated[
-        str | None,
+        Text,
         _look(
+            "NAME",
+            "balanced, products, portraits, catalogue or raw. Default: balanced.",
             "--preset",
             "-p",
-            metavar="NAME",
-            help="balanced, products, portraits, catalogue or raw. Default: balanced.",
-            autocompletion=completion.presets,
+            offer=completion.presets,
         ),
     ] = None
     assignments: Annotated[
-        list[str] | None,
-        _look("--set", metavar="KEY=VALUE", help="Change one value of the preset; repeatable."),
+        Texts, _look("KEY=VALUE", "Change one value of the preset; repeatable.", "--set")
     ] = None
-    workflow: Annotated[
-        Path | None, _look(metavar="FILE", help="A ComfyUI workflow instead of a preset.")
-    ] = None
+    workflow: Annotated[Path | None, _look("FILE", "A ComfyUI workflow instead of a preset.")] = (
+        None
+    )
     model: Annotated[
-        str | None,
+        Text,
         _look(
+            "NAME",
+            "A model (see bgpipe models list), or a path to safetensors. Default: auto.",
             "--model",
             "-m",
-            metavar="NAME",
-            help="A model (see bgpipe models list), or a path to safetensors. Default: auto.",
-            autocompletion=completion.models,
+            offer=completion.models,
         ),
     ] = None
     matting: Annotated[
-        str | None,
+        Text,
         _look(
-            metavar="NAME",
-            help="Second network for hair and fur: vitmatte, vitmatte-base, a path, or none. "
+            "NAME",
+            "Second network for hair and fur: vitmatte, vitmatte-base, a path, or none. "
             "Default: none.",
-            autocompletion=completion.matting_models,
+            offer=completion.matting_models,
         ),
     ] = None
-    crop: Annotated[bool | None, _look("--crop", help="Crop to the subject.")] = None
+    crop: Annotated[bool | None, _look("", "Crop to the subject.", "--crop")] = None
     margin: Annotated[
-        float | None,
-        _look(metavar="PERCENT", help="Margin, in percent of the longer side of the crop."),
+        float | None, _look("PERCENT", "Margin, in percent of the longer side of the crop.")
     ] = None
-    canvas: Annotated[
-        str | None, _look(metavar="SIZE", help="Fit into 2000x2000 pixels, or pad to 4:5.")
-    ] = None
+    canvas: Annotated[Text, _look("SIZE", "Fit into 2000x2000 pixels, or pad to 4:5.")] = None
     place: Annotated[
-        str | None,
-        _look(metavar="SIDE", help="Position on the canvas: middle, top, bottom, left or right."),
+        Text, _look("SIDE", "Position on the canvas: middle, top, bottom, left or right.")
     ] = None
     background: Annotated[
-        str | None,
-        _look(
-            metavar="COLOR",
-            help="white, black, #rrggbb, or the path of an image. Default: transparent.",
-        ),
+        Text,
+        _look("COLOR", "white, black, #rrggbb, or the path of an image. Default: transparent."),
     ] = None
-    shadow: Annotated[
-        float | None, _look(metavar="0..1", help="Darkness of a shadow on the ground.")
-    ] = None
+    shadow: Annotated[float | None, _look("0..1", "Darkness of a shadow on the ground.")] = None
     out: Annotated[
-        str | None,
+        Text,
         _output(
+            "DEST",
+            "Folder or s3:// prefix; for one image also a file, or - for stdout. "
+            "Default: SOURCE-cutouts.",
             "--out",
             "-o",
-            metavar="DEST",
-            help="Folder or s3:// prefix; for one image also a file, or - for stdout. "
-            "Default: SOURCE-cutouts.",
         ),
     ] = None
     format: Annotated[
-        str | None,
-        _output(metavar="FORMAT", help="png, webp, avif, jpeg, mask or zip. Default: png."),
+        Text, _output("FORMAT", "png, webp, avif, jpeg, mask or zip. Default: png.")
     ] = None
     quality: Annotated[
-        int,
-        _output(metavar="1..100", help="Quality of JPEG, AVIF and WebP (100: lossless WebP)."),
+        int, _output("1..100", "Quality of JPEG, AVIF and WebP (100: lossless WebP).")
     ] = 90
     compression: Annotated[
-        str,
-        _output(
-            "--png", metavar="MODE", help="PNG compression: fast, or small (many times slower)."
-        ),
+        str, _output("MODE", "PNG compression: fast, or small (many times slower).", "--png")
     ] = "fast"
-    depth: Annotated[
-        int, _output(metavar="BITS", help="8, or 16 to keep 16-bit colors in PNG.")
-    ] = 8
+    depth: Annotated[int, _output("BITS", "8, or 16 to keep 16-bit colors in PNG.")] = 8
     name: Annotated[
-        str,
-        _output(
-            metavar="TEMPLATE",
-            help="Names of the cutouts, such as {folder}/{stem}-cutout.",
-            show_default=False,
-        ),
+        str, _output("TEMPLATE", "Names of the cutouts, such as {folder}/{stem}-cutout.")
     ] = ""
     overwrite: Annotated[
-        bool, _output("--overwrite", help="Replace files at DEST that bgpipe did not make.")
+        bool, _output("", "Replace files at DEST that bgpipe did not make.", "--overwrite")
     ] = False
-    prune: Annotated[bool, _output("--prune", help="Remove cutouts whose source is gone.")] = False
-    force: Annotated[bool, _run("--force", help="Redo cutouts that are up to date.")] = False
+    prune: Annotated[bool, _output("", "Remove cutouts whose source is gone.", "--prune")] = False
+    force: Annotated[bool, _run("", "Redo cutouts that are up to date.", "--force")] = False
     dry_run: Annotated[
-        bool, _run("--dry-run", help="Count what would be done, without doing it.")
+        bool, _run("", "Count what would be done, without doing it.", "--dry-run")
     ] = False
-    watch: Annotated[bool, _run("--watch", help="Follow new files until Ctrl-C.")] = False
-    wait: Annotated[bool | None, _run("--wait/--detach", help=WAIT_HELP)] = None
+    watch: Annotated[bool, _run("", "Follow new files until Ctrl-C.", "--watch")] = False
+    wait: Annotated[bool | None, _run("", WAIT_HELP, "--wait/--detach")] = None
     job: Annotated[
-        str | None,
-        _run("--job", "-j", metavar="NAME", help="Name of the job. Default: date and time."),
+        Text, _run("NAME", "Name of the job. Default: date and time.", "--job", "-j")
     ] = None

@@ -5,24 +5,18 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain, count
-from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.broker.embedded import worker as embedded_worker
 from bgpipe.pipeline.cli.console import Console, short_location
-from bgpipe.pipeline.cli.run import JobRun, open_job, run_to_completion
+from bgpipe.pipeline.cli.run import JobRun, open_job, run_to_completion, run_worker
 from bgpipe.pipeline.errors import NoImages, StorageUnavailable
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
-from bgpipe.pipeline.planning.sources import select_sources
-from bgpipe.pipeline.types import JobId
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.planning.prune import Prune
-    from bgpipe.pipeline.processes import ChildProcess
-    from bgpipe.pipeline.session import Session
-    from bgpipe.pipeline.types import Job
+from bgpipe.pipeline.planning.planner import select_sources
+from bgpipe.pipeline.planning.prune import Prune
+from bgpipe.pipeline.session import Session
+from bgpipe.pipeline.types import Job, JobId
 
 POLL = 2.0
 """Seconds between two listings of a folder. A file that did not change in between is complete."""
@@ -36,12 +30,11 @@ def watch_source(session: Session, console: Console, job: Job, prune: Prune | No
     Raises:
         KeyboardInterrupt: a job was running.
         Unavailable: see `run_to_completion`.
-
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console.print(f"watching {short_location(job.source)}: stop with Ctrl-C")
     names = chain([job.id], (JobId(f"{job.id}-{number}") for number in count(2)))
-    with _shared_worker(session) as worker:
+    with run_worker(session) if session.settings.embedded else nullcontext() as worker:
         for growing in _arrivals(session, console, job):
             batch = replace(job, id=next(names), created=time.time())
             job_id, lease = open_job(session, console, batch)
@@ -53,18 +46,6 @@ def watch_source(session: Session, console: Console, job: Job, prune: Prune | No
                 console.warn(f"bgpipe: {error}")
             prune = None
     return 0
-
-
-@contextmanager
-def _shared_worker(session: Session) -> Iterator[ChildProcess | None]:
-    """Keep one worker and its model for all batches; None in a cluster."""
-    settings = session.settings
-    if not settings.embedded:
-        yield None
-        return
-    folder, timeout = settings.state_folder, settings.worker.drain_timeout
-    with embedded_worker(session.redis_url, folder, timeout) as worker:
-        yield worker
 
 
 def _arrivals(session: Session, console: Console, job: Job) -> Iterator[frozenset[str]]:

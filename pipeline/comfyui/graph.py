@@ -26,11 +26,11 @@ class NodeError:
 
 @dataclass(frozen=True, slots=True)
 class InvalidNode:
-    """A node with errors, and the outputs that depend on it."""
+    """A node with errors, and the outputs that depend on it; as a dict it has ComfyUI's shape."""
 
     class_type: str
-    errors: tuple[NodeError, ...]
-    outputs: tuple[str, ...]
+    errors: list[NodeError] = field(default_factory=list)
+    dependent_outputs: list[str] = field(default_factory=list)
 
 
 class WorkflowError(UsageError):
@@ -47,38 +47,30 @@ class WorkflowError(UsageError):
         self.message = message
         self.details = details
         self.nodes = nodes or {}
-        super().__init__(f"workflow: {self._describe()}")
+        # The first error of each node, or else the workflow's own.
+        errors = [
+            f"node {name} ({node.class_type}): {_join(error.message, error.details)}"
+            for name, node in self.nodes.items()
+            for error in node.errors[:1]
+        ]
+        super().__init__(f"workflow: {'; '.join(errors) or _join(message, details)}")
 
     @property
     def body(self) -> dict[str, Json]:
         """The response of POST /prompt with status 400."""
-        error = {"type": self.type, "message": self.message, "details": self.details}
-        return {"error": error | {"extra_info": {}}, "node_errors": node_errors(self.nodes)}
+        return {
+            "error": asdict(NodeError(self.type, self.message, self.details)),
+            "node_errors": {name: asdict(node) for name, node in self.nodes.items()},
+        }
 
-    def _describe(self) -> str:
-        """Return the first error of each node, or else the workflow's own."""
-        errors = [
-            f"node {name} ({node.class_type}): "
-            f"{_join(node.errors[0].message, node.errors[0].details)}"
-            for name, node in self.nodes.items()
-        ]
-        return "; ".join(errors) or _join(self.message, self.details)
+
+def unsupported_input(name: str, reason: str, extra: Mapping[str, Json]) -> NodeError:
+    message, extra_info = "Custom validation failed for node", {"input_name": name, **extra}
+    return NodeError("custom_validation_failed", message, f"{name} - {reason}", extra_info)
 
 
 def no_prompt() -> WorkflowError:
     return WorkflowError("no_prompt", "No prompt provided", "No prompt provided")
-
-
-def node_errors(nodes: Mapping[str, InvalidNode]) -> dict[str, Json]:
-    """Return node id -> its errors, in ComfyUI's shape."""
-    return {
-        name: {
-            "errors": [asdict(error) for error in node.errors],
-            "dependent_outputs": list(node.outputs),
-            "class_type": node.class_type,
-        }
-        for name, node in nodes.items()
-    }
 
 
 def _join(message: str, details: str) -> str:

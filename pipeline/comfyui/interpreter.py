@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from bgpipe.config.presets import Enhancement
 from bgpipe.pipeline.comfyui import node_types
-from bgpipe.pipeline.comfyui.graph import Graph, Json, NodeError, node_errors
+from bgpipe.pipeline.comfyui.graph import Graph, Json, unsupported_input
 from bgpipe.pipeline.comfyui.ui_format import is_ui_format, to_graph
 from bgpipe.pipeline.comfyui.validation import ValidatedGraph, failed_outputs, validate_graph
 from bgpipe.pipeline.types import Preset
 
-COLOR = re.compile(r"#[0-9a-fA-F]{6}")
+COLOR = re.compile(r"(#[0-9a-fA-F]{6})(ff)?")
 REFINEMENT = ("contrast", "dilate", "erode", "blur", "smooth", "threshold")
+ENHANCEMENT = ("sensitivity", "smooth", "fill_holes", "mask_blur", "mask_offset")
 PREFIX_LENGTH = 200
+
+_PART = r"(?![. ])[\w .-]+(?<! )"
+_PREFIX = re.compile(rf"{_PART}(/{_PART})*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +72,18 @@ def read_workflow(
 
     `models`: name in a graph -> bgpipe's name. `has_image`: see `validate_graph`.
 
-    Raises:
-        WorkflowError: it is invalid, or an output that it saves is not supported.
-
+    Raises WorkflowError if it is invalid, or an output that it saves is not supported.
     """
     graph = to_graph(document) if is_ui_format(document) else document
     validated = validate_graph(graph, node_types.make_node_types(tuple(models)), has_image)
     interpreter = _Interpreter(validated, models)
     outputs = [interpreter.read_output(node) for node in validated.valid_outputs]
     supported = [output for output in outputs if output]
-    saved = [
-        node for node in validated.output_nodes if validated.type_name(node) == node_types.SAVE
-    ]
-    if not supported or not set(saved) <= set(validated.valid_outputs):
+    saved = {name for name, kind in validated.types.items() if kind.name == node_types.SAVE}
+    if not supported or not saved <= set(validated.valid_outputs):
         raise failed_outputs(validated)
-    return Workflow(graph, tuple(supported), node_errors(validated.invalid))
+    errors = {name: asdict(node) for name, node in validated.invalid.items()}
+    return Workflow(graph, tuple(supported), errors)
 
 
 class _Unsupported(Exception):
@@ -91,9 +92,7 @@ class _Unsupported(Exception):
     def __init__(self, node: str, input_: str, reason: str) -> None:
         super().__init__(reason)
         self.node = node
-        details = f"{input_} - {reason}"
-        message = "Custom validation failed for node"
-        self.error = NodeError("custom_validation_failed", message, details, {"input_name": input_})
+        self.error = unsupported_input(input_, reason, {})
 
 
 class _Interpreter:
@@ -106,40 +105,36 @@ class _Interpreter:
         self._readers: dict[str, Callable[[str, int], CutoutSpec]] = {
             node_types.LOAD: self._read_load,
             node_types.REMOVE: self._read_remove,
-            node_types.ENHANCE: self._read_enhance,
-            node_types.REFINE: self._read_refine,
+            node_types.ENHANCE: self._read_mask,
+            node_types.REFINE: self._read_mask,
             node_types.CONVERT: self._read_convert,
         }
 
     def read_output(self, node: str) -> OutputNode | None:
         """Return the node's output, or None and record an error if it is not supported."""
         try:
-            spec = self._read_cutout(node)
-            is_saved = self._validated.type_name(node) == node_types.SAVE
-            return OutputNode(node, spec, self._prefix(node) if is_saved else "", is_saved)
+            return self._read_output(node)
         except _Unsupported as error:
             self._validated.add_error(error.node, error.error, node)
             return None
 
-    def _read_cutout(self, node: str) -> CutoutSpec:
+    def _read_output(self, node: str) -> OutputNode:
         spec = self._read_input(node, "images")
         if not spec.model:
             raise _Unsupported(node, "images", "no node removes the background of this image")
-        return spec
-
-    def _prefix(self, node: str) -> str:
-        """Return the start of the file's name, which may have folders and never leaves them."""
+        if self._validated.types[node].name != node_types.SAVE:
+            return OutputNode(node, spec, "", is_saved=False)
+        # It may have folders and never leaves them.
         prefix: str = self._validated.values[node]["filename_prefix"]
-        if not 0 < len(prefix) <= PREFIX_LENGTH or not all(map(_is_plain, prefix.split("/"))):
-            raise _Unsupported(
-                node, "filename_prefix", f"use letters, digits, ., _, - and spaces: {prefix!r}"
-            )
-        return prefix
+        if len(prefix) > PREFIX_LENGTH or not _PREFIX.fullmatch(prefix):
+            reason = f"use letters, digits, ., _, - and spaces: {prefix!r}"
+            raise _Unsupported(node, "filename_prefix", reason)
+        return OutputNode(node, spec, prefix, is_saved=True)
 
     def _read_input(self, node: str, input_: str) -> CutoutSpec:
         origin, slot = self._validated.values[node][input_]
         if (origin, slot) not in self._specs:  # cached: shared nodes would be read repeatedly
-            read = self._readers[self._validated.type_name(origin)]
+            read = self._readers[self._validated.types[origin].name]
             self._specs[origin, slot] = read(origin, slot)
         return self._specs[origin, slot]
 
@@ -153,35 +148,21 @@ class _Interpreter:
         image = self._read_input(node, "image")
         if image.model:
             raise _Unsupported(node, "image", "its background is removed already")
-        enhancement = Enhancement(
-            sensitivity=values["sensitivity"],
-            mask_blur=values["mask_blur"],
-            mask_offset=values["mask_offset"],
-            invert=values["invert_output"],
-        )
-        preset = _add_enhancement(Preset(foreground=values["refine_foreground"]), enhancement)
+        preset = _add_enhancement(Preset(foreground=values["refine_foreground"]), values)
         if values["background"] == "Color":
-            preset = replace(preset, background=_opaque_color(node, values["background_color"]))
+            color = COLOR.fullmatch(values["background_color"])
+            if not color:
+                reason = f"write it as #rrggbb: {values['background_color']!r}"
+                raise _Unsupported(node, "background_color", reason)
+            preset = replace(preset, background=color[1])
         return CutoutSpec(image.photo, self._models[values["model"]], preset, is_mask=slot == 2)
 
-    def _read_enhance(self, node: str, _slot: int) -> CutoutSpec:
+    def _read_mask(self, node: str, _slot: int) -> CutoutSpec:
         values, mask = self._validated.values[node], self._read_input(node, "mask")
-        if _is_refined(mask.preset):
+        if any(getattr(mask.preset, name) != getattr(Preset(), name) for name in REFINEMENT):
             raise _Unsupported(node, "mask", "the mask is refined already: enhance it before")
-        enhancement = Enhancement(
-            sensitivity=values["sensitivity"],
-            smooth=values["smooth"],
-            fill_holes=values["fill_holes"],
-            mask_blur=values["mask_blur"],
-            mask_offset=values["mask_offset"],
-            invert=values["invert_output"],
-        )
-        return replace(mask, preset=_add_enhancement(mask.preset, enhancement))
-
-    def _read_refine(self, node: str, _slot: int) -> CutoutSpec:
-        values, mask = self._validated.values[node], self._read_input(node, "mask")
-        if _is_refined(mask.preset):
-            raise _Unsupported(node, "mask", "the mask is refined already")
+        if self._validated.types[node].name == node_types.ENHANCE:
+            return replace(mask, preset=_add_enhancement(mask.preset, values))
         refinement = {name: values[name] for name in REFINEMENT}
         guided = Preset(**refinement) != Preset()  # as in the presets that refine
         return replace(mask, preset=replace(mask.preset, guided=guided, **refinement))
@@ -210,24 +191,8 @@ def _join_mask(node: str, image: CutoutSpec, mask: CutoutSpec) -> CutoutSpec:
     return replace(mask, preset=replace(mask.preset, background=background, foreground=foreground))
 
 
-def _opaque_color(node: str, color: str) -> str:
-    opaque = color.removesuffix("ff") if len(color) == 9 else color
-    if not COLOR.fullmatch(opaque):
-        raise _Unsupported(node, "background_color", f"write it as #rrggbb: {color!r}")
-    return opaque
-
-
-def _add_enhancement(preset: Preset, enhancement: Enhancement) -> Preset:
-    if enhancement == Enhancement():
-        return preset
-    return replace(preset, enhance=(*preset.enhance, enhancement))
-
-
-def _is_refined(preset: Preset) -> bool:
-    return any(getattr(preset, name) != getattr(Preset(), name) for name in REFINEMENT)
-
-
-def _is_plain(part: str) -> bool:
-    """Whether a part of a path is a file name of plain characters."""
-    is_safe = re.fullmatch(r"[\w .-]+", part) and not part.startswith(".")
-    return bool(is_safe) and part.strip() == part
+def _add_enhancement(preset: Preset, values: Mapping[str, Json]) -> Preset:
+    given = {name: values[name] for name in ENHANCEMENT if name in values}
+    enhancement = Enhancement(**given, invert=values["invert_output"])
+    is_none = enhancement == Enhancement()
+    return preset if is_none else replace(preset, enhance=(*preset.enhance, enhancement))

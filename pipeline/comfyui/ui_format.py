@@ -1,19 +1,18 @@
 """From a workflow saved by ComfyUI's editor (UI format) to a graph in API format.
 
-Widget values are positions without names. The six of a mask enhancer are read by the labels under
-which they were documented for this graph (contrast, dilate, erode, blur, smooth, threshold), not in
-the order of the node's inputs, so the enhancer becomes a `BgpipeRefiner`. Links are followed from the
-nodes' inputs; other entries of the table of links have no effect.
+The six widget values of a mask enhancer are read by the labels under which they were documented for
+this graph, not in the order of the node's inputs, so the enhancer becomes a `BgpipeRefiner`. Links are
+followed from the nodes' inputs; other entries of the table of links have no effect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping
 from typing import TypeGuard
 
 from bgpipe.pipeline.comfyui import node_types
 from bgpipe.pipeline.comfyui.graph import Graph, InvalidNode, Json, NodeError, WorkflowError
+from bgpipe.pipeline.comfyui.node_types import NodeType
 
 COMMENTS = frozenset(("Note", "MarkdownNote"))
 REROUTE = "Reroute"
@@ -32,25 +31,29 @@ def is_ui_format(document: Json) -> bool:
 def to_graph(document: dict[str, Json]) -> Graph:
     """Convert a document in UI format.
 
-    Raises:
-        WorkflowError: a node is malformed or bypassed, or has widget values of a wrong type.
-
+    Raises WorkflowError if a node is malformed or bypassed, or has widget values of a wrong type.
     """
     nodes = {_node_id(node): node for node in document["nodes"]}
     nodes = {name: node for name, node in nodes.items() if node.get("mode", 0) != MUTED}
     origins = _origins(document, nodes)
+    known = node_types.make_node_types(())
     graph: Graph = {}
     for name, node in nodes.items():
         kind = node["type"]
         if kind in COMMENTS or kind == REROUTE:
             continue
         if node.get("mode", 0) == BYPASSED:
-            raise WorkflowError(
-                "invalid_prompt", "A node is bypassed: remove it", f"Node ID '#{name}'"
-            )
+            message = "A node is bypassed: remove it"
+            raise WorkflowError("invalid_prompt", message, f"Node ID '#{name}'")
+        class_type = node_types.REFINE if kind == node_types.ENHANCE else kind
+        inputs = {
+            str(each.get("name")): list(origin)
+            for each in _list_of_dicts(node, "inputs")
+            if (origin := _follow_reroutes(each.get("link"), nodes, origins))
+        }
         graph[name] = {
-            "class_type": _class_type(kind),
-            "inputs": _linked_inputs(node, nodes, origins) | _widget_values(name, node),
+            "class_type": class_type,
+            "inputs": inputs | _widget_values(node, known.get(class_type)),
             "_meta": {"title": str(node.get("title") or kind)},
         }
     return graph
@@ -82,15 +85,6 @@ def _is_link(link: Json) -> TypeGuard[Link]:
     return isinstance(link, int | str)
 
 
-def _linked_inputs(node: Json, nodes: Mapping[str, Json], origins: Origins) -> dict[str, Json]:
-    inputs = {}
-    for each in _list_of_dicts(node, "inputs"):
-        origin = _follow_reroutes(each.get("link"), nodes, origins)
-        if origin:
-            inputs[str(each.get("name"))] = list(origin)
-    return inputs
-
-
 def _follow_reroutes(
     link: Json, nodes: Mapping[str, Json], origins: Origins
 ) -> tuple[str, Json] | None:
@@ -107,50 +101,30 @@ def _list_of_dicts(node: Json, name: str) -> list[dict[str, Json]]:
     return [each for each in values if isinstance(each, dict)] if isinstance(values, list) else []
 
 
-def _class_type(kind: str) -> str:
-    return node_types.REFINE if kind == node_types.ENHANCE else kind
-
-
-def _widget_values(name: str, node: Json) -> dict[str, Json]:
-    """Return the widget values by label."""
-    kind, values = node["type"], node.get("widgets_values", [])
-    labels = _widget_labels().get(_class_type(kind))
-    if labels is None:
-        return {}  # an unknown node, which validation refuses
+def _widget_values(node: Json, kind: NodeType | None) -> dict[str, Json]:
+    """Return the widget values by label; none of an unknown node, which validation refuses."""
+    if kind is None:
+        return {}
+    values, links = node.get("widgets_values", []), {node_types.IMAGE, node_types.MASK}
+    labels = [each.name for each in kind.inputs if each.type not in links]
     if not isinstance(values, list):
-        raise _invalid_widget(name, kind, "widgets_values", values, "a list")
-    if kind == node_types.REMOVE and len(values) < len(labels):
-        # Versions before `sensitivity` had one value less.
-        labels = tuple(label for label in labels if label != "sensitivity")
-    if _class_type(kind) == node_types.REFINE:
-        _check_labels(name, kind, labels, values)
-    return dict(zip(labels, values, strict=False))
+        raise _invalid_widget(node, "widgets_values", values, "a list")
+    if kind.name == node_types.REMOVE and len(values) < len(labels):
+        labels.remove("sensitivity")  # as versions had before it came
+    named = dict(zip(labels, values, strict=False))
+    if kind.name == node_types.REFINE:
+        # Refuse anything but four numbers and two booleans: it was meant for other labels.
+        if len(values) not in {0, len(labels)}:
+            raise _invalid_widget(node, "widgets_values", values, f"{len(labels)} values")
+        for label, value in named.items():
+            is_switch = label in {"smooth", "threshold"}
+            if isinstance(value, bool) is not is_switch or not isinstance(value, int | float):
+                expected = "true or false" if is_switch else "a number"
+                raise _invalid_widget(node, label, value, expected)
+    return named
 
 
-@cache
-def _widget_labels() -> Mapping[str, tuple[str, ...]]:
-    """Return node type -> the names of its inputs that are widgets, in order."""
-    links = {node_types.IMAGE, node_types.MASK}
-    return {
-        name: tuple(each.name for each in kind.inputs if each.type not in links)
-        for name, kind in node_types.make_node_types(()).items()
-    }
-
-
-def _check_labels(name: str, kind: str, labels: Sequence[str], values: Sequence[Json]) -> None:
-    """Refuse anything but four numbers and two booleans: it was meant for other labels."""
-    if len(values) not in {0, len(labels)}:
-        raise _invalid_widget(name, kind, "widgets_values", values, f"{len(labels)} values")
-    for label, value in zip(labels, values, strict=False):
-        is_bool = isinstance(value, bool)
-        if label in {"smooth", "threshold"}:
-            if not is_bool:
-                raise _invalid_widget(name, kind, label, value, "true or false")
-        elif is_bool or not isinstance(value, int | float):
-            raise _invalid_widget(name, kind, label, value, "a number")
-
-
-def _invalid_widget(node: str, kind: str, label: str, value: Json, expected: str) -> WorkflowError:
+def _invalid_widget(node: Json, label: str, value: Json, expected: str) -> WorkflowError:
     error = NodeError(
         "invalid_input_type",
         f"Failed to convert an input value to {expected}",
@@ -160,5 +134,5 @@ def _invalid_widget(node: str, kind: str, label: str, value: Json, expected: str
     return WorkflowError(
         "prompt_outputs_failed_validation",
         "Prompt outputs failed validation",
-        nodes={node: InvalidNode(kind, (error,), ())},
+        nodes={str(node["id"]): InvalidNode(node["type"], [error])},
     )

@@ -70,7 +70,12 @@ def weighted_f_measure(matte: Plane, truth: Plane) -> float:
         return _f_measure_of_empty_truth(matte)
     error = np.abs(matte.astype(np.float64) - mask)
     distance, nearest = distance_transform_edt(~mask, return_indices=True)
-    smoothed = _smooth(error[tuple(nearest)])
+    smoothed = cv2.GaussianBlur(  # zero beyond the border
+        error[tuple(nearest)],
+        (_DEPENDENCE_SIDE, _DEPENDENCE_SIDE),
+        _DEPENDENCE_SIGMA,
+        borderType=cv2.BORDER_CONSTANT,
+    )
     forgiven = np.where(mask, np.minimum(error, smoothed), error)
     weighted = forgiven * np.where(mask, 1.0, 2 - np.exp(_DECAY * distance))
     hits = np.count_nonzero(mask) - weighted[mask].sum()
@@ -133,14 +138,6 @@ def _count_above_levels(matte: Plane, mask: Mask) -> tuple[Floats, Floats]:
         for part in (levels[mask], levels)
     )
     return inside, total
-
-
-def _smooth(error: Floats) -> Floats:
-    """Weighted mean of the error around each pixel; zero beyond the border."""
-    side = (_DEPENDENCE_SIDE, _DEPENDENCE_SIDE)
-    return np.asarray(
-        cv2.GaussianBlur(error, side, _DEPENDENCE_SIGMA, borderType=cv2.BORDER_CONSTANT), np.float64
-    )
 
 
 def _alignment(value: Floats, true_value: float) -> Floats:

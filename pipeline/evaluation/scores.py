@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bgpipe.pipeline.evaluation import mask_metrics, matte_metrics
-from bgpipe.pipeline.evaluation.composite_metrics import (
-    BACKGROUNDS,
-    composite_error,
-    make_background,
-)
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from bgpipe.pipeline.types import Pixels, Plane
+
+    Colors = npt.NDArray[np.float32]
+    """float32 [H, W, 3] in [0, 255]."""
+
+BACKGROUNDS = ("white", "black", "grey", "checks")
+
+_LEVELS = {"white": 255.0, "black": 0.0, "grey": 128.0}
+_CHECKS = (204.0, 255.0)
+_SQUARE = 8
 
 HIGHER_IS_BETTER = frozenset({"iou", "s_measure", "f_max", "f_weighted", "e_measure"})
 
@@ -55,7 +61,12 @@ def score(cutout: Pixels, truth: Pixels) -> Scores:
         mse=matte_metrics.mean_squared_error(matte, true_matte),
         gradient=matte_metrics.gradient_error(matte, true_matte),
         connectivity=matte_metrics.connectivity_error(matte, true_matte),
-        **_composite_errors(cutout, truth),
+        **{
+            f"composite_{name}": composite_error(
+                cutout, truth, make_background(name, *cutout.shape[:2])
+            )
+            for name in BACKGROUNDS
+        },
     )
 
 
@@ -67,14 +78,26 @@ def mean_scores(scores: Iterable[Scores]) -> Scores:
     return Scores(*(float(value) for value in rows.mean(axis=0)))
 
 
+def composite_error(cutout: Pixels, truth: Pixels, background: Colors) -> float:
+    """Mean absolute difference of two RGBA images over `background`, in levels of 255."""
+    difference = np.abs(composite_over(cutout, background) - composite_over(truth, background))
+    return float(difference.mean(axis=2).mean(dtype=np.float64))
+
+
+def composite_over(rgba: Pixels, background: Colors) -> Colors:
+    """Composite with "over", straight alpha (T. Porter and T. Duff, Compositing Digital Images, 1984)."""
+    alpha = rgba[..., 3:].astype(np.float32) / 255
+    return np.asarray(alpha * rgba[..., :3] + (1 - alpha) * background, np.float32)
+
+
+def make_background(name: str, height: int, width: int) -> Colors:
+    """Return one of BACKGROUNDS."""
+    if name != "checks":
+        return np.full((height, width, 3), _LEVELS[name], np.float32)
+    rows, columns = (np.arange(side) // _SQUARE % 2 for side in (height, width))
+    squares = np.where(rows[:, None] == columns, _CHECKS[0], _CHECKS[1])
+    return np.repeat(squares[..., None], 3, axis=2).astype(np.float32)
+
+
 def _alpha(rgba: Pixels) -> Plane:
     return rgba[..., 3].astype(np.float32) / np.float32(255)
-
-
-def _composite_errors(cutout: Pixels, truth: Pixels) -> dict[str, float]:
-    return {
-        f"composite_{name}": composite_error(
-            cutout, truth, make_background(name, *cutout.shape[:2])
-        )
-        for name in BACKGROUNDS
-    }

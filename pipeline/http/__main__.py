@@ -6,7 +6,6 @@ import logging
 import signal
 import socket
 import sys
-from types import FrameType
 
 import uvicorn
 
@@ -14,7 +13,7 @@ from bgpipe.config.choices import KeyRule
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.http.app import create_app
-from bgpipe.pipeline.http.dependencies import AppState, open_state
+from bgpipe.pipeline.http.dependencies import open_state
 from bgpipe.pipeline.http.middleware import is_loopback
 from bgpipe.pipeline.logging import log_to_stderr
 from bgpipe.pipeline.session import read_settings
@@ -33,29 +32,22 @@ def main() -> int:
         log_to_stderr(settings.log.format)
         # Open until the end, so that this check and the server share one embedded Redis.
         with open_state(settings) as state:
-            _check_keys(state)
+            serve = settings.serve
+            needs_key = serve.keys is KeyRule.REQUIRED or not is_loopback(serve.host)
+            if needs_key and not state.api_keys.exist():
+                raise UsageError("this server needs an API key: create one: bgpipe keys add NAME")
             return _serve(settings)
     except BgpipeError as error:
         log.critical("cannot serve", extra={"fields": {"error": error}})
         return error.exit_code
 
 
-def _check_keys(state: AppState) -> None:
-    """Refuse to serve a network while no API key exists.
-
-    Raises:
-        UsageError: no API key exists.
-
-    """
-    serve = state.settings.serve
-    needs_key = serve.keys is KeyRule.REQUIRED or not is_loopback(serve.host)
-    if needs_key and not state.api_keys.exist():
-        raise UsageError("this server needs an API key: create one: bgpipe keys add NAME")
-
-
 def _serve(settings: Settings) -> int:
+    host = settings.serve.host
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    address = host, settings.serve.port
     try:
-        listener = _listen(settings.serve.host, settings.serve.port)
+        listener = socket.create_server(address, family=family, backlog=2048)
     except OSError as error:
         log.critical("cannot listen", extra={"fields": {"error": error}})
         return 2
@@ -69,24 +61,12 @@ def _serve(settings: Settings) -> int:
     server = uvicorn.Server(config)
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn handles them, and raises them again after its shutdown, while our cleanup runs.
-        signal.signal(number, _ignore)
-    log.info("serving", extra={"fields": {"url": _url(listener)}})
+        signal.signal(number, lambda *_: None)
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    log.info("serving", extra={"fields": {"url": url}})
     server.run(sockets=[listener])
     return 0 if server.started else 4
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    del number, frame
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,4 @@
-"""API keys of the HTTP service. Redis holds only their digests.
-
-A key has 256 random bits, so one round of sha256 suffices: it cannot be guessed from its digest. A
-browser shows its key once and gets a session, which lasts some hours or until the key is revoked.
-"""
+"""API keys, of which Redis holds digests, and the browser sessions that replace them for some hours."""
 
 from __future__ import annotations
 
@@ -49,14 +45,11 @@ class ApiKeys:
     def add(self, name: str, *, everything: bool = False) -> str:
         """Create a key and return its secret, which cannot be read again.
 
-        Raises:
-            UsageError: the name is invalid or reserved.
-
+        Raises UsageError if the name is invalid or reserved.
         """
         if not NAME.fullmatch(name) or name == LOCAL_OWNER:
-            raise UsageError(
-                f"not a name for a key: {name!r}: use up to 40 letters, digits, - and _"
-            )
+            allowed = "use up to 40 letters, digits, - and _"
+            raise UsageError(f"not a name for a key: {name!r}: {allowed}")
         secret = PREFIX + secrets.token_urlsafe(32)
         record = json.dumps(asdict(ApiKey(name, time.time(), everything)))
         self._client.hset(keys.ACCESS, _digest(secret), record)
@@ -64,7 +57,7 @@ class ApiKeys:
 
     def all(self) -> list[tuple[str, ApiKey]]:
         """Return the first digits of each key's digest, and the key; oldest first."""
-        entries = [(digest[:8], key) for digest, key in self._read_all().items()]
+        entries = ((digest[:8], key) for digest, key in self._read_all().items())
         return sorted(entries, key=lambda entry: entry[1].created)
 
     def exist(self) -> bool:
@@ -72,11 +65,8 @@ class ApiKeys:
 
     def revoke(self, name_or_digest: str) -> int:
         """Remove the keys of this name, or the key with these first digits; return their number."""
-        revoked = [
-            digest
-            for digest, key in self._read_all().items()
-            if name_or_digest in (key.name, digest[:8])
-        ]
+        stored = self._read_all().items()
+        revoked = [digest for digest, key in stored if name_or_digest in (key.name, digest[:8])]
         return int(self._client.hdel(keys.ACCESS, *revoked)) if revoked else 0
 
     def find(self, secret: str) -> ApiKey | None:
@@ -106,16 +96,13 @@ class ApiKeys:
 
     def _read(self, digest: str) -> ApiKey | None:
         record = cast("bytes | None", self._client.hget(keys.ACCESS, digest))
-        return _parse(record) if record else None
+        return ApiKey(**json.loads(record)) if record else None
 
     def _read_all(self) -> dict[str, ApiKey]:
         records = cast("dict[bytes, bytes]", self._client.hgetall(keys.ACCESS))
-        return {digest.decode(): _parse(record) for digest, record in records.items()}
+        return {digest.decode(): ApiKey(**json.loads(text)) for digest, text in records.items()}
 
 
 def _digest(secret: str) -> str:
+    # One round suffices: 256 random bits cannot be guessed.
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _parse(record: bytes) -> ApiKey:
-    return ApiKey(**json.loads(record))

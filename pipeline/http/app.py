@@ -12,26 +12,15 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from bgpipe.pipeline.http.background import MaintenanceLoop, embedded_worker
-from bgpipe.pipeline.http.comfyui import make_router
+from bgpipe.pipeline.http.comfyui import routes as comfyui
 from bgpipe.pipeline.http.dependencies import open_state
-from bgpipe.pipeline.http.middleware import AuthMiddleware, SecurityHeadersMiddleware
-from bgpipe.pipeline.http.problems import install_error_handlers
-from bgpipe.pipeline.http.routes import browser, events, health, items, jobs, options, uploads
+from bgpipe.pipeline.http.middleware import AuthMiddleware
+from bgpipe.pipeline.http.problems import DOCUMENTED, HANDLERS
+from bgpipe.pipeline.http.routes import browser, items, jobs, service, uploads
 from bgpipe.pipeline.processes import background_thread
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
-
-ROUTERS = (
-    health.router,
-    options.router,
-    browser.session_router,
-    uploads.router,
-    jobs.router,
-    items.router,
-    events.router,
-    browser.page_router,
-)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -62,9 +51,10 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/v1/openapi.json",
+        exception_handlers=HANDLERS,
+        responses=DOCUMENTED,
     )
     app.add_middleware(AuthMiddleware, settings=settings.serve)
-    app.add_middleware(SecurityHeadersMiddleware)
     if settings.serve.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -73,7 +63,8 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["Content-Disposition", "Retry-After"],
         )
-    install_error_handlers(app)
-    for router in (*ROUTERS, make_router()):
+    modules = (service, browser, uploads, jobs, items)
+    for router in (*(module.router for module in modules), jobs.events_router, comfyui.router):
         app.include_router(router)
+    app.include_router(comfyui.router, prefix="/api")
     return app

@@ -1,8 +1,4 @@
-"""Work that no request waits for: the embedded dispatcher and worker, and the maintenance of jobs.
-
-Every server runs a maintenance loop, and a lease decides which of them acts. Its state is in Redis,
-so that another server continues after a crash.
-"""
+"""The embedded dispatcher and worker, and the maintenance of jobs, which one server leads at a time."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -20,7 +17,6 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.errors import BgpipeError, RedisUnavailable, Unavailable
 from bgpipe.pipeline.http.schemas import job_body
-from bgpipe.pipeline.http.submission import finish_listing
 from bgpipe.pipeline.jobs.scripts import run_script
 from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.processes import background_thread
@@ -30,8 +26,6 @@ from bgpipe.pipeline.types import DAY_SECONDS, JobId, JobState
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.http.dependencies import AppState
-    from bgpipe.pipeline.processes import ChildProcess
-    from bgpipe.pipeline.session import Session
 
 CONCURRENCY = 8
 """Listings and webhooks that one server runs at once."""
@@ -47,20 +41,21 @@ log = logging.getLogger(__name__)
 def embedded_worker(state: AppState) -> Iterator[None]:
     """Run a dispatcher thread and a worker process until the block ends."""
     session, settings = state.session, state.settings
+
+    def dispatch(stopped: threading.Event) -> None:
+        try:
+            session.dispatcher().run(stopped, child.check)
+        except Unavailable as error:
+            log.critical("cannot work", extra={"fields": {"error": error}})
+            # Without a worker the server would accept jobs that never end.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    drain = settings.worker.drain_timeout
     with (
-        worker(session.redis_url, settings.state_folder, settings.worker.drain_timeout) as child,
-        background_thread("dispatch", partial(_dispatch, session, child)),
+        worker(session.redis_url, settings.state_folder, drain) as child,
+        background_thread("dispatch", dispatch),
     ):
         yield
-
-
-def _dispatch(session: Session, child: ChildProcess, stopped: threading.Event) -> None:
-    try:
-        session.dispatcher().run(stopped, child.check)
-    except Unavailable as error:
-        log.critical("cannot work", extra={"fields": {"error": error}})
-        # Without a worker the server would accept jobs that never end.
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class MaintenanceLoop:
@@ -95,58 +90,57 @@ class MaintenanceLoop:
             return
         served = run_script(self._client, "served", [keys.SERVED], keys.JOB_PREFIX)
         for member, state, created in served:
-            self._start_due(member.decode(), state.decode(), float(created))
+            owner, _, name = member.decode().rpartition("/")
+            if state.decode() == JobState.LISTING:
+                if not self._state.session.is_held(keys.lease_of_job(JobId(name))):
+                    self._start(name, partial(self._list, JobId(name)))
+            elif state or time.time() - float(created) > OPENING_SECONDS:
+                self._start(name, partial(self._conclude, owner, JobId(name)))
         if time.monotonic() - self._cleaned >= CLEANING_INTERVAL:
             self._cleaned = time.monotonic()
-            self._remove_expired()
+            oldest = time.time() - self._state.settings.serve.keep_days * DAY_SECONDS
+            folders = self._client.zrangebyscore(keys.FOLDERS, "-inf", oldest)
+            for folder in cast("list[bytes]", folders):
+                self._remove(folder.decode())
 
-    def _start_due(self, member: str, state: str, created: float) -> None:
-        """Start the listing of an open job, or the conclusion of a closed or unopened one."""
-        owner, _, name = member.rpartition("/")
-        job_id = JobId(name)
-        if state == JobState.LISTING:
-            if not self._state.session.is_held(keys.lease_of_job(job_id)):
-                self._start(member, lambda: finish_listing(self._state, job_id))
-        elif state or time.time() - created > OPENING_SECONDS:
-            self._start(member, lambda: self._conclude(owner, job_id))
-
-    def _start(self, member: str, task: Callable[[], None]) -> None:
+    def _start(self, job: str, task: Callable[[], None]) -> None:
         """Run `task` in a thread, unless it runs already or too many do."""
-        if member in self._tasks or len(self._tasks) >= CONCURRENCY:
+        if job in self._tasks or len(self._tasks) >= CONCURRENCY:
             return
 
         def run() -> None:
             try:
                 task()
             except BgpipeError as error:
-                fields = {"job": member, "error": error}
+                fields = {"job": job, "error": error}
                 log.warning("maintenance failed", extra={"fields": fields})
             finally:
-                del self._tasks[member]
+                del self._tasks[job]
 
-        thread = threading.Thread(target=run, name=f"maintenance {member}", daemon=True)
-        self._tasks[member] = thread
+        thread = threading.Thread(target=run, name=f"maintenance {job}", daemon=True)
+        self._tasks[job] = thread
         thread.start()
+
+    def _list(self, job_id: JobId) -> None:
+        """List an open job, unless another process does."""
+        submitter = self._state.session.submitter
+        lease = submitter.lease(job_id)
+        if lease.acquire():
+            with lease.renewing():
+                submitter.list_and_start(job_id, lease)
 
     def _conclude(self, owner: str, job_id: JobId) -> None:
         """Post the job's webhook, and take it off the lists of open jobs."""
         with suppress(JobNotFound):
             job = self._state.jobs.job(job_id)
             if job.on_finish:
-                message = job_body(self._state, job).model_dump(mode="json")
+                message = asdict(job_body(self._state, job))
                 secret = self._state.settings.serve.webhook_secret.get_secret_value()
-                error = post_webhook(job.on_finish, message, secret, delivery=job_id)
-                if error:
+                if error := post_webhook(job.on_finish, message, secret, delivery=job_id):
                     fields = {"job": job_id, "url": job.on_finish, "error": error}
                     log.warning("webhook failed", extra={"fields": fields})
         self._client.srem(keys.of_open_jobs(owner), job_id)
         self._client.zrem(keys.SERVED, f"{owner}/{job_id}")
-
-    def _remove_expired(self) -> None:
-        oldest = time.time() - self._state.settings.serve.keep_days * DAY_SECONDS
-        folders = cast("list[bytes]", self._client.zrangebyscore(keys.FOLDERS, "-inf", oldest))
-        for folder in folders:
-            self._remove(folder.decode())
 
     def _remove(self, folder: str) -> None:
         """Remove a folder of uploads, or one of results together with its job."""

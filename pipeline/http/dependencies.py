@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import BoundedSemaphore
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
@@ -37,6 +37,7 @@ class AppState:
     """Shared by all threads. Its calls block: endpoints that use it are plain `def`."""
 
     session: Session
+    api_keys: ApiKeys
     uploads: UploadStore
     image_slots: BoundedSemaphore
     """Held while a whole image, perhaps hundreds of megabytes, is in memory."""
@@ -51,25 +52,6 @@ class AppState:
     def jobs(self) -> JobStore:
         return self.session.jobs
 
-    @property
-    def api_keys(self) -> ApiKeys:
-        return ApiKeys(self.session.client)
-
-    def job(self, caller: ApiKey, name: str) -> Job:
-        """Return a job that the caller may see.
-
-        Raises:
-            JobNotFound: it does not exist or belongs to another owner.
-
-        """
-        try:
-            job = self.jobs.job(JobId(name))
-        except UsageError as error:  # not a valid name either
-            raise JobNotFound(name[:80]) from error
-        if not caller.everything and job.owner != caller.name:
-            raise JobNotFound(name[:80])
-        return job
-
 
 @contextmanager
 def open_state(settings: Settings) -> Iterator[AppState]:
@@ -78,43 +60,34 @@ def open_state(settings: Settings) -> Iterator[AppState]:
     Raises:
         UsageError: a cluster has no `serve.uploads`.
         RedisUnavailable: Redis does not answer.
-
     """
-    root = uploads_root(settings)
-    with open_session(settings, RETRY_SECONDS) as session:
-        limits = Limits.from_settings(settings.images)
-        uploads = UploadStore(session.stores, root, limits)
-        with connect(session.redis_url, retry_seconds=0) as impatient:
-            cluster = ClusterCollector(impatient, settings)
-            yield AppState(session, uploads, BoundedSemaphore(IMAGES_IN_MEMORY), cluster)
-
-
-def uploads_root(settings: Settings) -> str:
-    """Return the location of uploads, without a slash at its end."""
-    if settings.serve.uploads:
-        return settings.serve.uploads.rstrip("/")
-    if settings.embedded:
-        return str(settings.state_folder.absolute() / "served")
-    raise UsageError(
-        "a cluster's servers and workers share the uploads: set uploads of [serve] to a folder "
-        "that all of them see, or to s3://bucket/prefix"
-    )
+    if not settings.serve.uploads and not settings.embedded:
+        raise UsageError(
+            "a cluster's servers and workers share the uploads: set uploads of [serve] to a folder "
+            "that all of them see, or to s3://bucket/prefix"
+        )
+    root = settings.serve.uploads or str(settings.state_folder.absolute() / "served")
+    limits = Limits.from_settings(settings.images)
+    with (
+        open_session(settings, RETRY_SECONDS) as session,
+        connect(session.redis_url, retry_seconds=0) as impatient,
+    ):
+        uploads = UploadStore(session.stores, root.rstrip("/"), limits)
+        cluster = ClusterCollector(impatient, settings)
+        slots = BoundedSemaphore(IMAGES_IN_MEMORY)
+        yield AppState(session, ApiKeys(session.client), uploads, slots, cluster)
 
 
 def get_state(connection: HTTPConnection) -> AppState:
-    state: AppState = connection.app.state.shared
-    return state
-
-
-State = Annotated[AppState, Depends(get_state)]
+    return cast("AppState", connection.app.state.shared)
 
 
 def get_caller(connection: HTTPConnection) -> ApiKey:
     """Return the key that AuthMiddleware admitted."""
-    caller: ApiKey = connection.scope["state"]["caller"]
-    return caller
+    return cast("ApiKey", connection.state.caller)
 
 
+State = Annotated[AppState, Depends(get_state)]
 Caller = Annotated[ApiKey, Depends(get_caller)]
 
 # Documents in OpenAPI how a key is sent; AuthMiddleware has checked it already.
@@ -122,7 +95,11 @@ KEYED = [Depends(HTTPBearer(auto_error=False, description="an API key: bgpipe ke
 
 
 def get_own_job(state: State, caller: Caller, job: str) -> Job:
-    return state.job(caller, job)
+    with suppress(UsageError):  # not found, or not a valid name
+        own_job = state.jobs.job(JobId(job))
+        if caller.everything or own_job.owner == caller.name:
+            return own_job
+    raise JobNotFound(job[:80])  # also for a job of another owner
 
 
 OwnJob = Annotated[Job, Depends(get_own_job)]

@@ -1,23 +1,21 @@
-"""Stored objects as responses: whole, by Range (RFC 9110, section 14), or all cutouts as one ZIP.
-
-The ZIP is made while it is sent, with one cutout in memory at a time.
-"""
+"""Stored objects as responses: whole, by Range (RFC 9110, section 14), or all cutouts as one ZIP."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import re
-import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+from zipfile import ZipFile
 
 from fastapi.responses import Response, StreamingResponse
 
 from bgpipe.config.output import MEDIA_TYPES
-from bgpipe.pipeline.errors import ItemError
+from bgpipe.pipeline.errors import Code, ItemError, PermanentError
 from bgpipe.pipeline.jobs.items import ItemState
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ PAGE_ITEMS = 500
 """Items of a ZIP looked up at once."""
 CUTOUT_BYTES = 1 << 32
 """Maximum size of a cutout in a ZIP, whose directory cannot record more."""
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,36 +42,39 @@ class Download:
 
     def respond(self, request: Request) -> Response:
         """Return 304 for a current copy, 206 for one range, 416 for one outside, else 200."""
-        tag, size = etag_of(self.info), self.info.size
+        tag, size, key = etag_of(self.info), self.info.size, self.info.key
         headers = {
             "ETag": tag,
             "Accept-Ranges": "bytes",
             "Cache-Control": "private, no-cache",
-            "Content-Disposition": attachment(self.info.key.rpartition("/")[2]),
+            "Content-Disposition": attachment(key.rpartition("/")[2]),
         }
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        byte_range = _parse_range(request.headers.get("range", ""), size)
-        if byte_range is None or request.headers.get("if-range", tag) != tag:
-            return self._respond_part(0, size, 200, headers)
-        first, last = byte_range
-        if first > last:
+        status, part = 200, range(size)
+        if request.headers.get("if-range", tag) == tag:
+            requested = _parse_range(request.headers.get("range", ""), size)
+            status, part = (200, part) if requested is None else (206, requested)
+        if status == 206 and not part:
             headers["Content-Range"] = f"bytes */{size}"
             return Response(status_code=416, headers=headers)
-        headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-        return self._respond_part(first, last + 1, 206, headers)
-
-    def _respond_part(
-        self, start: int, stop: int, status: int, headers: dict[str, str]
-    ) -> Response:
-        headers["Content-Length"] = str(stop - start)
-        key = self.info.key
+        if status == 206:
+            headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
+        headers["Content-Length"] = str(len(part))
         media_type = MEDIA_TYPES.get(key[key.rfind(".") :].lower(), "application/octet-stream")
-        return StreamingResponse(self._read(start, stop), status, headers, media_type)
+        return StreamingResponse(self._read(part), status, headers, media_type)
 
-    def _read(self, start: int, stop: int) -> Iterator[bytes]:
-        for offset in range(start, stop, CHUNK_BYTES):
-            yield self.store.read_range(self.info.key, offset, min(CHUNK_BYTES, stop - offset))
+    def _read(self, part: range) -> Iterator[bytes]:
+        for start in part[::CHUNK_BYTES]:
+            yield self.store.read_range(self.info.key, start, min(CHUNK_BYTES, part.stop - start))
+
+
+def object_info(store: Store, key: str) -> ObjectInfo:
+    """Return the object as it is now; raises PermanentError: MISSING."""
+    info = store.head(key)
+    if info is None:
+        raise PermanentError(Code.MISSING, f"missing, or not made yet: {key}")
+    return info
 
 
 def etag_of(info: ObjectInfo, *variant: str) -> str:
@@ -88,12 +89,10 @@ def attachment(name: str) -> str:
     return f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
-def document_file(media_type: str, *, partial: bool = False) -> dict[int | str, dict[str, Any]]:
+def document_file(*media_types: str, partial: bool = False) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI responses of an endpoint that returns a file; `partial`: by Range too."""
-    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
-    if partial:  # in any format of a job
-        types = [MEDIA_TYPES[suffix] for suffix in sorted(MEDIA_TYPES)]
-        content |= dict.fromkeys(types, content[media_type])
+    file = {"schema": {"type": "string", "format": "binary"}}
+    content = dict.fromkeys(media_types, file)
     responses: dict[int | str, dict[str, Any]] = {
         200: {"description": "the file", "content": content},
         304: {"description": "the caller's copy is current"},
@@ -104,57 +103,38 @@ def document_file(media_type: str, *, partial: bool = False) -> dict[int | str, 
     return responses
 
 
-def _parse_range(header: str, size: int) -> tuple[int, int] | None:
-    """Return the first and last byte of a range; first > last if it is outside the file.
-
-    Returns None, for the whole file, without exactly one range.
-    """
+def _parse_range(header: str, size: int) -> range | None:
+    """Return the bytes of exactly one range, none if it is outside the file; None: the whole file."""
     match = _RANGE.fullmatch(header.strip())
-    if not match or not (match[1] or match[2]) or max(map(len, match.groups())) > 18:
+    if not match or not any(match.groups()):
         return None
     if not match[1]:
-        return (max(size - int(match[2]), 0), size - 1) if int(match[2]) else (1, 0)
-    first, last = int(match[1]), int(match[2]) if match[2] else size - 1
-    if last < first and match[2]:
-        return None
-    return (first, min(last, size - 1)) if first < size else (1, 0)
+        return range(max(size - int(match[2]), 0), size)
+    first, last = int(match[1]), int(match[2] or size)
+    return None if match[2] and last < first else range(first, min(last + 1, size))
 
 
 def stream_zip(jobs: JobStore, job: Job, target: Store) -> Iterator[bytes]:
-    """Yield a ZIP of the job's cutouts, stored uncompressed, without those removed since."""
-    buffer = _DrainBuffer()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
-        for key in _done_targets(jobs, job):
-            try:
-                data = target.read(key, CUTOUT_BYTES)
-            except ItemError:
-                continue
-            file.writestr(zipfile.ZipInfo(key), data)
-            yield buffer.drain()
-    yield buffer.drain()
+    """Yield a ZIP of the job's cutouts, stored uncompressed, without those removed since.
+
+    It is made while it is sent, with one cutout in memory at a time.
+    """
+    buffer = _Buffer()
+    with ZipFile(buffer, "w") as archive:
+        for start in range(0, jobs.items.size(job.id), PAGE_ITEMS):
+            for view in jobs.items.views(job.id, start, start + PAGE_ITEMS):
+                if view.state is not ItemState.DONE:
+                    continue
+                with suppress(ItemError):
+                    data = target.read(view.item.target, CUTOUT_BYTES)
+                    archive.writestr(view.item.target, data)
+                yield buffer.getvalue()
+                buffer.truncate(buffer.seek(0))
+    yield buffer.getvalue()
 
 
-def _done_targets(jobs: JobStore, job: Job) -> Iterator[str]:
-    for start in range(0, jobs.items.size(job.id), PAGE_ITEMS):
-        for view in jobs.items.views(job.id, start, start + PAGE_ITEMS):
-            if view.state is ItemState.DONE:
-                yield view.item.target
+class _Buffer(io.BytesIO):
+    """A file without positions, so that the archive counts its bytes and the buffer can be emptied."""
 
-
-class _DrainBuffer(io.RawIOBase):
-    """A write-only file without positions, emptied by `drain`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._chunks: list[bytes] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:  # noqa: ANN401  # any buffer
-        self._chunks.append(bytes(data))
-        return len(data)
-
-    def drain(self) -> bytes:
-        chunks, self._chunks = self._chunks, []
-        return b"".join(chunks)
+    def tell(self) -> int:
+        raise OSError

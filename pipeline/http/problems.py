@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -22,33 +22,36 @@ RETRY_AFTER = 5
 """Seconds after which a request that met an unavailable service may succeed."""
 
 STATUS: Mapping[Code, int] = {
-    Code.EMPTY: 422,
-    Code.NOT_IMAGE: 415,
-    Code.TRUNCATED: 422,
-    Code.UNSUPPORTED: 415,
+    **dict.fromkeys((Code.EMPTY, Code.TRUNCATED, Code.TARGET), 422),
+    **dict.fromkeys((Code.NOT_IMAGE, Code.UNSUPPORTED), 415),
+    **dict.fromkeys((Code.DEVICE, Code.TIMEOUT, Code.WORKER_LOST, Code.INTERNAL), 500),
     Code.TOO_LARGE: 413,
     Code.MISSING: 404,
     Code.ACCESS: 403,
-    Code.TARGET: 422,
     Code.STORAGE: 503,
-    Code.DEVICE: 500,
-    Code.TIMEOUT: 500,
-    Code.WORKER_LOST: 500,
-    Code.INTERNAL: 500,
 }
+KINDS: Mapping[type[BgpipeError], tuple[int, str]] = {
+    JobNotFound: (404, "unknown-job"),
+    JobConflict: (409, "conflict"),
+    LeaseLost: (409, "conflict"),
+    StoreCorrupted: (500, "ledger-damaged"),
+    Unavailable: (503, "unavailable"),
+    BgpipeError: (422, "invalid-request"),
+}
+"""Status and code of errors other than an item's; the first kind that fits counts."""
 
 log = logging.getLogger(__name__)
 
 
-class Problem(Exception):
+class Problem(HTTPException):
     """An error response. `code` is an item's (E_...) or one of the service's own."""
 
     def __init__(self, status: int, code: str, detail: str, retry_after: int = 0) -> None:
-        super().__init__(detail)
-        self.status = status
+        headers = {"Retry-After": str(retry_after)} if retry_after else {}
+        if status == HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
+        super().__init__(status, detail, headers)
         self.code = code
-        self.detail = detail
-        self.retry_after = retry_after
 
 
 class ProblemBody(BaseModel):
@@ -73,81 +76,66 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
 """The error responses of every endpoint, for the OpenAPI document."""
 
 
+def problem_of(error: BgpipeError) -> Problem:
+    if isinstance(error, ItemError):
+        status, code, detail = STATUS[error.code], str(error.code), error.detail
+    else:
+        kind = next(kind for kind in KINDS if isinstance(error, kind))
+        (status, code), detail = KINDS[kind], str(error)
+    return Problem(status, code, detail, RETRY_AFTER if status == 503 else 0)
+
+
 def problem_response(problem: Problem, errors: list[dict[str, Any]] | None = None) -> JSONResponse:
     body = ProblemBody(
         type=f"urn:bgpipe:problem:{problem.code}",
-        title=HTTPStatus(problem.status).phrase,
-        status=problem.status,
+        title=HTTPStatus(problem.status_code).phrase,
+        status=problem.status_code,
         detail=problem.detail,
         code=problem.code,
         errors=errors,
-    )
-    headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
-    if problem.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(
-        body.model_dump(exclude_none=True), problem.status, headers, media_type=MEDIA_TYPE
-    )
+    ).model_dump(exclude_none=True)
+    return JSONResponse(body, problem.status_code, problem.headers, MEDIA_TYPE)
 
 
-def problem_of(error: BgpipeError) -> Problem:
-    if isinstance(error, ItemError):
-        status = STATUS[error.code]
-        return Problem(status, error.code, error.detail, RETRY_AFTER if status == 503 else 0)
-    if isinstance(error, JobNotFound):
-        return Problem(404, "unknown-job", str(error))
-    if isinstance(error, (JobConflict, LeaseLost)):
-        return Problem(409, "conflict", str(error))
-    if isinstance(error, StoreCorrupted):
-        return Problem(500, "ledger-damaged", str(error))
-    if isinstance(error, Unavailable):
-        return Problem(503, "unavailable", str(error), RETRY_AFTER)
-    return Problem(422, "invalid-request", str(error))
-
-
-def install_error_handlers(app: FastAPI) -> None:
-    """Turn every error of `app` into a problem response."""
-    app.exception_handler(Problem)(_on_known_error)
-    app.exception_handler(BgpipeError)(_on_known_error)
-    app.exception_handler(RequestValidationError)(_on_invalid_request)
-    app.exception_handler(HTTPException)(_on_http_error)
-    app.exception_handler(Exception)(_on_unexpected_error)
-
-
-async def _on_known_error(request: Request, error: Problem | BgpipeError) -> JSONResponse:
-    problem = error if isinstance(error, Problem) else problem_of(error)
-    if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+async def _on_bgpipe_error(request: Request, error: BgpipeError) -> JSONResponse:
+    problem = problem_of(error)
+    if problem.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         fields = {"path": request.url.path, "error": error}
         log.warning("request failed", extra={"fields": fields})
     return problem_response(problem)
 
 
-async def _on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
-    del request
+async def _on_invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
     errors = [{"at": list(map(str, item["loc"])), "what": item["msg"]} for item in error.errors()]
     detail = f"{'.'.join(errors[0]['at'])}: {errors[0]['what']}" if errors else "unreadable request"
     return problem_response(Problem(422, "invalid-request", detail), errors)
 
 
 async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+    if isinstance(error, Problem):
+        return problem_response(error)
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        code = Code.TOO_LARGE
     response = problem_response(Problem(error.status_code, code, str(error.detail)))
     response.headers.update(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        response.headers["Allow"] = ", ".join(_methods(request))
+        # Several endpoints may share the path, and Starlette names the methods of one.
+        routes = [
+            each for each in request.app.routes if each.matches(request.scope)[0] is not Match.NONE
+        ]
+        methods = {name for route in routes for name in getattr(route, "methods", None) or ()}
+        response.headers["Allow"] = ", ".join(sorted(methods))
     return response
-
-
-def _methods(request: Request) -> list[str]:
-    """Return the methods of the path: several endpoints may share it, and Starlette names one."""
-    matching = [
-        route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE
-    ]
-    return sorted({name for route in matching for name in getattr(route, "methods", None) or ()})
 
 
 async def _on_unexpected_error(request: Request, error: Exception) -> JSONResponse:
     log.error("fault", exc_info=error, extra={"fields": {"path": request.url.path}})
     return problem_response(Problem(500, "internal", "internal error: see the server's log"))
+
+
+HANDLERS: dict[int | type[Exception], Any] = {
+    BgpipeError: _on_bgpipe_error,
+    RequestValidationError: _on_invalid_request,
+    HTTPException: _on_http_error,
+    Exception: _on_unexpected_error,
+}
+"""Turn every error of the application into a problem response."""

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from bgpipe.config.output import OutputOptions
-from bgpipe.pipeline.errors import StoreCorrupted, UsageError
+from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.jobs.items import ItemState, ItemView
-from bgpipe.pipeline.types import Job, JobId, JobState, Output, ReviewFlag
+from bgpipe.pipeline.planning.recipe import explain
+from bgpipe.pipeline.types import Job, JobSummary, ReviewFlag
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.http.dependencies import AppState
 
 Value = bool | float | Annotated[str, Field(max_length=40)]
-Assignments = Annotated[list[Annotated[str, Field(max_length=80)]], Field(max_length=20)]
+Assignment = Annotated[str, Field(max_length=80)]
 Patterns = Annotated[list[Annotated[str, Field(max_length=2000)]], Field(max_length=100)]
 
 
@@ -35,11 +36,6 @@ class CutoutOptions(OutputOptions):
     """Single values of the preset, such as {"contrast": 1.2}."""
     on_finish: Annotated[str, Field(max_length=2000)] = ""
     """URL that receives the job's summary by POST when it ends; its host must be allowed."""
-
-    @property
-    def output(self) -> Output:
-        """The output, of the options that are its fields."""
-        return Output(**self.model_dump(include={field.name for field in fields(Output)}))
 
 
 class JobRequest(CutoutOptions):
@@ -57,35 +53,28 @@ class JobForm(CutoutOptions):
     """A job and its images in one request."""
 
     files: Annotated[list[UploadFile], Field(min_length=1)]
-    set: Assignments = []  # type: ignore[assignment]  # noqa: RUF012  # a form has no objects
+    set: Annotated[list[Assignment], Field(max_length=20)] = []  # type: ignore[assignment]  # noqa: RUF012  # a form has no objects
     """Single values of the preset, each written like contrast=1.2."""
 
+    def to_options(self) -> CutoutOptions:
+        """Return the options; raises UsageError if a value of `set` is too long."""
+        pairs = [assignment.partition("=") for assignment in self.set]
+        values: dict[str, Value] = {field: value for field, _, value in pairs}
+        try:
+            return CutoutOptions(**self.model_dump(exclude={"files", "set"}), set=values)
+        except ValueError as error:
+            raise UsageError(explain(error)) from error
 
-class JobBody(BaseModel):
-    """The summary of a job: once finished, total = done + skipped + failed."""
 
-    job: str
-    state: JobState
-    total: int
-    done: int
-    skipped: int
-    failed: int
-    flagged: int
-    queued: int
-    running: int
-    seconds: float
-    images_per_second: float
-    source: str
-    """As the caller named it; `upload:ID` for an upload."""
-    out: str
-    """The location of the cutouts."""
-    model: str
+@dataclass(
+    frozen=True, kw_only=True, config=ConfigDict(json_schema_serialization_defaults_required=True)
+)
+class JobBody(JobSummary):
+    """`source` is as the caller named it, `upload:ID` for an upload; `out` serves the cutouts."""
+
     interrupted: bool
-    """Whether it is open and no dispatcher leads it."""
     errors: dict[str, int]
-    """Number of failed images by code."""
     flags: dict[str, int]
-    """Number of cutouts to review by reason."""
     created: float
     """Unix time."""
     format: str
@@ -112,17 +101,6 @@ def job_body(state: AppState, job: Job) -> JobBody:
         format=job.recipe.output.format,
         preset=asdict(job.recipe.preset),
     )
-
-
-def job_bodies(state: AppState, names: Iterable[str]) -> list[JobBody]:
-    """Return the summaries of these jobs, without those that are gone or cannot be read."""
-    bodies = []
-    for name in names:
-        try:
-            bodies.append(job_body(state, state.jobs.job(JobId(name))))
-        except (StoreCorrupted, UsageError):
-            continue
-    return bodies
 
 
 class ImageKind(StrEnum):
@@ -153,17 +131,9 @@ class ItemPage(BaseModel):
 
 
 def item_body(view: ItemView) -> ItemBody:
-    item, failure = view.item, view.failure
-    return ItemBody(
-        index=item.index,
-        source=item.source,
-        target=item.target,
-        state=view.state,
-        code=failure.code if failure else None,
-        detail=failure.detail if failure else None,
-        attempts=failure.attempts if failure else None,
-        flags=list(view.flags),
-    )
+    values: dict[str, Any] = dict.fromkeys(("code", "detail", "attempts"))
+    values |= asdict(view.failure or view.item)
+    return ItemBody(**values, state=view.state, flags=list(view.flags))
 
 
 class UploadBody(BaseModel):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os.path
 import time
+from contextlib import suppress
+from dataclasses import fields
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -15,11 +17,10 @@ from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.jobs.store import new_job_id
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe as recipes
-from bgpipe.pipeline.storage.base import contains, is_safe_key
-from bgpipe.pipeline.types import Job, JobId, Recipe
+from bgpipe.pipeline.storage.base import S3, contains, is_safe_key
+from bgpipe.pipeline.types import Job, JobId, Output
 
 if TYPE_CHECKING:
-    from bgpipe.config.settings import ServeSettings, Settings
     from bgpipe.pipeline.http.dependencies import AppState
     from bgpipe.pipeline.http.schemas import CutoutOptions
 
@@ -27,34 +28,42 @@ RETRY_AFTER = 10
 """Seconds after which a full queue may have room."""
 
 
-def recipe_of(settings: Settings, options: CutoutOptions) -> Recipe:
-    """Return the recipe of a request.
+def make_job(
+    state: AppState, owner: str, source: str, options: CutoutOptions, idempotency_key: str = ""
+) -> Job:
+    """Return the job of a request, with the same id for the same idempotency key.
+
+    Other ids sort by time; none can be guessed.
 
     Raises:
         UsageError: a name or a value is wrong.
         ModelUnavailable: the weights are not on this machine; a request pulls nothing.
-
     """
     # A path would reveal which files the server has; only the settings may name one.
     models = (registry.AUTO, *registry.read_models())
     if options.model and options.model not in models:
         raise UsageError(f"unknown model: {options.model} (there are {', '.join(models)})")
-    preset = recipes.preset_named(settings, options.preset or settings.refine.preset)
-    return recipes.build_recipe(
-        settings,
+    preset = recipes.preset_named(state.settings, options.preset or state.settings.refine.preset)
+    built = recipes.build_recipe(
+        state.settings,
         model=options.model,
         preset=recipes.apply_changes(preset, options.set),
-        output=options.output,
+        output=Output(**options.model_dump(include={field.name for field in fields(Output)})),
         pull=False,
-    ).recipe
-
-
-def new_request_job_id(owner: str, idempotency_key: str = "") -> JobId:
-    """Return an id that sorts by time and cannot be guessed; the same for the same idempotency key."""
+    )
+    job_id = new_job_id(random_bytes=8)
     if idempotency_key:
-        text = f"{owner}/{idempotency_key}"
-        return JobId(f"once-{hashlib.sha256(text.encode()).hexdigest()[:32]}")
-    return new_job_id(random_bytes=8)
+        digest = hashlib.sha256(f"{owner}/{idempotency_key}".encode()).hexdigest()
+        job_id = JobId(f"once-{digest[:32]}")
+    return Job(
+        job_id,
+        source,
+        state.uploads.results_location(owner, job_id),
+        built.recipe,
+        created=time.time(),
+        owner=owner,
+        on_finish=options.on_finish,
+    )
 
 
 def submit(state: AppState, job: Job, *, list_now: bool = True) -> None:
@@ -66,7 +75,6 @@ def submit(state: AppState, job: Job, *, list_now: bool = True) -> None:
         UsageError: a job of this id exists.
         JobConflict: another job with the same source and target is open.
         NoImages: its source is empty.
-
     """
     session, submitter = state.session, state.session.submitter
     register_job(state, job)
@@ -77,15 +85,6 @@ def submit(state: AppState, job: Job, *, list_now: bool = True) -> None:
             session.controller(job.id, lease).step(session.feeder.capacity())
     finally:
         lease.release()
-
-
-def finish_listing(state: AppState, job_id: JobId) -> None:
-    """List an open job, unless another process does. Raises as `submit`."""
-    submitter = state.session.submitter
-    lease = submitter.lease(job_id)
-    if lease.acquire():
-        with lease.renewing():
-            submitter.list_and_start(job_id, lease)
 
 
 def register_job(state: AppState, job: Job) -> None:
@@ -103,67 +102,39 @@ def touch_folder(state: AppState, folder: str) -> None:
 
 
 def check_queue_capacity(state: AppState) -> None:
-    """Refuse new work while the queue is full.
-
-    Raises:
-        Problem: 429 with Retry-After.
-
-    """
+    """Refuse new work while the queue is full: raises Problem 429 with Retry-After."""
     depth = state.session.feeder.depth()
     if depth >= state.settings.serve.queue_mark:
         detail = f"queue full: {depth} images: retry after {RETRY_AFTER} s"
         raise Problem(429, "queue-full", detail, RETRY_AFTER)
 
 
-def check_open_jobs(state: AppState, owner: str) -> None:
-    """Refuse a new job of an owner who has the maximum number of open jobs.
-
-    Raises:
-        Problem: 429 with Retry-After.
-
-    """
-    count = int(state.session.client.scard(keys.of_open_jobs(owner)))
-    if count >= state.settings.serve.open_jobs:
+def check_new_job(state: AppState, owner: str, on_finish: str = "") -> None:
+    """Refuse a job too many of `owner`, or its URL, by Problem 429 with Retry-After, or 403."""
+    check_queue_capacity(state)
+    count, serve = int(state.session.client.scard(keys.of_open_jobs(owner))), state.settings.serve
+    if count >= serve.open_jobs:
         detail = f"too many open jobs: {count}: wait until one ends"
         raise Problem(429, "too-many-jobs", detail, RETRY_AFTER)
+    # The server must not be a way into its network.
+    with suppress(ValueError):  # not a URL
+        url = urlsplit(on_finish)
+        host, is_http = url.hostname or "", url.scheme in {"http", "https"}
+        if is_http and any(fnmatchcase(host, pattern) for pattern in serve.webhook_hosts):
+            return
+    if on_finish:
+        raise Problem(403, "webhook-not-allowed", "not a host in webhook_hosts of [serve]")
 
 
 def check_source(state: AppState, source: str) -> str:
-    """Return the location of a source, if the settings allow it.
-
-    Raises:
-        Problem: 403: they do not.
-        NoImages: it is empty.
-
-    """
+    """Return the location of a source; raises Problem 403 if not allowed, NoImages if empty."""
     location = source.rstrip("/")
+    is_absolute = Path(location).is_absolute() and "\0" not in location
+    if "://" in location:
+        is_absolute = is_safe_key(location.removeprefix(S3))
     roots = state.settings.serve.sources
-    if not (_is_absolute(location) and any(contains(root, location) for root in roots)):
+    if not is_absolute or not any(contains(root, location) for root in roots):
         raise Problem(403, "source-not-allowed", "not below a location in sources of [serve]")
     if next(state.session.stores.open(location).list(missing_ok=True), None) is None:
         raise NoImages(f"no images: {source}")
     return location
-
-
-def check_webhook(settings: ServeSettings, url: str) -> None:
-    """Refuse a URL whose host is not allowed: the server must not be a way into its network.
-
-    Raises:
-        Problem: 403: the host is not allowed.
-
-    """
-    if not url:
-        return
-    try:
-        parts = urlsplit(url)
-        host, is_http = parts.hostname or "", parts.scheme in {"http", "https"}
-    except ValueError:
-        host, is_http = "", False
-    if not is_http or not any(fnmatchcase(host, pattern) for pattern in settings.webhook_hosts):
-        raise Problem(403, "webhook-not-allowed", "not a host in webhook_hosts of [serve]")
-
-
-def _is_absolute(location: str) -> bool:
-    if "://" in location:
-        return is_safe_key(location.removeprefix("s3://"))
-    return os.path.isabs(location)  # noqa: PTH117  # of the server, not of a Path

@@ -57,11 +57,8 @@ class UploadStore:
 
     def id_at(self, location: str) -> str | None:
         """Return the id of the upload at `location`, if that is one."""
-        parts = location.removeprefix(f"{self.root}/").split("/")
-        is_upload = (
-            location.startswith(f"{self.root}/") and len(parts) == 3 and parts[1] == "uploads"
-        )
-        return parts[2] if is_upload else None
+        match = re.fullmatch(rf"{re.escape(self.root)}/[^/]+/uploads/([^/]+)", location)
+        return match[1] if match else None
 
     def write(self, owner: str, upload: str, name: str, data: bytes) -> str:
         """Store an image after a check of its header; return its key, with an image's suffix.
@@ -69,7 +66,6 @@ class UploadStore:
         Raises:
             PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE, TRUNCATED or TARGET.
             TransientError: the store failed.
-
         """
         key = validate_name(name)
         file_format = validate_header(data, self.limits)
@@ -80,17 +76,15 @@ class UploadStore:
 
 
 def validate_name(name: str) -> str:
-    """Return a client's file name as a key, with its folders.
+    """Return a client's file name as a key, with folders.
 
-    Raises:
-        PermanentError: TARGET: it leaves the upload, is hidden, or is too long.
-
+    Raises PermanentError: TARGET: it leaves the upload, is hidden, or is too long.
     """
     key = name.replace("\\", "/")
-    parts = key.split("/")
     if not is_safe_key(name) or not is_safe_key(key) or not key.isprintable() or is_hidden(key):
         raise PermanentError(Code.TARGET, f"not a name below the upload: {name[:100]!r}")
-    if len(key.encode()) > NAME_BYTES or any(len(part.encode()) > PART_BYTES for part in parts):
+    parts = key.encode().split(b"/")
+    if len(key.encode()) > NAME_BYTES or max(map(len, parts)) > PART_BYTES:
         raise PermanentError(Code.TARGET, f"file name too long: {name[:100]!r}")
     return key
 

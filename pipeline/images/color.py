@@ -36,12 +36,12 @@ def is_matrix_profile(icc: bytes) -> bool:
 
 def to_srgb(image: Image.Image, icc: bytes) -> Pixels | None:
     """Convert the image from its profile; None if the profile cannot be used."""
-    return _convert(image, _open_profile(icc), _create_profile("sRGB"))
+    return _convert(image, icc, "sRGB")
 
 
 def lab_to_srgb(image: Image.Image) -> Pixels | None:
     """Convert an image in CIELAB; None if it cannot be."""
-    return _convert(image, _create_profile("LAB"), _create_profile("sRGB"))
+    return _convert(image, "LAB", "sRGB")
 
 
 def to_viewed_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
@@ -52,9 +52,7 @@ def to_viewed_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
 
 def from_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
     """Convert sRGB to the numbers that look the same in an image with the profile `icc`."""
-    if not icc:
-        return rgb
-    stored = _convert(Image.fromarray(rgb), _create_profile("sRGB"), _open_profile(icc))
+    stored = _convert(Image.fromarray(rgb), "sRGB", icc) if icc else None
     return rgb if stored is None else stored
 
 
@@ -64,33 +62,23 @@ def parse_color(color: str) -> Pixels:
     return np.frombuffer(value, np.uint8).reshape(1, 1, 3)
 
 
-def _create_profile(name: str) -> ImageCms.ImageCmsProfile:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile(name))  # type: ignore[arg-type]
+def _open_profile(profile: bytes | str) -> ImageCms.ImageCmsProfile:
+    if isinstance(profile, bytes):
+        return ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile(profile))  # type: ignore[arg-type]
 
 
-def _open_profile(icc: bytes) -> ImageCms.ImageCmsProfile | None:
-    try:
-        return ImageCms.ImageCmsProfile(io.BytesIO(icc))
-    except (ImageCms.PyCMSError, OSError):
-        return None
-
-
-def _convert(
-    image: Image.Image,
-    source: ImageCms.ImageCmsProfile | None,
-    target: ImageCms.ImageCmsProfile | None,
-) -> Pixels | None:
-    if source is None or target is None:
-        return None
+def _convert(image: Image.Image, source: bytes | str, target: bytes | str) -> Pixels | None:
+    """Convert between ICC profiles or named color spaces."""
     try:
         converted = ImageCms.profileToProfile(
             image,
-            source,
-            target,
+            _open_profile(source),
+            _open_profile(target),
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
             outputMode="RGB",
             flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
-    return None if converted is None else np.array(converted)  # a writable copy
+    return np.array(converted)  # a writable copy

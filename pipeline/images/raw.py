@@ -31,9 +31,7 @@ def read_raw_size(data: bytes, limits: Limits) -> tuple[int, int]:
 def decode_raw(data: bytes, limits: Limits, keep_16_bits: bool) -> DecodedImage:
     """Decode with the camera's white balance and exposure; `keep_16_bits` adds 16-bit samples.
 
-    Raises:
-        PermanentError: UNSUPPORTED, TOO_LARGE or TRUNCATED.
-
+    Raises PermanentError: UNSUPPORTED, TOO_LARGE or TRUNCATED.
     """
     with _open(data, limits) as raw:
         samples = raw.postprocess(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +12,7 @@ from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images import color, png
 from bgpipe.pipeline.images.formats import truncation_error
 from bgpipe.pipeline.images.header import DAMAGE
+from bgpipe.pipeline.types import DecodedImage
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,25 +28,10 @@ _WHITES = (1, 255, 65535)
 """Float and 32-bit samples do not define white: it is the least of these that none exceeds."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Samples:
-    """An image as it is stored, not yet upright.
+def read_samples(image: Image.Image, data: bytes, *, keep_16_bits: bool) -> DecodedImage:
+    """Decode the first frame as it is stored, not yet upright; `keep_16_bits` adds 16-bit samples.
 
-    `alpha` is None if all pixels are opaque; without `icc` the RGB is sRGB.
-    """
-
-    rgb: Pixels
-    alpha: Gray | None
-    icc: bytes | None
-    rgb16: Pixels16 | None
-
-
-def read_samples(image: Image.Image, data: bytes, *, keep_16_bits: bool) -> Samples:
-    """Decode the first frame; `keep_16_bits` adds 16-bit samples if the file has them.
-
-    Raises:
-        PermanentError: TRUNCATED or UNSUPPORTED.
-
+    Raises PermanentError: TRUNCATED or UNSUPPORTED.
     """
     icc = image.info.get("icc_profile") or b""
     rgb, alpha = _decode(image, data)
@@ -54,14 +39,14 @@ def read_samples(image: Image.Image, data: bytes, *, keep_16_bits: bool) -> Samp
         alpha = None
     srgb = _convert_to_srgb(image, icc, rgb)
     if srgb is not None:
-        return Samples(srgb, alpha, None, None)
+        return DecodedImage(srgb, alpha)
     keeps_profile = (
         color.read_color_space(icc) == b"RGB "
         and color.is_matrix_profile(icc)
         and image.mode != "CMYK"
     )
     rgb16 = _read_rgb16(image, data) if keep_16_bits else None
-    return Samples(rgb, alpha, icc if keeps_profile else None, rgb16)
+    return DecodedImage(rgb, alpha, icc if keeps_profile else None, rgb16=rgb16)
 
 
 def _convert_to_srgb(image: Image.Image, icc: bytes, rgb: Pixels) -> Pixels | None:
@@ -69,7 +54,7 @@ def _convert_to_srgb(image: Image.Image, icc: bytes, rgb: Pixels) -> Pixels | No
     match color.read_color_space(icc):
         case b"CMYK" if image.mode == "CMYK":
             return color.to_srgb(image, icc)
-        case b"GRAY" if _is_gray(rgb):
+        case b"GRAY" if (rgb == rgb[..., :1]).all():
             return color.to_srgb(Image.fromarray(np.ascontiguousarray(rgb[..., 0])), icc)
         case b"RGB " if image.mode != "CMYK" and not color.is_matrix_profile(icc):
             return color.to_srgb(Image.fromarray(rgb), icc)
@@ -85,13 +70,13 @@ def _decode(image: Image.Image, data: bytes) -> tuple[Pixels, Gray | None]:
     if image.mode in ("I", "F"):
         return _gray_to_rgb(_scale_to_8_bits(image)), None
     if image.mode == "LAB":
-        return _decode_lab(image), None
+        if (rgb := color.lab_to_srgb(image)) is None:
+            raise PermanentError(Code.UNSUPPORTED, "unsupported kind of LAB: convert to RGB")
+        return rgb, None
     if not image.has_transparency_data:
         return np.asarray(image.convert("RGB")), None
     rgba = np.asarray(image.convert("RGBA"))
-    alpha = (
-        _make_key_alpha(image, data) if image.mode == "RGB" and _has_16_bits(image, data) else None
-    )
+    alpha = _make_key_alpha(image, data) if image.mode == "RGB" else None
     return np.ascontiguousarray(rgba[..., :3]), (
         np.ascontiguousarray(rgba[..., 3]) if alpha is None else alpha
     )
@@ -121,13 +106,6 @@ def _decode_gray16(image: Image.Image) -> tuple[Pixels, Gray | None]:
     return _gray_to_rgb((samples >> 8).astype(np.uint8)), alpha
 
 
-def _decode_lab(image: Image.Image) -> Pixels:
-    rgb = color.lab_to_srgb(image)
-    if rgb is None:
-        raise PermanentError(Code.UNSUPPORTED, "unsupported kind of LAB: convert to RGB")
-    return rgb
-
-
 def _scale_to_8_bits(image: Image.Image) -> Gray:
     """Scale samples without a defined white; NaN becomes black."""
     with np.errstate(invalid="ignore"):  # which a cast may raise
@@ -144,10 +122,6 @@ def _scale_to_8_bits(image: Image.Image) -> Gray:
 
 def _gray_to_rgb(gray: Gray) -> Pixels:
     return np.repeat(gray[..., None], 3, axis=2)
-
-
-def _is_gray(rgb: Pixels) -> bool:
-    return bool((rgb == rgb[..., :1]).all())
 
 
 def _has_16_bits(image: Image.Image, data: bytes) -> bool:

@@ -18,7 +18,7 @@ from bgpipe.pipeline.types import Cutout
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from bgpipe.pipeline.types import DecodedImage, Matte, Pixels, Plane, Preset
+    from bgpipe.pipeline.types import DecodedImage, Matte, Pixels, Preset
 
     Alpha = npt.NDArray[np.uint8]
 
@@ -34,9 +34,10 @@ def cut_out(image: DecodedImage, matte: Matte, preset: Preset) -> Cutout:
     full = resize(matte.alpha, height, width)
     if preset.guided:
         full = guided_filter(matte.alpha, full, image.rgb)
-    refined = refine(full, preset)
-    own = image.alpha
-    alpha = _quantize(refined if own is None else _multiply(refined, own))
+    refined, own = refine(full, preset), image.alpha
+    if own is not None:
+        refined = np.asarray(refined * (own / np.float32(255)), np.float32)
+    alpha = np.asarray(cv2.convertScaleAbs(refined, alpha=255), np.uint8)  # the nearest level
     rgba = _to_rgba(image.rgb, alpha)
     if preset.foreground and own is None:
         soft = np.flatnonzero((alpha > 0) & (alpha < 255))
@@ -60,15 +61,6 @@ def _without_softness(preset: Preset) -> Preset:
     return replace(
         preset, contrast=1.0, blur=0.0, smooth=False, threshold=False, enhance=inversions
     )
-
-
-def _multiply(alpha: Plane, own: Alpha) -> Plane:
-    return np.asarray(alpha * (own / np.float32(255)), np.float32)
-
-
-def _quantize(alpha: Plane) -> Alpha:
-    """Round to the nearest of 256 levels."""
-    return np.asarray(cv2.convertScaleAbs(alpha, alpha=255), np.uint8)
 
 
 def _to_rgba(rgb: Pixels, alpha: Alpha) -> Pixels:

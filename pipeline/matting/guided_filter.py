@@ -42,18 +42,14 @@ def guided_filter(matte: Plane, full: Plane, rgb: Pixels) -> Plane:
     soft = np.flatnonzero((full > HALF_LEVEL) & (full < 1 - HALF_LEVEL))
     if full.size <= matte.size or not soft.size:
         return full
-    slope, offset = _fit(matte, _to_unit(_shrink(rgb, matte.shape)))
+    small = cv2.resize(rgb, matte.shape[::-1], interpolation=cv2.INTER_AREA)
+    slope, offset = _fit(matte, _to_unit(np.asarray(small, np.uint8)))
     colors = _to_unit(rgb.reshape(-1, 3)[soft])
     fitted = (sample(slope, soft, full.shape) * colors).sum(axis=1)
     fitted += sample(offset, soft, full.shape)
     out = full.copy()
     out.reshape(-1)[soft] += np.float32(SHARE) * (fitted.clip(0, 1) - full.reshape(-1)[soft])
     return out
-
-
-def _shrink(rgb: Pixels, shape: tuple[int, ...]) -> Pixels:
-    height, width = shape
-    return np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _to_unit(pixels: Pixels) -> Floats:

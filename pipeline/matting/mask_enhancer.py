@@ -37,7 +37,10 @@ def enhance(mask: Plane, step: Enhancement) -> Plane:
     if step.fill_holes:
         mask = _fill_holes(mask)
     if step.mask_blur or step.mask_offset:
-        levels = _offset(_blur(_to_levels(mask), step.mask_blur), step.mask_offset)
+        levels = _blur(_to_levels(mask), step.mask_blur)
+        side = 2 * abs(step.mask_offset) + 1
+        extreme = cv2.dilate if step.mask_offset > 0 else cv2.erode
+        levels = np.asarray(extreme(levels, np.ones((side, side), np.uint8)), np.uint8)
         mask = levels.astype(np.float32) / np.float32(255)
     return np.asarray(1 - mask if step.invert else mask, np.float32)
 
@@ -58,13 +61,6 @@ def _fill_holes(mask: Plane) -> Plane:
     from scipy import ndimage
 
     return np.asarray(ndimage.binary_fill_holes(_to_levels(mask) > 0), np.float32)
-
-
-def _offset(levels: Levels, pixels: int) -> Levels:
-    """Return the largest value within a square of this radius; the smallest if it is negative."""
-    side = 2 * abs(pixels) + 1
-    extreme = cv2.dilate if pixels > 0 else cv2.erode
-    return np.asarray(extreme(levels, np.ones((side, side), np.uint8)), np.uint8)
 
 
 def _blur(levels: Levels, sigma: int) -> Levels:

@@ -101,13 +101,9 @@ def _find_enclosed(matte: Plane, level: float, maximum: float) -> tuple[Labels, 
     """Label the pieces up to `level` [H, W]; return for each label if it is enclosed and small."""
     pieces = (matte <= level).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(pieces, connectivity=4)
-    enclosed = (stats[:, cv2.CC_STAT_AREA] <= maximum) & ~_touches_border(stats, pieces.shape)
+    left, top, width, height, area = stats.T
+    inside = (left > 0) & (top > 0)
+    inside &= (left + width < pieces.shape[1]) & (top + height < pieces.shape[0])
+    enclosed = inside & (area <= maximum)
     enclosed[0] = False  # the label of everything above the level
     return np.asarray(labels, np.int32), np.asarray(enclosed, np.bool_)
-
-
-def _touches_border(stats: MatLike, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
-    right, bottom = left + stats[:, cv2.CC_STAT_WIDTH], top + stats[:, cv2.CC_STAT_HEIGHT]
-    outermost = (left == 0) | (top == 0) | (right == shape[1]) | (bottom == shape[0])
-    return np.asarray(outermost, np.bool_)

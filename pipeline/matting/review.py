@@ -55,13 +55,14 @@ def review(
 
 def _judge(matte: Plane, settings: ReviewSettings) -> Iterator[ReviewFlag]:
     subject = matte > 0.5
+    border = np.concatenate([subject[0], subject[-1], subject[1:-1, 0], subject[1:-1, -1]])
     share = subject.mean()
     if share <= settings.least_subject:
         yield ReviewFlag.NO_SUBJECT  # which makes the other flags meaningless
         return
     if share > settings.most_subject:
         yield ReviewFlag.NEARLY_FULL
-    elif _border_share(subject) > settings.border:
+    elif border.mean() > settings.border:
         yield ReviewFlag.TOUCHES_BORDER
     if _count_pieces(subject, settings.least_piece) > settings.most_pieces:
         yield ReviewFlag.MANY_PIECES
@@ -75,12 +76,6 @@ def _shrink(plane: Plane) -> Plane:
     """Shrink to at most SIDE pixels a side, by the mean over each pixel's area."""
     height, width = (min(side, SIDE) for side in plane.shape)
     return np.asarray(cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA), np.float32)
-
-
-def _border_share(subject: Mask) -> float:
-    """Return the subject's share of the outermost pixels."""
-    border = np.concatenate([subject[0], subject[-1], subject[1:-1, 0], subject[1:-1, -1]])
-    return float(border.mean())
 
 
 def _count_pieces(subject: Mask, minimum: float) -> int:

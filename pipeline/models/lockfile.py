@@ -94,12 +94,9 @@ class LockFile:
             fcntl.flock(mutex, fcntl.LOCK_EX)
             content = self._read()
             yield content
-            self._write(content)
-
-    def _write(self, content: LockContent) -> None:
-        new = self.path.with_suffix(".new")
-        new.write_text(json.dumps(asdict(content), indent=2, sort_keys=True))
-        new.replace(self.path)  # atomic: a reader sees the old file or the new one
+            new = self.path.with_suffix(".new")
+            new.write_text(json.dumps(asdict(content), indent=2, sort_keys=True))
+            new.replace(self.path)  # atomic: a reader sees the old file or the new one
 
 
 def hash_file(file: Path) -> str:

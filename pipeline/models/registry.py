@@ -56,10 +56,6 @@ class ModelEntry:
     repo: str | None = None
     revision: str = NEWEST
 
-    @property
-    def is_bundled(self) -> bool:
-        return self.repo is None
-
 
 def read_models() -> dict[str, ModelEntry]:
     """Read the registry by model name."""
@@ -84,14 +80,13 @@ def resolve(
         UsageError: neither a name nor a file, or the model's task is not `task`.
         ModelUnavailable: the weights are invalid, or not on this machine and cannot be pulled.
         WeightsDiffer: they are not the pinned ones.
-
     """
-    entry = read_models().get(reference)
-    if entry is None:
-        model = _resolve_path(reference, cache)
-        _check_task(reference, model.task, task)
+    model = read_models().get(reference) or _resolve_path(reference, cache)
+    if task and task is not model.task:
+        option, other = OPTIONS[model.task], OPTIONS[task]
+        raise UsageError(f"{reference} is for {option}, not for {other}")
+    if isinstance(model, ResolvedModel):
         return model
-    _check_task(reference, entry.task, task)
     path = locate(reference, cache=cache)
     if path is None and hub is not None:
         return pull(reference, cache=cache, hub=hub)
@@ -99,7 +94,7 @@ def resolve(
         raise ModelUnavailable(_explain_absence(reference, "not pulled yet"))
     if not path.is_file():
         raise ModelUnavailable(f"bundled weights missing: {path}: reinstall bgpipe")
-    return _verify_pin(reference, entry, path, LockFile(cache))
+    return _verify_pin(reference, model, path, LockFile(cache))
 
 
 def resolve_auto(*, embedded: bool, cache: Path, hub: Hub | None) -> tuple[ResolvedModel, bool]:
@@ -156,9 +151,7 @@ def pull(name: str, *, cache: Path, hub: Hub) -> ResolvedModel:
 def find_remote(name: str, *, cache: Path, hub: Hub) -> HubFile:
     """Find a model on the hub at the pinned commit, or else the newest.
 
-    Raises:
-        ModelUnavailable: the hub does not have it or does not respond.
-
+    Raises ModelUnavailable if the hub does not have it or does not respond.
     """
     entry, pin = _entry(name), LockFile(cache).pin(name)
     try:
@@ -193,14 +186,7 @@ def _verify_pin(name: str, entry: ModelEntry, path: Path, lock: LockFile) -> Res
             f"weights of {name} are not the pinned ones: {path.resolve()} has sha256 {sha256},"
             f" {lock.path} says {pin.sha256}: delete the file and pull it again"
         )
-    return ResolvedModel(
-        name, path, sha256, entry.size, entry.patch_order, entry.is_bundled, entry.task
-    )
-
-
-def _check_task(reference: str, task: ModelTask, requested: ModelTask | None) -> None:
-    if requested not in (None, task):
-        raise UsageError(f"{reference} is for {OPTIONS[task]}, not for {OPTIONS[requested]}")
+    return ResolvedModel(name, path, sha256, entry.size, entry.patch_order, entry.task)
 
 
 def _resolve_path(reference: str, cache: Path) -> ResolvedModel:
@@ -210,7 +196,7 @@ def _resolve_path(reference: str, cache: Path) -> ResolvedModel:
         raise UsageError(_unknown(reference))
     size, order, task = _read_header(path)
     sha256 = LockFile(cache).sha256(path)
-    return ResolvedModel(str(path.resolve()), path, sha256, size, order, bundled=False, task=task)
+    return ResolvedModel(str(path.resolve()), path, sha256, size, order, task)
 
 
 def _read_header(path: Path) -> tuple[Size, PatchOrder, ModelTask]:

@@ -56,13 +56,9 @@ def assemble(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
     return network.eval().requires_grad_(requires_grad=False)
 
 
+@refusing_shapes()
 def infer_config(shapes: Shapes) -> VitMatteConfig:
     """Infer the configuration from the shapes of a state dict."""
-    with refusing_shapes():
-        return _infer(shapes)
-
-
-def _infer(shapes: Shapes) -> VitMatteConfig:
     width, channels, patch, _ = shapes[PATCHES]
     pretrained = round((shapes[POSITIONS][1] - 1) ** 0.5)  # one position is not a patch
     spans, per_head = _infer_attention(shapes)

@@ -28,6 +28,7 @@ from pydantic import TypeAdapter
 
 from bgpipe.pipeline.errors import Code, ItemError, StorageUnavailable
 from bgpipe.pipeline.jobs.items import ItemStore, fingerprint
+from bgpipe.pipeline.planning.targets import key_bytes
 from bgpipe.pipeline.storage.base import Store, is_hidden, is_image_name
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, JobId, ObjectInfo
@@ -68,16 +69,7 @@ class JoinedRow:
     known: CatalogRow | None
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogHeader:
-    """The job whose items the rows name, and the keys of the parts."""
-
-    job: JobId
-    parts: tuple[str, ...]
-
-
 _ROW = TypeAdapter(tuple[str, str, str, str, str, int])
-EMPTY_CATALOG = CatalogHeader(JobId(""), ())
 
 
 def header_key(source: str) -> str:
@@ -85,19 +77,19 @@ def header_key(source: str) -> str:
     return f"{_stem(source)}.json"
 
 
+@dataclass(frozen=True, slots=True)
 class Catalogs:
     """Opens the catalogs of targets; those of folders are in the folder `home` on this machine."""
 
-    def __init__(self, items: ItemStore, home: Path) -> None:
-        self._items = items
-        self._home = home
+    items: ItemStore
+    home: Path
 
     def of(self, job: Job, target: Store) -> Catalog | None:
         """Return the catalog of the job's source at `target`, where one is kept."""
         if not keeps_catalog(job, target):
             return None
-        store = target if target.is_remote else LocalStore(self._home / _digest(target.location))
-        return Catalog(store, job.source, self._items)
+        store = target if target.is_remote else LocalStore(self.home / _digest(target.location))
+        return Catalog(store, job.source, self.items)
 
 
 def keeps_catalog(job: Job, target: Store) -> bool:
@@ -115,13 +107,10 @@ class Catalog:
 
     def __init__(self, store: Store, source: str, items: ItemStore) -> None:
         self._store = store
-        self._header = _read_header(store, source)
         self._items = items
-        self._block: tuple[int, list[bytes]] = (-1, [])
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return self._header.parts
+        self._job, self.parts = _read_header(store, source)
+        self._block_number = -1
+        self._block: list[bytes] = []
 
     def rows(self) -> Iterator[CatalogRow]:
         """Yield every readable row in the order of the target's keys."""
@@ -135,32 +124,27 @@ class Catalog:
         """Whether `row` is about the listed object itself."""
         if row.index < 0:
             return row.made == listed.identity
-        return self._fingerprint(row.index) == fingerprint(listed.identity)
+        # Read in blocks: rows come nearly in the order of their indices.
+        number, offset = divmod(row.index, FINGERPRINTS_READ)
+        if self._block_number != number:
+            start = number * FINGERPRINTS_READ
+            self._block_number = number
+            self._block = self._items.read_fingerprints(self._job, start, start + FINGERPRINTS_READ)
+        return self._block[offset] == fingerprint(listed.identity)
 
     def successor(self, job: Job) -> CatalogWriter:
         """Return the writer of the catalog that replaces this one."""
-        return CatalogWriter(self._store, job, previous=self)
-
-    def _fingerprint(self, index: int) -> bytes:
-        """Read in blocks: rows come nearly in the order of their indices."""
-        number, offset = divmod(index, FINGERPRINTS_READ)
-        if self._block[0] != number:
-            start = number * FINGERPRINTS_READ
-            self._block = (
-                number,
-                self._items.read_fingerprints(self._header.job, start, start + FINGERPRINTS_READ),
-            )
-        return self._block[1][offset]
+        return CatalogWriter(self._store, job, previous=self.parts)
 
 
 class CatalogWriter:
-    """Writes a new catalog, which replaces `previous` when it is closed.
+    """Writes a new catalog, which replaces that of the parts `previous` when it is closed.
 
     Every method raises StorageUnavailable if a bucket cannot be written. A folder, whose files are
     cheap to open, does without a catalog then.
     """
 
-    def __init__(self, store: Store, job: Job, previous: Catalog) -> None:
+    def __init__(self, store: Store, job: Job, previous: Iterable[str]) -> None:
         self._store = store
         self._job = job
         self._previous = previous
@@ -168,12 +152,12 @@ class CatalogWriter:
         self._parts: list[str] = []
         self._is_given_up = False
 
-    def begin(self) -> None:
-        """Write the recipe, for readers, and to detect early that the target cannot be written."""
-        self._write(RECIPE, self._job.recipe.text.encode())
-
     def add(self, row: CatalogRow) -> None:
         """Append a row; rows come in the order of the target's keys."""
+        if not self._rows and not self._parts:
+            # For readers, and to detect early that the target cannot be written. Not earlier: a
+            # source without images, or one among its cutouts, leaves no trace.
+            self._write(RECIPE, self._job.recipe.text.encode())
         self._rows.append(json.dumps(astuple(row), separators=(",", ":")).encode())
         if len(self._rows) >= PART_ROWS:
             self._write_part()
@@ -190,11 +174,10 @@ class CatalogWriter:
         }
         # Until the header is written, the previous catalog with its parts is valid.
         self._write(header_key(self._job.source), json.dumps(header).encode())
-        if self._is_given_up:
-            return
-        for part in set(self._previous.parts) - set(self._parts):
-            with suppress(ItemError):  # without the right to delete, they stay and are ignored
-                self._store.delete(part)
+        if not self._is_given_up:
+            for part in set(self._previous) - set(self._parts):
+                with suppress(ItemError):  # without the right to delete, they stay and are ignored
+                    self._store.delete(part)
 
     def _write_part(self) -> None:
         key = f"{_stem(self._job.source)}-{self._job.id}-{len(self._parts):05}.gz"
@@ -209,11 +192,10 @@ class CatalogWriter:
             self._store.write(key, data)
         except ItemError as error:
             self._is_given_up = not self._store.is_remote
-            if self._is_given_up:
-                return
-            raise StorageUnavailable(
-                f"the target cannot be written: {self._store.location}: {error.detail}"
-            ) from error
+            if self._store.is_remote:
+                raise StorageUnavailable(
+                    f"the target cannot be written: {self._store.location}: {error.detail}"
+                ) from error
 
 
 def merge_join(
@@ -223,9 +205,9 @@ def merge_join(
 ) -> Iterator[JoinedRow]:
     """Join all three by the target's key, in constant memory; each comes in the order of these keys."""
     streams: list[Iterable[tuple[bytes, int, Any]]] = [
-        ((_key_bytes(key), 0, entry) for entry, key in planned),
-        ((_key_bytes(entry.key), 1, entry) for entry in listed),
-        ((_key_bytes(row.target), 2, row) for row in rows),
+        ((key_bytes(key), 0, entry) for entry, key in planned),
+        ((key_bytes(entry.key), 1, entry) for entry in listed),
+        ((key_bytes(row.target), 2, row) for row in rows),
     ]
     for key, group in groupby(merge(*streams, key=itemgetter(0)), key=itemgetter(0)):
         values = {kind: value for _, kind, value in group}
@@ -233,19 +215,17 @@ def merge_join(
         yield JoinedRow(text, values.get(0), values.get(1), values.get(2))
 
 
-def _key_bytes(key: str) -> bytes:
-    return key.encode("utf-8", "surrogatepass")
-
-
-def _read_header(store: Store, source: str) -> CatalogHeader:
-    """Return the header; an empty one unless version and `source` match."""
+def _read_header(store: Store, source: str) -> tuple[JobId, tuple[str, ...]]:
+    """Return the job whose items the rows name, and the parts; none unless version and `source` match."""
     try:
         values = json.loads(_read(store, header_key(source)))
-        if (values["version"], values["source"]) == (VERSION, source):
-            return CatalogHeader(JobId(values["job"]), tuple(map(_part, values["parts"])))
+        job, parts = JobId(values["job"]), tuple(values["parts"])
+        are_parts = all(str(part).startswith(f"{FOLDER}catalog-") for part in parts)
+        if are_parts and (values["version"], values["source"]) == (VERSION, source):
+            return job, parts
     except (ValueError, KeyError, TypeError):
         pass  # missing or damaged
-    return EMPTY_CATALOG
+    return JobId(""), ()
 
 
 def _stem(source: str) -> str:
@@ -253,13 +233,7 @@ def _stem(source: str) -> str:
 
 
 def _digest(location: str) -> str:
-    return hashlib.sha256(location.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _part(key: str) -> str:
-    if not key.startswith(f"{FOLDER}catalog-"):
-        raise ValueError(f"not part of a catalog: {key}")
-    return key
+    return hashlib.sha256(key_bytes(location)).hexdigest()[:16]
 
 
 def _read(store: Store, key: str) -> bytes:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 
 from bgpipe.pipeline.errors import Code, ItemError
-from bgpipe.pipeline.planning.catalog import Catalog, CatalogRow, JoinedRow, merge_join
+from bgpipe.pipeline.planning.catalog import Catalog, JoinedRow, merge_join
 from bgpipe.pipeline.planning.ownership import read_provenance
 from bgpipe.pipeline.planning.targets import SourceTarget
 from bgpipe.pipeline.storage.base import Store
@@ -31,8 +30,6 @@ class TargetState(StrEnum):
     FOREIGN = "not made by bgpipe"
     ORPHANED = "without source"
     """A cutout made from a source that the plan does not contain."""
-    UNVERIFIED = "not verified"
-    """The object has to be opened; never part of a plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,37 +52,27 @@ class PlannedItem:
         return self.state not in (TargetState.CURRENT, TargetState.ORPHANED)
 
 
-def inspect_targets(
-    pairs: Iterator[SourceTarget], target: Store, job: Job
-) -> Iterator[list[PlannedItem]]:
-    """Open every target, in batches."""
-
-    def inspect(pair: SourceTarget) -> PlannedItem:
-        source, key = pair
-        state = target_state(target, key, job, source.identity)
-        return PlannedItem(source, key, state, job.recipe.hash)
-
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="inspect") as pool:
-        while batch := list(islice(pairs, BATCH)):
-            yield list(pool.map(inspect, batch))
-
-
 def compare(
-    pairs: Iterator[SourceTarget], target: Store, job: Job, catalog: Catalog
+    pairs: Iterator[SourceTarget], target: Store, job: Job, catalog: Catalog | None
 ) -> Iterator[list[PlannedItem]]:
     """Compare with the target, in batches; only targets unknown to `catalog` are opened.
 
-    A bucket is listed; a folder, which may hold many other files, is asked for each key. `pairs` come
-    in the order of the targets' keys, and so do the items. Orphans are among them.
+    `pairs` come in the order of the targets' keys, and so do the items. With a catalog, a bucket is
+    listed; a folder, which may hold many other files, is asked for each key. Orphans are among the
+    items then.
     """
-    listed = target.list(missing_ok=True) if target.is_remote else ()
-    rows = merge_join(pairs, listed, catalog.rows())
-    if not target.is_remote:
-        rows = (replace(row, listed=_head(target, row.key)) for row in rows)
-    related = (row for row in rows if row.source or (row.listed and row.known))
+    rows = _join(pairs, target, catalog)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="inspect") as pool:
-        while batch := list(islice(related, BATCH)):
-            yield list(_compare_batch(batch, target, job, catalog, pool))
+        while batch := list(islice(rows, BATCH)):
+            states = [
+                _listed_state(row, job, catalog) or pool.submit(_opened_state, row, target, job)
+                for row in batch
+            ]
+            items = (
+                _item(row, state.result() if isinstance(state, Future) else state, job)
+                for row, state in zip(batch, states, strict=True)
+            )
+            yield [item for item in items if item]
 
 
 def target_state(target: Store, key: str, job: Job, identity: str) -> TargetState:
@@ -93,44 +80,36 @@ def target_state(target: Store, key: str, job: Job, identity: str) -> TargetStat
     try:
         provenance = read_provenance(target, key)
     except ItemError as error:
-        return _unreadable_state(error, job)
+        if error.code is Code.MISSING:
+            return TargetState.NEW
+        # An object that denies access may be foreign; any other error is reported by the write.
+        is_foreign = error.code is Code.ACCESS and not job.overwrite
+        return TargetState.FOREIGN if is_foreign else TargetState.CHANGED
     if not provenance.ours:
         return TargetState.CHANGED if job.overwrite else TargetState.FOREIGN
-    is_current = _matches(provenance.text, job.recipe.hash, identity) and not job.force
+    is_current = provenance.matches(job.recipe.hash, identity) and not job.force
     return TargetState.CURRENT if is_current else TargetState.CHANGED
 
 
-def matches_provenance(target: Store, key: str, recipe: str, identity: str) -> bool:
-    """Whether the object was made by the recipe with this hash from the source of this identity.
-
-    Raises:
-        ItemError: it cannot be read.
-
-    """
-    return _matches(read_provenance(target, key).text, recipe, identity)
-
-
-def _compare_batch(
-    batch: list[JoinedRow], target: Store, job: Job, catalog: Catalog, pool: Executor
-) -> Iterator[PlannedItem]:
-    states = [_listed_state(row, job, catalog) for row in batch]
-    unverified = (
-        row for row, state in zip(batch, states, strict=True) if state is TargetState.UNVERIFIED
-    )
-    verified = pool.map(lambda row: _verified_state(row, target, job), unverified)
-    for row, state in zip(batch, states, strict=True):
-        item = _item(row, next(verified) if state is TargetState.UNVERIFIED else state, job)
-        if item:
-            yield item
+def _join(
+    pairs: Iterator[SourceTarget], target: Store, catalog: Catalog | None
+) -> Iterator[JoinedRow]:
+    if catalog is None:
+        return (JoinedRow(key, source, None, None) for source, key in pairs)
+    listed = target.list(missing_ok=True) if target.is_remote else ()
+    rows = merge_join(pairs, listed, catalog.rows())
+    if not target.is_remote:
+        rows = (replace(row, listed=_head(target, row.key)) for row in rows)
+    return (row for row in rows if row.source or (row.listed and row.known))
 
 
-def _listed_state(row: JoinedRow, job: Job, catalog: Catalog) -> TargetState:
-    """Return the state by listing and catalog alone."""
-    source, listed, known = row.source, row.listed, row.known
-    if listed is None:
+def _listed_state(row: JoinedRow, job: Job, catalog: Catalog | None) -> TargetState | None:
+    """Return none if the object has to be opened."""
+    source, known = row.source, row.known
+    if catalog and row.listed is None:
         return TargetState.NEW
-    if known is None or not catalog.confirms(known, listed):
-        return TargetState.UNVERIFIED
+    if not (catalog and row.listed and known and catalog.confirms(known, row.listed)):
+        return None
     if source is None:
         return TargetState.ORPHANED
     expected = (source.key, source.identity, job.recipe.hash)
@@ -138,13 +117,13 @@ def _listed_state(row: JoinedRow, job: Job, catalog: Catalog) -> TargetState:
     return TargetState.CURRENT if is_current else TargetState.CHANGED
 
 
-def _verified_state(row: JoinedRow, target: Store, job: Job) -> TargetState:
+def _opened_state(row: JoinedRow, target: Store, job: Job) -> TargetState:
     """Open the target; an object that its catalog row is not about is foreign to it."""
     if row.source:
         return target_state(target, row.key, job, row.source.identity)
     known = row.known
     try:
-        is_orphan = known and matches_provenance(target, row.key, known.recipe, known.identity)
+        is_orphan = known and read_provenance(target, row.key).matches(known.recipe, known.identity)
     except ItemError:
         is_orphan = False
     return TargetState.ORPHANED if is_orphan else TargetState.FOREIGN
@@ -152,15 +131,13 @@ def _verified_state(row: JoinedRow, target: Store, job: Job) -> TargetState:
 
 def _item(row: JoinedRow, state: TargetState, job: Job) -> PlannedItem | None:
     """Return none for an object without a source that is not an orphan."""
-    made = row.listed.identity if row.listed else ""
-    match state, row.source, row.known:
-        case TargetState.CURRENT, ObjectInfo() as source, _:
-            return PlannedItem(source, row.key, state, job.recipe.hash, made)
-        case _, ObjectInfo() as source, _:
-            return PlannedItem(source, row.key, state, job.recipe.hash)
-        case TargetState.ORPHANED, None, CatalogRow() as known:
-            source = ObjectInfo(known.source, 0, known.identity)
-            return PlannedItem(source, row.key, state, known.recipe, made)
+    is_made = state in (TargetState.CURRENT, TargetState.ORPHANED)
+    made = row.listed.identity if row.listed and is_made else ""
+    if row.source:
+        return PlannedItem(row.source, row.key, state, job.recipe.hash, made)
+    if row.known and state is TargetState.ORPHANED:
+        source = ObjectInfo(row.known.source, 0, row.known.identity)
+        return PlannedItem(source, row.key, state, row.known.recipe, made)
     return None
 
 
@@ -170,24 +147,3 @@ def _head(target: Store, key: str) -> ObjectInfo | None:
         return target.head(key)
     except ItemError:
         return None
-
-
-def _unreadable_state(error: ItemError, job: Job) -> TargetState:
-    """An object that denies access may be foreign; any other error is reported by the write."""
-    if error.code is Code.MISSING:
-        return TargetState.NEW
-    is_foreign = error.code is Code.ACCESS and not job.overwrite
-    return TargetState.FOREIGN if is_foreign else TargetState.CHANGED
-
-
-def _matches(text: Mapping[str, str], recipe: str, identity: str) -> bool:
-    made_by = (_recipe_hash(text.get("bgpipe:recipe", "")), text.get("bgpipe:source"))
-    return made_by == (recipe, identity)
-
-
-def _recipe_hash(text: str) -> str | None:
-    try:
-        recipe = json.loads(text)
-    except ValueError:
-        return None
-    return recipe.get("hash") if isinstance(recipe, dict) else None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
+from heapq import nlargest
+from itertools import chain
 from random import Random
 
 from bgpipe.pipeline.errors import ItemError
@@ -16,7 +17,7 @@ from bgpipe.pipeline.planning.catalog import Catalog
 from bgpipe.pipeline.planning.diff import THREADS, PlannedItem, TargetState
 from bgpipe.pipeline.planning.ignored import IgnoredObjects
 from bgpipe.pipeline.planning.planner import plan_job
-from bgpipe.pipeline.planning.prune import OrphanFinder, Prune
+from bgpipe.pipeline.planning.prune import Prune, handle_orphans
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.types import Job, ObjectInfo
 
@@ -28,11 +29,7 @@ HEADER_BYTES = 1 << 18
 """Read of a longer file: a JPEG may have a preview and a profile before its size."""
 EDGES = (1, 4, 12, 24, 50, 100)
 """Megapixels."""
-BANDS = (
-    f"below {EDGES[0]}",
-    *(f"{low} to {high}" for low, high in pairwise(EDGES)),
-    f"{EDGES[-1]} and more",
-)
+BANDS = ("below 1", "1 to 4", "4 to 12", "12 to 24", "24 to 50", "50 to 100", "100 and more")
 
 
 @dataclass(slots=True)
@@ -52,28 +49,6 @@ class DryRunReport:
     def to_do(self) -> int:
         return self.states[TargetState.NEW] + self.states[TargetState.CHANGED]
 
-    @property
-    def foreign(self) -> int:
-        """Images that would fail, as their targets were not made by bgpipe."""
-        return self.states[TargetState.FOREIGN]
-
-
-class HeaderSample:
-    """A uniform sample of at most `size` entries (Vitter's algorithm R), the same in every run."""
-
-    def __init__(self, size: int) -> None:
-        self.entries: list[ObjectInfo] = []
-        self._size = size
-        self._offered = 0
-        self._random = Random(0)
-
-    def offer(self, entry: ObjectInfo) -> None:
-        self._offered += 1
-        if len(self.entries) < self._size:
-            self.entries.append(entry)
-        elif (slot := self._random.randrange(self._offered)) < self._size:
-            self.entries[slot] = entry
-
 
 def estimate_job(
     job: Job,
@@ -91,30 +66,31 @@ def estimate_job(
 
     Raises:
         NoImages, UsageError: see `plan_job`.
-
     """
-    report, sample, orphans = DryRunReport(), HeaderSample(SAMPLE_SIZE), OrphanFinder(source)
+    report = DryRunReport()
     listed = source.list(on_skipped=report.ignored.add_unread) if entries is None else entries
-    for batch in plan_job(job, listed, source, target, catalog, report.ignored):
-        for planned in batch:
-            _count(planned, report, sample)
-        if prune:
-            orphans.collect(batch)
-    if prune:
-        prune(orphans.orphans, target)
-    report.sample = len(sample.entries)
-    report.megapixels = _count_megapixels(source, sample.entries, limits)
+    batches = plan_job(job, listed, source, target, catalog, report.ignored)
+    planned = chain.from_iterable(handle_orphans(batches, source, target, prune))
+    sample = draw_sample(_count(planned, report), SAMPLE_SIZE)
+    report.orphans = report.states.pop(TargetState.ORPHANED, 0)
+    report.sample = len(sample)
+    report.megapixels = _count_megapixels(source, sample, limits)
     return report
 
 
-def _count(planned: PlannedItem, report: DryRunReport, sample: HeaderSample) -> None:
-    if planned.state is TargetState.ORPHANED:
-        report.orphans += 1
-        return
-    report.states[planned.state] += 1
-    if planned.state in (TargetState.NEW, TargetState.CHANGED):
-        report.size += planned.source.size
-        sample.offer(planned.source)
+def draw_sample(entries: Iterable[ObjectInfo], size: int) -> list[ObjectInfo]:
+    """Return a uniform sample of at most `size` entries, the same in every run."""
+    draw = Random(0).random
+    return nlargest(size, entries, key=lambda _: draw())
+
+
+def _count(items: Iterable[PlannedItem], report: DryRunReport) -> Iterator[ObjectInfo]:
+    """Count the items, and yield the sources of those to do."""
+    for planned in items:
+        report.states[planned.state] += 1
+        if planned.state in (TargetState.NEW, TargetState.CHANGED):
+            report.size += planned.source.size
+            yield planned.source
 
 
 def _count_megapixels(source: Store, entries: Iterable[ObjectInfo], limits: Limits) -> Counter[str]:

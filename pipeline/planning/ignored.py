@@ -50,23 +50,16 @@ class IgnoredObjects:
 
     def __str__(self) -> str:
         """`4 ignored: 2 .CR2, 1 .psd are not read; 1 excluded`; empty if there are none."""
-        if not self.reasons:
-            return ""
-        return f"{self.reasons.total():,} ignored: {'; '.join(self._parts())}"
-
-    def _parts(self) -> list[str]:
         parts = []
         if self.suffixes:
-            counts = ", ".join(f"{count:,} {name}" for name, count in self._by_count())
-            verb = "is" if self.suffixes.total() == 1 else "are"
-            parts.append(f"{counts} {verb} not read")
-        if any(suffix.lower() in RAW_SUFFIXES for suffix in self.suffixes):
+            by_count = sorted(self.suffixes.items(), key=lambda item: (-item[1], item[0]))
+            counts = ", ".join(f"{count:,} {name}" for name, count in by_count)
+            parts.append(f"{counts} {'is' if self.suffixes.total() == 1 else 'are'} not read")
+        if not RAW_SUFFIXES.isdisjoint(map(str.lower, self.suffixes)):
             parts.append("for camera RAW: pip install 'bgpipe[raw]'")
-        return parts + [
+        parts += [
             f"{count:,} {reason}"
             for reason, count in self.reasons.items()
             if reason is not IgnoredReason.NOT_AN_IMAGE
         ]
-
-    def _by_count(self) -> list[tuple[str, int]]:
-        return sorted(self.suffixes.items(), key=lambda item: (-item[1], item[0]))
+        return f"{self.reasons.total():,} ignored: {'; '.join(parts)}" if parts else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,13 +22,19 @@ class ProvenanceText:
     text: Mapping[str, str]
     ours: bool
 
+    def matches(self, recipe: str, identity: str) -> bool:
+        """Whether the recipe of this hash made the object from the source of this `identity`."""
+        try:
+            made_by = json.loads(self.text["bgpipe:recipe"])["hash"], self.text["bgpipe:source"]
+        except (ValueError, LookupError, TypeError):
+            return False
+        return made_by == (recipe, identity)
+
 
 def read_provenance(store: Store, key: str) -> ProvenanceText:
     """Read how the object at `key` was made, from its content, else from its metadata.
 
-    Raises:
-        ItemError: it is missing or cannot be read.
-
+    Raises ItemError if it is missing or cannot be read.
     """
     head = store.read_range(key, 0, provenance.HEAD)
     tail = store.read_range(key, -provenance.TAIL, provenance.TAIL)
@@ -41,7 +48,6 @@ def check_replaceable(target: Store, key: str) -> None:
     Raises:
         PermanentError: TARGET: the object is foreign or cannot be read.
         TransientError: the store is unavailable.
-
     """
     try:
         ours = read_provenance(target, key).ours
@@ -60,7 +66,6 @@ def refuse_cutout(data: bytes) -> None:
 
     Raises:
         PermanentError: UNSUPPORTED.
-
     """
     if provenance.is_ours(data[: provenance.HEAD], data[-provenance.TAIL :]):
         raise PermanentError(Code.UNSUPPORTED, "a cutout made by bgpipe is not taken as a source")

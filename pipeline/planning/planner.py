@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
+from fnmatch import fnmatchcase
 
-from bgpipe.pipeline.errors import NoImages
+from bgpipe.pipeline.errors import Code, ItemError, NoImages
+from bgpipe.pipeline.jobs.manifest import BLOCK
 from bgpipe.pipeline.jobs.store import JobStore
-from bgpipe.pipeline.planning.catalog import Catalog, Catalogs
-from bgpipe.pipeline.planning.diff import (
-    THREADS,
-    PlannedItem,
-    TargetState,
-    compare,
-    inspect_targets,
-)
+from bgpipe.pipeline.planning.catalog import Catalog, CatalogRow, Catalogs, CatalogWriter
+from bgpipe.pipeline.planning.diff import THREADS, PlannedItem, TargetState, compare
 from bgpipe.pipeline.planning.ignored import IgnoredObjects, IgnoredReason
-from bgpipe.pipeline.planning.plan_writer import PlanWriter
-from bgpipe.pipeline.planning.prune import OrphanFinder, Prune, TooManyOrphans
-from bgpipe.pipeline.planning.sources import (
-    check_outside_source,
-    is_image,
-    named_entries,
-    select_sources,
-    without_non_sources,
-)
+from bgpipe.pipeline.planning.ownership import read_provenance
+from bgpipe.pipeline.planning.prune import Prune, TooManyOrphans, handle_orphans
 from bgpipe.pipeline.planning.targets import (
     NameTemplate,
     OverlappingLocations,
@@ -32,9 +22,10 @@ from bgpipe.pipeline.planning.targets import (
     TargetCollision,
     assign_by_template,
     assign_targets,
+    literal_key,
 )
-from bgpipe.pipeline.storage.base import Store
-from bgpipe.pipeline.types import Job, ObjectInfo
+from bgpipe.pipeline.storage.base import Store, has_no_suffix, prefix_within
+from bgpipe.pipeline.types import Item, Job, ObjectInfo
 
 
 def list_job(
@@ -60,9 +51,8 @@ def list_job(
         TargetCollision: two cutouts would share a name.
         TooManyOrphans: raised by `prune`. The job is forgotten, as after the errors above.
         LeaseLost: another process has taken the job over.
-
     """
-    ignored, orphans = IgnoredObjects(), OrphanFinder(source)
+    ignored = IgnoredObjects()
     try:
         jobs.relist(job.id, token)
         entries = (
@@ -73,14 +63,11 @@ def list_job(
         complete = (entry for entry in entries if entry.key not in growing)
         catalog = catalogs.of(job, target) if catalogs else None
         writer = PlanWriter(jobs, job, token, catalog.successor(job) if catalog else None)
-        for batch in plan_job(job, complete, source, target, catalog, ignored):
+        batches = plan_job(job, complete, source, target, catalog, ignored)
+        for batch in handle_orphans(batches, source, target, prune):
             writer.write(batch)
-            if writer.has_work:
+            if writer.size:
                 on_work()
-            if prune:
-                orphans.collect(batch)
-        if prune:
-            prune(orphans.orphans, target)
         writer.close()
     except (NoImages, OverlappingLocations, TargetCollision, TooManyOrphans):
         jobs.cancel(job.id)
@@ -106,15 +93,14 @@ def plan_job(
     Raises:
         NoImages: no entry is left.
         OverlappingLocations, TargetCollision: see `list_job`.
-
     """
     ignored = IgnoredObjects() if ignored is None else ignored
     selected = select_sources(job, entries, source, target, ignored)
-    pairs = check_outside_source(job, source, target, _assign(selected, job, source, ignored))
+    pairs = _assign(selected, job, source, target, ignored)
     is_empty = True
     with ThreadPoolExecutor(THREADS, thread_name_prefix="source") as pool:
-        for batch in _compare(pairs, target, job, catalog):
-            planned = list(without_non_sources(batch, source, pool, ignored))
+        for batch in compare(pairs, target, job, catalog):
+            planned = list(_without_non_sources(batch, source, pool, ignored))
             is_empty = is_empty and all(item.state is TargetState.ORPHANED for item in planned)
             yield planned
     if is_empty:
@@ -127,24 +113,149 @@ def no_images(source: Store, ignored: IgnoredObjects) -> NoImages:
 
 
 def _assign(
-    entries: Iterable[ObjectInfo], job: Job, source: Store, ignored: IgnoredObjects
+    entries: Iterable[ObjectInfo], job: Job, source: Store, target: Store, ignored: IgnoredObjects
 ) -> Iterator[SourceTarget]:
+    """Yield the images with their targets' keys; refuse a target in a source folder within `target`.
+
+    The one file that `job` names may be there, but must not be the source.
+    """
+
     def is_counted_image(entry: ObjectInfo) -> bool:
-        is_source = is_image(source, entry)
+        is_source = _is_image(source, entry)
         if not is_source:
             ignored.add(IgnoredReason.NOT_AN_IMAGE, entry.key)
         return is_source
 
-    recipe = job.recipe
-    if not job.naming:
-        return assign_targets(entries, recipe.output.suffix, is_counted_image)
-    template = NameTemplate(job.naming, recipe.output.suffix, recipe.model)
-    return assign_by_template(filter(is_counted_image, entries), template)
+    model, suffix = job.recipe.model, job.recipe.output.suffix
+    if job.naming:
+        template = NameTemplate(job.naming, suffix, model)
+        pairs = assign_by_template(filter(is_counted_image, entries), template)
+    else:
+        pairs = assign_targets(entries, suffix, is_counted_image)
+    prefix = prefix_within(target.location, source.location)
+    is_file = bool(literal_key(job.naming))
+    for entry, key in pairs:
+        if prefix is not None and (
+            key == prefix + entry.key if is_file else key.startswith(prefix)
+        ):
+            raise OverlappingLocations(
+                f"the cutout would be written among the sources: {entry.key}: choose another --out"
+            )
+        yield entry, key
 
 
-def _compare(
-    pairs: Iterator[SourceTarget], target: Store, job: Job, catalog: Catalog | None
-) -> Iterator[list[PlannedItem]]:
-    if catalog is None:
-        return inspect_targets(pairs, target, job)
-    return compare(pairs, target, job, catalog)
+def named_entries(source: Store, named: Iterable[str]) -> Iterator[ObjectInfo]:
+    """Yield every key; a missing object becomes an item that fails."""
+    return (source.head(key) or ObjectInfo(key, 0, "") for key in named)
+
+
+def select_sources(
+    job: Job, entries: Iterable[ObjectInfo], source: Store, target: Store, ignored: IgnoredObjects
+) -> Iterator[ObjectInfo]:
+    """Yield the entries that the patterns of `job` select, without those in its target.
+
+    An entry must match a pattern of `include`, if there is any, and none of `exclude`. A pattern
+    matches a whole key or a file name; `*` matches `/` too. Other entries are counted in `ignored`.
+
+    Raises OverlappingLocations if source and target are the same folder or prefix.
+    """
+    is_file = bool(literal_key(job.naming))
+    in_target = None if is_file else prefix_within(source.location, target.location)
+    if in_target == "":
+        raise OverlappingLocations(
+            f"cutouts cannot be written among their sources: {target.location}: choose another --out"
+        )
+    for entry in entries:
+        if in_target and entry.key.startswith(in_target):
+            ignored.add(IgnoredReason.IN_TARGET, entry.key)
+        elif job.include and not _matches(entry.key, job.include):
+            ignored.add(IgnoredReason.NOT_INCLUDED, entry.key)
+        elif _matches(entry.key, job.exclude):
+            ignored.add(IgnoredReason.EXCLUDED, entry.key)
+        else:
+            yield entry
+
+
+def _without_non_sources(
+    batch: Sequence[PlannedItem], source: Store, pool: Executor, ignored: IgnoredObjects
+) -> Iterator[PlannedItem]:
+    """Yield the batch without files that are not images, and without cutouts in a folder.
+
+    Of a bucket only keys without a suffix are read: a worker, which reads the whole object anyway,
+    refuses cutouts there.
+    """
+    reasons = {
+        planned.target: pool.submit(_ignored_reason, source, planned.source)
+        for planned in batch
+        if planned.is_work and (not source.is_remote or has_no_suffix(planned.source.key))
+    }
+    for planned in batch:
+        if planned.target in reasons and (reason := reasons[planned.target].result()):
+            ignored.add(reason, planned.source.key)
+        else:
+            yield planned
+
+
+def _is_image(source: Store, entry: ObjectInfo) -> bool:
+    """Whether name or content are an image's; a worker reports an object that cannot be read."""
+    if not has_no_suffix(entry.key):
+        return True
+    # Imported here: most listings do not need the imaging libraries, which load slowly.
+    from bgpipe.pipeline.images.formats import SIGNATURE, is_readable
+
+    try:
+        return is_readable(source.read_range(entry.key, 0, SIGNATURE))
+    except ItemError as error:
+        return error.code is not Code.NOT_IMAGE
+
+
+def _ignored_reason(source: Store, entry: ObjectInfo) -> IgnoredReason | None:
+    if not _is_image(source, entry):
+        return IgnoredReason.NOT_AN_IMAGE
+    with suppress(ItemError):
+        if not source.is_remote and read_provenance(source, entry.key).ours:
+            return IgnoredReason.CUTOUT
+    return None
+
+
+def _matches(key: str, patterns: Iterable[str]) -> bool:
+    name = key.rpartition("/")[2]
+    return any(fnmatchcase(key, pattern) or fnmatchcase(name, pattern) for pattern in patterns)
+
+
+class PlanWriter:
+    """Writes batches of a plan into the job's item store and into the target's catalog, if any.
+
+    `token` is that of the job's lease.
+    """
+
+    def __init__(self, jobs: JobStore, job: Job, token: int, catalog: CatalogWriter | None) -> None:
+        self.size = 0
+        """Items that need a worker."""
+        self._jobs = jobs
+        self._job = job
+        self._token = token
+        self._catalog = catalog
+        self._skipped = 0
+        self._pending: list[Item] = []
+
+    def write(self, batch: Iterable[PlannedItem]) -> None:
+        for planned in batch:
+            source, index = planned.source, -1
+            if planned.is_work:
+                index = self.size
+                self.size += 1
+                self._pending.append(Item(index, source.key, planned.target, source.identity))
+            self._skipped += planned.state is TargetState.CURRENT
+            if self._catalog:
+                made_by = (source.key, source.identity, planned.recipe)
+                self._catalog.add(CatalogRow(planned.target, planned.made, *made_by, index))
+        self._jobs.skip(self._job.id, self._skipped, self._token)
+        while len(self._pending) >= BLOCK:
+            self._jobs.add(self._job.id, self._pending[:BLOCK], self._token)
+            del self._pending[:BLOCK]
+
+    def close(self) -> None:
+        self._jobs.add(self._job.id, self._pending, self._token)
+        if self._catalog:
+            self._catalog.close()

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import compress
 
 from bgpipe.pipeline.errors import ItemError, UsageError
 from bgpipe.pipeline.planning.catalog import keeps_catalog
-from bgpipe.pipeline.planning.diff import (
-    THREADS,
-    PlannedItem,
-    TargetState,
-    matches_provenance,
-)
+from bgpipe.pipeline.planning.diff import THREADS, PlannedItem, TargetState
+from bgpipe.pipeline.planning.ownership import read_provenance
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.types import Job
 
@@ -31,18 +28,9 @@ class Orphans:
     items: tuple[PlannedItem, ...]
     cutouts: int
 
-    @property
-    def share(self) -> float:
-        return len(self.items) / self.cutouts if self.cutouts else 0.0
-
     def check(self, maximum_share: float) -> None:
-        """Refuse a share above the maximum.
-
-        Raises:
-            TooManyOrphans: it is above.
-
-        """
-        if self.share > maximum_share:
+        """Refuse a share above the maximum; TooManyOrphans if it is above."""
+        if len(self.items) / max(self.cutouts, 1) > maximum_share:
             raise TooManyOrphans(
                 f"{len(self.items)} of {self.cutouts} cutouts have lost their source, more than the "
                 f"share {maximum_share:g}, and none was removed: check that the source is the right "
@@ -57,9 +45,7 @@ Prune = Callable[[Orphans, Store], None]
 def check_prunable(job: Job, target: Store) -> None:
     """Refuse to prune without a catalog, which knows the sources of the cutouts.
 
-    Raises:
-        UsageError: none is kept at the target of `job`.
-
+    Raises UsageError if none is kept at the target of `job`.
     """
     if keeps_catalog(job, target):
         return
@@ -71,58 +57,52 @@ def check_prunable(job: Job, target: Store) -> None:
     )
 
 
-class OrphanFinder:
-    """Collects the orphans of a plan.
+def handle_orphans(
+    batches: Iterable[list[PlannedItem]], source: Store, target: Store, prune: Prune | None
+) -> Iterator[list[PlannedItem]]:
+    """Yield the batches of a plan, and then call `prune`, if it is given, with their orphans.
 
     An orphan is a cutout that the catalog confirms to be the very object that was made, and whose
     source does not exist: one that is merely excluded now, or cannot be read, does.
     """
 
-    def __init__(self, source: Store) -> None:
-        self._source = source
-        self._items: list[PlannedItem] = []
-        self._cutouts = 0
-
-    def collect(self, batch: Iterable[PlannedItem]) -> None:
-        batch = list(batch)
-        self._cutouts += sum(planned.state in CUTOUT_STATES for planned in batch)
-        candidates = [planned for planned in batch if planned.state is TargetState.ORPHANED]
-        if candidates:
-            with ThreadPoolExecutor(THREADS, thread_name_prefix="orphan") as pool:
-                is_gone = pool.map(self._is_gone, candidates)
-                self._items += [
-                    item for item, gone in zip(candidates, is_gone, strict=True) if gone
-                ]
-
-    @property
-    def orphans(self) -> Orphans:
-        """The orphans of all batches so far."""
-        return Orphans(tuple(self._items), self._cutouts)
-
-    def _is_gone(self, planned: PlannedItem) -> bool:
+    def is_gone(planned: PlannedItem) -> bool:
         try:
-            return self._source.head(planned.source.key) is None
+            return source.head(planned.source.key) is None
         except ItemError:
             return False
 
+    orphans: list[PlannedItem] = []
+    cutouts = 0
+    for batch in batches:
+        yield batch
+        cutouts += sum(planned.state in CUTOUT_STATES for planned in batch)
+        candidates = [planned for planned in batch if planned.state is TargetState.ORPHANED]
+        if prune and candidates:
+            with ThreadPoolExecutor(THREADS, thread_name_prefix="orphan") as pool:
+                orphans += compress(candidates, pool.map(is_gone, candidates))
+    if prune:
+        prune(Orphans(tuple(orphans), cutouts), target)
+
 
 def remove_orphans(
-    target: Store, items: Iterable[PlannedItem]
-) -> Iterator[tuple[PlannedItem, ItemError | None]]:
-    """Delete the orphans one by one; yield each, with the error if it could not be deleted.
+    target: Store,
+    items: Iterable[PlannedItem],
+    on_error: Callable[[PlannedItem, ItemError], None],
+) -> list[str]:
+    """Delete the orphans one by one, and return the keys of the deleted ones.
 
     An object that replaced an orphan meanwhile, or whose provenance does not confirm it, is skipped.
     """
+    removed = []
     for planned in items:
+        key, made_by = planned.target, (planned.recipe, planned.source.identity)
         try:
-            listed = target.head(planned.target)
-            if listed is None or listed.identity != planned.made:
-                continue
-            recipe, identity = planned.recipe, planned.source.identity
-            if not matches_provenance(target, planned.target, recipe, identity):
-                continue
-            target.delete(planned.target)
+            listed = target.head(key)
+            is_same = listed is not None and listed.identity == planned.made
+            if is_same and read_provenance(target, key).matches(*made_by):
+                target.delete(key)
+                removed.append(key)
         except ItemError as error:
-            yield planned, error
-        else:
-            yield planned, None
+            on_error(planned, error)
+    return removed

@@ -5,22 +5,20 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from pydantic import ValidationError
 
 from bgpipe.config.presets import COLOR
+from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import ItemError, UsageError
+from bgpipe.pipeline.logging import Notify
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.models.hub import Hub
 from bgpipe.pipeline.planning.targets import NameTemplate
 from bgpipe.pipeline.storage.factory import StoreFactory, find_location
 from bgpipe.pipeline.types import Matting, ModelTask, Output, Preset, Recipe, ResolvedModel
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.logging import Notify
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,40 +52,41 @@ def build_recipe(
     Raises:
         UsageError: a name is unknown, or the values contradict each other.
         ModelUnavailable: weights are not on this machine and cannot be pulled.
-
     """
-    preset = preset or settings.refine.preset
-    preset = preset if isinstance(preset, Preset) else preset_named(settings, preset)
+    if not isinstance(preset, Preset):
+        preset = preset_named(settings, preset or settings.refine.preset)
     output = output or Output()
     _check_output(preset, output)
-    _check_naming(naming, output)
-    weights, is_degraded = (
-        (model, False)
-        if isinstance(model, ResolvedModel)
-        else choose_model(settings, model or settings.model.name, pull=pull, notify=notify)
-    )
+    if naming:
+        NameTemplate(naming, output.suffix, model="").check_distinct()
+    is_degraded = False
+    if not isinstance(model, ResolvedModel):
+        name = model or settings.model.name
+        model, is_degraded = choose_model(settings, name, pull=pull, notify=notify)
     edges = choose_edges(settings, matting or settings.matting.model, pull=pull, notify=notify)
-    recipe = Recipe(
-        weights.name,
-        weights.sha256,
-        weights.size,
-        preset,
-        output,
-        matting_with(settings, edges) if edges else None,
-    )
-    return BuiltRecipe(recipe, weights, edges, is_degraded)
+    with_edges = matting_with(settings, edges) if edges else None
+    recipe = Recipe(model.name, model.sha256, model.size, preset, output, with_edges)
+    return BuiltRecipe(recipe, model, edges, is_degraded)
 
 
 def build_output(settings: Settings, options: Mapping[str, Any]) -> Output:
     """Build an output from its fields in `options`, and from `background` if that is an image's path.
 
-    Raises:
-        UsageError: a value is unknown, or the image cannot be read.
-
+    Raises UsageError if a value is unknown, or the image cannot be read.
     """
     values = {field.name: options[field.name] for field in fields(Output) if field.name in options}
-    if backdrop := _backdrop(options):
-        values["backdrop"], values["backdrop_sha256"] = _read_backdrop(settings, backdrop)
+    if path := _backdrop(options):
+        values["backdrop"] = find_location(path)
+        folder, _, name = values["backdrop"].rpartition("/")
+        store = StoreFactory(settings.s3).open(folder or "/")
+        try:
+            data = store.read(name, settings.images.max_bytes)
+        except ItemError as error:
+            raise UsageError(
+                "--background is neither a color such as #ffffff nor a readable image: "
+                f"{path}: {error.detail}"
+            ) from error
+        values["backdrop_sha256"] = hashlib.sha256(data).hexdigest()
     try:
         return Output(**values)
     except ValueError as error:
@@ -108,46 +107,23 @@ def _backdrop(options: Mapping[str, Any]) -> str:
     return "" if re.fullmatch(COLOR, background) else background
 
 
-def _read_backdrop(settings: Settings, path: str) -> tuple[str, str]:
-    """Return the image's location and the sha256 of its content."""
-    location = find_location(path)
-    folder, _, name = location.rpartition("/")
-    try:
-        data = StoreFactory(settings.s3).open(folder or "/").read(name, settings.images.max_bytes)
-    except ItemError as error:
-        raise UsageError(
-            f"--background is neither a color such as #ffffff nor a readable image: {path}: "
-            f"{error.detail}"
-        ) from error
-    return location, hashlib.sha256(data).hexdigest()
-
-
 def preset_named(settings: Settings, name: str) -> Preset:
-    """Return the preset of the settings.
-
-    Raises:
-        UsageError: its name is unknown.
-
-    """
+    """Return the preset of the settings; UsageError if its name is unknown."""
     if name not in settings.presets:
         raise UsageError(f"unknown preset: {name} (there are {', '.join(settings.presets)})")
     return settings.presets[name]
 
 
-def apply_changes(preset: Preset, changes: Mapping[str, object]) -> Preset:
+def apply_changes(preset: Preset, changes: Mapping[str, Any]) -> Preset:
     """Return `preset` with other values; words such as `1.2` and `true` are parsed.
 
-    Raises:
-        UsageError: a field is unknown, or a value is out of range.
-
+    Raises UsageError if a field is unknown, or a value is out of range.
     """
-    values = asdict(preset)
-    for field, value in changes.items():
-        if field not in values:
-            raise UsageError(f"unknown value of a preset: {field} (there are {', '.join(values)})")
-        values[field] = value
+    names = [field.name for field in fields(Preset)]
+    if unknown := sorted(changes.keys() - set(names)):
+        raise UsageError(f"unknown value of a preset: {unknown[0]} (there are {', '.join(names)})")
     try:
-        return Preset(**values)
+        return replace(preset, **changes)
     except ValueError as error:
         raise UsageError(explain(error)) from error
 
@@ -159,11 +135,10 @@ def choose_model(
 
     Raises as `build_recipe`.
     """
-    cache = settings.model_folder
-    hub = Hub(timeout=settings.model.hub_timeout, notify=notify) if pull else None
-    if name != registry.AUTO:
-        return registry.resolve(name, cache=cache, hub=hub, task=ModelTask.SUBJECT), False
-    return registry.resolve_auto(embedded=settings.embedded, cache=cache, hub=hub)
+    cache, hub = settings.model_folder, _hub(settings, pull, notify)
+    if name == registry.AUTO:
+        return registry.resolve_auto(embedded=settings.embedded, cache=cache, hub=hub)
+    return registry.resolve(name, cache=cache, hub=hub, task=ModelTask.SUBJECT), False
 
 
 def choose_edges(
@@ -175,12 +150,16 @@ def choose_edges(
     """
     if name == registry.NO_MATTING:
         return None
-    hub = Hub(timeout=settings.model.hub_timeout, notify=notify) if pull else None
-    return registry.resolve(name, cache=settings.model_folder, hub=hub, task=ModelTask.EDGES)
+    cache, hub = settings.model_folder, _hub(settings, pull, notify)
+    return registry.resolve(name, cache=cache, hub=hub, task=ModelTask.EDGES)
 
 
 def matting_with(settings: Settings, model: ResolvedModel) -> Matting:
     return Matting(model.name, model.sha256, model.size, settings.matting.band)
+
+
+def _hub(settings: Settings, pull: bool, notify: Notify | None) -> Hub | None:
+    return Hub(timeout=settings.model.hub_timeout, notify=notify) if pull else None
 
 
 def _check_output(preset: Preset, output: Output) -> None:
@@ -192,11 +171,6 @@ def _check_output(preset: Preset, output: Output) -> None:
         raise UsageError("--depth 16 is written as PNG, and without crop, canvas or background")
     if output.format == "mask" and (has_background or preset.shadow):
         raise UsageError("a mask has no background and no shadow: leave them out, or --format png")
-
-
-def _check_naming(naming: str, output: Output) -> None:
-    if naming:
-        NameTemplate(naming, output.suffix, model="").check_distinct()
 
 
 def explain(error: ValueError) -> str:

@@ -27,6 +27,8 @@ CHUNK_PAIRS = 50_000
 """Pairs sorted in memory at once: about 25 MB."""
 
 SourceTarget = tuple[ObjectInfo, str]
+NameGroup = tuple[str, list[ObjectInfo]]
+"""Sources whose targets could collide: those of one folder and this name up to its first dot."""
 
 
 class TargetCollision(UsageError):
@@ -43,9 +45,7 @@ class NameTemplate:
 
     `suffix` is appended to names that lack it, unless the template has no fields.
 
-    Raises:
-        UsageError: it has other fields than FIELDS.
-
+    Raises UsageError if it has other fields than FIELDS.
     """
 
     text: str
@@ -61,9 +61,7 @@ class NameTemplate:
     def check_distinct(self) -> None:
         """Refuse a template that gives all images one name.
 
-        Raises:
-            UsageError: it has neither `stem` nor `name`.
-
+        Raises UsageError if it has neither `stem` nor `name`.
         """
         if not _field_names(self.text) & {"stem", "name"}:
             raise UsageError(f"--name gives all images one name: {self.text}: put {{stem}} into it")
@@ -71,9 +69,7 @@ class NameTemplate:
     def target(self, key: str) -> str:
         """Return the target's key for the source `key`.
 
-        Raises:
-            TargetCollision: it would leave the target's folder.
-
+        Raises TargetCollision if it would leave the target's folder.
         """
         folder, _, name = key.rpartition("/")
         stem, dot, suffix = name.rpartition(".")
@@ -119,9 +115,7 @@ def assign_by_template(
 ) -> Iterator[SourceTarget]:
     """Yield each entry with the key that the template gives it, in the order of those keys.
 
-    Raises:
-        TargetCollision: two entries share a key, or one leaves the target.
-
+    Raises TargetCollision if two entries share a key, or one leaves the target.
     """
     last: str | None = None
     for entry, target in sorted_by_target((entry, template.target(entry.key)) for entry in entries):
@@ -147,47 +141,11 @@ def assign_targets(
     `is_image` is called for an entry without a suffix that would share its key: another kind of file
     is dropped, and changes no image's target.
 
-    Raises:
-        StorageUnavailable: entries come in another order, or twice.
-
+    Raises StorageUnavailable if entries come in another order, or twice.
     """
     return sorted_by_target(
-        pair for group in _name_groups(entries) for pair in group.assign(suffix, is_image)
+        pair for group in _name_groups(entries) for pair in _assign_group(group, suffix, is_image)
     )
-
-
-@dataclass(frozen=True, slots=True)
-class NameGroup:
-    """Sources whose targets could collide: those of one folder and one name up to its first dot."""
-
-    stem: str
-    entries: list[ObjectInfo]
-
-    @property
-    def end(self) -> str:
-        """The least string above the keys of all members."""
-        return f"{self.stem}/"  # "/" follows "."
-
-    def assign(self, suffix: str, is_image: Callable[[ObjectInfo], bool]) -> list[SourceTarget]:
-        """Return each member with its target's key."""
-        targets = {entry.key: self._without_suffix(entry.key) + suffix for entry in self.entries}
-        first = self.entries[0]
-        collides = Counter(targets.values())[self.stem + suffix] > 1
-        if first.key == self.stem and collides and not is_image(first):
-            del targets[first.key]
-        colliding = list(targets)
-        while colliding:
-            counts = Counter(targets.values())
-            colliding = [
-                key
-                for key, target in targets.items()
-                if counts[target] > 1 and target != key + suffix
-            ]
-            targets.update((key, key + suffix) for key in colliding)
-        return [(entry, targets[entry.key]) for entry in self.entries if entry.key in targets]
-
-    def _without_suffix(self, key: str) -> str:
-        return key if key == self.stem else key[: key.rindex(".")]
 
 
 def _name_groups(entries: Iterable[ObjectInfo]) -> Iterator[NameGroup]:
@@ -198,50 +156,72 @@ def _name_groups(entries: Iterable[ObjectInfo]) -> Iterator[NameGroup]:
         if entry.key <= last:
             raise StorageUnavailable(f"listed out of order: {entry.key!r} after {last!r}")
         last = entry.key
-        while unfinished and entry.key >= unfinished[-1].end:
+        while unfinished and entry.key >= f"{unfinished[-1][0]}/":  # "/" follows "."
             yield unfinished.pop()
         stem = _stem(entry.key)
-        if not unfinished or unfinished[-1].stem != stem:
-            unfinished.append(NameGroup(stem, []))
-        unfinished[-1].entries.append(entry)
+        if not unfinished or unfinished[-1][0] != stem:
+            unfinished.append((stem, []))
+        unfinished[-1][1].append(entry)
     yield from unfinished
+
+
+def _assign_group(
+    group: NameGroup, suffix: str, is_image: Callable[[ObjectInfo], bool]
+) -> Iterator[SourceTarget]:
+    stem, entries = group
+    targets = {
+        entry.key: (stem if entry.key == stem else entry.key[: entry.key.rindex(".")]) + suffix
+        for entry in entries
+    }
+    collides = Counter(targets.values())[stem + suffix] > 1
+    if entries[0].key == stem and collides and not is_image(entries[0]):
+        del targets[stem]
+    colliding = list(targets)
+    while colliding:
+        counts = Counter(targets.values())
+        colliding = [
+            key for key, target in targets.items() if counts[target] > 1 and target != key + suffix
+        ]
+        targets.update((key, key + suffix) for key in colliding)
+    return ((entry, targets[entry.key]) for entry in entries if entry.key in targets)
 
 
 def _stem(key: str) -> str:
     """Return the key up to the first dot of its file name; leading dots of the name do not count."""
-    folder, slash, name = key.rpartition("/")
-    body = name.lstrip(".")
-    dots = name[: len(name) - len(body)]
-    return f"{folder}{slash}{dots}{body.partition('.')[0]}"
+    name = key.rpartition("/")[2].lstrip(".")
+    return key.removesuffix(name) + name.partition(".")[0]
 
 
 def sorted_by_target(
     pairs: Iterable[SourceTarget], chunk_pairs: int = CHUNK_PAIRS
 ) -> Iterator[SourceTarget]:
     """Yield `pairs` by the UTF-8 bytes of the targets' keys; chunks but the last wait in files."""
+
+    def order(pair: SourceTarget) -> bytes:
+        return key_bytes(pair[1])
+
     pairs = iter(pairs)
     with ExitStack() as files:
-        chunk = sorted(islice(pairs, chunk_pairs), key=_target_bytes)
+        chunk = sorted(islice(pairs, chunk_pairs), key=order)
         spilled: list[Iterator[SourceTarget]] = []
-        while following := sorted(islice(pairs, chunk_pairs), key=_target_bytes):
+        while following := sorted(islice(pairs, chunk_pairs), key=order):
             file = files.enter_context(TemporaryFile("w+", encoding="utf-8"))
-            file.writelines(map(_json_line, chunk))
+            file.writelines(
+                json.dumps((entry.key, entry.size, entry.identity, target)) + "\n"
+                for entry, target in chunk
+            )
             spilled.append(_read_chunk(file))
             chunk = following
-        yield from merge(*spilled, chunk, key=_target_bytes)
+        yield from merge(*spilled, chunk, key=order)
 
 
-def _target_bytes(pair: SourceTarget) -> bytes:
-    return pair[1].encode("utf-8", "surrogatepass")
-
-
-def _json_line(pair: SourceTarget) -> str:
-    entry, target = pair
-    return json.dumps((entry.key, entry.size, entry.identity, target)) + "\n"
+def key_bytes(key: str) -> bytes:
+    """Return what orders the keys of a store."""
+    return key.encode("utf-8", "surrogatepass")
 
 
 def _read_chunk(file: TextIO) -> Iterator[SourceTarget]:
     file.seek(0)
     for line in file:
-        key, size, identity, target = json.loads(line)
-        yield ObjectInfo(key, size, identity), target
+        *entry, target = json.loads(line)
+        yield ObjectInfo(*entry), target

@@ -51,26 +51,26 @@ class SheetImage:
     flags: tuple[ReviewFlag, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SheetPage:
-    """One page of the sheet; `names` are the file names of all pages, in one folder."""
-
-    number: int
-    names: Sequence[str]
-
-
 def render_contact_sheet(
     summary: JobSummary,
     recipe: Recipe,
     images: Sequence[SheetImage],
     failures: Iterable[Failure],
-    page: SheetPage,
+    names: Sequence[str],
+    number: int,
 ) -> Iterator[str]:
-    """Yield the page as lines of HTML: summary, cutouts, failures."""
+    """Yield a page as lines of HTML: summary, cutouts, failures.
+
+    `names` are the file names of all pages, in one folder, of which this is `number`, from 1.
+    """
     style, script = "".join(map(read_asset, STYLES)), _bundle([*MODULES, "sheet.js"])
+    policy = (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: blob:; "
+        f"style-src {_hash(style)}; script-src {_hash(script)}"
+    )
     yield "<!doctype html>"
     yield f'<html lang="en"><head><meta charset="utf-8"><title>{escape(summary.job)}</title>'
-    yield f'<meta http-equiv="Content-Security-Policy" content="{_policy(style, script)}">'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     yield '<meta name="viewport" content="width=device-width">'
     yield f'<link rel="icon" href="data:,"><style>{style}</style></head>'
     yield '<body data-view="cutout" data-background="checks" data-flag="all" data-code="all">'
@@ -79,7 +79,7 @@ def render_contact_sheet(
     yield "<main>"
     yield from map(_figure, images)
     yield "</main>"
-    yield from _pages(page)
+    yield from _pages(names, number)
     yield from _failures(summary, list(islice(failures, FAILURES)))
     yield from _dialogs()
     yield f'<script type="module">{script}</script></body></html>'
@@ -107,13 +107,6 @@ def _bundle(modules: Iterable[str]) -> str:
     return re.sub(r"^import .*\n|^export ", "", joined, flags=re.MULTILINE)
 
 
-def _policy(style: str, script: str) -> str:
-    return (
-        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: blob:; "
-        f"style-src {_hash(style)}; script-src {_hash(script)}"
-    )
-
-
 def _hash(text: str) -> str:
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return f"'sha256-{digest}'"
@@ -121,19 +114,17 @@ def _hash(text: str) -> str:
 
 def _summary(summary: JobSummary, recipe: Recipe) -> Iterator[str]:
     yield f'<header><h1>{escape(summary.job)}</h1><dl class="tiles">'
-    yield from (
-        f"<div><dt>{name}</dt><dd>{value}</dd></div>"
-        for name, value in {
-            "state": summary.state,
-            "images": f"{summary.total:,}",
-            "done": f"{summary.done:,}",
-            "up to date": f"{summary.skipped:,}",
-            "failed": f'<a href="#failures">{summary.failed:,}</a>' if summary.failed else "0",
-            "flagged": f"{summary.flagged:,}",
-            "time": format_duration(summary.seconds),
-            "images per second": f"{summary.images_per_second:.2f}",
-        }.items()
-    )
+    tiles = {
+        "state": summary.state,
+        "images": f"{summary.total:,}",
+        "done": f"{summary.done:,}",
+        "up to date": f"{summary.skipped:,}",
+        "failed": f'<a href="#failures">{summary.failed:,}</a>' if summary.failed else "0",
+        "flagged": f"{summary.flagged:,}",
+        "time": format_duration(summary.seconds),
+        "images per second": f"{summary.images_per_second:.2f}",
+    }
+    yield from (f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles.items())
     facts = {
         "from": summary.source,
         "to": summary.out,
@@ -151,14 +142,12 @@ def _toolbar(images: Sequence[SheetImage]) -> Iterator[str]:
     flags |= {flag: f"{flag} {counts[flag]}" for flag in ReviewFlag if counts[flag]}
     yield '<div class="bar">'
     yield _button_group("view", VIEWS)
-    yield _button_group("background", {name: name for name in BACKGROUNDS}, _COLOR_INPUT)
+    color = '<input type="color" id="color" value="#ff00aa" aria-label="custom color">'
+    yield _button_group("background", {name: name for name in BACKGROUNDS}, color)
     yield _button_group("flag", flags)
     yield '<input type="search" id="search" placeholder="name ( / )" aria-label="search for a name">'
     yield '<output id="count"></output>'
     yield '<button type="button" class="chip" data-opens="help">keys ( ? )</button></div>'
-
-
-_COLOR_INPUT = '<input type="color" id="color" value="#ff00aa" aria-label="custom color">'
 
 
 def _button_group(group: str, values: dict[str, str], more: str = "") -> str:
@@ -191,18 +180,14 @@ def _src(webp: bytes) -> str:
     return f' src="data:image/webp;base64,{base64.b64encode(webp).decode()}"'
 
 
-def _pages(page: SheetPage) -> Iterator[str]:
-    if len(page.names) > 1:
+def _pages(names: Sequence[str], shown: int) -> Iterator[str]:
+    if len(names) > 1:
         yield '<footer class="pages">'
-        for number, name in enumerate(page.names, 1):
-            current = ' aria-current="page"' if number == page.number else ""
-            yield f'<a href="{escape(_relative_url(name))}"{current}>{number}</a>'
+        for number, name in enumerate(names, 1):
+            current = ' aria-current="page"' if number == shown else ""
+            url = escape(f"./{quote(name)}")  # "./": what precedes a colon would be a scheme
+            yield f'<a href="{url}"{current}>{number}</a>'
         yield "</footer>"
-
-
-def _relative_url(name: str) -> str:
-    """Quote a file name as a relative URL; `./` keeps the part before a colon from being a scheme."""
-    return f"./{quote(name)}"
 
 
 def _failures(summary: JobSummary, failures: Sequence[Failure]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 THREADS = 4
 """Each holds a decoded image; the codecs release the GIL."""
 CHUNK = 64
+"""Images loaded ahead of the page."""
 
 
 def load_thumbnails(
@@ -39,19 +40,10 @@ def load_thumbnails(
             return None  # the page lists failures in any case
         return SheetImage(item.source, before, after, flags.get(item.index, ()))
 
-    unflagged = (
-        item
-        for item in job_store.items.read(job_id, 0, job_store.items.size(job_id))
-        if item.index not in flags
-    )
+    every = job_store.items.read(job_id, 0, job_store.items.size(job_id))
+    unflagged = (item for item in every if item.index not in flags)
     items = chain(job_store.items.pick(job_id, flags), unflagged)
+    chunks = iter(lambda: list(islice(items, CHUNK)), [])
     with ThreadPoolExecutor(THREADS) as pool:
-        images = (image for chunk in _chunks(items) for image in pool.map(load, chunk))
-        yield from islice((image for image in images if image), maximum)
-
-
-def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Split the items, so that a bounded number of thumbnails waits for the page."""
-    remaining = iter(items)
-    while chunk := list(islice(remaining, CHUNK)):
-        yield chunk
+        images = (image for chunk in chunks for image in pool.map(load, chunk))
+        yield from islice(filter(None, images), maximum)

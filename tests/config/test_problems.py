@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bgpipe.config.layers import SettingsError
 from bgpipe.config.settings import load_settings
-from bgpipe.config.toml_file import SettingsError
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image, ImageDraw
 
-from bgpipe.pipeline.report.contact_sheet import SheetImage, SheetPage, render_contact_sheet
+from bgpipe.pipeline.report.contact_sheet import SheetImage, render_contact_sheet
 from bgpipe.pipeline.types import Failure, JobId, JobState, JobSummary, Preset, Recipe, ReviewFlag
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -71,8 +71,8 @@ def sheet(tmp_path: Path) -> Path:
     ]
     recipe = Recipe("birefnet-nano", "ab" * 32, (256, 256), Preset())
     path = tmp_path / "sheet 1.html"
-    page = SheetPage(1, [path.name, "sheet 1-2.html"])
-    lines = render_contact_sheet(summary(failed=2), recipe, exhibits, failures, page)
+    names = [path.name, "sheet 1-2.html"]
+    lines = render_contact_sheet(summary(failed=2), recipe, exhibits, failures, names, number=1)
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
 

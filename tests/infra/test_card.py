@@ -37,7 +37,8 @@ def test_the_weights_score_as_the_card_says(shared: Path) -> None:
     card = (DOCUMENTS / "models.md").read_text(encoding="utf-8")
     line = r"^\| (\w+) \| (\d+) \| (0\.\d{3}) \| (0\.\d{3}) \|"
     said = {group: scores for group, *scores in re.findall(line, card, re.MULTILINE)}
-    found = evaluate(predictor(WEIGHTS, threads=2), shared / "images" / "quality")
+    photos = photos_below(shared / "images" / "quality", None)
+    found = evaluate(predictor(WEIGHTS, threads=2), photos)
     assert said.keys() == found.keys()
     for group, (images, iou, mae) in said.items():
         assert found[group].images == int(images)

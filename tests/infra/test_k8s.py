@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.http.routes.health import router
+from bgpipe.pipeline.http.routes.service import router
 
 from ..support.source_tree import ROOT
 from .code import command_problems, drain_seconds, variable_problems

@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
-import typer
+from typer import Context, Exit, Typer
 
+from bgpipe.config.settings import Settings
+from bgpipe.pipeline.cli import job_options
 from bgpipe.pipeline.cli.command_line import examples, options_of
+from bgpipe.pipeline.cli.console import Console
+from bgpipe.pipeline.cli.endpoints import Endpoints, open_endpoints
 from bgpipe.pipeline.cli.parameters import SubmitOptions
+from bgpipe.pipeline.cli.planning import check_source, check_target, make_prune, show_dry_run
+from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
+from bgpipe.pipeline.cli.watch import watch_source
 from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.jobs.manifest import digest
+from bgpipe.pipeline.jobs.store import new_job_id
+from bgpipe.pipeline.planning import recipe
+from bgpipe.pipeline.planning.ignored import IgnoredObjects
+from bgpipe.pipeline.planning.targets import literal
+from bgpipe.pipeline.session import Session, open_session, read_settings
+from bgpipe.pipeline.storage.factory import StoreFactory
+from bgpipe.pipeline.types import Job, JobId, Recipe
 
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.cli.endpoints import Endpoints
-    from bgpipe.pipeline.planning.prune import Prune
-    from bgpipe.pipeline.session import Session
-    from bgpipe.pipeline.types import Job, JobId, Recipe
+app = Typer()
 
 
-@examples(
-    "bgpipe submit ~/photos",
-    "bgpipe submit ~/photos --preset portraits --out ~/cutouts",
-    "bgpipe submit in.jpg --out out.png",
-    "bgpipe submit s3://shop/photos --out s3://shop/cutouts --format webp",
-    "bgpipe submit ~/incoming --watch",
+@app.command(
+    epilog=examples(
+        "bgpipe submit ~/photos",
+        "bgpipe submit ~/photos --preset portraits --out ~/cutouts",
+        "bgpipe submit in.jpg --out out.png",
+        "bgpipe submit s3://shop/photos --out s3://shop/cutouts --format webp",
+        "bgpipe submit ~/incoming --watch",
+    )
 )
 @options_of(SubmitOptions)
-def submit(context: typer.Context, options: SubmitOptions) -> None:
-    """Remove the backgrounds of images. Cutouts that are up to date are skipped."""
-    from bgpipe.pipeline.cli.endpoints import open_endpoints
-    from bgpipe.pipeline.cli.planning import show_dry_run
-    from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
-    from bgpipe.pipeline.cli.watch import watch_source
-    from bgpipe.pipeline.planning.ignored import IgnoredObjects
-    from bgpipe.pipeline.session import open_session, read_settings
-
+def submit(context: Context, options: SubmitOptions) -> None:
     console: Console = context.obj
     settings = read_settings()
     check_wait(settings, options.wait)
@@ -47,7 +49,10 @@ def submit(context: typer.Context, options: SubmitOptions) -> None:
         settings, console = endpoints.adapt(settings, console)
         job = _build_job(settings, console, options, endpoints)
         with open_session(settings, notify=console.notify) as session:
-            prune = _make_prune(session, console, job, options)
+            prune = None
+            if options.prune:
+                maximum = settings.prune.most
+                prune = make_prune(session, console, job, maximum, dry_run=options.dry_run)
             if options.dry_run:
                 show_dry_run(session, console, job, endpoints.source.keys, prune)
                 return
@@ -59,7 +64,7 @@ def submit(context: typer.Context, options: SubmitOptions) -> None:
                 code = run_to_completion(console, run, wait=endpoints.is_private or options.wait)
                 if endpoints.is_private:
                     _finish_private(session, console, job_id, endpoints)
-    raise typer.Exit(code)
+    raise Exit(code)
 
 
 def _check_options(options: SubmitOptions, endpoints: Endpoints) -> None:
@@ -74,11 +79,6 @@ def _check_options(options: SubmitOptions, endpoints: Endpoints) -> None:
 def _build_job(
     settings: Settings, console: Console, options: SubmitOptions, endpoints: Endpoints
 ) -> Job:
-    from bgpipe.pipeline.jobs.manifest import digest
-    from bgpipe.pipeline.jobs.store import new_job_id
-    from bgpipe.pipeline.planning.targets import literal
-    from bgpipe.pipeline.types import Job, JobId
-
     source, destination = endpoints.source, endpoints.destination
     return Job(
         id=JobId(options.job) if options.job else new_job_id(),
@@ -99,9 +99,6 @@ def _build_recipe(
     settings: Settings, console: Console, options: SubmitOptions, endpoints: Endpoints
 ) -> Recipe:
     """Check all values, then source and target, and only then pull weights."""
-    from bgpipe.pipeline.cli import job_options
-    from bgpipe.pipeline.planning import recipe
-
     spec = job_options.load_workflow(settings, options.workflow) if options.workflow else None
     file_format = endpoints.destination.format(options.format)
     values = asdict(options)
@@ -111,7 +108,10 @@ def _build_recipe(
     changes = job_options.parse_assignments(options.assignments or ())
     preset = recipe.apply_changes(base, changes | recipe.preset_changes(values))
     output = recipe.build_output(settings, values)
-    _check_locations(settings, endpoints, watch=options.watch)
+    stores = StoreFactory(settings.s3)
+    check_target(stores, endpoints.destination.out, writes=settings.embedded)
+    if endpoints.source.keys is None and not options.watch:
+        check_source(stores, endpoints.source.root)
     built = recipe.build_recipe(
         settings,
         model=options.model or (spec.model if spec else ""),
@@ -124,28 +124,6 @@ def _build_recipe(
     if built.is_degraded:
         job_options.warn_degraded(console)
     return built.recipe
-
-
-def _check_locations(settings: Settings, endpoints: Endpoints, *, watch: bool) -> None:
-    from bgpipe.pipeline.cli.planning import check_source, check_target
-    from bgpipe.pipeline.storage.factory import StoreFactory
-
-    stores = StoreFactory(settings.s3)
-    check_target(stores, endpoints.destination.out, writes=settings.embedded)
-    if endpoints.source.keys is None and not watch:
-        check_source(stores, endpoints.source.root)
-
-
-def _make_prune(
-    session: Session, console: Console, job: Job, options: SubmitOptions
-) -> Prune | None:
-    from bgpipe.pipeline.cli.planning import make_prune
-    from bgpipe.pipeline.planning.prune import check_prunable
-
-    if not options.prune:
-        return None
-    check_prunable(job, session.stores.open(job.out))
-    return make_prune(console, session.settings.prune.most, dry_run=options.dry_run)
 
 
 def _finish_private(

@@ -1,24 +1,30 @@
-"""Dependencies of the routes: the caller's prompts and images, and the JSON body."""
+"""What the routes depend on: the caller's prompts and images, the JSON body, errors in ComfyUI's shape."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends
+from fastapi.exceptions import RequestValidationError
 from fastapi.requests import HTTPConnection, Request
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
-from bgpipe.pipeline.comfyui.graph import Json, no_prompt
-from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.comfyui.graph import Json, WorkflowError, no_prompt
+from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.http.comfyui.history import PromptState, read_prompt_state
 from bgpipe.pipeline.http.comfyui.input_images import InputImages
 from bgpipe.pipeline.http.comfyui.prompt_store import Prompt, PromptStore
 from bgpipe.pipeline.http.dependencies import AppState, get_caller, get_state
-from bgpipe.pipeline.http.problems import Problem
+from bgpipe.pipeline.http.problems import Problem, problem_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from fastapi import Response
 
 JSON_BYTES = 1_000_000
 """Maximum size of a JSON body, which Redis stores."""
@@ -34,15 +40,8 @@ class PromptService:
 
     state: AppState
     owner: str
-
-    @property
-    def prompts(self) -> PromptStore:
-        days = self.state.settings.serve.keep_days
-        return PromptStore(self.state.session.client, self.owner, days)
-
-    @property
-    def images(self) -> InputImages:
-        return InputImages(self.state, self.owner)
+    prompts: PromptStore
+    images: InputImages
 
     def read_states(self, prompts: Iterable[Prompt]) -> list[PromptState]:
         """Return the states of `prompts`, without those whose jobs were forgotten."""
@@ -55,10 +54,6 @@ class PromptService:
                 self.prompts.mark_ended(prompt.id)
         return states
 
-    def find(self, prompt_id: str) -> PromptState | None:
-        prompt = self.prompts.get(prompt_id)
-        return next(iter(self.read_states([prompt])), None) if prompt else None
-
     def open_prompts(self) -> list[PromptState]:
         """Return the prompts that have not ended, by number."""
         states = self.read_states(self.prompts.open())
@@ -70,21 +65,20 @@ class PromptService:
         return [state for state in states if state.status.has_ended]
 
     def count_open(self) -> int:
-        prompts = self.prompts
-        self.read_states(prompts.oldest_open(CHECKED_PROMPTS))
-        return prompts.open_count()
+        self.read_states(self.prompts.open(CHECKED_PROMPTS))
+        return self.prompts.open_count()
 
     def cancel(self, prompt: Prompt) -> None:
         """Cancel the prompt's jobs; images in progress are finished and not shown."""
         for job in prompt.jobs:
-            try:
+            with suppress(UsageError):  # it has ended
                 self.state.jobs.cancel(job)
-            except UsageError:  # it has ended
-                continue
 
 
 def get_service(connection: HTTPConnection) -> PromptService:
-    return PromptService(get_state(connection), get_caller(connection).name)
+    state, owner = get_state(connection), get_caller(connection).name
+    prompts = PromptStore(state.session.client, owner, state.settings.serve.keep_days)
+    return PromptService(state, owner, prompts, InputImages(state, owner))
 
 
 async def read_json(request: Request) -> Json:
@@ -93,7 +87,6 @@ async def read_json(request: Request) -> Json:
     Raises:
         WorkflowError: it is not JSON, or not valid in UTF-8 (NaN, lone surrogates).
         Problem: it is too large.
-
     """
     body = bytearray()
     async for chunk in request.stream():
@@ -110,3 +103,28 @@ async def read_json(request: Request) -> Json:
 
 Service = Annotated[PromptService, Depends(get_service)]
 Body = Annotated[object, Depends(read_json)]
+
+
+class ComfyRoute(APIRoute):
+    """Turns every error of an endpoint into ComfyUI's shape: a body with `error`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_errors(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except WorkflowError as error:
+                return JSONResponse(error.body, 400)
+            except RequestValidationError as error:
+                first = next(iter(error.errors()), {"msg": "unreadable request"})
+                problem: HTTPException = HTTPException(400, str(first["msg"]))
+            except HTTPException as error:
+                problem = error
+            except BgpipeError as error:
+                problem = problem_of(error)
+            code = problem.code if isinstance(problem, Problem) else "invalid_request"
+            body = WorkflowError(code, problem.detail).body
+            return JSONResponse(body, problem.status_code, problem.headers)
+
+        return handle_errors

@@ -13,7 +13,7 @@ from bgpipe.pipeline.types import JobState
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.comfyui.graph import Json
-    from bgpipe.pipeline.http.comfyui.prompt_store import OutputFile, Prompt
+    from bgpipe.pipeline.http.comfyui.prompt_store import Prompt
     from bgpipe.pipeline.jobs.store import JobStore
     from bgpipe.pipeline.types import Failure, JobSummary
 
@@ -44,26 +44,22 @@ class PromptState:
 
     @property
     def history_entry(self) -> dict[str, Json]:
+        """The entry of a prompt that has ended."""
         is_done = self.status is PromptStatus.DONE
-        files = self.prompt.kept if is_done else ()
-        events = [*self.start_events(), *self._failure_events(), *self._success_events()]
-        messages = [[kind, data] for kind, data in events if kind.startswith("execution_")]
+        messages = [event for event in self.start_events() if event[0].startswith("execution_")]
+        outputs = self._outputs_by_node()
         return {
             "prompt": self.prompt.queue_item,
-            "outputs": _outputs_by_node(files),
+            "outputs": outputs,
             "status": {
                 "status_str": "success" if is_done else "error",
                 "completed": is_done,
-                "messages": messages,
+                "messages": [*messages, self._final_event()],
             },
             "meta": {
-                file.node: {
-                    "node_id": file.node,
-                    "display_node": file.node,
-                    "parent_node": None,
-                    "real_node_id": file.node,
-                }
-                for file in files
+                node: dict.fromkeys(("node_id", "display_node", "real_node_id"), node)
+                | {"parent_node": None}
+                for node in outputs
             },
         }
 
@@ -82,37 +78,28 @@ class PromptState:
         base = {"prompt_id": self.prompt.id}
         if self.status is PromptStatus.DONE:
             yield "progress", base | {"node": self._slowest_node, "value": 1, "max": 1}
-            for node, output in _outputs_by_node(self.prompt.kept).items():
-                yield "executing", base | {"node": node, "display_node": node}
-                yield "executed", base | {"node": node, "display_node": node, "output": output}
-        yield from self._failure_events()
-        yield from self._success_events()
+        for node, output in self._outputs_by_node().items():
+            yield "executing", base | {"node": node, "display_node": node}
+            yield "executed", base | {"node": node, "display_node": node, "output": output}
+        yield self._final_event()
         yield "executing", base | {"node": None}
 
-    def _success_events(self) -> Iterator[Event]:
+    def _final_event(self) -> Event:
+        base = {"prompt_id": self.prompt.id, "timestamp": self.ended}
         if self.status is PromptStatus.DONE:
-            yield "execution_success", {"prompt_id": self.prompt.id, "timestamp": self.ended}
-
-    def _failure_events(self) -> Iterator[Event]:
+            return "execution_success", base
         node = self._slowest_node
-        base = {
-            "prompt_id": self.prompt.id,
-            "node_id": node,
-            "node_type": self.prompt.graph[node]["class_type"],
-            "executed": [],
-            "timestamp": self.ended,
-        }
+        kind = self.prompt.graph[node]["class_type"]
+        base |= {"node_id": node, "node_type": kind, "executed": []}
         if self.status is PromptStatus.CANCELLED:
-            yield "execution_interrupted", base
-        if self.status is PromptStatus.FAILED:
-            error = {
-                "exception_message": self.failure.detail if self.failure else "",
-                "exception_type": self.failure.code if self.failure else "",
-                "traceback": [],
-                "current_inputs": {},
-                "current_outputs": [],
-            }
-            yield "execution_error", base | error
+            return "execution_interrupted", base
+        return "execution_error", base | {
+            "exception_message": self.failure.detail if self.failure else "",
+            "exception_type": self.failure.code if self.failure else "",
+            "traceback": [],
+            "current_inputs": {},
+            "current_outputs": [],
+        }
 
     @property
     def _slowest_node(self) -> str:
@@ -121,24 +108,26 @@ class PromptState:
         nodes = (name for name in graph if graph[name]["class_type"] == node_types.REMOVE)
         return next(nodes, next(iter(graph)))
 
+    def _outputs_by_node(self) -> dict[str, Json]:
+        outputs: dict[str, Json] = {}
+        for file in self.prompt.kept if self.status is PromptStatus.DONE else ():
+            outputs.setdefault(file.node, {"images": []})["images"].append(file.reference)
+        return outputs
+
 
 def read_prompt_state(jobs: JobStore, prompt: Prompt) -> PromptState | None:
     """Return the state of `prompt`, or None if its jobs were forgotten."""
+    failure = None
     try:
         summaries = [jobs.summary(job) for job in prompt.jobs]
         status = _status_of(summaries)
-        failure = _first_failure(jobs, summaries) if status is PromptStatus.FAILED else None
+        if status is PromptStatus.FAILED:
+            failed = (failure for job in prompt.jobs for failure in jobs.items.failures(job))
+            failure = next(failed, None)
     except JobNotFound:
         return None
     seconds = max(summary.seconds for summary in summaries)
     return PromptState(prompt, status, int(1000 * (prompt.created + seconds)), failure)
-
-
-def _outputs_by_node(files: Sequence[OutputFile]) -> dict[str, Json]:
-    images: dict[str, list[dict[str, str]]] = {}
-    for file in files:
-        images.setdefault(file.node, []).append(file.reference)
-    return {node: {"images": references} for node, references in images.items()}
 
 
 def _status_of(summaries: Sequence[JobSummary]) -> PromptStatus:
@@ -150,8 +139,3 @@ def _status_of(summaries: Sequence[JobSummary]) -> PromptStatus:
         return PromptStatus.FAILED if has_failed else PromptStatus.DONE
     has_started = has_failed or any(summary.running or summary.done for summary in summaries)
     return PromptStatus.RUNNING if has_started else PromptStatus.PENDING
-
-
-def _first_failure(jobs: JobStore, summaries: Sequence[JobSummary]) -> Failure | None:
-    failures = (failure for summary in summaries for failure in jobs.items.failures(summary.job))
-    return next(failures, None)

@@ -1,19 +1,15 @@
-"""Images uploaded for `LoadImage`, under names that their owners choose.
-
-Each image is an upload by itself, the source of its prompts' jobs, and a name refers to one. Replacing
-the image of a name does not affect prompts that wait for the previous one.
-"""
+"""Images uploaded for `LoadImage`: each is an upload by itself, to which a name refers."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, cast
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import ItemError
+from bgpipe.pipeline.http.comfyui.prompt_store import digest_of
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.submission import touch_folder
 from bgpipe.pipeline.http.uploads import validate_name
@@ -31,9 +27,8 @@ LISTED = 1000
 
 @dataclass(frozen=True, slots=True)
 class InputImage:
-    """The image `key` of `upload`; `name`, with folders, is the owner's."""
+    """The image `key` of `upload`."""
 
-    name: str
     upload: str
     key: str
 
@@ -57,11 +52,7 @@ class InputImages:
             return None
         upload, _, key = reference.decode().partition("/")
         exists = self._state.uploads.open(self._owner, upload).head(key)
-        return InputImage(plain, upload, key) if exists else None
-
-    def read(self, image: InputImage) -> bytes:
-        store = self._state.uploads.open(self._owner, image.upload)
-        return store.read(image.key, self._state.settings.images.max_bytes)
+        return InputImage(upload, key) if exists else None
 
     def touch(self, upload: str) -> None:
         """Record that an image is in use now, which postpones its removal."""
@@ -79,21 +70,23 @@ class InputImages:
         Raises:
             ItemError: it is not an image, or the name leaves the upload.
             Problem: too many images have this name.
-
         """
         requested = validate_name(name)
+        path = PurePosixPath(requested)
         upload = self._state.uploads.new_id()
         self.touch(upload)
-        base = PurePosixPath(requested).name
-        key = self._state.uploads.write(self._owner, upload, base, data)
+        key = self._state.uploads.write(self._owner, upload, path.name, data)
         for number in range(SAME_NAME):
-            numbered = _add_number(requested, number)
+            numbered = str(path.with_stem(f"{path.stem} ({number})")) if number else requested
             if self._assign(numbered, f"{upload}/{key}", overwrite=overwrite):
                 return numbered
-            other = self.find(numbered)
-            if other and self.read(other) == data:
+            if (other := self.find(numbered)) and self._read(other) == data:
                 return numbered
         raise Problem(409, "too-many-names", f"too many images of this name: {requested}")
+
+    def _read(self, image: InputImage) -> bytes:
+        store = self._state.uploads.open(self._owner, image.upload)
+        return store.read(image.key, self._state.settings.images.max_bytes)
 
     def _assign(self, name: str, reference: str, *, overwrite: bool) -> bool:
         """Let `name` refer to an image; returns False if it refers to another one that exists."""
@@ -110,13 +103,4 @@ class InputImages:
         return True
 
     def _key(self, name: str) -> str:
-        digest = blake2b(name.encode(errors="replace"), digest_size=16).hexdigest()
-        return keys.input_image_of(self._owner, digest)
-
-
-def _add_number(name: str, number: int) -> str:
-    """Return `a/b (1).png` for `a/b.png` and 1; the name itself for 0."""
-    if not number:
-        return name
-    path = PurePosixPath(name)
-    return str(path.with_name(f"{path.stem} ({number}){path.suffix}"))
+        return keys.input_image_of(self._owner, digest_of(name))

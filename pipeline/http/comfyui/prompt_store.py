@@ -1,8 +1,4 @@
-"""Posted prompts in Redis. Their progress is that of their jobs.
-
-A prompt has one job for each different cutout. Its record is written after its jobs were opened and
-never changed. So any server of a cluster can answer for any prompt, and prompts survive every server.
-"""
+"""Posted prompts in Redis: records that never change; their progress is that of their jobs."""
 
 from __future__ import annotations
 
@@ -11,12 +7,14 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, cast
 
+from pydantic import TypeAdapter
+
 from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.comfyui.graph import Graph, Json
 from bgpipe.pipeline.types import DAY_SECONDS, JobId
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.broker.client import RedisClient
-    from bgpipe.pipeline.comfyui.graph import Graph, Json
 
 PENDING_PER_CLIENT = 100
 """Prompts of one client whose events are kept until it connects."""
@@ -48,7 +46,7 @@ class Prompt:
     """
 
     id: str
-    number: float
+    number: int | float
     owner: str
     client: str
     graph: Graph
@@ -65,6 +63,9 @@ class Prompt:
     def queue_item(self) -> list[Json]:
         """The prompt as ComfyUI lists it in queue and history."""
         return [self.number, self.id, self.graph, self.extra_data, list(self.outputs)]
+
+
+_FILE, _PROMPT = TypeAdapter(OutputFile), TypeAdapter(Prompt)
 
 
 class PromptStore:
@@ -92,43 +93,37 @@ class PromptStore:
 
     def add(self, prompt: Prompt) -> None:
         """Store a prompt whose jobs are open."""
-        records = {_file_key(self._owner, file): json.dumps(asdict(file)) for file in prompt.kept}
-        records[keys.of_prompt(prompt.id)] = json.dumps(asdict(prompt))
-        indices = {
-            keys.prompts_of(self._owner): prompt.created,
-            keys.open_prompts_of(self._owner): prompt.number,
-        }
+        listed, pending = keys.prompts_of(self._owner), self._pending_key(prompt.client)
+        indices = {listed: prompt.created, keys.open_prompts_of(self._owner): prompt.number}
         if prompt.client:
-            indices[self._pending_key(prompt.client)] = prompt.number
+            indices[pending] = prompt.number
         with self._client.pipeline() as pipeline:
-            for key, record in records.items():
-                pipeline.set(key, record, ex=self._seconds)
+            pipeline.set(keys.of_prompt(prompt.id), json.dumps(asdict(prompt)), ex=self._seconds)
+            for file in prompt.kept:
+                pipeline.set(self._file_key(file), json.dumps(asdict(file)), ex=self._seconds)
             for key, score in indices.items():
                 pipeline.zadd(key, {prompt.id: score})
                 pipeline.expire(key, self._seconds)
-            expired = prompt.created - self._seconds
-            pipeline.zremrangebyscore(keys.prompts_of(self._owner), "-inf", expired)
-            if prompt.client:
-                pending = self._pending_key(prompt.client)
-                pipeline.zremrangebyrank(pending, 0, -PENDING_PER_CLIENT - 1)
+            pipeline.zremrangebyscore(listed, "-inf", prompt.created - self._seconds)
+            pipeline.zremrangebyrank(pending, 0, -PENDING_PER_CLIENT - 1)
             pipeline.execute()
 
-    def get(self, prompt_id: str) -> Prompt | None:
-        return next(iter(self._read([prompt_id])), None)
+    def read(self, ids: list[str]) -> list[Prompt]:
+        """Return the owner's prompts among these; `ids` must not be empty."""
+        records = self._client.mget([keys.of_prompt(prompt_id) for prompt_id in ids])
+        prompts = [_PROMPT.validate_python(json.loads(record)) for record in records if record]
+        return [prompt for prompt in prompts if prompt.owner == self._owner]
 
     def newest(self, maximum: int) -> list[Prompt]:
         """Return the newest prompts, oldest first."""
         return self._list(keys.prompts_of(self._owner), -maximum, -1)
 
-    def open(self) -> list[Prompt]:
-        """Return the prompts not marked as ended, by number."""
-        return self._list(keys.open_prompts_of(self._owner), 0, -1)
+    def open(self, maximum: int = 0) -> list[Prompt]:
+        """Return the prompts not marked as ended, by number; at most `maximum` unless it is 0."""
+        return self._list(keys.open_prompts_of(self._owner), 0, maximum - 1)
 
     def open_count(self) -> int:
         return self._client.zcard(keys.open_prompts_of(self._owner))
-
-    def oldest_open(self, maximum: int) -> list[Prompt]:
-        return self._list(keys.open_prompts_of(self._owner), 0, maximum - 1)
 
     def mark_ended(self, prompt_id: str) -> None:
         self._client.zrem(keys.open_prompts_of(self._owner), prompt_id)
@@ -148,47 +143,29 @@ class PromptStore:
         self._client.zrem(self._pending_key(prompt.client), prompt.id)
         self.mark_ended(prompt.id)
 
-    def find_file(self, type_: str, subfolder: str, filename: str) -> OutputFile | None:
-        """Return the output file with ComfyUI's reference."""
+    def find_file(self, type_: str, name: str) -> OutputFile | None:
+        """Return the output file of this name, which may have folders."""
+        subfolder, _, filename = name.rpartition("/")
         reference = OutputFile("", filename, subfolder, type_, JobId(""))
-        record = cast("bytes | None", self._client.get(_file_key(self._owner, reference)))
-        return _parse_file(json.loads(record)) if record else None
+        record = cast("bytes | None", self._client.get(self._file_key(reference)))
+        return _FILE.validate_python(json.loads(record)) if record else None
 
     def _list(self, index: str, first: int, last: int) -> list[Prompt]:
         members = cast("list[bytes]", self._client.zrange(index, first, last))
         ids = [member.decode() for member in members]
-        prompts = self._read(ids)
-        if len(prompts) < len(ids):
-            expired = set(ids) - {prompt.id for prompt in prompts}
+        prompts = self.read(ids) if ids else []
+        if expired := set(ids) - {prompt.id for prompt in prompts}:
             self._client.zrem(index, *expired)
         return prompts
 
-    def _read(self, ids: list[str]) -> list[Prompt]:
-        if not ids:
-            return []
-        records = self._client.mget([keys.of_prompt(prompt_id) for prompt_id in ids])
-        prompts = [_parse_prompt(json.loads(record)) for record in records if record]
-        return [prompt for prompt in prompts if prompt.owner == self._owner]
-
     def _pending_key(self, client: str) -> str:
-        return keys.unreported_prompts_of(self._owner, _digest(client))
+        return keys.unreported_prompts_of(self._owner, digest_of(client))
+
+    def _file_key(self, file: OutputFile) -> str:
+        reference = json.dumps(file.reference, sort_keys=True)
+        return keys.prompt_file_of(self._owner, digest_of(reference))
 
 
-def _file_key(owner: str, file: OutputFile) -> str:
-    return keys.prompt_file_of(owner, _digest(json.dumps(file.reference, sort_keys=True)))
-
-
-def _digest(text: str) -> str:
-    return blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
-
-
-def _parse_prompt(values: dict[str, Json]) -> Prompt:
-    tuples = {
-        "outputs": tuple(values["outputs"]),
-        "kept": tuple(map(_parse_file, values["kept"])),
-    }
-    return Prompt(**values | tuples)
-
-
-def _parse_file(values: dict[str, Json]) -> OutputFile:
-    return OutputFile(**values | {"job": JobId(values["job"])})
+def digest_of(name: str) -> str:
+    """Return a key's part for a name that clients choose."""
+    return blake2b(name.encode(errors="replace"), digest_size=16).hexdigest()

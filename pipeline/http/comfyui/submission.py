@@ -7,23 +7,23 @@ import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.comfyui.graph import WorkflowError, no_prompt
 from bgpipe.pipeline.comfyui.interpreter import CutoutSpec, OutputNode, Workflow, read_workflow
 from bgpipe.pipeline.comfyui.ui_format import is_ui_format
-from bgpipe.pipeline.errors import BgpipeError, ModelUnavailable, UsageError
-from bgpipe.pipeline.http.comfyui.input_images import InputImages
+from bgpipe.pipeline.errors import ModelUnavailable, UsageError
 from bgpipe.pipeline.http.comfyui.prompt_store import OutputFile, Prompt, PromptStore
 from bgpipe.pipeline.http.problems import Problem
-from bgpipe.pipeline.http.submission import check_open_jobs, check_queue_capacity, submit
+from bgpipe.pipeline.http.submission import check_new_job, submit
 from bgpipe.pipeline.planning.recipe import build_recipe
-from bgpipe.pipeline.types import Job, JobId, Output, Recipe
+from bgpipe.pipeline.types import Job, JobId, Output
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.comfyui.graph import Json
-    from bgpipe.pipeline.http.dependencies import AppState
+    from bgpipe.pipeline.http.comfyui.dependencies import PromptService
 
 CLIENT_ID_LENGTH = 200
 PREVIEW_PREFIX = "ComfyUI_temp"
@@ -35,60 +35,52 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptedPrompt:
-    """A prompt whose jobs are open, and the errors of those previews that it lacks."""
-
-    prompt: Prompt
-    errors: dict[str, Json]
-
-
-def submit_prompt(state: AppState, owner: str, body: Json) -> AcceptedPrompt:
+def submit_prompt(service: PromptService, body: Json) -> tuple[Prompt, Mapping[str, Json]]:
     """Submit the body of POST /prompt: {"prompt": graph, ...}, or a document in UI format.
+
+    Returns the prompt, whose jobs are open, and the errors of those previews that it lacks.
 
     Raises:
         WorkflowError: the workflow is invalid or not supported.
         Problem: the id exists, or the queue is full.
-
     """
-    document, request = _parse_body(body)
-    prompts = PromptStore(state.session.client, owner, state.settings.serve.keep_days)
-    prompt_id = _prompt_id(request, prompts)
-    check_queue_capacity(state)
-    check_open_jobs(state, owner)
-    images = InputImages(state, owner)
-    workflow = read_workflow(
-        document, state.settings.comfyui.models, lambda name: images.find(name) is not None
-    )
+    document, request = body, {}
+    if not is_ui_format(body):
+        if not isinstance(body, dict) or "prompt" not in body:
+            raise no_prompt()
+        document, request = body["prompt"], body
+    prompt_id = _prompt_id(request, service.prompts)
+    check_new_job(service.state, service.owner)
+    models, images = service.state.settings.comfyui.models, service.images
+    workflow = read_workflow(document, models, lambda name: images.find(name) is not None)
     outputs = _select_outputs(workflow, request.get("partial_execution_targets"))
     specs = _specs(outputs)
     jobs = {
-        spec: _make_job(state, owner, JobId(f"{prompt_id}.{n}" if n else prompt_id), spec, images)
+        spec: _make_job(service, JobId(f"{prompt_id}.{n}" if n else prompt_id), spec)
         for n, spec in enumerate(dict.fromkeys(specs.values()))
     }
-    _submit_all(state, list(jobs.values()))
+    with ExitStack() as undo:  # all jobs, or none
+        for job in jobs.values():
+            submit(service.state, job)
+            undo.callback(service.state.jobs.cancel, job.id)
+        undo.pop_all()
+    given, client = request.get("extra_data"), request.get("client_id")
+    extra_data = given if isinstance(given, dict) else {}
     prompt = Prompt(
         id=prompt_id,
-        number=_number(request, prompts),
-        owner=owner,
-        client=str(request.get("client_id") or "")[:CLIENT_ID_LENGTH],
+        number=_number(request, service.prompts),
+        owner=service.owner,
+        client=str(client or "")[:CLIENT_ID_LENGTH],
         graph=workflow.graph,
-        extra_data=_extra_data(request),
+        extra_data=extra_data | ({"client_id": client} if client else {}),
         outputs=tuple(output.node for output in outputs),
-        kept=tuple(_output_file(prompts, output, specs[output], jobs) for output in outputs),
+        kept=tuple(
+            _output_file(service.prompts, output, specs[output], jobs) for output in outputs
+        ),
         created=next(iter(jobs.values())).created,
     )
-    prompts.add(prompt)
-    return AcceptedPrompt(prompt, dict(workflow.errors))
-
-
-def _parse_body(body: Json) -> tuple[Json, dict[str, Json]]:
-    """Return the workflow, and the request's other fields."""
-    if is_ui_format(body):
-        return body, {}
-    if not isinstance(body, dict) or "prompt" not in body:
-        raise no_prompt()
-    return body["prompt"], body
+    service.prompts.add(prompt)
+    return prompt, workflow.errors
 
 
 def _prompt_id(request: Mapping[str, Json], prompts: PromptStore) -> str:
@@ -113,12 +105,6 @@ def _number(request: Mapping[str, Json], prompts: PromptStore) -> float:
     return -number if request.get("front") else number
 
 
-def _extra_data(request: Mapping[str, Json]) -> dict[str, Json]:
-    given = request.get("extra_data")
-    extra = dict(given) if isinstance(given, dict) else {}
-    return extra | ({"client_id": request["client_id"]} if request.get("client_id") else {})
-
-
 def _select_outputs(workflow: Workflow, targets: Json) -> tuple[OutputNode, ...]:
     if not isinstance(targets, list):
         return workflow.outputs
@@ -134,12 +120,11 @@ def _specs(outputs: Sequence[OutputNode]) -> dict[OutputNode, CutoutSpec]:
     A preview shows the saved cutout of its photo: an earlier stage would need another inference.
     """
     saved = [output.spec for output in outputs if output.is_saved]
-    return {
-        output: output.spec
-        if output.is_saved
-        else next((spec for spec in saved if _can_show(spec, output.spec)), output.spec)
-        for output in outputs
-    }
+    specs = {}
+    for output in outputs:
+        shown = () if output.is_saved else (spec for spec in saved if _can_show(spec, output.spec))
+        specs[output] = next(iter(shown), output.spec)
+    return specs
 
 
 def _can_show(saved: CutoutSpec, preview: CutoutSpec) -> bool:
@@ -148,27 +133,15 @@ def _can_show(saved: CutoutSpec, preview: CutoutSpec) -> bool:
     return saved.is_mask is preview.is_mask or (preview.is_mask and not saved.preset.background)
 
 
-def _make_job(
-    state: AppState, owner: str, job_id: JobId, spec: CutoutSpec, images: InputImages
-) -> Job:
-    image = images.find(spec.photo)
+def _make_job(service: PromptService, job_id: JobId, spec: CutoutSpec) -> Job:
+    """Return the job of a cutout. The settings name the model, so it may be a path."""
+    image = service.images.find(spec.photo)
     if image is None:  # removed since validation
         raise Problem(404, "unknown-photo", f"image not found: {spec.photo}")
-    images.touch(image.upload)
-    return Job(
-        job_id,
-        state.uploads.location(owner, image.upload),
-        state.uploads.results_location(owner, job_id),
-        _make_recipe(state, spec),
-        time.time(),
-        owner=owner,
-    )
-
-
-def _make_recipe(state: AppState, spec: CutoutSpec) -> Recipe:
-    """Return the recipe of a cutout. The settings name the model, so it may be a path."""
-    preset = replace(spec.preset, background="", foreground=False) if spec.is_mask else spec.preset
-    output = Output(format="mask") if spec.is_mask else Output()
+    service.images.touch(image.upload)
+    state, preset, output = service.state, spec.preset, Output()
+    if spec.is_mask:
+        preset, output = replace(preset, background="", foreground=False), Output(format="mask")
     try:
         built = build_recipe(
             state.settings, model=spec.model, preset=preset, output=output, pull=False
@@ -178,20 +151,14 @@ def _make_recipe(state: AppState, spec: CutoutSpec) -> Recipe:
         raise WorkflowError("prompt_outputs_failed_validation", message, str(error)) from error
     if built.is_degraded:
         log.warning("using the bundled model")
-    return built.recipe
-
-
-def _submit_all(state: AppState, jobs: Sequence[Job]) -> None:
-    """Submit all jobs, or none."""
-    opened: list[Job] = []
-    try:
-        for job in jobs:
-            submit(state, job)
-            opened.append(job)
-    except BgpipeError:
-        for job in opened:
-            state.jobs.cancel(job.id)
-        raise
+    return Job(
+        job_id,
+        state.uploads.location(service.owner, image.upload),
+        state.uploads.results_location(service.owner, job_id),
+        built.recipe,
+        time.time(),
+        owner=service.owner,
+    )
 
 
 def _output_file(

@@ -1,8 +1,4 @@
-"""/ws: the events by which clients wait for their prompts.
-
-Events are derived from the jobs in Redis, so any server of a cluster can send them, and a client that
-reconnects after a restart gets those that it missed.
-"""
+"""/ws: the events by which clients wait for their prompts, derived from the jobs in Redis."""
 
 from __future__ import annotations
 
@@ -13,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import anyio
 from anyio import to_thread
-from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from fastapi import WebSocket, WebSocketDisconnect
 
 from bgpipe.pipeline.errors import BgpipeError
 from bgpipe.pipeline.http.comfyui.dependencies import get_service
 from bgpipe.pipeline.http.comfyui.history import PromptStatus
-from bgpipe.pipeline.http.comfyui.routes_queue import exec_info
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.comfyui.graph import Json
@@ -31,18 +26,21 @@ GRACE = 0.3
 """Seconds before the first event of a prompt: many clients listen only once they have its id."""
 CLIENT_ID_LENGTH = 200
 
-router = APIRouter()
+
+def exec_info(remaining: int) -> dict[str, Json]:
+    """Return the response of GET /prompt, also a part of the event `status`."""
+    return {"exec_info": {"queue_remaining": remaining}}
 
 
-@router.websocket("/ws")
-async def events(socket: WebSocket) -> None:
+async def send_events(socket: WebSocket) -> None:
+    """Serve /ws until the client disconnects."""
     client = socket.query_params.get("clientId", "")[:CLIENT_ID_LENGTH] or uuid.uuid4().hex
     await socket.accept()
     stream = EventStream(get_service(socket), client)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_receive, socket, tasks.cancel_scope)
         try:
-            await _send_events(socket, stream)
+            await _send_all(socket, stream)
         except (WebSocketDisconnect, RuntimeError):  # disconnected while sending
             tasks.cancel_scope.cancel()
 
@@ -74,10 +72,11 @@ class EventStream:
             self._remaining = remaining
         return events
 
-    def mark_notified(self, prompt_ids: list[str]) -> None:
-        """Record that the client has received the ends of these prompts."""
-        for prompt_id in prompt_ids:
-            self._service.prompts.mark_notified(self._client, prompt_id)
+    def mark_notified(self, events: list[Event]) -> None:
+        """Record that the client has received the events, among them the ends of prompts."""
+        for kind, data in events:
+            if kind == "executing" and data["node"] is None:
+                self._service.prompts.mark_notified(self._client, data["prompt_id"])
 
     def _events_of(self, state: PromptState) -> list[Event]:
         prompt_id = state.prompt.id
@@ -92,29 +91,22 @@ class EventStream:
         return events
 
 
-async def _send_events(socket: WebSocket, stream: EventStream) -> None:
+async def _send_all(socket: WebSocket, stream: EventStream) -> None:
     while True:
         with suppress(BgpipeError):  # Redis is away: retried, and events may repeat
             events = await to_thread.run_sync(stream.next_events)
             for kind, data in events:
                 await socket.send_json({"type": kind, "data": data})
-            ended = [data["prompt_id"] for kind, data in events if _is_end(kind, data)]
-            await to_thread.run_sync(stream.mark_notified, ended)
+            await to_thread.run_sync(stream.mark_notified, events)
         await anyio.sleep(BUSY_POLL if stream.has_open_prompts else IDLE_POLL)
-
-
-def _is_end(kind: str, data: dict[str, Json]) -> bool:
-    return kind == "executing" and data["node"] is None
 
 
 async def _receive(socket: WebSocket, scope: anyio.CancelScope) -> None:
     """Answer the client's feature flags, and cancel `scope` when it disconnects."""
-    is_first = True
     try:
+        if "feature_flags" in await socket.receive_text():
+            await socket.send_json({"type": "feature_flags", "data": {}})
         while True:
-            text = await socket.receive_text()
-            if is_first and "feature_flags" in text:
-                await socket.send_json({"type": "feature_flags", "data": {}})
-            is_first = False
+            await socket.receive_text()
     except (WebSocketDisconnect, KeyError):  # a binary message has no text
         scope.cancel()

@@ -1,12 +1,8 @@
-"""The web page and /v1/session.
-
-A browser shows its API key once and gets a cookie, because images and events cannot carry the key.
-"""
+"""The web page, and /v1/session: a cookie for the API key, which images and events cannot carry."""
 
 from __future__ import annotations
 
 from importlib.resources import files
-from pathlib import PurePath
 from typing import Annotated
 
 from fastapi import APIRouter, Cookie, Path, Request, Response
@@ -14,26 +10,24 @@ from fastapi import APIRouter, Cookie, Path, Request, Response
 from bgpipe.pipeline.http.api_keys import SESSION_SECONDS
 from bgpipe.pipeline.http.dependencies import State
 from bgpipe.pipeline.http.middleware import COOKIE
-from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
+from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.schemas import BrowserSession
 from bgpipe.pipeline.report.contact_sheet import MODULES, read_asset
 
-session_router = APIRouter(prefix="/v1", tags=["session"], responses=DOCUMENTED)
-page_router = APIRouter(include_in_schema=False)
+router = APIRouter()
 
-STATIC = "bgpipe.pipeline.http.static"
 SHARED = ("theme.css", "viewer.css", *MODULES)
 """What the page shares with contact sheets."""
 MEDIA_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
-    ".webp": "image/webp",
+    "html": "text/html",
+    "css": "text/css",
+    "js": "text/javascript",
+    "svg": "image/svg+xml",
+    "webp": "image/webp",
 }
 
 
-@session_router.post("/session", status_code=204)
+@router.post("/v1/session", tags=["session"], status_code=204)
 def begin_session(
     state: State, session: BrowserSession, request: Request, response: Response
 ) -> None:
@@ -50,7 +44,7 @@ def begin_session(
     )
 
 
-@session_router.delete("/session", status_code=204)
+@router.delete("/v1/session", tags=["session"], status_code=204)
 def end_session(
     state: State, response: Response, token: Annotated[str, Cookie(alias=COOKIE)] = ""
 ) -> None:
@@ -59,19 +53,15 @@ def end_session(
     response.delete_cookie(COOKIE, httponly=True, samesite="strict")
 
 
-@page_router.get("/")
+@router.get("/", include_in_schema=False)
 def show_page() -> Response:
-    return _serve_file("index.html")
+    return show_file("index.html")
 
 
-@page_router.get("/page/{name}")
+@router.get("/page/{name}", include_in_schema=False)
 def show_file(name: Annotated[str, Path(max_length=40)]) -> Response:
-    return _serve_file(name)
-
-
-def _serve_file(name: str) -> Response:
-    file = files(STATIC).joinpath(name)
-    media_type = MEDIA_TYPES.get(PurePath(name).suffix)
+    file = files("bgpipe.pipeline.http.static").joinpath(name)
+    media_type = MEDIA_TYPES.get(name.rpartition(".")[2])
     if media_type is None or not (name in SHARED or file.is_file()):
         raise Problem(404, "not-found", f"not a file of the page: {name}")
     content = read_asset(name) if name in SHARED else file.read_bytes()

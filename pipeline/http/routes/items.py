@@ -2,50 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, OwnJob, State
+from bgpipe.config.output import MEDIA_TYPES
+from bgpipe.pipeline.http.dependencies import KEYED, Caller, OwnJob, State, get_own_job
 from bgpipe.pipeline.http.downloads import (
     Download,
     attachment,
     document_file,
     etag_of,
+    object_info,
     stream_zip,
 )
-from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
+from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.schemas import ImageKind, ItemBody, ItemPage, item_body
-from bgpipe.pipeline.images.preview import render_mask_thumbnail, render_thumbnail
+from bgpipe.pipeline.images.preview import render_thumbnail
 from bgpipe.pipeline.jobs.items import ItemView
-from bgpipe.pipeline.storage.base import Store
-from bgpipe.pipeline.types import Job, ObjectInfo
+from bgpipe.pipeline.types import Job
 
-router = APIRouter(prefix="/v1", tags=["items"], responses=DOCUMENTED, dependencies=KEYED)
+router = APIRouter(prefix="/v1", tags=["items"], dependencies=KEYED)
 
 Index = Annotated[int, Path(ge=0, le=2**53)]
-FILE = document_file("application/octet-stream", partial=True)
+FORMATS = [MEDIA_TYPES[suffix] for suffix in sorted(MEDIA_TYPES)]
+FILE = document_file("application/octet-stream", *FORMATS, partial=True)
 ZIP = document_file("application/zip")
 PREVIEW = document_file("image/webp")
 
 
-class JobItem(NamedTuple):
-    job: Job
-    view: ItemView
-
-
-def get_own_item(state: State, caller: Caller, job: str, index: Index) -> JobItem:
-    own_job = state.job(caller, job)
+def get_own_item(state: State, caller: Caller, job: str, index: Index) -> tuple[Job, ItemView]:
+    own_job = get_own_job(state, caller, job)
     views = state.jobs.items.views(own_job.id, index, index + 1)
     if not views:
-        raise Problem(404, "unknown-item", f"job {own_job.id} has no item: {index}")
-    return JobItem(own_job, views[0])
+        raise Problem(404, "unknown-item", f"job {job} has no item: {index}")
+    return own_job, views[0]
 
 
-OwnItem = Annotated[JobItem, Depends(get_own_item)]
-"""The item in the path, of a job that the caller may see."""
+OwnItem = Annotated[tuple[Job, ItemView], Depends(get_own_item)]
+"""The job and the item in the path, which the caller may see."""
 
 
 @router.get("/jobs/{job}/items")
@@ -63,15 +59,16 @@ def list_items(
 
 
 @router.get("/jobs/{job}/items/{index}")
-def show_item(item: OwnItem) -> ItemBody:
-    return item_body(item.view)
+def show_item(own: OwnItem) -> ItemBody:
+    return item_body(own[1])
 
 
 @router.get("/jobs/{job}/items/{index}/result", response_class=Response, responses=FILE)
-def download_result(state: State, item: OwnItem, request: Request) -> Response:
+def download_result(state: State, own: OwnItem, request: Request) -> Response:
     """The cutout; parts of it by Range."""
-    target = state.session.stores.open(item.job.out)
-    return Download(target, _object_info(target, item.view.item.target)).respond(request)
+    job, view = own
+    target = state.session.stores.open(job.out)
+    return Download(target, object_info(target, view.item.target)).respond(request)
 
 
 @router.get("/jobs/{job}/items/{index}/preview", response_class=Response, responses=PREVIEW)
@@ -83,14 +80,18 @@ def preview(
     side: Annotated[int, Query(ge=16, le=2048)] = 640,
 ) -> Response:
     """A small WebP of the source, of the cutout, or of its alpha in gray."""
-    job, item, is_source = own.job, own.view.item, of is ImageKind.SOURCE
+    job, view = own
+    is_source = of is ImageKind.SOURCE
     store = state.session.stores.open(job.source if is_source else job.out)
-    key = item.source if is_source else item.target
-    tag = etag_of(_object_info(store, key), of, str(side))
+    key = view.item.source if is_source else view.item.target
+    tag = etag_of(object_info(store, key), of, str(side))
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    data = _render_preview(state, store, key, of, side)
+    limits = state.uploads.limits
+    with state.image_slots:
+        data = store.read(key, limits.max_bytes)
+        data = render_thumbnail(data, limits, side, mask=of is ImageKind.MASK)
     return Response(data, media_type="image/webp", headers=headers)
 
 
@@ -100,17 +101,3 @@ def download_all(state: State, job: OwnJob) -> StreamingResponse:
     chunks = stream_zip(state.jobs, job, state.session.stores.open(job.out))
     headers = {"Content-Disposition": attachment(f"{job.id}.zip")}
     return StreamingResponse(chunks, media_type="application/zip", headers=headers)
-
-
-def _object_info(store: Store, key: str) -> ObjectInfo:
-    info = store.head(key)
-    if info is None:
-        raise PermanentError(Code.MISSING, f"missing, or not made yet: {key}")
-    return info
-
-
-def _render_preview(state: AppState, store: Store, key: str, of: ImageKind, side: int) -> bytes:
-    limits = state.uploads.limits
-    render = render_mask_thumbnail if of is ImageKind.MASK else render_thumbnail
-    with state.image_slots:
-        return render(store.read(key, limits.max_bytes), limits, side)

@@ -1,50 +1,44 @@
-"""/v1/jobs: submit, list, cancel, retry and delete jobs."""
+"""/v1/jobs: submit, list, cancel, retry and delete jobs, and follow one by events."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Annotated, cast
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from typing import Annotated, Any, cast
 
+import anyio
+from anyio import to_thread
 from fastapi import APIRouter, Form, Header, Query, Response, UploadFile
+from fastapi.responses import StreamingResponse
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.http.api_keys import ApiKey
+from bgpipe.pipeline.errors import BgpipeError, StoreCorrupted, UsageError
+from bgpipe.pipeline.http import submission
 from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, OwnJob, State
 from bgpipe.pipeline.http.downloads import CHUNK_BYTES
-from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
+from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.routes.uploads import store_files
-from bgpipe.pipeline.http.schemas import (
-    CutoutOptions,
-    JobBody,
-    JobForm,
-    JobPage,
-    JobRequest,
-    job_bodies,
-    job_body,
-)
-from bgpipe.pipeline.http.submission import (
-    check_open_jobs,
-    check_queue_capacity,
-    check_source,
-    check_webhook,
-    new_request_job_id,
-    recipe_of,
-    register_job,
-    submit,
-    touch_folder,
-)
+from bgpipe.pipeline.http.schemas import JobBody, JobForm, JobPage, JobRequest, job_body
+from bgpipe.pipeline.http.submission import touch_folder
 from bgpipe.pipeline.http.uploads import upload_not_found
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
-from bgpipe.pipeline.planning.recipe import explain
-from bgpipe.pipeline.types import Job, JobId, JobState
+from bgpipe.pipeline.types import CLOSED_STATES, Job, JobId, JobState
 
-router = APIRouter(prefix="/v1", tags=["jobs"], responses=DOCUMENTED, dependencies=KEYED)
+router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=KEYED)
+events_router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=KEYED)
+"""Included after the items' routes, whose order in the OpenAPI document is fixed."""
 
 IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", max_length=255)]
+CLOCKS = ("seconds", "images_per_second")
+"""Fields of a summary whose changes are no event."""
+POLL = 0.5
+"""Seconds between two reads of a followed job."""
+KEEP_ALIVE = 15.0
+"""Seconds of silence after which a comment keeps the connection open."""
 
 
 @router.post("/jobs", status_code=201)
@@ -61,15 +55,15 @@ def create_job(
     """
     if bool(request.upload) == bool(request.source):
         raise UsageError("pass either upload or source")
-    _check_capacity(state, caller, request)
+    submission.check_new_job(state, caller.name, request.on_finish)
     if request.upload:
         source = state.uploads.location(caller.name, request.upload)
         if not state.uploads.count(caller.name, request.upload, 1):
             raise upload_not_found(request.upload)
         touch_folder(state, f"{caller.name}/uploads/{request.upload}")
     else:
-        source = check_source(state, request.source)
-    job = _make_job(state, caller, source, request, idempotency_key)
+        source = submission.check_source(state, request.source)
+    job = submission.make_job(state, caller.name, source, request, idempotency_key)
     job = replace(job, include=tuple(request.include))
     return _submit_once(state, job, response, idempotency_key)
 
@@ -83,11 +77,11 @@ def create_job_from_images(
     idempotency_key: IdempotencyKey = "",
 ) -> JobBody:
     """Upload images and make cutouts of them in one request; if one is refused, all are."""
-    options = _cutout_options(form)
-    _check_capacity(state, caller, options)
+    options = form.to_options()
+    submission.check_new_job(state, caller.name, options.on_finish)
     upload = _content_id(form.files, idempotency_key) if idempotency_key else state.uploads.new_id()
     source = state.uploads.location(caller.name, upload)
-    job = _make_job(state, caller, source, options, idempotency_key)
+    job = submission.make_job(state, caller.name, source, options, idempotency_key)
     if not _is_repeated(state.jobs, job, idempotency_key):
         touch_folder(state, f"{caller.name}/uploads/{upload}")
         store_files(state, caller.name, upload, form.files)
@@ -108,9 +102,11 @@ def list_jobs(
     if rank is None:
         raise JobNotFound(after)
     names = cast("list[bytes]", client.zrevrange(index, rank + 1, rank + 1 + limit))
-    page = [name.decode() for name in names[:limit]]
-    has_more = len(names) > limit
-    return JobPage(jobs=job_bodies(state, page), next=page[-1] if has_more else None)
+    page, bodies = [name.decode() for name in names[:limit]], []
+    for name in page:
+        with suppress(StoreCorrupted, UsageError):  # forgotten, or not readable
+            bodies.append(job_body(state, state.jobs.job(JobId(name))))
+    return JobPage(jobs=bodies, next=page[-1] if len(names) > limit else None)
 
 
 @router.get("/jobs/{job}")
@@ -121,7 +117,8 @@ def show_job(state: State, job: OwnJob) -> JobBody:
 @router.post("/jobs/{job}/cancel")
 def cancel_job(state: State, job: OwnJob) -> JobBody:
     """Cancel a job: images in progress are finished, no others are started."""
-    _change(state.jobs.cancel, job.id)
+    with _conflicts():
+        state.jobs.cancel(job.id)
     return job_body(state, job)
 
 
@@ -130,14 +127,15 @@ def retry_job(state: State, job: OwnJob) -> JobBody:
     """Retry the failed images of a finished job."""
     if state.jobs.summary(job.id).state is not JobState.FINISHED:
         raise Problem(409, "conflict", f"job not finished: {job.id}: wait for its end")
-    check_queue_capacity(state)
+    submission.check_queue_capacity(state)
     if job.owner:
-        register_job(state, job)
+        submission.register_job(state, job)
     lease, dispatch = state.session.lease(keys.lease_of_job(job.id)), state.settings.dispatch
     try:
         # The job's last leader may hold the lease a moment longer.
         token = lease.acquire(timeout=dispatch.lease + dispatch.poll)
-        _change(lambda job_id: state.jobs.retry(job_id, token), job.id)
+        with _conflicts():
+            state.jobs.retry(job.id, token)
     finally:
         lease.release()
     return job_body(state, job)
@@ -146,49 +144,60 @@ def retry_job(state: State, job: OwnJob) -> JobBody:
 @router.delete("/jobs/{job}", status_code=204)
 def delete_job(state: State, job: OwnJob) -> None:
     """Forget a closed job, and remove its cutouts if the server stores them."""
-    _change(state.jobs.forget, job.id)
+    with _conflicts():
+        state.jobs.forget(job.id)
     state.session.client.zrem(keys.of_owner(job.owner), job.id)
     if job.owner and job.out == state.uploads.results_location(job.owner, job.id):
         state.session.stores.open(job.out).clear()
 
 
-def _check_capacity(state: AppState, caller: ApiKey, options: CutoutOptions) -> None:
-    check_queue_capacity(state)
-    check_open_jobs(state, caller.name)
-    check_webhook(state.settings.serve, options.on_finish)
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"description": "events", "content": {"text/event-stream": {"schema": {}}}}
+}
 
 
-def _cutout_options(form: JobForm) -> CutoutOptions:
-    pairs = [assignment.partition("=") for assignment in form.set]
-    try:
-        return CutoutOptions(
-            **form.model_dump(exclude={"files", "set"}),
-            set={field: value for field, _, value in pairs},
-        )
-    except ValueError as error:
-        raise UsageError(explain(error)) from error
+@events_router.get("/jobs/{job}/events", response_class=StreamingResponse, responses=STREAM)
+def follow_job(
+    state: State,
+    job: OwnJob,
+    last: Annotated[str, Header(alias="Last-Event-ID", max_length=64)] = "",
+) -> StreamingResponse:
+    """`summary` events with the job's summary, whenever it changes; `end` is the last one.
+
+    Each event is complete, so a client that reconnects misses nothing. The event of Last-Event-ID is
+    not repeated.
+    """
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_events(state, job, last), 200, headers, "text/event-stream")
 
 
-def _make_job(
-    state: AppState, caller: ApiKey, source: str, options: CutoutOptions, idempotency_key: str
-) -> Job:
-    job_id = new_request_job_id(caller.name, idempotency_key)
-    return Job(
-        job_id,
-        source,
-        state.uploads.results_location(caller.name, job_id),
-        recipe_of(state.settings, options),
-        created=time.time(),
-        owner=caller.name,
-        on_finish=options.on_finish,
-    )
+async def _events(state: AppState, job: Job, last: str) -> AsyncIterator[str]:
+    sent = time.monotonic()
+    while True:
+        try:
+            body = asdict(await to_thread.run_sync(job_body, state, job))
+        except BgpipeError:
+            return  # the client reconnects and gets the error as a response
+        stable = {name: value for name, value in body.items() if name not in CLOCKS}
+        event_id = hashlib.sha256(json.dumps(stable).encode()).hexdigest()[:16]
+        has_ended = body["state"] in CLOSED_STATES
+        if event_id != last or has_ended:
+            last, sent = event_id, time.monotonic()
+            event = "end" if has_ended else "summary"
+            yield f"id: {event_id}\nevent: {event}\ndata: {json.dumps(body)}\n\n"
+        elif time.monotonic() - sent >= KEEP_ALIVE:
+            sent = time.monotonic()
+            yield ": keep-alive\n\n"
+        if has_ended:
+            return
+        await anyio.sleep(POLL)
 
 
 def _submit_once(state: AppState, job: Job, response: Response, idempotency_key: str) -> JobBody:
     """Submit the job, unless the same request has done so."""
     if not _is_repeated(state.jobs, job, idempotency_key):
         try:
-            submit(state, job, list_now=state.uploads.id_at(job.source) is not None)
+            submission.submit(state, job, list_now=state.uploads.id_at(job.source) is not None)
         except UsageError:
             # A concurrent request with the same key may have made the job.
             if not _is_repeated(state.jobs, job, idempotency_key):
@@ -198,12 +207,7 @@ def _submit_once(state: AppState, job: Job, response: Response, idempotency_key:
 
 
 def _is_repeated(jobs: JobStore, job: Job, idempotency_key: str) -> bool:
-    """Whether the same request has made the job already.
-
-    Raises:
-        Problem: 422: the key was used for another request.
-
-    """
+    """Whether the same request has made the job; Problem 422 if the key was another request's."""
     if not idempotency_key:
         return False
     try:
@@ -226,10 +230,11 @@ def _content_id(files: list[UploadFile], idempotency_key: str) -> str:
     return digest.hexdigest()[:48]
 
 
-def _change(change: Callable[[JobId], object], job_id: JobId) -> None:
-    """Change a job's state; a UsageError becomes a conflict."""
+@contextmanager
+def _conflicts() -> Iterator[None]:
+    """Turn the UsageError of a change that the job's state does not allow into a conflict."""
     try:
-        change(job_id)
+        yield
     except JobNotFound:
         raise
     except UsageError as error:

@@ -10,12 +10,12 @@ from fastapi import APIRouter, File, Path, UploadFile
 
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, State
-from bgpipe.pipeline.http.problems import DOCUMENTED, Problem
+from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.schemas import UploadBody
 from bgpipe.pipeline.http.submission import check_queue_capacity, touch_folder
 from bgpipe.pipeline.http.uploads import UPLOAD_ID
 
-router = APIRouter(prefix="/v1", tags=["uploads"], responses=DOCUMENTED, dependencies=KEYED)
+router = APIRouter(prefix="/v1", tags=["uploads"], dependencies=KEYED)
 
 UploadId = Annotated[str, Path(pattern=f"^{UPLOAD_ID.pattern}$")]
 Files = Annotated[list[UploadFile], File(min_length=1)]
@@ -46,25 +46,19 @@ def store_files(state: AppState, owner: str, upload: str, files: list[UploadFile
     Raises:
         PermanentError: one is not an image, too large, or has a name outside the upload.
         Problem: 413: the upload would have too many images.
-
     """
-    maximum = state.settings.serve.files
+    maximum, image_bytes = state.settings.serve.files, state.uploads.limits.max_bytes
     if state.uploads.count(owner, upload, maximum + 1) + len(files) > maximum:
         raise Problem(413, "too-many-files", f"too many images: the maximum is {maximum} an upload")
     keys: list[str] = []
     for file in files:
         with file.file, state.image_slots:
             name = make_distinct(file.filename or "image", keys)
-            keys.append(state.uploads.write(owner, upload, name, _read(state, file)))
+            if (file.size or 0) > image_bytes:
+                detail = f"{file.size} bytes: the maximum of an image is {image_bytes}"
+                raise PermanentError(Code.TOO_LARGE, detail)
+            keys.append(state.uploads.write(owner, upload, name, file.file.read()))
     return keys
-
-
-def _read(state: AppState, file: UploadFile) -> bytes:
-    maximum = state.uploads.limits.max_bytes
-    if (file.size or 0) > maximum:
-        detail = f"{file.size} bytes: the maximum of an image is {maximum}"
-        raise PermanentError(Code.TOO_LARGE, detail)
-    return file.file.read()
 
 
 def make_distinct(name: str, others: Collection[str]) -> str:

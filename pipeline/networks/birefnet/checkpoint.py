@@ -32,6 +32,7 @@ WRAPPERS = ("module.", "_orig_mod.")  # prefixes from data parallelism and compi
 TRAINING_ONLY = ("decoder.conv_ms_spvn_", "decoder.gdt_convs_pred_")
 COUNTER = ".num_batches_tracked"
 POSITION_INDEX = ".relative_position_index"
+COMPUTED = (COUNTER, POSITION_INDEX)
 LISTED_KEYS = 3
 
 
@@ -70,19 +71,17 @@ def assemble(
         network = BiRefNet(config)
     template = network.state_dict()
     _check_keys(tensors, template)
-    _check_shapes(tensors, template)
+    for key, tensor in tensors.items():
+        if tensor.shape != template[key].shape:
+            expected = tuple(template[key].shape)
+            raise InvalidWeights(f"shape of {key}: {tuple(tensor.shape)}, expected {expected}")
     if patch_order is PatchOrder.LEGACY:
         tensors = to_current_order(tensors)
     state = {key: _convert(key, tensors.get(key), like, dtype) for key, like in template.items()}
-    _check_values(state)
+    if broken := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
+        raise InvalidWeights(f"NaN or infinity in: {_list_some(broken)}")
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(requires_grad=False)
-
-
-def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
-    """Infer the configuration from the shapes of a state dict."""
-    with refusing_shapes():
-        return _infer(shapes)
 
 
 @contextmanager
@@ -94,6 +93,26 @@ def refusing_shapes() -> Iterator[None]:
         raise InvalidWeights(f"tensor missing: {error.args[0]}") from error
     except (IndexError, ValueError, ZeroDivisionError) as error:
         raise InvalidWeights(f"impossible shapes: {error}") from error
+
+
+@refusing_shapes()
+def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
+    """Infer the configuration from the shapes of a state dict."""
+    backbone = (
+        _infer_efficientnet(shapes) if "bb._conv_stem.weight" in shapes else _infer_swin(shapes)
+    )
+    aspp, conv = "squeeze_module.0.dec_att.", ".atrous_conv.regular_conv.weight"
+    branches = _count_consecutive(shapes, f"{aspp}aspp_deforms.", conv)
+    return ModelConfig(
+        backbone=backbone,
+        inner=shapes["squeeze_module.0.conv_in.weight"][0],
+        branch=shapes[f"{aspp}aspp1{conv}"][0],
+        kernels=tuple(shapes[f"{aspp}aspp_deforms.{j}{conv}"][-1] for j in range(branches)),
+        deformable=f"{aspp}aspp1.atrous_conv.offset_conv.weight" in shapes,
+        image_inner=shapes["decoder.ipt_blk1.conv1.weight"][0],
+        image_divisor=2 * backbone.stages[3] // shapes["decoder.ipt_blk5.conv_out.weight"][0],
+        gate=shapes["decoder.gdt_convs_4.0.weight"][0],
+    )
 
 
 def to_current_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -116,24 +135,6 @@ def _unwrap(key: str) -> str:
     while key.startswith(WRAPPERS):
         key = key.split(".", 1)[1]
     return key
-
-
-def _infer(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
-    backbone = (
-        _infer_efficientnet(shapes) if "bb._conv_stem.weight" in shapes else _infer_swin(shapes)
-    )
-    aspp, conv = "squeeze_module.0.dec_att.", ".atrous_conv.regular_conv.weight"
-    branches = _count_consecutive(shapes, f"{aspp}aspp_deforms.", conv)
-    return ModelConfig(
-        backbone=backbone,
-        inner=shapes["squeeze_module.0.conv_in.weight"][0],
-        branch=shapes[f"{aspp}aspp1{conv}"][0],
-        kernels=tuple(shapes[f"{aspp}aspp_deforms.{j}{conv}"][-1] for j in range(branches)),
-        deformable=f"{aspp}aspp1.atrous_conv.offset_conv.weight" in shapes,
-        image_inner=shapes["decoder.ipt_blk1.conv1.weight"][0],
-        image_divisor=2 * backbone.stages[3] // shapes["decoder.ipt_blk5.conv_out.weight"][0],
-        gate=shapes["decoder.gdt_convs_4.0.weight"][0],
-    )
 
 
 def _infer_swin(shapes: Mapping[str, tuple[int, ...]]) -> SwinConfig:
@@ -171,31 +172,16 @@ def _count_consecutive(shapes: Mapping[str, tuple[int, ...]], before: str, after
 
 def _check_keys(tensors: Iterable[str], template: Iterable[str]) -> None:
     keys, known = set(tensors), set(template)
-    if missing := sorted(key for key in known - keys if not _is_optional(key)):
+    optional = {k for k in known if k.startswith(TRAINING_ONLY) or k.endswith(COMPUTED)}
+    if missing := sorted(known - keys - optional):
         raise InvalidWeights(f"tensors missing: {_list_some(missing)}")
     if unknown := sorted(keys - known):
         raise InvalidWeights(f"unknown tensors: {_list_some(unknown)}")
 
 
-def _check_shapes(tensors: Mapping[str, Tensor], template: Mapping[str, Tensor]) -> None:
-    for key, tensor in tensors.items():
-        if tensor.shape != template[key].shape:
-            expected = tuple(template[key].shape)
-            raise InvalidWeights(f"shape of {key}: {tuple(tensor.shape)}, expected {expected}")
-
-
-def _check_values(state: Mapping[str, Tensor]) -> None:
-    if broken := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
-        raise InvalidWeights(f"NaN or infinity in: {_list_some(broken)}")
-
-
 def _list_some(keys: list[str]) -> str:
     more = f" and {len(keys) - LISTED_KEYS} more" if len(keys) > LISTED_KEYS else ""
     return ", ".join(keys[:LISTED_KEYS]) + more
-
-
-def _is_optional(key: str) -> bool:
-    return key.startswith(TRAINING_ONLY) or key.endswith((COUNTER, POSITION_INDEX))
 
 
 def _convert(key: str, tensor: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:

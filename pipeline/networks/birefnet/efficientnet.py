@@ -44,7 +44,7 @@ class EfficientNet(nn.Module):
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        x = F.relu6(self._bn0(self._conv_stem(image)))
+        x = F.relu6(self._bn0(self._conv_stem(image)), inplace=True)
         maps, blocks = [], iter(self._blocks)
         for depth in self.depths:
             for _ in range(depth):
@@ -82,8 +82,10 @@ class MBConvBlock(nn.Module):
         self._bn2 = make_batch_norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        wide = F.relu6(self._bn1(self._depthwise_conv(wide)))
+        wide = x
+        if self.expands:
+            wide = F.relu6(self._bn0(self._expand_conv(x)), inplace=True)
+        wide = F.relu6(self._bn1(self._depthwise_conv(wide)), inplace=True)
         out: Tensor = self._bn2(self._project_conv(wide))
         return out + x if self.adds else out
 

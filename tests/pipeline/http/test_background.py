@@ -17,13 +17,7 @@ pytest.importorskip("fastapi")
 from bgpipe.pipeline.http.background import MaintenanceLoop
 from bgpipe.pipeline.http.dependencies import AppState, open_state
 from bgpipe.pipeline.http.schemas import CutoutOptions
-from bgpipe.pipeline.http.submission import (
-    new_request_job_id,
-    recipe_of,
-    register_job,
-    submit,
-    touch_folder,
-)
+from bgpipe.pipeline.http.submission import make_job, register_job, submit, touch_folder
 
 DAY = 86_400.0
 
@@ -55,15 +49,7 @@ def job(state: AppState, photo: Callable[..., Path]) -> Job:
     upload = state.uploads.new_id()
     state.uploads.write("anna", upload, "a.png", photo("a.png").read_bytes())
     touch_folder(state, f"anna/uploads/{upload}")
-    job_id = new_request_job_id("anna")
-    return Job(
-        job_id,
-        state.uploads.location("anna", upload),
-        state.uploads.results_location("anna", job_id),
-        recipe_of(state.settings, CutoutOptions()),
-        created=time.time(),
-        owner="anna",
-    )
+    return make_job(state, "anna", state.uploads.location("anna", upload), CutoutOptions())
 
 
 def test_a_job_whose_server_died_before_it_was_listed_is_listed(state: AppState, job: Job) -> None:

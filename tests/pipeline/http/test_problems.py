@@ -17,5 +17,5 @@ def test_every_error_code_has_a_status() -> None:
 @pytest.mark.parametrize("code", Code)
 def test_an_error_of_an_image_keeps_its_code_and_detail(code: Code) -> None:
     problem = problem_of(PermanentError(code, "why"))
-    assert (problem.code, problem.detail, problem.status) == (code, "why", STATUS[code])
-    assert 400 <= problem.status < 600
+    assert (problem.code, problem.detail, problem.status_code) == (code, "why", STATUS[code])
+    assert 400 <= problem.status_code < 600

@@ -93,13 +93,13 @@ def test_the_registry_knows_the_promised_names_and_nothing_impossible() -> None:
         "vitmatte",
         "vitmatte-base",
     ]
-    assert [name for name, entry in read_models().items() if entry.is_bundled] == [TRIAL]
+    assert [name for name, entry in read_models().items() if entry.repo is None] == [TRIAL]
 
 
 def test_a_pulled_model_loads_and_needs_no_hub_again(cache: Path, hub: Hub, nowhere: Hub) -> None:
     pulled = resolve(NAME, cache=cache, hub=hub)
     assert pulled.sha256 == sha256(weights(1)).hexdigest()
-    assert (pulled.name, pulled.size, pulled.bundled) == (NAME, (2048, 2048), False)
+    assert (pulled.name, pulled.size) == (NAME, (2048, 2048))
     assert load(pulled).config == TINY
     assert resolve(NAME, cache=cache) == resolve(NAME, cache=cache, hub=nowhere) == pulled
     assert locate(NAME, cache=cache) == pulled.path
@@ -208,7 +208,7 @@ def test_auto_is_the_general_model_where_it_can_be_had(cache: Path, hub: Hub) ->
 def test_auto_degrades_to_the_bundled_model_only_when_embedded(cache: Path, nowhere: Hub) -> None:
     model, degraded = resolve_auto(embedded=True, cache=cache, hub=nowhere)
     assert degraded
-    assert (model.name, model.size, model.bundled) == (TRIAL, (352, 352), True)
+    assert (model.name, model.size) == (TRIAL, (352, 352))
 
 
 def test_the_bundled_model_is_small_and_loads(cache: Path) -> None:

@@ -34,7 +34,7 @@ def network() -> nn.Module:
 
 def resolved(path: Path) -> ResolvedModel:
     order = PatchOrder.CURRENT
-    return ResolvedModel("tiny", path, "", SIZE, order, bundled=False, task=ModelTask.EDGES)
+    return ResolvedModel("tiny", path, "", SIZE, order, task=ModelTask.EDGES)
 
 
 @pytest.fixture

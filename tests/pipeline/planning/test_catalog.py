@@ -103,12 +103,11 @@ def test_the_recipe_is_there_first_and_a_folder_without_right_does_without_a_cat
     target: LocalStore, items: ItemStore, job: Job
 ) -> None:
     writer = Catalog(target, SOURCE, items).successor(job)
-    writer.begin()
+    writer.add(row("a"))
     assert target.read(RECIPE, 9999).decode() == job.recipe.text
     (target.root / "file").touch()
     blocked = LocalStore(target.root / "file")
     writer = Catalog(blocked, SOURCE, items).successor(job)
-    writer.begin()
     writer.add(row("a"))
     writer.close()
     assert list(Catalog(blocked, SOURCE, items).rows()) == []

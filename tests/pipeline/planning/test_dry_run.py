@@ -8,9 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from bgpipe.config.settings import EstimateSettings
-from bgpipe.pipeline.cli.planning import CostEstimate, estimate
+from bgpipe.pipeline.cli.planning import estimate
 from bgpipe.pipeline.images.limits import Limits
-from bgpipe.pipeline.planning.dry_run import SAMPLE_SIZE, HeaderSample, estimate_job
+from bgpipe.pipeline.planning.dry_run import SAMPLE_SIZE, draw_sample, estimate_job
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, ObjectInfo
 
@@ -39,18 +39,16 @@ def test_the_size_of_a_long_file_is_read_from_its_beginning(job: Job, tmp_path: 
 
 
 def test_a_sample_is_of_all_parts_of_a_long_listing() -> None:
-    sample = HeaderSample(100)
-    for number in range(10_000):
-        sample.offer(ObjectInfo(str(number), 1, ""))
-    tenths = Counter(int(entry.key) // 1000 for entry in sample.entries)
-    assert len({entry.key for entry in sample.entries}) == 100
+    sample = draw_sample((ObjectInfo(str(number), 1, "") for number in range(10_000)), 100)
+    tenths = Counter(int(entry.key) // 1000 for entry in sample)
+    assert len({entry.key for entry in sample}) == 100
     assert len(tenths) == 10
 
 
 def test_nothing_is_estimated_without_a_measured_speed() -> None:
-    def of(speed: float, price: float) -> CostEstimate:
+    def of(speed: float, price: float) -> tuple[float | None, float | None]:
         return estimate(7200, EstimateSettings(images_per_second=speed, price_per_hour=price))
 
-    assert of(0, 3) == CostEstimate(None, None)
-    assert of(2, 0) == CostEstimate(1.0, None)
-    assert of(2, 3) == CostEstimate(1.0, 3.0)
+    assert of(0, 3) == (None, None)
+    assert of(2, 0) == (1.0, None)
+    assert of(2, 3) == (1.0, 3.0)

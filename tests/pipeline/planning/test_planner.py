@@ -20,8 +20,7 @@ from bgpipe.pipeline.planning.catalog import Catalogs
 from bgpipe.pipeline.planning.diff import TargetState, target_state
 from bgpipe.pipeline.planning.ignored import IgnoredObjects, IgnoredReason
 from bgpipe.pipeline.planning.ownership import check_replaceable
-from bgpipe.pipeline.planning.planner import list_job, plan_job
-from bgpipe.pipeline.planning.sources import match_patterns
+from bgpipe.pipeline.planning.planner import list_job, plan_job, select_sources
 from bgpipe.pipeline.planning.targets import CHUNK_PAIRS, assign_targets
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, JobSummary, ObjectInfo, Preset, Recipe
@@ -187,11 +186,17 @@ def test_targets_come_in_the_order_of_their_keys(names: set[str]) -> None:
     ],
 )
 def test_patterns_match_keys_or_file_names(
-    include: list[str], exclude: list[str], expected: list[str]
+    include: list[str],
+    exclude: list[str],
+    expected: list[str],
+    job: Job,
+    source: LocalStore,
+    target: LocalStore,
 ) -> None:
     listed = entries("a.jpg", "d/a.png", "d/e/b_alpha.png")
     ignored = IgnoredObjects()
-    chosen = match_patterns(listed, include, exclude, ignored)
+    job = replace(job, include=tuple(include), exclude=tuple(exclude))
+    chosen = select_sources(job, listed, source, target, ignored)
     assert [entry.key for entry in chosen] == expected
     assert ignored.reasons.total() == len(listed) - len(expected)
 

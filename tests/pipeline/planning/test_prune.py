@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 
 from bgpipe.pipeline.broker.client import RedisClient
-from bgpipe.pipeline.errors import NoImages, UsageError
+from bgpipe.pipeline.errors import ItemError, NoImages, UsageError
 from bgpipe.pipeline.images import png
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.jobs.store import NO_TOKEN, JobStore
 from bgpipe.pipeline.planning.catalog import FOLDER, Catalogs
+from bgpipe.pipeline.planning.diff import PlannedItem
 from bgpipe.pipeline.planning.dry_run import estimate_job
 from bgpipe.pipeline.planning.planner import list_job, plan_job
-from bgpipe.pipeline.planning.prune import OrphanFinder, Orphans, TooManyOrphans, remove_orphans
+from bgpipe.pipeline.planning.prune import Orphans, TooManyOrphans, handle_orphans, remove_orphans
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, JobId, JobState, Outcome, Output
@@ -65,17 +66,20 @@ def run(job_store: JobStore, catalogs: Catalogs, order: Job, target: LocalStore)
 
 def orphans_of(catalogs: Catalogs, order: Job, target: LocalStore) -> Orphans:
     source = LocalStore(Path(order.source))
-    finder = OrphanFinder(source)
-    for batch in plan_job(order, source.list(), source, target, catalogs.of(order, target)):
-        finder.collect(batch)
-    return finder.orphans
+    found: list[Orphans] = []
+    batches = plan_job(order, source.list(), source, target, catalogs.of(order, target))
+    list(handle_orphans(batches, source, target, lambda orphans, _: found.append(orphans)))
+    (orphans,) = found
+    return orphans
+
+
+def unexpected(item: PlannedItem, error: ItemError) -> None:
+    raise error
 
 
 def pruned(catalogs: Catalogs, order: Job, target: LocalStore) -> list[str]:
     """What was removed, and nothing failed."""
-    removed = list(remove_orphans(target, orphans_of(catalogs, order, target).items))
-    assert not [error for _, error in removed if error]
-    return [item.target for item, _ in removed]
+    return remove_orphans(target, orphans_of(catalogs, order, target).items, unexpected)
 
 
 def files(store: LocalStore) -> set[str]:
@@ -152,7 +156,7 @@ def test_what_is_put_in_a_cutouts_place_at_the_last_moment_stays(
     found = orphans_of(catalogs, order, target)
     target.write("a.png", b"foreign")
     assert [item.target for item in found.items] == ["a.png"]
-    assert list(remove_orphans(target, found.items)) == []
+    assert remove_orphans(target, found.items, unexpected) == []
     assert target.read("a.png", 99) == b"foreign"
 
 
@@ -262,7 +266,7 @@ def test_above_a_share_nothing_may_be_removed(
     run(job_store, catalogs, order, target)
     source.delete("a.jpg")
     found = orphans_of(catalogs, order, target)
-    assert (len(found.items), found.cutouts, found.share) == (1, 4, 0.25)
+    assert (len(found.items), found.cutouts) == (1, 4)
     found.check(0.25)
     with pytest.raises(UsageError, match="1 of 4 cutouts"):
         found.check(0.2)
@@ -278,7 +282,7 @@ def test_a_listing_hands_on_its_orphans_before_its_job_starts(
 
     def prune(orphans: Orphans, where: Store) -> None:
         assert job_store.summary(next_job.id).state is JobState.LISTING
-        assert len(list(remove_orphans(where, orphans.items))) == 1
+        assert len(remove_orphans(where, orphans.items, unexpected)) == 1
 
     list_job(job_store, catalogs, next_job, source, target, NO_TOKEN, prune=prune)
     assert job_store.summary(next_job.id).state is JobState.FINISHED
@@ -304,4 +308,5 @@ def test_a_job_with_too_many_orphans_is_forgotten(
             prune=lambda orphans, _: orphans.check(0.1),
         )
     assert next_job.id not in job_store.ids()
-    assert orphans_of(catalogs, order, target).share == 0.25
+    left = orphans_of(catalogs, order, target)
+    assert (len(left.items), left.cutouts) == (1, 4)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
 import pytest
+from botocore import exceptions as boto
 
 from bgpipe.config.choices import Addressing, Encryption
 from bgpipe.config.output import Format, Output
@@ -21,6 +22,7 @@ from bgpipe.pipeline.errors import (
     UsageError,
 )
 from bgpipe.pipeline.storage.factory import StoreFactory
+from bgpipe.pipeline.storage.s3_errors import item_errors
 
 pytestmark = pytest.mark.usefixtures("aws")
 
@@ -275,3 +277,25 @@ def test_contents_that_break_off_are_asked_for_again(settings, fault_proxy, stor
         for read in [pool.submit(hard.read, "a.png", 99_999) for _ in range(40)]:
             assert read.result() == content
     assert {"cut-short", "reset", "stall", "slow-down"} <= set(proxy.fates())
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "advice"),
+    [
+        (boto.NoCredentialsError, Code.ACCESS, "AWS_ACCESS_KEY_ID"),
+        (boto.PartialCredentialsError, Code.ACCESS, "AWS_ACCESS_KEY_ID"),
+        (boto.ProfileNotFound, Code.ACCESS, "AWS_ACCESS_KEY_ID"),
+        (boto.CredentialRetrievalError, Code.ACCESS, "aws sso login"),
+        (boto.TokenRetrievalError, Code.ACCESS, "aws sso login"),
+        (boto.UnauthorizedSSOTokenError, Code.ACCESS, "aws sso login"),
+        (boto.LoginRefreshRequired, Code.ACCESS, "aws sso login"),
+        (boto.NoRegionError, Code.ACCESS, "region of"),
+        (boto.ConnectTimeoutError, Code.STORAGE, "check the network"),
+        (boto.ConnectionClosedError, Code.STORAGE, "check the network"),
+        (boto.DataNotFoundError, Code.STORAGE, "try again"),
+    ],
+)
+def test_an_error_without_a_response_is_explained_by_its_class_or_a_base_of_it(kind, code, advice):
+    with pytest.raises(ItemError, match=advice) as caught, item_errors("a.jpg"):
+        raise kind.__new__(kind)
+    assert caught.value.code is code

@@ -42,7 +42,7 @@ def load_state(
 ) -> BiRefNet:
     path = folder / "model.safetensors"
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, path)
-    return load(ResolvedModel("tiny", path, "", (64, 64), order, bundled=False), dtype)
+    return load(ResolvedModel("tiny", path, "", (64, 64), order), dtype)
 
 
 def logits(network: BiRefNet) -> Tensor:
@@ -170,7 +170,7 @@ def test_nothing_but_safetensors_is_opened(content: bytes, tmp_path: Path) -> No
     path = tmp_path / "model.pth"
     path.write_bytes(content)
     with pytest.raises(ModelUnavailable, match="cannot be read as safetensors"):
-        load(ResolvedModel("model", path, "", (64, 64), PatchOrder.CURRENT, bundled=False))
+        load(ResolvedModel("model", path, "", (64, 64), PatchOrder.CURRENT))
 
 
 def test_a_loaded_network_does_not_see_its_file_change(network: BiRefNet, tmp_path: Path) -> None:
