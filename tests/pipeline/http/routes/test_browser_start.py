@@ -100,7 +100,9 @@ def test_a_sample_opens_with_its_cutout_at_once(service: Service, browser: Brows
     browser.click("[data-sample=coffee]")
     browser.until(lambda: browser.loaded(".viewer img"), 5)
     assert browser.texts(".viewer h2") == ["Cup of coffee"]
-    assert not [url for url in browser.requests() if "/v1/" in url]
+    requests = browser.requests()
+    assert any(url.endswith("/page/sample-coffee-cutout.webp") for url in requests)
+    assert not [url for url in requests if "/v1/uploads" in url or url.endswith("/v1/jobs")]
     assert not [label for label in browser.texts(".viewer .actions button") if "Redo" in label]
     browser.press(Keys.ESCAPE)
     browser.until(lambda: browser.focused() == "Sample: cup of coffee", 5)
