@@ -16,9 +16,7 @@ def find_pairs(images: Path, truths: Path) -> tuple[tuple[ImagePair, ...], list[
 
     The truth of `a/x.jpg` is `a/x_alpha` or `a/x` with any suffix. Both folders may be the same.
 
-    Raises:
-        NoImages: no image has a truth.
-
+    Raises NoImages if no image has a truth.
     """
     by_stem = {path.relative_to(truths).with_suffix(""): path for path in _image_files(truths)}
     pairs, unpaired = [], []

@@ -38,7 +38,6 @@ def make_job(
     Raises:
         UsageError: a name or a value is wrong.
         ModelUnavailable: the weights are not on this machine; a request pulls nothing.
-
     """
     # A path would reveal which files the server has; only the settings may name one.
     models = (registry.AUTO, *registry.read_models())
@@ -76,7 +75,6 @@ def submit(state: AppState, job: Job, *, list_now: bool = True) -> None:
         UsageError: a job of this id exists.
         JobConflict: another job with the same source and target is open.
         NoImages: its source is empty.
-
     """
     session, submitter = state.session, state.session.submitter
     register_job(state, job)

@@ -72,7 +72,6 @@ class Engine(ABC):
             Refused: a single image does not fit in the device's memory.
             TransientError: its matte contains NaN or infinity.
             DeviceLost: the device fails and will not recover within this process.
-
         """
         while True:
             try:
@@ -117,7 +116,6 @@ class BiRefNetEngine(Engine):
             ModelUnavailable: the file does not hold the weights of a BiRefNet.
             Refused: a single image does not fit in the device's memory.
             UsageError: the device does not have this precision.
-
         """
         super().__init__(device, batch, threads)
         self._on_gpu = self._device.type == "cuda"
@@ -193,9 +191,7 @@ def make_mattes(alphas: Tensor, is_finite: Tensor) -> list[Matte]:
 def choose_precision(precision: Precision, device: torch.device) -> Precision:
     """Return the precision itself, or for `auto` the one that suits the device.
 
-    Raises:
-        UsageError: the device does not have it.
-
+    Raises UsageError if the device does not have it.
     """
     if device.type != "cuda":
         if precision is Precision.TF32:

@@ -141,9 +141,7 @@ class WorkerCollector(Collector):
 def serve_metrics(collector: Collector, host: str, port: int) -> Iterator[None]:
     """Answer GET /metrics from a thread until the block ends.
 
-    Raises:
-        UsageError: the address cannot be bound.
-
+    Raises UsageError if the address cannot be bound.
     """
     registry = CollectorRegistry()
     registry.register(collector)
