@@ -25,7 +25,7 @@ def make_pool(url: str, timeout: float, options: Mapping[str, Any]) -> SentinelC
     parts = urlsplit(url)
     sentinels = Sentinel(
         [(host, int(port or PORT)) for host, _, port in _hosts(url)],
-        sentinel_kwargs={**options, "socket_timeout": timeout},
+        sentinel_kwargs=_limits(timeout),
     )
     return SentinelConnectionPool(
         _master(url),
@@ -48,7 +48,12 @@ def broker_url(url: str) -> str:
 
 def transport_options(url: str, timeout: float) -> dict[str, Any]:
     """Return kombu's options beside `broker_url`."""
-    return {"master_name": _master(url), "sentinel_kwargs": {"socket_timeout": timeout}}
+    return {"master_name": _master(url), "sentinel_kwargs": _limits(timeout)}
+
+
+def _limits(timeout: float) -> dict[str, float | None]:
+    """Return limits that leave a Sentinel for the next one at once: by default it is tried for 10 s."""
+    return {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": None}
 
 
 def _hosts(url: str) -> list[tuple[str, str, str]]:
