@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
 from bgpipe.pipeline.broker.client import public_address
+from bgpipe.pipeline.broker.dead_messages import describe_dead
 from bgpipe.pipeline.errors import BgpipeError, ModelUnavailable, RedisUnavailable, Unavailable
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.models.hub import Hub
@@ -70,6 +71,7 @@ def machine_checks(settings: Settings) -> Iterator[Check]:
         yield run_check("durability", inspect_durability, settings)
         yield run_check("dispatcher", _inspect_dispatcher, settings)
         yield run_check("workers", _inspect_workers, settings)
+        yield run_check("queue", _inspect_queue, settings)
     yield run_check("devices", _inspect_devices, settings)
     yield run_check("model", _inspect_model, settings)
     if settings.matting.model != registry.NO_MATTING:
@@ -157,6 +159,13 @@ def _inspect_workers(settings: Settings) -> str:
     if settings.embedded:
         return "none: submit starts its own"
     raise CheckWarning("none: jobs wait for one: start bgpipe worker")
+
+
+def _inspect_queue(settings: Settings) -> str:
+    with open_session(settings) as session:
+        if dead := describe_dead(session.client):
+            raise CheckWarning(dead)
+        return f"messages waiting: {session.client.llen(settings.queue.name)}"
 
 
 def _inspect_devices(settings: Settings) -> str:
