@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from celery.worker import consumer
 from kombu import Connection
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.dead_messages import set_aside
 
 log = logging.getLogger(__name__)
@@ -128,6 +130,26 @@ class CheckingChannel:
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]  # Celery has no types
+    _lost: Sequence[str] = ()
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Note the messages of the lost connection, which can no longer be acknowledged."""
+        if self.task_consumer:
+            self._lost = [*self.task_consumer.channel.qos._delivered]
+        super().on_connection_error_after_connected(exc)
+
+    def connect(self) -> Connection:
+        """Connect, and let kombu deliver the messages of a lost connection again at once.
+
+        They would wait for the visibility timeout. An image that is still in work is left to its lane.
+        """
+        connection = super().connect()
+        if self._lost:
+            oldest = dict.fromkeys(self._lost, 0)
+            connection.default_channel.client.zadd(keys.UNACKED_INDEX, oldest, xx=True)
+            self._lost = ()
+        return connection
+
     def ensure_connected(self, conn: Connection) -> Connection:
         """Connect by channels that check their messages."""
         channel = conn.transport.Channel
