@@ -17,7 +17,9 @@ from bgpipe.pipeline.processes import background_thread
 
 # bgpipe's own event per image replaces Celery's at INFO.
 QUIET = ("amqp", "celery", "kombu")
-_PASSWORD = re.compile(r"(?<=://)([^\s/:@'\"]*):[^\s/@'\"]+@")
+MASK = "**********"
+"""As pydantic's."""
+_PASSWORD = re.compile(r"(://[^\s/:@'\"]*:)[^\s/'\"]+(?=@)|([?&]password=)[^\s&'\"]+")
 
 Notify = Callable[[str], None]
 """Shows a line to the user at once."""
@@ -80,8 +82,8 @@ def log_to_stderr(
 
 
 def mask_passwords(text: str) -> str:
-    """Mask the passwords of the URLs in `text`."""
-    return _PASSWORD.sub(r"\1:***@", text)
+    """Mask the passwords of the URLs in `text`, also those in a query."""
+    return _PASSWORD.sub(rf"\1\2{MASK}", text)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from bgpipe.config.settings import Settings
+from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.images.color import from_srgb, parse_color, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode
@@ -27,7 +27,6 @@ from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.matting.edges import solve_edges
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning.recipe import apply_changes, build_recipe, preset_named
-from bgpipe.pipeline.session import read_settings
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output, Preset
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class BackgroundRemover:
             UsageError: a name, a value or the configuration is wrong.
             ModelUnavailable: the weights are not on this machine and cannot be pulled.
         """
-        self._settings = settings or read_settings()
+        self._settings = settings or load_settings()
         if not isinstance(preset, Preset):
             preset = preset_named(self._settings, preset or self._settings.refine.preset)
         preset = apply_changes(preset, changes or {})
