@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import partial
 
-from bgpipe.config.choices import LogFormat
 from bgpipe.pipeline.processes import background_thread
 
 # bgpipe's own event per image replaces Celery's at INFO.
@@ -27,6 +27,13 @@ DELAY = 1.0
 """Seconds before a wait is reported."""
 INTERVAL = 10.0
 """Seconds between two reports of one wait."""
+
+
+class LogFormat(StrEnum):
+    """Format of log events: text for people, JSON lines for a log store."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class EventFormatter(logging.Formatter):

@@ -59,9 +59,8 @@ def run_entry_point(work: Callable[[], int], worker: str = "") -> int:
 
     `worker` ends every line of the log, which the workers of a machine share.
     """
-    from bgpipe.config.choices import LogFormat
     from bgpipe.config.settings import load_settings
-    from bgpipe.pipeline.logging import log_to_stderr
+    from bgpipe.pipeline.logging import LogFormat, log_to_stderr
 
     try:
         style = load_settings().log.format

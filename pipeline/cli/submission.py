@@ -11,17 +11,16 @@ from itertools import chain, count
 
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.cli import job_options
+from bgpipe.pipeline.cli.commands.submit import SubmitOptions
 from bgpipe.pipeline.cli.console import Console, short_location
 from bgpipe.pipeline.cli.endpoints import Endpoints, open_endpoints
-from bgpipe.pipeline.cli.parameters import SubmitOptions
 from bgpipe.pipeline.cli.planning import check_source, check_target, make_prune, show_dry_run
 from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion, run_worker
 from bgpipe.pipeline.errors import NoImages, StorageUnavailable, UsageError
 from bgpipe.pipeline.jobs.manifest import digest
 from bgpipe.pipeline.jobs.store import new_job_id
 from bgpipe.pipeline.planning import recipe
-from bgpipe.pipeline.planning.ignored import IgnoredObjects
-from bgpipe.pipeline.planning.planner import select_sources
+from bgpipe.pipeline.planning.planner import IgnoredObjects, select_sources
 from bgpipe.pipeline.planning.prune import Prune
 from bgpipe.pipeline.planning.targets import literal
 from bgpipe.pipeline.session import Session, open_session

@@ -9,7 +9,6 @@ import sys
 
 import uvicorn
 
-from bgpipe.config.choices import KeyRule
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.http.app import create_app
@@ -32,7 +31,7 @@ def main() -> int:
         # Open until the end, so that this check and the server share one embedded Redis.
         with open_state(settings) as state:
             serve = settings.serve
-            needs_key = serve.keys is KeyRule.REQUIRED or not is_loopback(serve.host)
+            needs_key = serve.keys == "required" or not is_loopback(serve.host)
             if needs_key and not state.api_keys.exist():
                 raise UsageError("this server needs an API key: create one: bgpipe keys add NAME")
             return _serve(settings)

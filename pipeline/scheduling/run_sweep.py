@@ -59,11 +59,11 @@ def build_job(settings: Settings, name: str, sweep: Sweep, notify: Notify | None
     """
     model = sweep.model or settings.model.name
     options = sweep.model_dump() | {"compression": sweep.png}
-    preset = recipes.preset_named(settings, sweep.preset or settings.refine.preset)
     recipe = recipes.build_recipe(
         settings,
         model=registry.DEFAULT if model == registry.AUTO else model,
-        preset=recipes.apply_changes(preset, recipes.preset_changes(options)),
+        preset=sweep.preset,
+        changes=recipes.preset_changes(options),
         output=recipes.build_output(settings, options),
         matting=sweep.matting,
         naming=sweep.name,

@@ -9,14 +9,12 @@ import sys
 
 import pytest
 
-from bgpipe.config.choices import LogFormat
-from bgpipe.pipeline.logging import MASK, EventFormatter, JsonFormatter, mask_passwords
+from bgpipe.pipeline.logging import MASK, EventFormatter, JsonFormatter, LogFormat, mask_passwords
 
 SECRET = "s3cr?t"
 PROGRAM = """
 import logging
-from bgpipe.config.choices import LogFormat
-from bgpipe.pipeline.logging import log_to_stderr
+from bgpipe.pipeline.logging import LogFormat, log_to_stderr
 log_to_stderr(LogFormat({style!r}), {{"worker": "gpu0@host"}})
 logging.getLogger("bgpipe").info(
     "image done", extra={{"fields": {{"key": "a b.jpg", "code": None, "seconds": 0.25}}}})

@@ -12,8 +12,7 @@ from typing import Annotated, Literal
 from pydantic import TypeAdapter
 from typer import Context, Option, Typer
 
-from bgpipe.config.choices import Precision
-from bgpipe.config.settings import Settings, load_settings
+from bgpipe.config.settings import Precision, Settings, load_settings
 from bgpipe.pipeline.bench.end_to_end import open_bench_cluster
 from bgpipe.pipeline.bench.protocol import BenchRequest, EndToEndResult, Machine, NetworkResult
 from bgpipe.pipeline.cli import completion
