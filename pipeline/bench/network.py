@@ -19,7 +19,7 @@ import torch
 from pydantic import TypeAdapter
 from torch.utils.flop_counter import FlopCounterMode
 
-from bgpipe.config.choices import Precision
+from bgpipe.config.settings import Precision
 from bgpipe.pipeline.bench.protocol import BenchRequest, Machine, NetworkResult
 from bgpipe.pipeline.errors import TransientError, UsageError
 from bgpipe.pipeline.inference.engine import DTYPES, BiRefNetEngine, cast_network, choose_precision

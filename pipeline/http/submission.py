@@ -43,11 +43,11 @@ def make_job(
     models = (registry.AUTO, *registry.read_models())
     if options.model and options.model not in models:
         raise UsageError(f"unknown model: {options.model} (there are {', '.join(models)})")
-    preset = recipes.preset_named(state.settings, options.preset or state.settings.refine.preset)
     built = recipes.build_recipe(
         state.settings,
         model=options.model,
-        preset=recipes.apply_changes(preset, options.set),
+        preset=options.preset,
+        changes=options.set,
         output=Output(**options.model_dump(include={field.name for field in fields(Output)})),
         pull=False,
     )

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bgpipe.config.choices import Precision
+from bgpipe.config.settings import Precision
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError, UsageError
 from bgpipe.pipeline.inference.transfer import CudaTransfer, HostTransfer, Step, capture_graph
 from bgpipe.pipeline.networks.birefnet.checkpoint import count_bytes, load

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import TypeAdapter
 from typer import Context, Exit, Option, Typer
 
-from bgpipe.config.settings import Settings
+from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
@@ -29,7 +29,6 @@ from bgpipe.pipeline.evaluation.protocol import (
 from bgpipe.pipeline.evaluation.scores import HIGHER_IS_BETTER, Scores, mean_scores
 from bgpipe.pipeline.planning import recipe
 from bgpipe.pipeline.processes import request_lines
-from bgpipe.pipeline.session import read_settings
 
 PROGRAM = "bgpipe.pipeline.evaluation.__main__"
 TRUTH = "truth"
@@ -101,7 +100,7 @@ def evaluate(
     ] = None,
 ) -> None:
     console: Console = context.obj
-    settings = read_settings()
+    settings = load_settings()
     pairs, unpaired = find_pairs(images, truth)
     if unpaired:
         console.warn(f"ignored without ground truth: {len(unpaired)}, such as {unpaired[0]}")
