@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bgpipe.pipeline.evaluation import mask_metrics, matte_metrics
+from bgpipe.pipeline.evaluation import metrics
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from bgpipe.pipeline.types import Pixels, Plane
-
-    Colors = npt.NDArray[np.float32]
-    """float32 [H, W, 3] in [0, 255]."""
+    from bgpipe.pipeline.types import Floats, Pixels, Plane
 
 BACKGROUNDS = ("white", "black", "grey", "checks")
 
@@ -51,16 +46,16 @@ def score(cutout: Pixels, truth: Pixels) -> Scores:
     """Compare two cutouts of one image, uint8 [H, W, 4]."""
     matte, true_matte = _alpha(cutout), _alpha(truth)
     return Scores(
-        mae=mask_metrics.mean_absolute_error(matte, true_matte),
-        iou=mask_metrics.iou(matte, true_matte),
-        s_measure=mask_metrics.s_measure(matte, true_matte),
-        f_max=mask_metrics.max_f_measure(matte, true_matte),
-        f_weighted=mask_metrics.weighted_f_measure(matte, true_matte),
-        e_measure=mask_metrics.e_measure(matte, true_matte),
-        sad=matte_metrics.sum_of_absolute_differences(matte, true_matte),
-        mse=matte_metrics.mean_squared_error(matte, true_matte),
-        gradient=matte_metrics.gradient_error(matte, true_matte),
-        connectivity=matte_metrics.connectivity_error(matte, true_matte),
+        mae=metrics.mean_absolute_error(matte, true_matte),
+        iou=metrics.iou(matte, true_matte),
+        s_measure=metrics.s_measure(matte, true_matte),
+        f_max=metrics.max_f_measure(matte, true_matte),
+        f_weighted=metrics.weighted_f_measure(matte, true_matte),
+        e_measure=metrics.e_measure(matte, true_matte),
+        sad=metrics.sum_of_absolute_differences(matte, true_matte),
+        mse=metrics.mean_squared_error(matte, true_matte),
+        gradient=metrics.gradient_error(matte, true_matte),
+        connectivity=metrics.connectivity_error(matte, true_matte),
         **{
             f"composite_{name}": composite_error(
                 cutout, truth, make_background(name, *cutout.shape[:2])
@@ -78,19 +73,19 @@ def mean_scores(scores: Iterable[Scores]) -> Scores:
     return Scores(*(float(value) for value in rows.mean(axis=0)))
 
 
-def composite_error(cutout: Pixels, truth: Pixels, background: Colors) -> float:
+def composite_error(cutout: Pixels, truth: Pixels, background: Floats) -> float:
     """Mean absolute difference of two RGBA images over `background`, in levels of 255."""
     difference = np.abs(composite_over(cutout, background) - composite_over(truth, background))
     return float(difference.mean(axis=2).mean(dtype=np.float64))
 
 
-def composite_over(rgba: Pixels, background: Colors) -> Colors:
+def composite_over(rgba: Pixels, background: Floats) -> Floats:
     """Composite with "over", straight alpha (T. Porter and T. Duff, Compositing Digital Images, 1984)."""
     alpha = rgba[..., 3:].astype(np.float32) / 255
     return np.asarray(alpha * rgba[..., :3] + (1 - alpha) * background, np.float32)
 
 
-def make_background(name: str, height: int, width: int) -> Colors:
+def make_background(name: str, height: int, width: int) -> Floats:
     """Return one of BACKGROUNDS."""
     if name != "checks":
         return np.full((height, width, 3), _LEVELS[name], np.float32)

@@ -16,8 +16,6 @@ from bgpipe.pipeline.images import png, provenance
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import numpy.typing as npt
-
     from bgpipe.config.output import Format
     from bgpipe.pipeline.types import Cutout, DecodedImage, Output, Pixels, Pixels16
 
@@ -126,7 +124,7 @@ def save(image: Image.Image, file_format: str, **options: Any) -> bytes:  # noqa
     return file.getvalue()
 
 
-def _to_16_bits(rgba: Pixels, rgb: Pixels, rgb16: Pixels16) -> npt.NDArray[np.uint16]:
+def _to_16_bits(rgba: Pixels, rgb: Pixels, rgb16: Pixels16) -> Pixels16:
     """Return the source's own 16-bit samples, shifted where a soft edge lost its background."""
     samples = np.empty(rgba.shape, np.uint16)
     for top in range(0, len(rgba), _STRIP_ROWS):

@@ -18,12 +18,10 @@ from isal import isal_zlib
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    import numpy.typing as npt
+    from bgpipe.pipeline.types import Pixels, Pixels16
 
-    Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    Samples = Pixels | Pixels16
     """Gray [H, W], RGB [H, W, 3] or RGBA [H, W, 4]."""
-    Rows = npt.NDArray[np.uint8]
-    """[H, bytes of a row]."""
 
 SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 """The first and the last bytes of a complete file."""
@@ -139,7 +137,7 @@ def _choose_filter(samples: Samples, pixel: int) -> int:
     return min((_UP, _SUB), key=size)
 
 
-def _strip(samples: Samples, top: int, count: int, pixel: int, kind: int) -> Rows:
+def _strip(samples: Samples, top: int, count: int, pixel: int, kind: int) -> Pixels:
     """Return rows [count, 1 + bytes] from `top` on, each behind the number of its filter."""
     rows = _bytes(samples[top : top + count])
     height, length = rows.shape
@@ -155,8 +153,8 @@ def _strip(samples: Samples, top: int, count: int, pixel: int, kind: int) -> Row
     return filtered
 
 
-def _bytes(rows: Samples) -> Rows:
-    """Return the rows as they are stored: 16-bit samples with their high byte first."""
+def _bytes(rows: Samples) -> Pixels:
+    """Return the rows as stored, [H, bytes of a row]: 16-bit samples with their high byte first."""
     stored = np.ascontiguousarray(rows, ">u2" if rows.itemsize == 2 else np.uint8)
     return stored.view(np.uint8).reshape(len(rows), -1)
 

@@ -16,11 +16,7 @@ from bgpipe.pipeline.matting.resample import resize
 from bgpipe.pipeline.types import Cutout
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from bgpipe.pipeline.types import DecodedImage, Matte, Pixels, Preset
-
-    Alpha = npt.NDArray[np.uint8]
 
 
 def cut_out(image: DecodedImage, matte: Matte, preset: Preset) -> Cutout:
@@ -63,7 +59,7 @@ def _without_softness(preset: Preset) -> Preset:
     )
 
 
-def _to_rgba(rgb: Pixels, alpha: Alpha) -> Pixels:
+def _to_rgba(rgb: Pixels, alpha: Pixels) -> Pixels:
     rgba = np.empty((*alpha.shape, 4), np.uint8)
     cv2.mixChannels([rgb, alpha], [rgba], [0, 0, 1, 1, 2, 2, 3, 3])
     np.copyto(rgba.view(np.uint32)[..., 0], 0, where=alpha == 0)

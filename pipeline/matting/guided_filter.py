@@ -16,11 +16,7 @@ import numpy as np
 from bgpipe.pipeline.matting.resample import sample
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from bgpipe.pipeline.types import Pixels, Plane
-
-    Floats = npt.NDArray[np.float32]
+    from bgpipe.pipeline.types import Floats, Mask, Pixels, Plane
 
 RADIUS = 1
 """Of the windows, in pixels of the network's matte."""
@@ -67,7 +63,7 @@ def _fit(matte: Plane, guide: Floats) -> tuple[Floats, Plane]:
     return _mean(slope), _mean(matte_mean - (slope * mean).sum(axis=2))
 
 
-def _find_soft_windows(matte: Plane) -> npt.NDArray[np.bool_]:
+def _find_soft_windows(matte: Plane) -> Mask:
     """Return a mask of the windows that reach a soft pixel; elsewhere the slope is zero."""
     soft = ((matte > HALF_LEVEL) & (matte < 1 - HALF_LEVEL)).astype(np.uint8)
     edges = cv2.morphologyEx(matte, cv2.MORPH_GRADIENT, np.ones(_WINDOW, np.uint8)) > HALF_LEVEL

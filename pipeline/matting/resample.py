@@ -11,11 +11,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from cv2.typing import MatLike
 
-    from bgpipe.pipeline.types import Plane
+    from bgpipe.pipeline.types import Floats, Plane
 
     Positions = npt.NDArray[np.intp]
     """[N]: row * width + column."""
-    Floats = npt.NDArray[np.float32]
 
 _REMAP_COLUMNS = 4096  # cv2.remap takes sides up to 32767
 
