@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bgpipe.pipeline.evaluation.scores import Scores
+from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.types import Matting, Preset, ResolvedModel
 
 
@@ -42,8 +43,7 @@ class EvaluationRequest:
     pairs: tuple[ImagePair, ...]
     sources: tuple[EvaluatedModel, ...]
     presets: dict[str, Preset]
-    limits: dict[str, int]
-    """Fields of images.limits.Limits."""
+    limits: Limits
     threads: int
     """CPU threads of a forward pass; 0: one per core."""
     thumbnail: int

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bgpipe.pipeline.evaluation import metrics
+from bgpipe.pipeline.matting.resample import to_unit
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.types import Floats, Pixels, Plane
+    from bgpipe.pipeline.types import Floats, Pixels
 
 BACKGROUNDS = ("white", "black", "grey", "checks")
 
@@ -44,7 +45,7 @@ class Scores:
 
 def score(cutout: Pixels, truth: Pixels) -> Scores:
     """Compare two cutouts of one image, uint8 [H, W, 4]."""
-    matte, true_matte = _alpha(cutout), _alpha(truth)
+    matte, true_matte = to_unit(cutout[..., 3]), to_unit(truth[..., 3])
     return Scores(
         mae=metrics.mean_absolute_error(matte, true_matte),
         iou=metrics.iou(matte, true_matte),
@@ -56,12 +57,7 @@ def score(cutout: Pixels, truth: Pixels) -> Scores:
         mse=metrics.mean_squared_error(matte, true_matte),
         gradient=metrics.gradient_error(matte, true_matte),
         connectivity=metrics.connectivity_error(matte, true_matte),
-        **{
-            f"composite_{name}": composite_error(
-                cutout, truth, make_background(name, *cutout.shape[:2])
-            )
-            for name in BACKGROUNDS
-        },
+        **{f"composite_{name}": composite_error(cutout, truth, name) for name in BACKGROUNDS},
     )
 
 
@@ -73,8 +69,9 @@ def mean_scores(scores: Iterable[Scores]) -> Scores:
     return Scores(*(float(value) for value in rows.mean(axis=0)))
 
 
-def composite_error(cutout: Pixels, truth: Pixels, background: Floats) -> float:
-    """Mean absolute difference of two RGBA images over `background`, in levels of 255."""
+def composite_error(cutout: Pixels, truth: Pixels, name: str) -> float:
+    """Mean absolute difference of two RGBA images over a background, in levels of 255."""
+    background = make_background(name, *cutout.shape[:2])
     difference = np.abs(composite_over(cutout, background) - composite_over(truth, background))
     return float(difference.mean(axis=2).mean(dtype=np.float64))
 
@@ -92,7 +89,3 @@ def make_background(name: str, height: int, width: int) -> Floats:
     rows, columns = (np.arange(side) // _SQUARE % 2 for side in (height, width))
     squares = np.where(rows[:, None] == columns, _CHECKS[0], _CHECKS[1])
     return np.repeat(squares[..., None], 3, axis=2).astype(np.float32)
-
-
-def _alpha(rgba: Pixels) -> Plane:
-    return rgba[..., 3].astype(np.float32) / np.float32(255)

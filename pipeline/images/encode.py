@@ -38,9 +38,8 @@ def encode(cutout: Cutout, image: DecodedImage, output: Output, text: Text) -> b
     """
     longest = FILE_FORMATS[output.format].longest_side
     if max(cutout.rgba.shape[:2]) > longest:
-        raise PermanentError(
-            Code.TOO_LARGE, f"{output.format} holds sides up to {longest} pixels: write png"
-        )
+        detail = f"{output.format} holds sides up to {longest} pixels: write png"
+        raise PermanentError(Code.TOO_LARGE, detail)
     return _ENCODERS[output.format](cutout, image, output, text)
 
 

@@ -85,7 +85,12 @@ def _annotations(
     text: Mapping[str, str], icc: bytes | None, dpi: tuple[float, float] | None
 ) -> Iterator[bytes]:
     for keyword, value in text.items():
-        yield _text_chunk(keyword, value)
+        name = keyword.encode("latin-1")
+        if not 0 < len(name) < 80 or "\0" in keyword + value:
+            raise ValueError(f"PNG keywords have 1 to 79 characters, none of them NUL: {keyword!r}")
+        kind = b"tEXt" if all(ord(character) < 256 for character in value) else b"iTXt"
+        separator, encoding = _TEXT[kind]
+        yield _chunk(kind, name + separator + value.encode(encoding))
     if icc:
         yield _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
     if dpi:
@@ -99,16 +104,6 @@ def _header(samples: Samples) -> bytes:
     if kind is None or not 0 < height <= _MAX_INTEGER or not 0 < width <= _MAX_INTEGER:
         raise ValueError(f"not the shape of an image: {samples.shape}")
     return struct.pack(">IIBBBBB", width, height, 8 * samples.itemsize, kind, 0, 0, 0)
-
-
-def _text_chunk(keyword: str, value: str) -> bytes:
-    """Return a `tEXt` chunk in Latin-1 or, if it does not suffice, an `iTXt` one in UTF-8."""
-    name = keyword.encode("latin-1")
-    if not 0 < len(name) < 80 or "\0" in keyword + value:
-        raise ValueError(f"PNG keywords have 1 to 79 characters, none of them NUL: {keyword!r}")
-    kind = b"tEXt" if all(ord(character) < 256 for character in value) else b"iTXt"
-    separator, encoding = _TEXT[kind]
-    return _chunk(kind, name + separator + value.encode(encoding))
 
 
 def _deflated(samples: Samples) -> Iterator[bytes]:

@@ -36,11 +36,8 @@ def read_samples(image: Image.Image, data: bytes, *, keep_16_bits: bool) -> Deco
     srgb = _convert_to_srgb(image, icc, rgb)
     if srgb is not None:
         return DecodedImage(srgb, alpha)
-    keeps_profile = (
-        color.read_color_space(icc) == b"RGB "
-        and color.is_matrix_profile(icc)
-        and image.mode != "CMYK"
-    )
+    is_rgb = color.read_color_space(icc) == b"RGB " and image.mode != "CMYK"
+    keeps_profile = is_rgb and color.is_matrix_profile(icc)
     rgb16 = _read_rgb16(image, data) if keep_16_bits else None
     return DecodedImage(rgb, alpha, icc if keeps_profile else None, rgb16=rgb16)
 
@@ -74,9 +71,9 @@ def _decode(image: Image.Image, data: bytes) -> tuple[Pixels, Pixels | None]:
         return np.asarray(image.convert("RGB")), None
     rgba = np.asarray(image.convert("RGBA"))
     alpha = _make_key_alpha(image, data) if image.mode == "RGB" else None
-    return np.ascontiguousarray(rgba[..., :3]), (
-        np.ascontiguousarray(rgba[..., 3]) if alpha is None else alpha
-    )
+    if alpha is None:
+        alpha = np.ascontiguousarray(rgba[..., 3])
+    return np.ascontiguousarray(rgba[..., :3]), alpha
 
 
 def _load(image: Image.Image) -> None:
@@ -110,10 +107,8 @@ def _scale_to_8_bits(image: Image.Image) -> Pixels:
     lowest, highest = samples.min(), samples.max()
     white = next((white for white in _WHITES if highest <= white), None)
     if white is None or lowest < 0:
-        raise PermanentError(
-            Code.UNSUPPORTED,
-            f"sample values out of range: {lowest:g} to {highest:g}: scale to 0..1",
-        )
+        detail = f"sample values out of range: {lowest:g} to {highest:g}: scale to 0..1"
+        raise PermanentError(Code.UNSUPPORTED, detail)
     return np.asarray(np.rint(samples * (255 / white)), np.uint8)
 
 

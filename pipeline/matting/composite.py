@@ -76,11 +76,8 @@ def composite(cutout: Cutout, preset: Preset, background: Pixels | None, max_pix
         frame = layout(cutout.rgba[..., 3], preset)
         width, height = frame.size
         if width * height > max_pixels:
-            raise PermanentError(
-                Code.TOO_LARGE,
-                f"margin and canvas ask for {width} x {height} pixels: more than images allow, "
-                f"{max_pixels}",
-            )
+            asked = f"margin and canvas ask for {width} x {height} pixels"
+            raise PermanentError(Code.TOO_LARGE, f"{asked}: more than images allow, {max_pixels}")
         cutout = Cutout(render(cutout.rgba, frame))
     if not preset.shadow and background is None:
         return cutout
@@ -230,10 +227,9 @@ def _crop(rgba: Pixels, box: PixelBox) -> Pixels:
     height, width = rgba.shape[:2]
     piece = np.zeros((box.height, box.width, 4), np.uint8)
     left, top = max(box.left, 0), max(box.top, 0)
-    right, bottom = min(box.right, width), min(box.bottom, height)
-    piece[top - box.top : bottom - box.top, left - box.left : right - box.left] = rgba[
-        top:bottom, left:right
-    ]
+    inside = rgba[top : min(box.bottom, height), left : min(box.right, width)]
+    rows, columns = inside.shape[:2]
+    piece[top - box.top :, left - box.left :][:rows, :columns] = inside
     return piece
 
 

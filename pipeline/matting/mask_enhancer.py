@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from bgpipe.pipeline.matting.resample import to_unit
+
 if TYPE_CHECKING:
     from bgpipe.config.presets import Enhancement
     from bgpipe.pipeline.types import Pixels, Plane
@@ -34,7 +36,7 @@ def enhance(mask: Plane, step: Enhancement) -> Plane:
         side = 2 * abs(step.mask_offset) + 1
         extreme = cv2.dilate if step.mask_offset > 0 else cv2.erode
         levels = np.asarray(extreme(levels, np.ones((side, side), np.uint8)), np.uint8)
-        mask = levels.astype(np.float32) / np.float32(255)
+        mask = to_unit(levels)
     return np.asarray(1 - mask if step.invert else mask, np.float32)
 
 

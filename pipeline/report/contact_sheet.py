@@ -60,9 +60,10 @@ def render_contact_sheet(
     `names` are the file names of all pages, in one folder, of which this is `number`, from 1.
     """
     style, script = read_asset("sheet.css"), read_asset("sheet.js")
+    hashes = (_base64(hashlib.sha256(text.encode()).digest()) for text in (style, script))
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
-        f"style-src {_hash(style)}; script-src {_hash(script)}"
+        "style-src 'sha256-{}'; script-src 'sha256-{}'".format(*hashes)
     )
     yield "<!doctype html>"
     yield f'<html lang="en"><head><meta charset="utf-8"><title>{escape(summary.job)}</title>'
@@ -95,11 +96,6 @@ def format_duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _hash(text: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
 
 
 def _summary(summary: JobSummary, recipe: Recipe) -> Iterator[str]:
@@ -153,21 +149,23 @@ def _figure(image: SheetImage) -> str:
     flags = "".join(f'<span class="flag">{flag}</span>' for flag in image.flags)
     return (
         f'<figure tabindex="0" data-name="{name}" data-flags="{" ".join(image.flags)}">'
-        f"{_stage(image)}<figcaption>{name} {flags}</figcaption></figure>"
+        f"{_stage(image.after, image.before)}<figcaption>{name} {flags}</figcaption></figure>"
     )
 
 
-def _stage(image: SheetImage | None) -> str:
-    after, before = (_src(image.after), _src(image.before)) if image else ("", "")
+def _stage(after: bytes = b"", before: bytes = b"") -> str:
+    cutout, source = (
+        f' src="data:image/webp;base64,{_base64(webp)}"' if webp else "" for webp in (after, before)
+    )
     return (
-        f'<div class="stage"><img class="cutout" alt="" decoding="async"{after}>'
-        f'<img class="source" alt="" decoding="async"{before}>'
+        f'<div class="stage"><img class="cutout" alt="" decoding="async"{cutout}>'
+        f'<img class="source" alt="" decoding="async"{source}>'
         '<input type="range" aria-label="before and after" min="0" max="100" value="50"></div>'
     )
 
 
-def _src(webp: bytes) -> str:
-    return f' src="data:image/webp;base64,{base64.b64encode(webp).decode()}"'
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _pages(names: Sequence[str], shown: int) -> Iterator[str]:
@@ -197,7 +195,7 @@ def _failures(summary: JobSummary, failures: Sequence[Failure]) -> Iterator[str]
 
 
 def _dialogs() -> Iterator[str]:
-    yield f'<dialog id="viewer" aria-label="one image">{_stage(None)}<footer>'
+    yield f'<dialog id="viewer" aria-label="one image">{_stage()}<footer>'
     yield '<button type="button" data-step="-1">←</button><p></p>'
     yield '<button type="button" data-step="1">→</button>'
     yield '<button type="button" data-close>close</button></footer></dialog>'
