@@ -17,11 +17,11 @@ import torch
 from pydantic import TypeAdapter
 
 from bgpipe.pipeline.errors import Code, ItemError, PermanentError
+from bgpipe.pipeline.evaluation.dataset import ImagePair
 from bgpipe.pipeline.evaluation.protocol import (
     EvaluatedModel,
     EvaluationRequest,
     EvaluationResult,
-    ImagePair,
     ResultImages,
 )
 from bgpipe.pipeline.evaluation.scores import score
