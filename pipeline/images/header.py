@@ -104,9 +104,8 @@ def count_frames(image: Image.Image, data: bytes, limits: Limits) -> int:
     else:
         count = image.info.get(_PICTURES, getattr(image, "n_frames", 1))
     if count > limits.max_frames:
-        raise PermanentError(
-            Code.TOO_LARGE, f"more frames than images may have: {limits.max_frames}"
-        )
+        detail = f"more frames than images may have: {limits.max_frames}"
+        raise PermanentError(Code.TOO_LARGE, detail)
     return max(count, 1)
 
 
@@ -125,9 +124,8 @@ def _open_heif(data: bytes, limits: Limits) -> Image.Image:
     try:
         import pillow_heif
     except ImportError as error:
-        raise PermanentError(
-            Code.UNSUPPORTED, "HEIF needs pillow-heif: pip install 'bgpipe[heic]'"
-        ) from error
+        detail = "HEIF needs pillow-heif: pip install 'bgpipe[heic]'"
+        raise PermanentError(Code.UNSUPPORTED, detail) from error
     if is_cut_short(HEIF, data):
         raise truncation_error(HEIF, f"{len(data)} bytes are there")
     try:

@@ -146,9 +146,8 @@ def serve_metrics(collector: Collector, host: str, port: int) -> Iterator[None]:
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:
-        raise UsageError(
-            f"metrics cannot be served: {host}:{port}: {error.strerror}: choose another address"
-        ) from error
+        place = f"{host}:{port}: {error.strerror}"
+        raise UsageError(f"metrics cannot be served: {place}: choose another address") from error
     try:
         yield
     finally:

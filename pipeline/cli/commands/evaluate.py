@@ -27,6 +27,7 @@ from bgpipe.pipeline.evaluation.protocol import (
     EvaluationResult,
 )
 from bgpipe.pipeline.evaluation.scores import HIGHER_IS_BETTER, Scores, mean_scores
+from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.planning import recipe
 from bgpipe.pipeline.processes import request_lines
 
@@ -115,7 +116,7 @@ def evaluate(
             name: recipe.apply_changes(recipe.preset_named(settings, name), changes)
             for name in names
         },
-        limits=settings.images.model_dump(),
+        limits=Limits.from_settings(settings.images),
         threads=settings.worker.cpu_threads,
         thumbnail=THUMBNAIL if html else 0,
         edges=EdgeMatting(recipe.matting_with(settings, edges), edges) if edges else None,
