@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field
 
 from bgpipe.config.choices import Addressing, Encryption, KeyRule, LogFormat, Precision
 from bgpipe.config.layers import EnvironmentLayer, Layer, SecretsLayer, TomlLayer
 from bgpipe.config.presets import Preset
 from bgpipe.config.problems import validate_settings
-from bgpipe.config.sweeps import Sweep, SweepName
+from bgpipe.config.sweeps import Sweep, SweepName, WebhookSecret
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 PRESETS = Path(__file__).with_name("presets.toml")
@@ -152,17 +152,26 @@ class ServeSettings(Section):
     host: str
     port: Annotated[int, Field(ge=0, le=65535)]
     keys: KeyRule
+    public_url: Annotated[str, Field(pattern=r"^(https?://[^/\s]+/?)?$")]
     uploads: str
     sources: tuple[str, ...]
     origins: tuple[str, ...]
     webhook_hosts: tuple[str, ...]
-    webhook_secret: SecretStr
+    webhook_secret: WebhookSecret
     request_bytes: PositiveInt
     files: PositiveInt
     queue_mark: PositiveInt
     open_jobs: PositiveInt
+    quota_bytes: PositiveInt
     requests_per_minute: PositiveInt
+    address_requests_per_minute: PositiveInt
+    client_timeout: PositiveInt
     keep_days: Seconds
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether the loopback needs an API key too."""
+        return self.keys is KeyRule.REQUIRED or bool(self.public_url)
 
 
 class S3Settings(Section):

@@ -71,7 +71,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
         "description": HTTPStatus(status).phrase,
         "content": {MEDIA_TYPE: {"schema": ProblemBody.model_json_schema()}},
     }
-    for status in (400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503)
+    for status in (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503)
 }
 """The error responses of every endpoint, for the OpenAPI document."""
 
@@ -123,6 +123,7 @@ async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse
             each for each in request.app.routes if each.matches(request.scope)[0] is not Match.NONE
         ]
         methods = {name for route in routes for name in getattr(route, "methods", None) or ()}
+        methods |= {"HEAD"} if "GET" in methods else set()
         response.headers["Allow"] = ", ".join(sorted(methods))
     return response
 
