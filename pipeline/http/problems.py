@@ -18,6 +18,7 @@ from bgpipe.pipeline.errors import BgpipeError, Code, ItemError, StoreCorrupted,
 from bgpipe.pipeline.jobs.store import JobConflict, JobNotFound, LeaseLost
 
 MEDIA_TYPE = "application/problem+json"
+METHODS = ("DELETE", "GET", "POST")
 RETRY_AFTER = 5
 """Seconds after which a request that met an unavailable service may succeed."""
 
@@ -119,12 +120,13 @@ async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse
     response.headers.update(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         # Several endpoints may share the path, and Starlette names the methods of one.
-        routes = [
-            each for each in request.app.routes if each.matches(request.scope)[0] is not Match.NONE
+        scopes = {method: dict(request.scope, method=method) for method in METHODS}
+        allowed = [
+            method
+            for method, scope in scopes.items()
+            if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
         ]
-        methods = {name for route in routes for name in getattr(route, "methods", None) or ()}
-        methods |= {"HEAD"} if "GET" in methods else set()
-        response.headers["Allow"] = ", ".join(sorted(methods))
+        response.headers["Allow"] = ", ".join((*allowed, *(["HEAD"] if "GET" in allowed else [])))
     return response
 
 
