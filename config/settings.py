@@ -156,6 +156,7 @@ class ServeSettings(Section):
     uploads: str
     sources: tuple[str, ...]
     origins: tuple[str, ...]
+    docs: bool
     webhook_hosts: tuple[str, ...]
     webhook_secret: WebhookSecret
     request_bytes: PositiveInt

@@ -18,7 +18,7 @@ from bgpipe.pipeline.http.comfyui import routes as comfyui
 from bgpipe.pipeline.http.dependencies import open_state
 from bgpipe.pipeline.http.middleware import AuthMiddleware, HeadMiddleware
 from bgpipe.pipeline.http.problems import DOCUMENTED, HANDLERS
-from bgpipe.pipeline.http.routes import browser, items, jobs, service, uploads
+from bgpipe.pipeline.http.routes import browser, items, jobs, removebg, service, uploads
 from bgpipe.pipeline.processes import background_thread
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Removes the backgrounds of very many photos.",
         version=importlib.metadata.version("bgpipe"),
         lifespan=lifespan,
-        docs_url=None,
+        docs_url="/docs" if settings.serve.docs else None,
+        swagger_ui_oauth2_redirect_url=None,
         redoc_url=None,
         openapi_url="/v1/openapi.json",
         exception_handlers=HANDLERS,
@@ -72,7 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["Content-Disposition", "RateLimit", "Retry-After"],
         )
-    modules = (service, browser, uploads, jobs, items)
+    modules = (service, browser, uploads, jobs, items, removebg)
     for router in (*(module.router for module in modules), jobs.events_router, comfyui.router):
         app.include_router(router)
     app.include_router(comfyui.router, prefix="/api")

@@ -21,11 +21,14 @@ BODY_BYTES = 1 << 16
 """Maximum size of a body, and of what a form has besides its images."""
 PROMPT_BYTES = 1 << 20
 """Maximum size of a workflow, which Redis stores."""
+ENCODED_BYTES = 1 << 25
+"""Maximum size of a request with one image, which may be in Base64."""
 BYTES_PER_SECOND = 1 << 14
 """Minimum speed of a body that takes longer than `serve.client_timeout`."""
 
 _IMAGES = re.compile(r"/v1/jobs/from-images|/v1/uploads/[^/]+/files")
-_ONE_IMAGE = re.compile(r"(/api)?/upload/\w+|/v1\.0/removebg")
+_ONE_IMAGE = re.compile(r"(/api)?/upload/\w+")
+_REMOVEBG = re.compile(r"/v1\.0/removebg")
 _PROMPT = re.compile(r"(/api)?/prompt")
 
 
@@ -77,6 +80,8 @@ class BodyLimitMiddleware:
     def _maximum(self, path: str, content_type: str) -> int:
         if _PROMPT.fullmatch(path):
             return PROMPT_BYTES
+        if _REMOVEBG.fullmatch(path):
+            return ENCODED_BYTES
         if content_type.lower().startswith("multipart/form-data"):
             if _IMAGES.fullmatch(path):
                 return self._request_bytes

@@ -24,7 +24,7 @@ from starlette.requests import HTTPConnection
 from bgpipe.pipeline.errors import BgpipeError
 from bgpipe.pipeline.http.api_keys import LOCAL_OWNER, MINUTE, ApiKey
 from bgpipe.pipeline.http.dependencies import get_state
-from bgpipe.pipeline.http.problems import Problem, problem_of, problem_response
+from bgpipe.pipeline.http.problems import REMOVEBG, Problem, problem_of, problem_response
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,10 +42,18 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+DOCS = "/docs"
+DOCS_HEADERS = HEADERS | {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; connect-src 'self'; "
+        "style-src 'unsafe-inline' https://cdn.jsdelivr.net; img-src data: https://fastapi.tiangolo.com"
+    )
+}
+"""For Swagger UI, which its page loads from another host."""
 COOKIE = "bgpipe_session"
 HEALTH = "/healthz"
 """Answers without Redis."""
-PUBLIC_PATHS = ("/", "/readyz", "/v1/openapi.json", "/v1/session", "/favicon.ico", "/docs")
+PUBLIC_PATHS = ("/", "/readyz", "/v1/openapi.json", "/v1/session", "/favicon.ico", DOCS)
 STATIC_FILES = "/page/"
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _PROXY_HEADER = re.compile(r"forwarded|x-forwarded-.*|x-real-ip|via|cf-connecting-ip")
@@ -88,10 +96,12 @@ class AuthMiddleware:
             return
         connection = HTTPConnection(scope)
         connection.state.rate = {}
+        has_docs = self._settings.docs and scope["path"] == DOCS
+        headers = DOCS_HEADERS if has_docs else HEADERS
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS | connection.state.rate)
+                MutableHeaders(scope=message).update(headers | connection.state.rate)
             await send(message)
 
         try:
@@ -103,7 +113,8 @@ class AuthMiddleware:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008, "reason": problem.code})
             else:
-                await problem_response(problem)(scope, receive, send_with_headers)
+                response = problem_response(problem, scope["path"])
+                await response(scope, receive, send_with_headers)
         else:
             await self._app(scope, receive, send_with_headers)
 
@@ -130,11 +141,15 @@ class AuthMiddleware:
         if key:
             name, quota = key.name, self._settings.requests_per_minute
         remaining = quota - api_keys.count_request(name)
-        seconds = MINUTE - int(time.time()) % MINUTE
+        now = time.time()
+        seconds = MINUTE - int(now) % MINUTE
         connection.state.rate = {
             "RateLimit-Policy": f'"minute";q={quota};w={MINUTE}',
             "RateLimit": f'"minute";r={max(remaining, 0)};t={seconds}',
         }
+        if path.startswith(REMOVEBG):
+            counts = {"Limit": quota, "Remaining": max(remaining, 0), "Reset": int(now) + seconds}
+            connection.state.rate = {f"X-RateLimit-{name}": str(n) for name, n in counts.items()}
         if remaining < 0:
             raise Problem(429, "too-many-requests", "too many requests in this minute", seconds)
         if not key and not is_public:

@@ -41,6 +41,16 @@ KINDS: Mapping[type[BgpipeError], tuple[int, str]] = {
 }
 """Status and code of errors other than an item's; the first kind that fits counts."""
 
+REMOVEBG = "/v1.0/"
+REMOVEBG_STATUS = {401: 403, 413: 400, 415: 400, 422: 400}
+REMOVEBG_CODES = {
+    "no-key": "auth_failed",
+    "too-many-requests": "rate_limit_exceeded",
+    "invalid-request": "invalid_parameter",
+    "E_TOO_LARGE": "file_too_large",
+}
+"""What remove.bg has instead of our statuses and codes."""
+
 log = logging.getLogger(__name__)
 
 
@@ -86,7 +96,12 @@ def problem_of(error: BgpipeError) -> Problem:
     return Problem(status, code, detail, RETRY_AFTER if status == 503 else 0)
 
 
-def problem_response(problem: Problem, errors: list[dict[str, Any]] | None = None) -> JSONResponse:
+def problem_response(
+    problem: Problem, path: str = "", errors: list[dict[str, Any]] | None = None
+) -> JSONResponse:
+    """Return the response to a request for `path`, which may be one of remove.bg's API."""
+    if path.startswith(REMOVEBG):
+        return _removebg_response(problem, errors or [])
     body = ProblemBody(
         type=f"urn:bgpipe:problem:{problem.code}",
         title=HTTPStatus(problem.status_code).phrase,
@@ -98,25 +113,34 @@ def problem_response(problem: Problem, errors: list[dict[str, Any]] | None = Non
     return JSONResponse(body, problem.status_code, problem.headers, MEDIA_TYPE)
 
 
+def _removebg_response(problem: Problem, errors: list[dict[str, Any]]) -> JSONResponse:
+    titles = [f"{'.'.join(error['at'])}: {error['what']}" for error in errors] or [problem.detail]
+    code = REMOVEBG_CODES.get(problem.code, problem.code.lower().replace("-", "_"))
+    status = REMOVEBG_STATUS.get(problem.status_code, problem.status_code)
+    body = {"errors": [{"title": title, "code": code} for title in titles]}
+    return JSONResponse(body, status, problem.headers)
+
+
 async def _on_bgpipe_error(request: Request, error: BgpipeError) -> JSONResponse:
     problem = problem_of(error)
     if problem.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         fields = {"path": request.url.path, "error": error}
         log.warning("request failed", extra={"fields": fields})
-    return problem_response(problem)
+    return problem_response(problem, request.url.path)
 
 
-async def _on_invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
+async def _on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
     errors = [{"at": list(map(str, item["loc"])), "what": item["msg"]} for item in error.errors()]
     detail = f"{'.'.join(errors[0]['at'])}: {errors[0]['what']}" if errors else "unreadable request"
-    return problem_response(Problem(422, "invalid-request", detail), errors)
+    return problem_response(Problem(422, "invalid-request", detail), request.url.path, errors)
 
 
 async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse:
     if isinstance(error, Problem):
-        return problem_response(error)
+        return problem_response(error, request.url.path)
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    response = problem_response(Problem(error.status_code, code, str(error.detail)))
+    problem = Problem(error.status_code, code, str(error.detail))
+    response = problem_response(problem, request.url.path)
     response.headers.update(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         # Several endpoints may share the path, and Starlette names the methods of one.
@@ -132,7 +156,8 @@ async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse
 
 async def _on_unexpected_error(request: Request, error: Exception) -> JSONResponse:
     log.error("fault", exc_info=error, extra={"fields": {"path": request.url.path}})
-    return problem_response(Problem(500, "internal", "internal error: see the server's log"))
+    problem = Problem(500, "internal", "internal error: see the server's log")
+    return problem_response(problem, request.url.path)
 
 
 HANDLERS: dict[int | type[Exception], Any] = {
