@@ -12,18 +12,17 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from PIL import ImageColor
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.errors import PermanentError
+from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http import submission
 from bgpipe.pipeline.http.body_limits import ENCODED_BYTES
 from bgpipe.pipeline.http.dependencies import AppState, Caller, State
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.routes.jobs import delete_job
-from bgpipe.pipeline.http.schemas import CutoutOptions
-from bgpipe.pipeline.images.arrangement import Arranged, Arrangement, Length, arrange
+from bgpipe.pipeline.http.schemas import CutoutOptions, Value
+from bgpipe.pipeline.images.arrangement import Arranged, Arrangement, arrange
 from bgpipe.pipeline.types import CLOSED_STATES, Job
 
 router = APIRouter(include_in_schema=False)
@@ -32,13 +31,8 @@ SECONDS, POLL = 60.0, 0.1
 """Maximum wait for a cutout, and pause between two reads of its job."""
 SEPARATORS = 200
 """Maximum number of brackets and commas in a JSON body, which is flat."""
-MEGAPIXELS = dict.fromkeys(("preview", "small", "regular"), 0.25) | {
-    "medium": 1.5,
-    "hd": 4.0,
-    "4k": 10.0,
-}
 PRESETS = {"person": "portraits", "product": "products"}
-PLAIN = {"crop": False, "canvas": "", "background": "", "shadow": 0.0}
+PLAIN: dict[str, Value] = {"crop": False, "canvas": "", "background": "", "shadow": 0.0}
 """What a preset may do to a cutout, and `arrange` does here."""
 MEDIA_TYPES = {
     "jpg": "image/jpeg",
@@ -46,45 +40,20 @@ MEDIA_TYPES = {
     "webp": "image/webp",
     "zip": "application/zip",
 }
-SHARE = r"\d{1,3}(\.\d{1,3})?%"
-LENGTH = r"\d{1,5}(\.\d{1,3})?(%|px)?"
 
 
-def _color(text: str) -> str:
-    """Return an opaque color as Pillow names it; `#` may be missing."""
-    color = f"#{text}" if text[:1] != "#" and set(text.lower()) <= set("0123456789abcdef") else text
-    if len(ImageColor.getrgb(color)) > 3:
-        raise ValueError("not an opaque color")
-    return color
-
-
-class Parameters(BaseModel):
+class Parameters(Arrangement):
     """Parameters with remove.bg's names and defaults; others, and other values, are errors."""
-
-    model_config = ConfigDict(extra="forbid")
 
     image_file: UploadFile | None = None
     image_file_b64: str = ""
-    size: Literal["preview", "small", "regular", "medium", "hd", "4k", "full", "auto", "50MP"] = (
-        "preview"
-    )
     type: Literal["auto", "person", "product", "car", "animal", "graphic", "transportation"] = (
         "auto"
     )
     type_level: Literal["none", "1", "2", "latest"] = "1"
-    format: Literal["auto", "png", "jpg", "webp", "zip"] = "auto"
-    roi: Annotated[str, Field(pattern=rf"^{LENGTH}( {LENGTH}){{3}}$")] = "0% 0% 100% 100%"
-    crop: bool = False
-    crop_margin: Annotated[str, Field(pattern=rf"^{LENGTH}( {LENGTH}( {LENGTH} {LENGTH})?)?$")] = (
-        "0"
-    )
-    scale: Annotated[str, Field(pattern=rf"^(original|{SHARE})$")] = "original"
-    position: Annotated[str, Field(pattern=rf"^(original|center|{SHARE}( {SHARE})?)$")] = "original"
-    channels: Literal["rgba", "alpha"] = "rgba"
     semitransparency: bool = True
     """For the windows of cars only, which the networks leave as they are."""
     add_shadow: Annotated[bool, Field(le=False)] = False
-    bg_color: Annotated[str, AfterValidator(_color)] = ""
     bg_image_file: UploadFile | None = None
 
     def read_image(self) -> bytes:
@@ -97,29 +66,6 @@ class Parameters(BaseModel):
             return base64.b64decode(self.image_file_b64.rpartition(",")[2], validate=True)
         except ValueError as error:
             raise Problem(400, "invalid_parameter", f"image_file_b64: {error}") from error
-
-    def arrangement(self) -> Arrangement:
-        margins = tuple(map(Length.parse, self.crop_margin.split()))
-        shares = ["50%"] if self.position == "center" else self.position.split()
-        is_fixed = self.position != "original"
-        is_opaque = self.bg_color or self.bg_image_file
-        automatic: Literal["jpg", "png"] = "jpg" if is_opaque and self.channels == "rgba" else "png"
-        return Arrangement(
-            roi=tuple(map(Length.parse, self.roi.split())),
-            crop=self.crop,
-            margins=margins * (4 // len(margins)),
-            scale=float(self.scale[:-1]) / 100 if self.scale != "original" else None,
-            position=(_share(shares[0]), _share(shares[-1])) if is_fixed else None,
-            max_pixels=MEGAPIXELS.get(self.size, float("inf")) * 1e6,
-            color=self.bg_color,
-            backdrop=self.bg_image_file.file.read() if self.bg_image_file else b"",
-            alpha_only=self.channels == "alpha",
-            format=automatic if self.format == "auto" else self.format,
-        )
-
-
-def _share(percent: str) -> float:
-    return min(float(percent[:-1]) / 100, 1.0)
 
 
 async def read_parameters(request: Request) -> Parameters:
@@ -179,8 +125,7 @@ async def remove_background(
         data = {f"foreground_{name}": value for name, value in box.items()}
         encoded = base64.b64encode(arranged.data).decode()
         return JSONResponse({"data": {"result_b64": encoded} | data}, headers=headers)
-    media_type = MEDIA_TYPES[parameters.arrangement().format]
-    return Response(arranged.data, media_type=media_type, headers=headers)
+    return Response(arranged.data, 200, headers, MEDIA_TYPES[arranged.format])
 
 
 def _start(state: AppState, owner: str, parameters: Parameters) -> Job:
@@ -204,14 +149,15 @@ def _finish(state: AppState, job: Job, parameters: Parameters) -> Arranged:
         Problem: 400: nothing was found in the image.
 
     """
+    background = parameters.bg_image_file.file.read() if parameters.bg_image_file else b""
     try:
         (view,) = state.jobs.items.views(job.id, 0, 1)
         if view.failure:
-            raise PermanentError(view.failure.code, view.failure.detail)
+            raise PermanentError(Code(view.failure.code), view.failure.detail)
         limits = state.uploads.limits
         with state.image_slots:
             cutout = state.session.stores.open(job.out).read(view.item.target, limits.max_bytes)
-            arranged = arrange(cutout, parameters.arrangement(), limits)
+            arranged = arrange(cutout, parameters, background, limits)
     finally:
         delete_job(state, job)
         state.session.stores.open(job.source).clear()
