@@ -48,7 +48,6 @@ class ClaimManager:
         Raises:
             ClaimedElsewhere: another lane or a live worker holds it.
             UsageError: the job has no such item, or one with another key.
-
         """
         with self._reserved(job, index):
             with self._lanes.claim(1):

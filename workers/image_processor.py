@@ -15,10 +15,9 @@ from bgpipe.pipeline.images.color import from_srgb, parse_color, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode, read_pixel_count
 from bgpipe.pipeline.images.encode import encode
 from bgpipe.pipeline.images.limits import Limits, estimate_memory
-from bgpipe.pipeline.matting.composite import composite
+from bgpipe.pipeline.matting.composite import composite, count_canvas_pixels
 from bgpipe.pipeline.matting.cutout import cut_out, keep_own_alpha
 from bgpipe.pipeline.matting.edges import solve_edges
-from bgpipe.pipeline.matting.layout import count_canvas_pixels
 from bgpipe.pipeline.matting.review import review
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import DecodedImage, Matte, Recipe, ReviewFlag
@@ -68,9 +67,7 @@ class ImageProcessor:
     ) -> tuple[bytes, tuple[ReviewFlag, ...]]:
         """Return the cutout of the file `data`, with `text` written into it, and its flags.
 
-        Raises:
-            ItemError: the source, the background or the device failed.
-
+        Raises ItemError if the source, the background or the device failed.
         """
         preset, output = recipe.preset, recipe.output
         with timer("measure"):

@@ -77,7 +77,6 @@ class ItemRunner:
             UsageError: the job has no such item, or one with another key.
             StoreCorrupted: the job's keys cannot be read.
             RedisUnavailable: the job store is away; the image may be repeated.
-
         """
         try:
             with self._claims.claim(job, index, source) as claim:

@@ -98,7 +98,6 @@ class Watchdog:
         Raises:
             TransientError: TIMEOUT, a stage exceeded its limit.
             WorkerShuttingDown: `give_up` was called.
-
         """
         result: Future[Result] = Future()
         thread = Thread(target=_fulfill, args=(result, work), name=name, daemon=True)

@@ -46,9 +46,7 @@ class BenchCluster:
     ) -> Iterator[EndToEndResult]:
         """Measure each size for about `seconds`.
 
-        Raises:
-            Unavailable: the worker exits, or an image fails.
-
+        Raises Unavailable if the worker exits, or an image fails.
         """
         previous = self._run("first", recipe, megapixels[0], MIN_IMAGES)
         for size in megapixels:

@@ -19,7 +19,7 @@ import torch
 from pydantic import TypeAdapter
 from torch.utils.flop_counter import FlopCounterMode
 
-from bgpipe.config.choices import Precision
+from bgpipe.config.settings import Precision
 from bgpipe.pipeline.bench.protocol import BenchRequest, Machine, NetworkResult
 from bgpipe.pipeline.errors import TransientError, UsageError
 from bgpipe.pipeline.inference.engine import DTYPES, BiRefNetEngine, cast_network, choose_precision
@@ -68,8 +68,9 @@ def _inspect_machine(
         detail = f"{request.threads} threads"
     software = f"torch {torch.__version__}, {detail}, Python {platform.python_version()}"
     peaks = {precision: _measure_matrix_product(device, precision) for precision in precisions}
-    # Of the plain network, so that savings of the fused one show as speed.
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+    # Of the plain network, so that savings of the fused one show as speed; outside inference mode, whose
+    # products by oneDNN are not counted.
+    with FlopCounterMode(display=False) as counter:
         load(request.model)(torch.zeros(1, 3, *request.model.size))
     operations = float(counter.get_total_flops())
     return Machine(device.type, product or platform.machine(), software, peaks, operations)

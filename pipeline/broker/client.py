@@ -21,7 +21,6 @@ from bgpipe.pipeline.logging import Notify, report_wait
 if TYPE_CHECKING:
     from redis.commands.core import Script
 
-MASK = "**********"
 RETRY_SECONDS = 30.0
 """Seconds for which a command is retried: a restarting server reads its append-only file."""
 PAUSE = 0.25
@@ -157,12 +156,6 @@ def retry_while_away(
                 stack.enter_context(report_wait(notify, _waiting_for(address)))
                 notify = None
             time.sleep(PAUSE)
-
-
-def without_password(url: str) -> str:
-    """Return `url` with its passwords masked; other texts as they are."""
-    masked = re.sub(r"(://[^/@:\s]*:)[^/\s]+@", rf"\1{MASK}@", url)
-    return re.sub(r"([?&]password=)[^&\s]+", rf"\1{MASK}", masked)
 
 
 def public_address(redis_url: str) -> str:

@@ -31,9 +31,7 @@ def is_ui_format(document: Json) -> bool:
 def to_graph(document: dict[str, Json]) -> Graph:
     """Convert a document in UI format.
 
-    Raises:
-        WorkflowError: a node is malformed or bypassed, or has widget values of a wrong type.
-
+    Raises WorkflowError if a node is malformed or bypassed, or has widget values of a wrong type.
     """
     nodes = {_node_id(node): node for node in document["nodes"]}
     nodes = {name: node for name, node in nodes.items() if node.get("mode", 0) != MUTED}

@@ -12,13 +12,12 @@ import sys
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from bgpipe.config.settings import Settings
+from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.http.app import create_app
 from bgpipe.pipeline.http.dependencies import open_state
 from bgpipe.pipeline.http.middleware import is_loopback
 from bgpipe.pipeline.logging import log_to_stderr
-from bgpipe.pipeline.session import read_settings
 
 GRACE = 5
 """Seconds that open requests may take after a signal; event streams end then."""
@@ -61,7 +60,7 @@ def main() -> int:
     """Serve until a signal; return bgpipe's exit code."""
     log_to_stderr()
     try:
-        settings = read_settings()
+        settings = load_settings()
         log_to_stderr(settings.log.format)
         # Open until the end, so that this check and the server share one embedded Redis.
         with open_state(settings) as state:

@@ -73,7 +73,6 @@ class UploadStore:
             PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE, TRUNCATED or TARGET.
             Problem: 413: the owner's quota is used up.
             TransientError: the store failed.
-
         """
         key = validate_name(name)
         file_format = validate_header(data, self.limits)

@@ -139,18 +139,15 @@ class WorkerCollector(Collector):
 def serve_metrics(collector: Collector, host: str, port: int) -> Iterator[None]:
     """Answer GET /metrics from a thread until the block ends.
 
-    Raises:
-        UsageError: the address cannot be bound.
-
+    Raises UsageError if the address cannot be bound.
     """
     registry = CollectorRegistry()
     registry.register(collector)
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:
-        raise UsageError(
-            f"metrics cannot be served: {host}:{port}: {error.strerror}: choose another address"
-        ) from error
+        place = f"{host}:{port}: {error.strerror}"
+        raise UsageError(f"metrics cannot be served: {place}: choose another address") from error
     try:
         yield
     finally:

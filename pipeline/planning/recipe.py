@@ -39,6 +39,7 @@ def build_recipe(
     *,
     model: str | ResolvedModel = "",
     preset: Preset | str = "",
+    changes: Mapping[str, Any] | None = None,
     output: Output | None = None,
     matting: str = "",
     naming: str = "",
@@ -47,7 +48,8 @@ def build_recipe(
 ) -> BuiltRecipe:
     """Assemble and check a recipe; empty names are those of the settings.
 
-    `pull` downloads missing weights; `notify` gets a line about every long step.
+    `changes` are as in `apply_changes`; `pull` downloads missing weights; `notify` gets a line about
+    every long step.
 
     Raises:
         UsageError: a name is unknown, or the values contradict each other.
@@ -55,6 +57,7 @@ def build_recipe(
     """
     if not isinstance(preset, Preset):
         preset = preset_named(settings, preset or settings.refine.preset)
+    preset = apply_changes(preset, changes or {})
     output = output or Output()
     _check_output(preset, output)
     if naming:

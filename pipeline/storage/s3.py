@@ -52,7 +52,7 @@ def make_client(settings: S3Settings, connections: int) -> BaseClient:
         connect_timeout=CONNECT_TIMEOUT,
         read_timeout=settings.timeout,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        s3={"addressing_style": settings.addressing.value},
+        s3={"addressing_style": settings.addressing},
     )
     with store_errors("no client for S3", settings.endpoint_url or settings.profile or "AWS"):
         # A new session: threads must not share the default one while it makes clients.
@@ -83,7 +83,7 @@ class S3Store:
         self._bucket = {"Bucket": bucket} | payer
         # Those of a write; no ACL, so that the bucket's rules hold.
         options = {
-            "ServerSideEncryption": settings.encryption.value,
+            "ServerSideEncryption": settings.encryption,
             "SSEKMSKeyId": settings.kms_key,
             "StorageClass": settings.storage_class,
         }
