@@ -3,8 +3,6 @@
 `webhook-signature` is `v1,` and the HMAC-SHA256 of `webhook-id`.`webhook-timestamp`.body in Base64.
 """
 
-from __future__ import annotations
-
 import base64
 import hmac
 import json
