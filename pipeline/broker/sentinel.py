@@ -23,11 +23,11 @@ def make_pool(url: str, timeout: float, options: Mapping[str, Any]) -> SentinelC
     ValueError if a port or the database is not a number.
     """
     parts = urlsplit(url)
-    sentinels = Sentinel(
+    sentinels = Sentinel(  # type: ignore[no-untyped-call]
         [(host, int(port or PORT)) for host, _, port in _hosts(url)],
         sentinel_kwargs=_limits(timeout),
     )
-    return SentinelConnectionPool(
+    return SentinelConnectionPool(  # type: ignore[no-untyped-call]
         _master(url),
         sentinels,
         username=unquote(parts.username or "") or None,

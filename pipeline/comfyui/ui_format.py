@@ -5,8 +5,6 @@ this graph, not in the order of the node's inputs, so the enhancer becomes a `Bg
 followed from the nodes' inputs; other entries of the table of links have no effect.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TypeGuard
 

@@ -1,14 +1,21 @@
 """Matching of images in one folder with ground truths in another."""
 
-from __future__ import annotations
-
+from dataclasses import dataclass
 from pathlib import Path
 
 from bgpipe.pipeline.errors import NoImages
-from bgpipe.pipeline.evaluation.protocol import ImagePair
 from bgpipe.pipeline.storage.base import is_image_name
 
 SUFFIX = "_alpha"
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePair:
+    """An image and its truth: a grey mask or matte, or an image whose alpha is the matte."""
+
+    name: str
+    image: Path
+    truth: Path
 
 
 def find_pairs(images: Path, truths: Path) -> tuple[tuple[ImagePair, ...], list[str]]:

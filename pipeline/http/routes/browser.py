@@ -1,7 +1,5 @@
 """The web page, and /v1/session: a cookie for the API key, which images and events cannot carry."""
 
-from __future__ import annotations
-
 from importlib.resources import files
 from typing import Annotated
 
@@ -40,7 +38,7 @@ def begin_session(
         max_age=SESSION_SECONDS,
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure="https" in (request.url.scheme, state.settings.serve.public_url[:5]),
     )
 
 
