@@ -8,10 +8,11 @@ import time
 import pytest
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.broker.client import connect, public_address, without_password
+from bgpipe.pipeline.broker.client import connect, public_address
 from bgpipe.pipeline.broker.queue import make_app
 from bgpipe.pipeline.broker.sentinel import broker_url, make_pool
 from bgpipe.pipeline.errors import RedisUnavailable, UsageError
+from bgpipe.pipeline.logging import mask_passwords
 
 WHOLE = "sentinel://bg%40pipe:p%20w@a:1,b/3?master=shop"
 
@@ -43,7 +44,7 @@ def test_kombu_gets_a_url_for_each_sentinel(url: str, expected: str, master: str
 
 def test_no_password_is_shown() -> None:
     assert public_address(WHOLE) == "sentinel://a:1,b/3"
-    assert "p%20w" not in without_password(WHOLE)
+    assert "p%20w" not in mask_passwords(WHOLE)
 
 
 def test_a_wrong_address_is_a_usage_error() -> None:
