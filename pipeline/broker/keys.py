@@ -168,6 +168,11 @@ def unreported_prompts_of(owner: str, client: str) -> str:
     return f"{PROMPTS}untold:{owner}:{client}"
 
 
+def listener_of(owner: str, client: str) -> str:
+    """String with a time to live of seconds: this client has a websocket. `client` is a digest."""
+    return f"{PROMPTS}listener:{owner}:{client}"
+
+
 def prompt_names_of(owner: str) -> str:
     """Hash: prefix of this caller's files -> number of files with it."""
     return f"{PROMPTS}names:{owner}"

@@ -10,7 +10,9 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
 from comfy_api_simplified import ComfyApiWrapper, ComfyWorkflowWrapper
 from PIL import Image
@@ -47,9 +49,46 @@ def test_comfy_ui_client_gets_its_images(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
+    reported = run_node(npm, "cutout.mjs", service, photo("client.jpg"), out)
+    assert [file["type"] for file in reported["files"]] == ["output", "temp", "temp"]
+    assert reported["entries"] >= 1
+    with Image.open(out / reported["files"][0]["filename"]) as cutout:
+        assert (cutout.format, cutout.mode, cutout.size) == ("PNG", "RGBA", (96, 64))
+
+
+@pytest.mark.parametrize("size", [(48, 32), (1600, 1200)])
+def test_saintnos_sdk_gets_each_output_and_the_end_once(
+    service: Service, photo: Photo, npm: Path, size: tuple[int, int]
+) -> None:
+    """It looks at the history at a prompt's first event, and at the queue at every status."""
+    reported = run_node(npm, "saintno.mjs", service, photo(f"saintno{size[0]}.png", size))
+    calls = [call for call in reported["calls"] if not call.startswith("output 6")]
+    assert calls[0] == "pending"
+    assert [call for call in calls if call.startswith(("output c", "finished", "failed"))] == [
+        "output cutout",
+        "finished 1",
+    ]
+    assert reported["mask"].startswith("mask")
+    assert reported["settings"] == {}
+    assert reported["users"] == {"storage": "server", "migrated": True}
+    assert reported["files"] == []
+
+
+def test_stable_canvas_client_gets_its_images_over_the_websocket_and_by_polling(
+    service: Service, photo: Photo, npm: Path
+) -> None:
+    reported = run_node(npm, "stable_canvas.mjs", service, photo("canvas.png"))
+    for urls in (reported["heard"], reported["polled"]):
+        data = [httpx2.get(url).content for url in urls if "type=output" in url]
+        (mode,) = (Image.open(io.BytesIO(each)).mode for each in data)
+        assert mode == "RGBA"
+
+
+def run_node(npm: Path, script: str, service: Service, *arguments: Path) -> dict[str, Any]:
+    """Run a script of tests/npm with the example as its graph; return what it reports."""
     server = service.url.removeprefix("http://")
     done = subprocess.run(
-        ["node", NPM / "cutout.mjs", server, photo("client.jpg"), out],
+        ["node", NPM / script, server, *arguments],
         input=(EXAMPLES / "production_bg_removal_api.json").read_text(),
         cwd=npm,
         capture_output=True,
@@ -58,11 +97,8 @@ def test_comfy_ui_client_gets_its_images(
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    reported = json.loads(done.stderr.splitlines()[-1])
-    assert [file["type"] for file in reported["files"]] == ["output", "temp", "temp"]
-    assert reported["entries"] >= 1
-    with Image.open(out / reported["files"][0]["filename"]) as cutout:
-        assert (cutout.format, cutout.mode, cutout.size) == ("PNG", "RGBA", (96, 64))
+    reported: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
+    return reported
 
 
 @pytest.fixture(scope="session")
