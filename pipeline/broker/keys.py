@@ -183,6 +183,11 @@ def prompt_file_of(owner: str, name: str) -> str:
     return f"{PROMPTS}file:{owner}:{name}"
 
 
+def user_files_of(owner: str) -> str:
+    """Hash: path of a file that this caller's clients keep -> Unix time in milliseconds, a line, content."""
+    return f"{PROMPTS}files:{owner}"
+
+
 def input_images_of(owner: str) -> str:
     """Sorted set: images that this caller uploaded for prompts -> Unix time."""
     return f"{PROMPTS}photos:{owner}"

@@ -88,6 +88,16 @@ def get_service(connection: HTTPConnection) -> PromptService:
     return PromptService(state, owner, prompts, InputImages(state, owner))
 
 
+async def read_body(request: Request) -> bytes:
+    """Return the body; Problem if it is too large."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > JSON_BYTES:
+            raise Problem(413, "too-large", f"more than {JSON_BYTES} bytes of JSON")
+    return bytes(body)
+
+
 async def read_json(request: Request) -> Json:
     """Return the body, whatever its content type: many clients send none.
 
@@ -96,11 +106,7 @@ async def read_json(request: Request) -> Json:
         Problem: it is too large.
 
     """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > JSON_BYTES:
-            raise Problem(413, "too-large", f"more than {JSON_BYTES} bytes of JSON")
+    body = await read_body(request)
     try:
         document = json.loads(body) if body else {}
         json.dumps(document, ensure_ascii=False, allow_nan=False).encode()

@@ -108,7 +108,7 @@ class PromptState:
     def _slowest_node(self) -> str:
         """The node that removes the background."""
         graph = self.prompt.graph
-        nodes = (name for name in graph if graph[name]["class_type"] == node_types.REMOVE)
+        nodes = (name for name in graph if graph[name]["class_type"] in node_types.REMOVERS)
         return next(nodes, next(iter(graph)))
 
     def _outputs_by_node(self) -> dict[str, Json]:
