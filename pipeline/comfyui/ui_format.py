@@ -82,8 +82,8 @@ def to_graph(document: dict[str, Json]) -> Graph:
     return graph
 
 
-def _levels(document: dict[str, Json]) -> Iterator[_Level]:
-    """Yield the document and every use of a subgraph, outer ones first."""
+def _levels(document: dict[str, Json]) -> list[_Level]:
+    """Return the document and every use of a subgraph, outer ones first."""
     definitions = document.get("definitions")
     subgraphs = {
         str(each.get("id")): each
@@ -92,12 +92,9 @@ def _levels(document: dict[str, Json]) -> Iterator[_Level]:
         )
         if is_ui_format(each)
     }
-    levels, count = [_Level(document)], 0
+    levels = [_Level(document)]
+    count = len(levels[0].nodes)
     for level in levels:
-        count += len(level.nodes)
-        if count > MAX_NODES:  # a subgraph may use itself
-            message = f"The workflow has more than {MAX_NODES} nodes"
-            raise WorkflowError("invalid_prompt", message)
         for name, node in level.nodes.items():
             if _mode(node) == BYPASSED and node["type"] not in COMMENTS | {REROUTE}:
                 message = "A node is bypassed: remove it"
@@ -106,7 +103,11 @@ def _levels(document: dict[str, Json]) -> Iterator[_Level]:
                 prefix = f"{level.prefix}{name}:"
                 level.inner[name] = _Level(subgraph, prefix, level, node)
                 levels.append(level.inner[name])
-        yield level
+                count += len(level.inner[name].nodes)
+                if count > MAX_NODES:  # a subgraph may use itself
+                    message = f"The workflow has more than {MAX_NODES} nodes"
+                    raise WorkflowError("invalid_prompt", message)
+    return levels
 
 
 def _node_id(node: Json) -> str:

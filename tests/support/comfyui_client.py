@@ -16,6 +16,7 @@ from .http_service import SECONDS
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "infra/examples"
 UI = json.loads((EXAMPLES / "production_bg_removal.json").read_text())
+ENDS = {"execution_success", "execution_error", "execution_interrupted"}
 API = json.loads((EXAMPLES / "production_bg_removal_api.json").read_text())
 
 
@@ -63,7 +64,7 @@ class Comfy:
 
 def events(socket: Any, prompt: str) -> list[tuple[str, dict[str, Any]]]:
     """Return the events of a client, without the status, to the end of the prompt."""
-    found = []
+    found: list[tuple[str, dict[str, Any]]] = []
     deadline = time.monotonic() + 2 * SECONDS
     while time.monotonic() < deadline:
         message = json.loads(socket.recv(2 * SECONDS))
@@ -71,6 +72,9 @@ def events(socket: Any, prompt: str) -> list[tuple[str, dict[str, Any]]]:
         if kind in {"status", "feature_flags"}:
             continue
         found.append((kind, data))
-        if kind == "executing" and data["node"] is None and data["prompt_id"] == prompt:
+        ours = [
+            kind for kind, data in found if data["prompt_id"] == prompt and not data.get("node")
+        ]
+        if "executing" in ours and ENDS.intersection(ours):
             return found
     raise AssertionError(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+from PIL import Image
 from websockets.sync.client import connect
 
 from ....support.comfyui_client import API, UI, Comfy, events
@@ -116,12 +118,110 @@ def test_the_websocket_tells_the_events_that_clients_wait_for(
         reported = events(socket, prompt)
     names = [kind for kind, _ in reported]
     assert names[:2] == ["execution_start", "execution_cached"]
-    assert names[-2:] == ["execution_success", "executing"]
+    assert names[-2:] == ["executing", "execution_success"]
     assert names.index("executing") < names.index("progress") < names.index("executed")
     executed = {
         data["node"]: data["output"]["images"] for kind, data in reported if kind == "executed"
     }
     assert executed["5"] == comfy.wait(prompt)["outputs"]["5"]["images"]
+
+
+def test_a_small_image_runs_until_its_events_were_sent_and_the_queue_is_shorter_after_them(
+    comfy: Comfy, graph: dict[str, Any], service: Service
+) -> None:
+    """Clients look at queue and history at the first event, and at every status."""
+    client = uuid.uuid4().hex
+    with connect(f"{service.url.replace('http', 'ws')}/ws?clientId={client}") as socket:
+        before = json.loads(socket.recv(SECONDS))
+        assert before["data"]["status"] == {"exec_info": {"queue_remaining": 0}}
+        prompt = comfy.prompt(graph, client_id=client)
+        time.sleep(1.5)  # the image is done by now, or this proves nothing less
+        names: list[str] = []
+        while "execution_success" not in names:
+            message = json.loads(socket.recv(2 * SECONDS))
+            names.append(message["type"])
+            if names[-1] == "status":
+                assert message["data"]["status"]["exec_info"]["queue_remaining"] == 1
+        message = json.loads(socket.recv(SECONDS))
+        assert message["data"]["status"] == {"exec_info": {"queue_remaining": 0}}
+        assert names.index("status") < names.index("execution_start")
+    assert comfy.wait(prompt)["status"]["completed"]
+
+
+def test_the_history_is_empty_at_the_first_event_and_complete_at_the_last(
+    comfy: Comfy, graph: dict[str, Any], service: Service
+) -> None:
+    client = uuid.uuid4().hex
+    with connect(f"{service.url.replace('http', 'ws')}/ws?clientId={client}") as socket:
+        prompt = comfy.prompt(graph, client_id=client)
+        for kind, is_empty in (("execution_start", True), ("executed", False)):
+            while json.loads(socket.recv(2 * SECONDS))["type"] != kind:
+                pass
+            assert (comfy.client.get(f"/history/{prompt}").json() == {}) is is_empty
+            queue = comfy.client.get("/queue").json()
+            assert (prompt in [item[1] for item in queue["queue_running"]]) is is_empty
+
+
+def test_comfyuis_own_nodes_give_the_alpha_of_v1(
+    comfy: Comfy, photo: Photo, finished: Callable[[str], dict[str, Any]]
+) -> None:
+    path = photo("core.png", (320, 240))
+    name = comfy.upload(path, overwrite="true")["name"]
+    graph = core_graph(name)
+    entry = comfy.wait(comfy.prompt(graph))
+    mask, cutout = comfy.image(entry, "7"), comfy.image(entry, "6")
+    reference = cutout_of_v1(comfy.client, path, finished)
+    assert np.abs(cutout[..., 3].astype(int) - reference[..., 3]).max() <= 1
+    assert np.array_equal(mask, cutout[..., 3])
+    solid = cutout[..., 3] == 255
+    assert solid.any()
+    assert np.array_equal(cutout[solid], reference[solid])
+    graph["3"]["inputs"]["resolution"] = 256  # the bundled model has 352
+    smaller = comfy.image(comfy.wait(comfy.prompt(graph)), "6")
+    assert not np.array_equal(smaller[..., 3], cutout[..., 3])
+    for resolution in (384, 250 + 7):  # larger, and not a multiple of 32
+        graph["3"]["inputs"]["resolution"] = resolution
+        answer = comfy.post(graph)
+        assert (answer.status_code, "352x352" in answer.text) == (400, True)
+
+
+def core_graph(photo: str) -> dict[str, Any]:
+    nodes: list[tuple[str, dict[str, Any]]] = [
+        ("LoadImage", {"image": photo}),
+        ("LoadBackgroundRemovalModel", {"bg_removal_name": "birefnet.safetensors"}),
+        ("RemoveBackground", {"bg_removal_model": ["2", 0], "image": ["1", 0]}),
+        ("InvertMask", {"mask": ["3", 0]}),
+        ("JoinImageWithAlpha", {"image": ["1", 0], "alpha": ["4", 0]}),
+        ("SaveImage", {"images": ["5", 0], "filename_prefix": "core"}),
+        ("MaskPreview", {"mask": ["3", 0]}),
+        ("MaskPreview", {"mask": ["4", 0]}),
+    ]
+    return {
+        str(number): {"class_type": kind, "inputs": inputs}
+        for number, (kind, inputs) in enumerate(nodes, 1)
+    }
+
+
+def cutout_of_v1(
+    client: httpx2.Client, photo: Path, finished: Callable[[str], dict[str, Any]]
+) -> np.ndarray:
+    """The cutout of the same photo by the service's own interface, without refinement."""
+    upload = client.post("/v1/uploads").json()["upload"]
+    files = {"files": (photo.name, photo.read_bytes())}
+    client.post(f"/v1/uploads/{upload}/files", files=files)
+    order = {"upload": upload, "preset": "raw", "model": "birefnet-nano"}
+    job = client.post("/v1/jobs", json=order).json()["job"]
+    assert finished(job)["done"] == 1
+    answer = client.get(f"/v1/jobs/{job}/items/0/result")
+    with Image.open(io.BytesIO(answer.content)) as image:
+        return np.asarray(image)
+
+
+def test_a_preview_of_an_inverted_mask_is_not_the_saved_alpha(comfy: Comfy, photo: Photo) -> None:
+    name = comfy.upload(photo(f"{uuid.uuid4().hex}.png", (64, 48)))["name"]
+    entry = comfy.wait(comfy.prompt(core_graph(name)))
+    alpha, inverted = comfy.image(entry, "7"), comfy.image(entry, "8")
+    assert np.abs(255 - inverted.astype(int) - alpha).max() <= 1
 
 
 def test_a_client_that_connects_late_gets_missed_events_once(
@@ -132,7 +232,7 @@ def test_a_client_that_connects_late_gets_missed_events_once(
     comfy.wait(prompt)
     url = f"{service.url.replace('http', 'ws')}/api/ws?clientId={client}"
     with connect(url) as socket:
-        assert [kind for kind, _ in events(socket, prompt)][-1] == "executing"
+        assert [kind for kind, _ in events(socket, prompt)][-1] == "execution_success"
         socket.send(json.dumps({"type": "feature_flags", "data": {}}))
         second = comfy.prompt(graph, client_id=client)
         assert events(socket, second)
