@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,21 @@ class Comfy:
         assert answer.status_code == 200, answer.text
         with Image.open(io.BytesIO(answer.content)) as image:
             return np.asarray(image)
+
+
+def cutout_of_v1(
+    client: httpx2.Client, photo: Path, finished: Callable[[str], dict[str, Any]]
+) -> np.ndarray:
+    """The cutout of the same photo by the service's own interface, without refinement."""
+    upload = client.post("/v1/uploads").json()["upload"]
+    files = {"files": (photo.name, photo.read_bytes())}
+    client.post(f"/v1/uploads/{upload}/files", files=files)
+    order = {"upload": upload, "preset": "raw", "model": "birefnet-nano"}
+    job = client.post("/v1/jobs", json=order).json()["job"]
+    assert finished(job)["done"] == 1
+    answer = client.get(f"/v1/jobs/{job}/items/0/result")
+    with Image.open(io.BytesIO(answer.content)) as image:
+        return np.asarray(image)
 
 
 def events(socket: Any, prompt: str) -> list[tuple[str, dict[str, Any]]]:

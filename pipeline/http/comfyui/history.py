@@ -113,7 +113,9 @@ class PromptState:
 
     def _outputs_by_node(self) -> dict[str, Json]:
         outputs: dict[str, Json] = {}
-        for file in self.prompt.kept if self.status is PromptStatus.DONE else ():
+        # Some clients take the first output, so saved ones come before previews.
+        kept = sorted(self.prompt.kept, key=lambda file: file.type == "temp")
+        for file in kept if self.status is PromptStatus.DONE else ():
             outputs.setdefault(file.node, {"images": []})["images"].append(file.reference)
         return outputs
 

@@ -206,6 +206,13 @@ def view(
     return response
 
 
+@router.get("/output/{name:path}")
+def show_output(request: Request, service: Service, name: str) -> Response:
+    """A saved file by its path, as scripts expect it of a web server in front of ComfyUI."""
+    folder, _, filename = name.rpartition("/")
+    return view(request, service, filename, folder)
+
+
 def _join(folder: str, filename: str) -> str:
     return f"{folder.strip('/')}/{filename}".removeprefix("/")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -43,7 +43,7 @@ class UserFiles:
         self._seconds = max(1, int(keep_days * DAY_SECONDS))
 
     def read(self, path: str) -> bytes | None:
-        value = self._client.hget(self._key, path)
+        value = cast("bytes | None", self._client.hget(self._key, path))
         return value.partition(b"\n")[2] if value else None
 
     def write(self, path: str, data: bytes, *, overwrite: bool = True) -> UserFile:
@@ -54,7 +54,7 @@ class UserFiles:
 
         """
         validate_name(path)
-        names = self._client.hkeys(self._key)
+        names = cast("list[bytes]", self._client.hkeys(self._key))
         if path.encode() in names and not overwrite:
             raise Problem(409, "conflict", f"file exists: {path}: overwrite=true replaces it")
         if len(data) > MAX_BYTES or len({*names, path.encode()}) > MAX_FILES:
@@ -71,7 +71,8 @@ class UserFiles:
     def list_below(self, folder: str) -> list[UserFile]:
         """Return the files of a folder and its folders; their paths begin there."""
         files = []
-        for name, value in sorted(self._client.hgetall(self._key).items()):
+        values = cast("dict[bytes, bytes]", self._client.hgetall(self._key))
+        for name, value in sorted(values.items()):
             modified, _, data = value.partition(b"\n")
             path = name.decode()
             if path.startswith(f"{folder}/"):

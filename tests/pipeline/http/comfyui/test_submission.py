@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import threading
 import time
@@ -15,10 +14,9 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-from PIL import Image
 from websockets.sync.client import connect
 
-from ....support.comfyui_client import API, UI, Comfy, events
+from ....support.comfyui_client import API, UI, Comfy, cutout_of_v1, events
 from ....support.http_service import SECONDS, Service
 
 LABELLED = {
@@ -104,6 +102,11 @@ def test_a_saved_mask_is_a_grey_picture(comfy: Comfy, graph: dict[str, Any]) -> 
     assert (mask["subfolder"], mask["filename"]) == ("masks", "cup_00001_.png")
     assert comfy.image(entry).ndim == 2
     assert comfy.image(entry, "8").shape[2] == 4
+    (cutout,) = entry["outputs"]["8"]["images"]
+    by_path = comfy.client.get(f"/output/cutouts/{cutout['filename']}")
+    assert by_path.content == comfy.client.get("/view", params=cutout).content
+    assert comfy.client.get("/output/cutouts/cup_99999_.png").status_code == 404
+    assert comfy.client.get("/output/..%2F..%2Fetc%2Fpasswd").status_code == 400
 
 
 def test_the_websocket_tells_the_events_that_clients_wait_for(
@@ -135,7 +138,6 @@ def test_a_small_image_runs_until_its_events_were_sent_and_the_queue_is_shorter_
         before = json.loads(socket.recv(SECONDS))
         assert before["data"]["status"] == {"exec_info": {"queue_remaining": 0}}
         prompt = comfy.prompt(graph, client_id=client)
-        time.sleep(1.5)  # the image is done by now, or this proves nothing less
         names: list[str] = []
         while "execution_success" not in names:
             message = json.loads(socket.recv(2 * SECONDS))
@@ -200,21 +202,6 @@ def core_graph(photo: str) -> dict[str, Any]:
         str(number): {"class_type": kind, "inputs": inputs}
         for number, (kind, inputs) in enumerate(nodes, 1)
     }
-
-
-def cutout_of_v1(
-    client: httpx2.Client, photo: Path, finished: Callable[[str], dict[str, Any]]
-) -> np.ndarray:
-    """The cutout of the same photo by the service's own interface, without refinement."""
-    upload = client.post("/v1/uploads").json()["upload"]
-    files = {"files": (photo.name, photo.read_bytes())}
-    client.post(f"/v1/uploads/{upload}/files", files=files)
-    order = {"upload": upload, "preset": "raw", "model": "birefnet-nano"}
-    job = client.post("/v1/jobs", json=order).json()["job"]
-    assert finished(job)["done"] == 1
-    answer = client.get(f"/v1/jobs/{job}/items/0/result")
-    with Image.open(io.BytesIO(answer.content)) as image:
-        return np.asarray(image)
 
 
 def test_a_preview_of_an_inverted_mask_is_not_the_saved_alpha(comfy: Comfy, photo: Photo) -> None:
