@@ -14,6 +14,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_settings import EnvSettingsSource, NestedSecretsSettingsSource
 
+from bgpipe.pipeline.errors import UsageError
+
 PREFIX = "BGPIPE_"
 DELIMITER = "__"
 
@@ -24,7 +26,7 @@ _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
-class SettingsError(ValueError):
+class SettingsError(UsageError):
     """The settings are invalid; the text has one line per problem, `origin: reason`."""
 
 

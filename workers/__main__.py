@@ -10,11 +10,11 @@ import argparse
 import gc
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from bgpipe.pipeline.errors import BgpipeError
@@ -27,43 +27,47 @@ def main() -> int:
     """Run until a signal arrives; return an exit code of bgpipe."""
     options = _parse()
     if options.name:
-        _run_worker(options)
-    workers = _early_workers(options) if options.stop_with_stdin else []
-    started = [worker.start(0) for worker in workers]
+        # Imports leave no garbage, and the search for it takes a seventh of their time.
+        gc.disable()
+        from bgpipe.workers.process import start
+
+        run = partial(start, options.name, options.restarts, options.metrics)
+        exit_now(run_entry_point(run, options.name))
+    if options.list_devices:
+        return run_entry_point(_list_devices)
+    workers: list[DeviceWorker] = []
+    if options.stop_with_stdin:  # a person waits for these, so they start before settings are read
+        with suppress(BgpipeError):  # raised again by _supervise, where it is logged
+            devices = select_devices(options.device, cpu_allowed=True)
+            workers = make_workers(devices, shared_host=True)
+    for worker in workers:
+        worker.start()
     try:
-        return run_entry_point(
-            _list_devices if options.list_devices else lambda: _supervise(options, workers, started)
-        )
+        return run_entry_point(partial(_supervise, options, workers))
     finally:
         if options.server:
-            _release_server(*options.server)
+            from bgpipe.pipeline.broker.embedded import release_server
+
+            folder, descriptor = options.server
+            with open(int(descriptor), "ab") as users:  # noqa: PTH123  # not a path
+                release_server(Path(folder), users)
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bgpipe.workers", description=__doc__)
-    parser.add_argument(
-        "--device", nargs="+", action="extend", default=[], help="cuda:0 ... or cpu"
-    )
-    parser.add_argument("--lanes", type=int, help="images in flight around one device")
-    parser.add_argument("--compile", action="store_true", help="compile the model at start")
-    parser.add_argument(
-        "--stop-with-stdin",
-        action="store_true",
-        help="drain when stdin ends, and use the CPU if there is no GPU",
-    )
-    parser.add_argument(
-        "--server",
-        nargs=2,
-        metavar=("FOLDER", "FD"),
-        help="embedded server to release at the end, and the descriptor of its users' lock",
-    )
-    parser.add_argument(
-        "--list-devices", action="store_true", help="print the default devices as JSON lines"
-    )
-    worker = parser.add_argument_group("worker process, started by the supervisor")
-    worker.add_argument("--name", help="unique in the cluster, like gpu0@host")
-    worker.add_argument("--restarts", type=int, default=0, help="earlier processes of this name")
-    worker.add_argument("--metrics", default="", help="HOST:PORT of its Prometheus endpoint")
+    add = parser.add_argument
+    add("--device", nargs="+", action="extend", default=[], help="cuda:0 ... or cpu")
+    add("--lanes", type=int, help="images in flight around one device")
+    add("--compile", action="store_true", help="compile the model at start")
+    drain = "drain when stdin ends, and use the CPU if there is no GPU"
+    add("--stop-with-stdin", action="store_true", help=drain)
+    server = "embedded server to release at the end, and the descriptor of its users' lock"
+    add("--server", nargs=2, metavar=("FOLDER", "FD"), help=server)
+    add("--list-devices", action="store_true", help="print the default devices as JSON lines")
+    add = parser.add_argument_group("worker process, started by the supervisor").add_argument
+    add("--name", help="unique in the cluster, like gpu0@host")
+    add("--restarts", type=int, default=0, help="earlier processes of this name")
+    add("--metrics", default="", help="HOST:PORT of its Prometheus endpoint")
     options = parser.parse_args()
     if options.lanes:
         os.environ["BGPIPE_WORKER__LANES"] = str(options.lanes)  # for the worker processes too
@@ -72,32 +76,13 @@ def _parse() -> argparse.Namespace:
     return options
 
 
-def _run_worker(options: argparse.Namespace) -> None:
-    # Imports leave no garbage, and the search for it takes a seventh of their time.
-    gc.disable()
-    from bgpipe.workers.process import start
-
-    exit_now(start(options.name, options.restarts, options.metrics))
-
-
 def _list_devices() -> int:
     for device in select_devices([], cpu_allowed=True):
         sys.stdout.write(json.dumps(asdict(device)) + "\n")
     return 0
 
 
-def _early_workers(options: argparse.Namespace) -> list[DeviceWorker]:
-    """Return a command's workers, which start before the settings are read: a person waits."""
-    with suppress(BgpipeError):  # raised again by _supervise, where it is logged
-        return make_workers(select_devices(options.device, cpu_allowed=True), shared_host=True)
-    return []
-
-
-def _supervise(
-    options: argparse.Namespace,
-    workers: Sequence[DeviceWorker],
-    started: Sequence[subprocess.Popen[bytes]],
-) -> int:
+def _supervise(options: argparse.Namespace, workers: Sequence[DeviceWorker]) -> int:
     settings = worker_settings()
     owned: bool = options.stop_with_stdin
     if not owned:
@@ -109,17 +94,10 @@ def _supervise(
         shared_host=owned,
         metrics="" if owned else settings.metrics.worker,
     )
-    supervisor = Supervisor(workers, settings.worker, started)
+    supervisor = Supervisor(workers, settings.worker)
     if owned:
         on_parent_exit(sys.stdin.fileno(), supervisor.stop)
     return supervisor.run()
-
-
-def _release_server(folder: str, descriptor: str) -> None:
-    from bgpipe.pipeline.broker.embedded import release_server
-
-    with open(int(descriptor), "ab") as users:  # noqa: PTH123  # not a path
-        release_server(Path(folder), users)
 
 
 if __name__ == "__main__":

@@ -18,25 +18,21 @@ from typing import TYPE_CHECKING, Self
 
 from bgpipe.config.settings import LimitSettings
 from bgpipe.pipeline.errors import Code, DeviceLost
-from bgpipe.pipeline.types import Matte, Matting, ModelTask, Recipe
-from bgpipe.workers.engine_cache import (
-    EngineCache,
-    EngineKey,
-    InferenceEngine,
-    ModelSpec,
-    engine_key,
-)
+from bgpipe.pipeline.types import Matte, Recipe
+from bgpipe.workers.engine_cache import EngineCache, ModelSpec, engine_key
 from bgpipe.workers.heartbeat import WorkerCounters
 from bgpipe.workers.lifecycle import WorkerShuttingDown
-from bgpipe.workers.watchdog import describe_thread
+from bgpipe.workers.watchdog import TimedStage, describe_thread
 
 if TYPE_CHECKING:
+    from bgpipe.pipeline.inference.engine import Engine
     from bgpipe.pipeline.types import Pixels
 
 CHECK_INTERVAL = 0.5
 """Seconds between two checks of the device thread."""
 CLOSE_SECONDS = 2.0
 """Time for the running step to end when the batcher closes."""
+NOT_BEGUN = "the device is gone before it began with the image; the worker ends"
 
 log = logging.getLogger(__name__)
 
@@ -47,22 +43,15 @@ class InferenceRequest:
     pixels: Pixels
     matte: Future[Matte] = field(default_factory=Future)
 
-    @property
-    def signature(self) -> tuple[EngineKey, tuple[int, ...]]:
-        """Equal for requests that may share a batch."""
-        return engine_key(self.spec), self.pixels.shape
+    def may_share_batch(self, other: InferenceRequest) -> bool:
+        same_engine = engine_key(self.spec) == engine_key(other.spec)
+        return same_engine and self.pixels.shape == other.pixels.shape
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceStep:
-    """The device thread's present step, due at `deadline` (of time.monotonic).
+class DeviceStep(TimedStage):
+    """The device thread's present step; if it does not end, one of `suspects` may be at fault."""
 
-    `suspects`: the requests that may be at fault if it does not end.
-    """
-
-    name: str
-    limit: float
-    deadline: float
     suspects: Sequence[InferenceRequest]
 
 
@@ -96,11 +85,10 @@ class Batcher:
         self._closed = False
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
-        self._watcher = threading.Thread(target=self._watch, name="device-watch", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._watcher.start()
+        threading.Thread(target=self._watch, name="device-watch", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -110,26 +98,19 @@ class Batcher:
         self._thread.join(CLOSE_SECONDS)
         self._end(DeviceLost(Code.DEVICE, "the worker ended during a step"))
 
-    def infer(self, recipe: Recipe, pixels: Pixels) -> Matte:
-        """Return the matte of `pixels`, which have the size of the recipe's model.
+    def infer(self, spec: ModelSpec, images: Sequence[Pixels]) -> list[Matte]:
+        """Return the mattes of model inputs, or of an image's tiles, as the engine of `spec` does.
 
         Raises:
-            DeviceLost: the device was lost while it ran this image.
+            DeviceLost: the device was lost while it ran one of these.
             WorkerShuttingDown: it was lost before.
 
-        Errors of the engine for this image are raised as well.
-
+        Errors of the engine for these are raised as well.
         """
-        return self._submit([InferenceRequest(recipe, pixels)])[0]
-
-    def infer_edges(self, matting: Matting, tiles: Sequence[Pixels]) -> list[Matte]:
-        """Return the alphas of an image's tiles, given as VitMatteEngine takes them. Raises as `infer`."""
-        return self._submit([InferenceRequest(matting, tile) for tile in tiles])
-
-    def _submit(self, requests: Sequence[InferenceRequest]) -> list[Matte]:
+        requests = [InferenceRequest(spec, pixels) for pixels in images]
         with self._changed:
             if self._ended:
-                raise _not_begun()
+                raise WorkerShuttingDown(NOT_BEGUN)
             self._waiting.extend(requests)
             self._changed.notify_all()
         return [request.matte.result() for request in requests]
@@ -148,8 +129,12 @@ class Batcher:
         while self._thread.is_alive() and not self._ended:
             self._thread.join(CHECK_INTERVAL)
             step = self._step
-            if step and time.monotonic() > step.deadline:
-                self._end(_overdue(step, describe_thread(self._thread)))
+            if step and step.remaining < 0:
+                lost = (
+                    f"the device's {step.name} did not end within {step.limit:g} s: it is at "
+                    f"{describe_thread(self._thread)}: check the device, or raise limits.{step.name}"
+                )
+                self._end(DeviceLost(Code.TIMEOUT, lost))
 
     def _next_batch(self) -> bool:
         """Wait for requests and, shortly, for a full batch; return False once closed."""
@@ -157,65 +142,61 @@ class Batcher:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             if self._closed or self._ended:
                 return False
-            self._changed.wait_for(self._is_full, timeout=self._wait)
+            self._changed.wait_for(
+                lambda: self._closed or len(self._first_batch()) == self._batch, self._wait
+            )
             self._serving = self._first_batch()
             self._waiting = [request for request in self._waiting if request not in self._serving]
             return True
 
-    def _is_full(self) -> bool:
-        return self._closed or len(self._first_batch()) == self._batch
-
     def _first_batch(self) -> list[InferenceRequest]:
-        signature = self._waiting[0].signature
-        batch = [request for request in self._waiting if request.signature == signature]
-        return batch[: self._batch]
+        return [*filter(self._waiting[0].may_share_batch, self._waiting)][: self._batch]
 
     def _serve(self, batch: list[InferenceRequest]) -> None:
         """Answer every request with its matte or its error."""
         spec = batch[0].spec
         try:
             engine = self._engine_for(spec)
-            with self._stepping("step", self._limits.step, batch), self._counting_seconds():
+            with self._stepping("step", self._limits.step, batch):
                 mattes = engine.infer([request.pixels for request in batch])
         except DeviceLost:
             raise
         except Exception as error:  # raised again in the lanes
             if len(batch) == 1 or self._engines.find(engine_key(spec)) is None:
                 _fail(batch, error)
-            else:
-                self._serve_one_by_one(batch, error)
+                return
+            fields = {"images": len(batch), "error": repr(error)}
+            log.warning("batch failed, running its images one by one", extra={"fields": fields})
+            for request in batch:  # so that a poisonous image fails alone
+                self._serve([request])
         else:
             with self._counters.update() as stats:
                 stats.steps += 1
                 stats.device_images += len(batch)
-                if engine_key(spec)[0] is ModelTask.SUBJECT:
+                if isinstance(spec, Recipe):
                     stats.model = spec.weights
             for request, matte in zip(batch, mattes, strict=True):
                 with suppress(InvalidStateError):  # the step ended after it was given up
                     request.matte.set_result(matte)
 
-    def _serve_one_by_one(self, batch: list[InferenceRequest], error: Exception) -> None:
-        """Repeat a failed batch image by image, so that a poisonous image fails alone."""
-        fields = {"images": len(batch), "error": repr(error)}
-        log.warning("batch failed, running its images one by one", extra={"fields": fields})
-        for request in batch:
-            self._serve([request])
-
-    def _engine_for(self, spec: ModelSpec) -> InferenceEngine:
-        engine = self._engines.find(engine_key(spec))
-        if engine is None:
-            fields = {"model": spec.model, "weights": spec.weights[:12]}
-            log.info("loading model", extra={"fields": fields})
-            with self._stepping("load", self._limits.load, ()):
-                engine = self._engines.load(spec)
-        return engine
+    def _engine_for(self, spec: ModelSpec) -> Engine:
+        if engine := self._engines.find(engine_key(spec)):
+            return engine
+        fields = {"model": spec.model, "weights": spec.weights[:12]}
+        log.info("loading model", extra={"fields": fields})
+        with self._stepping("load", self._limits.load, ()):
+            return self._engines.load(spec)
 
     @contextmanager
     def _stepping(
         self, name: str, limit: float, suspects: Sequence[InferenceRequest]
     ) -> Iterator[None]:
-        """Have the block watched. After DeviceLost the step stays, as its suspects may be at fault."""
-        self._step = DeviceStep(name, limit, time.monotonic() + limit, suspects)
+        """Have the block watched, and count the seconds of a forward pass, which has suspects.
+
+        After DeviceLost the step stays, as its suspects may be at fault.
+        """
+        start = time.perf_counter()
+        self._step = DeviceStep(name, limit, start + limit, suspects)
         try:
             yield
         except DeviceLost:
@@ -223,16 +204,12 @@ class Batcher:
         except Exception:
             self._step = None
             raise
-        self._step = None
-
-    @contextmanager
-    def _counting_seconds(self) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
+        else:
+            self._step = None
         finally:
-            with self._counters.update() as stats:
-                stats.device_seconds += time.perf_counter() - start
+            if suspects:
+                with self._counters.update() as stats:
+                    stats.device_seconds += time.perf_counter() - start
 
     def _end(self, lost: DeviceLost) -> None:
         """Fail all pending and future requests, so that no lane blocks."""
@@ -247,7 +224,7 @@ class Batcher:
             log.critical("device lost, the worker ends", extra={"fields": fields})
             self._on_lost()
         _fail(suspects, lost)
-        _fail([*self._serving, *waiting], _not_begun())
+        _fail([*self._serving, *waiting], WorkerShuttingDown(NOT_BEGUN))
 
 
 def _fail(requests: Sequence[InferenceRequest], error: Exception) -> None:
@@ -255,15 +232,3 @@ def _fail(requests: Sequence[InferenceRequest], error: Exception) -> None:
     for request in requests:
         with suppress(InvalidStateError):
             request.matte.set_exception(error)
-
-
-def _not_begun() -> WorkerShuttingDown:
-    return WorkerShuttingDown("the device is gone before it began with the image; the worker ends")
-
-
-def _overdue(step: DeviceStep, location: str) -> DeviceLost:
-    return DeviceLost(
-        Code.TIMEOUT,
-        f"the device's {step.name} did not end within {step.limit:g} s: it is at {location}: check "
-        f"the device, or raise limits.{step.name}",
-    )

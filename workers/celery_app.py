@@ -34,7 +34,7 @@ from bgpipe.pipeline.errors import (
     UsageError,
 )
 from bgpipe.pipeline.types import JobId, Outcome
-from bgpipe.workers.item_runner import ItemRunner, Requeue, RetryLater
+from bgpipe.workers.item_runner import ItemRunner, RetryLater
 from bgpipe.workers.watchdog import Watchdog
 
 LANES_SETTING = "bgpipe_lanes"
@@ -92,26 +92,37 @@ class LanePool(TaskPool):  # type: ignore[misc]  # Celery has no types
 
 
 class LaneWorker(Worker):  # type: ignore[misc]  # Celery has no types
-    """Celery's worker with our signal handlers."""
+    """Celery's worker that drains at the first signal to stop, and ends at once at the second.
+
+    Celery's own handlers ignore a second TERM and drop the images at a QUIT. USR1 prints the stack of
+    each thread.
+    """
 
     def install_platform_tweaks(self, worker: Worker) -> None:
-        """Replace Celery's handlers, which ignore a second TERM and drop the images at a QUIT."""
         del worker
-        install_signal_handlers()
+        stopping = False
+
+        def on_signal(number: int, _: FrameType | None) -> None:
+            nonlocal stopping
+            if stopping:
+                os._exit(128 + number)
+            stopping = True
+            request_shutdown(state.should_stop or 0)
+
+        faulthandler.register(signal.SIGUSR1)
+        for number in STOP_SIGNALS:
+            signal.signal(number, on_signal)
 
 
 def make_worker_app(settings: Settings, lanes: LaneOptions, runner: ItemRunner) -> Celery:
-    """Return the queue's app with a pool of `lanes` and the task that `runner` performs."""
+    """Return the queue's app with a pool of `lanes` and the task that `runner` performs.
+
+    The task repeats after `queue.retry_delay` seconds what the job store missed.
+    """
     app = make_app(settings, settings.redis_url)
     app.conf[LANES_SETTING] = lanes
     # The number of messages held, as the concurrency is 1: one for each lane, and the next ones.
     app.conf.worker_prefetch_multiplier = 2 * lanes.count
-    _register_task(app, runner, settings.queue.retry_delay)
-    return app
-
-
-def _register_task(app: Celery, runner: ItemRunner, retry_delay: float) -> None:
-    """Register the task; after `retry_delay` seconds it repeats what the job store missed."""
 
     def remove_background(task: Task, *message: object, **options: object) -> None:
         try:
@@ -121,21 +132,22 @@ def _register_task(app: Celery, runner: ItemRunner, retry_delay: float) -> None:
                 case _:
                     raise _unknown_message(message, options)
         except RedisUnavailable as error:
-            raise task.retry(exc=error, countdown=retry_delay) from error
+            raise task.retry(exc=error, countdown=settings.queue.retry_delay) from error
         except (StoreCorrupted, UsageError) as error:
             # Not repeated: the job store knows which items are missing and publishes them again.
             log.error("message dropped", extra={"fields": {"error": str(error)}})  # noqa: TRY400
             raise
         match result:
+            case RetryLater(delay=None):
+                raise Reject(result.error, requeue=True)
             case RetryLater():
                 raise task.retry(exc=result.error, countdown=result.delay)
-            case Requeue():
-                raise Reject(result.error, requeue=True)
             case Outcome(code=code) if code is not None:
                 raise PermanentError(code, result.detail)  # settled; shown by Flower as a failure
 
     # The job store counts attempts, not Celery; our own errors are logged without a traceback.
     app.task(name=TASK, bind=True, max_retries=None, throws=(BgpipeError,))(remove_background)
+    return app
 
 
 def _unknown_message(message: tuple[object, ...], options: dict[str, object]) -> UsageError:
@@ -175,26 +187,6 @@ def serve(app: Celery, name: str, on_ready: Callable[[], None]) -> int:
 def request_shutdown(code: int = 0) -> None:
     """Let this process's Celery worker drain and `serve` return `code`. Any thread may call."""
     state.should_stop = code
-
-
-def install_signal_handlers() -> None:
-    """Drain at the first signal that stops a process; end at once at the second.
-
-    USR1 prints the stack of each thread.
-    """
-    stopping = False
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        del frame
-        if stopping:
-            os._exit(128 + number)
-        stopping = True
-        request_shutdown(state.should_stop or 0)
-
-    faulthandler.register(signal.SIGUSR1)
-    for number in STOP_SIGNALS:
-        signal.signal(number, on_signal)
 
 
 def _is_unlogged(record: logging.LogRecord) -> bool:

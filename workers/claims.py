@@ -13,51 +13,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from threading import Condition, Lock
+from threading import Lock
 
 from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.jobs.items import Claim, ClaimOwner, ItemStore
 from bgpipe.pipeline.types import JobId
+from bgpipe.workers.budget import Budget
+
+LANES = 2**31
+"""More than any worker has: a claim of all of them runs alone."""
 
 
 class ClaimedElsewhere(BgpipeError):
     """A live worker or another lane works on the item already."""
-
-
-class IsolationLock:
-    """A readers-writer lock; a waiting writer goes before readers that arrive later."""
-
-    def __init__(self) -> None:
-        self._changed = Condition()
-        self._readers = 0
-        self._waiting_writers = 0
-        self._is_exclusive = False
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not (self._is_exclusive or self._waiting_writers))
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._readers -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        with self._changed:
-            self._waiting_writers += 1
-            self._changed.wait_for(lambda: not (self._is_exclusive or self._readers))
-            self._waiting_writers -= 1
-            self._is_exclusive = True
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._is_exclusive = False
-                self._changed.notify_all()
 
 
 class ClaimManager:
@@ -67,7 +35,7 @@ class ClaimManager:
         self.items = items
         self._worker = worker
         self._is_alive = is_alive
-        self._isolation = IsolationLock()
+        self._lanes = Budget(LANES)
         self._lock = Lock()
         self._since: dict[tuple[JobId, int], float] = {}
 
@@ -80,14 +48,13 @@ class ClaimManager:
         Raises:
             ClaimedElsewhere: another lane or a live worker holds it.
             UsageError: the job has no such item, or one with another key.
-
         """
         with self._reserved(job, index):
-            with self._isolation.shared():
+            with self._lanes.claim(1):
                 if self._dead_owner(job, index) is None:
                     yield self._claim(job, index, source)
                     return
-            with self._isolation.exclusive():
+            with self._lanes.claim(LANES):
                 owner = self._dead_owner(job, index)
                 claim = self._claim(job, index, source)
                 yield claim and replace(claim, predecessor=owner)

@@ -4,44 +4,32 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import Code, ModelUnavailable, TransientError, UsageError
 from bgpipe.pipeline.models.hub import Hub
 from bgpipe.pipeline.models.registry import resolve
-from bgpipe.pipeline.types import Matte, Matting, ModelTask, Recipe, ResolvedModel
+from bgpipe.pipeline.types import Matting, Recipe, ResolvedModel
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.types import Pixels
+    from bgpipe.pipeline.inference.engine import Engine
 
 log = logging.getLogger(__name__)
 
 
-class InferenceEngine(Protocol):
-    """A network on the device: BiRefNetEngine, VitMatteEngine or one of a benchmark."""
-
-    @property
-    def memory(self) -> int:
-        """Bytes of the device that its weights take."""
-        ...
-
-    def infer(self, images: Sequence[Pixels]) -> list[Matte]: ...
-
-
 ModelSpec = Recipe | Matting
 """Names the weights and the input size of an engine."""
-EngineFactory = Callable[[ModelSpec], InferenceEngine]
-EngineKey = tuple[ModelTask, str, tuple[int, int]]
-"""Task, sha256 of the weights, and input size: tells one engine from another."""
+EngineFactory = Callable[[ModelSpec], "Engine"]
+EngineKey = tuple[type[ModelSpec], str, tuple[int, int]]
 
 
 def engine_key(spec: ModelSpec) -> EngineKey:
-    task = ModelTask.EDGES if isinstance(spec, Matting) else ModelTask.SUBJECT
-    return task, spec.weights, spec.size
+    """Return kind of model, sha256 of the weights and input size: tell one engine from another."""
+    return type(spec), spec.weights, spec.size
 
 
 class EngineCache:
@@ -50,22 +38,16 @@ class EngineCache:
     def __init__(self, make_engine: EngineFactory, capacity_bytes: int) -> None:
         self._make_engine = make_engine
         self._capacity_bytes = capacity_bytes
-        self._engines: dict[EngineKey, InferenceEngine] = {}
+        self._engines: OrderedDict[EngineKey, Engine] = OrderedDict()
         """In the order of their last use."""
 
-    @property
-    def keys(self) -> list[EngineKey]:
-        """The engines kept, the one used last first."""
-        return list(self._engines)[::-1]
-
-    def find(self, key: EngineKey) -> InferenceEngine | None:
+    def find(self, key: EngineKey) -> Engine | None:
         """Return the engine if it is kept, which is then the one used last."""
-        engine = self._engines.pop(key, None)
-        if engine is not None:
-            self._engines[key] = engine
-        return engine
+        if key in self._engines:
+            self._engines.move_to_end(key)
+        return self._engines.get(key)
 
-    def load(self, spec: ModelSpec) -> InferenceEngine:
+    def load(self, spec: ModelSpec) -> Engine:
         """Make an engine and keep it; if the device is full, evict all others for it.
 
         Raises the factory's errors.
@@ -79,31 +61,20 @@ class EngineCache:
             self._engines.clear()
             engine = None
         # Outside the handler, whose error keeps the half-made engine alive.
-        self._engines[engine_key(spec)] = kept = engine or self._make_engine(spec)
-        self._evict()
-        return kept
-
-    def _evict(self) -> None:
-        while len(self._engines) > 1 and self._used_bytes > self._capacity_bytes:
-            _, weights, _ = oldest = next(iter(self._engines))
-            del self._engines[oldest]
+        self._engines[engine_key(spec)] = made = engine or self._make_engine(spec)
+        kept = self._engines
+        while len(kept) > 1 and sum(each.memory for each in kept.values()) > self._capacity_bytes:
+            (_, weights, _), _ = kept.popitem(last=False)
             log.info("model given up for room", extra={"fields": {"weights": weights[:12]}})
-
-    @property
-    def _used_bytes(self) -> int:
-        return sum(engine.memory for engine in self._engines.values())
+        return made
 
 
-def make_engine_factory(settings: Settings, device: str, batch: int) -> EngineFactory:
-    """Return a loader of models onto `device` (cpu or cuda) for `batch` images or tiles at once."""
-    # Where torch.compile finds what it compiled before.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.state_folder / "compiled"))
-    return partial(_load_engine, settings, device, batch)
-
-
-def _load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) -> InferenceEngine:
+def load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) -> Engine:
+    """Load the model onto `device` (cpu or cuda) for `batch` images; raises TransientError."""
     model = _resolve(spec, settings)
     threads = settings.worker.cpu_threads or available_cores()
+    # Where torch.compile finds what it compiled before.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.state_folder / "compiled"))
     import torch  # by the device thread, as it takes seconds in which the worker connects
 
     try:
@@ -111,15 +82,20 @@ def _load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) -
             from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine
 
             return VitMatteEngine(model, device, batch=batch, threads=threads)
-        from bgpipe.pipeline.inference.engine import BiRefNetEngine, EngineOptions
+        from bgpipe.pipeline.inference.engine import BiRefNetEngine
 
-        engine = settings.engine
-        options = EngineOptions(engine.precision, compiled=engine.compile, graphs=engine.graphs)
-        return BiRefNetEngine(model, device, batch=batch, threads=threads, options=options)
+        return BiRefNetEngine(
+            model,
+            device,
+            batch=batch,
+            threads=threads,
+            precision=settings.engine.precision,
+            compiled=settings.engine.compile,
+            graphs=settings.engine.graphs,
+        )
     except torch.OutOfMemoryError as error:
-        raise TransientError(
-            Code.DEVICE, f"the model does not fit into the device's memory: {spec.model}"
-        ) from error
+        problem = f"the model does not fit into the device's memory: {spec.model}"
+        raise TransientError(Code.DEVICE, problem) from error
 
 
 def available_cores() -> int:
@@ -137,9 +113,7 @@ def _resolve(spec: ModelSpec, settings: Settings) -> ResolvedModel:
     except (ModelUnavailable, UsageError) as error:
         raise TransientError(Code.INTERNAL, f"model {spec.model}: {error}") from error
     if model.sha256 != spec.weights:
-        raise TransientError(
-            Code.INTERNAL,
-            f"model {spec.model} differs: the job wants {spec.weights}, here is {model.sha256}: "
-            "use the same weights on every machine",
-        )
+        difference = f"the job wants {spec.weights}, here is {model.sha256}"
+        remedy = "use the same weights on every machine"
+        raise TransientError(Code.INTERNAL, f"model {spec.model} differs: {difference}: {remedy}")
     return replace(model, size=spec.size)

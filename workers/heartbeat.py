@@ -9,21 +9,20 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.monitoring.heartbeat import LIFE, Histogram, WorkerStats
 from bgpipe.pipeline.processes import background_thread
-from bgpipe.workers.memory_budget import resident_bytes
+from bgpipe.workers.budget import resident_bytes
 
 PERIOD = 5.0
 """Seconds between two heartbeats."""
-WHOLE = "image"
-"""The stage that covers an image's whole time in its lane."""
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ class WorkerCounters:
                 in_flight=len(ages),
                 oldest=max(ages, default=0.0),
                 memory=resident_bytes(),
-                stages={name: stage.copy() for name, stage in self._stages.items()},
+                stages=deepcopy(self._stages),
             )
 
     def record_outcome(self, seconds: float, stages: Mapping[str, float]) -> None:
@@ -59,7 +58,7 @@ class WorkerCounters:
         with self.update() as stats:
             stats.images += 1
             stats.progress = time.time()
-            for name, duration in {WHOLE: seconds, **stages}.items():
+            for name, duration in {"image": seconds, **stages}.items():
                 self._stages[name].observe(duration)
 
     def record_write(self, location: str) -> None:
@@ -76,16 +75,12 @@ class WorkerCounters:
 def sending_heartbeats(
     client: RedisClient, worker: str, read_stats: Callable[[], WorkerStats]
 ) -> Iterator[None]:
-    """Write heartbeats from a thread until the block ends.
-
-    `worker` is the name under which the process claims items.
-    """
+    """Write heartbeats from a thread until the block ends; `worker` is the name that claims items."""
     key = keys.of_worker(worker)
 
     def write() -> None:
-        fields: dict[Any, Any] = dict(read_stats().write())
         try:
-            client.hset(key, mapping=fields)
+            client.hset(key, mapping=cast("dict[Any, Any]", read_stats().write()))
             client.expire(key, LIFE)
         except RedisUnavailable as error:
             log.warning("heartbeat missed", extra={"fields": {"error": str(error)}})

@@ -44,21 +44,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """Repeat the message in `delay` seconds."""
+    """Repeat the message in `delay` seconds; None: return it to the queue, as this worker ends."""
 
     error: BgpipeError
-    delay: float
-
-
-@dataclass(frozen=True, slots=True)
-class Requeue:
-    """Return the message to the queue: this worker is ending."""
-
-    error: BgpipeError
-
-
-RunResult = Outcome | RetryLater | Requeue | None
-"""None: there is nothing left to do."""
+    delay: float | None = None
 
 
 class ItemRunner:
@@ -73,35 +62,32 @@ class ItemRunner:
         counters: WorkerCounters,
         settings: Settings,
     ) -> None:
-        self._items = claims.items
         self._claims = claims
+        self._items = claims.items
         self._watchdog = watchdog
         self._processor = processor
         self._counters = counters
-        self._queue = settings.queue
-        self._limits = settings.limits.model_dump()
-        self._max_bytes = settings.images.max_bytes
-        self._review_out = settings.review.out
+        self._settings = settings
         self._store: Callable[[str], Store] = lru_cache(STORES_CACHED)(stores.open)
 
-    def run(self, job: JobId, index: int, source: str) -> RunResult:
-        """Claim the item, make its cutout and settle it.
+    def run(self, job: JobId, index: int, source: str) -> Outcome | RetryLater | None:
+        """Claim the item, make its cutout and settle it; return None if nothing is left to do.
 
         Raises:
             UsageError: the job has no such item, or one with another key.
             StoreCorrupted: the job's keys cannot be read.
             RedisUnavailable: the job store is away; the image may be repeated.
-
         """
         try:
             with self._claims.claim(job, index, source) as claim:
                 if claim is None:
                     return None
-                timer = StageTimer(self._limits)
-                work = partial(self._make_cutout, claim, timer)
+                timer = StageTimer(self._settings.limits.model_dump())
                 try:
                     self._check_predecessor(claim)
-                    identity, flags = self._watchdog.run(source, timer, work)
+                    identity, flags = self._watchdog.run(
+                        source, timer, partial(self._make_cutout, claim, timer)
+                    )
                 except Exception as error:
                     return self._after_error(error, claim, timer)
                 self._items.write_fingerprint(job, index, identity)
@@ -113,12 +99,9 @@ class ItemRunner:
         """Raise if the item killed a worker while it ran alone, and its attempts are used up."""
         if claim.predecessor is None:
             return
-        if claim.predecessor.redelivered and claim.attempt > self._queue.max_attempts:
-            raise PermanentError(
-                Code.WORKER_LOST,
-                "its worker died each time it was in flight, in the end alone: "
-                f"{claim.attempt - 1} attempts",
-            )
+        if claim.predecessor.redelivered and claim.attempt > self._settings.queue.max_attempts:
+            lost = "its worker died each time it was in flight, in the end alone"
+            raise PermanentError(Code.WORKER_LOST, f"{lost}: {claim.attempt - 1} attempts")
         log.warning("image runs alone: its worker died", extra={"fields": _fields(claim)})
 
     def _make_cutout(self, claim: Claim, timer: StageTimer) -> tuple[str, tuple[ReviewFlag, ...]]:
@@ -127,30 +110,34 @@ class ItemRunner:
         with timer("read"):
             if not job.overwrite:
                 check_replaceable(self._store(job.out), item.target)
-            data = self._store(job.source).read(item.source, self._max_bytes)
+            data = self._store(job.source).read(item.source, self._settings.images.max_bytes)
             refuse_cutout(data)
         text = {"bgpipe:recipe": recipe.text, "bgpipe:source": item.identity}
-        cutout = self._processor.process(data, recipe, text, timer)
+        data, flags = self._processor.process(data, recipe, text, timer)
         with timer("write"):
             metadata = {RECIPE_METADATA: recipe.hash, "bgpipe-source": item.identity}
-            identity = self._store(job.out).write(item.target, cutout.data, metadata)
-            if cutout.flags and self._review_out:
-                copy = f"{job.id}/{item.target}"
-                self._store(self._review_out).write(copy, cutout.data, metadata)
+            identity = self._store(job.out).write(item.target, data, metadata)
+            if flags and (review_out := self._settings.review.out):
+                self._store(review_out).write(f"{job.id}/{item.target}", data, metadata)
             self._counters.record_write(job.out)
-        return identity, cutout.flags
+        return identity, flags
 
-    def _after_error(self, error: Exception, claim: Claim, timer: StageTimer) -> RunResult:
+    def _after_error(
+        self, error: Exception, claim: Claim, timer: StageTimer
+    ) -> Outcome | RetryLater:
         """Requeue the item, release it for another attempt, or settle it as failed."""
-        is_last_attempt = claim.attempt >= self._queue.max_attempts
+        is_last_attempt = claim.attempt >= self._settings.queue.max_attempts
+        failure: ItemError
         match error:
-            case WorkerShuttingDown():
-                self._items.give_back(claim.job.id, claim.item.index)
-                return _requeue(error, claim)
-            case DeviceLost() if not (claim.predecessor and is_last_attempt):
-                return _requeue(error, claim)  # stays claimed, so that the next attempt runs alone
-            case DeviceLost() | PermanentError():
-                return self._settle(claim, Outcome.failed(claim.item.index, error), timer)
+            case DeviceLost() if claim.predecessor and is_last_attempt:
+                failure = error
+            case WorkerShuttingDown() | DeviceLost():
+                if isinstance(error, WorkerShuttingDown):
+                    self._items.give_back(claim.job.id, claim.item.index)
+                # Otherwise it stays claimed, so that the next attempt runs alone.
+                fields = _fields(claim) | {"reason": str(error)}
+                log.warning("image given back", extra={"fields": fields})
+                return RetryLater(error)
             case ItemError():
                 failure = error
             case BgpipeError():  # a store that this worker cannot open, for example
@@ -158,7 +145,7 @@ class ItemRunner:
             case _:
                 log.exception("unexpected error", extra={"fields": _fields(claim)})
                 failure = TransientError(Code.INTERNAL, repr(error))
-        if is_last_attempt:
+        if is_last_attempt or isinstance(failure, PermanentError):
             return self._settle(claim, Outcome.failed(claim.item.index, failure), timer)
         fields = _fields(claim) | {"attempt": claim.attempt, "error": str(failure)}
         log.warning("image will be tried again", extra={"fields": fields})
@@ -170,11 +157,12 @@ class ItemRunner:
         self._items.settle(claim.job.id, outcome)
         self._counters.record_outcome(timer.seconds, timer.stages)
         fields = _fields(claim) | {"attempt": claim.attempt, "code": outcome.code}
+        seconds = {"seconds": timer.seconds} | timer.stages
         if outcome.code is None:
-            log.info("image done", extra={"fields": fields | timer.fields()})
+            log.info("image done", extra={"fields": fields | seconds})
         else:
             fields["detail"] = outcome.detail
-            log.warning("image failed", extra={"fields": fields | timer.fields()})
+            log.warning("image failed", extra={"fields": fields | seconds})
         return outcome
 
     def _delay(self, attempt: int) -> float:
@@ -182,14 +170,9 @@ class ItemRunner:
 
         A delayed message waits unacknowledged in a worker; beyond the timeout it would run twice.
         """
-        delay = self._queue.retry_delay * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.5)
-        return min(delay, self._queue.visibility_timeout / 2)
-
-
-def _requeue(error: BgpipeError, claim: Claim) -> Requeue:
-    fields = _fields(claim) | {"reason": str(error)}
-    log.warning("image given back", extra={"fields": fields})
-    return Requeue(error)
+        queue = self._settings.queue
+        delay = queue.retry_delay * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.5)
+        return min(delay, queue.visibility_timeout / 2)
 
 
 def _fields(claim: Claim) -> dict[str, object]:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, NoReturn
 from bgpipe.pipeline.errors import BgpipeError, UsageError
 
 if TYPE_CHECKING:
-    from bgpipe.config.choices import LogFormat
     from bgpipe.config.settings import Settings
 
 EXIT_RESTART = 75
@@ -60,9 +59,14 @@ def run_entry_point(work: Callable[[], int], worker: str = "") -> int:
 
     `worker` ends every line of the log, which the workers of a machine share.
     """
-    from bgpipe.pipeline.logging import log_to_stderr
+    from bgpipe.config.settings import load_settings
+    from bgpipe.pipeline.logging import LogFormat, log_to_stderr
 
-    log_to_stderr(_log_format(), {"worker": worker} if worker else {})
+    try:
+        style = load_settings().log.format
+    except BgpipeError:
+        style = LogFormat.TEXT  # `work` reports the wrong settings
+    log_to_stderr(style, {"worker": worker} if worker else {})
     try:
         return work()
     except BgpipeError as error:
@@ -70,27 +74,11 @@ def run_entry_point(work: Callable[[], int], worker: str = "") -> int:
         return error.exit_code
 
 
-def _log_format() -> LogFormat:
-    """Return the configured format, or text if the settings are wrong: `work` reports that."""
-    from bgpipe.config.choices import LogFormat
+def worker_settings() -> Settings:
+    """Return the settings; raise UsageError if one is wrong, or no Redis is configured."""
     from bgpipe.config.settings import load_settings
 
-    try:
-        return load_settings().log.format
-    except ValueError:
-        return LogFormat.TEXT
-
-
-def worker_settings() -> Settings:
-    """Return the settings of a process that works for a given Redis.
-
-    Raises:
-        UsageError: a value is wrong, or no Redis is configured.
-
-    """
-    from bgpipe.pipeline.session import read_settings
-
-    settings = read_settings()
+    settings = load_settings()
     if settings.embedded:
         raise UsageError("no Redis configured for workers: set BGPIPE_REDIS_URL")
     return settings

@@ -13,10 +13,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import RedisUnavailable, Unavailable, UsageError
 from bgpipe.pipeline.inference.devices import WorkerDevice
@@ -34,26 +32,34 @@ MAX_DELAY = 60.0
 log = logging.getLogger(__name__)
 
 
-class WorkerProcess(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    def start(self, restarts: int) -> subprocess.Popen[bytes]: ...
-
-
-@dataclass(frozen=True, slots=True)
 class DeviceWorker:
-    """A worker process on `device`; `metrics` is the HOST:PORT of its endpoint, or empty."""
+    """The worker process on `device`, and the time of its next start.
 
-    name: str
-    device: WorkerDevice
-    metrics: str = ""
+    `metrics` is the HOST:PORT of its endpoint, or empty.
+    """
 
-    def start(self, restarts: int) -> subprocess.Popen[bytes]:
-        """Start the process, which ends when the pipe to its stdin does.
+    def __init__(self, name: str, device: WorkerDevice, metrics: str = "") -> None:
+        self.name = name
+        self.device = device
+        self.metrics = metrics
+        self.failed_starts = 0
+        """Processes in a row that ended before they were ready."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._starts = 0
+        self._ready = False
+        self._due = self._started = time.monotonic()
+        self._delay = 0.0
 
-        `restarts`: processes of this name so far.
-        """
+    def start(self) -> None:
+        """Start a process if none runs and one is due."""
+        if self._process is None and time.monotonic() >= self._due:
+            self._started = time.monotonic()
+            self._ready = False
+            self._process = self._spawn(self._starts)
+            self._starts += 1
+
+    def _spawn(self, restarts: int) -> subprocess.Popen[bytes]:
+        """Start a process, which ends when the pipe to its stdin does, after `restarts` others."""
         options = ["--name", self.name, "--restarts", str(restarts), "--metrics", self.metrics]
         return subprocess.Popen(  # noqa: S603  # our own module
             [sys.executable, "-m", "bgpipe.workers", *options],
@@ -63,72 +69,27 @@ class DeviceWorker:
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which drains the worker
         )
 
+    def check(self, first_delay: float) -> int | None:
+        """Return the exit code if the process has ended since the last call, and plan a restart.
 
-def make_workers(
-    devices: Sequence[WorkerDevice], *, shared_host: bool, metrics: str = ""
-) -> list[DeviceWorker]:
-    """Return a worker per device, named like gpu0@host.
-
-    `metrics` is the HOST:PORT of the first one; each next one takes the next port.
-    `shared_host`: this machine may run other supervisors of the same cluster, as each command of the
-    embedded mode does; names then get a random part.
-    """
-    host = socket.gethostname()
-    suffix = f"-{secrets.token_hex(3)}" if shared_host else ""
-    seen: Counter[str] = Counter()
-    workers: list[DeviceWorker] = []
-    for device in devices:
-        seen[device.label] += 1
-        copy = f"-{seen[device.label]}" if seen[device.label] > 1 else ""
-        address = next_address(metrics, len(workers)) if metrics else ""
-        workers.append(DeviceWorker(f"{device.label}{copy}{suffix}@{host}", device, address))
-    return workers
-
-
-class WorkerSlot:
-    """One worker's current process and the time of its next start."""
-
-    def __init__(
-        self,
-        worker: WorkerProcess,
-        first_delay: float,
-        process: subprocess.Popen[bytes] | None = None,
-    ) -> None:
-        self.worker = worker
-        self._first_delay = first_delay
-        self._delay = first_delay
-        self._process = process
-        self._due = self._started = time.monotonic()
-        self._ready = False
-        self._starts = 0 if process is None else 1
-        self.failed_starts = 0
-        """Processes in a row that ended before they were ready."""
-
-    def start(self) -> None:
-        """Start a process if none runs and one is due."""
-        if self._process is None and time.monotonic() >= self._due:
-            self._started = time.monotonic()
-            self._ready = False
-            self._process = self.worker.start(self._starts)
-            self._starts += 1
-
-    def check(self) -> int | None:
-        """Return the exit code if the process has ended since the last call, and plan a restart."""
+        The delay of a restart begins with `first_delay` and doubles each time.
+        """
         if self._process is None:
             return None
-        ended = self._process.poll() is not None
+        code = self._process.poll()
         self._ready = self._ready or _has_reported_ready(self._process)
-        if not ended:
+        if code is None:
             return None
-        code = self._clear(self._process)
+        self._clear()
         if self._ready:
             self.failed_starts = 0
         elif code != RedisUnavailable.exit_code:  # reachable when the supervisor started
             self.failed_starts += 1
-        if time.monotonic() - self._started >= MAX_DELAY:
-            self._delay = self._first_delay
+        if not self._delay or time.monotonic() - self._started >= MAX_DELAY:
+            self._delay = first_delay
         self._due = time.monotonic() + self._delay
-        fields = {"name": self.worker.name, "end": _describe_exit(code), "restart_in": self._delay}
+        end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        fields = {"name": self.name, "end": end, "restart_in": self._delay}
         log.error("worker ended", extra={"fields": fields})
         self._delay = min(2 * self._delay, MAX_DELAY)
         return code
@@ -146,38 +107,49 @@ class WorkerSlot:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return False
-        self._clear(self._process)
+        self._clear()
         return True
 
-    def _clear(self, ended: subprocess.Popen[bytes]) -> int:
-        """Empty the slot, close the process's pipes and return its exit code."""
-        self._process = None
-        ended.communicate()
-        return ended.returncode
+    def _clear(self) -> None:
+        ended, self._process = self._process, None
+        if ended is not None:
+            ended.communicate()  # closes its pipes
+
+
+def make_workers(
+    devices: Sequence[WorkerDevice], *, shared_host: bool, metrics: str = ""
+) -> list[DeviceWorker]:
+    """Return a worker per device, named like gpu0@host.
+
+    `metrics` is the HOST:PORT of the first one; each next one takes the next port.
+    `shared_host`: this machine may run other supervisors of the same cluster, as each command of the
+    embedded mode does; names then get a random part.
+    """
+    suffix = f"-{secrets.token_hex(3)}" if shared_host else ""
+    host, _, port = metrics.rpartition(":")
+    seen: Counter[str] = Counter()
+    workers: list[DeviceWorker] = []
+    for device in devices:
+        seen[device.label] += 1
+        copy = f"-{seen[device.label]}" if seen[device.label] > 1 else ""
+        name = f"{device.label}{copy}{suffix}@{socket.gethostname()}"
+        address = f"{host}:{int(port) + len(workers)}" if metrics else ""
+        workers.append(DeviceWorker(name, device, address))
+    return workers
 
 
 class Supervisor:
-    """Runs in the main thread of its process. `started`: processes of `workers` that run already."""
+    """Runs in the main thread of its process; some of `workers` may have been started before."""
 
-    def __init__(
-        self,
-        workers: Sequence[WorkerProcess],
-        settings: WorkerSettings,
-        started: Sequence[subprocess.Popen[bytes]] = (),
-    ) -> None:
-        self._slots = [
-            WorkerSlot(worker, settings.restart_delay, process)
-            for worker, process in zip_longest(workers, started)
-        ]
-        self._start_attempts = settings.start_attempts
-        self._drain_limit = settings.drain_timeout + GRACE
-        # Plain flags: a signal handler must not take the lock of an Event.
+    def __init__(self, workers: Sequence[DeviceWorker], settings: WorkerSettings) -> None:
+        self._workers = workers
+        self._settings = settings
+        # Plain values: a signal handler must not take the lock of an Event.
         self._stopping = False
-        self._signalled = False
-        self._hurried = False
+        self._signals = 0
 
     def run(self) -> int:
-        """Keep every slot filled until `stop` or a signal, then drain.
+        """Keep every worker running until `stop` or a signal, then drain.
 
         Returns 0, the exit code of a worker whose configuration is wrong, or that of Unavailable if
         a worker repeatedly ends before it is ready.
@@ -195,47 +167,38 @@ class Supervisor:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Drain at the first signal, kill the workers at the second."""
         del number, frame
-        self._hurried = self._signalled
-        self._signalled = self._stopping = True
+        self._signals += 1
+        self._stopping = True
 
     def _watch(self) -> int:
         while not self._stopping:
-            for slot in self._slots:
-                code = slot.check()
+            for worker in self._workers:
+                code = worker.check(self._settings.restart_delay)
                 if code == UsageError.exit_code:  # another start would only repeat it
                     log.critical("worker cannot start: see its message above")
                     return code
-                if slot.failed_starts >= self._start_attempts:
-                    fields = {"name": slot.worker.name, "attempts": slot.failed_starts}
-                    log.critical(
-                        "worker ends before it is ready, giving up: see its messages above",
-                        extra={"fields": fields},
-                    )
+                if worker.failed_starts >= self._settings.start_attempts:
+                    fields = {"name": worker.name, "attempts": worker.failed_starts}
+                    message = "worker ends before it is ready, giving up: see its messages above"
+                    log.critical(message, extra={"fields": fields})
                     return Unavailable.exit_code
-                slot.start()
+                worker.start()
             time.sleep(POLL)
         return 0
 
     def _drain(self) -> None:
         """Let the workers finish the images in flight; kill those that exceed the limit."""
-        log.info("draining", extra={"fields": {"limit": self._drain_limit}})
-        for slot in self._slots:
-            slot.signal(signal.SIGTERM)
-        deadline = time.monotonic() + self._drain_limit
-        while not self._hurried and time.monotonic() < deadline:
-            if all(slot.has_ended(POLL) for slot in self._slots):
+        limit = self._settings.drain_timeout + GRACE
+        log.info("draining", extra={"fields": {"limit": limit}})
+        for worker in self._workers:
+            worker.signal(signal.SIGTERM)
+        deadline = time.monotonic() + limit
+        while self._signals < 2 and time.monotonic() < deadline:
+            if all(worker.has_ended(POLL) for worker in self._workers):
                 return
-        for slot in self._slots:
-            slot.signal(signal.SIGKILL)
-            slot.has_ended(GRACE)
-
-
-def next_address(address: str, ports: int) -> str:
-    """Return the HOST:PORT that is `ports` ports after `address`."""
-    from bgpipe.config.settings import parse_address  # pydantic, which the start does without
-
-    host, port = parse_address(address)
-    return f"{host}:{port + ports}"
+        for worker in self._workers:
+            worker.signal(signal.SIGKILL)
+            worker.has_ended(GRACE)
 
 
 def _has_reported_ready(process: subprocess.Popen[bytes]) -> bool:
@@ -243,7 +206,3 @@ def _has_reported_ready(process: subprocess.Popen[bytes]) -> bool:
         return False
     readable, _, _ = select.select([process.stdout], [], [], 0)
     return bool(readable) and READY in os.read(process.stdout.fileno(), 4096)
-
-
-def _describe_exit(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

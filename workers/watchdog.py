@@ -38,16 +38,16 @@ class StageAborted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TimedStage:
-    """A stage that began at `start` (of time.perf_counter) and may take `limit` seconds."""
+    """A stage that may take `limit` seconds, until `deadline` (of time.perf_counter)."""
 
     name: str
-    start: float
     limit: float
+    deadline: float
 
     @property
     def remaining(self) -> float:
-        """Seconds until the limit; negative beyond it."""
-        return self.start + self.limit - time.perf_counter()
+        """Seconds until the deadline; negative beyond it."""
+        return self.deadline - time.perf_counter()
 
 
 class StageTimer:
@@ -57,44 +57,29 @@ class StageTimer:
         """`limits`: seconds for each stage."""
         self._limits = limits
         self._start = time.perf_counter()
-        self._stages: dict[str, float] = {}
-        self._aborted = False
+        self.stages: dict[str, float] = {}
+        """Seconds of each stage that has ended."""
         self.current: TimedStage | None = None
+        self.aborted = False
+        """No further stage begins."""
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Time the block as `stage`.
-
-        Raises:
-            StageAborted: `abort` was called before.
-
-        """
-        if self._aborted:
+        """Time the block as `stage`, or raise StageAborted."""
+        if self.aborted:
             raise StageAborted
         start = time.perf_counter()
-        self.current = TimedStage(stage, start, self._limits[stage])
+        self.current = TimedStage(stage, self._limits[stage], start + self._limits[stage])
         try:
             yield
         finally:
             self.current = None
-            self._stages[stage] = time.perf_counter() - start
-
-    def abort(self) -> None:
-        """Let no further stage begin."""
-        self._aborted = True
+            self.stages[stage] = time.perf_counter() - start
 
     @property
     def seconds(self) -> float:
         """Seconds since the timer was made."""
         return time.perf_counter() - self._start
-
-    @property
-    def stages(self) -> dict[str, float]:
-        """Seconds of each stage that has ended."""
-        return self._stages.copy()
-
-    def fields(self) -> dict[str, float]:
-        return {"seconds": self.seconds} | self.stages
 
 
 class Watchdog:
@@ -113,7 +98,6 @@ class Watchdog:
         Raises:
             TransientError: TIMEOUT, a stage exceeded its limit.
             WorkerShuttingDown: `give_up` was called.
-
         """
         result: Future[Result] = Future()
         thread = Thread(target=_fulfill, args=(result, work), name=name, daemon=True)
@@ -126,10 +110,10 @@ class Watchdog:
             if result.done():
                 return result.result()
             if self._given_up.done():
-                timer.abort()
+                timer.aborted = True
                 raise WorkerShuttingDown("the worker ended before the image was done")
             if stage and stage is timer.current and stage.remaining <= 0:
-                timer.abort()
+                timer.aborted = True
                 raise self._report_stuck(stage, thread)
 
     def give_up(self) -> None:
@@ -146,11 +130,9 @@ class Watchdog:
         if stuck >= self._max_stuck:
             log.critical("too many images are stuck: the worker ends and is started again")
             self._on_too_many_stuck()
-        return TransientError(
-            Code.TIMEOUT,
-            f"{stage.name} did not end within {stage.limit:g} s: look at the image, or raise "
-            f"limits.{stage.name}",
-        )
+        remedy = f"look at the image, or raise limits.{stage.name}"
+        overrun = f"{stage.name} did not end within {stage.limit:g} s: {remedy}"
+        return TransientError(Code.TIMEOUT, overrun)
 
 
 def describe_thread(thread: Thread) -> str:

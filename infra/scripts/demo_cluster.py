@@ -28,7 +28,7 @@ import skimage
 import yaml
 from PIL import Image
 
-from bgpipe.pipeline.broker.server_process import find_server
+from bgpipe.pipeline.broker.embedded import find_server
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

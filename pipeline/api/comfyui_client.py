@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from copy import deepcopy
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 import httpx2
 
 from bgpipe.pipeline.comfyui import node_types
+from bgpipe.pipeline.comfyui.graph import Graph, Json
 from bgpipe.pipeline.comfyui.ui_format import is_ui_format, to_graph
 from bgpipe.pipeline.errors import UsageError
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.comfyui.graph import Graph, Json
 
 
 class Detail(TypedDict):
@@ -38,12 +38,13 @@ class Batch(TypedDict):
 class BackgroundRemovalAPI:
     """Submits images to `bgpipe serve` by its ComfyUI interface.
 
+    `save` and `get_system_stats` raise httpx2.HTTPError if the server is not reachable.
+
     Example:
         api = BackgroundRemovalAPI("127.0.0.1", 8188, "production_bg_removal.json")
         ok, job = api.process_image("photo.jpg", output_prefix="cutout")
         if ok:
             print(api.save(job, "cutouts"))
-
     """
 
     def __init__(
@@ -57,9 +58,7 @@ class BackgroundRemovalAPI:
     ) -> None:
         """Read the workflow. `timeout` is of one request, in seconds; `key` is an API key.
 
-        Raises:
-            UsageError: the workflow cannot be read, or has no LoadImage and SaveImage.
-
+        Raises UsageError: the workflow cannot be read, or has no LoadImage and SaveImage.
         """
         self._workflow = _read_workflow(Path(workflow_path))
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -96,9 +95,10 @@ class BackgroundRemovalAPI:
                 time.sleep(delay_between)
             posted.append((str(image), *self._post(image, output_prefix)))
         details: list[Detail] = []
-        for image, success, result in posted:
-            ended = self._wait(result, poll_interval, max_retries) if success else (False, result)
-            details.append({"image": image, "success": ended[0], "result": ended[1]})
+        for name, success, result in posted:
+            if success:
+                success, result = self._wait(result, poll_interval, max_retries)
+            details.append({"image": name, "success": success, "result": result})
         succeeded = sum(detail["success"] for detail in details)
         return {
             "total": len(details),
@@ -108,33 +108,21 @@ class BackgroundRemovalAPI:
         }
 
     def save(self, job: str, folder: str | Path) -> list[Path]:
-        """Download the saved files of a job into `folder`, which is created; return their paths.
-
-        Raises:
-            httpx2.HTTPError: the server is not reachable, or the files have expired.
-
-        """
+        """Download what a job saved, until it expires, into `folder`, which is created; return the paths."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         paths = []
-        for output in self._history_entry(job)["outputs"].values():
-            for image in output["images"]:
-                if image["type"] == "output":
-                    response = self._client.get("/view", params=image).raise_for_status()
-                    path = target / Path(image["filename"]).name
-                    path.write_bytes(response.content)
-                    paths.append(path)
+        outputs = self._history_entry(job)["outputs"].values()
+        for image in chain.from_iterable(output["images"] for output in outputs):
+            if image["type"] == "output":
+                response = self._client.get("/view", params=image).raise_for_status()
+                paths.append(target / Path(image["filename"]).name)
+                paths[-1].write_bytes(response.content)
         return paths
 
     def get_system_stats(self) -> dict[str, Json]:
-        """Return statistics of the server and its workers.
-
-        Raises:
-            httpx2.HTTPError: the server is not reachable.
-
-        """
-        stats: dict[str, Json] = self._client.get("/system_stats").raise_for_status().json()
-        return stats
+        """Return statistics of the server and its workers."""
+        return dict(self._client.get("/system_stats").raise_for_status().json())
 
     def health_check(self) -> bool:
         """Return whether the server responds."""
@@ -169,7 +157,7 @@ class BackgroundRemovalAPI:
         return "/".join(part for part in (uploaded["subfolder"], uploaded["name"]) if part)
 
     def _fill_workflow(self, image: str, prefix: str) -> Graph:
-        graph: Graph = json.loads(json.dumps(self._workflow))
+        graph = deepcopy(self._workflow)
         for node in graph.values():
             if node["class_type"] == node_types.LOAD:
                 node["inputs"]["image"] = image
@@ -181,11 +169,9 @@ class BackgroundRemovalAPI:
         last = "not polled"
         for _ in range(attempts):
             try:
-                status = self._history_entry(job).get("status")
+                status, last = self._history_entry(job).get("status"), "the job has not ended"
             except (httpx2.HTTPError, ValueError) as error:  # the server may return
                 status, last = None, str(error)
-            else:
-                last = "the job has not ended"
             if status:
                 is_done = status["status_str"] == "success" and status["completed"]
                 return (True, job) if is_done else (False, f"{job}: {_failure(status)}")
@@ -194,8 +180,7 @@ class BackgroundRemovalAPI:
 
     def _history_entry(self, job: str) -> dict[str, Json]:
         history = self._client.get(f"/history/{job}").raise_for_status().json()
-        entry: dict[str, Json] = history.get(job, {})
-        return entry
+        return dict(history.get(job, {}))
 
 
 def _read_workflow(path: Path) -> Graph:
@@ -226,7 +211,6 @@ def _error_message(response: httpx2.Response) -> str:
 
 
 def _failure(status: dict[str, Json]) -> str:
-    for kind, data in status["messages"]:
-        if kind == "execution_error":
-            return f"{data['exception_type']}: {data['exception_message']}"
-    return "interrupted"
+    errors = [data for kind, data in status["messages"] if kind == "execution_error"]
+    texts = [f"{error['exception_type']}: {error['exception_message']}" for error in errors]
+    return texts[0] if texts else "interrupted"

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, TypeVar, overload
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from bgpipe.config.settings import Settings
+from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.images.color import from_srgb, parse_color, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode
@@ -25,21 +26,16 @@ from bgpipe.pipeline.matting.composite import composite
 from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.matting.edges import solve_edges
 from bgpipe.pipeline.models import registry
-from bgpipe.pipeline.planning.recipe import apply_changes, build_recipe, preset_named
-from bgpipe.pipeline.session import read_settings
+from bgpipe.pipeline.planning.recipe import build_recipe
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output, Preset
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from bgpipe.pipeline.inference.engine import BiRefNetEngine
     from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine
     from bgpipe.pipeline.types import Pixels
 
     Photo = TypeVar("Photo", Image.Image, Pixels, bytes)
-
-DEEP_MODES = ("I", "F")
-"""First letters of Pillow's modes with more than 8 bits a sample."""
+    Picture = TypeVar("Picture", Image.Image, Pixels)
 
 _MAX_REMOVERS = 4
 """Networks that `remove` keeps; each holds up to 1 GB of memory."""
@@ -57,16 +53,10 @@ def remove(image: Photo, *, model: str = "", preset: str = "", device: str = "")
         UsageError: a name, the configuration or the type of the image is wrong.
         ModelUnavailable: the weights are not on this machine and cannot be pulled.
         ItemError: the image is too large or damaged, or the device failed.
-
     """
     with _remover_lock:  # two threads would load the same network twice
-        remover = _cached_remover(model, preset, device)
+        remover = _cached_remover(model, preset, device=device)
     return remover.file(image) if isinstance(image, bytes) else remover(image)
-
-
-@lru_cache(maxsize=_MAX_REMOVERS)
-def _cached_remover(model: str, preset: str, device: str) -> BackgroundRemover:
-    return BackgroundRemover(model, preset, device=device)
 
 
 class BackgroundRemover:
@@ -76,7 +66,6 @@ class BackgroundRemover:
         remover = BackgroundRemover(model="birefnet-nano", preset="portraits")
         cutout = remover(Image.open("photo.jpg"))    # a Pillow image in, one in RGBA out
         rgba = remover(pixels)                       # an array uint8 [H, W, 3] in, [H, W, 4] out
-
     """
 
     def __init__(
@@ -96,14 +85,9 @@ class BackgroundRemover:
         Raises:
             UsageError: a name, a value or the configuration is wrong.
             ModelUnavailable: the weights are not on this machine and cannot be pulled.
-
         """
-        self._settings = settings or read_settings()
-        if not isinstance(preset, Preset):
-            preset = preset_named(self._settings, preset or self._settings.refine.preset)
-        built = build_recipe(
-            self._settings, model=model, preset=apply_changes(preset, changes or {})
-        )
+        self._settings = settings or load_settings()
+        built = build_recipe(self._settings, model=model, preset=preset, changes=changes)
         if built.is_degraded:
             warnings.warn(
                 f"{registry.DEFAULT} is not available: using {registry.TRIAL}, whose mattes are clearly "
@@ -117,13 +101,7 @@ class BackgroundRemover:
         self.recipe = built.recipe
         """Everything that determines the pixels."""
 
-    @overload
-    def __call__(self, image: Image.Image) -> Image.Image: ...
-
-    @overload
-    def __call__(self, image: Pixels) -> Pixels: ...
-
-    def __call__(self, image: Image.Image | Pixels) -> Image.Image | Pixels:
+    def __call__(self, image: Picture) -> Picture:
         """Return the cutout of an image, with the image's type.
 
         An array is uint8 [H, W, 3 or 4], RGB or RGBA in sRGB, and becomes RGBA [H, W, 4]. A Pillow
@@ -133,7 +111,6 @@ class BackgroundRemover:
         Raises:
             UsageError: it is not such an array or image.
             ItemError: it is too large, or the device failed.
-
         """
         if isinstance(image, Image.Image):
             decoded = _decode_pillow(image)
@@ -146,9 +123,7 @@ class BackgroundRemover:
     def file(self, data: bytes, output: Output | None = None) -> bytes:
         """Return the cutout of an image file as a file, as a worker writes it; by default a PNG.
 
-        Raises:
-            ItemError: with the code that the image would have in a job.
-
+        Raises ItemError: with the code that the image would have in a job.
         """
         output = output or Output()
         image = decode(data, self._limits, output.depth == 16)
@@ -170,38 +145,31 @@ class BackgroundRemover:
         from bgpipe.pipeline.networks.preprocess import preprocess
 
         pixels = to_viewed_srgb(preprocess(image.rgb, self.recipe.size), image.icc)
-        (matte,) = self._engine.infer([pixels])
+        engine, edge_engine = self._engines
+        (matte,) = engine.infer([pixels])
         matting = self.recipe.matting
-        if matting is None or self._edge_engine is None:
+        if matting is None or edge_engine is None:
             return matte
         rgb = to_viewed_srgb(image.rgb, image.icc)
-        return Matte(solve_edges(rgb, matte.alpha, matting, self._edge_engine.infer))
+        return Matte(solve_edges(rgb, matte.alpha, matting, edge_engine.infer))
 
     @cached_property
-    def _engine(self) -> BiRefNetEngine:
-        from bgpipe.pipeline.inference.engine import BiRefNetEngine
-
-        return BiRefNetEngine(self._weights, self._resolved_device, batch=1, threads=self._threads)
-
-    @cached_property
-    def _edge_engine(self) -> VitMatteEngine | None:
-        if self._edge_weights is None:
-            return None
-        from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine
-
-        return VitMatteEngine(
-            self._edge_weights, self._resolved_device, batch=1, threads=self._threads
-        )
-
-    @cached_property
-    def _resolved_device(self) -> str:
+    def _engines(self) -> tuple[BiRefNetEngine, VitMatteEngine | None]:
         import torch
 
-        return self._device or ("cuda" if torch.cuda.is_available() else "cpu")
+        from bgpipe.pipeline.inference.engine import BiRefNetEngine
 
-    @property
-    def _threads(self) -> int:
-        return self._settings.worker.cpu_threads or os.cpu_count() or 1
+        device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
+        threads = self._settings.worker.cpu_threads or os.cpu_count() or 1
+        engine = BiRefNetEngine(self._weights, device, batch=1, threads=threads)
+        if self._edge_weights is None:
+            return engine, None
+        from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine
+
+        return engine, VitMatteEngine(self._edge_weights, device, batch=1, threads=threads)
+
+
+_cached_remover = lru_cache(maxsize=_MAX_REMOVERS)(BackgroundRemover)
 
 
 def _decode_array(array: Pixels) -> DecodedImage:
@@ -220,7 +188,7 @@ def _decode_array(array: Pixels) -> DecodedImage:
 
 
 def _decode_pillow(image: Image.Image) -> DecodedImage:
-    if image.mode.startswith(DEEP_MODES):
+    if image.mode.startswith(("I", "F")):
         raise UsageError(f"more than 8 bits a sample: {image.mode}: pass its file to file()")
     upright = ImageOps.exif_transpose(image)
     has_alpha = upright.has_transparency_data

@@ -16,9 +16,9 @@ from PIL import Image
 from bgpipe.pipeline.bench.protocol import EndToEndResult
 from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.errors import Unavailable
-from bgpipe.pipeline.monitoring.heartbeat import WorkerStats, read_heartbeats
+from bgpipe.pipeline.monitoring.heartbeat import Histogram, WorkerStats, read_heartbeats
 from bgpipe.pipeline.session import Session, open_session
-from bgpipe.pipeline.types import Job, JobId, JobSummary, Recipe
+from bgpipe.pipeline.types import Job, JobId, Recipe
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
@@ -46,9 +46,7 @@ class BenchCluster:
     ) -> Iterator[EndToEndResult]:
         """Measure each size for about `seconds`.
 
-        Raises:
-            Unavailable: the worker exits, or an image fails.
-
+        Raises Unavailable if the worker exits, or an image fails.
         """
         previous = self._run("first", recipe, megapixels[0], MIN_IMAGES)
         for size in megapixels:
@@ -63,14 +61,20 @@ class BenchCluster:
         photo = _make_photo(megapixels)
         for number in range(images):
             (source / f"{number:05}.jpg").write_bytes(photo)
-        before = self._read_stats(since=time.time())
+        before, session = self._read_stats(), self.session
         job = Job(JobId(f"bench-{name}"), str(source), f"{source}-cutouts", recipe, time.time())
         start = time.perf_counter()
-        summary = self._run_job(job)
+        lease = session.submitter.open_job(job)
+        session.submitter.list_and_start(job.id, lease)
+        controller = session.controller(job.id, lease)
+        while (summary := session.jobs.summary(job.id)).state != "finished":
+            controller.step(session.feeder.capacity())
+            self.child.check()
+            time.sleep(POLL_SECONDS)
         elapsed = time.perf_counter() - start
         if summary.done != images:
             raise Unavailable(f"images failed: {summary.errors}: see {self.folder}")
-        after = self._read_stats(since=time.time())
+        after = self._read_stats()
         return EndToEndResult(
             megapixels,
             images,
@@ -80,20 +84,9 @@ class BenchCluster:
             _mean_stage_seconds(before, after),
         )
 
-    def _run_job(self, job: Job) -> JobSummary:
-        session = self.session
-        lease = session.submitter.open_job(job)
-        session.submitter.list_and_start(job.id, lease)
-        controller = session.controller(job.id, lease)
-        while (summary := session.jobs.summary(job.id)).state != "finished":
-            controller.step(session.feeder.capacity())
-            self.child.check()
-            time.sleep(POLL_SECONDS)
-        return summary
-
-    def _read_stats(self, since: float) -> WorkerStats:
-        """Wait for a heartbeat later than `since`, a Unix time."""
-        deadline = time.monotonic() + HEARTBEAT_TIMEOUT
+    def _read_stats(self) -> WorkerStats:
+        """Wait for a heartbeat that is later than this call."""
+        since, deadline = time.time(), time.monotonic() + HEARTBEAT_TIMEOUT
         while time.monotonic() < deadline:
             for heartbeat in read_heartbeats(self.session.client):
                 if heartbeat.stats.beat > since:
@@ -116,13 +109,12 @@ def open_bench_cluster(settings: Settings, folder: Path) -> Iterator[BenchCluste
 
 def _mean_stage_seconds(before: WorkerStats, after: WorkerStats) -> Mapping[str, float]:
     """Return the mean seconds of each stage between two heartbeats."""
-    means = {}
-    for name, histogram in after.stages.items():
-        old = before.stages.get(name)
-        count = histogram.count - (old.count if old else 0)
-        if count:
-            means[name] = (histogram.sum - (old.sum if old else 0.0)) / count
-    return means
+    return {
+        name: (new.sum - old.sum) / (new.count - old.count)
+        for name, new in after.stages.items()
+        for old in [before.stages.get(name, Histogram())]
+        if new.count > old.count
+    }
 
 
 def _make_photo(megapixels: float) -> bytes:

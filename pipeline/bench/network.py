@@ -19,11 +19,10 @@ import torch
 from pydantic import TypeAdapter
 from torch.utils.flop_counter import FlopCounterMode
 
-from bgpipe.config.choices import Precision
+from bgpipe.config.settings import Precision
 from bgpipe.pipeline.bench.protocol import BenchRequest, Machine, NetworkResult
 from bgpipe.pipeline.errors import TransientError, UsageError
-from bgpipe.pipeline.inference.engine import BiRefNetEngine, EngineOptions
-from bgpipe.pipeline.inference.precision import DTYPES, cast_network, choose_precision
+from bgpipe.pipeline.inference.engine import DTYPES, BiRefNetEngine, cast_network, choose_precision
 from bgpipe.pipeline.networks.birefnet.checkpoint import load
 from bgpipe.pipeline.processes import serve_lines
 
@@ -62,20 +61,28 @@ def _supported_precisions(device: torch.device) -> Iterator[Precision]:
 def _inspect_machine(
     request: BenchRequest, device: torch.device, precisions: tuple[Precision, ...]
 ) -> Machine:
-    on_gpu = device.type == "cuda"
-    product = torch.cuda.get_device_name(device) if on_gpu else _read_cpu_name()
-    detail = f", CUDA {torch.version.cuda}" if on_gpu else f", {request.threads} threads"
-    software = f"torch {torch.__version__}{detail}, Python {platform.python_version()}"
+    if device.type == "cuda":
+        product, detail = torch.cuda.get_device_name(device), f"CUDA {torch.version.cuda}"
+    else:
+        product = _read_field("/proc/cpuinfo", "model name") or platform.processor()
+        detail = f"{request.threads} threads"
+    software = f"torch {torch.__version__}, {detail}, Python {platform.python_version()}"
     peaks = {precision: _measure_matrix_product(device, precision) for precision in precisions}
-    return Machine(device.type, product, software, peaks, _count_operations(request))
+    # Of the plain network, so that savings of the fused one show as speed; outside inference mode, whose
+    # products by oneDNN are not counted.
+    with FlopCounterMode(display=False) as counter:
+        load(request.model)(torch.zeros(1, 3, *request.model.size))
+    operations = float(counter.get_total_flops())
+    return Machine(device.type, product or platform.machine(), software, peaks, operations)
 
 
-def _read_cpu_name() -> str:
+def _read_field(path: str, name: str) -> str:
+    """Return the value of the first line `name: value` of a file in /proc, or an empty string."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(name):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def _measure_matrix_product(device: torch.device, precision: Precision) -> float:
@@ -92,21 +99,8 @@ def _measure_matrix_product(device: torch.device, precision: Precision) -> float
     return 2 * side**3 / min(_time_passes(multiply, MATRIX_SECONDS))
 
 
-@torch.inference_mode()
-def _count_operations(request: BenchRequest) -> float:
-    """Count FLOP of the plain network, so that savings of the fused one show as speed."""
-    counter = FlopCounterMode(display=False)
-    with counter:
-        load(request.model)(torch.zeros(1, 3, *request.model.size))
-    return float(counter.get_total_flops())
-
-
 def _measure_batch(
-    request: BenchRequest,
-    device: torch.device,
-    machine: Machine,
-    precision: Precision,
-    batch: int,
+    request: BenchRequest, device: torch.device, machine: Machine, precision: Precision, batch: int
 ) -> NetworkResult:
     _reset_peak_memory(device)
     engine = BiRefNetEngine(
@@ -114,7 +108,9 @@ def _measure_batch(
         device.type,
         batch=batch,
         threads=request.threads,
-        options=EngineOptions(precision, compiled=request.compiled, graphs=request.graphs),
+        precision=precision,
+        compiled=request.compiled,
+        graphs=request.graphs,
     )
     size = (*request.model.size, 3)
     images = [np.random.default_rng(seed).integers(0, 256, size, np.uint8) for seed in range(batch)]
@@ -123,14 +119,9 @@ def _measure_batch(
         return NetworkResult(precision, batch, error="does not fit into the device's memory")
     seconds = median(_time_passes(lambda: engine.infer(images), request.seconds))
     images_per_second = batch / seconds
-    return NetworkResult(
-        precision,
-        batch,
-        images_per_second=images_per_second,
-        milliseconds=1e3 * seconds,
-        memory=_read_peak_memory(device),
-        share_of_peak=images_per_second * machine.operations / machine.matrix_peak[precision],
-    )
+    share = images_per_second * machine.operations / machine.matrix_peak[precision]
+    memory = _read_peak_memory(device)
+    return NetworkResult(precision, batch, images_per_second, 1e3 * seconds, memory, share)
 
 
 def _time_passes(work: Callable[[], object], seconds: float) -> Iterator[float]:
@@ -156,11 +147,8 @@ def _reset_peak_memory(device: torch.device) -> None:
 def _read_peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return KIB * int(line.split()[1])
-    return KIB * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = _read_field("/proc/self/status", "VmHWM").removesuffix("kB")
+    return KIB * int(peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 if __name__ == "__main__":

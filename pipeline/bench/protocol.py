@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bgpipe.config.choices import Precision
+from bgpipe.config.settings import Precision
 from bgpipe.pipeline.types import ResolvedModel
 
 

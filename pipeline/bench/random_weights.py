@@ -12,22 +12,15 @@ from safetensors.torch import save_file
 
 from bgpipe.pipeline.networks.birefnet import create
 
-OFFSETS = "offset_conv.weight"
 OFFSET_SIGMA = 0.02
 """Yields offsets of some pixels, like trained weights."""
 
-
-def main() -> int:
+if __name__ == "__main__":
     backbone, path = sys.argv[1:]
     torch.manual_seed(0)
     network = create(backbone)
     with torch.no_grad():
         for name, weight in network.named_parameters():
-            if name.endswith(OFFSETS):
+            if name.endswith("offset_conv.weight"):
                 weight.normal_(0, OFFSET_SIGMA)
     save_file(network.half().state_dict(), path)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

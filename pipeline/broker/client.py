@@ -21,7 +21,6 @@ from bgpipe.pipeline.logging import Notify, report_wait
 if TYPE_CHECKING:
     from redis.commands.core import Script
 
-MASK = "**********"
 RETRY_SECONDS = 30.0
 """Seconds for which a command is retried: a restarting server reads its append-only file."""
 PAUSE = 0.25
@@ -37,11 +36,8 @@ REFUSALS = (
     redis.exceptions.NoPermissionError,
     redis.exceptions.OutOfMemoryError,
 )
-REFUSAL_MESSAGES = (
-    "MISCONF",
-    "ACL failure",
-    "can't run this command",
-    "can't access at least one of the keys",
+REFUSAL_MESSAGES = re.compile(
+    "MISCONF|ACL failure|can't run this command|can't access at least one of the keys"
 )
 """Parts of refusals that have no class of their own, above all within scripts."""
 
@@ -52,13 +48,9 @@ class RedisClient(redis.Redis):
     """A client whose replies are bytes. Threads may share it.
 
     While the server is away a command is retried for `retry_seconds`, so it may reach the server
-    twice: every change made through this client must be idempotent.
-
-    Raises:
-        RedisUnavailable: the server stays away, or refuses the command: it is a replica, its memory
-            is full, or the user lacks the right.
-        StoreCorrupted: a key holds a value of another type than the command expects.
-
+    twice: every change made through this client must be idempotent. RedisUnavailable if the server
+    stays away, or refuses the command: it is a replica, its memory is full, or the user lacks the
+    right; StoreCorrupted if a key holds a value of another type than the command expects.
     """
 
     def __init__(
@@ -87,8 +79,13 @@ class RedisClient(redis.Redis):
             )
         except redis.ResponseError as error:
             if "WRONGTYPE" in str(error):
-                raise _wrong_type(args) from error
-            if isinstance(error, REFUSALS) or any(part in str(error) for part in REFUSAL_MESSAGES):
+                # A script has its number of keys before them.
+                key = args[3] if str(args[0]).upper().startswith("EVAL") else args[1]
+                raise StoreCorrupted(
+                    f"a key of the ledger has a wrong type: {key} or one below it: find the program "
+                    "that wrote it; bgpipe jobs --forget JOB removes all keys of a job"
+                ) from error
+            if isinstance(error, REFUSALS) or REFUSAL_MESSAGES.search(str(error)):
                 raise RedisUnavailable(
                     f"redis refuses a command: {self.address}: {error}: check the user's rights, the "
                     "server's memory and disk, and that it is not a replica"
@@ -99,12 +96,9 @@ class RedisClient(redis.Redis):
 def connect(
     redis_url: str, retry_seconds: float = RETRY_SECONDS, notify: Notify | None = None
 ) -> RedisClient:
-    """Return a client of the server at `redis_url`, which has replied once.
+    """Return a client of the server at `redis_url`, which has replied once, else RedisUnavailable.
 
-    Raises:
-        RedisUnavailable: the server does not reply now.
-        UsageError: `redis_url` is not a Redis URL.
-
+    UsageError if `redis_url` is not a Redis URL.
     """
     address = public_address(redis_url)
     try:
@@ -127,12 +121,12 @@ def connect(
 
 def load_lua(client: RedisClient, package: str, *names: str) -> Script:
     """Register the files lua/NAME.lua of `package`, joined in this order, as one script."""
-    return client.register_script("".join(_read_lua(package, name) for name in names))
+    return client.register_script(_read_lua(package, names))
 
 
 @cache
-def _read_lua(package: str, name: str) -> str:
-    return files(package).joinpath(f"lua/{name}.lua").read_text()
+def _read_lua(package: str, names: Sequence[str]) -> str:
+    return "".join(files(package).joinpath(f"lua/{name}.lua").read_text() for name in names)
 
 
 def retry_while_away(
@@ -145,9 +139,7 @@ def retry_while_away(
 ) -> Result:
     """Return the result of `work`, called again for up to `retry_seconds` while it raises `away`.
 
-    Raises:
-        RedisUnavailable: it still raises.
-
+    RedisUnavailable if it still raises then.
     """
     deadline = time.monotonic() + retry_seconds
     with ExitStack() as stack:
@@ -166,12 +158,6 @@ def retry_while_away(
             time.sleep(PAUSE)
 
 
-def without_password(url: str) -> str:
-    """Return `url` with its passwords masked; other texts as they are."""
-    masked = re.sub(r"(://[^/@:\s]*:)[^/\s]+@", rf"\1{MASK}@", url)
-    return re.sub(r"([?&]password=)[^&\s]+", rf"\1{MASK}", masked)
-
-
 def public_address(redis_url: str) -> str:
     """Return `redis_url` without user, password and options, which must not be shown."""
     parts = urlsplit(redis_url)
@@ -181,12 +167,3 @@ def public_address(redis_url: str) -> str:
 def _waiting_for(address: str) -> str:
     parts = urlsplit(address)
     return f"waiting for Redis at {parts.netloc or parts.path}"
-
-
-def _wrong_type(command: Sequence[object]) -> StoreCorrupted:
-    """Name the key of `command`; a script has its number of keys before them."""
-    key = command[3] if str(command[0]).upper().startswith("EVAL") else command[1]
-    return StoreCorrupted(
-        f"a key of the ledger has a wrong type: {key} or one below it: find the program that wrote "
-        "it; bgpipe jobs --forget JOB removes all keys of a job"
-    )

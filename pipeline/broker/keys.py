@@ -7,8 +7,8 @@ unacknowledged messages are kombu's as well, under names given here.
 from __future__ import annotations
 
 import re
-from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from bgpipe.pipeline.errors import UsageError
 
@@ -16,41 +16,41 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.types import JobId
 
 PREFIX = "bgpipe:"
-JOBS = PREFIX + "jobs"
+"""The beginning of every key."""
+JOBS = "bgpipe:jobs"
 """Sorted set: job id -> Unix time of creation."""
-JOB_PREFIX = PREFIX + "job:"
-TOTALS = PREFIX + "totals"
+JOB_PREFIX = "bgpipe:job:"
+TOTALS = "bgpipe:totals"
 """Hash: numbers of images by outcome, of all jobs ever, and the time of the first."""
 
-UNACKED = PREFIX + "unacked"
+UNACKED = "bgpipe:unacked"
 """Hash of kombu: messages delivered and not acknowledged."""
-UNACKED_INDEX = PREFIX + "unacked_index"
+UNACKED_INDEX = "bgpipe:unacked_index"
 """Sorted set of kombu: the same messages -> Unix time of delivery."""
 
-FENCE = PREFIX + "fence"
+FENCE = "bgpipe:fence"
 """Counter: the last fencing token."""
 DISPATCH = "dispatch"
 """Lease of the dispatcher that leads a cluster."""
 MAINTENANCE = "attend"
 """Lease of the HTTP server that maintains the jobs of all."""
 
-ACCESS = PREFIX + "access"
+ACCESS = "bgpipe:access"
 """Hash: sha256 of an API key -> its owner."""
-SERVED = PREFIX + "served"
+SERVED = "bgpipe:served"
 """Sorted set: owner/job of the HTTP service, until its end is reported -> Unix time of creation."""
-FOLDERS = PREFIX + "kept"
+FOLDERS = "bgpipe:kept"
 """Sorted set: folder of uploads or results below the servers' own -> Unix time of its last use."""
 
-PROMPTS = PREFIX + "comfyui:"
+PROMPTS = "bgpipe:comfyui:"
 """Prefix of the keys of ComfyUI's prompts; all have a time to live."""
-PROMPT_NUMBERS = PROMPTS + "number"
+PROMPT_NUMBERS = "bgpipe:comfyui:number"
 """Counter: the last number of a prompt."""
 
 JOB_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class JobKeys:
+class JobKeys(NamedTuple):
     """The keys of one job. Bits and hash fields are indices of its manifest."""
 
     head: str
@@ -76,123 +76,54 @@ class JobKeys:
     fingerprints: str
     """String: eight bytes for each cutout that was written, in the order of the items."""
 
-    def all(self) -> tuple[str, ...]:
-        """Return every key, the head first."""
-        return astuple(self)
-
-
-# In the order of the fields of JobKeys.
-_JOB_PARTS = (
-    *("named", "manifest", "claimed", "done", "failed"),
-    *("running", "repeats", "errors", "flags", "seals"),
-)
-
 
 def of_job(job: JobId) -> JobKeys:
-    """Return the keys of `job`.
-
-    Raises:
-        UsageError: it is not a valid name of a job.
-
-    """
+    """Return the keys of `job`; UsageError if it is not a valid name of a job."""
     if not JOB_NAME.fullmatch(job):
         raise UsageError(
             f"not a job's name: {job!r}: use up to 64 letters, digits, dots, dashes and underscores"
         )
     head = f"{JOB_PREFIX}{job}"
-    return JobKeys(head, *(f"{head}:{part}" for part in _JOB_PARTS))
+    parts = (*JobKeys._fields[1:-1], "seals")  # the last one is older than its field's name
+    return JobKeys(head, *(f"{head}:{part}" for part in parts))
 
 
-def of_lease(name: str) -> str:
-    """Hash with a time to live: holder and fencing token of the lease `name`."""
-    return f"{PREFIX}lease:{name}"
+lease_of_job: Callable[[JobId], str] = "job:{}".format
+"""Name of the lease of the process that leads a job."""
+of_lease: Callable[[str], str] = "bgpipe:lease:{}".format
+"""Hash with a time to live: holder and fencing token of a lease, by its name."""
+of_locations: Callable[[str], str] = "bgpipe:place:{}".format
+"""String: the last job with the source and target of a digest."""
+of_sweep: Callable[[str], str] = "bgpipe:sweep:{}".format
+"""Hash: state of a sweep, by its name."""
+of_owner: Callable[[str], str] = "bgpipe:owner:{}".format
+"""Sorted set: jobs of a caller of the HTTP service -> Unix time of creation."""
+of_open_jobs: Callable[[str], str] = "bgpipe:open:{}".format
+"""Set: open jobs of a caller; a job leaves it shortly after its end."""
+of_rate: Callable[[str, int], str] = "bgpipe:rate:{}:{}".format
+"""String with a time to live: number of a caller's requests in a minute."""
+of_session: Callable[[str], str] = "bgpipe:visit:{}".format
+"""String with a time to live: digest of the API key of a browser's session, by the session's digest."""
+of_worker: Callable[[str], str] = "bgpipe:worker:{}".format
+"""Hash with a time to live: heartbeat of the worker that claims under this name."""
 
-
-def lease_of_job(job: JobId) -> str:
-    """Name of the lease of the process that leads `job`."""
-    return f"job:{job}"
-
-
-def of_locations(digest: str) -> str:
-    """String: the last job with this source and target."""
-    return f"{PREFIX}place:{digest}"
-
-
-def of_sweep(name: str) -> str:
-    """Hash: state of the sweep `name`."""
-    return f"{PREFIX}sweep:{name}"
-
-
-def of_owner(owner: str) -> str:
-    """Sorted set: jobs of this caller of the HTTP service -> Unix time of creation."""
-    return f"{PREFIX}owner:{owner}"
-
-
-def of_open_jobs(owner: str) -> str:
-    """Set: open jobs of this caller; a job leaves it shortly after its end."""
-    return f"{PREFIX}open:{owner}"
-
-
-def of_rate(owner: str, minute: int) -> str:
-    """String with a time to live: number of this caller's requests in the minute."""
-    return f"{PREFIX}rate:{owner}:{minute}"
-
-
-def of_session(digest: str) -> str:
-    """String with a time to live: digest of the API key of a browser's session."""
-    return f"{PREFIX}visit:{digest}"
-
-
-def of_worker(name: str) -> str:
-    """Hash with a time to live: heartbeat of the worker that claims under this name."""
-    return f"{PREFIX}worker:{name}"
-
-
-def of_prompt(prompt: str) -> str:
-    """String: a prompt of ComfyUI's interface as JSON."""
-    return f"{PROMPTS}prompt:{prompt}"
-
-
-def prompts_of(owner: str) -> str:
-    """Sorted set: prompts of this caller -> Unix time of creation."""
-    return f"{PROMPTS}owner:{owner}"
-
-
-def open_prompts_of(owner: str) -> str:
-    """Sorted set: open prompts of this caller -> number."""
-    return f"{PROMPTS}open:{owner}"
-
-
-def unreported_prompts_of(owner: str, client: str) -> str:
-    """Sorted set: prompts whose end was not yet reported to this client -> number. `client` is a digest."""
-    return f"{PROMPTS}untold:{owner}:{client}"
-
-
-def listener_of(owner: str, client: str) -> str:
-    """String with a time to live of seconds: this client has a websocket. `client` is a digest."""
-    return f"{PROMPTS}listener:{owner}:{client}"
-
-
-def prompt_names_of(owner: str) -> str:
-    """Hash: prefix of this caller's files -> number of files with it."""
-    return f"{PROMPTS}names:{owner}"
-
-
-def prompt_file_of(owner: str, name: str) -> str:
-    """String: location of an output file as JSON. `name` is a digest."""
-    return f"{PROMPTS}file:{owner}:{name}"
-
-
-def user_files_of(owner: str) -> str:
-    """Hash: path of a file that this caller's clients keep -> Unix time in milliseconds, a line, content."""
-    return f"{PROMPTS}files:{owner}"
-
-
-def input_images_of(owner: str) -> str:
-    """Sorted set: images that this caller uploaded for prompts -> Unix time."""
-    return f"{PROMPTS}photos:{owner}"
-
-
-def input_image_of(owner: str, name: str) -> str:
-    """String: upload and key of an input image. `name` is a digest."""
-    return f"{PROMPTS}photo:{owner}:{name}"
+of_prompt: Callable[[str], str] = "bgpipe:comfyui:prompt:{}".format
+"""String: a prompt of ComfyUI's interface as JSON."""
+prompts_of: Callable[[str], str] = "bgpipe:comfyui:owner:{}".format
+"""Sorted set: prompts of a caller -> Unix time of creation."""
+open_prompts_of: Callable[[str], str] = "bgpipe:comfyui:open:{}".format
+"""Sorted set: open prompts of a caller -> number."""
+unreported_prompts_of: Callable[[str, str], str] = "bgpipe:comfyui:untold:{}:{}".format
+"""Sorted set: a caller's prompts whose end was not yet reported to a client, by its digest -> number."""
+listener_of: Callable[[str, str], str] = "bgpipe:comfyui:listener:{}:{}".format
+"""String with a time to live of seconds: a caller's client, by its digest, has a websocket."""
+prompt_names_of: Callable[[str], str] = "bgpipe:comfyui:names:{}".format
+"""Hash: prefix of a caller's files -> number of files with it."""
+prompt_file_of: Callable[[str, str], str] = "bgpipe:comfyui:file:{}:{}".format
+"""String: location of a caller's output file as JSON, by the digest of its name."""
+user_files_of: Callable[[str], str] = "bgpipe:comfyui:files:{}".format
+"""Hash: path of a file that a caller's clients keep -> content."""
+input_images_of: Callable[[str], str] = "bgpipe:comfyui:photos:{}".format
+"""Sorted set: images that a caller uploaded for prompts -> Unix time."""
+input_image_of: Callable[[str, str], str] = "bgpipe:comfyui:photo:{}:{}".format
+"""String: upload and key of a caller's input image, by the digest of its name."""

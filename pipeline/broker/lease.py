@@ -1,8 +1,7 @@
 """A lease in Redis: the right to lead, as long as it is renewed.
 
-Its holder gets a fencing token, higher than any before. A holder that stalls past the end of its
-lease does not notice, but its writes carry the older token and are refused
-(bgpipe.pipeline.jobs.store). Kleppmann, How to do distributed locking, 2016.
+A holder that stalls past its end does not notice, but its writes carry a fencing token that is too
+old, and are refused (bgpipe.pipeline.jobs). Kleppmann, How to do distributed locking, 2016.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Lease:
     def acquire(self, timeout: float = 0) -> int:
         """Acquire or renew the lease; while another process holds it, try for `timeout` seconds.
 
-        Returns the fencing token, or 0 if another process still holds the lease.
+        Returns the fencing token, higher than any before, or 0 if another process still holds it.
         """
         deadline = time.monotonic() + timeout
         arguments: list[str | int] = [self._holder, round(self._seconds * 1000)]

@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
@@ -16,15 +17,9 @@ from celery import Celery
 
 from bgpipe.config.celery import celery_config
 from bgpipe.config.settings import Settings
+from bgpipe.pipeline.broker import client as redis_client
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.broker.client import (
-    CONNECT_TIMEOUT,
-    SOCKET_TIMEOUT,
-    RedisClient,
-    load_lua,
-    public_address,
-    retry_while_away,
-)
+from bgpipe.pipeline.broker.client import RedisClient, load_lua, public_address, retry_while_away
 from bgpipe.pipeline.logging import Notify
 from bgpipe.pipeline.types import Item, JobId
 
@@ -38,8 +33,12 @@ PAGE = 500
 """Messages read at once, about a kilobyte each."""
 
 # kombu has none by default, and would wait for a frozen server without end.
-_TIMEOUTS = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
+_TIMEOUTS = {
+    "socket_timeout": redis_client.SOCKET_TIMEOUT,
+    "socket_connect_timeout": redis_client.CONNECT_TIMEOUT,
+}
 
+_MALFORMED = (ValueError, TypeError, LookupError)
 _AWAY = (
     kombu.exceptions.BatchPublishError,
     kombu.exceptions.OperationalError,
@@ -74,17 +73,12 @@ def publish(
 ) -> None:
     """Send a message for each of `items`; `notify` gets a line while the server is away.
 
-    If the connection breaks, all are sent again: an item may be delivered twice, which its claim makes harmless.
-
-    Raises:
-        RedisUnavailable: the server stays away.
-
+    If the connection breaks, all are sent again: an item may be delivered twice, which its claim makes
+    harmless. RedisUnavailable if the server stays away.
     """
+    address = public_address(app.conf.broker_url)
     retry_while_away(
-        lambda: _send(app, job, items, queue),
-        away=_AWAY,
-        address=public_address(app.conf.broker_url),
-        notify=notify,
+        lambda: _send(app, job, items, queue), away=_AWAY, address=address, notify=notify
     )
 
 
@@ -137,19 +131,17 @@ def _messages(client: RedisClient, queue: str) -> Iterator[bytes]:
 
 def _item_of(message: bytes) -> tuple[str, int] | None:
     """Return job and index of a message of kombu, or None if bgpipe did not send it."""
-    try:
+    with suppress(*_MALFORMED):
         job, index, _ = json.loads(base64.b64decode(_payload(message)["body"]))[0]
-    except (ValueError, TypeError, LookupError):
-        return None
-    return str(job), int(index)
+        return str(job), int(index)
+    return None
 
 
 def _published(message: bytes, default: float) -> float:
     """Return the Unix time of publication, or `default` if the message has none."""
-    try:
+    with suppress(*_MALFORMED):
         return float(_payload(message)["headers"][PUBLISHED])
-    except (ValueError, TypeError, LookupError):
-        return default
+    return default
 
 
 def _payload(message: bytes) -> Any:  # noqa: ANN401  # any JSON value; the callers check it
@@ -164,10 +156,11 @@ def _send(app: Celery, job: JobId, items: Sequence[Item], queue: str) -> None:
         producer.batch(),
     ):
         for item in items:
+            arguments = (job, item.index, item.source)
             app.send_task(
                 TASK,
-                (job, item.index, item.source),
-                argsrepr=repr((job, item.index, item.source)),
+                arguments,
+                argsrepr=repr(arguments),
                 kwargsrepr="{}",
                 headers={PUBLISHED: time.time()},
                 queue=queue,

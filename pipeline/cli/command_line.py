@@ -7,48 +7,39 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, fields, replace
+from dataclasses import replace
 from functools import cache, partial, wraps
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar
 
 import typer
 
+from bgpipe.pipeline import session
 from bgpipe.pipeline.cli.console import Console
 
-if TYPE_CHECKING:
-    from bgpipe.pipeline.session import Session
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 Options = TypeVar("Options")
 
 GLOBAL = "Global"
 """Panel of the options that every command takes."""
 HELP = ["-h", "--help"]
-EXAMPLES = "examples"
 
 _option: Callable[..., Any] = partial(typer.Option, expose_value=False, rich_help_panel=GLOBAL)
 
 
 @contextmanager
-def open_session(console: Console) -> Iterator[Session]:
+def open_session(context: typer.Context) -> Iterator[tuple[Console, session.Session]]:
     """Read the settings and connect to Redis. Raises as `pipeline.session` does."""
-    from bgpipe.pipeline import session
+    from bgpipe.config.settings import load_settings  # pydantic, which --help does not need
 
-    with session.open_session(session.read_settings(), notify=console.notify) as opened:
-        yield opened
+    console: Console = context.obj
+    with session.open_session(load_settings(), notify=console.notify) as opened:
+        yield console, opened
 
 
-def examples(*lines: str) -> Callable[[Function], Function]:
-    """Show `lines` below the help of the decorated command."""
-
-    def attach(function: Function) -> Function:
-        # Typer passes a function's attributes on to the callback that it makes of it. The line break
-        # in front keeps the indentation: it is measured from the second line on.
-        setattr(function, EXAMPLES, "\n".join(["\nExamples:", *(f"  {line}" for line in lines)]))
-        return function
-
-    return attach
+def examples(*lines: str) -> str:
+    """Return the text below a command's help. Its indentation is measured from the second line on."""
+    return "\n".join(["\nExamples:", *(f"  {line}" for line in lines)])
 
 
 def options_of(
@@ -61,24 +52,12 @@ def options_of(
         def command(context: typer.Context, **values: Any) -> None:  # noqa: ANN401
             function(context, model(**values))
 
-        command.__signature__ = _signature(model)  # type: ignore[attr-defined]  # Typer reads it
+        context, _ = inspect.signature(function, eval_str=True).parameters.values()
+        options = inspect.signature(model, eval_str=True).parameters.values()
+        command.__signature__ = inspect.Signature([context, *options])  # type: ignore[attr-defined]  # Typer reads it
         return command
 
     return attach
-
-
-def _signature(model: type[Any]) -> inspect.Signature:
-    kinds = get_type_hints(model, include_extras=True)
-    keyword = partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
-    options = [
-        keyword(
-            field.name,
-            annotation=kinds[field.name],
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-        )
-        for field in fields(model)
-    ]
-    return inspect.Signature([keyword("context", annotation=typer.Context), *options])
 
 
 def complete(command: Any) -> Any:  # noqa: ANN401  # click's classes, or Typer's own copies of them
@@ -87,8 +66,7 @@ def complete(command: Any) -> Any:  # noqa: ANN401  # click's classes, or Typer'
     help_option = command.get_help_option(context)
     help_option.rich_help_panel, help_option.metavar = GLOBAL, ""
     command.params += _global_options()
-    command.epilog = _plain(getattr(command.callback, EXAMPLES, command.epilog))
-    command.help, command.short_help = _plain(command.help), _plain(command.short_help)
+    command.epilog, command.help = _plain(command.epilog), _plain(command.help)
     for parameter in command.params:
         _describe(parameter)
     for inner in getattr(command, "commands", {}).values():
@@ -117,10 +95,33 @@ def _plain(text: str | None) -> str | None:
 
 @cache
 def _global_options() -> list[Any]:
-    source = typer.Typer(add_completion=False)
-    source.callback(invoke_without_command=True)(_declare_global_options)
-    options: list[Any] = typer.main.get_command(source).params
+    app = typer.Typer(add_completion=False)
+    app.callback(invoke_without_command=True)(_declare_global_options)
+    options: list[Any] = typer.main.get_command(app).params
     return options
+
+
+def _declare_global_options(
+    config: Annotated[
+        Path | None,
+        _option(
+            metavar="FILE",
+            help="Settings file. Default: bgpipe.toml in the current folder.",
+            callback=_set_config,
+        ),
+    ] = None,
+    json: Annotated[
+        bool, _option("--json", help="Print one JSON object per line.", callback=_set_flag)
+    ] = False,
+    quiet: Annotated[
+        bool, _option("--quiet", "-q", help="Print warnings and errors only.", callback=_set_flag)
+    ] = False,
+    version: Annotated[
+        bool,
+        _option("--version", "-V", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Declare the options; their callbacks do the work, for every command that gets them."""
 
 
 def _set_config(file: Path | None) -> None:
@@ -136,33 +137,6 @@ def _set_flag(context: typer.Context, parameter: typer.CallbackParam, value: boo
 
 def _show_version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
-
-        Console().print(f"bgpipe {version('bgpipe')}")
+        # importlib.metadata is slow to import, and `import bgpipe` would lead to torch.
+        Console().print(f"bgpipe {import_module('bgpipe').__version__}")
         raise typer.Exit
-
-
-def _declare_global_options(
-    config: Annotated[
-        Path | None,
-        _option(
-            "--config",
-            metavar="FILE",
-            help="Settings file. Default: bgpipe.toml in the current folder.",
-            callback=_set_config,
-        ),
-    ] = None,
-    json: Annotated[
-        bool, _option("--json", help="Print one JSON object per line.", callback=_set_flag)
-    ] = False,
-    quiet: Annotated[
-        bool,
-        _option("--quiet", "-q", help="Print warnings and errors only.", callback=_set_flag),
-    ] = False,
-    version: Annotated[
-        bool,
-        _option("--version", "-V", help="Show the version.", callback=_show_version, is_eager=True),
-    ] = False,
-) -> None:
-    """Declare the options; their callbacks do the work, for every command that gets them."""
-    del config, json, quiet, version

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from bgpipe.pipeline.errors import UsageError
+
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.types import ModelTask
 
 TIMEOUT = 0.5
 """Seconds for Redis to respond."""
@@ -18,26 +18,20 @@ JOBS = 50
 
 
 def presets() -> list[str]:
-    settings = _read_settings()
-    return list(settings.presets) if settings else []
+    return list(settings.presets) if (settings := _settings()) else []
 
 
 def sweeps() -> list[str]:
-    settings = _read_settings()
-    return list(settings.sweeps) if settings else []
+    return list(settings.sweeps) if (settings := _settings()) else []
 
 
 def models() -> list[tuple[str, str]]:
     """List the subject models, each with its summary."""
-    from bgpipe.pipeline.types import ModelTask
-
-    return [("auto", "birefnet-general where it is available"), *_registered(ModelTask.SUBJECT)]
+    return [("auto", "birefnet-general where it is available"), *_registered("subject")]
 
 
 def matting_models() -> list[tuple[str, str]]:
-    from bgpipe.pipeline.types import ModelTask
-
-    return [("none", "no matting model"), *_registered(ModelTask.EDGES)]
+    return [("none", "no matting model"), *_registered("edges")]
 
 
 def all_models() -> list[tuple[str, str]]:
@@ -46,7 +40,7 @@ def all_models() -> list[tuple[str, str]]:
 
 def setting_keys() -> list[str]:
     """List the sections, and the keys with their section."""
-    settings = _read_settings()
+    settings = _settings()
     tables = settings.model_dump(mode="json") if settings else {}
     sections = {name: table for name, table in tables.items() if isinstance(table, dict)}
     return [*sections, *(f"{name}.{key}" for name, table in sections.items() for key in table)]
@@ -58,41 +52,30 @@ def jobs() -> list[str]:
 
     from bgpipe.pipeline.broker import keys
 
-    settings = _read_settings()
-    url = _running_server(settings) if settings else None
-    if url is None:
-        return []
-    with suppress(redis.RedisError, ValueError):
-        client = redis.Redis.from_url(
-            url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, retry=None
-        )
-        with client:
-            names: list[bytes] = client.zrevrange(keys.JOBS, 0, JOBS - 1)  # type: ignore[assignment]
+    if settings := _settings():
+        socket = settings.state_folder.absolute() / "redis/redis.sock"
+        url = settings.redis_url or (f"unix://{quote(str(socket))}" if socket.is_socket() else "")
+        limits = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+        with (
+            suppress(redis.RedisError, ValueError),  # ValueError: a wrong or no URL
+            redis.Redis.from_url(url, **limits, retry=None) as client,
+        ):
+            names: list[bytes] = client.zrevrange(keys.JOBS, 0, JOBS - 1)
             return [name.decode() for name in names]
     return []
 
 
-def _running_server(settings: Settings) -> str | None:
-    if settings.redis_url:
-        return settings.redis_url
-    socket = settings.state_folder.absolute() / "redis/redis.sock"
-    return f"unix://{quote(str(socket))}" if socket.is_socket() else None
-
-
-def _registered(task: ModelTask) -> Iterator[tuple[str, str]]:
-    from bgpipe.pipeline.models import registry
-
-    return (
-        (name, entry.summary)
-        for name, entry in registry.read_models().items()
-        if entry.task == task
-    )
-
-
-def _read_settings() -> Settings | None:
-    from bgpipe.config.layers import SettingsError
+def _settings() -> Settings | None:
+    """Return none if a setting is wrong."""
     from bgpipe.config.settings import load_settings
 
-    with suppress(SettingsError):
+    with suppress(UsageError):
         return load_settings()
     return None
+
+
+def _registered(task: str) -> list[tuple[str, str]]:
+    from bgpipe.pipeline.models import registry
+
+    models = registry.read_models().items()
+    return [(name, entry.summary) for name, entry in models if entry.task == task]

@@ -22,6 +22,12 @@ class Console:
     json: bool = False
     quiet: bool = False
 
+    def show(self, record: Mapping[str, Any], *lines: str) -> None:
+        """Print the record with --json, else the lines."""
+        self.print_json(record)
+        for line in lines:
+            self.print(line)
+
     def print_json(self, record: Mapping[str, Any]) -> None:
         """Print one JSON object; nothing without --json."""
         if self.json:
@@ -61,8 +67,12 @@ class Console:
         if not self.is_verbose:
             return
         if not sys.stdout.isatty():
-            heads = [name.replace("\n", " ") for name in names]
-            _write_columns([heads, *rows], [name in right for name in names])
+            lines = [[name.replace("\n", " ") for name in names], *rows]
+            widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+            sides = [">" if name in right else "<" for name in names]
+            for line in lines:
+                cells = map("{:{}{}}".format, line, sides, widths)
+                self.print("  ".join(cells).rstrip())
             return
         from rich.table import Table
         from rich.text import Text
@@ -92,16 +102,6 @@ def short_location(location: str) -> str:
 def counted(count: int, noun: str) -> str:
     """Return `1 image` or `1,204 images`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def _write_columns(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (
-            cell.rjust(width) if at_right else cell.ljust(width)
-            for cell, width, at_right in zip(row, widths, right, strict=True)
-        )
-        _write(sys.stdout, "  ".join(cells).rstrip())
 
 
 def _write(stream: TextIO, text: str) -> None:

@@ -5,26 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
-from bgpipe.config.output import FORMATS_BY_SUFFIX
+from bgpipe.config.output import FORMATS_BY_SUFFIX, Format
+from bgpipe.config.settings import Settings
+from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.errors import NoImages, UsageError
 from bgpipe.pipeline.images.formats import SIGNATURE, is_readable
-from bgpipe.pipeline.planning.ignored import IgnoredObjects
+from bgpipe.pipeline.planning.planner import IgnoredObjects
 from bgpipe.pipeline.storage.base import S3, is_candidate_name, is_image_name
 from bgpipe.pipeline.storage.factory import find_location
 from bgpipe.pipeline.storage.local import LocalStore
-
-if TYPE_CHECKING:
-    from bgpipe.config.output import Format
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.cli.console import Console
 
 STREAM = "-"
 STDIN_KEY = "stdin"
@@ -46,12 +41,7 @@ class Source:
 
     @property
     def default_out(self) -> str:
-        """The sibling `<folder>-cutouts`.
-
-        Raises:
-            UsageError: the source is a whole bucket or file system, which has no sibling.
-
-        """
+        """The sibling `<folder>-cutouts`. Raises UsageError for a whole bucket or file system."""
         if self.root == "/" or (self.root.startswith(S3) and "/" not in self.root.removeprefix(S3)):
             raise UsageError(f"no folder beside {self.root} for the cutouts: pass --out")
         return f"{self.root}-cutouts"
@@ -65,12 +55,7 @@ class Destination:
     file: str = ""
 
     def format(self, requested: str | None) -> str | None:
-        """Return the output format: `requested`, else the one of the file's suffix, else None.
-
-        Raises:
-            UsageError: the two contradict each other.
-
-        """
+        """Return `requested`, else the format of the file's suffix, else None. Raises UsageError."""
         named = _format_of(self.file)
         if named is None:
             return requested
@@ -86,19 +71,22 @@ class Endpoints:
     source: Source
     destination: Destination
     is_private: bool
-    to_stdout: bool
+
+    @property
+    def _to_stdout(self) -> bool:
+        return self.destination.file == STDOUT_KEY
 
     def adapt(self, settings: Settings, console: Console) -> tuple[Settings, Console]:
         """Make a private job use the embedded server and print no prose to stdout."""
         if not self.is_private:
             return settings, console
         embedded = settings.model_copy(update={"redis_url": ""})
-        return embedded, replace(console, quiet=console.quiet or self.to_stdout)
+        return embedded, replace(console, quiet=console.quiet or self._to_stdout)
 
     def write_stdout(self) -> None:
         """Write the cutout to stdout if it belongs there and exists."""
         path = Path(self.destination.out) / STDOUT_KEY
-        if self.to_stdout and path.exists():
+        if self._to_stdout and path.exists():
             with path.open("rb") as file:
                 shutil.copyfileobj(file, sys.stdout.buffer)
             sys.stdout.buffer.flush()
@@ -108,27 +96,23 @@ class Endpoints:
 def open_endpoints(
     texts: Sequence[str], out: str | None, console: Console, ignored: IgnoredObjects
 ) -> Iterator[Endpoints]:
-    """Read SOURCE... and DEST; either may be a standard stream.
-
-    Raises:
-        UsageError: they contradict each other.
-
-    """
-    with TemporaryDirectory(prefix="bgpipe-") as name:
-        folder = Path(name)
-        source = _read_stdin(folder) if list(texts) == [STREAM] else find_source(texts, ignored)
-        from_stdin = source.root == name
+    """Read SOURCE... and DEST; either may be a standard stream. Raises UsageError."""
+    with TemporaryDirectory(prefix="bgpipe-") as folder:
+        source = (
+            _read_stdin(Path(folder)) if list(texts) == [STREAM] else find_source(texts, ignored)
+        )
+        from_stdin = source.root == folder
         if from_stdin and out is None:
             raise UsageError("no destination for an image from stdin: pass --out FILE or --out -")
-        if out != STREAM:
-            yield Endpoints(source, find_destination(out, source), from_stdin, to_stdout=False)
-            return
-        _check_stdout(source, console)
-        destination = Destination(str(folder / "out"), STDOUT_KEY)
-        yield Endpoints(source, destination, is_private=True, to_stdout=True)
+        if out == STREAM:
+            _check_stdout(source, console)
+            destination = Destination(f"{folder}/out", STDOUT_KEY)
+        else:
+            destination = find_destination(out, source)
+        yield Endpoints(source, destination, from_stdin or out == STREAM)
 
 
-def find_source(texts: Sequence[str], ignored: IgnoredObjects | None = None) -> Source:
+def find_source(texts: Sequence[str], ignored: IgnoredObjects) -> Source:
     """Read SOURCE...; the root of several is the deepest folder that contains them all.
 
     In a bucket, an address with an image's suffix is an object, any other one a prefix. Of several
@@ -137,37 +121,17 @@ def find_source(texts: Sequence[str], ignored: IgnoredObjects | None = None) -> 
     Raises:
         UsageError: one does not exist, has an unsupported scheme, or a list is empty.
         NoImages: none of several is an image.
-
     """
     if len(texts) == 1:
         return _find_one(texts[0])
-    ignored = IgnoredObjects() if ignored is None else ignored
     locations = [location for text in texts for location in _expand(text, ignored.add_unread)]
     if not locations:
         raise NoImages(f"no images: {ignored}")
     return _combine(locations, "SOURCE")
 
 
-def read_list(lines: Iterable[str], name: str) -> Source:
-    """Read files or objects, one per line.
-
-    Raises:
-        UsageError: the list is empty, or mixes buckets or buckets and files.
-
-    """
-    texts = [text for line in lines if (text := line.rstrip("\r\n"))]
-    if not texts:
-        raise UsageError(f"the list is empty: {name}")
-    return _combine([find_location(text) for text in texts], name)
-
-
 def find_destination(out: str | None, source: Source) -> Destination:
-    """Read DEST; the default is beside the source.
-
-    Raises:
-        UsageError: DEST does not fit the source.
-
-    """
+    """Read DEST; the default is beside the source. Raises UsageError if DEST does not fit it."""
     if out is None:
         return Destination(source.default_out)
     location = find_location(out)
@@ -181,7 +145,10 @@ def find_destination(out: str | None, source: Source) -> Destination:
 
 def _find_one(text: str) -> Source:
     if text.startswith("@"):
-        return _read_list_file(Path(text[1:]))
+        try:
+            return _read_list(Path(text[1:]).read_bytes(), text[1:])
+        except OSError as error:
+            raise UsageError(f"list is not readable: {text[1:]}: {error.strerror}") from error
     location = find_location(text)
     if location.startswith(S3):
         root, _, name = text.rpartition("/")
@@ -212,46 +179,9 @@ def _expand(text: str, ignore: Callable[[str], None]) -> Iterator[str]:
 
 
 def _existing_path(location: str, text: str) -> Path:
-    path = Path(location)
-    if not os.access(path, os.F_OK):
+    if not os.access(location, os.F_OK):
         raise UsageError(f"no such file or folder: {text}")
-    return path
-
-
-def _read_list_file(path: Path) -> Source:
-    try:
-        with path.open(encoding="utf-8") as lines:
-            return read_list(lines, str(path))
-    except OSError as error:
-        raise UsageError(f"list is not readable: {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"list is not UTF-8: {path}") from error
-
-
-def _combine(locations: Sequence[str], name: str) -> Source:
-    """Make locations the keys of one store."""
-    buckets = {
-        location.removeprefix(S3).partition("/")[0] if location.startswith(S3) else ""
-        for location in locations
-    }
-    if len(buckets) > 1:
-        raise UsageError(f"sources of several stores: {name}: submit each bucket by itself")
-    bucket = buckets.pop()
-    return _relative_to_common_folder(locations, f"{S3}{bucket}/" if bucket else "/")
-
-
-def _relative_to_common_folder(locations: Sequence[str], top: str) -> Source:
-    """Make locations, which start with `top`, keys below the deepest common folder."""
-    folders = [location.removeprefix(top).split("/")[:-1] for location in locations]
-    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
-    root = top + "/".join(parts[0] for parts in shared)
-    start = len(root) if root.endswith("/") else len(root) + 1
-    keys = {location[start:] for location in locations}
-    return Source(root.rstrip("/") or "/", tuple(sorted(keys)))
-
-
-def _format_of(name: str) -> Format | None:
-    return FORMATS_BY_SUFFIX.get(PurePosixPath(name).suffix.lower())
+    return Path(location)
 
 
 def _read_stdin(folder: Path) -> Source:
@@ -260,10 +190,37 @@ def _read_stdin(folder: Path) -> Source:
     if is_readable(data[:SIGNATURE]):
         (folder / STDIN_KEY).write_bytes(data)
         return Source(str(folder), (STDIN_KEY,))
+    return _read_list(data, STREAM)
+
+
+def _read_list(data: bytes, name: str) -> Source:
+    """Read files or objects, one per line."""
     try:
-        return read_list(data.decode().splitlines(), STREAM)
+        lines = data.decode().split("\n")
     except UnicodeDecodeError as error:
-        raise UsageError("stdin holds neither an image nor a list of files") from error
+        raise UsageError(
+            "stdin holds neither an image nor a list of files"
+            if name == STREAM
+            else f"list is not UTF-8: {name}"
+        ) from error
+    locations = [find_location(text) for line in lines if (text := line.rstrip("\r"))]
+    if not locations:
+        raise UsageError(f"the list is empty: {name}")
+    return _combine(locations, name)
+
+
+def _combine(locations: Sequence[str], name: str) -> Source:
+    """Make locations keys below their deepest common folder."""
+    shared = os.path.commonprefix([location.split("/")[:-1] for location in locations])  # noqa: RUF071  # of parts
+    if shared in ([], S3.split("/")[:-1]):
+        raise UsageError(f"sources of several stores: {name}: submit each bucket by itself")
+    root = "/".join(shared)
+    keys = {location[len(root) + 1 :] for location in locations}
+    return Source(root or "/", tuple(sorted(keys)))
+
+
+def _format_of(name: str) -> Format | None:
+    return FORMATS_BY_SUFFIX.get(PurePosixPath(name).suffix.lower())
 
 
 def _check_stdout(source: Source, console: Console) -> None:

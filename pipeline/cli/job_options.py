@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.comfyui.interpreter import read_workflow
+from bgpipe.config.settings import Settings
+from bgpipe.pipeline.cli.console import Console
+from bgpipe.pipeline.comfyui.interpreter import CutoutSpec, read_workflow
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.comfyui.interpreter import CutoutSpec
-    from bgpipe.pipeline.types import ResolvedModel
+from bgpipe.pipeline.types import ResolvedModel
 
 MAX_WORKFLOW = 10_000_000
 """Bytes of a workflow."""
 
 
-def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
-    """Parse the values of --set.
-
-    Raises:
-        UsageError: one is not of the form `field=value`.
-
-    """
-    changes = {}
+def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
+    """Parse the values of --set. Raises UsageError: one is not of the form `field=value`."""
     for assignment in assignments:
-        field, equals, value = assignment.partition("=")
-        if not equals:
+        if "=" not in assignment:
             raise UsageError(f"not of the form field=value: --set {assignment}")
-        changes[field] = value
-    return changes
+    return dict(assignment.split("=", 1) for assignment in assignments)
 
 
 def choose_model(settings: Settings, console: Console, name: str) -> ResolvedModel:
@@ -59,19 +47,7 @@ def warn_degraded(console: Console) -> None:
 
 
 def load_workflow(settings: Settings, path: Path) -> CutoutSpec:
-    """Read what a workflow's file saves; the photo that it names is ignored.
-
-    Raises:
-        UsageError: it cannot be read or done, or saves several things.
-
-    """
-    workflow = read_workflow(_read_document(path), settings.comfyui.models)
-    if workflow.main is None:
-        raise UsageError(f"the workflow saves several images: {path}: leave one SaveImage in it")
-    return workflow.main.spec
-
-
-def _read_document(path: Path) -> object:
+    """Read what a workflow's file saves; the photo that it names is ignored. Raises UsageError."""
     try:
         if path.stat().st_size > MAX_WORKFLOW:
             raise UsageError(f"workflow exceeds {MAX_WORKFLOW} bytes: {path}")
@@ -80,4 +56,9 @@ def _read_document(path: Path) -> object:
         raise UsageError(f"workflow is not readable: {path}: {error.strerror}") from error
     except ValueError as error:
         raise UsageError(f"workflow is not valid JSON: {path}: {error}") from error
-    return document["prompt"] if isinstance(document, dict) and "prompt" in document else document
+    if isinstance(document, dict):
+        document = document.get("prompt", document)
+    workflow = read_workflow(document, settings.comfyui.models)
+    if workflow.main is None:
+        raise UsageError(f"the workflow saves several images: {path}: leave one SaveImage in it")
+    return workflow.main.spec

@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.cli.console import counted
-from bgpipe.pipeline.errors import StorageUnavailable, UsageError
+from bgpipe.config.settings import EstimateSettings
+from bgpipe.pipeline.cli.console import Console, counted
+from bgpipe.pipeline.errors import ItemError, StorageUnavailable, UsageError
 from bgpipe.pipeline.images.limits import Limits
-from bgpipe.pipeline.planning.diff import TargetState
-from bgpipe.pipeline.planning.dry_run import BANDS, estimate_job
-from bgpipe.pipeline.planning.ignored import IgnoredObjects
+from bgpipe.pipeline.planning.diff import PlannedItem, TargetState
+from bgpipe.pipeline.planning.dry_run import BANDS, DryRunReport, estimate_job
 from bgpipe.pipeline.planning.ownership import FOREIGN
-from bgpipe.pipeline.planning.planner import named_entries, no_images
-from bgpipe.pipeline.planning.prune import remove_orphans
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import EstimateSettings
-    from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.errors import ItemError
-    from bgpipe.pipeline.planning.diff import PlannedItem
-    from bgpipe.pipeline.planning.dry_run import DryRunReport
-    from bgpipe.pipeline.planning.prune import Orphans, Prune
-    from bgpipe.pipeline.session import Session
-    from bgpipe.pipeline.storage.base import Store
-    from bgpipe.pipeline.storage.factory import StoreFactory
-    from bgpipe.pipeline.types import Job
+from bgpipe.pipeline.planning.planner import IgnoredObjects, named_entries, no_images
+from bgpipe.pipeline.planning.prune import Orphans, Prune, check_prunable, remove_orphans
+from bgpipe.pipeline.session import Session
+from bgpipe.pipeline.storage.base import Store
+from bgpipe.pipeline.storage.factory import StoreFactory
+from bgpipe.pipeline.types import Job
 
 
 def check_source(stores: StoreFactory, location: str) -> None:
-    """Check that the source has an image.
-
-    Raises:
-        NoImages: it has none.
-        StorageUnavailable: it cannot be listed.
-
-    """
+    """Raise NoImages if the source has none, StorageUnavailable if it cannot be listed."""
     source, ignored = stores.open(location), IgnoredObjects()
     if next(source.list(on_skipped=ignored.add_unread), None) is None:
         raise no_images(source, ignored)
@@ -48,12 +32,8 @@ def check_source(stores: StoreFactory, location: str) -> None:
 def check_target(stores: StoreFactory, location: str, *, writes: bool) -> None:
     """Check that a folder is writable or a bucket reachable.
 
-    `writes`: this machine writes the cutouts, not workers elsewhere.
-
-    Raises:
-        UsageError: a file is in the way.
-        StorageUnavailable: the target is not writable.
-
+    `writes`: this machine writes the cutouts, not workers elsewhere. Raises UsageError if a file is
+    in the way, StorageUnavailable if the target is not writable.
     """
     target = stores.open(location)
     if target.is_remote:
@@ -74,20 +54,12 @@ def check_target(stores: StoreFactory, location: str, *, writes: bool) -> None:
         ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class CostEstimate:
-    """Device hours of a job and their price; None where the settings do not say enough."""
-
-    hours: float | None
-    cost: float | None
-
-
-def estimate(images: int, settings: EstimateSettings) -> CostEstimate:
-    """Estimate the hours of one device, and their price in the currency of the settings."""
+def estimate(images: int, settings: EstimateSettings) -> tuple[float | None, float | None]:
+    """Return the hours of one device and their price; None where the settings do not say enough."""
     if not settings.images_per_second:
-        return CostEstimate(None, None)
+        return None, None
     hours = images / settings.images_per_second / 3600
-    return CostEstimate(hours, hours * settings.price_per_hour if settings.price_per_hour else None)
+    return hours, hours * settings.price_per_hour if settings.price_per_hour else None
 
 
 def show_dry_run(
@@ -109,13 +81,8 @@ def show_dry_run(
         catalog=session.catalogs.of(job, target),
         prune=prune,
     )
-    expected = estimate(report.to_do, settings.estimate)
-    _print_json(console, job, report, expected)
-    _print(console, job, report, expected)
-
-
-def _print_json(console: Console, job: Job, report: DryRunReport, expected: CostEstimate) -> None:
-    console.print_json(
+    hours, cost = estimate(report.to_do, settings.estimate)
+    console.show(
         {
             "total": report.states.total(),
             "skipped": report.states[TargetState.CURRENT],
@@ -127,51 +94,55 @@ def _print_json(console: Console, job: Job, report: DryRunReport, expected: Cost
             "bytes": report.size,
             "megapixels": report.megapixels,
             "sample": report.sample,
-            "estimated_device_hours": expected.hours,
-            "estimated_cost": expected.cost,
+            "estimated_device_hours": hours,
+            "estimated_cost": cost,
             "model": job.recipe.model,
-        }
+        },
+        *_describe(job, report),
     )
+    if hours is not None:
+        price = "" if cost is None else f", at a cost of {cost:.2f}"
+        console.print(f"estimate, from [estimate]: {hours:.2f} device hours{price}")
 
 
-def _print(console: Console, job: Job, report: DryRunReport, expected: CostEstimate) -> None:
+def _describe(job: Job, report: DryRunReport) -> Iterator[str]:
     states = report.states
-    console.print(
+    yield (
         f"{states.total()} images: {report.to_do} to do with {job.recipe.model} "
         f"({states[TargetState.NEW]} new, {states[TargetState.CHANGED]} changed, "
         f"{report.size / 1e6:.1f} MB), {states[TargetState.CURRENT]} up to date; target: {job.out}"
     )
     if foreign := states[TargetState.FOREIGN]:
-        console.print(f"{foreign:,} would fail: the target {FOREIGN}")
+        yield f"{foreign:,} would fail: the target {FOREIGN}"
     if ignored := str(report.ignored):
-        console.print(ignored)
+        yield ignored
     if report.orphans:
-        console.print(f"{report.orphans} cutouts at the target belong to none of these sources")
+        yield f"{report.orphans} cutouts at the target belong to none of these sources"
     if report.megapixels:
         counts = ((band, report.megapixels[band]) for band in BANDS)
         bands = ", ".join(f"{band}: {count}" for band, count in counts if count)
-        sampled = f"{report.megapixels.total()} of {report.sample} sampled"
-        console.print(f"megapixels ({sampled}): {bands}")
-    if expected.hours is not None:
-        cost = "" if expected.cost is None else f", at a cost of {expected.cost:.2f}"
-        console.print(f"estimate, from [estimate]: {expected.hours:.2f} device hours{cost}")
+        yield f"megapixels ({report.megapixels.total()} of {report.sample} sampled): {bands}"
 
 
-def make_prune(console: Console, maximum: float, *, dry_run: bool) -> Prune:
+def make_prune(
+    session: Session, console: Console, job: Job, maximum: float, *, dry_run: bool
+) -> Prune:
     """Return a function that lists orphans and, unless `dry_run`, removes them.
 
-    It raises TooManyOrphans above the share `maximum` of all cutouts.
+    It raises TooManyOrphans above the share `maximum` of all cutouts. Raises UsageError if the
+    target of `job` does not support it.
     """
+    check_prunable(job, session.stores.open(job.out))
 
     def prune(orphans: Orphans, target: Store) -> None:
         for planned in orphans.items:
             console.print_json({"orphan": planned.target, "source": planned.source.key})
             console.print(f"has lost its source {planned.source.key}: {planned.target}")
         orphans.check(maximum)
-        if not dry_run:
-            removed = len(remove_orphans(target, orphans.items, warn))
-            console.print_json({"pruned": removed})
-            console.print(f"removed {counted(removed, 'cutout')} without a source")
+        if dry_run:
+            return
+        removed = len(remove_orphans(target, orphans.items, warn))
+        console.show({"pruned": removed}, f"removed {counted(removed, 'cutout')} without a source")
 
     def warn(planned: PlannedItem, error: ItemError) -> None:
         console.warn(f"not removable: {planned.target}: {error.detail}")

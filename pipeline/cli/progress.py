@@ -5,16 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 
-from bgpipe.pipeline.cli.console import Console, short_location
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from bgpipe.pipeline.session import Session
-    from bgpipe.pipeline.types import JobId, JobSummary
+from bgpipe.pipeline.cli.console import Console
+from bgpipe.pipeline.types import JobState, JobSummary
 
 LINE_SECONDS = 10.0
 WINDOW = 60.0
@@ -22,7 +17,7 @@ WINDOW = 60.0
 WIDE = 100
 """Columns from which one line holds everything."""
 
-Watcher = Callable[["JobSummary"], None]
+Watcher = Callable[[JobSummary], None]
 
 
 class ProgressWindow:
@@ -43,61 +38,27 @@ class ProgressWindow:
         return (ended - before) / (now - start) if now > start else 0.0
 
 
-@contextmanager
-def show_progress(console: Console, make_title: Callable[[], str] = str) -> Iterator[Watcher]:
-    """Yield a function that shows a summary.
+def show_progress(
+    console: Console, make_title: Callable[[], str] = str
+) -> AbstractContextManager[Watcher]:
+    """Return a block with a function that shows a summary.
 
     `make_title` makes the line above the bar; it is called until its result does not end in dots.
     """
-    if console.is_live:
-        with _bar(make_title) as watch:
-            yield watch
-    else:
-        yield _lines(console)
-
-
-def title_of(session: Session, job_id: JobId) -> Callable[[], str]:
-    """Return a function that makes `~/photos → ~/photos-cutouts   balanced · birefnet-lite · gpu0`.
-
-    The devices come from the workers' heartbeats, which take a moment to arrive.
-    """
-    job = session.jobs.job(job_id)
-    presets = session.settings.presets
-    names = (name for name, preset in presets.items() if preset == job.recipe.preset)
-    locations = f"{short_location(job.source)} → {short_location(job.out)}"
-    look = f"{next(names, 'own values')} · {job.recipe.model}"
-
-    def make_title() -> str:
-        from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
-
-        devices = sorted({heartbeat.label for heartbeat in read_heartbeats(session.client)})
-        return f"{locations}   {look} · {', '.join(devices) or '...'}"
-
-    return make_title
+    return _bar(make_title) if console.is_live else nullcontext(_lines(console))
 
 
 def format_rate(images_per_second: float) -> str:
     """Return images per second, or seconds per image below one."""
-    if images_per_second == 0:
-        return "-"
-    if images_per_second < 1:
+    if 0 < images_per_second < 1:
         return f"{1 / images_per_second:.1f} s/image"
-    return f"{images_per_second:.1f} images/s"
+    return f"{images_per_second:.1f} images/s" if images_per_second else "-"
 
 
 def format_failures(summary: JobSummary) -> str:
     """Return `3 failed (E_EMPTY 2, E_MISSING 1)`; empty if none failed."""
-    if not summary.failed:
-        return ""
     codes = ", ".join(f"{code} {count:,}" for code, count in summary.errors.items())
-    return f"{summary.failed:,} failed ({codes})"
-
-
-def _clock(seconds: float) -> str:
-    """Return `0:19` or `1:02:40`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{summary.failed:,} failed ({codes})" if summary.failed else ""
 
 
 @contextmanager
@@ -133,7 +94,7 @@ def _bar(make_title: Callable[[], str]) -> Iterator[Watcher]:
                 total=summary.total - summary.skipped,
                 completed=summary.done + summary.failed,
             )
-            lines: list[RenderableType] = [
+            lines = [
                 Text(line, no_wrap=True, overflow="ellipsis")
                 for line in (title.removesuffix(" · ..."), "" if is_wide else counts)
                 if line
@@ -144,11 +105,7 @@ def _bar(make_title: Callable[[], str]) -> Iterator[Watcher]:
 
 
 def _counts(summary: JobSummary) -> str:
-    counts = {
-        "up to date": summary.skipped,
-        "failed": summary.failed,
-        "to review": summary.flagged,
-    }
+    counts = {"up to date": summary.skipped, "failed": summary.failed, "to review": summary.flagged}
     return " · ".join(f"{count:,} {label}" for label, count in counts.items() if count)
 
 
@@ -170,12 +127,13 @@ def _lines(console: Console) -> Watcher:
 
 
 def _activity(summary: JobSummary) -> str:
-    is_waiting = summary.state == "running" and not summary.done + summary.failed
+    is_waiting = summary.state is JobState.RUNNING and not summary.done + summary.failed
     return "waiting for a worker" if is_waiting else str(summary.state)
 
 
 def _remaining(summary: JobSummary, images_per_second: float) -> str:
     if images_per_second == 0:
         return ""
-    left = _clock((summary.queued + summary.running) / images_per_second)
+    seconds = round((summary.queued + summary.running) / images_per_second)
+    left = str(timedelta(seconds=seconds)).removeprefix("0:").removeprefix("0")
     return f"{format_rate(images_per_second)}   {left} left"

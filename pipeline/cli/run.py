@@ -5,31 +5,31 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Container, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.broker.embedded import worker as embedded_worker
-from bgpipe.pipeline.cli.progress import show_progress, title_of
-from bgpipe.pipeline.cli.summary import INTERRUPTED, exit_code, show_result
+from bgpipe.config.settings import Settings
+from bgpipe.pipeline.broker.embedded import worker
+from bgpipe.pipeline.broker.lease import Lease
+from bgpipe.pipeline.cli.console import Console, counted, short_location
+from bgpipe.pipeline.cli.progress import format_rate, show_progress
+from bgpipe.pipeline.cli.summary import show_failures
 from bgpipe.pipeline.errors import Unavailable, UsageError
-from bgpipe.pipeline.planning.ignored import IgnoredObjects
-from bgpipe.pipeline.scheduling.dispatcher import forget_old
-from bgpipe.pipeline.types import CLOSED_STATES, JobState
+from bgpipe.pipeline.jobs.store import JobStore
+from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
+from bgpipe.pipeline.planning.planner import IgnoredObjects
+from bgpipe.pipeline.planning.prune import Prune
+from bgpipe.pipeline.planning.targets import literal_key
+from bgpipe.pipeline.processes import ChildProcess
+from bgpipe.pipeline.report.contact_sheet import format_duration
+from bgpipe.pipeline.scheduling.dispatcher import JobController, forget_old
+from bgpipe.pipeline.session import Session
+from bgpipe.pipeline.types import CLOSED_STATES, Job, JobId, JobState, JobSummary
 
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.broker.lease import Lease
-    from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.planning.prune import Prune
-    from bgpipe.pipeline.processes import ChildProcess
-    from bgpipe.pipeline.scheduling.dispatcher import JobController
-    from bgpipe.pipeline.session import Session
-    from bgpipe.pipeline.types import Job, JobId, JobSummary
-
+INTERRUPTED = 130
 SHORTEST_PAUSE = 0.02
 """Seconds between two polls of a young job; the pauses grow with its age."""
 
@@ -60,20 +60,20 @@ def run_to_completion(console: Console, run: JobRun, *, wait: bool | None) -> in
     Raises:
         KeyboardInterrupt: INT or TERM; the worker has drained, and the job can be resumed.
         Unavailable: Redis, a store or the embedded worker is lost.
-
     """
-    waits = sys.stdout.isatty() if wait is None else wait
+    waits = run.session.settings.embedded or (sys.stdout.isatty() if wait is None else wait)
     with _resumable(console, run.job_id), run.stack:
         run.stack.enter_context(run.lease.renewing())
-        if run.session.settings.embedded or waits:
+        if waits:
             summary = _wait(console, run)
-            show_result(console, run.session.jobs, summary, run.ignored)
-            return exit_code(summary)
-        summary = _publish(console, run)
-        console.print_json(asdict(summary))
-        console.print(run.job_id)
-    # Failures do not count: it depends on the workers' speed whether any has been recorded yet.
-    return INTERRUPTED if summary.state is JobState.CANCELLED else 0
+            _show_result(console, run.session.jobs, summary, run.ignored)
+        else:
+            summary = _publish(console, run)
+            console.show(asdict(summary), run.job_id)
+    if summary.state is JobState.CANCELLED:
+        return INTERRUPTED
+    # Without a wait it depends on the workers' speed whether a failure has been recorded yet.
+    return int(waits and summary.failed > 0)
 
 
 @dataclass
@@ -92,9 +92,7 @@ class JobRun:
     """Objects that the job leaves out: those before the listing, then those that it finds."""
     stack: ExitStack = field(default_factory=ExitStack)
     start: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        self._shares_worker = self.worker is not None
+    _own_worker: ChildProcess | None = field(default=None, init=False)
 
     @property
     def summary(self) -> JobSummary:
@@ -108,14 +106,11 @@ class JobRun:
         """Without a cluster, start the worker early if it is likely needed, and forget old jobs."""
         if not self.session.settings.embedded:
             return
-        if self.lease.acquire() and self._is_likely_new():
+        job = self.session.jobs.job(self.job_id)
+        has_target = "://" in job.out or Path(job.out).exists()
+        if self.lease.acquire() and (job.named or not has_target):
             self._start_worker()
         forget_old(self.session.jobs, self.session.settings.dispatch.keep_days)
-
-    def _is_likely_new(self) -> bool:
-        """Return whether a worker will probably be needed: keys are named, or the target does not exist yet."""
-        job = self.session.jobs.job(self.job_id)
-        return bool(job.named) or not ("://" in job.out or Path(job.out).exists())
 
     def step(self, summary: JobSummary) -> None:
         """Advance the job, then pause unless it can be advanced further at once."""
@@ -126,14 +121,17 @@ class JobRun:
             more = False
         else:
             more = self._controller.step(self.session.feeder.capacity())
-            self._keep_worker()
+            if self._controller.is_leader:
+                self._start_worker()
+            if self.worker:
+                self.worker.check()
         if not more:
             self._pause()
 
     def release_worker(self) -> None:
         """Let the worker exit by itself without waiting for it: all images are settled."""
-        if self.worker and not self._shares_worker:
-            self.worker.release()
+        if self._own_worker:
+            self._own_worker.release()
 
     def _pause(self) -> None:
         """Wait for the next step, or until the job is closed."""
@@ -148,30 +146,24 @@ class JobRun:
         ignored = self.session.submitter.list_and_start(
             self.job_id, self.lease, self.growing, self._start_worker, self.prune
         )
-        if ignored is None:
-            return False
-        self.ignored.include(ignored)
-        return True
-
-    def _keep_worker(self) -> None:
-        """Start the embedded worker of a job that this command leads, and check that it lives."""
-        if self._controller.is_leader:
-            self._start_worker()
-        if self.worker:
-            self.worker.check()
+        if ignored:
+            self.ignored.include(ignored)
+        return ignored is not None
 
     def _start_worker(self) -> None:
-        session, settings = self.session, self.session.settings
-        if settings.embedded and self.worker is None:
-            timeout = settings.worker.drain_timeout
-            self.worker = self.stack.enter_context(
-                embedded_worker(session.redis_url, settings.state_folder, timeout)
-            )
+        if self.session.settings.embedded and self.worker is None:
+            self.worker = self._own_worker = self.stack.enter_context(run_worker(self.session))
+
+
+def run_worker(session: Session) -> AbstractContextManager[ChildProcess]:
+    """Run an embedded worker until the block ends."""
+    settings = session.settings
+    return worker(session.redis_url, settings.state_folder, settings.worker.drain_timeout)
 
 
 def _wait(console: Console, run: JobRun) -> JobSummary:
     run.prepare()
-    with show_progress(console, title_of(run.session, run.job_id)) as show:
+    with show_progress(console, _title_of(run.session, run.job_id)) as show:
         while (summary := run.summary).state not in CLOSED_STATES:
             show(summary)
             run.step(summary)
@@ -179,6 +171,55 @@ def _wait(console: Console, run: JobRun) -> JobSummary:
     if summary.state is JobState.FINISHED:
         run.release_worker()
     return summary
+
+
+def _title_of(session: Session, job_id: JobId) -> Callable[[], str]:
+    """Return a function that makes `~/photos → ~/photos-cutouts   balanced · birefnet-lite · gpu0`.
+
+    The devices come from the workers' heartbeats, which take a moment to arrive.
+    """
+    job = session.jobs.job(job_id)
+    presets = session.settings.presets
+    names = (name for name, preset in presets.items() if preset == job.recipe.preset)
+    locations = f"{short_location(job.source)} → {short_location(job.out)}"
+    look = f"{next(names, 'own values')} · {job.recipe.model}"
+
+    def make_title() -> str:
+        devices = sorted({heartbeat.label for heartbeat in read_heartbeats(session.client)})
+        return f"{locations}   {look} · {', '.join(devices) or '...'}"
+
+    return make_title
+
+
+def _show_result(
+    console: Console, jobs: JobStore, summary: JobSummary, ignored: IgnoredObjects
+) -> None:
+    """Print how a job ended: where the cutouts are, what failed, what was ignored."""
+    argument = "" if jobs.latest() == summary.job else f" {summary.job}"
+    lines = _result(summary, jobs.job(summary.job), argument)
+    console.show(asdict(summary) | ignored.record(), *lines)
+    if summary.failed:
+        show_failures(console, jobs.items.failures(summary.job))
+        console.print(f"after a fix: bgpipe retry{argument}")
+    if text := str(ignored):
+        console.print(text)
+
+
+def _result(summary: JobSummary, job: Job, argument: str) -> Iterator[str]:
+    """Yield the lines on a job that has ended; `argument` names it unless it is the latest."""
+    key, folder = literal_key(job.naming), short_location(job.out)
+    place = f": {folder.rstrip('/')}/{key}" if key else f" in {folder}"
+    if summary.state is JobState.CANCELLED:
+        yield f"cancelled: continue with bgpipe resume {summary.job}"
+    if summary.done:
+        pace = f"{format_duration(summary.seconds)}, {format_rate(summary.images_per_second)}"
+        yield f"{counted(summary.done, 'cutout')}{place} ({pace})"
+    if summary.skipped:
+        yield f"{counted(summary.skipped, 'cutout')} up to date{'' if summary.done else place}"
+    if summary.flagged:
+        yield f"{summary.flagged:,} to review: bgpipe report{argument} --open"
+    if summary.failed:
+        yield f"{summary.failed:,} failed: bgpipe errors{argument}"
 
 
 def _publish(console: Console, run: JobRun) -> JobSummary:

@@ -88,9 +88,7 @@ def read_workflow(
 
     `models`: name in a graph -> bgpipe's name. `has_image`: see `validate_graph`.
 
-    Raises:
-        WorkflowError: it is invalid, or an output that it saves is not supported.
-
+    Raises WorkflowError if it is invalid, or an output that it saves is not supported.
     """
     try:
         graph = to_graph(document) if is_ui_format(document) else document

@@ -62,9 +62,7 @@ def is_ui_format(document: Json) -> bool:
 def to_graph(document: dict[str, Json]) -> Graph:
     """Convert a document in UI format.
 
-    Raises:
-        WorkflowError: a node is malformed or bypassed, or has widget values of a wrong type.
-
+    Raises WorkflowError if a node is malformed or bypassed, or has widget values of a wrong type.
     """
     known = node_types.make_node_types(())
     graph: Graph = {}

@@ -8,19 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from bgpipe.pipeline.broker.client import public_address
-from bgpipe.pipeline.errors import (
-    BgpipeError,
-    ModelUnavailable,
-    RedisUnavailable,
-    Unavailable,
-)
+from bgpipe.pipeline.errors import BgpipeError, ModelUnavailable, RedisUnavailable, Unavailable
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.models.hub import Hub
 from bgpipe.pipeline.monitoring.heartbeat import Heartbeat, read_heartbeats
@@ -40,41 +34,30 @@ RECHECK = 8.0
 """Seconds, more than a heartbeat's interval, within which a worker takes the messages of a new job."""
 
 
-class CheckLevel(StrEnum):
-    """The result of a check; with an error, the command that needs the part fails."""
-
-    OK = "ok"
-    WARNING = "warning"
-    ERROR = "error"
-
-
 class CheckWarning(BgpipeError):
     """The part works, but degraded or not durably."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
+    """The result of a check; with an error, the command that needs the part fails."""
+
     name: str
-    level: CheckLevel
+    level: Literal["ok", "warning", "error"]
     detail: str
 
     @property
     def ok(self) -> bool:
-        return self.level is not CheckLevel.ERROR
+        return self.level != "error"
 
 
 def run_check(name: str, inspect: Callable[[Settings], str], settings: Settings) -> Check:
     """Turn what `inspect` returns or raises into a check with one line of detail."""
     try:
-        return Check(name, CheckLevel.OK, inspect(settings))
-    except CheckWarning as error:
-        return Check(name, CheckLevel.WARNING, _one_line(error))
+        return Check(name, "ok", inspect(settings))
     except (BgpipeError, OSError, subprocess.SubprocessError) as error:
-        return Check(name, CheckLevel.ERROR, _one_line(error))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        detail = " ".join(str(error).split())
+        return Check(name, "warning" if isinstance(error, CheckWarning) else "error", detail)
 
 
 def machine_checks(settings: Settings) -> Iterator[Check]:
@@ -90,7 +73,7 @@ def machine_checks(settings: Settings) -> Iterator[Check]:
     yield run_check("devices", _inspect_devices, settings)
     yield run_check("model", _inspect_model, settings)
     if settings.matting.model != registry.NO_MATTING:
-        yield run_check("matting", _inspect_matting, settings)
+        yield run_check("matting", lambda _: _locate(settings, settings.matting.model), settings)
 
 
 def worker_checks(settings: Settings) -> Iterator[Check]:
@@ -103,35 +86,19 @@ def dispatcher_checks(settings: Settings) -> Iterator[Check]:
     yield run_check("dispatcher", _inspect_leader, settings)
 
 
-def describe(heartbeat: Heartbeat) -> str:
-    """Return the worker's name and counts in one line."""
-    stats = heartbeat.stats
-    last = f", the last one {heartbeat.idle:.0f} s ago" if stats.progress else ""
-    return (
-        f"{heartbeat.worker}: {stats.images} images{last}, {stats.steps} device steps, "
-        f"{stats.in_flight} in flight, the oldest for {stats.oldest:.0f} s"
-    )
-
-
 def inspect_durability(settings: Settings) -> str:
-    """Check that the server loses no job when its memory is full or it restarts.
-
-    Raises:
-        RedisUnavailable: it does; the message names the settings of Redis to change.
-
-    """
+    """Check that the server loses no job when its memory is full or it restarts."""
     with open_session(settings) as session:
-        memory = session.client.info("memory")
-        persistence = session.client.info("persistence")
+        stored = session.client.info("memory") | session.client.info("persistence")
     problems = []
-    policy = memory.get("maxmemory_policy", "unknown")
+    policy = stored.get("maxmemory_policy", "unknown")
     if policy != "noeviction":
         problems.append(f"maxmemory-policy is {policy}, so jobs may vanish: set it to noeviction")
-    if not persistence.get("aof_enabled"):
+    if not stored.get("aof_enabled"):
         problems.append(
             "appendonly is off, so a restart loses jobs: set appendonly yes, appendfsync everysec"
         )
-    if persistence.get("aof_last_write_status", "ok") != "ok":
+    if stored.get("aof_last_write_status", "ok") != "ok":
         problems.append("the append-only file is not writable: free the server's disk")
     if problems:
         raise RedisUnavailable("; ".join(problems))
@@ -139,15 +106,13 @@ def inspect_durability(settings: Settings) -> str:
 
 
 def _inspect_versions(_: Settings) -> str:
-    versions = [_version(name) for name in ("bgpipe", *LIBRARIES)]
+    versions = []
+    for name in ("bgpipe", *LIBRARIES):
+        try:
+            versions.append(f"{name} {version(name)}")
+        except PackageNotFoundError:  # a machine that only submits or dispatches needs no torch
+            versions.append(f"{name} not installed")
     return ", ".join([*versions, f"python {platform.python_version()}"])
-
-
-def _version(name: str) -> str:
-    try:
-        return f"{name} {version(name)}"
-    except PackageNotFoundError:
-        return f"{name} not installed"  # a machine that only submits or dispatches needs no torch
 
 
 def _inspect_state(settings: Settings) -> str:
@@ -158,10 +123,8 @@ def _inspect_state(settings: Settings) -> str:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise Unavailable(
-            f"state folder is not writable: {folder}: {reason}: change its permissions, or set "
-            "BGPIPE_STATE_DIR to another"
-        ) from error
+        remedy = "change its permissions, or set BGPIPE_STATE_DIR to another"
+        raise Unavailable(f"state folder is not writable: {folder}: {reason}: {remedy}") from error
     return str(folder)
 
 
@@ -189,11 +152,11 @@ def _inspect_dispatcher(settings: Settings) -> str:
 def _inspect_workers(settings: Settings) -> str:
     with open_session(settings) as session:
         heartbeats = read_heartbeats(session.client)
-    if not heartbeats and settings.embedded:
+    if heartbeats:
+        return _describe(heartbeats)
+    if settings.embedded:
         return "none: submit starts its own"
-    if not heartbeats:
-        raise CheckWarning("none: jobs wait for one: start bgpipe worker")
-    return _describe_all(heartbeats)
+    raise CheckWarning("none: jobs wait for one: start bgpipe worker")
 
 
 def _inspect_devices(settings: Settings) -> str:
@@ -214,13 +177,7 @@ def _inspect_devices(settings: Settings) -> str:
 
 
 def _inspect_model(settings: Settings) -> str:
-    """Locate the weights of the settings' model.
-
-    Raises:
-        ModelUnavailable: a submit would fail.
-        CheckWarning: a submit would download them, or use the bundled ones.
-
-    """
+    """Locate the weights of the settings' model; warn if a submit would use the bundled ones."""
     if settings.model.name != registry.AUTO:
         return _locate(settings, settings.model.name)
     try:
@@ -233,11 +190,8 @@ def _inspect_model(settings: Settings) -> str:
         raise CheckWarning(f"{registry.TRIAL} replaces the default model: {error}") from error
 
 
-def _inspect_matting(settings: Settings) -> str:
-    return _locate(settings, settings.matting.model)
-
-
 def _locate(settings: Settings, name: str) -> str:
+    """Return name and path of the weights; warn if a submit would download them."""
     cache = settings.model_folder
     if name not in registry.read_models() or registry.locate(name, cache=cache):
         return f"{name}: {registry.resolve(name, cache=cache).path}"
@@ -254,12 +208,12 @@ def _inspect_local_workers(settings: Settings) -> str:
             raise Unavailable(f"no worker of this machine has a heartbeat: {platform.node()}")
         stalled = [heartbeat for heartbeat in heartbeats if heartbeat.is_stalled(STALL)]
         if stalled:
-            raise Unavailable(f"no image done for {STALL:.0f} s: {_describe_all(stalled)}")
+            raise Unavailable(f"no image done for {STALL:.0f} s: {_describe(stalled)}")
         if _ignores_queue(session):
             time.sleep(RECHECK)
             if _ignores_queue(session):
-                raise Unavailable(f"workers do not take messages: {_describe_all(heartbeats)}")
-    return _describe_all(heartbeats)
+                raise Unavailable(f"workers do not take messages: {_describe(heartbeats)}")
+    return _describe(heartbeats)
 
 
 def _inspect_leader(settings: Settings) -> str:
@@ -280,5 +234,12 @@ def _ignores_queue(session: Session) -> bool:
     return is_idle and bool(session.client.llen(session.settings.queue.name))
 
 
-def _describe_all(heartbeats: Iterable[Heartbeat]) -> str:
-    return "; ".join(map(describe, heartbeats))
+def _describe(heartbeats: Sequence[Heartbeat]) -> str:
+    return "; ".join(
+        f"{heartbeat.worker}: {stats.images} images"
+        + (f", the last one {heartbeat.idle:.0f} s ago" if stats.progress else "")
+        + f", {stats.steps} device steps, {stats.in_flight} in flight, "
+        f"the oldest for {stats.oldest:.0f} s"
+        for heartbeat in heartbeats
+        for stats in [heartbeat.stats]
+    )

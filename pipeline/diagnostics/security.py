@@ -5,9 +5,8 @@ from __future__ import annotations
 import stat
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from ipaddress import ip_address
-from pathlib import Path
 from socket import gaierror, getaddrinfo
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit, urlunsplit
@@ -35,18 +34,20 @@ class Exposed(BgpipeError):
 
 def security_checks(settings: Settings) -> Iterator[Check]:
     """Run all checks; those of Redis only in a cluster."""
-    for name, inspect in _INSPECTIONS.items():
-        if not settings.embedded or name not in _CLUSTER_ONLY:
-            yield run_check(name, inspect, settings)
+    yield run_check("files", _inspect_files, settings)
+    if not settings.embedded:
+        yield run_check("password", _inspect_password, settings)
+        yield run_check("user", _inspect_user, settings)
+        yield run_check("encryption", inspect_encryption, settings)
+        yield run_check("places", _inspect_places, settings)
+    yield run_check("durability", inspect_durability, settings)
+    yield run_check("storage", _inspect_storage, settings)
+    yield run_check("flower", _inspect_flower, settings)
+    yield run_check("metrics", _inspect_metrics, settings)
 
 
 def inspect_encryption(settings: Settings) -> str:
-    """Check that traffic to Redis is encrypted or stays on this machine.
-
-    Raises:
-        Exposed: it is readable on its way.
-
-    """
+    """Check that traffic to Redis is encrypted or stays on this machine."""
     parts = urlsplit(settings.redis_url)
     if parts.scheme == "rediss":
         if parse_qs(parts.query).get("ssl_cert_reqs", ["required"])[0] != "required":
@@ -54,33 +55,37 @@ def inspect_encryption(settings: Settings) -> str:
         return "rediss://, with a verified certificate"
     if parts.scheme == "unix" or _is_loopback(parts.hostname or ""):
         return "redis is on this machine"
-    raise Exposed(
-        f"passwords and keys go to {parts.hostname} unencrypted: use rediss://, or a network of your "
-        "own"
-    )
+    remedy = "use rediss://, or a network of your own"
+    raise Exposed(f"passwords and keys go to {parts.hostname} unencrypted: {remedy}")
 
 
 def _inspect_files(settings: Settings) -> str:
     """Check the permissions of files that hold secrets."""
     folder = secrets_folder()
     files = [path for path in folder.iterdir() if path.is_file()] if folder else []
-    if user_file().is_file() and _contains_secret(settings, user_file()):
+    secrets = [
+        urlsplit(settings.redis_url).password,
+        settings.serve.webhook_secret.get_secret_value(),
+        *(sweep.secret.get_secret_value() for sweep in settings.sweeps.values()),
+    ]
+    text = user_file().read_text() if user_file().is_file() else ""
+    if any(secret in text for secret in secrets if secret):
         files.append(user_file())
-    readable = [path for path in files if stat.S_IMODE(path.stat().st_mode) & stat.S_IRWXO]
+    readable = [str(path) for path in files if path.stat().st_mode & stat.S_IRWXO]
     if readable:
-        raise Exposed(f"readable by all users of this machine: {_join(readable)}: chmod o= them")
-    return f"closed to others: {_join(files)}" if files else "no file holds a secret"
+        raise Exposed(
+            f"readable by all users of this machine: {', '.join(readable)}: chmod o= them"
+        )
+    return f"closed to others: {', '.join(map(str, files))}" if files else "no file holds a secret"
 
 
 def _inspect_password(settings: Settings) -> str:
     """Check that Redis refuses a client without user and password."""
     parts = urlsplit(settings.redis_url)
-    query = "&".join(
-        field
-        for field in parts.query.split("&")
-        if not field.startswith(("password=", "username="))
-    )
-    anonymous = parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query)
+    credentials = ("password=", "username=")
+    query = (field for field in parts.query.split("&") if not field.startswith(credentials))
+    host = parts.netloc.rpartition("@")[2]
+    anonymous = parts._replace(netloc=host, query="&".join(query))
     try:
         connect(urlunsplit(anonymous)).close()
     except RedisUnavailable as error:
@@ -139,39 +144,10 @@ def _inspect_metrics(settings: Settings) -> str:
     return "off, or on the loopback interface"
 
 
-_INSPECTIONS: Mapping[str, Callable[[Settings], str]] = {
-    "files": _inspect_files,
-    "password": _inspect_password,
-    "user": _inspect_user,
-    "encryption": inspect_encryption,
-    "places": _inspect_places,
-    "durability": inspect_durability,
-    "storage": _inspect_storage,
-    "flower": _inspect_flower,
-    "metrics": _inspect_metrics,
-}
-_CLUSTER_ONLY = frozenset(("password", "user", "encryption", "places"))
-
-
-def _contains_secret(settings: Settings, path: Path) -> bool:
-    secrets = [
-        urlsplit(settings.redis_url).password,
-        settings.serve.webhook_secret.get_secret_value(),
-        *(sweep.secret.get_secret_value() for sweep in settings.sweeps.values()),
-    ]
-    text = path.read_text()
-    return any(secret in text for secret in secrets if secret)
-
-
 def _is_loopback(host: str) -> bool:
     try:
         addresses = getaddrinfo(host, None)
     except gaierror:
         return False
-    return all(
-        ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in addresses
-    )
-
-
-def _join(paths: Iterable[Path]) -> str:
-    return ", ".join(map(str, paths))
+    hosts = [str(address[0]).partition("%")[0] for *_, address in addresses]
+    return all(ip_address(host).is_loopback for host in hosts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,95 +17,69 @@ import torch
 from pydantic import TypeAdapter
 
 from bgpipe.pipeline.errors import Code, ItemError, PermanentError
+from bgpipe.pipeline.evaluation.dataset import ImagePair
 from bgpipe.pipeline.evaluation.protocol import (
-    EdgeMatting,
     EvaluatedModel,
     EvaluationRequest,
     EvaluationResult,
-    ImagePair,
     ResultImages,
 )
 from bgpipe.pipeline.evaluation.scores import score
 from bgpipe.pipeline.images import png
 from bgpipe.pipeline.images.color import to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode
-from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.images.preview import render_thumbnail
 from bgpipe.pipeline.inference.engine import BiRefNetEngine
 from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.matting.edges import solve_edges
-from bgpipe.pipeline.matting.resample import resize
+from bgpipe.pipeline.matting.resample import resize, to_unit
 from bgpipe.pipeline.networks.preprocess import preprocess
 from bgpipe.pipeline.processes import serve_lines
 from bgpipe.pipeline.types import DecodedImage, Matte, Preset
 
 if TYPE_CHECKING:
+    from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine
     from bgpipe.pipeline.types import Pixels
-
-    Predict = Callable[[DecodedImage, Pixels], Matte]
-    """Matte of an image; the second argument is its true cutout."""
-    RefineEdges = Callable[[DecodedImage, Matte], Matte]
 
 
 def evaluate(request: EvaluationRequest) -> Iterator[EvaluationResult]:
     """Score every model and preset on every pair; an unreadable pair yields results with an error."""
     threads = request.threads or os.cpu_count() or 1
-    refine_edges = _edge_refiner(request.edges, threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    solver = None
+    if request.edges:
+        from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine  # imports transformers
+
+        solver = VitMatteEngine(request.edges.model, device, batch=1, threads=threads)
     for model in request.sources:
-        predict = _predictor(model, threads)
+        engine = None
+        if model.model:
+            engine = BiRefNetEngine(model.model, device, batch=1, threads=threads)
         for pair in request.pairs:
             try:
-                yield from _evaluate_pair(request, model, pair, predict, refine_edges)
+                yield from _evaluate_pair(request, model, pair, engine, solver)
             except ItemError as error:
                 for preset in request.presets:
                     yield EvaluationResult(model.name, preset, pair.name, error=str(error))
-
-
-def _predictor(model: EvaluatedModel, threads: int) -> Predict:
-    if model.model is None:
-        return lambda _, truth: _resize_truth(model.size, truth)
-    engine = BiRefNetEngine(model.model, _device(), batch=1, threads=threads)
-
-    def predict(image: DecodedImage, _: Pixels) -> Matte:
-        return engine.infer([to_viewed_srgb(preprocess(image.rgb, model.size), image.icc)])[0]
-
-    return predict
-
-
-def _edge_refiner(edges: EdgeMatting | None, threads: int) -> RefineEdges:
-    if edges is None:
-        return lambda _, matte: matte
-    from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine  # imports transformers
-
-    engine = VitMatteEngine(edges.model, _device(), batch=1, threads=threads)
-
-    def refine_edges(image: DecodedImage, matte: Matte) -> Matte:
-        rgb = to_viewed_srgb(image.rgb, image.icc)
-        return Matte(solve_edges(rgb, matte.alpha, edges.matting, engine.infer))
-
-    return refine_edges
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _resize_truth(size: tuple[int, int], truth: Pixels) -> Matte:
-    """Return the best possible matte of a network with this output size."""
-    return Matte(resize(truth[..., 3].astype(np.float32) / np.float32(255), *size))
 
 
 def _evaluate_pair(
     request: EvaluationRequest,
     model: EvaluatedModel,
     pair: ImagePair,
-    predict: Predict,
-    refine_edges: RefineEdges,
+    engine: BiRefNetEngine | None,
+    solver: VitMatteEngine | None,
 ) -> Iterator[EvaluationResult]:
-    limits = Limits(**request.limits)
-    image = decode(_read(pair.image), limits)
-    truth = _true_cutout(image, decode(_read(pair.truth), limits))
-    matte = refine_edges(image, predict(image, truth))
+    image = decode(_read(pair.image), request.limits)
+    truth = _true_cutout(image, decode(_read(pair.truth), request.limits))
+    if engine:
+        inputs = to_viewed_srgb(preprocess(image.rgb, model.size), image.icc)
+        (matte,) = engine.infer([inputs])
+    else:  # the best possible matte of a network with this output size
+        matte = Matte(resize(to_unit(truth[..., 3]), *model.size))
+    if request.edges and solver:
+        rgb = to_viewed_srgb(image.rgb, image.icc)
+        matte = Matte(solve_edges(rgb, matte.alpha, request.edges.matting, solver.infer))
     for name, preset in request.presets.items():
         cutout = cut_out(image, matte, preset).rgba
         images = _encode_images(request, pair, truth, cutout) if request.thumbnail else None
@@ -123,23 +97,21 @@ def _true_cutout(image: DecodedImage, truth: DecodedImage) -> Pixels:
     """Return the truth itself if it has an alpha, else the image cut out by the truth as a matte."""
     if truth.rgb.shape != image.rgb.shape:
         sizes = (f"{shape[1]}x{shape[0]}" for shape in (truth.rgb.shape, image.rgb.shape))
-        raise PermanentError(
-            Code.UNSUPPORTED, f"truth and image differ in size: {', '.join(sizes)}"
-        )
+        detail = f"truth and image differ in size: {', '.join(sizes)}"
+        raise PermanentError(Code.UNSUPPORTED, detail)
     if truth.alpha is not None:
         return np.dstack([truth.rgb, truth.alpha])
     gray = truth.rgb[..., 0]
     if not (truth.rgb == gray[..., None]).all():
         raise PermanentError(Code.UNSUPPORTED, "the truth is neither grey nor has an alpha channel")
-    return cut_out(image, Matte(gray.astype(np.float32) / np.float32(255)), Preset()).rgba
+    return cut_out(image, Matte(to_unit(gray)), Preset()).rgba
 
 
 def _encode_images(
     request: EvaluationRequest, pair: ImagePair, truth: Pixels, cutout: Pixels
 ) -> ResultImages:
-    limits = Limits(**request.limits)
     files = (_read(pair.image), png.encode(truth, text={}), png.encode(cutout, text={}))
-    thumbnails = (render_thumbnail(file, limits, request.thumbnail) for file in files)
+    thumbnails = (render_thumbnail(file, request.limits, request.thumbnail) for file in files)
     return ResultImages(*(base64.b64encode(webp).decode() for webp in thumbnails))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 
-from bgpipe.pipeline.evaluation.protocol import EvaluationResult, ResultImages
+from bgpipe.pipeline.evaluation.protocol import EvaluationResult
 from bgpipe.pipeline.evaluation.scores import HIGHER_IS_BETTER, Scores
 
 STYLE = """
@@ -43,7 +44,7 @@ def render_quality_page(means: Mapping[str, Scores], results: Sequence[Evaluatio
             "<h1>Evaluation</h1>",
             *_table(means),
             "<h2>Images, worst first</h2>",
-            *(_section(name, trials) for name, trials in _worst_first(results)),
+            *_sections(results),
             "</body></html>",
         ]
     )
@@ -58,21 +59,22 @@ def _table(means: Mapping[str, Scores]) -> Iterator[str]:
         values = [row[name] for row in rows]
         higher = name in HIGHER_IS_BETTER
         best = max(values) if higher else min(values)
-        cells = (f"<td{_best_class(value, best)}>{value:.4g}</td>" for value in values)
+        classes = (' class="best"' if value == best else "" for value in values)
+        cells = (f"<td{kind}>{value:.4g}</td>" for kind, value in zip(classes, values, strict=True))
         better = "higher" if higher else "lower"
         yield f"<tr><td>{name} <small>{better} is better</small></td>{''.join(cells)}</tr>"
     yield "</table></div>"
 
 
-def _best_class(value: float, best: float) -> str:
-    return ' class="best"' if value == best else ""
-
-
-def _worst_first(results: Sequence[EvaluationResult]) -> list[tuple[str, list[EvaluationResult]]]:
-    by_image: dict[str, list[EvaluationResult]] = {}
+def _sections(results: Sequence[EvaluationResult]) -> Iterator[str]:
+    by_image = defaultdict[str, list[EvaluationResult]](list)
     for result in results:
-        by_image.setdefault(result.image, []).append(result)
-    return sorted(by_image.items(), key=lambda entry: _mean_sad(entry[1]), reverse=True)
+        by_image[result.image].append(result)
+    for name, trials in sorted(by_image.items(), key=lambda entry: -_mean_sad(entry[1])):
+        first = next((result.images for result in trials if result.images), None)
+        sources = _figure("image", first.image, "") + _figure("truth", first.truth) if first else ""
+        figures = sources + "".join(map(_trial_figure, trials))
+        yield f"<section><h3>{escape(name)}</h3><div>{figures}</div></section>"
 
 
 def _mean_sad(trials: Sequence[EvaluationResult]) -> float:
@@ -81,32 +83,14 @@ def _mean_sad(trials: Sequence[EvaluationResult]) -> float:
     return sum(sads) / len(sads) if sads else float("inf")
 
 
-def _section(name: str, trials: Sequence[EvaluationResult]) -> str:
-    first = next((result.images for result in trials if result.images), None)
-    figures = [*_source_figures(first), *(_figure(result) for result in trials)]
-    return f"<section><h3>{escape(name)}</h3><div>{''.join(figures)}</div></section>"
-
-
-def _source_figures(images: ResultImages | None) -> Iterator[str]:
-    if images:
-        yield f'<figure><img src="{_inline(images.image)}" alt=""><figcaption>image'
-        yield "</figcaption></figure>"
-        yield f'<figure><img class="cutout" src="{_inline(images.truth)}" alt="">'
-        yield "<figcaption>truth</figcaption></figure>"
-
-
-def _figure(result: EvaluationResult) -> str:
+def _trial_figure(result: EvaluationResult) -> str:
     if not (result.scores and result.images):
-        return (
-            f"<figure><figcaption>{escape(f'{result.trial}: {result.error}')}</figcaption></figure>"
-        )
+        return _figure(f"{result.trial}: {result.error}")
     scores = result.scores
     caption = f"{result.trial}: SAD {scores.sad:.3g}, MSE {scores.mse:.3g}, IoU {scores.iou:.3f}"
-    return (
-        f'<figure><img class="cutout" src="{_inline(result.images.cutout)}" alt="">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    return _figure(caption, result.images.cutout)
 
 
-def _inline(webp: str) -> str:
-    return f"data:image/webp;base64,{webp}"
+def _figure(caption: str, webp: str = "", kind: str = ' class="cutout"') -> str:
+    image = f'<img{kind} src="data:image/webp;base64,{webp}" alt="">' if webp else ""
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"

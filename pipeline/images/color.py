@@ -34,27 +34,15 @@ def is_matrix_profile(icc: bytes) -> bool:
     return {icc[start : start + 4] for start in starts} >= _MATRIX_TAGS
 
 
-def to_srgb(image: Image.Image, icc: bytes) -> Pixels | None:
-    """Convert the image from its profile; None if the profile cannot be used."""
-    return _convert(image, _open_profile(icc), _create_profile("sRGB"))
-
-
-def lab_to_srgb(image: Image.Image) -> Pixels | None:
-    """Convert an image in CIELAB; None if it cannot be."""
-    return _convert(image, _create_profile("LAB"), _create_profile("sRGB"))
-
-
 def to_viewed_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
     """Convert to what a color-managed screen shows; unchanged without a usable profile."""
-    srgb = to_srgb(Image.fromarray(rgb), icc) if icc else None
+    srgb = convert(Image.fromarray(rgb), icc, "sRGB") if icc else None
     return rgb if srgb is None else srgb
 
 
 def from_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
     """Convert sRGB to the numbers that look the same in an image with the profile `icc`."""
-    if not icc:
-        return rgb
-    stored = _convert(Image.fromarray(rgb), _create_profile("sRGB"), _open_profile(icc))
+    stored = convert(Image.fromarray(rgb), "sRGB", icc) if icc else None
     return rgb if stored is None else stored
 
 
@@ -64,33 +52,23 @@ def parse_color(color: str) -> Pixels:
     return np.frombuffer(value, np.uint8).reshape(1, 1, 3)
 
 
-def _create_profile(name: str) -> ImageCms.ImageCmsProfile:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile(name))  # type: ignore[arg-type]
+def _open_profile(profile: bytes | str) -> ImageCms.ImageCmsProfile:
+    if isinstance(profile, bytes):
+        return ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile(profile))  # type: ignore[arg-type]
 
 
-def _open_profile(icc: bytes) -> ImageCms.ImageCmsProfile | None:
-    try:
-        return ImageCms.ImageCmsProfile(io.BytesIO(icc))
-    except (ImageCms.PyCMSError, OSError):
-        return None
-
-
-def _convert(
-    image: Image.Image,
-    source: ImageCms.ImageCmsProfile | None,
-    target: ImageCms.ImageCmsProfile | None,
-) -> Pixels | None:
-    if source is None or target is None:
-        return None
+def convert(image: Image.Image, source: bytes | str, target: bytes | str) -> Pixels | None:
+    """Convert between ICC profiles or named color spaces; None if one cannot be used."""
     try:
         converted = ImageCms.profileToProfile(
             image,
-            source,
-            target,
+            _open_profile(source),
+            _open_profile(target),
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
             outputMode="RGB",
             flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
-    return None if converted is None else np.array(converted)  # a writable copy
+    return np.array(converted)  # a writable copy

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from bgpipe.pipeline.images.formats import RAW, detect_format, is_cut_short, truncation_error
-from bgpipe.pipeline.images.frames import count_frames
-from bgpipe.pipeline.images.header import open_image, read_orientation, read_resolution
+from bgpipe.pipeline.images.header import (
+    count_frames,
+    open_image,
+    read_orientation,
+    read_resolution,
+)
 from bgpipe.pipeline.images.raw import decode_raw, read_raw_size
 from bgpipe.pipeline.images.samples import read_samples
-from bgpipe.pipeline.types import DecodedImage
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from bgpipe.pipeline.images.limits import Limits
+    from bgpipe.pipeline.types import DecodedImage, Pixels, Pixels16
 
-    Samples = TypeVar("Samples", npt.NDArray[np.uint8], npt.NDArray[np.uint16])
+    Samples = TypeVar("Samples", Pixels, Pixels16)
 
 _UPRIGHT = (False, None)
 # By EXIF orientation: whether to transpose, then the flip of cv2 (1 left to right, 0 top to bottom, -1 both).
@@ -39,23 +42,21 @@ def decode(data: bytes, limits: Limits, keep_16_bits: bool = False) -> DecodedIm
     16-bit samples become 8 by their high byte. Colors keep the source's numbers and RGB profile;
     CMYK, LAB, camera RAW, and gray or RGB that only a table explains become sRGB.
 
-    Raises:
-        PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
-
+    Raises PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
     """
     if detect_format(data) in RAW:
         return decode_raw(data, limits, keep_16_bits)
     image = open_image(data, limits)
     frames = count_frames(image, data, limits)
-    samples = read_samples(image, data, keep_16_bits=keep_16_bits)
+    stored = read_samples(image, data, keep_16_bits=keep_16_bits)
     turn = _TURNS.get(read_orientation(image), _UPRIGHT)
     dpi = read_resolution(image)
-    return DecodedImage(
-        rgb=_turn(samples.rgb, turn),
-        alpha=None if samples.alpha is None else _turn(samples.alpha, turn),
-        icc=samples.icc,
-        dpi=(dpi[1], dpi[0]) if dpi and turn[0] else dpi,
-        rgb16=None if samples.rgb16 is None else _turn(samples.rgb16, turn),
+    return replace(
+        stored,
+        rgb=_turn(stored.rgb, turn),
+        alpha=None if stored.alpha is None else _turn(stored.alpha, turn),
+        rgb16=None if stored.rgb16 is None else _turn(stored.rgb16, turn),
+        dpi=dpi[::-1] if dpi and turn[0] else dpi,
         frames=frames,
     )
 
@@ -70,9 +71,7 @@ def read_pixel_count(data: bytes, limits: Limits) -> int:
 def validate_header(data: bytes, limits: Limits) -> str:
     """Return the format of a file that seems complete; no pixel is decoded.
 
-    Raises:
-        PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
-
+    Raises PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
     """
     read_pixel_count(data, limits)
     name = detect_format(data)
@@ -88,13 +87,9 @@ def _turn(pixels: Samples, turn: tuple[bool, int | None]) -> Samples:
     try:
         import cv2
     except ImportError:  # in the control image, which only makes thumbnails (decisions/0007)
-        return _turn_by_numpy(pixels, transposed, flip)
+        # The same pixels, in five times the time.
+        upright = pixels.swapaxes(0, 1) if transposed else pixels
+        down, across = (-1 if flip in axes else 1 for axes in ({0, -1}, {1, -1}))
+        return np.ascontiguousarray(upright[::down, ::across])
     turned = cv2.transpose(pixels) if transposed else pixels
     return np.asarray(turned if flip is None else cv2.flip(turned, flip), pixels.dtype)
-
-
-def _turn_by_numpy(pixels: Samples, transposed: bool, flip: int | None) -> Samples:
-    """Return the same pixels as with cv2, in five times its time."""
-    turned = pixels.swapaxes(0, 1) if transposed else pixels
-    rows, columns = flip in {0, -1}, flip in {1, -1}
-    return np.ascontiguousarray(turned[:: -1 if rows else 1, :: -1 if columns else 1])

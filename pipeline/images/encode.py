@@ -16,8 +16,6 @@ from bgpipe.pipeline.images import png, provenance
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import numpy.typing as npt
-
     from bgpipe.config.output import Format
     from bgpipe.pipeline.types import Cutout, DecodedImage, Output, Pixels, Pixels16
 
@@ -36,45 +34,30 @@ _XMP_BOX = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
 def encode(cutout: Cutout, image: DecodedImage, output: Output, text: Text) -> bytes:
     """Encode the cutout of `image` with its profile, and with `text` about its provenance.
 
-    Raises:
-        PermanentError: TOO_LARGE, a side is too long for the format.
-
+    Raises PermanentError: TOO_LARGE, a side is too long for the format.
     """
     longest = FILE_FORMATS[output.format].longest_side
     if max(cutout.rgba.shape[:2]) > longest:
-        raise PermanentError(
-            Code.TOO_LARGE, f"{output.format} holds sides up to {longest} pixels: write png"
-        )
+        detail = f"{output.format} holds sides up to {longest} pixels: write png"
+        raise PermanentError(Code.TOO_LARGE, detail)
     return _ENCODERS[output.format](cutout, image, output, text)
 
 
 def _png(cutout: Cutout, image: DecodedImage, output: Output, text: Text) -> bytes:
-    if output.depth == 16 and image.rgb16 is not None:
+    samples: png.Samples = cutout.rgba
+    icc = image.icc
+    if output.format == "mask":
+        samples, icc = np.ascontiguousarray(cutout.rgba[..., 3]), None
+    elif output.depth == 16 and image.rgb16 is not None:
         samples = _to_16_bits(cutout.rgba, image.rgb, image.rgb16)
-        return png.encode(samples, text=text, icc=image.icc, dpi=image.dpi)
-    return _any_png(cutout.rgba, output, text, icc=image.icc, dpi=image.dpi)
-
-
-def _mask(cutout: Cutout, image: DecodedImage, output: Output, text: Text) -> bytes:
-    return _any_png(np.ascontiguousarray(cutout.rgba[..., 3]), output, text, dpi=image.dpi)
-
-
-def _any_png(
-    samples: Pixels,
-    output: Output,
-    text: Text,
-    *,
-    icc: bytes | None = None,
-    dpi: tuple[float, float] | None,
-) -> bytes:
-    if output.compression == "fast":
-        return png.encode(samples, text=text, icc=icc, dpi=dpi)
-    data = _save(Image.fromarray(samples), "PNG", compress_level=9)
-    return png.annotate(data, text=text, icc=icc, dpi=dpi)
+    if output.compression == "fast" or samples.itemsize == 2:
+        return png.encode(samples, text=text, icc=icc, dpi=image.dpi)
+    data = save(Image.fromarray(samples), "PNG", compress_level=9)
+    return png.annotate(data, text=text, icc=icc, dpi=image.dpi)
 
 
 def _webp(cutout: Cutout, image: DecodedImage, output: Output, text: Text) -> bytes:
-    return _save(
+    return save(
         Image.fromarray(cutout.rgba),
         "WEBP",
         quality=output.quality,
@@ -87,7 +70,7 @@ def _webp(cutout: Cutout, image: DecodedImage, output: Output, text: Text) -> by
 
 
 def _avif(cutout: Cutout, image: DecodedImage, output: Output, text: Text) -> bytes:
-    data = _save(
+    data = save(
         Image.fromarray(cutout.rgba),
         "AVIF",
         quality=output.quality,
@@ -121,7 +104,7 @@ def _zip(cutout: Cutout, image: DecodedImage, output: Output, text: Text) -> byt
 
 
 def _any_jpeg(rgb: Pixels, image: DecodedImage, output: Output, xmp: bytes = b"") -> bytes:
-    return _save(
+    return save(
         Image.fromarray(np.ascontiguousarray(rgb)),
         "JPEG",
         quality=output.quality,
@@ -133,13 +116,14 @@ def _any_jpeg(rgb: Pixels, image: DecodedImage, output: Output, xmp: bytes = b""
     )
 
 
-def _save(image: Image.Image, file_format: str, **options: Any) -> bytes:  # noqa: ANN401  # Pillow's
+def save(image: Image.Image, file_format: str, **options: Any) -> bytes:  # noqa: ANN401  # Pillow's
+    """Encode by Pillow."""
     file = io.BytesIO()
     image.save(file, file_format, **options)
     return file.getvalue()
 
 
-def _to_16_bits(rgba: Pixels, rgb: Pixels, rgb16: Pixels16) -> npt.NDArray[np.uint16]:
+def _to_16_bits(rgba: Pixels, rgb: Pixels, rgb16: Pixels16) -> Pixels16:
     """Return the source's own 16-bit samples, shifted where a soft edge lost its background."""
     samples = np.empty(rgba.shape, np.uint16)
     for top in range(0, len(rgba), _STRIP_ROWS):
@@ -153,7 +137,7 @@ def _to_16_bits(rgba: Pixels, rgb: Pixels, rgb16: Pixels16) -> npt.NDArray[np.ui
 
 _ENCODERS: Mapping[Format, Encoder] = {
     "png": _png,
-    "mask": _mask,
+    "mask": _png,
     "webp": _webp,
     "avif": _avif,
     "jpeg": _jpeg,

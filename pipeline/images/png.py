@@ -18,17 +18,17 @@ from isal import isal_zlib
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    import numpy.typing as npt
+    from bgpipe.pipeline.types import Pixels, Pixels16
 
-    Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    Samples = Pixels | Pixels16
     """Gray [H, W], RGB [H, W, 3] or RGBA [H, W, 4]."""
-    Rows = npt.NDArray[np.uint8]
-    """[H, bytes of a row]."""
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+"""The first and the last bytes of a complete file."""
 
 _MAX_INTEGER = 2**31 - 1
-_END = b"\0\0\0\0IEND\xaeB`\x82"
+# Between keyword and text: in iTXt not compressed, no method, no language, no translated keyword.
+_TEXT = {b"tEXt": (b"\0", "latin-1"), b"iTXt": (b"\0\0\0\0\0", "utf-8")}
 _SUB, _UP = 1, 2
 _COLOR_TYPES = {1: 0, 3: 2, 4: 6}
 _TRIAL_STRIPS = 8
@@ -49,11 +49,11 @@ def encode(
 ) -> bytes:
     """Encode the samples in their depth, the text right behind the header.
 
-    Raises:
-        ValueError: invalid keyword or text, or the samples are not of an image.
-
+    Raises ValueError: invalid keyword or text, or the samples are not of an image.
     """
-    return b"".join(_parts(samples, text, icc, dpi))
+    header = _chunk(b"IHDR", _header(samples))
+    data = (_chunk(b"IDAT", piece) for piece in _deflated(samples))
+    return b"".join((SIGNATURE, header, *_annotations(text, icc, dpi), *data, END))
 
 
 def annotate(
@@ -74,40 +74,28 @@ def read_text(start: bytes) -> dict[str, str]:
         return {}
     text = {}
     for kind, body in _chunks(start):
-        if kind == b"tEXt":
-            keyword, _, value = body.partition(b"\0")
-            text[keyword.decode("latin-1")] = value.decode("latin-1")
-        elif kind == b"iTXt":
-            keyword, _, value = body.partition(b"\0\0\0\0\0")
-            text[keyword.decode("latin-1")] = value.decode("utf-8", "replace")
+        if kind in _TEXT:
+            separator, encoding = _TEXT[kind]
+            keyword, _, value = body.partition(separator)
+            text[keyword.decode("latin-1")] = value.decode(encoding, "replace")
     return text
-
-
-def is_complete(end: bytes) -> bool:
-    """Whether a file with these last bytes is complete."""
-    return end.endswith(_END)
-
-
-def _parts(
-    samples: Samples, text: Mapping[str, str], icc: bytes | None, dpi: tuple[float, float] | None
-) -> Iterator[bytes]:
-    yield SIGNATURE
-    yield _chunk(b"IHDR", _header(samples))
-    yield from _annotations(text, icc, dpi)
-    for data in _deflated(samples):
-        yield _chunk(b"IDAT", data)
-    yield _END
 
 
 def _annotations(
     text: Mapping[str, str], icc: bytes | None, dpi: tuple[float, float] | None
 ) -> Iterator[bytes]:
     for keyword, value in text.items():
-        yield _text_chunk(keyword, value)
+        name = keyword.encode("latin-1")
+        if not 0 < len(name) < 80 or "\0" in keyword + value:
+            raise ValueError(f"PNG keywords have 1 to 79 characters, none of them NUL: {keyword!r}")
+        kind = b"tEXt" if all(ord(character) < 256 for character in value) else b"iTXt"
+        separator, encoding = _TEXT[kind]
+        yield _chunk(kind, name + separator + value.encode(encoding))
     if icc:
         yield _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
     if dpi:
-        yield _chunk(b"pHYs", struct.pack(">IIB", *map(_per_meter, dpi), 1))
+        per_meter = (min(max(round(value / _INCH), 1), _MAX_INTEGER) for value in dpi)
+        yield _chunk(b"pHYs", struct.pack(">IIB", *per_meter, 1))
 
 
 def _header(samples: Samples) -> bytes:
@@ -116,22 +104,6 @@ def _header(samples: Samples) -> bytes:
     if kind is None or not 0 < height <= _MAX_INTEGER or not 0 < width <= _MAX_INTEGER:
         raise ValueError(f"not the shape of an image: {samples.shape}")
     return struct.pack(">IIBBBBB", width, height, 8 * samples.itemsize, kind, 0, 0, 0)
-
-
-def _text_chunk(keyword: str, value: str) -> bytes:
-    """Return a `tEXt` chunk in Latin-1 or, if it does not suffice, an `iTXt` one in UTF-8."""
-    name = keyword.encode("latin-1")
-    if not 0 < len(name) < 80 or "\0" in keyword + value:
-        raise ValueError(f"PNG keywords have 1 to 79 characters, none of them NUL: {keyword!r}")
-    try:
-        return _chunk(b"tEXt", name + b"\0" + value.encode("latin-1"))
-    except UnicodeEncodeError:
-        # Behind the keyword: not compressed, no method, no language, no translated keyword.
-        return _chunk(b"iTXt", name + b"\0\0\0\0\0" + value.encode("utf-8"))
-
-
-def _per_meter(dpi: float) -> int:
-    return min(max(round(dpi / _INCH), 1), _MAX_INTEGER)
 
 
 def _deflated(samples: Samples) -> Iterator[bytes]:
@@ -160,7 +132,7 @@ def _choose_filter(samples: Samples, pixel: int) -> int:
     return min((_UP, _SUB), key=size)
 
 
-def _strip(samples: Samples, top: int, count: int, pixel: int, kind: int) -> Rows:
+def _strip(samples: Samples, top: int, count: int, pixel: int, kind: int) -> Pixels:
     """Return rows [count, 1 + bytes] from `top` on, each behind the number of its filter."""
     rows = _bytes(samples[top : top + count])
     height, length = rows.shape
@@ -176,8 +148,8 @@ def _strip(samples: Samples, top: int, count: int, pixel: int, kind: int) -> Row
     return filtered
 
 
-def _bytes(rows: Samples) -> Rows:
-    """Return the rows as they are stored: 16-bit samples with their high byte first."""
+def _bytes(rows: Samples) -> Pixels:
+    """Return the rows as stored, [H, bytes of a row]: 16-bit samples with their high byte first."""
     stored = np.ascontiguousarray(rows, ">u2" if rows.itemsize == 2 else np.uint8)
     return stored.view(np.uint8).reshape(len(rows), -1)
 

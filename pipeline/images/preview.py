@@ -5,18 +5,16 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
 
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images.decode import decode
-from bgpipe.pipeline.images.encode import ALPHA, COLOR
+from bgpipe.pipeline.images.encode import ALPHA, COLOR, save
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from bgpipe.pipeline.images.limits import Limits
     from bgpipe.pipeline.types import DecodedImage, Pixels
 
@@ -27,30 +25,23 @@ Encoding = Literal["png", "webp", "jpeg"]
 _ZIP = b"PK\3\4"
 
 
-def render_thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
+def render_thumbnail(data: bytes, limits: Limits, side: int, *, mask: bool = False) -> bytes:
     """Return the image, or the cutout of a ZIP, as WebP; its longer side has at most `side` pixels.
 
-    Raises:
-        PermanentError: as `decode` does.
+    `mask`: return its alpha in gray, or the gray of a file without one.
 
+    Raises PermanentError: as `decode` does.
     """
     source = _decode(data, limits)
-    image = Image.fromarray(source.rgb)
-    if source.alpha is not None:
-        image.putalpha(Image.fromarray(source.alpha))
-    return _shrink(image, side, source.icc)
-
-
-def render_mask_thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
-    """Return the alpha in gray, or the gray of a file without one, as `render_thumbnail` does.
-
-    Raises:
-        PermanentError: as `decode` does.
-
-    """
-    source = _decode(data, limits)
-    gray = source.rgb[..., 0].copy() if source.alpha is None else source.alpha
-    return _shrink(Image.fromarray(gray), side, None)
+    if mask:
+        gray = source.rgb[..., 0].copy() if source.alpha is None else source.alpha
+        image = Image.fromarray(gray)
+    else:
+        image = Image.fromarray(source.rgb)
+        if source.alpha is not None:
+            image.putalpha(Image.fromarray(source.alpha))
+    image.thumbnail((side, side))
+    return save(image, "WEBP", icc_profile=None if mask else source.icc)
 
 
 def render_channels(
@@ -58,15 +49,14 @@ def render_channels(
 ) -> bytes:
     """Return these channels of the image as a file; `quality` is 1 to 100.
 
-    Raises:
-        PermanentError: as `decode` does.
-
+    Raises PermanentError: as `decode` does.
     """
     image = Image.fromarray(_select_channels(decode(data, limits), channels))
     if encoding == "jpeg":
         image = image.convert("RGB")
-    options = {"compress_level": 4} if encoding == "png" else {"quality": quality}
-    return _save(image, encoding.upper(), options)
+    if encoding == "png":
+        return save(image, "PNG", compress_level=4)
+    return save(image, encoding.upper(), quality=quality)
 
 
 def put_alpha(data: bytes, mask: bytes, limits: Limits) -> bytes:
@@ -84,11 +74,9 @@ def put_alpha(data: bytes, mask: bytes, limits: Limits) -> bytes:
 
 
 def _decode(data: bytes, limits: Limits) -> DecodedImage:
-    return _decode_zip(data, limits) if data.startswith(_ZIP) else decode(data, limits)
-
-
-def _decode_zip(data: bytes, limits: Limits) -> DecodedImage:
-    """Join color and alpha; a member is read only if its header announces few enough bytes."""
+    """Decode an image, or the two of a ZIP whose headers announce few enough bytes."""
+    if not data.startswith(_ZIP):
+        return decode(data, limits)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if any(member.file_size > limits.max_bytes for member in archive.infolist()):
@@ -99,17 +87,6 @@ def _decode_zip(data: bytes, limits: Limits) -> DecodedImage:
     if color.rgb.shape != alpha.rgb.shape:
         raise PermanentError(Code.TRUNCATED, "color and alpha of the ZIP differ in size")
     return replace(color, alpha=alpha.rgb[..., 0].copy())
-
-
-def _shrink(image: Image.Image, side: int, icc: bytes | None) -> bytes:
-    image.thumbnail((side, side))
-    return _save(image, "WEBP", {"icc_profile": icc})
-
-
-def _save(image: Image.Image, file_format: str, options: Mapping[str, Any]) -> bytes:
-    file = io.BytesIO()
-    image.save(file, file_format, **options)
-    return file.getvalue()
 
 
 def _select_channels(image: DecodedImage, channels: Channels) -> Pixels:

@@ -46,7 +46,7 @@ def xmp_packet(text: Mapping[str, str]) -> bytes:
 def read(head: bytes, tail: bytes) -> dict[str, str]:
     """Read the text of a file with these first and last bytes; {} if it is incomplete or has none."""
     if head.startswith(png.SIGNATURE):
-        return png.read_text(head) if png.is_complete(tail) else {}
+        return png.read_text(head) if tail.endswith(png.END) else {}
     if head.startswith(_JPEG_START):
         return _read_packet(head) if tail.endswith(_JPEG_END) else {}
     return _read_packet(tail) if tail.endswith(_CLOSING) else {}

@@ -9,14 +9,10 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import Code, DeviceLost, UsageError
-
-if TYPE_CHECKING:
-    import torch
 
 CPU = "cpu"
 CHECK_SIDE = 128
@@ -60,44 +56,36 @@ class WorkerDevice:
 def select_devices(requested: Sequence[str], *, cpu_allowed: bool) -> list[WorkerDevice]:
     """Return the requested devices; by default every GPU, or else the CPU where that is allowed.
 
-    Raises:
-        UsageError: a requested device does not exist, or there is only the CPU.
-
+    Raises UsageError if a requested device does not exist, or there is only the CPU.
     """
-    gpus = {gpu.name: gpu for gpu in find_gpus()}
-    if requested:
-        return [_pick(name, gpus) for name in requested]
-    if gpus:
-        return list(gpus.values())
-    if cpu_allowed:
-        return [WorkerDevice(CPU)]
-    raise UsageError("no GPU found: pass --device cpu (slow), or check nvidia-smi")
-
-
-def find_gpus() -> list[WorkerDevice]:
-    """Return the GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES does not hide."""
-    program = shutil.which("nvidia-smi")
-    if not program:
-        return []
-    listing = subprocess.run(  # noqa: S603  # found on the PATH, fixed arguments
-        [program, "-L"], capture_output=True, text=True, timeout=30, check=False
-    )
-    if listing.returncode:
-        raise UsageError(f"nvidia-smi failed: {(listing.stderr or listing.stdout).strip()}")
-    return [gpu for gpu in _parse_listing(listing.stdout) if _is_visible(gpu)]
+    gpus = _find_gpus()
+    devices = {CPU: WorkerDevice(CPU)} | gpus
+    for name in requested:
+        if name not in devices:
+            raise UsageError(f"no such device: {name}: this machine has {', '.join(devices)}")
+    if not (requested or gpus or cpu_allowed):
+        raise UsageError("no GPU found: pass --device cpu (slow), or check nvidia-smi")
+    return [devices[name] for name in requested or gpus or [CPU]]
 
 
 def check_device(device: str) -> None:
     """Multiply matrices on `device`, cpu or cuda, in float32 and half precision.
 
-    Raises:
-        DeviceLost: it fails, or its product is wrong.
-
+    Raises DeviceLost if it fails, or its product is wrong.
     """
     import torch
 
+    left, right = (
+        torch.arange(CHECK_SIDE**2).mul(factor).remainder(3).sub(1).view(CHECK_SIDE, CHECK_SIDE)
+        for factor in (5, 7)
+    )
     try:
-        is_correct = all(_multiplies(device, dtype) for dtype in (torch.float32, torch.float16))
+        is_correct = all(
+            torch.equal(
+                (left.to(device, dtype) @ right.to(device, dtype)).cpu().long(), left @ right
+            )
+            for dtype in (torch.float32, torch.float16)
+        )
     except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
         raise DeviceLost(
             Code.DEVICE,
@@ -108,48 +96,41 @@ def check_device(device: str) -> None:
         raise DeviceLost(Code.DEVICE, f"device computes wrong results: {device}: it may be broken")
 
 
-def _parse_listing(listing: str) -> Iterator[WorkerDevice]:
-    """Yield every GPU of `listing`, or its instances if it is partitioned."""
-    gpu, is_partitioned = None, False
-    for line in listing.splitlines():
-        if match := _GPU.match(line):
-            if gpu and not is_partitioned:
-                yield gpu
-            gpu = WorkerDevice(f"cuda:{match['index']}", match["uuid"], match["product"])
-            is_partitioned = False
-        elif gpu and (match := _INSTANCE.match(line)):
-            is_partitioned = True
-            product = f"{gpu.product} MIG {match['profile']}"
-            yield WorkerDevice(f"{gpu.name}.{match['index']}", match["uuid"], product)
-    if gpu and not is_partitioned:
-        yield gpu
-
-
-def _is_visible(gpu: WorkerDevice) -> bool:
+def _find_gpus() -> dict[str, WorkerDevice]:
+    """Return by name the GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES does not hide."""
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return {}
+    listing = subprocess.run(  # noqa: S603  # found on the PATH, fixed arguments
+        [program, "-L"], capture_output=True, text=True, timeout=30, check=False
+    )
+    if listing.returncode:
+        raise UsageError(f"nvidia-smi failed: {(listing.stderr or listing.stdout).strip()}")
+    gpus = _parse_listing(listing.stdout)
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is None:
-        return True
+        return gpus
     names = [name.strip() for name in allowed.split(",") if name.strip()]
+    return {name: gpu for name, gpu in gpus.items() if _is_named(gpu, names)}
+
+
+def _parse_listing(listing: str) -> dict[str, WorkerDevice]:
+    """Return every GPU of `listing`, or its instances if it is partitioned."""
+    devices: dict[str, WorkerDevice] = {}
+    gpu = WorkerDevice("")
+    for line in listing.splitlines():
+        if match := _GPU.match(line):
+            gpu = WorkerDevice(f"cuda:{match['index']}", match["uuid"], match["product"])
+            devices[gpu.name] = gpu
+        elif match := _INSTANCE.match(line):
+            devices.pop(gpu.name, None)
+            name, product = f"{gpu.name}.{match['index']}", f"{gpu.product} MIG {match['profile']}"
+            devices[name] = WorkerDevice(name, match["uuid"], product)
+    return devices
+
+
+def _is_named(gpu: WorkerDevice, names: Sequence[str]) -> bool:
     return any(
         f"cuda:{name}" in {gpu.name, gpu.name.rpartition(".")[0]} or gpu.uuid.startswith(name)
         for name in names
     )
-
-
-def _pick(name: str, gpus: dict[str, WorkerDevice]) -> WorkerDevice:
-    if name == CPU:
-        return WorkerDevice(CPU)
-    if name not in gpus:
-        raise UsageError(f"no such device: {name}: this machine has {', '.join([CPU, *gpus])}")
-    return gpus[name]
-
-
-def _multiplies(device: str, dtype: torch.dtype) -> bool:
-    import torch
-
-    left, right = (
-        torch.arange(CHECK_SIDE**2).mul(factor).remainder(3).sub(1).view(CHECK_SIDE, CHECK_SIDE)
-        for factor in (5, 7)
-    )
-    product = left.to(device, dtype) @ right.to(device, dtype)
-    return torch.equal(product.cpu().long(), left @ right)

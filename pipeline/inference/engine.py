@@ -1,50 +1,98 @@
-"""The engine of the main model: model inputs in, mattes out. It owns the device.
+"""Engines: model inputs in, mattes out. Here the main model's, and what every engine shares.
 
 Micro-batches have a fixed shape: an incomplete one is padded, so that the matte of an image depends
 neither on its neighbors nor on its position. Only the size of the batch may change the last bits.
+
+Weights are cast as a whole; autocast would cost Swin about half its speed. Sampling positions,
+normalization and the last sigmoid are float32 in every precision.
 """
 
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from itertools import chain, cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bgpipe.config.choices import Precision
-from bgpipe.pipeline.inference.batching import MicroBatch, make_mattes
-from bgpipe.pipeline.inference.precision import DTYPES, cast_network, choose_precision
-from bgpipe.pipeline.inference.transfer import Step, Transfer, capture_graph, make_transfer
-from bgpipe.pipeline.networks.birefnet.checkpoint import count_bytes, load
-from bgpipe.pipeline.networks.birefnet_fused.network import fuse
+from bgpipe.config.settings import Precision
+from bgpipe.pipeline.errors import Code, DeviceLost, TransientError, UsageError
+from bgpipe.pipeline.inference.transfer import CudaTransfer, HostTransfer, Step, capture_graph
+from bgpipe.pipeline.networks.birefnet.checkpoint import load
+from bgpipe.pipeline.networks.birefnet.fused import fuse
 from bgpipe.pipeline.networks.preprocess import Normalizer
+from bgpipe.pipeline.types import Matte
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.types import Matte, Pixels, ResolvedModel
+    from bgpipe.pipeline.types import Pixels, ResolvedModel
 
 PASSES_IN_FLIGHT = 2
 """On a GPU: one is copied while the other is computed."""
+DTYPES = {
+    Precision.FLOAT16: torch.float16,
+    Precision.BFLOAT16: torch.bfloat16,
+    Precision.TF32: torch.float32,
+    Precision.FLOAT32: torch.float32,
+}
+TENSOR_CORES = (7, 0)
+"""Compute capability from which float16 is many times as fast as float32."""
+AMPERE = (8, 0)
+"""Compute capability from which TensorFloat-32 and bfloat16 are."""
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How an engine computes; `compiled` and `graphs` cost time at the start."""
+class Engine(ABC):
+    """A network on one device, cpu or cuda. For one thread, as its buffers are reused."""
 
-    precision: Precision = Precision.AUTO
-    compiled: bool = False
-    """torch.compile: kernels made for this network and device."""
-    graphs: bool = False
-    """CUDA graphs: a forward pass is launched as a whole instead of kernel by kernel."""
+    _network: nn.Module
+
+    def __init__(self, device: str, batch: int, threads: int) -> None:
+        """`threads` of the CPU run one forward pass."""
+        torch.set_num_threads(threads)
+        self._device = torch.device(device)
+        self._normalize = Normalizer(self._device)
+        self.batch = batch
+        """Images in one forward pass, halved whenever the device runs out of memory."""
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the weights take on the device."""
+        tensors = chain(self._network.parameters(), self._network.buffers())
+        return sum(tensor.nbytes for tensor in tensors)
+
+    def infer(self, images: Sequence[Pixels]) -> list[Matte]:
+        """Return a matte for each image, uint8 [h, w, C] of one size.
+
+        Raises:
+            TransientError: a single image does not fit in the device's memory, or its matte contains
+                NaN or infinity.
+            DeviceLost: the device fails and will not recover within this process.
+        """
+        while True:
+            try:
+                return self._infer(images)
+            except torch.OutOfMemoryError:
+                pass  # repeated outside the handler, which would keep the tensors alive
+            except torch.AcceleratorError as error:
+                raise DeviceLost(Code.DEVICE, f"device failed: {error}") from error
+            if self.batch == 1:
+                raise TransientError(Code.DEVICE, "out of device memory at a single image")
+            self.batch //= 2
+            log.warning("out of device memory", extra={"fields": {"batch": self.batch}})
+
+    @abstractmethod
+    def _infer(self, images: Sequence[Pixels]) -> list[Matte]:
+        """Return the mattes, with passes of `batch` images."""
 
 
-class BiRefNetEngine:
-    """One model on one device. For one thread: its buffers are reused."""
+class BiRefNetEngine(Engine):
+    """The main model, whose images are RGB of the model's size."""
 
     def __init__(
         self,
@@ -53,104 +101,70 @@ class BiRefNetEngine:
         *,
         batch: int,
         threads: int,
-        options: EngineOptions = EngineOptions(),
+        precision: Precision = Precision.AUTO,
+        compiled: bool = False,
+        graphs: bool = False,
         load: Callable[[ResolvedModel], nn.Module] = lambda model: fuse(load(model), model.size),
     ) -> None:
-        """Put `model` on `device`, cpu or cuda; `threads` of the CPU run one forward pass.
+        """Put `model` on `device`.
 
-        `batch` is the number of images in one pass, reduced if the device's memory is too small.
-        `load` returns the network, float32: normalized RGB [B, 3, h, w] to logits [B, 1, h, w].
+        `compiled`: torch.compile, kernels made for this network and device. `graphs`: CUDA graphs, a
+        forward pass is launched as a whole. Both cost time at the start. `load` returns the network,
+        float32: normalized RGB [B, 3, h, w] to logits [B, 1, h, w].
 
         Raises:
             ModelUnavailable: the file does not hold the weights of a BiRefNet.
             TransientError: a single image does not fit in the device's memory.
             UsageError: the device does not have this precision.
-
         """
-        self._device = torch.device(device)
+        super().__init__(device, batch, threads)
         self._on_gpu = self._device.type == "cuda"
-        self._options = options
+        self._graphs = graphs
         self._size = model.size
-        self._batch = MicroBatch(batch)
-        self.precision = choose_precision(options.precision, self._device)
-        torch.set_num_threads(threads)
+        self.precision = choose_precision(precision, self._device)
         # Only algorithms of convolution that give the same bits every time.
         torch.backends.cudnn.deterministic = True
-        self._normalize = Normalizer(self._device)
         self._network = cast_network(load(model), self.precision, self._device)
-        if options.compiled:
-            self._network.compile(dynamic=False)
         self._allocated = 0
-        self._transfers: list[Transfer] = []
-        self._step: Step | None = None
-        if options.compiled or self._on_gpu:
-            self._warm_up()
-
-    @property
-    def batch(self) -> int:
-        """Number of images in one forward pass."""
-        return self._batch.size
-
-    @property
-    def memory(self) -> int:
-        """Bytes that the weights take on the device."""
-        return count_bytes(self._network)
-
-    def infer(self, images: Sequence[Pixels]) -> list[Matte]:
-        """Return a matte for each image, uint8 RGB [h, w, 3] of the model's size.
-
-        Raises:
-            TransientError: a single image does not fit in the device's memory.
-            DeviceLost: the device fails and will not recover within this process.
-
-        """
-        return self._batch.run(lambda: self._infer(images))
-
-    def _warm_up(self) -> None:
-        """Compile, capture and allocate before the first image arrives."""
-        if self._options.compiled:
+        self._transfers: Sequence[HostTransfer | CudaTransfer] = ()
+        self._graph: Step | None = None
+        if compiled:
+            self._network.compile(dynamic=False)
             log.info("compiling the model: takes minutes the first time, is cached then")
-        self.infer([np.zeros((*self._size, 3), np.uint8)])
+        if compiled or self._on_gpu:  # compile, capture and allocate before the first image arrives
+            self.infer([np.zeros((*self._size, 3), np.uint8)])
 
     @torch.inference_mode()
     def _infer(self, images: Sequence[Pixels]) -> list[Matte]:
         """Launch each pass before the output of the previous one is read."""
-        self._allocate()
-        batch = self._batch.size
+        if self._allocated != self.batch:
+            self._allocate()
         mattes: list[Matte] = []
-        launched: list[tuple[Transfer, int]] = []
-        for number, start in enumerate(range(0, len(images), batch)):
+        launched: deque[tuple[HostTransfer | CudaTransfer, int]] = deque()
+        for transfer, start in zip(cycle(self._transfers), range(0, len(images), self.batch)):
             if len(launched) == len(self._transfers):
-                mattes += _read_mattes(*launched.pop(0))
-            transfer = self._transfers[number % len(self._transfers)]
-            piece = images[start : start + batch]
-            transfer.launch(piece, self._make_step())
+                mattes += _read_mattes(*launched.popleft())
+            piece = images[start : start + self.batch]
+            transfer.launch(piece, self._graph or self._forward)
             launched.append((transfer, len(piece)))
         for transfer, count in launched:
             mattes += _read_mattes(transfer, count)
         return mattes
 
     def _allocate(self) -> None:
-        """Replace the buffers if the batch has another size than at the last pass."""
-        if self._allocated == self.batch:
-            return
-        self._transfers, self._step = [], None
+        """Replace the buffers, and the graph if there is one, by those of the batch's size."""
+        self._transfers, self._graph = (), None
         if self._on_gpu:
             torch.cuda.empty_cache()
-        count = PASSES_IN_FLIGHT if self._on_gpu else 1
-        self._transfers = [
-            make_transfer(self.batch, self._size, self._device) for _ in range(count)
-        ]
+            self._transfers = [
+                CudaTransfer(self.batch, self._size, self._device) for _ in range(PASSES_IN_FLIGHT)
+            ]
+            if self._graphs:
+                shape = (self.batch, *self._size, 3)
+                self._graph = capture_graph(self._forward, shape, self._device)
+        else:
+            self._transfers = [HostTransfer(self.batch, self._size)]
         self._allocated = self.batch
-
-    def _make_step(self) -> Step:
-        if self._step is None:
-            shape = (self.batch, *self._size, 3)
-            captures = self._on_gpu and self._options.graphs
-            self._step = (
-                capture_graph(self._forward, shape, self._device) if captures else self._forward
-            )
-        return self._step
 
     def _forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Return mattes [B, h, w] of uint8 [B, h, w, 3], and whether each is finite [B]."""
@@ -162,6 +176,41 @@ class BiRefNetEngine:
         return mattes.half() if self._on_gpu else mattes, is_finite
 
 
-def _read_mattes(transfer: Transfer, count: int) -> list[Matte]:
+def _read_mattes(transfer: HostTransfer | CudaTransfer, count: int) -> list[Matte]:
     mattes, is_finite = transfer.outputs()
     return make_mattes(mattes[:count], is_finite[:count])
+
+
+def make_mattes(alphas: Tensor, is_finite: Tensor) -> list[Matte]:
+    """Return alphas [N, h, w] of the host as mattes; `is_finite` [N] was judged on the device."""
+    if not is_finite.all():
+        raise TransientError(Code.DEVICE, "model output contains NaN or infinity")
+    return [Matte(alpha.numpy()) for alpha in alphas.float()]
+
+
+def choose_precision(precision: Precision, device: torch.device) -> Precision:
+    """Return the precision itself, or for `auto` the one that suits the device.
+
+    Raises UsageError if the device does not have it.
+    """
+    if device.type != "cuda":
+        if precision is Precision.TF32:
+            raise UsageError("precision not available on a CPU: tf32: choose float32")
+        return Precision.FLOAT32 if precision is Precision.AUTO else precision
+    capability = torch.cuda.get_device_capability(device)
+    if precision is Precision.AUTO:
+        # Released weights are float16 or are used so, and it is eight times as exact as bfloat16.
+        return Precision.FLOAT16 if capability >= TENSOR_CORES else Precision.FLOAT32
+    if precision in (Precision.TF32, Precision.BFLOAT16) and capability < AMPERE:
+        raise UsageError(
+            f"precision not available on this GPU: {precision}: choose float16 or float32"
+        )
+    return precision
+
+
+def cast_network(network: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
+    """Put the network on the device, and set how torch multiplies float32 in this process."""
+    multiply = "tf32" if precision is Precision.TF32 else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = multiply
+    torch.backends.cudnn.fp32_precision = multiply
+    return network.to(device, DTYPES[precision])

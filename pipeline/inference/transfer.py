@@ -7,7 +7,7 @@ computes another micro-batch, and a CUDA graph launches a whole forward pass at 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,26 +24,8 @@ WARM_UPS = 3
 """Libraries choose and allocate in their first calls, which a graph must not contain."""
 
 
-class Transfer(Protocol):
-    def launch(self, images: Sequence[Pixels], step: Step) -> None:
-        """Start the step on the images; rows of the batch without an image hold earlier ones."""
-
-    def outputs(self) -> Outputs:
-        """Wait for the launched step and return its outputs, which the caller owns, on the host."""
-
-
-def make_transfer(batch: int, size: tuple[int, int], device: torch.device) -> Transfer:
-    """Return the transfer of micro-batches of `batch` images of `size` (height, width)."""
-    return CudaTransfer(batch, size, device) if device.type == "cuda" else HostTransfer(batch, size)
-
-
 def capture_graph(step: Step, shape: tuple[int, ...], device: torch.device) -> Step:
-    """Return the step as a CUDA graph for uint8 of `shape`; each call overwrites its outputs.
-
-    Raises:
-        torch.OutOfMemoryError: as the step itself would.
-
-    """
+    """Return the step as a CUDA graph for uint8 of `shape`; each call overwrites its outputs."""
     pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
     stream = _new_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
@@ -64,23 +46,25 @@ def capture_graph(step: Step, shape: tuple[int, ...], device: torch.device) -> S
 
 
 class HostTransfer:
-    """The CPU's: the images only have to be stacked."""
+    """The CPU's, for micro-batches of `batch` images of `size` (height, width)."""
 
     def __init__(self, batch: int, size: tuple[int, int]) -> None:
         self._pixels = torch.zeros((batch, *size, 3), dtype=torch.uint8)
         self._outputs: Outputs = ()
 
     def launch(self, images: Sequence[Pixels], step: Step) -> None:
+        """Start the step on the images; rows of the batch without an image hold earlier ones."""
         _fill(self._pixels, images)
         self._outputs = step(self._pixels)
 
     def outputs(self) -> Outputs:
+        """Wait for the launched step and return its outputs, which the caller owns, on the host."""
         outputs, self._outputs = self._outputs, ()
         return outputs
 
 
 class CudaTransfer:
-    """A GPU's, for one micro-batch at a time; two of them make a pipeline."""
+    """A GPU's HostTransfer, for one micro-batch at a time; two of them make a pipeline."""
 
     def __init__(self, batch: int, size: tuple[int, int], device: torch.device) -> None:
         shape = (batch, *size, 3)
@@ -97,7 +81,14 @@ class CudaTransfer:
         with torch.cuda.stream(self._inward):
             self._pixels.copy_(self._host_pixels, non_blocking=True)
         self._compute.wait_stream(self._inward)
-        self._store(step(self._pixels))
+        outputs = step(self._pixels)
+        if not self._outputs:
+            self._outputs = tuple(map(torch.empty_like, outputs))
+            self._host_outputs = tuple(
+                torch.empty(output.shape, dtype=output.dtype, pin_memory=True) for output in outputs
+            )
+        for stored, output in zip(self._outputs, outputs, strict=True):
+            stored.copy_(output)  # the next step may overwrite the output
         self._outward.wait_stream(self._compute)
         with torch.cuda.stream(self._outward):
             for host, stored in zip(self._host_outputs, self._outputs, strict=True):
@@ -106,16 +97,6 @@ class CudaTransfer:
     def outputs(self) -> Outputs:
         self._outward.synchronize()
         return tuple(output.clone() for output in self._host_outputs)
-
-    def _store(self, outputs: Outputs) -> None:
-        """Copy the outputs to memory of our own, since the next step may overwrite them."""
-        if not self._outputs:
-            self._outputs = tuple(torch.empty_like(output) for output in outputs)
-            self._host_outputs = tuple(
-                torch.empty(output.shape, dtype=output.dtype, pin_memory=True) for output in outputs
-            )
-        for stored, output in zip(self._outputs, outputs, strict=True):
-            stored.copy_(output)
 
 
 def _new_stream(device: torch.device) -> torch.cuda.Stream:

@@ -13,18 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bgpipe.pipeline.inference.batching import MicroBatch, make_mattes
+from bgpipe.pipeline.inference.engine import Engine, make_mattes
 from bgpipe.pipeline.matting.edges import UNKNOWN
-from bgpipe.pipeline.networks.birefnet.checkpoint import count_bytes
-from bgpipe.pipeline.networks.preprocess import Normalizer
 from bgpipe.pipeline.networks.vitmatte import load
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Matte, Pixels, ResolvedModel
 
 
-class VitMatteEngine:
-    """One ViTMatte on one device. For one thread."""
+class VitMatteEngine(Engine):
+    """ViTMatte, whose images are tiles, RGB and trimap; both sides are multiples of 32."""
 
     def __init__(
         self,
@@ -36,39 +34,14 @@ class VitMatteEngine:
         load: Callable[[ResolvedModel, torch.dtype], nn.Module] = load,
     ) -> None:
         """See BiRefNetEngine; `load` returns transformers' VitMatteForImageMatting."""
-        self._device = torch.device(device)
+        # Normalized by the authors' training statistics; transformers' image processor has 0.5.
+        super().__init__(device, batch, threads)
         self._dtype = torch.float16 if self._device.type == "cuda" else torch.float32
-        self._batch = MicroBatch(batch)
-        torch.set_num_threads(threads)
-        # With the statistics of the authors' training; transformers' image processor has 0.5.
-        self._normalize = Normalizer(self._device)
         self._network = load(model, self._dtype).to(self._device)
 
-    @property
-    def batch(self) -> int:
-        """Number of tiles in one forward pass."""
-        return self._batch.size
-
-    @property
-    def memory(self) -> int:
-        """Bytes that the weights take on the device."""
-        return count_bytes(self._network)
-
-    def infer(self, images: Sequence[Pixels]) -> list[Matte]:
-        """Return the alpha of each tile: uint8 [h, w, 4], RGB and trimap, all of one size.
-
-        Both sides are multiples of 32.
-
-        Raises:
-            TransientError: a single tile does not fit in the device's memory.
-            DeviceLost: the device fails and will not recover within this process.
-
-        """
-        return self._batch.run(lambda: self._infer(images))
-
-    def _infer(self, tiles: Sequence[Pixels]) -> list[Matte]:
-        starts = range(0, len(tiles), self.batch)
-        return [matte for i in starts for matte in self._run(tiles[i : i + self.batch])]
+    def _infer(self, images: Sequence[Pixels]) -> list[Matte]:
+        starts = range(0, len(images), self.batch)
+        return [matte for i in starts for matte in self._run(images[i : i + self.batch])]
 
     @torch.inference_mode()
     def _run(self, tiles: Sequence[Pixels]) -> list[Matte]:
@@ -83,6 +56,5 @@ class VitMatteEngine:
         """Return uint8 [B, h, w, 4] as [B, 4, h, w]: normalized RGB, and a trimap of 0, 1/2, 1."""
         planes = pixels.permute(0, 3, 1, 2).float()  # [B, 4, h, w]
         trimap = planes[:, 3:].div(UNKNOWN).round().div(2)
-        return (
-            torch.cat([self._normalize(planes[:, :3]), trimap], dim=1).to(self._dtype).contiguous()
-        )
+        inputs = torch.cat([self._normalize(planes[:, :3]), trimap], dim=1)
+        return inputs.to(self._dtype).contiguous()

@@ -1,39 +1,33 @@
-"""Items of jobs in Redis: claim and settle them, and read how they ended.
-
-Per item the store keeps its place in the packed manifest and three bits; hashes hold only the items
-that are in flight, were claimed more than once, failed or have flags. An item is claimed before any
-work and settled once, after its cutout exists.
-"""
+"""Items of jobs in Redis: claim and settle them, and read how they ended."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache, reduce
 from itertools import islice, takewhile
+from operator import or_
 from typing import cast
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.jobs import bitmaps, scripts
+from bgpipe.pipeline.jobs import scripts
 from bgpipe.pipeline.jobs.manifest import ManifestStore
-from bgpipe.pipeline.jobs.records import (
-    read_failure,
-    read_flags,
-    read_record,
-    write_error,
-    write_flags,
-)
-from bgpipe.pipeline.jobs.scripts import JobNotFound, run_script
+from bgpipe.pipeline.jobs.records import read_failure, read_flags, read_record, write_flags
+from bgpipe.pipeline.jobs.scripts import change_job, read_head
 from bgpipe.pipeline.types import Failure, Item, Job, JobId, Outcome, ReviewFlag
 
 FINGERPRINT_BYTES = 8
 """Two objects share a fingerprint with a probability of 10^-19."""
 PAGE = 500
 """Failures read at once."""
+CHUNK = 8192
+"""Bytes of a bitmap read at once: 65,536 items."""
 DETAIL = 1000
 """Characters of an error's detail kept at most."""
 JOBS_CACHED = 32
@@ -44,15 +38,10 @@ REDELIVERED = b"!"
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to work on an item of `job`. `attempt` counts from 1.
-
-    `redelivered`: the item was in flight already, and neither settled nor released since. Its worker
-    died, or the message was delivered again while that worker continues.
-    """
+    """The right to work on an item of `job`. `attempt` counts from 1."""
 
     attempt: int
     item: Item
-    redelivered: bool
     job: Job
     predecessor: ClaimOwner | None = None
     """The owner that died with the item in flight: the item then runs alone in its worker."""
@@ -60,10 +49,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class ClaimOwner:
-    """The worker of an item's last claim; `redelivered` as in Claim."""
+    """The worker of an item's last claim."""
 
     worker: str
     redelivered: bool
+    """The item was in flight already: its worker had died, or continued beside this one."""
 
 
 class ItemState(StrEnum):
@@ -82,87 +72,69 @@ class ItemView:
 
 
 class ItemStore:
-    """The items of all jobs in one Redis. Threads may share it."""
+    """The items of all jobs in one Redis. Threads may share it.
 
-    def __init__(self, client: RedisClient, manifests: ManifestStore) -> None:
+    Every method that gets an index raises UsageError if the job or the item does not exist.
+    """
+
+    def __init__(self, client: RedisClient) -> None:
+        self.manifests = ManifestStore(client)
         self._client = client
-        self._manifests = manifests
-        self._jobs: dict[tuple[JobId, str], Job] = {}
+        self._cached_job = lru_cache(JOBS_CACHED)(
+            lambda job, _edition: read_record(job, read_head(client, job, "job"))
+        )
 
     def size(self, job: JobId) -> int:
-        """Return the number of items in the manifest so far.
-
-        Raises:
-            JobNotFound: the job does not exist.
-
-        """
-        size = self._client.hget(keys.of_job(job).head, "size")
-        if size is None:
-            raise JobNotFound(job)
-        return int(size)
+        """Return the number of items in the manifest so far; JobNotFound without a job."""
+        return int(read_head(self._client, job, "size"))
 
     def get(self, job: JobId, index: int) -> Item:
-        """Return the item at `index`.
-
-        Raises:
-            UsageError: it does not exist.
-
-        """
         if not 0 <= index < self.size(job):
-            raise _no_item(job, index)
-        return self._manifests.pick(job, [index])[0]
+            raise UsageError(_no_item(job, index))
+        return self.pick(job, [index])[0]
 
     def read(self, job: JobId, start: int, stop: int) -> Iterator[Item]:
-        """Yield the items from `start` to before `stop`, as far as they exist."""
-        return self._manifests.items(job, start, stop)
+        return self.manifests.items(job, start, stop)
 
     def pick(self, job: JobId, indices: Iterable[int]) -> list[Item]:
-        """Return the items at `indices`, which must exist; fast if they are in order."""
-        return self._manifests.pick(job, indices)
+        return self.manifests.pick(job, indices)
 
     def claim(self, job: JobId, index: int, worker: str) -> Claim | None:
-        """Claim the item for `worker` and count the attempt, before any work.
-
-        Returns None if the item is settled or the job is not running.
-
-        Raises:
-            UsageError: the job or the item does not exist.
-
-        """
+        """Claim the item before any work, and count the attempt; None if settled or not running."""
         names = keys.of_job(job)
-        reply = run_script(
+        reply = change_job(
             self._client,
             "claim",
+            job,
             [names.head, names.done, names.failed, names.claimed, names.running, names.repeats],
             index,
             f"{worker} {uuid.uuid4().hex}",  # unique: one claim sent twice is not two claims
+            no_item=_no_item(job, index),
         )
-        if not isinstance(reply, list):
-            _check_reply(reply, job, index)
+        if reply == scripts.REFUSED:
             return None
-        attempt, mark, created = reply
-        edition = created.decode()
-        item = self._manifests.item(job, edition, index)
-        return Claim(attempt, item, mark == REDELIVERED, self._job(job, edition))
+        attempt, _mark, edition = reply
+        item = self.manifests.cached_item(job, edition, index)
+        return Claim(attempt, item, self._cached_job(job, edition))
 
     def settle(self, job: JobId, outcome: Outcome) -> bool:
         """Record how an item ended; the last one finishes the job.
 
         Returns False, and changes nothing, if the item was settled before.
-
-        Raises:
-            UsageError: the job or the item does not exist.
-
         """
         names = keys.of_job(job)
         code, flags = outcome.code, outcome.flags
-        error = [code, write_error(code, outcome.detail[:DETAIL])] if code else ["", ""]
+        error = json.dumps({"code": code, "detail": outcome.detail[:DETAIL]}) if code else ""
         flagged = [str(write_flags(flags)), *flags] if flags else []
         changed = (names.head, names.done, names.failed, names.running, names.errors, names.flags)
-        reply = run_script(
-            self._client, "settle", [*changed, keys.TOTALS], outcome.index, *error, *flagged
+        reply = change_job(
+            self._client,
+            "settle",
+            job,
+            [*changed, keys.TOTALS],
+            *(outcome.index, code or "", error, *flagged),
+            no_item=_no_item(job, outcome.index),
         )
-        _check_reply(reply, job, outcome.index)
         return bool(reply != scripts.REFUSED)
 
     def owner(self, job: JobId, index: int) -> ClaimOwner | None:
@@ -178,7 +150,7 @@ class ItemStore:
         """Undo a claim whose attempt must not count, as the item is not at fault."""
         names = keys.of_job(job)
         changed = [names.head, names.claimed, names.running, names.repeats]
-        _check_reply(run_script(self._client, "give_back", changed, index), job, index)
+        change_job(self._client, "give_back", job, changed, index, no_item=_no_item(job, index))
 
     def claims(self, job: JobId) -> dict[int, str]:
         """Return the items in flight and the worker of each one's last claim."""
@@ -188,20 +160,18 @@ class ItemStore:
     def missing(self, job: JobId, start: int = 0) -> Iterator[int]:
         """Yield the indices of the items from `start` on that are not settled, in order."""
         names = keys.of_job(job)
-        settled = (names.done, names.failed)
-        yield from bitmaps.indices(self._client, settled, start, self.size(job), set_bits=False)
+        yield from self._indices((names.done, names.failed), start, self.size(job), set_bits=False)
 
     def failures(self, job: JobId, start: int = 0, stop: int | None = None) -> Iterator[Failure]:
         """Yield the failed items from `start` to before `stop`, in the order of the manifest."""
         end = self.size(job) if stop is None else stop
         names = keys.of_job(job)
-        failed = bitmaps.indices(self._client, (names.failed,), start, end, set_bits=True)
+        failed = self._indices((names.failed,), start, end, set_bits=True)
         while page := list(islice(failed, PAGE)):
             fields = [str(index) for index in page]
             errors = cast("list[bytes | None]", self._client.hmget(names.errors, fields))
             repeats = self._client.hmget(names.repeats, fields)
-            items = self._manifests.pick(job, page)
-            for item, error, repeated in zip(items, errors, repeats, strict=True):
+            for item, error, repeated in zip(self.pick(job, page), errors, repeats, strict=True):
                 yield read_failure(job, item, error, int(repeated or 0))
 
     def flags(self, job: JobId) -> dict[int, tuple[ReviewFlag, ...]]:
@@ -213,12 +183,15 @@ class ItemStore:
     def views(self, job: JobId, start: int, stop: int) -> list[ItemView]:
         """Return the items from `start` to before `stop` with their states, as far as they exist."""
         items = list(self.read(job, start, min(stop, self.size(job))))
+        if not items:
+            return []
         # Open items are read first: one that ends meanwhile is then seen as open, or as it ended.
         running = self.claims(job)
         unsettled = set(takewhile(lambda index: index < stop, self.missing(job, start)))
         failed = self.failures(job, start, start + len(items))
         failures = {failure.index: failure for failure in failed}
-        flags = self._flags_of(job, [item.index for item in items])
+        fields = [str(item.index) for item in items]
+        flags = self._client.hmget(keys.of_job(job).flags, fields)
 
         def state(index: int) -> ItemState:
             if index in failures:
@@ -228,15 +201,12 @@ class ItemStore:
             return ItemState.RUNNING if index in running else ItemState.QUEUED
 
         return [
-            ItemView(item, state(item.index), failures.get(item.index), flags=raised)
-            for item, raised in zip(items, flags, strict=True)
+            ItemView(item, state(item.index), failures.get(item.index), read_flags(int(bits or 0)))
+            for item, bits in zip(items, flags, strict=True)
         ]
 
     def write_fingerprint(self, job: JobId, index: int, identity: str) -> None:
-        """Record the identity of the object that an item's cutout was stored as.
-
-        A later job that finds another object there knows that it is not this job's.
-        """
+        """Record the identity of an item's cutout, so that a later job knows any other as foreign."""
         offset = index * FINGERPRINT_BYTES
         self._client.setrange(keys.of_job(job).fingerprints, offset, fingerprint(identity))
 
@@ -249,23 +219,27 @@ class ItemStore:
         offsets = range(0, (stop - start) * FINGERPRINT_BYTES, FINGERPRINT_BYTES)
         return [data[offset : offset + FINGERPRINT_BYTES] for offset in offsets]
 
-    def _flags_of(self, job: JobId, indices: Sequence[int]) -> list[tuple[ReviewFlag, ...]]:
-        if not indices:
-            return []
-        stored = self._client.hmget(keys.of_job(job).flags, [str(index) for index in indices])
-        return [read_flags(int(bits or 0)) for bits in stored]
+    def _indices(
+        self, names: Sequence[str], start: int, stop: int, *, set_bits: bool
+    ) -> Iterator[int]:
+        """Yield the indices from `start` to before `stop` whose bit is set in one of the bitmaps.
 
-    def _job(self, job: JobId, edition: str) -> Job:
-        """Return the record of `job`, read once; `edition` tells apart jobs that had one name."""
-        record = self._jobs.get((job, edition))
-        if record is None:
-            if len(self._jobs) >= JOBS_CACHED:
-                self._jobs.clear()
-            text = self._client.hget(keys.of_job(job).head, "job")
-            if text is None:
-                raise JobNotFound(job)
-            record = self._jobs[job, edition] = read_record(job, text)
-        return record
+        With `set_bits` False, those whose bit is set in none of them. Bits beyond a bitmap's end are
+        not set.
+        """
+        end = -(-stop // 8)
+        for first in range(start // 8, end, CHUNK):
+            length = min(CHUNK, end - first)
+            parts = (self._client.getrange(name, first, first + length - 1) for name in names)
+            chunks = (cast("bytes", part).ljust(length, b"\0") for part in parts)
+            bits = reduce(or_, map(int.from_bytes, chunks))
+            if not set_bits:
+                bits ^= (1 << 8 * length) - 1
+            for number, byte in enumerate(bits.to_bytes(length), first):
+                for position in range(8) if byte else ():
+                    index = 8 * number + position
+                    if byte & 0x80 >> position and start <= index < stop:
+                        yield index
 
 
 def fingerprint(identity: str) -> bytes:
@@ -275,15 +249,8 @@ def fingerprint(identity: str) -> bytes:
 def _owner(claim: bytes) -> ClaimOwner:
     """Parse a stored claim: a mark, the worker's name, and a unique end."""
     worker = claim[1:].decode().rpartition(" ")[0]
-    return ClaimOwner(worker, redelivered=claim[:1] == REDELIVERED)
+    return ClaimOwner(worker, redelivered=claim.startswith(REDELIVERED))
 
 
-def _check_reply(reply: int, job: JobId, index: int) -> None:
-    if reply == scripts.UNKNOWN_JOB:
-        raise JobNotFound(job)
-    if reply == scripts.NO_SUCH_ITEM:
-        raise _no_item(job, index)
-
-
-def _no_item(job: JobId, index: int) -> UsageError:
-    return UsageError(f"job {job} has no item: {index}")
+def _no_item(job: JobId, index: int) -> str:
+    return f"job {job} has no item: {index}"

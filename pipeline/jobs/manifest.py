@@ -6,15 +6,14 @@ import hashlib
 import json
 import lzma
 import os.path
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import StoreCorrupted
-from bgpipe.pipeline.jobs.scripts import run_script
+from bgpipe.pipeline.jobs.scripts import change_job
 from bgpipe.pipeline.types import Item, JobId
 
 if TYPE_CHECKING:
@@ -32,54 +31,32 @@ LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 4, "lc": 0, "lp": 0, "pb": 0}]
 MALFORMED = (ValueError, TypeError, LookupError, AttributeError, EOFError, lzma.LZMAError)
 
 
-class NewerBlock(Exception):
-    """A later version of bgpipe wrote the block."""
-
-
 class ManifestStore:
-    """The manifests of all jobs, read through a cache. Threads may share it."""
+    """The manifests of all jobs; every method raises StoreCorrupted. Threads may share it."""
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
-        self._cache: OrderedDict[tuple[JobId, str, int], list[Item]] = OrderedDict()
-        self._lock = Lock()
+        self._cached_block = lru_cache(CACHED_BLOCKS)(
+            lambda job, _edition, number: self._block(job, number)
+        )
 
-    def append(self, job: JobId, items: Sequence[Item], token: int) -> int:
-        """Append `items`, whose indices continue from the manifest's end; return the script's reply."""
+    def append(self, job: JobId, items: Sequence[Item], token: int) -> None:
+        """Append `items`; UsageError unless their indices continue from the manifest's end."""
         start, stop = items[0].index, items[-1].index + 1
         names = keys.of_job(job)
         first, filled = divmod(start, BLOCK)
         rows = [*self._block(job, first)[:filled], *items] if filled else items
-        arguments: list[int | bytes] = [token, start, stop]
+        blocks: list[int | bytes] = []
         for offset in range(0, len(rows), BLOCK):
-            arguments += [first + offset // BLOCK, pack(rows[offset : offset + BLOCK])]
-        reply: int = run_script(self._client, "append", [names.head, names.manifest], *arguments)
-        return reply
-
-    def item(self, job: JobId, edition: str, index: int) -> Item:
-        """Return the item at `index` from a cache; `edition` separates jobs that had one name.
-
-        Raises:
-            StoreCorrupted: it is missing.
-
-        """
-        number, position = divmod(index, BLOCK)
-        with self._lock:
-            block = self._cached(job, edition, number, position + 1)
-        return _at(job, block, index)
-
-    def pick(self, job: JobId, indices: Iterable[int]) -> list[Item]:
-        """Return the items at `indices`; each block is read once if they are in order.
-
-        Raises:
-            StoreCorrupted: one is missing.
-
-        """
-        items = []
-        for number, group in groupby(indices, lambda index: index // BLOCK):
-            block = self._block(job, number)
-            items += [_at(job, block, index) for index in group]
-        return items
+            blocks += [first + offset // BLOCK, pack(rows[offset : offset + BLOCK])]
+        change_job(
+            self._client,
+            "append",
+            job,
+            [names.head, names.manifest],
+            *(token, start, stop, *blocks),
+            no_item=f"the manifest of job {job} does not end at item {start}",
+        )
 
     def items(self, job: JobId, start: int, stop: int) -> Iterator[Item]:
         """Yield the items from `start` to before `stop`, as far as they exist."""
@@ -88,26 +65,36 @@ class ManifestStore:
                 if start <= item.index < stop:
                     yield item
 
-    def _cached(self, job: JobId, edition: str, number: int, minimum: int) -> list[Item]:
-        """Return the block, from the cache if that holds `minimum` of its items."""
-        key = (job, edition, number)
-        block = self._cache.pop(key, [])
-        if len(block) < minimum:
+    def pick(self, job: JobId, indices: Iterable[int]) -> list[Item]:
+        """Return the items at `indices`, which must exist; each block is read once if they are in order."""
+        items = []
+        for number, group in groupby(indices, lambda index: index // BLOCK):
             block = self._block(job, number)
-        self._cache[key] = block
-        if len(self._cache) > CACHED_BLOCKS:
-            self._cache.popitem(last=False)
-        return block
+            items += [_at(job, block, index) for index in group]
+        return items
+
+    def cached_item(self, job: JobId, edition: bytes, index: int) -> Item:
+        """Return an item of a job that has been listed; `edition` separates jobs that had one name."""
+        return _at(job, self._cached_block(job, edition, index // BLOCK), index)
 
     def _block(self, job: JobId, number: int) -> list[Item]:
         data = self._client.hget(keys.of_job(job).manifest, str(number))
+        if not isinstance(data, bytes):
+            return []
         try:
-            return unpack(data, number * BLOCK) if isinstance(data, bytes) else []
-        except NewerBlock as error:
-            raise StoreCorrupted(
-                f"the manifest of job {job} was written by a later version of bgpipe: block "
-                f"{number}: {error}: use that version here too"
-            ) from error
+            values = _decompress(data)
+            version, *columns = values if isinstance(values[0], int) else (0, *values)
+            if version > VERSION:
+                raise StoreCorrupted(
+                    f"the manifest of job {job} was written by a later version of bgpipe: block "
+                    f"{number}: it has version {version}, this program reads up to {VERSION}: "
+                    "use that version here too"
+                )
+            rows = enumerate(zip(*columns, strict=True), start=number * BLOCK)
+            return [
+                Item(index, source, source[: len(source) - dropped] + ending, identity)
+                for index, (source, dropped, ending, identity) in rows
+            ]
         except MALFORMED as error:
             raise _corrupted(job, f"block {number}: {error}") from error
 
@@ -117,44 +104,11 @@ def pack(items: Sequence[Item]) -> bytes:
 
     A target is the number of characters dropped from the end of its source, and their replacement.
     """
-    shared = [
-        len(os.path.commonprefix((item.source, item.target)))  # noqa: RUF071  # of characters
-        for item in items
-    ]
-    columns = (
-        VERSION,
-        [item.source for item in items],
-        [len(item.source) - length for item, length in zip(items, shared, strict=True)],
-        [item.target[length:] for item, length in zip(items, shared, strict=True)],
-        [item.identity for item in items],
-    )
-    return _compress(columns)
-
-
-def unpack(block: bytes, first: int) -> list[Item]:
-    """Unpack `block`, whose first item has the index `first`.
-
-    Raises:
-        NewerBlock: a later version of bgpipe packed it.
-
-    """
-    columns = _columns(_decompress(block))
-    return [
-        Item(index, source, source[: len(source) - dropped] + ending, identity)
-        for index, (source, dropped, ending, identity) in enumerate(
-            zip(*columns, strict=True), start=first
-        )
-    ]
-
-
-def _columns(values: list[Any]) -> list[list[Any]]:
-    """Return the columns of a block of this version, or of the first ones."""
-    if not isinstance(values[0], int):
-        return values
-    version, *columns = values
-    if version > VERSION:
-        raise NewerBlock(f"it has version {version}, this program reads up to {VERSION}")
-    return columns
+    rows = []
+    for item in items:
+        shared = len(os.path.commonprefix((item.source, item.target)))  # noqa: RUF071  # characters
+        rows.append((item.source, len(item.source) - shared, item.target[shared:], item.identity))
+    return _compress((VERSION, *zip(*rows, strict=True)))
 
 
 def pack_names(names: Sequence[str]) -> bytes:
@@ -163,12 +117,7 @@ def pack_names(names: Sequence[str]) -> bytes:
 
 
 def unpack_names(job: JobId, data: bytes) -> list[str]:
-    """Unpack the keys that `pack_names` packed for `job`.
-
-    Raises:
-        StoreCorrupted: `data` is something else.
-
-    """
+    """Unpack the keys that `pack_names` packed; StoreCorrupted if `data` is something else."""
     try:
         return [str(name) for name in _decompress(data)]
     except MALFORMED as error:

@@ -37,12 +37,7 @@ def write_record(job: Job) -> str:
 
 
 def read_record(job: JobId, text: str | bytes) -> Job:
-    """Parse the record of `job`.
-
-    Raises:
-        StoreCorrupted: another version of bgpipe, or another program, wrote it.
-
-    """
+    """Parse the record of `job`; StoreCorrupted if another version or program wrote it."""
     try:
         values = json.loads(text)
         version = values.pop("version", None)
@@ -59,19 +54,20 @@ def read_record(job: JobId, text: str | bytes) -> Job:
 
 
 def summarize(
-    job: JobId, head: Mapping[str, str], running: int, now: float, *, interrupted: bool = False
+    job: JobId, head: Mapping[str, str], running: int, now: float, *, interrupted: bool
 ) -> JobSummary:
     """Return the summary of a job by its head's fields, with `running` items in flight.
 
     `now` is the server's time; the clock of an `interrupted` job stops at its last outcome.
-
-    Raises:
-        StoreCorrupted: the fields are not those of a job.
-
+    StoreCorrupted if the fields are not those of a job.
     """
     record = read_record(job, head.get("job", ""))
     size, done, failed, skipped, flagged = (int(head.get(name, 0)) for name in _COUNTERS)
-    seconds = _seconds(head, _last_activity(head, now) if interrupted else now)
+    if interrupted:  # the last outcome or start; records of older versions have neither
+        now = max(float(head.get("settled", now)), float(head.get("started", now)))
+    finished = float(head.get("finished", now))
+    # The time between an end and a reopening does not count.
+    seconds = float(head.get("spent", 0)) + finished - float(head.get("started", finished))
     return JobSummary(
         job=record.id,
         state=JobState(head["state"]),
@@ -103,17 +99,8 @@ def read_flags(bits: int) -> tuple[ReviewFlag, ...]:
     return tuple(flag for position, flag in enumerate(ReviewFlag) if bits >> position & 1)
 
 
-def write_error(code: str, detail: str) -> str:
-    return json.dumps({"code": code, "detail": detail})
-
-
 def read_failure(job: JobId, item: Item, error: bytes | None, repeats: int) -> Failure:
-    """Return the failure of `item`, which was claimed again `repeats` times.
-
-    Raises:
-        StoreCorrupted: `error` was not written by `write_error`.
-
-    """
+    """Return the failure of `item`, which was claimed again `repeats` times."""
     try:
         values = json.loads(error or "")
         code, detail = str(values["code"]), str(values["detail"])
@@ -123,11 +110,8 @@ def read_failure(job: JobId, item: Item, error: bytes | None, repeats: int) -> F
 
 
 def _counters(head: Mapping[str, str], prefix: str) -> dict[str, int]:
-    return {
-        name.removeprefix(prefix): int(count)
-        for name, count in sorted(head.items())
-        if name.startswith(prefix)
-    }
+    fields = sorted(name for name in head if name.startswith(prefix))
+    return {name.removeprefix(prefix): int(head[name]) for name in fields}
 
 
 def _job(values: dict[str, Any]) -> Job:
@@ -142,14 +126,3 @@ def _job(values: dict[str, Any]) -> Job:
     }
     patterns = {name: tuple(values[name]) for name in ("include", "exclude")}
     return Job(**values | patterns | {"recipe": Recipe(**recipe)})
-
-
-def _last_activity(head: Mapping[str, str], now: float) -> float:
-    """Return the time of the last outcome or start; records of older versions have neither."""
-    return max(float(head.get("settled", now)), float(head.get("started", now)))
-
-
-def _seconds(head: Mapping[str, str], now: float) -> float:
-    """Return the running time, without the time between an end and a reopening."""
-    last = float(head.get("finished", now)) - float(head.get("started", head.get("finished", now)))
-    return float(head.get("spent", 0)) + last

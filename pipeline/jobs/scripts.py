@@ -1,23 +1,17 @@
-"""The Lua scripts of the job store: each change happens at once or not at all.
-
-A connection may break between a change and its reply, so each script may be sent twice: the second
-time it changes nothing. What can fail, such as a key of a wrong type, precedes every change of a
-counter.
-"""
+"""The Lua scripts of the job store: each change happens at once or not at all, also if sent twice."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, cast
 
+from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import load_lua
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.types import JobId
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.broker.client import RedisClient
-
-Reply = TypeVar("Reply")
 
 REFUSED = 0
 UNKNOWN_JOB = -1
@@ -44,25 +38,44 @@ class JobConflict(UsageError):
 
 
 def run_script(
-    client: RedisClient, name: str, keys: Sequence[str], *args: str | bytes | float
+    client: RedisClient, name: str, names: Sequence[str], *args: str | bytes | float
 ) -> Any:  # noqa: ANN401  # the script's reply
-    """Run lua/NAME.lua, behind lua/common.lua."""
-    return load_lua(client, __package__, "common", name)(keys=keys, args=args)
+    """Run lua/NAME.lua, behind lua/common.lua, with the keys `names`."""
+    return load_lua(client, __package__, "common", name)(keys=names, args=args)
 
 
-def check_reply(reply: Reply, job: JobId, wrong_state: str = "") -> Reply:
-    """Return a script's reply.
+def change_job(
+    client: RedisClient,
+    name: str,
+    job: JobId,
+    names: Sequence[str],
+    *args: str | bytes | float,
+    wrong_state: str = "",
+    no_item: str = "",
+) -> Any:  # noqa: ANN401  # the script's reply
+    """Run a script that changes `job`; one that claims its target returns the target's holder.
 
     Raises:
-        JobNotFound: the job does not exist.
-        LeaseLost: a newer token has written.
-        UsageError: the job is in another state; the message is `wrong_state`.
-
+        JobNotFound, LeaseLost, JobConflict: see there.
+        UsageError: the job is in another state, or has no such item: the messages are given.
     """
+    reply = run_script(client, name, names, *args)
     if reply == UNKNOWN_JOB:
         raise JobNotFound(job)
+    if reply == NO_SUCH_ITEM:
+        raise UsageError(no_item)
     if reply == SUPERSEDED:
         raise LeaseLost(f"another command leads job {job} now: bgpipe status {job} --watch")
     if reply == WRONG_STATE:
         raise UsageError(wrong_state or f"job {job} was cancelled: bgpipe resume {job} goes on")
+    if isinstance(reply, bytes) and reply.decode() != job:
+        raise JobConflict(JobId(reply.decode()))
     return reply
+
+
+def read_head(client: RedisClient, job: JobId, field: str) -> bytes:
+    """Return a field that the head of every job has; JobNotFound without one."""
+    value = cast("bytes | None", client.hget(keys.of_job(job).head, field))
+    if value is None:
+        raise JobNotFound(job)
+    return value

@@ -14,25 +14,20 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import cast
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.errors import StoreCorrupted, UsageError
-from bgpipe.pipeline.jobs import scripts
 from bgpipe.pipeline.jobs.items import ItemStore
-from bgpipe.pipeline.jobs.manifest import ManifestStore, pack_names, unpack_names
+from bgpipe.pipeline.jobs.manifest import pack_names, unpack_names
 from bgpipe.pipeline.jobs.records import read_record, summarize, write_record
-from bgpipe.pipeline.jobs.scripts import (
-    JobConflict,
-    JobNotFound,
-    LeaseLost,
-    check_reply,
-    run_script,
-)
+from bgpipe.pipeline.jobs.scripts import JobConflict as JobConflict  # exported, like the next two
+from bgpipe.pipeline.jobs.scripts import JobNotFound as JobNotFound
+from bgpipe.pipeline.jobs.scripts import LeaseLost as LeaseLost
+from bgpipe.pipeline.jobs.scripts import change_job, read_head, run_script
 from bgpipe.pipeline.types import OPEN_STATES, Item, Job, JobId, JobState, JobSummary
-
-__all__ = ["JobConflict", "JobNotFound", "JobStore", "LeaseLost", "new_job_id"]
 
 NO_TOKEN = 0
 """Accepted as long as no process has led the job."""
@@ -46,46 +41,33 @@ def new_job_id(prefix: str = "", random_bytes: int = 2) -> JobId:
 class JobStore:
     """All jobs in one Redis, and their items. Threads may share it.
 
-    Every method raises JobNotFound for an unknown job, and StoreCorrupted for keys that another
-    program wrote.
+    Every method raises JobNotFound for an unknown job, StoreCorrupted for keys that another program
+    wrote, LeaseLost once a newer token than its own was seen, and UsageError if the job's state does
+    not allow it. `open`, `resume` and `retry` raise JobConflict while an open job has the same source
+    and target.
     """
 
     def __init__(self, client: RedisClient) -> None:
-        manifests = ManifestStore(client)
-        self.items = ItemStore(client, manifests)
+        self.items = ItemStore(client)
         self._client = client
-        self._manifests = manifests
 
     def open(self, job: Job, named: Sequence[str] = ()) -> None:
-        """Open `job` for listing; `named` are the keys behind `job.named`.
-
-        Raises:
-            UsageError: a job of this name exists.
-            JobConflict: an open job has the same source and target.
-
-        """
+        """Open `job` for listing; UsageError if its name is taken. `named`: keys behind `job.named`."""
         names = keys.of_job(job.id)
         locations = keys.of_locations(job.locations_digest)
-        packed = [pack_names(named)] if named else []
-        holder = run_script(
+        holder = change_job(
             self._client,
             "open",
-            [names.head, keys.JOBS, locations, names.named],
             job.id,
-            write_record(job),
-            job.created,
-            *packed,
+            [names.head, keys.JOBS, locations, names.named],
+            *(job.id, write_record(job), job.created),
+            *([pack_names(named)] if named else []),
         )
         if not holder:
             raise UsageError(f"job already exists: {job.id}: choose another name")
-        _check_target_free(holder, job.id)
 
     def job(self, job: JobId) -> Job:
-        """Return the job as it was submitted."""
-        record = self._client.hget(keys.of_job(job).head, "job")
-        if record is None:
-            raise JobNotFound(job)
-        return read_record(job, record)
+        return read_record(job, read_head(self._client, job, "job"))
 
     def named(self, job: JobId) -> list[str]:
         """Return the keys that the submitter named; kept until the job is listed."""
@@ -108,17 +90,14 @@ class JobStore:
     def relist(self, job: JobId, token: int = NO_TOKEN) -> None:
         """Begin the listing; drop the items of a listing that did not reach its end."""
         names = keys.of_job(job)
-        reply = run_script(self._client, "list", [names.head, names.manifest], token)
-        check_reply(reply, job, f"job {job} is not being listed: bgpipe status {job}")
+        problem = f"job {job} is not being listed: bgpipe status {job}"
+        changed = [names.head, names.manifest]
+        change_job(self._client, "list", job, changed, token, wrong_state=problem)
 
     def add(self, job: JobId, items: Sequence[Item], token: int = NO_TOKEN) -> None:
         """Append `items` to the manifest; their indices continue from its end, beginning at 0."""
-        if not items:
-            return
-        reply = self._manifests.append(job, items, token)
-        if reply == scripts.NO_SUCH_ITEM:
-            raise UsageError(f"the manifest of job {job} does not end at item {items[0].index}")
-        check_reply(reply, job)
+        if items:
+            self.items.manifests.append(job, items, token)
 
     def skip(self, job: JobId, count: int, token: int = NO_TOKEN) -> None:
         """Set the total number of up-to-date images; they are not in the manifest."""
@@ -127,86 +106,55 @@ class JobStore:
     def start(self, job: JobId, token: int = NO_TOKEN) -> None:
         """End the listing: the job runs, or has finished if its manifest is empty."""
         names = keys.of_job(job)
-        changed = [names.head, names.named, keys.TOTALS]
-        check_reply(run_script(self._client, "start", changed, token), job)
+        change_job(self._client, "start", job, [names.head, names.named, keys.TOTALS], token)
 
     def lead(self, job: JobId, token: int) -> int:
-        """Refuse older tokens from now on; returns the cursor.
-
-        Raises:
-            LeaseLost: a newer token has written.
-
-        """
-        reply = run_script(self._client, "lead", [keys.of_job(job).head], token)
-        return int(check_reply(reply, job))
+        """Refuse older tokens from now on; returns the cursor."""
+        return int(change_job(self._client, "lead", job, [keys.of_job(job).head], token))
 
     def cursor(self, job: JobId) -> int:
         """Return the number of items, from the first one on, that were published."""
-        value = self._client.hget(keys.of_job(job).head, "cursor")
-        if value is None:
-            raise JobNotFound(job)
-        return int(value)
+        return int(read_head(self._client, job, "cursor"))
 
     def set_cursor(self, job: JobId, cursor: int, token: int = NO_TOKEN) -> None:
         """Record that all items before `cursor` were published."""
         self._set(job, "cursor", cursor, token)
 
     def cancel(self, job: JobId) -> None:
-        """Stop listing, feeding and claiming; items in flight may end.
-
-        Raises:
-            UsageError: the job has finished.
-
-        """
-        reply = run_script(self._client, "cancel", [keys.of_job(job).head])
-        check_reply(reply, job, f"job {job} has finished: there is nothing to cancel")
+        """Stop listing, feeding and claiming; items in flight may end."""
+        problem = f"job {job} has finished: there is nothing to cancel"
+        change_job(self._client, "cancel", job, [keys.of_job(job).head], wrong_state=problem)
 
     def resume(self, job: JobId, token: int = NO_TOKEN) -> None:
-        """Reopen a cancelled job with every item that is not settled; others stay as they are.
-
-        Raises:
-            JobConflict: an open job has the same source and target.
-
-        """
-        target = keys.of_locations(self.job(job).locations_digest)
-        reply = run_script(self._client, "resume", [keys.of_job(job).head, target], token, job)
-        _check_target_free(check_reply(reply, job), job)
+        """Reopen a cancelled job with every item that is not settled; others stay as they are."""
+        changed = [keys.of_job(job).head, keys.of_locations(self.job(job).locations_digest)]
+        change_job(self._client, "resume", job, changed, token, job)
 
     def retry(self, job: JobId, token: int = NO_TOKEN) -> None:
-        """Reopen a finished job for the items that failed; their attempts count anew.
-
-        Raises:
-            JobConflict: an open job has the same source and target.
-            UsageError: the job has not finished.
-
-        """
+        """Reopen a finished job for the items that failed; their attempts count anew."""
         names, target = keys.of_job(job), keys.of_locations(self.job(job).locations_digest)
-        changed = [names.failed, names.errors, names.claimed, names.repeats]
-        reply = run_script(self._client, "retry", [names.head, target, *changed], token, job)
-        wrong = f"job {job} has not finished: wait for its end, or resume it if it was cancelled"
-        _check_target_free(check_reply(reply, job, wrong), job)
+        changed = [names.head, target, names.failed, names.errors, names.claimed, names.repeats]
+        problem = f"job {job} has not finished: wait for its end, or resume it if it was cancelled"
+        change_job(self._client, "retry", job, changed, token, job, wrong_state=problem)
 
     def forget(self, job: JobId) -> None:
-        """Remove all keys of the job.
-
-        Raises:
-            UsageError: the job is open.
-
-        """
+        """Remove all keys of the job, even of a damaged one."""
         if self._client.zscore(keys.JOBS, job) is None:
             raise JobNotFound(job)
-        names = keys.of_job(job)
-        removed = [keys.JOBS, self._target(job), *names.all()]
-        reply = run_script(self._client, "forget", removed, job)
-        check_reply(reply, job, f"job {job} is open: end it with bgpipe cancel {job}")
+        digest = ""
+        with suppress(StoreCorrupted, JobNotFound):  # a damaged record has no target
+            digest = self.job(job).locations_digest
+        removed = [keys.JOBS, keys.of_locations(digest), *keys.of_job(job)]
+        problem = f"job {job} is open: end it with bgpipe cancel {job}"
+        change_job(self._client, "forget", job, removed, job, wrong_state=problem)
 
-    def ids(self) -> list[JobId]:
-        """Return every job, the newest first."""
-        return self._newest(last=-1)
+    def ids(self, last: int = -1) -> list[JobId]:
+        """Return the jobs, the newest first, up to the position `last`."""
+        names = cast("list[bytes]", self._client.zrevrange(keys.JOBS, 0, last))
+        return [JobId(name.decode()) for name in names]
 
     def latest(self) -> JobId | None:
-        """Return the newest job."""
-        return next(iter(self._newest(last=0)), None)
+        return next(iter(self.ids(last=0)), None)
 
     def running_ids(self) -> list[JobId]:
         """Return the running jobs, the oldest first."""
@@ -217,11 +165,8 @@ class JobStore:
         """Return the jobs that finished or were cancelled before the Unix time `moment`."""
         names = cast("list[bytes]", self._client.zrangebyscore(keys.JOBS, "-inf", moment))
         jobs = [JobId(name.decode()) for name in names]
-        return [job for job in jobs if self._closed(job) < moment]
-
-    def _closed(self, job: JobId) -> float:
-        finished = self._client.hget(keys.of_job(job).head, "finished")
-        return float(finished) if finished else float("inf")
+        ends = (self._client.hget(keys.of_job(job).head, "finished") for job in jobs)
+        return [job for job, end in zip(jobs, ends, strict=True) if end and float(end) < moment]
 
     def _is_interrupted(self, head: Mapping[str, str]) -> bool:
         """Whether a job without a leader makes no progress; one published whole needs only workers."""
@@ -230,22 +175,5 @@ class JobStore:
         published = head["state"] == JobState.RUNNING and head.get("cursor") == head.get("size")
         return not (published and any(self._client.scan_iter(keys.of_worker("*"), count=1000)))
 
-    def _target(self, job: JobId) -> str:
-        """Return the key of the job's target; a damaged record has none."""
-        try:
-            return keys.of_locations(self.job(job).locations_digest)
-        except (StoreCorrupted, JobNotFound):
-            return keys.of_locations("")
-
     def _set(self, job: JobId, field: str, value: int, token: int) -> None:
-        head = keys.of_job(job).head
-        check_reply(run_script(self._client, "write", [head], token, field, value), job)
-
-    def _newest(self, last: int) -> list[JobId]:
-        names = cast("list[bytes]", self._client.zrevrange(keys.JOBS, 0, last))
-        return [JobId(name.decode()) for name in names]
-
-
-def _check_target_free(holder: bytes, job: JobId) -> None:
-    if holder.decode() != job:
-        raise JobConflict(JobId(holder.decode()))
+        change_job(self._client, "write", job, [keys.of_job(job).head], token, field, value)

@@ -16,11 +16,7 @@ from bgpipe.pipeline.matting.resample import resize
 from bgpipe.pipeline.types import Cutout
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from bgpipe.pipeline.types import DecodedImage, Matte, Pixels, Plane, Preset
-
-    Alpha = npt.NDArray[np.uint8]
+    from bgpipe.pipeline.types import DecodedImage, Matte, Pixels, Preset
 
 
 def cut_out(image: DecodedImage, matte: Matte, preset: Preset) -> Cutout:
@@ -34,15 +30,18 @@ def cut_out(image: DecodedImage, matte: Matte, preset: Preset) -> Cutout:
     full = resize(matte.alpha, height, width)
     if preset.guided:
         full = guided_filter(matte.alpha, full, image.rgb)
-    refined = refine(full, preset)
-    own = image.alpha
-    alpha = _quantize(refined if own is None else _multiply(refined, own))
+    refined, own = refine(full, preset), image.alpha
+    if own is not None:
+        refined = np.asarray(refined * (own / np.float32(255)), np.float32)
+    alpha = np.asarray(cv2.convertScaleAbs(refined, alpha=255), np.uint8)  # the nearest level
     rgba = _to_rgba(image.rgb, alpha)
     if preset.foreground and own is None:
         soft = np.flatnonzero((alpha > 0) & (alpha < 255))
         if soft.size:
             # A softer or harder finish does not change how subject and background were mixed.
-            mixture = refine(full, _without_softness(preset))
+            inversions = tuple(Enhancement(invert=step.invert) for step in preset.enhance)
+            shape = replace(preset, contrast=1.0, blur=0.0, smooth=False, threshold=False)
+            mixture = refine(full, replace(shape, enhance=inversions))
             rgba.reshape(-1, 4)[soft, :3] = estimate_foreground(image.rgb, mixture, soft)
     return Cutout(rgba)
 
@@ -54,24 +53,7 @@ def keep_own_alpha(image: DecodedImage) -> Cutout:
     return Cutout(_to_rgba(image.rgb, alpha))
 
 
-def _without_softness(preset: Preset) -> Preset:
-    """Return the preset without the fields that only make an edge softer or harder."""
-    inversions = tuple(Enhancement(invert=step.invert) for step in preset.enhance)
-    return replace(
-        preset, contrast=1.0, blur=0.0, smooth=False, threshold=False, enhance=inversions
-    )
-
-
-def _multiply(alpha: Plane, own: Alpha) -> Plane:
-    return np.asarray(alpha * (own / np.float32(255)), np.float32)
-
-
-def _quantize(alpha: Plane) -> Alpha:
-    """Round to the nearest of 256 levels."""
-    return np.asarray(cv2.convertScaleAbs(alpha, alpha=255), np.uint8)
-
-
-def _to_rgba(rgb: Pixels, alpha: Alpha) -> Pixels:
+def _to_rgba(rgb: Pixels, alpha: Pixels) -> Pixels:
     rgba = np.empty((*alpha.shape, 4), np.uint8)
     cv2.mixChannels([rgb, alpha], [rgba], [0, 0, 1, 1, 2, 2, 3, 3])
     np.copyto(rgba.view(np.uint32)[..., 0], 0, where=alpha == 0)

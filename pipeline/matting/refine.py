@@ -7,6 +7,7 @@ any operation reaches are computed as a single pixel: most of a large image.
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import TYPE_CHECKING
 
 import cv2
@@ -18,7 +19,7 @@ from bgpipe.pipeline.matting.morphology import dilate, erode, fill_holes, white_
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    Window = tuple[slice, slice]
+    Window = tuple[slice, ...]
 
     from bgpipe.pipeline.types import Plane, Preset
 
@@ -39,26 +40,20 @@ def refine(matte: Plane, preset: Preset) -> Plane:
     """
     for step in preset.enhance:
         matte = enhance(matte, step)
-    if _changes_matte(preset):
+    lengths = preset.dilate + preset.erode + _sigma(preset)
+    if lengths or preset.contrast != 1 or preset.threshold:
         matte = _refine_tiles(matte, preset)
     if preset.fill_holes:
         matte = fill_holes(matte)
     return 1 - matte if preset.invert else matte
 
 
-def _changes_matte(preset: Preset) -> bool:
-    lengths = preset.dilate + preset.erode + _sigma(preset)
-    return lengths > 0 or preset.contrast != 1 or preset.threshold
-
-
 def _refine_tiles(matte: Plane, preset: Preset) -> Plane:
     refined = np.empty_like(matte)
     for tile, around, inside in _split_tiles(matte.shape, _reach(preset)):
         patch = matte[around]
-        if patch.max() < HALF_LEVEL:
-            refined[tile] = _refine_patch(np.zeros((1, 1), np.float32), preset)
-        elif patch.min() > 1 - HALF_LEVEL:
-            refined[tile] = _refine_patch(np.ones((1, 1), np.float32), preset)
+        if patch.max() < HALF_LEVEL or patch.min() > 1 - HALF_LEVEL:
+            refined[tile] = _refine_patch(np.rint(patch[:1, :1]), preset)
         else:
             refined[tile] = _refine_patch(patch, preset)[inside]
     return refined
@@ -77,29 +72,25 @@ def _reach(preset: Preset) -> int:
 
 def _split_tiles(shape: tuple[int, ...], reach: int) -> Iterator[tuple[Window, Window, Window]]:
     """Yield each tile, the tile with `reach` around it, and the first within the second."""
-    height, width = shape
-    for top in range(0, height, _TILE):
-        for left in range(0, width, _TILE):
-            rows, rows_around, rows_inside = _span(top, height, reach)
-            columns, columns_around, columns_inside = _span(left, width, reach)
-            yield (rows, columns), (rows_around, columns_around), (rows_inside, columns_inside)
+    for spans in product(*(_split_axis(length, reach) for length in shape)):
+        tile, around, inside = zip(*spans, strict=True)
+        yield tile, around, inside
 
 
-def _span(start: int, length: int, reach: int) -> tuple[slice, slice, slice]:
-    stop = min(start + _TILE, length)
-    first = max(start - reach, 0)
-    around = slice(first, min(stop + reach, length))
-    return slice(start, stop), around, slice(start - first, stop - first)
+def _split_axis(length: int, reach: int) -> Iterator[tuple[slice, slice, slice]]:
+    for start in range(0, length, _TILE):
+        stop, first = min(start + _TILE, length), max(start - reach, 0)
+        around = slice(first, min(stop + reach, length))
+        yield slice(start, stop), around, slice(start - first, stop - first)
 
 
 def _refine_patch(patch: Plane, preset: Preset) -> Plane:
     patch = erode(dilate(patch, preset.dilate), preset.erode)
     if sigma := _sigma(preset):
         blurred = _blur_edges(patch, sigma)
-        # A Gaussian alone takes half of a hair's opacity.
-        patch = (
-            np.maximum(blurred, white_top_hat(patch, STRAND_RADIUS)) if preset.smooth else blurred
-        )
+        if preset.smooth:  # a Gaussian alone takes half of a hair's opacity
+            blurred = np.maximum(blurred, white_top_hat(patch, STRAND_RADIUS))
+        patch = blurred
     patch = np.clip(0.5 + np.float32(preset.contrast) * (patch - 0.5), 0, 1)
     return (patch > 0.5).astype(np.float32) if preset.threshold else patch
 

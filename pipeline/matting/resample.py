@@ -11,14 +11,17 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from cv2.typing import MatLike
 
-    from bgpipe.pipeline.types import Plane
+    from bgpipe.pipeline.types import Floats, Pixels, Plane
 
     Positions = npt.NDArray[np.intp]
     """[N]: row * width + column."""
-    Floats = npt.NDArray[np.float32]
-
 
 _REMAP_COLUMNS = 4096  # cv2.remap takes sides up to 32767
+
+
+def to_unit(levels: Pixels) -> Floats:
+    """Return uint8 as float32 in [0, 1]."""
+    return levels.astype(np.float32) / np.float32(255)
 
 
 def resize(plane: Plane, height: int, width: int) -> Plane:
@@ -36,8 +39,8 @@ def sample(reduced: Floats, pixels: Positions, shape: tuple[int, ...]) -> Floats
     """Sample `reduced` [h, w, ...] bilinearly at pixels of an image of `shape`; returns [N, ...]."""
     rows = -(-pixels.size // _REMAP_COLUMNS)
     y, x = np.divmod(np.resize(pixels, (rows, _REMAP_COLUMNS)), shape[1])
-    columns, lines = (
-        _source_positions(axis, small / full)
+    columns, lines = (  # of the pixels' centers in the reduced copy
+        ((axis + 0.5) * (small / full) - 0.5).astype(np.float32)
         for axis, small, full in zip((x, y), reduced.shape[1::-1], shape[1::-1], strict=True)
     )
     values = cv2.remap(reduced, columns, lines, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -48,8 +51,3 @@ def _resize(plane: MatLike, height: int, width: int, method: int) -> MatLike:
     if plane.shape == (height, width):
         return plane
     return cv2.resize(plane, (width, height), interpolation=method)
-
-
-def _source_positions(positions: Positions, scale: float) -> Floats:
-    """Return the positions of the pixels' centers in the reduced copy."""
-    return ((positions + 0.5) * scale - 0.5).astype(np.float32)

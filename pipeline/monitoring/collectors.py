@@ -1,4 +1,4 @@
-"""Prometheus collectors of a cluster and of one worker.
+"""Prometheus collectors of a cluster and of one worker, and the endpoint that is scraped.
 
 Each dispatcher exports the whole cluster, so queries take the maximum over instances, not their sum
 (infra/docs/operations.md). Metrics of workers have the same names and labels in both collectors.
@@ -7,11 +7,15 @@ Each dispatcher exports the whole cluster, so queries take the maximum over inst
 from __future__ import annotations
 
 import importlib.metadata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from math import inf
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import Any, cast
 
+from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -21,28 +25,67 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from bgpipe.config.settings import Settings
 from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import RedisClient, load_lua
 from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.broker.queue import QueueStats, read_stats
-from bgpipe.pipeline.errors import Code, RedisUnavailable, StoreCorrupted
-from bgpipe.pipeline.monitoring.cluster_stats import ClusterStats, OutcomeTotals, read_cluster_stats
-from bgpipe.pipeline.monitoring.heartbeat import (
-    METRICS,
-    Heartbeat,
-    MetricKind,
-    WorkerStats,
-    read_heartbeats,
-)
-from bgpipe.pipeline.types import ReviewFlag
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.broker.client import RedisClient
+from bgpipe.pipeline.errors import Code, RedisUnavailable, StoreCorrupted, UsageError
+from bgpipe.pipeline.jobs.records import ERROR, FLAG
+from bgpipe.pipeline.monitoring.heartbeat import METRICS, Heartbeat, WorkerStats, read_heartbeats
+from bgpipe.pipeline.types import JobState, ReviewFlag
 
 HOUR = 3600.0
 THOUSAND = 1000
 UNKNOWN = -1
 """Value of a statistic that is not exported."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeTotals:
+    """Counts that do not shrink when a job is forgotten or its failures are retried.
+
+    `since` names the start of counting; it changes if Redis was emptied.
+    """
+
+    since: str
+    counts: Counter[str]
+    """Images that were done, skipped or flagged, by ERROR and code, and by FLAG and flag."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStats:
+    """All jobs at one moment; all fields but `totals` and `jobs` cover the running jobs.
+
+    `oldest`: seconds since the first of them was listed, the age of the oldest unsettled image.
+    `images_per_second`: the sum of their averages.
+    """
+
+    totals: OutcomeTotals
+    jobs: Mapping[JobState, int]
+    unsettled: int
+    in_flight: int
+    oldest: float
+    images_per_second: float
+
+
+def read_cluster_stats(client: RedisClient) -> ClusterStats:
+    script = load_lua(client, __package__, "cluster_stats")
+    totals, stats = map(_pairs, script(keys=[keys.JOBS, keys.TOTALS], args=[keys.JOB_PREFIX]))
+    since = totals.pop("since", "")
+    return ClusterStats(
+        totals=OutcomeTotals(since, Counter({name: int(n) for name, n in totals.items()})),
+        jobs={state: int(stats[state]) for state in JobState},
+        unsettled=int(stats["unsettled"]),
+        in_flight=int(stats["in_flight"]),
+        oldest=float(stats["oldest"]),
+        images_per_second=float(stats["speed"]),
+    )
+
+
+def _pairs(flat: Sequence[bytes | int]) -> dict[str, str]:
+    words = [word.decode() if isinstance(word, bytes) else str(word) for word in flat]
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 class ClusterCollector(Collector):
@@ -69,11 +112,11 @@ class ClusterCollector(Collector):
         client = self._client
         stats, heartbeats = read_cluster_stats(client), read_heartbeats(client)
         yield _gauge("redis_up", "Whether Redis answers.", 1)
-        yield from _redis(client.info("memory"), client.info("persistence"))
+        yield from _redis(client.info("memory") | client.info("persistence"))
         yield _gauge(
             "dispatcher_leads", "Whether a dispatcher leads.", is_held(client, keys.DISPATCH)
         )
-        yield from _outcomes(self._monotonic.raise_to(stats.totals))
+        yield from _outcomes(self._monotonic.raise_to(stats.totals).counts)
         yield from _jobs(stats, read_stats(client, self._queue))
         yield _gauge("workers", "Worker processes with a heartbeat.", len(heartbeats))
         yield from _cost(stats, len(heartbeats), self._price)
@@ -92,6 +135,27 @@ class WorkerCollector(Collector):
         yield from _workers([Heartbeat(self._worker, 0.0, self._read_stats())])
 
 
+@contextmanager
+def serve_metrics(collector: Collector, host: str, port: int) -> Iterator[None]:
+    """Answer GET /metrics from a thread until the block ends.
+
+    Raises UsageError if the address cannot be bound.
+    """
+    registry = CollectorRegistry()
+    registry.register(collector)
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        place = f"{host}:{port}: {error.strerror}"
+        raise UsageError(f"metrics cannot be served: {place}: choose another address") from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 class MonotonicTotals:
     """Keeps counters from falling as long as they count from the same start.
 
@@ -101,48 +165,38 @@ class MonotonicTotals:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._since = ""
-        self._highest: dict[str, int] = {}
+        self._highest = OutcomeTotals("", Counter())
 
     def raise_to(self, totals: OutcomeTotals) -> OutcomeTotals:
         """Return the highest totals seen since `totals.since`."""
         with self._lock:
-            if totals.since != self._since:
-                self._since, self._highest = totals.since, {}
-            for name, count in totals.counts.items():
-                self._highest[name] = max(count, self._highest.get(name, 0))
-            return OutcomeTotals(totals.since, dict(self._highest))
+            if totals.since == self._highest.since:
+                totals = replace(totals, counts=totals.counts | self._highest.counts)
+            self._highest = totals
+            return totals
 
 
-def _redis(memory: Mapping[str, int], persistence: Mapping[str, str]) -> Iterator[Metric]:
-    limit = memory.get("maxmemory") or memory.get("total_system_memory", 0)
-    writes = [
-        persistence.get(f"{kind}_status", "ok") for kind in ("aof_last_write", "rdb_last_bgsave")
-    ]
-    yield _gauge("redis_memory_used_bytes", "Memory used by Redis.", memory["used_memory"])
+def _redis(stored: Mapping[str, Any]) -> Iterator[Metric]:
+    limit = stored.get("maxmemory") or stored.get("total_system_memory", 0)
+    writes = {stored.get(f"{name}_status", "ok") for name in ("aof_last_write", "rdb_last_bgsave")}
+    yield _gauge("redis_memory_used_bytes", "Memory used by Redis.", stored["used_memory"])
     yield _gauge("redis_memory_limit_bytes", "maxmemory, or else the machine's memory.", limit)
-    yield _gauge("redis_writes_ok", "Whether Redis can write to its disk.", set(writes) == {"ok"})
+    yield _gauge("redis_writes_ok", "Whether Redis can write to its disk.", writes == {"ok"})
 
 
-def _outcomes(totals: OutcomeTotals) -> Iterator[Metric]:
-    images = CounterMetricFamily("bgpipe_images", "Images by outcome.", labels=["outcome", "code"])
-    for outcome in ("done", "skipped"):
-        images.add_metric([outcome, ""], totals.ended(outcome))
-    for code in Code:
-        images.add_metric(["failed", code], totals.failed(code))
-    flags = CounterMetricFamily("bgpipe_image_flags", "Review flags.", labels=["flag"])
-    for flag in ReviewFlag:
-        flags.add_metric([flag], totals.with_flag(flag))
-    flagged = CounterMetricFamily("bgpipe_images_flagged", "Cutouts with a review flag.")
-    flagged.add_metric([], totals.ended("flagged"))
-    yield from (images, flagged, flags)
+def _outcomes(counts: Counter[str]) -> Iterator[Metric]:
+    images = {(outcome, ""): counts[outcome] for outcome in ("done", "skipped")}
+    images |= {("failed", code): counts[f"{ERROR}{code}"] for code in Code}
+    flags = {(flag,): counts[f"{FLAG}{flag}"] for flag in ReviewFlag}
+    counter = CounterMetricFamily
+    yield _family(counter, "images", "Images by outcome.", images, "outcome", "code")
+    yield _family(counter, "images_flagged", "Cutouts with a review flag.", {(): counts["flagged"]})
+    yield _family(counter, "image_flags", "Review flags.", flags, "flag")
 
 
 def _jobs(stats: ClusterStats, queue: QueueStats) -> Iterator[Metric]:
-    jobs = GaugeMetricFamily("bgpipe_jobs", "Jobs by state.", labels=["state"])
-    for state, count in stats.jobs.items():
-        jobs.add_metric([state], count)
-    yield jobs
+    jobs = {(state,): count for state, count in stats.jobs.items()}
+    yield _family(GaugeMetricFamily, "jobs", "Jobs by state.", jobs, "state")
     yield _gauge("images_unsettled", "Unsettled images of running jobs.", stats.unsettled)
     yield _gauge("images_in_flight", "Images claimed by workers.", stats.in_flight)
     yield _gauge(
@@ -162,54 +216,51 @@ def _cost(stats: ClusterStats, devices: int, price: float) -> Iterator[Metric]:
     yield _gauge("device_price_per_hour", "Configured price, in its currency.", price)
     if devices and stats.images_per_second:
         hours = THOUSAND / (stats.images_per_second * HOUR)
-        yield _gauge(
-            "cost_per_thousand_images",
-            "Price of all workers for 1,000 images at the present speed.",
-            devices * price * hours,
-        )
+        text = "Price of all workers for 1,000 images at the present speed."
+        yield _gauge("cost_per_thousand_images", text, devices * price * hours)
+
+
+def _build_info() -> Metric:
+    version = {"version": importlib.metadata.version("bgpipe")}
+    return InfoMetricFamily("bgpipe_build", "Installed version.", version)
+
+
+def _workers(heartbeats: Sequence[Heartbeat]) -> Iterator[Metric]:
+    workers = {(heartbeat.worker,): heartbeat.stats for heartbeat in heartbeats}
+    infos = {
+        name: {"device": stats.device, "model": stats.model[:12]} for name, stats in workers.items()
+    }
+    yield _family(InfoMetricFamily, "worker", "Device and model.", infos, "worker")
+    ages = {(heartbeat.worker,): heartbeat.age for heartbeat in heartbeats}
+    text = "Time since the last heartbeat."
+    yield _family(GaugeMetricFamily, "worker_heartbeat_age_seconds", text, ages, "worker")
+    for field, metric in METRICS.items():
+        kind = CounterMetricFamily if metric.is_counter else GaugeMetricFamily
+        values = {name: getattr(stats, field) for name, stats in workers.items()}
+        known = {name: value for name, value in values.items() if value != UNKNOWN}
+        yield _family(kind, f"worker_{metric.name}", metric.text, known, "worker")
+    family = HistogramMetricFamily(
+        "bgpipe_worker_stage_seconds", "Duration of the stages.", labels=["worker", "stage"]
+    )
+    for heartbeat in heartbeats:
+        for stage, histogram in sorted(heartbeat.stats.stages.items()):
+            buckets = [
+                ("+Inf" if bound == inf else str(bound), float(count))
+                for bound, count in histogram.cumulative()
+            ]
+            family.add_metric([heartbeat.worker, stage], buckets, histogram.sum)
+    yield family
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"bgpipe_{name}", text, value=value)
 
 
-def _build_info() -> Metric:
-    family = InfoMetricFamily("bgpipe_build", "Installed version.")
-    family.add_metric([], {"version": importlib.metadata.version("bgpipe")})
-    return family
-
-
-def _workers(heartbeats: Sequence[Heartbeat]) -> Iterator[Metric]:
-    labels = ["worker"]
-    info = InfoMetricFamily("bgpipe_worker", "Device and model.", labels=labels)
-    age = GaugeMetricFamily(
-        "bgpipe_worker_heartbeat_age_seconds", "Time since the last heartbeat.", labels=labels
-    )
-    for heartbeat in heartbeats:
-        stats = heartbeat.stats
-        info.add_metric([heartbeat.worker], {"device": stats.device, "model": stats.model[:12]})
-        age.add_metric([heartbeat.worker], heartbeat.age)
-    yield from (info, age)
-    for field, metric in METRICS.items():
-        kind = CounterMetricFamily if metric.kind is MetricKind.COUNTER else GaugeMetricFamily
-        family = kind(f"bgpipe_worker_{metric.name}", metric.text, labels=labels)
-        for heartbeat in heartbeats:
-            if (value := getattr(heartbeat.stats, field)) != UNKNOWN:
-                family.add_metric([heartbeat.worker], value)
-        yield family
-    yield _stages(heartbeats)
-
-
-def _stages(heartbeats: Sequence[Heartbeat]) -> Metric:
-    family = HistogramMetricFamily(
-        "bgpipe_worker_stage_seconds", "Duration of the stages.", labels=["worker", "stage"]
-    )
-    for heartbeat in heartbeats:
-        for stage, histogram in sorted(heartbeat.stats.stages.items()):
-            buckets = [(_bound(bound), float(count)) for bound, count in histogram.cumulative()]
-            family.add_metric([heartbeat.worker, stage], buckets, histogram.sum)
-    return family
-
-
-def _bound(seconds: float) -> str:
-    return "+Inf" if seconds == inf else str(seconds)
+def _family(
+    kind: Callable[..., Any], name: str, text: str, values: Mapping[Any, object], *labels: str
+) -> Metric:
+    """Return bgpipe_NAME with one of `values` for each tuple of the values of `labels`."""
+    family: Any = kind(f"bgpipe_{name}", text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return cast("Metric", family)

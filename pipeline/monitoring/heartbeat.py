@@ -12,10 +12,10 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from enum import Enum
+from functools import partial
 from itertools import accumulate
 from math import inf
-from typing import Any, cast
+from typing import Any
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient, load_lua
@@ -28,67 +28,54 @@ STAGE = "stage:"
 """Prefix of the fields that hold the stages' histograms."""
 
 
+@dataclass(slots=True)
 class Histogram:
     """Counts of durations by BOUNDS, and their sum in seconds. Not safe for threads."""
 
-    def __init__(self) -> None:
-        self._counts = [0] * len(BOUNDS)
-        self.sum = 0.0
+    sum: float = 0.0
+    counts: list[int] = field(default_factory=lambda: [0] * len(BOUNDS))
 
     def observe(self, seconds: float) -> None:
-        self._counts[bisect_left(BOUNDS, seconds)] += 1
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
         self.sum += seconds
 
     @property
     def count(self) -> int:
-        return sum(self._counts)
+        return sum(self.counts)
 
     def cumulative(self) -> Iterator[tuple[float, int]]:
         """Yield each bound with the number of observations up to it, as Prometheus counts them."""
-        return zip(BOUNDS, accumulate(self._counts), strict=True)
-
-    def copy(self) -> Histogram:
-        return Histogram.read(self.write())
+        return zip(BOUNDS, accumulate(self.counts), strict=True)
 
     def write(self) -> str:
-        return json.dumps([self.sum, *self._counts])
+        return json.dumps([self.sum, *self.counts])
 
     @classmethod
     def read(cls, text: str | bytes) -> Histogram:
         """Parse the text that `write` returned.
 
-        Raises:
-            ValueError: not a histogram, or one with other bounds.
-
+        Raises ValueError if not a histogram, or one with other bounds.
         """
         total, *counts = json.loads(text)
         if len(counts) != len(BOUNDS):
             raise ValueError(f"not a histogram of this version: {len(counts)} buckets")
-        histogram = cls()
-        histogram.sum, histogram._counts = float(total), [int(count) for count in counts]
-        return histogram
-
-
-class MetricKind(Enum):
-    GAUGE = "gauge"
-    COUNTER = "counter"
+        return cls(float(total), [int(count) for count in counts])
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerMetric:
     """How Prometheus shows a field: as bgpipe_worker_NAME with the help `text`."""
 
-    kind: MetricKind
     name: str
     text: str
+    is_counter: bool = False
 
 
-def _gauge(name: str, text: str, default: float = 0) -> Any:  # noqa: ANN401  # as dataclasses.field
-    return field(default=default, metadata={"metric": WorkerMetric(MetricKind.GAUGE, name, text)})
+def _gauge(name: str, text: str, default: float = 0, is_counter: bool = False) -> Any:  # noqa: ANN401
+    return field(default=default, metadata={"metric": WorkerMetric(name, text, is_counter)})
 
 
-def _counter(name: str, text: str, default: float = 0) -> Any:  # noqa: ANN401
-    return field(default=default, metadata={"metric": WorkerMetric(MetricKind.COUNTER, name, text)})
+_counter = partial(_gauge, is_counter=True)
 
 
 @dataclass(slots=True)
@@ -129,9 +116,7 @@ class WorkerStats:
     def read(cls, stored: Mapping[str, str]) -> WorkerStats:
         """Parse a hash, ignoring fields of other versions."""
         types = {name: type(value) for name, value in cls().write().items()}
-        plain: dict[str, Any] = {
-            name: types[name](text) for name, text in stored.items() if name in types
-        }
+        plain: Any = {name: types[name](text) for name, text in stored.items() if name in types}
         stages = {}
         for name, text in stored.items():
             if name.startswith(STAGE):
@@ -181,11 +166,9 @@ def read_heartbeats(client: RedisClient) -> list[Heartbeat]:
     names = list(client.scan_iter(match=keys.of_worker("*"), count=1000))
     replies = load_lua(client, __package__, "heartbeats")(keys=names) if names else []
     latest: dict[str, Heartbeat] = {}
-    for name, (flat, milliseconds) in zip(
-        names, cast("list[tuple[list[bytes], int]]", replies), strict=True
-    ):
+    for name, (flat, milliseconds) in zip(names, replies, strict=True):
         stored = dict(zip(*[(text.decode() for text in flat)] * 2, strict=True))
-        worker = cast("bytes", name).decode().removeprefix(prefix).partition("/")[0]
+        worker = name.decode().removeprefix(prefix).partition("/")[0]
         age = LIFE - milliseconds / 1000
         # The successor of a process that died has the younger heartbeat.
         if stored and (worker not in latest or age < latest[worker].age):

@@ -15,8 +15,7 @@ from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.planning.catalog import Catalog
 from bgpipe.pipeline.planning.diff import THREADS, PlannedItem, TargetState
-from bgpipe.pipeline.planning.ignored import IgnoredObjects
-from bgpipe.pipeline.planning.planner import plan_job
+from bgpipe.pipeline.planning.planner import IgnoredObjects, plan_job
 from bgpipe.pipeline.planning.prune import Prune, handle_orphans
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.types import Job, ObjectInfo

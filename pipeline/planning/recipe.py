@@ -42,6 +42,7 @@ def build_recipe(
     *,
     model: str | ResolvedModel = "",
     preset: Preset | str = "",
+    changes: Mapping[str, Any] | None = None,
     output: Output | None = None,
     matting: str = "",
     naming: str = "",
@@ -52,7 +53,8 @@ def build_recipe(
     """Assemble and check a recipe; empty names are those of the settings.
 
     `resolution` is the side of a square model input, in pixels; 0: the size that the model was
-    trained at. `pull` downloads missing weights; `notify` gets a line about every long step.
+    trained at. `changes` are as in `apply_changes`; `pull` downloads missing weights; `notify` gets a
+    line about every long step.
 
     Raises:
         UsageError: a name is unknown, or the values contradict each other.
@@ -60,6 +62,7 @@ def build_recipe(
     """
     if not isinstance(preset, Preset):
         preset = preset_named(settings, preset or settings.refine.preset)
+    preset = apply_changes(preset, changes or {})
     output = output or Output()
     _check_output(preset, output)
     if naming:

@@ -1,8 +1,4 @@
-"""Lead jobs: publish their messages, republish lost ones, and forget old jobs.
-
-A command leads its own job with a `JobController`; the dispatcher of a cluster leads all running jobs.
-A lease per job keeps them apart.
-"""
+"""Lead jobs: publish their messages, republish lost ones, and forget old jobs."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from bgpipe.config.settings import DispatchSettings
 from bgpipe.pipeline.broker.lease import Lease
@@ -30,31 +27,28 @@ CLEANING_INTERVAL = 600.0
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
 class JobController:
-    """Leads one job while this process holds its lease. Call `step` repeatedly."""
+    """Leads one job while this process holds its lease, for a command or a dispatcher."""
 
-    def __init__(
-        self, jobs: JobStore, feeder: Feeder, lease: Lease, job_id: JobId, patience: float
-    ) -> None:
-        """`patience`: seconds without an outcome after which published messages may be lost."""
-        self._jobs = jobs
-        self._feeder = feeder
-        self._lease = lease
-        self._job_id = job_id
-        self._patience = patience
-        self._idle_steps = 0
-        self._settled = -1
-        self._last_progress = 0.0
-        self.is_leader = False
-        """Whether the last step held the lease."""
+    jobs: JobStore
+    feeder: Feeder
+    lease: Lease
+    job_id: JobId
+    patience: float
+    """Seconds without an outcome after which published messages may be lost."""
+    is_leader: bool = field(default=False, init=False)
+    """Whether the last step held the lease."""
+    _idle_steps: int = field(default=0, init=False)
+    _settled: int = field(default=-1, init=False)
+    _last_progress: float = field(default=0.0, init=False)
 
     def step(self, capacity: int) -> bool:
         """Publish at most `capacity` messages, and lost ones; returns whether more could follow."""
-        token = self._lease.acquire()
+        token = self.lease.acquire()
+        count = min(capacity, BATCH)
         try:
-            is_fed = bool(token) and self._feeder.publish_next(
-                self._job_id, min(capacity, BATCH), token
-            )
+            is_fed = bool(token) and self.feeder.publish_next(self.job_id, count, token)
         except LeaseLost:
             token = 0
         self.is_leader = bool(token)
@@ -63,47 +57,39 @@ class JobController:
         return self.is_leader and not is_fed and capacity > BATCH
 
     def release(self) -> None:
-        """Release the lease."""
         self.is_leader = False
-        self._lease.release()
+        self.lease.release()
 
     def _republish_lost(self, *, is_fed: bool) -> None:
-        summary = self._jobs.summary(self._job_id)
+        summary = self.jobs.summary(self.job_id)
         settled, now = summary.done + summary.failed, time.monotonic()
         if settled != self._settled:
             self._settled, self._last_progress = settled, now
-        self._idle_steps = self._idle_steps + 1 if is_fed and not self._feeder.depth() else 0
+        self._idle_steps = self._idle_steps + 1 if is_fed and not self.feeder.depth() else 0
         if self._idle_steps >= IDLE_STEPS:
             self._idle_steps = 0
-            self._feeder.republish_lost(self._job_id)
-        elif now - self._last_progress >= self._patience:
+            self.feeder.republish_lost(self.job_id)
+        elif now - self._last_progress >= self.patience:
             self._last_progress = now
-            self._feeder.republish_lost(self._job_id, claimed=True)
+            self.feeder.republish_lost(self.job_id, claimed=True)
 
 
+@dataclass(slots=True)
 class Dispatcher:
     """Leads all running jobs of a cluster while this process holds the dispatchers' lease."""
 
-    def __init__(
-        self,
-        jobs: JobStore,
-        feeder: Feeder,
-        lease: Lease,
-        control: Callable[[JobId], JobController],
-        settings: DispatchSettings,
-    ) -> None:
-        """`control` makes the controller of a job."""
-        self._jobs = jobs
-        self._feeder = feeder
-        self._lease = lease
-        self._control = control
-        self._settings = settings
-        self._controllers: dict[JobId, JobController] = {}
-        self._errors: dict[JobId, str] = {}
-        self._steps = 0
-        self._cleaned = -CLEANING_INTERVAL
-        self.is_leader = False
-        """Whether the last step held the lease."""
+    jobs: JobStore
+    feeder: Feeder
+    lease: Lease
+    control: Callable[[JobId], JobController]
+    """Makes the controller of a job."""
+    settings: DispatchSettings
+    is_leader: bool = field(default=False, init=False)
+    """Whether the last step held the lease."""
+    _controllers: dict[JobId, JobController] = field(default_factory=dict, init=False)
+    _errors: dict[JobId, str] = field(default_factory=dict, init=False)
+    _steps: int = field(default=0, init=False)
+    _cleaned: float = field(default=-CLEANING_INTERVAL, init=False)
 
     def run(self, stopped: threading.Event, after_step: Callable[[], None]) -> None:
         """Step until `stopped` is set, also while Redis is away; calls `after_step` each time.
@@ -118,35 +104,38 @@ class Dispatcher:
                 log.warning("waiting for redis", extra={"fields": {"error": error}})
                 has_more = False
             if not has_more:
-                stopped.wait(self._settings.poll)
+                stopped.wait(self.settings.poll)
         with suppress(RedisUnavailable):  # the lease expires by itself
             self.release()
 
     def step(self) -> bool:
         """Advance every job once; returns whether more could follow at once."""
-        was_leader, self.is_leader = self.is_leader, bool(self._lease.acquire())
+        was_leader, self.is_leader = self.is_leader, bool(self.lease.acquire())
         if self.is_leader != was_leader:
             log.info("leads" if self.is_leader else "stands by")
         if not self.is_leader:
             self._release_all()
             return False
-        self._forget_old()
-        running = self._jobs.running_ids()
+        if time.monotonic() - self._cleaned >= CLEANING_INTERVAL:
+            self._cleaned = time.monotonic()
+            for job_id in forget_old(self.jobs, self.settings.keep_days):
+                log.info("job forgotten", extra={"fields": {"job": job_id}})
+        running = self.jobs.running_ids()
         self._release_all(but=running)
         return self._feed(running)
 
     def release(self) -> None:
-        """Release all leases."""
         self._release_all()
-        self._lease.release()
+        self.lease.release()
 
     def _feed(self, running: Sequence[JobId]) -> bool:
         """Feed submitted jobs first, then the sweeps up to their own limit."""
         sweeps = [job_id for job_id in running if self._is_sweep(job_id)]
         submitted = [job_id for job_id in running if job_id not in sweeps]
         self._steps += 1
-        has_more = self._share(submitted, self._feeder.capacity)
-        return self._share(sweeps, self._sweep_capacity) or has_more
+        has_more = self._share(submitted, self.feeder.capacity)
+        most = self.settings.sweep_messages
+        return self._share(sweeps, lambda: max(0, most - self.feeder.depth())) or has_more
 
     def _share(self, job_ids: Sequence[JobId], capacity: Callable[[], int]) -> bool:
         """Share the capacity equally, starting with another job each time."""
@@ -159,38 +148,27 @@ class Dispatcher:
             has_more |= self._step_job(job_id, min(share, capacity()))
         return has_more
 
-    def _sweep_capacity(self) -> int:
-        return max(0, self._settings.sweep_messages - self._feeder.depth())
-
     def _is_sweep(self, job_id: JobId) -> bool:
         try:
-            return bool(self._jobs.job(job_id).sweep)
+            return bool(self.jobs.job(job_id).sweep)
         except (StoreCorrupted, UsageError):
             return False  # its step logs the error
 
     def _step_job(self, job_id: JobId, capacity: int) -> bool:
         """Step one job; its errors are logged once and do not affect other jobs."""
-        controller = self._controllers.get(job_id) or self._controllers.setdefault(
-            job_id, self._control(job_id)
-        )
+        if job_id not in self._controllers:
+            self._controllers[job_id] = self.control(job_id)
         try:
-            return controller.step(capacity)
+            return self._controllers[job_id].step(capacity)
         except (StoreCorrupted, UsageError) as error:
             if self._errors.get(job_id) != str(error):
                 self._errors[job_id] = str(error)
-                fields = {"job": job_id, "error": error}
-                log.warning("job cannot be fed", extra={"fields": fields})
+                log.warning("job cannot be fed", extra={"fields": {"job": job_id, "error": error}})
             return False
 
     def _release_all(self, but: Collection[JobId] = ()) -> None:
         for job_id in [job_id for job_id in self._controllers if job_id not in but]:
             self._controllers.pop(job_id).release()
-
-    def _forget_old(self) -> None:
-        if time.monotonic() - self._cleaned >= CLEANING_INTERVAL:
-            self._cleaned = time.monotonic()
-            for job_id in forget_old(self._jobs, self._settings.keep_days):
-                log.info("job forgotten", extra={"fields": {"job": job_id}})
 
 
 def forget_old(jobs: JobStore, keep_days: float) -> list[JobId]:

@@ -13,11 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from bgpipe.config.layers import SettingsError
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.config.sweeps import Sweep
 from bgpipe.pipeline.broker.client import connect
@@ -25,6 +24,7 @@ from bgpipe.pipeline.errors import BgpipeError, ItemError, UsageError
 from bgpipe.pipeline.jobs.store import JobStore, new_job_id
 from bgpipe.pipeline.logging import Notify, log_to_stderr
 from bgpipe.pipeline.models import registry
+from bgpipe.pipeline.planning import recipe as recipes
 from bgpipe.pipeline.planning.catalog import Catalogs
 from bgpipe.pipeline.planning.diff import PlannedItem
 from bgpipe.pipeline.planning.prune import (
@@ -34,31 +34,17 @@ from bgpipe.pipeline.planning.prune import (
     check_prunable,
     remove_orphans,
 )
-from bgpipe.pipeline.planning.recipe import (
-    apply_changes,
-    build_output,
-    build_recipe,
-    preset_changes,
-    preset_named,
-)
-from bgpipe.pipeline.scheduling.cron import deadline_of
+from bgpipe.pipeline.scheduling import sweeps
 from bgpipe.pipeline.scheduling.submission import Submitter
-from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
-from bgpipe.pipeline.scheduling.webhook import post_webhook
 from bgpipe.pipeline.storage.base import Store, is_image_name
 from bgpipe.pipeline.storage.factory import StoreFactory, find_location
-from bgpipe.pipeline.types import Job, JobId, JobState, JobSummary, Recipe
+from bgpipe.pipeline.types import Job, JobId, JobState
 
 log = logging.getLogger(__name__)
 
 
 def find_sweep(settings: Settings, name: str) -> Sweep:
-    """Return the sweep of the settings.
-
-    Raises:
-        UsageError: its name is unknown.
-
-    """
+    """Return the sweep of the settings; UsageError if its name is unknown."""
     if name not in settings.sweeps:
         names = ", ".join(settings.sweeps) or "none"
         raise UsageError(f"unknown sweep: {name} (the settings declare: {names})")
@@ -68,17 +54,26 @@ def find_sweep(settings: Settings, name: str) -> Sweep:
 def build_job(settings: Settings, name: str, sweep: Sweep, notify: Notify | None = None) -> Job:
     """Build the job of a run.
 
-    Raises:
-        UsageError: a value of the sweep is wrong.
-        ModelUnavailable: weights are not on this machine; a sweep never uses the bundled model
-            in place of `auto`.
-
+    UsageError if a value of the sweep is wrong, ModelUnavailable if weights are not on this machine: a
+    sweep never uses the bundled model in place of `auto`.
     """
+    model = sweep.model or settings.model.name
+    options = sweep.model_dump() | {"compression": sweep.png}
+    recipe = recipes.build_recipe(
+        settings,
+        model=registry.DEFAULT if model == registry.AUTO else model,
+        preset=sweep.preset,
+        changes=recipes.preset_changes(options),
+        output=recipes.build_output(settings, options),
+        matting=sweep.matting,
+        naming=sweep.name,
+        notify=notify,
+    ).recipe
     return Job(
         id=new_job_id(f"{name}-"),
         source=_find_source(name, sweep),
         out=find_location(sweep.target),
-        recipe=_build_recipe(settings, sweep, notify),
+        recipe=recipe,
         created=time.time(),
         include=sweep.include,
         exclude=sweep.exclude,
@@ -90,17 +85,13 @@ def build_job(settings: Settings, name: str, sweep: Sweep, notify: Notify | None
 
 @dataclass(frozen=True, slots=True)
 class SweepRun:
-    """A run of the sweep `name`; the start that it was scheduled for sets its deadline."""
+    """A run of the sweep `name`."""
 
     name: str
     sweep: Sweep
-    states: SweepStateStore
+    states: sweeps.SweepStateStore
     jobs: JobStore
-    scheduled: datetime
-
-    @property
-    def deadline(self) -> datetime | None:
-        return deadline_of(self.sweep, self.scheduled)
+    deadline: datetime | None
 
     def begin(self, job_id: JobId) -> None:
         self.states.write_run(self.name, job_id, self.deadline)
@@ -108,14 +99,11 @@ class SweepRun:
     @contextmanager
     def stopped_at_deadline(self, job_id: JobId) -> Iterator[None]:
         """Cancel the job at its deadline if the block lasts that long."""
-        deadline = self.deadline
-        if deadline is None:
-            yield
-            return
-        seconds = max(deadline.timestamp() - time.time(), 0.0)
-        timer = threading.Timer(seconds, stop_run, (self.jobs, self.name, job_id))
+        seconds = self.deadline.timestamp() - time.time() if self.deadline else 0.0
+        timer = threading.Timer(max(seconds, 0.0), sweeps.stop_run, (self.jobs, self.name, job_id))
         timer.daemon = True
-        timer.start()
+        if self.deadline:
+            timer.start()
         try:
             yield
         finally:
@@ -125,7 +113,7 @@ class SweepRun:
         """Report the end of the job if it has finished."""
         summary = self.jobs.summary(job_id)
         if summary.state is JobState.FINISHED:
-            notify_finished(self.states, self.name, self.sweep, summary)
+            sweeps.notify_finished(self.states, self.name, self.sweep, summary)
 
 
 def tolerate_too_many(prune: Prune, warn: Callable[[str], None]) -> Prune:
@@ -138,27 +126,6 @@ def tolerate_too_many(prune: Prune, warn: Callable[[str], None]) -> Prune:
             warn(f"nothing is pruned: {error}")
 
     return tolerant
-
-
-def stop_run(jobs: JobStore, name: str, job_id: JobId) -> None:
-    """Cancel a run that has reached its deadline."""
-    log.info("sweep reached its deadline", extra={"fields": {"sweep": name}})
-    try:
-        jobs.cancel(job_id)
-    except UsageError:
-        log.info("sweep ended just in time", extra={"fields": {"job": job_id}})
-
-
-def notify_finished(states: SweepStateStore, name: str, sweep: Sweep, summary: JobSummary) -> None:
-    """Post the summary of a finished run to the sweep's address, if it has one."""
-    if sweep.on_finish:
-        message = {"sweep": name} | asdict(summary)
-        secret = sweep.secret.get_secret_value()
-        error = post_webhook(sweep.on_finish, message, secret, summary.job)
-        if error:
-            fields = {"sweep": name, "error": error}
-            log.error("end of sweep not reported", extra={"fields": fields})
-    states.write_notified(name)
 
 
 def maximum_pruned(settings: Settings, sweep: Sweep) -> float:
@@ -179,35 +146,16 @@ def _find_source(name: str, sweep: Sweep) -> str:
     return location
 
 
-def _build_recipe(settings: Settings, sweep: Sweep, notify: Notify | None) -> Recipe:
-    model = sweep.model or settings.model.name
-    options = sweep.model_dump() | {"compression": sweep.png}
-    preset = preset_named(settings, sweep.preset or settings.refine.preset)
-    return build_recipe(
-        settings,
-        model=registry.DEFAULT if model == registry.AUTO else model,
-        preset=apply_changes(preset, preset_changes(options)),
-        output=build_output(settings, options),
-        matting=sweep.matting,
-        naming=sweep.name,
-        notify=notify,
-    ).recipe
-
-
 def list_run(settings: Settings, name: str, scheduled: datetime) -> None:
-    """Open and list a run in the cluster; the dispatcher feeds it.
-
-    Raises:
-        UsageError, NoImages, Unavailable: the run cannot start.
-
-    """
+    """Open and list a run in the cluster; the dispatcher feeds it."""
     sweep = find_sweep(settings, name)
     job = build_job(settings, name, sweep)
     with connect(settings.redis_url) as client:
         jobs, stores = JobStore(client), StoreFactory(settings.s3)
         catalogs = Catalogs(jobs.items, settings.state_folder / "catalogs")
         submitter = Submitter(client, jobs, stores, catalogs, settings.dispatch.lease)
-        run = SweepRun(name, sweep, SweepStateStore(client), jobs, scheduled)
+        deadline = sweeps.deadline_of(sweep, scheduled)
+        run = SweepRun(name, sweep, sweeps.SweepStateStore(client), jobs, deadline)
         prune = None
         if sweep.prune:
             check_prunable(job, stores.open(job.out))
@@ -238,11 +186,7 @@ def main() -> int:
     log_to_stderr()
     try:
         settings = load_settings()
-    except SettingsError as error:
-        log.error("invalid settings", extra={"fields": {"error": error}})  # noqa: TRY400
-        return UsageError.exit_code
-    log_to_stderr(settings.log.format)
-    try:
+        log_to_stderr(settings.log.format)
         list_run(settings, name, datetime.fromisoformat(scheduled))
     except BgpipeError as error:
         fields = {"sweep": name, "error": error}

@@ -11,10 +11,8 @@ from bgpipe.pipeline.broker.lease import Lease, is_held
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.jobs.store import JobConflict, JobStore, LeaseLost
 from bgpipe.pipeline.planning.catalog import Catalogs
-from bgpipe.pipeline.planning.ignored import IgnoredObjects
-from bgpipe.pipeline.planning.planner import list_job
+from bgpipe.pipeline.planning.planner import IgnoredObjects, list_job
 from bgpipe.pipeline.planning.prune import Prune
-from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import Job, JobId
 
@@ -48,12 +46,7 @@ class Submitter:
     def open_job(self, job: Job, named: Sequence[str] = ()) -> Lease:
         """Open `job` under its lease, so that no other process sees it without a leader.
 
-        `named` are the keys behind `job.named`.
-
-        Raises:
-            UsageError: a job of this name exists.
-            JobConflict: an open job has the same source and target.
-
+        `named` and errors as for `JobStore.open`.
         """
         lease = self.lease(job.id)
         lease.acquire()
@@ -67,19 +60,23 @@ class Submitter:
     def open_or_join(self, job: Job, named: Sequence[str] = ()) -> OpenedJob:
         """Open `job`, or join the job that does the same; one that has no leader is replaced.
 
-        Raises:
-            UsageError: a job of this name exists, or another one writes other cutouts there.
-
+        UsageError if a job of this name exists, or another one writes other cutouts there.
         """
         try:
             return OpenedJob(job.id, self.open_job(job, named))
         except JobConflict as error:
             other = error.job
-        if self._has_leader(other):
-            _check_same(self.jobs.job(other), job)
-            return OpenedJob(other, self.lease(other))
-        self.jobs.cancel(other)
-        return OpenedJob(job.id, self.open_job(job, named), replaced=other)
+        leases = (keys.DISPATCH, keys.lease_of_job(other))
+        if not any(is_held(self.client, name) for name in leases):
+            self.jobs.cancel(other)
+            return OpenedJob(job.id, self.open_job(job, named), replaced=other)
+        same = self.jobs.job(other)
+        if not job.same_as(same):
+            raise UsageError(
+                f"job {other} is writing cutouts of another kind to {same.out}: "
+                f"wait for its end, or bgpipe cancel {other}"
+            )
+        return OpenedJob(other, self.lease(other))
 
     def list_and_start(
         self,
@@ -92,37 +89,19 @@ class Submitter:
         """List the job and start it; returns None while another process leads it.
 
         `lease` is the job's. Keys in `growing` are left for a later job; `on_work` is called, perhaps
-        repeatedly, once an image has to be processed; `prune` is called with the orphans.
-
-        Raises:
-            NoImages, UsageError: see `list_job`. The job is forgotten.
-
+        repeatedly, once an image has to be processed; `prune` is called with the orphans. Errors as for
+        `list_job`; the job is then forgotten.
         """
         token = lease.acquire()
         if not token:
             return None
         job = self.jobs.job(job_id)
         source, target = self.stores.open(job.source), self.stores.open(job.out)
-        catalogs = self._catalogs_for(job, target)
+        # An upload's folder is written only once: it needs no catalog.
+        catalogs = None if job.owner and not target.is_remote else self.catalogs
         try:
             return list_job(
                 self.jobs, catalogs, job, source, target, token, growing, on_work, prune
             )
         except LeaseLost:
             return None
-
-    def _has_leader(self, job_id: JobId) -> bool:
-        leases = (keys.DISPATCH, keys.lease_of_job(job_id))
-        return any(is_held(self.client, name) for name in leases)
-
-    def _catalogs_for(self, job: Job, target: Store) -> Catalogs | None:
-        """Return none for an upload's folder, which is written only once."""
-        return None if job.owner and not target.is_remote else self.catalogs
-
-
-def _check_same(other: Job, job: Job) -> None:
-    if not job.same_as(other):
-        raise UsageError(
-            f"job {other.id} is writing cutouts of another kind to {other.out}: "
-            f"wait for its end, or bgpipe cancel {other.id}"
-        )

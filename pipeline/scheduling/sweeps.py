@@ -1,7 +1,8 @@
-"""The schedule of the sweeps: starts, retries, deadlines and notifications, in the dispatcher.
+"""Sweeps: their times, their state in Redis, and their schedule in the dispatcher.
 
 A run is an ordinary job. It lists source and target anew, so a run that its deadline stopped needs no
-bookmark: the next one finds the finished images up to date and continues with the rest.
+bookmark: the next one finds the finished images up to date and continues with the rest. Times are
+aware of their zone; schedules follow Debian's cron rules.
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from threading import Thread
-from typing import Protocol
+from typing import cast
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim
 
 from bgpipe.config.sweeps import Sweep
 from bgpipe.pipeline.broker import keys
@@ -20,9 +26,7 @@ from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.errors import Unavailable, UsageError
 from bgpipe.pipeline.jobs.store import JobStore
-from bgpipe.pipeline.scheduling.cron import deadline_of, last_start
-from bgpipe.pipeline.scheduling.run_sweep import notify_finished, stop_run
-from bgpipe.pipeline.scheduling.sweep_state import SweepState, SweepStateStore
+from bgpipe.pipeline.scheduling.webhook import post_webhook
 from bgpipe.pipeline.types import OPEN_STATES, JobId, JobState, JobSummary
 
 MAX_RETRY_SECONDS = 3600.0
@@ -30,60 +34,116 @@ MAX_RETRY_SECONDS = 3600.0
 log = logging.getLogger(__name__)
 
 
-class SweepProcess(Protocol):
-    """A process that lists a run; see `run_sweep`."""
+@dataclass(frozen=True, slots=True)
+class SweepState:
+    """Times are Unix seconds, 0 if not set. `start` is the last scheduled start that was handled."""
 
-    def poll(self) -> int | None: ...
+    first_seen: float
+    """Starts before this time were not missed."""
+    start: float
+    job: JobId
+    """The last run; empty if there was none."""
+    deadline: float
+    """Unix time at which the last run stops."""
+    notified: bool
+    """Whether the end of the last run was reported."""
+    failures: int
+    """Consecutive starts that failed."""
+    retry_at: float
 
 
-def start_process(name: str, scheduled: datetime) -> SweepProcess:
-    """Start the run that was scheduled for this time."""
+class SweepStateStore:
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+
+    def read(self, name: str, now: datetime) -> SweepState:
+        """Return the state; a sweep without one is first seen `now`."""
+        key = keys.of_sweep(name)
+        self._client.hsetnx(key, "since", str(now.timestamp()))
+        stored = cast("dict[bytes, bytes]", self._client.hgetall(key))
+        fields = {field.decode(): value for field, value in stored.items()}
+        return SweepState(
+            first_seen=float(fields["since"]),
+            start=float(fields.get("start", 0)),
+            job=JobId(fields.get("job", b"").decode()),
+            deadline=float(fields.get("until", 0)),
+            notified="told" in fields,
+            failures=int(fields.get("failures", 0)),
+            retry_at=float(fields.get("again", 0)),
+        )
+
+    def write_start(self, name: str, start: datetime) -> None:
+        """Mark the start scheduled at this time as handled."""
+        key = keys.of_sweep(name)
+        self._client.hset(key, "start", str(start.timestamp()))
+        self._client.hdel(key, "failures", "again")
+
+    def write_failure(self, name: str, failures: int, retry_at: datetime) -> None:
+        key = keys.of_sweep(name)
+        self._client.hset(key, mapping={"failures": failures, "again": str(retry_at.timestamp())})
+
+    def clear_retry(self, name: str) -> None:
+        self._client.hdel(keys.of_sweep(name), "again")
+
+    def write_run(self, name: str, job_id: JobId, deadline: datetime | None) -> None:
+        """Make the job the sweep's current run."""
+        key, until = keys.of_sweep(name), deadline.timestamp() if deadline else 0.0
+        self._client.hset(key, mapping={"job": job_id, "until": str(until)})
+        self._client.hdel(key, "told")
+
+    def write_notified(self, name: str) -> None:
+        """Mark the end of the last run as reported, even if no receiver accepted it."""
+        self._client.hset(keys.of_sweep(name), "told", "1")
+
+
+def start_process(name: str, scheduled: datetime) -> subprocess.Popen[bytes]:
+    """Start the process that lists the run scheduled for this time; see `run_sweep`."""
     command = [sys.executable, "-m", "bgpipe.pipeline.scheduling.run_sweep"]
     return subprocess.Popen([*command, name, scheduled.isoformat()])  # noqa: S603  # names are checked
 
 
+@dataclass
 class SweepScheduler:
     """Starts, stops and reports sweeps. Call `step` repeatedly, in one process only."""
 
-    def __init__(
-        self,
-        sweeps: Mapping[str, Sweep],
-        client: RedisClient,
-        jobs: JobStore,
-        retry_seconds: float,
-        start: Callable[[str, datetime], SweepProcess] = start_process,
-    ) -> None:
-        """`retry_seconds`: pause after the first failed start; it doubles with each further one."""
-        self._sweeps = sweeps
-        self._client = client
-        self._states = SweepStateStore(client)
-        self._jobs = jobs
-        self._retry_seconds = retry_seconds
-        self._start = start
-        self._processes: dict[str, SweepProcess] = {}
-        self._notifications: dict[str, Thread] = {}
+    sweeps: Mapping[str, Sweep]
+    client: RedisClient
+    jobs: JobStore
+    retry_seconds: float
+    """Pause after the first failed start; it doubles with each further one."""
+    start: Callable[[str, datetime], subprocess.Popen[bytes]] = start_process
+    _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
+    _notifications: dict[str, Thread] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._states = SweepStateStore(self.client)
 
     def step(self) -> None:
         """Advance every sweep once."""
         now = datetime.now(UTC)
-        for name, sweep in self._sweeps.items():
+        for name, sweep in self.sweeps.items():
             state = self._states.read(name, now)
-            summary = self._summary(state.job)
+            summary = None
+            with suppress(UsageError):  # forgotten
+                summary = self.jobs.summary(state.job) if state.job else None
             is_open = summary is not None and summary.state in OPEN_STATES
             if is_open and 0 < state.deadline <= now.timestamp():
-                stop_run(self._jobs, name, state.job)
+                stop_run(self.jobs, name, state.job)
             elif summary and summary.state is JobState.FINISHED and not state.notified:
                 self._notify(name, sweep, summary)
             if self._is_starting(name, state, now):
                 continue
-            if summary and is_open and not self._is_abandoned(summary):
+            # The process that lists a run holds the lease; a listed run is the dispatcher's.
+            lease = keys.lease_of_job(state.job)
+            is_listing = summary is not None and summary.state is JobState.LISTING
+            if is_open and (not is_listing or is_held(self.client, lease)):
                 # A start that becomes due meanwhile follows when this run has ended.
                 self._states.clear_retry(name)
             else:
-                self._start_if_due(name, sweep, state, summary, now)
+                self._start_if_due(name, sweep, state, now, is_abandoned=is_listing)
 
     def _start_if_due(
-        self, name: str, sweep: Sweep, state: SweepState, summary: JobSummary | None, now: datetime
+        self, name: str, sweep: Sweep, state: SweepState, now: datetime, *, is_abandoned: bool
     ) -> None:
         scheduled = last_start(sweep, now)
         if scheduled is None:
@@ -91,7 +151,7 @@ class SweepScheduler:
         is_new = scheduled.timestamp() > max(state.first_seen, state.start)
         if is_new or 0 < state.retry_at <= now.timestamp():
             self._start_run(name, sweep, scheduled, now, is_new=is_new)
-        elif not state.retry_at and summary and summary.state is JobState.LISTING:
+        elif is_abandoned and not state.retry_at:
             self._schedule_retry(name, state, now, "its listing was abandoned")
 
     def _start_run(
@@ -101,7 +161,7 @@ class SweepScheduler:
         deadline = deadline_of(sweep, scheduled)
         if deadline is None or now < deadline:
             log.info("sweep starts", extra={"fields": fields})
-            self._processes[name] = self._start(name, scheduled)
+            self._processes[name] = self.start(name, scheduled)
         elif not is_new:
             log.error("sweep did not start before its deadline", extra={"fields": fields})
         # After the start: a dispatcher that dies in between starts twice, and the job store refuses
@@ -111,14 +171,9 @@ class SweepScheduler:
         else:
             self._states.clear_retry(name)
 
-    def _is_abandoned(self, summary: JobSummary) -> bool:
-        """Whether the process that listed the run is gone; a listed run is the dispatcher's."""
-        lease = keys.lease_of_job(summary.job)
-        return summary.state is JobState.LISTING and not is_held(self._client, lease)
-
     def _schedule_retry(self, name: str, state: SweepState, now: datetime, reason: str) -> None:
         failures = state.failures + 1
-        delay = min(self._retry_seconds * 2.0**state.failures, MAX_RETRY_SECONDS)
+        delay = min(self.retry_seconds * 2.0**state.failures, MAX_RETRY_SECONDS)
         self._states.write_failure(name, failures, now + timedelta(seconds=delay))
         fields = {"sweep": name, "reason": reason, "failures": failures, "again_in": delay}
         log.error("sweep did not start", extra={"fields": fields})
@@ -148,8 +203,50 @@ class SweepScheduler:
             log.error("sweep did not start", extra={"fields": {"sweep": name, "exit": code}})
         return False
 
-    def _summary(self, job_id: JobId) -> JobSummary | None:
-        try:
-            return self._jobs.summary(job_id) if job_id else None
-        except UsageError:
-            return None  # forgotten
+
+def stop_run(jobs: JobStore, name: str, job_id: JobId) -> None:
+    """Cancel a run that has reached its deadline."""
+    log.info("sweep reached its deadline", extra={"fields": {"sweep": name}})
+    try:
+        jobs.cancel(job_id)
+    except UsageError:
+        log.info("sweep ended just in time", extra={"fields": {"job": job_id}})
+
+
+def notify_finished(states: SweepStateStore, name: str, sweep: Sweep, summary: JobSummary) -> None:
+    """Post the summary of a finished run to the sweep's address, if it has one."""
+    if sweep.on_finish:
+        message = {"sweep": name} | asdict(summary)
+        secret = sweep.secret.get_secret_value()
+        if error := post_webhook(sweep.on_finish, message, secret, summary.job):
+            log.error(
+                "end of sweep not reported", extra={"fields": {"sweep": name, "error": error}}
+            )
+    states.write_notified(name)
+
+
+def last_start(sweep: Sweep, now: datetime) -> datetime | None:
+    """Return the latest scheduled start up to `now`."""
+    if not sweep.schedule:
+        return None
+    after = _local(sweep, now).replace(microsecond=0) + timedelta(seconds=1)
+    return next(CronSim(sweep.schedule, after, reverse=True), None)
+
+
+def next_start(sweep: Sweep, now: datetime) -> datetime | None:
+    """Return the first scheduled start after `now`."""
+    return next(CronSim(sweep.schedule, _local(sweep, now)), None) if sweep.schedule else None
+
+
+def deadline_of(sweep: Sweep, start: datetime) -> datetime | None:
+    """Return the first time after `start` at which the local clock shows the sweep's deadline."""
+    if sweep.deadline is None:
+        return None
+    local = _local(sweep, start)
+    days = (local.date(), local.date() + timedelta(days=1))
+    deadlines = (datetime.combine(day, sweep.deadline, local.tzinfo) for day in days)
+    return next(each for each in deadlines if each.timestamp() > local.timestamp())
+
+
+def _local(sweep: Sweep, moment: datetime) -> datetime:
+    return moment.astimezone(ZoneInfo(sweep.time_zone))

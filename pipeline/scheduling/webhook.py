@@ -31,27 +31,19 @@ def post_webhook(url: str, message: Mapping[str, Any], secret: str, delivery: st
     body = json.dumps(message).encode()
     headers = {"Content-Type": "application/json", "X-Bgpipe-Delivery": delivery}
     if secret:
-        headers["X-Bgpipe-Signature"] = signature(body, secret)
-    error = ""
+        digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+        headers["X-Bgpipe-Signature"] = f"sha256={digest}"
+    problem = ""
     for attempt in range(ATTEMPTS):
         time.sleep(DELAY * 2.0 ** (attempt - 1) if attempt else 0)
-        error, is_permanent = _post(url, body, headers)
-        if not error or is_permanent:
+        try:
+            response = httpx2.post(url, content=body, headers=headers, timeout=TIMEOUT)
+        except httpx2.HTTPError as error:
+            problem = repr(error)
+            continue
+        if response.is_success:
+            return ""
+        problem = f"status {response.status_code}"
+        if not (response.is_server_error or response.status_code in TRANSIENT):
             break
-    return error
-
-
-def signature(body: bytes, secret: str) -> str:
-    return f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"
-
-
-def _post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[str, bool]:
-    """Return the error, and whether it is permanent."""
-    try:
-        response = httpx2.post(url, content=body, headers=dict(headers), timeout=TIMEOUT)
-    except httpx2.HTTPError as error:
-        return repr(error), False
-    if response.is_success:
-        return "", False
-    is_transient = response.is_server_error or response.status_code in TRANSIENT
-    return f"status {response.status_code}", not is_transient
+    return problem

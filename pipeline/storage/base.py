@@ -52,29 +52,20 @@ class Store(Protocol):
         """Yield every image by its name, and every object without a suffix, sorted by the key's bytes.
 
         `missing_ok`: a folder that does not exist is empty. `on_skipped` gets the keys of the other
-        objects that are not hidden.
-
-        Raises:
-            StorageUnavailable: a part of the store cannot be listed.
-
+        objects that are not hidden. StorageUnavailable if a part of the store cannot be listed.
         """
-        ...
 
     def head(self, key: str) -> ObjectInfo | None:
         """Return the object as it is now, or None if it does not exist."""
-        ...
 
     def read(self, key: str, limit: int) -> bytes:
         """Return the whole object; TOO_LARGE if it has more bytes than `limit`."""
-        ...
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """Return at most `length` bytes from `start`, which counts from the end if negative."""
-        ...
 
     def metadata(self, key: str) -> Mapping[str, str]:
         """Return the metadata of `write`, if the store keeps any; MISSING without an object."""
-        ...
 
     def write(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> str:
         """Write the object atomically: a reader sees the old one or the new one, never a part.
@@ -82,20 +73,12 @@ class Store(Protocol):
         `metadata`, in ASCII, is kept with the object if the store can. Returns the object's identity.
         TARGET if the key leaves the store or cannot be an object's name.
         """
-        ...
 
     def delete(self, key: str) -> None:
         """Remove the object if it exists."""
-        ...
 
     def clear(self) -> None:
-        """Remove every object, hidden ones too, and the folder.
-
-        Raises:
-            StorageUnavailable: a part remains.
-
-        """
-        ...
+        """Remove every object, hidden ones too, and the folder; StorageUnavailable if a part remains."""
 
 
 def is_image_name(name: str) -> bool:
@@ -136,21 +119,16 @@ def is_safe_key(key: str) -> bool:
 
 
 def contains(outer: str, inner: str) -> bool:
-    """Whether the location `inner` is `outer` or below it.
-
-    Folders are compared with all links followed, prefixes of a bucket as S3 does: as text.
-    """
+    """Whether the location `inner` is `outer` or below it."""
     return prefix_within(outer, inner) is not None
 
 
 def prefix_within(outer: str, inner: str) -> str | None:
     """Return what the keys of `inner` start with in `outer`: "" if both are the same location.
 
-    Returns None if `inner` is not within `outer`.
+    None if `inner` is not within `outer`. Folders are compared with all links followed, prefixes of a
+    bucket as S3 does: as text.
     """
-    folder, location = (_resolved(each).rstrip("/") + "/" for each in (outer, inner))
+    paths = (each if "://" in each else os.path.realpath(each) for each in (outer, inner))
+    folder, location = (path.rstrip("/") + "/" for path in paths)
     return location.removeprefix(folder) if location.startswith(folder) else None
-
-
-def _resolved(location: str) -> str:
-    return location if "://" in location else os.path.realpath(location)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -23,29 +24,24 @@ CONNECTIONS = 16
 """Connections to S3 at once, by default."""
 
 
+@dataclass(slots=True)
 class StoreFactory:
     """Opens stores by their locations; all in buckets share one client. Threads may share it."""
 
-    def __init__(
-        self, s3: S3Settings, connections: int = CONNECTIONS, allowed: Sequence[str] = ()
-    ) -> None:
-        """`allowed`: folders and prefixes that stores must be within; none: any location."""
-        self._settings = s3
-        self._allowed = allowed
-        self._connections = connections
-        self._lock = Lock()
-        self._client: BaseClient | None = None
+    s3: S3Settings
+    connections: int = CONNECTIONS
+    allowed: Sequence[str] = ()
+    """Folders and prefixes that stores must be within; none: any location."""
+    _lock: Lock = field(default_factory=Lock, init=False)
+    _client: BaseClient | None = field(default=None, init=False)
 
     def open(self, location: str) -> Store:
         """Return the store at a folder's path or at `s3://bucket/prefix`, without accessing it.
 
-        Raises:
-            UsageError: it is neither.
-            PermanentError: it is outside the allowed locations.
-            StorageUnavailable: the settings of S3 are not usable.
-
+        UsageError if it is neither, PermanentError outside the allowed locations, StorageUnavailable
+        if the settings of S3 are not usable.
         """
-        if self._allowed and not any(contains(outer, location) for outer in self._allowed):
+        if self.allowed and not any(contains(outer, location) for outer in self.allowed):
             raise PermanentError(
                 Code.ACCESS, f"outside worker.places: {location}: add it there, or move the images"
             )
@@ -59,16 +55,14 @@ class StoreFactory:
 
         with self._lock:
             if self._client is None:
-                self._client = make_client(self._settings, self._connections)
-        return S3Store(location, self._settings, self._client)
+                self._client = make_client(self.s3, self.connections)
+        return S3Store(location, self.s3, self._client)
 
 
 def find_location(text: str) -> str:
     """Return the location of a path or URL of the user; paths become absolute.
 
-    Raises:
-        UsageError: its scheme is not supported, or the bucket is missing.
-
+    UsageError if its scheme is not supported, or the bucket is missing.
     """
     scheme = _SCHEME.match(text)
     if scheme is None:

@@ -18,19 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from bgpipe.pipeline.errors import (
-    Code,
-    PermanentError,
-    StorageUnavailable,
-    TransientError,
-)
-from bgpipe.pipeline.storage.base import (
-    contains,
-    has_no_suffix,
-    ignore,
-    is_image_name,
-    is_safe_key,
-)
+from bgpipe.pipeline.errors import Code, PermanentError, StorageUnavailable, TransientError
+from bgpipe.pipeline.storage.base import contains, has_no_suffix, ignore, is_image_name, is_safe_key
 from bgpipe.pipeline.types import ObjectInfo
 
 if TYPE_CHECKING:
@@ -67,52 +56,40 @@ class LocalStore:
         if missing_ok and not self.root.exists():
             return
         for key, path in _walk(str(self.root), "", on_skipped):
-            yield _info_of_listed(key, path)
+            try:
+                yield _info(key, os.stat(path))  # noqa: PTH116  # a million Path objects are slow
+            except OSError:
+                yield ObjectInfo(key, 0, "unreadable")
 
     def head(self, key: str) -> ObjectInfo | None:
-        with _item_errors(key, _READ_CODES):
-            try:
-                status = self._path(key).stat()
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-        return _info(key, status) if stat.S_ISREG(status.st_mode) else None
+        with _item_errors(key, _READ_CODES), suppress(FileNotFoundError, NotADirectoryError):
+            status = self._path(key).stat()
+            return _info(key, status) if stat.S_ISREG(status.st_mode) else None
+        return None
 
     def read(self, key: str, limit: int) -> bytes:
-        with _item_errors(key, _READ_CODES), _open(self._path(key), key) as file:
-            size = os.fstat(file.fileno()).st_size
+        with _item_errors(key, _READ_CODES), _open(self._path(key), key) as (file, size):
             if size > limit:
                 raise PermanentError(Code.TOO_LARGE, f"{size} bytes, more than {limit}: {key}")
             return file.readall()
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        with _item_errors(key, _READ_CODES), _open(self._path(key), key) as file:
-            size = os.fstat(file.fileno()).st_size
+        with _item_errors(key, _READ_CODES), _open(self._path(key), key) as (file, size):
             file.seek(start if start >= 0 else max(size + start, 0))
             return file.read(length)
 
-    def metadata(self, key: str) -> Mapping[str, str]:
+    def metadata(self, key: str) -> Mapping[str, str]:  # noqa: ARG002
         """Files have no metadata."""
-        del key
         return {}
 
-    def write(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> str:
+    def write(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> str:  # noqa: ARG002
         """Write the file; `metadata` is dropped."""
-        del metadata
-        path = self._path(key)
         with _item_errors(key, _WRITE_CODES):
-            self._check_inside(path, key)
-            return _identity(_write_atomically(path, data))
+            return _info(key, _write_atomically(self._target(key), data)).identity
 
     def delete(self, key: str) -> None:
-        path = self._path(key)
         with _item_errors(key, _WRITE_CODES):
-            self._check_inside(path, key)
-            path.unlink(missing_ok=True)
-
-    def _check_inside(self, path: Path, key: str) -> None:
-        """Refuse to change a file outside the root, where a link to a folder may lead."""
-        if not contains(self.location, str(path.parent)):
-            raise PermanentError(Code.TARGET, f"a link leads out of {self.root}: {key}")
+            self._target(key).unlink(missing_ok=True)
 
     def clear(self) -> None:
         try:
@@ -127,6 +104,13 @@ class LocalStore:
         if not is_safe_key(key):
             raise PermanentError(Code.TARGET, f"not a path below {self.root}: {key!r}")
         return self.root / _file_name(key)
+
+    def _target(self, key: str) -> Path:
+        """Return the path of a file to change: within the root, out of which a link may lead."""
+        path = self._path(key)
+        if not contains(self.location, str(path.parent)):
+            raise PermanentError(Code.TARGET, f"a link leads out of {self.root}: {key}")
+        return path
 
 
 def _key_part(name: str) -> str:
@@ -180,23 +164,9 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
     return not is_image_name(item.name) or any(True for _ in _walk(item.path, "", ignore))
 
 
-def _info_of_listed(key: str, path: str) -> ObjectInfo:
-    try:
-        return _info(key, os.stat(path))  # noqa: PTH116  # a million Path objects are slow
-    except OSError:
-        return ObjectInfo(key, 0, "unreadable")
-
-
 def _info(key: str, status: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(key, _size(status), _identity(status))
-
-
-def _identity(status: os.stat_result) -> str:
-    return f"{_size(status)}-{status.st_mtime_ns}"
-
-
-def _size(status: os.stat_result) -> int:
-    return status.st_size if stat.S_ISREG(status.st_mode) else 0
+    size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return ObjectInfo(key, size, f"{size}-{status.st_mtime_ns}")
 
 
 @contextmanager
@@ -216,16 +186,14 @@ def _reason(error: OSError) -> str:
 
 
 @contextmanager
-def _open(path: Path, key: str) -> Iterator[io.FileIO]:
-    with io.FileIO(path, opener=_open_nonblocking) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+def _open(path: Path, key: str) -> Iterator[tuple[io.FileIO, int]]:
+    """Open a file, and yield its size too."""
+    # O_NONBLOCK: waiting for a named pipe's writer would block a lane.
+    with io.FileIO(path, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise PermanentError(Code.NOT_IMAGE, f"neither file nor folder: {key}")
-        yield file
-
-
-def _open_nonblocking(path: str, flags: int) -> int:
-    """Open a named pipe without waiting for a writer, which would block a lane."""
-    return os.open(path, flags | os.O_NONBLOCK)
+        yield file, status.st_size
 
 
 def _write_atomically(path: Path, data: bytes) -> os.stat_result:

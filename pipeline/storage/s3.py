@@ -12,13 +12,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import boto3
+from botocore import exceptions as boto
 from botocore.config import Config
-from botocore.exceptions import (
-    ClientError,
-    FlexibleChecksumError,
-    HTTPClientError,
-    IncompleteReadError,
-)
 
 from bgpipe.config.output import MEDIA_TYPES
 from bgpipe.pipeline.errors import Code, PermanentError, StorageUnavailable, UsageError
@@ -42,26 +37,22 @@ ATTEMPTS = 5
 """Attempts of boto3 at a request, with growing pauses."""
 READS = 3
 """Attempts to read an object whose content breaks off; boto3 does not retry that."""
-_INCOMPLETE = (HTTPClientError, IncompleteReadError, FlexibleChecksumError)
+_INCOMPLETE = (boto.HTTPClientError, boto.IncompleteReadError, boto.FlexibleChecksumError)
 _CONTENT_TYPES = {**MEDIA_TYPES, ".gz": "application/gzip", ".json": "application/json"}
 
 
 def make_client(settings: S3Settings, connections: int) -> BaseClient:
     """Return a client that threads may share, `connections` of them at once.
 
-    Credentials, and the settings that are empty, come from boto3's usual sources.
-
-    Raises:
-        StorageUnavailable: the profile, its credentials or its region are invalid.
-        UsageError: the endpoint is not a URL.
-
+    Credentials, and the settings that are empty, come from boto3's usual sources. UsageError if the
+    endpoint is not a URL, StorageUnavailable if profile, credentials or region are invalid.
     """
     config = Config(
         max_pool_connections=connections,
         connect_timeout=CONNECT_TIMEOUT,
         read_timeout=settings.timeout,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        s3={"addressing_style": settings.addressing.value},
+        s3={"addressing_style": settings.addressing},
     )
     with store_errors("no client for S3", settings.endpoint_url or settings.profile or "AWS"):
         # A new session: threads must not share the default one while it makes clients.
@@ -88,8 +79,15 @@ class S3Store:
         self.location = f"{S3}{bucket}/{prefix}".rstrip("/")
         self._root = f"{prefix}/" if prefix else ""
         self._client = client
-        self._bucket = {"Bucket": bucket} | _payer(settings)
-        self._write_options = _write_options(settings)
+        payer = {"RequestPayer": "requester"} if settings.requester_pays else {}
+        self._bucket = {"Bucket": bucket} | payer
+        # Those of a write; no ACL, so that the bucket's rules hold.
+        options = {
+            "ServerSideEncryption": settings.encryption,
+            "SSEKMSKeyId": settings.kms_key,
+            "StorageClass": settings.storage_class,
+        }
+        self._write_options = {name: value for name, value in options.items() if value}
 
     def list(
         self, *, missing_ok: bool = False, on_skipped: Callable[[str], None] = ignore
@@ -98,12 +96,11 @@ class S3Store:
         del missing_ok
         last = b""
         for key, properties in self._objects():
-            raw = key.encode("utf-8", "surrogatepass")
-            if raw < last:
+            last, previous = key.encode("utf-8", "surrogatepass"), last
+            if last < previous:
                 raise StorageUnavailable(
                     f"its keys are not sorted: {self.location}: use a general purpose bucket"
                 )
-            last = raw
             if is_hidden(key) or not key or key.endswith("/"):
                 continue
             if is_candidate_name(key.rpartition("/")[2]):
@@ -112,11 +109,10 @@ class S3Store:
                 on_skipped(key)
 
     def head(self, key: str) -> ObjectInfo | None:
-        name = self._name(key)
         with item_errors(key):
             try:
-                response = self._client.head_object(**name)
-            except ClientError as error:
+                response = self._client.head_object(**self._name(key))
+            except boto.ClientError as error:
                 if is_known_error(error, "404", "NoSuchKey"):
                     return None
                 raise
@@ -129,35 +125,29 @@ class S3Store:
         # A range cannot be empty: one byte is requested and not returned.
         size = max(length, 1)
         span = f"bytes={start}-{start + size - 1}" if start >= 0 else f"bytes={start}"
-        try:
-            return self._get(key, max(size, -start), span)[:length]
-        except _BeyondTheEnd:
-            return b""
+        return self._get(key, max(size, -start), span)[:length]
 
     def metadata(self, key: str) -> Mapping[str, str]:
-        name = self._name(key)
         with item_errors(key):
-            values: dict[str, str] = self._client.head_object(**name)["Metadata"]
-            return values
+            return dict(self._client.head_object(**self._name(key))["Metadata"])
 
     def write(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> str:
-        name = self._name(key)
+        suffix = PurePosixPath(key).suffix.lower()
         with item_errors(key):
             # One request: the object changes when all of it has arrived and its checksum is right.
             response = self._client.put_object(
-                **name,
+                **self._name(key),
                 Body=data,
                 ChecksumAlgorithm="CRC32",
-                ContentType=_content_type(key),
+                ContentType=_CONTENT_TYPES.get(suffix, "application/octet-stream"),
                 Metadata=dict(metadata or {}),
                 **self._write_options,
             )
         return _identity(response)
 
     def delete(self, key: str) -> None:
-        name = self._name(key)
         with item_errors(key):
-            self._client.delete_object(**name)
+            self._client.delete_object(**self._name(key))
 
     def clear(self) -> None:
         with store_errors("cannot be removed", self.location):
@@ -171,23 +161,24 @@ class S3Store:
                 for properties in page.get("Contents", ()):
                     yield properties["Key"].removeprefix(self._root), properties
 
-    def _get(self, key: str, limit: int, span: str | None = None) -> bytes:
+    def _get(self, key: str, limit: int, span: str = "") -> bytes:
+        """Return the object, or a range of it: nothing if that begins after the object's end."""
         request = self._name(key) | ({"Range": span} if span else {})
         with item_errors(key):
-            for _ in range(READS - 1):
-                with closing(self._open(key, request, limit)) as body, suppress(*_INCOMPLETE):
+            try:
+                for _ in range(READS - 1):
+                    with closing(self._open(key, request, limit)) as body, suppress(*_INCOMPLETE):
+                        return bytes(body.read())
+                with closing(self._open(key, request, limit)) as body:
                     return bytes(body.read())
-            with closing(self._open(key, request, limit)) as body:
-                return bytes(body.read())
+            except boto.ClientError as error:
+                if is_known_error(error, "InvalidRange", "416"):
+                    return b""
+                raise
 
     def _open(self, key: str, request: dict[str, str], limit: int) -> StreamingBody:
         """Return the object's content, not yet read; TOO_LARGE if it is longer than `limit`."""
-        try:
-            response = self._client.get_object(**request)
-        except ClientError as error:
-            if is_known_error(error, "InvalidRange", "416"):
-                raise _BeyondTheEnd from error
-            raise
+        response = self._client.get_object(**request)
         size: int = response["ContentLength"]
         if size > limit:
             response["Body"].close()
@@ -200,34 +191,10 @@ class S3Store:
             raise PermanentError(Code.TARGET, f"not a key below {self.location}: {key!r}")
         full_key = self._root + key
         if len(full_key.encode()) > KEY_BYTES:
-            raise PermanentError(
-                Code.TARGET, f"more than {KEY_BYTES} bytes with its prefix: {key}: shorten it"
-            )
+            detail = f"more than {KEY_BYTES} bytes with its prefix: {key}: shorten it"
+            raise PermanentError(Code.TARGET, detail)
         return self._bucket | {"Key": full_key}
 
 
-class _BeyondTheEnd(Exception):
-    """A range begins after the object's end."""
-
-
 def _identity(properties: dict[str, Any]) -> str:
-    tag: str = properties["ETag"]
-    return tag.strip('"')
-
-
-def _content_type(key: str) -> str:
-    return _CONTENT_TYPES.get(PurePosixPath(key).suffix.lower(), "application/octet-stream")
-
-
-def _payer(settings: S3Settings) -> dict[str, str]:
-    return {"RequestPayer": "requester"} if settings.requester_pays else {}
-
-
-def _write_options(settings: S3Settings) -> dict[str, str]:
-    """Return the options of a write; no ACL, so that the bucket's rules hold."""
-    options = {
-        "ServerSideEncryption": settings.encryption.value,
-        "SSEKMSKeyId": settings.kms_key,
-        "StorageClass": settings.storage_class,
-    }
-    return {name: value for name, value in options.items() if value}
+    return str(properties["ETag"]).strip('"')

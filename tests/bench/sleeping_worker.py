@@ -18,7 +18,7 @@ from bgpipe.pipeline.inference.devices import CPU
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output
 from bgpipe.workers.image_processor import ImageCodec
 from bgpipe.workers.lifecycle import exit_now, run_entry_point, worker_settings
-from bgpipe.workers.process import work, worker_config
+from bgpipe.workers.process import initial_stats, work
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
@@ -68,8 +68,8 @@ def main() -> int:
 
     def run() -> int:
         settings = worker_settings()
-        config = worker_config(name, CPU, settings.worker)
-        return work(settings, config, lambda spec: SleepingEngine(), SleepingCodec())
+        stats = initial_stats(CPU, settings.worker)
+        return work(settings, name, stats, lambda spec: SleepingEngine(), SleepingCodec())
 
     return run_entry_point(run)
 

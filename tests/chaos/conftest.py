@@ -78,4 +78,4 @@ def files(folder: Path) -> dict[str, bytes]:
 def whole(folder: Path) -> bool:
     """Whether `folder` holds nothing but complete PNGs."""
     found = files(folder)
-    return all(name.endswith(".png") and png.is_complete(data) for name, data in found.items())
+    return all(name.endswith(".png") and data.endswith(png.END) for name, data in found.items())

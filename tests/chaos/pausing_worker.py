@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from functools import partial
 
 from bgpipe.pipeline.images.decode import decode
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.inference.devices import CPU
 from bgpipe.pipeline.types import DecodedImage
-from bgpipe.workers.engine_cache import make_engine_factory
+from bgpipe.workers.engine_cache import load_engine
 from bgpipe.workers.image_processor import ImageCodec
 from bgpipe.workers.lifecycle import exit_now, run_entry_point, worker_settings
-from bgpipe.workers.process import work, worker_config
+from bgpipe.workers.process import initial_stats, work
 
 
 class PausingCodec(ImageCodec):
@@ -27,9 +28,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True)
     settings = worker_settings()
-    config = worker_config(parser.parse_args().name, CPU, settings.worker)
-    make_engine = make_engine_factory(settings, config.device, config.batch)
-    return work(settings, config, make_engine, PausingCodec())
+    stats = initial_stats(CPU, settings.worker)
+    make_engine = partial(load_engine, settings, CPU, stats.batch)
+    return work(settings, parser.parse_args().name, stats, make_engine, PausingCodec())
 
 
 if __name__ == "__main__":

@@ -37,10 +37,10 @@ import pytest
 from PIL import Image
 
 from bgpipe.pipeline.broker.client import connect
-from bgpipe.pipeline.broker.server_process import find_server
+from bgpipe.pipeline.broker.embedded import find_server
 from bgpipe.pipeline.cli.app import command_tree
 from bgpipe.pipeline.errors import RedisUnavailable
-from bgpipe.pipeline.monitoring.cluster_stats import read_cluster_stats
+from bgpipe.pipeline.monitoring.collectors import read_cluster_stats
 
 from ..support.ports import free_port
 from ..support.programs import require_program

@@ -22,7 +22,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from bgpipe.pipeline.broker.server_process import find_server
+from bgpipe.pipeline.broker.embedded import find_server
 from bgpipe.pipeline.errors import RedisUnavailable
 
 from ..support.ports import await_listening, free_port

@@ -23,7 +23,7 @@ from PIL import Image
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.jobs.store import JobStore
-from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
+from bgpipe.pipeline.scheduling.sweeps import SweepStateStore
 from bgpipe.pipeline.types import JobState
 
 from ..support.idle_cluster import Idler

@@ -50,7 +50,7 @@ KEYS = {
     "name of the dispatchers' lease": keys.DISPATCH,
     "name of the servers' lease": keys.MAINTENANCE,
     "name of a job's lease": keys.lease_of_job(JOB),
-    "a job": list(keys.of_job(JOB).all()),
+    "a job": list(keys.of_job(JOB)),
     "lease": keys.of_lease("dispatch"),
     "place": keys.of_locations("0a" * 32),
     "sweep": keys.of_sweep("products"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bgpipe.pipeline.broker.server_process import find_server
+from bgpipe.pipeline.broker.embedded import find_server
 from bgpipe.pipeline.errors import RedisUnavailable
 
 from ..support.programs import require_program

@@ -15,7 +15,6 @@ MAX_FILES = 14
 MIN_LINES, MAX_LINES = 40, 350
 ENTRY_POINTS = {"__init__", "__main__", "flowerconfig", "random_weights", "run_sweep"}
 """Modules of any length: packages' own, and those that another program starts or imports."""
-TWINS = ("pipeline/networks/birefnet/", "pipeline/networks/birefnet_fused/")
 
 
 def test_every_package_on_disk_is_listed_and_every_listed_one_is_on_disk() -> None:
@@ -69,9 +68,7 @@ def test_no_two_public_classes_have_one_name() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(module.name)
     assert_none(
-        f"{name}: {', '.join(names)}"
-        for name, names in sorted(places.items())
-        if len(names) > 1 and not _are_twins(names)
+        f"{name}: {', '.join(names)}" for name, names in sorted(places.items()) if len(names) > 1
     )
 
 
@@ -79,12 +76,6 @@ def test_every_test_file_names_the_module_that_it_tests() -> None:
     """tests/PACKAGE/test_MODULE.py, or test_MODULE_ASPECT.py; MODULE may be a package too."""
     tests = (path for folder in FOLDERS for path in (ROOT / "tests" / folder).rglob("test_*.py"))
     assert_none(str(path.relative_to(ROOT)) for path in sorted(tests) if not _names_a_module(path))
-
-
-def _are_twins(names: list[str]) -> bool:
-    """Whether each is of another of the two forms of one network."""
-    forms = [form for form in TWINS for name in names if name.startswith(form)]
-    return sorted(forms) == sorted(TWINS) and len(names) == len(TWINS)
 
 
 def _names_a_module(test: Path) -> bool:

@@ -14,7 +14,7 @@ import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from bgpipe.pipeline.broker.server_process import find_server
+from bgpipe.pipeline.broker.embedded import find_server
 from bgpipe.pipeline.errors import RedisUnavailable
 
 from .ports import free_port

@@ -19,11 +19,12 @@ from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
 from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
 from bgpipe.pipeline.types import Matte, Matting, Recipe
 from bgpipe.workers.batcher import Batcher
-from bgpipe.workers.engine_cache import EngineCache, InferenceEngine, ModelSpec
+from bgpipe.workers.engine_cache import EngineCache, ModelSpec
 from bgpipe.workers.heartbeat import WorkerCounters
 from bgpipe.workers.lifecycle import WorkerShuttingDown
 
 if TYPE_CHECKING:
+    from bgpipe.pipeline.inference.engine import Engine
     from bgpipe.pipeline.types import Pixels
 
 SIDE = 2
@@ -60,7 +61,7 @@ class Arithmetic:
 
 @contextmanager
 def batcher(
-    make: Callable[[ModelSpec], InferenceEngine],
+    make: Callable[[ModelSpec], Engine],
     *,
     batch: int = 4,
     wait: float = 0.2,
@@ -75,16 +76,16 @@ def batcher(
         yield served, lost
 
 
-def value_of(matte: Matte) -> int:
-    return round(float(matte.alpha[0, 0]) * 255)
+def values_of(mattes: list[Matte]) -> list[int]:
+    return [round(float(matte.alpha[0, 0]) * 255) for matte in mattes]
 
 
 def test_every_lane_gets_its_own_matte_and_full_batches_go_at_once() -> None:
     engine = Arithmetic()
     with batcher(lambda _: engine, wait=30) as (served, _), ThreadPoolExecutor(12) as lanes:
-        answers = [lanes.submit(served.infer, recipe(), image(v)) for v in range(12)]
+        answers = [lanes.submit(served.infer, recipe(), [image(v)]) for v in range(12)]
         engine.open.set()
-        assert [value_of(answer.result(30)) for answer in answers] == list(range(12))
+        assert [values_of(answer.result(30)) for answer in answers] == [[v] for v in range(12)]
     assert [len(values) for values in engine.batches] == [4, 4, 4]
 
 
@@ -92,21 +93,19 @@ def test_a_batch_that_stays_incomplete_goes_after_the_wait() -> None:
     engine = Arithmetic()
     engine.open.set()
     with batcher(lambda _: engine, wait=0.01) as (served, _):
-        assert value_of(served.infer(recipe(), image(7))) == 7
+        assert values_of(served.infer(recipe(), [image(7)])) == [7]
     assert engine.batches == [[7]]
 
 
 def test_a_poisonous_image_fails_alone() -> None:
     engine = Arithmetic()
     with batcher(lambda _: engine, wait=30) as (served, lost), ThreadPoolExecutor(4) as lanes:
-        answers = {v: lanes.submit(served.infer, recipe(), image(v)) for v in (1, POISON, 3, 4)}
+        answers = {v: lanes.submit(served.infer, recipe(), [image(v)]) for v in (1, POISON, 3, 4)}
         engine.open.set()
         with pytest.raises(ArithmeticError, match="poison"):
             answers.pop(POISON).result(30)
-        assert {v: value_of(answer.result(30)) for v, answer in answers.items()} == {
-            1: 1,
-            3: 3,
-            4: 4,
+        assert {v: values_of(answer.result(30)) for v, answer in answers.items()} == {
+            v: [v] for v in (1, 3, 4)
         }
         assert not lost.is_set()
 
@@ -116,14 +115,14 @@ def test_models_do_not_share_a_batch_and_jobs_that_take_turns_load_theirs_once()
     engine = Arithmetic()
     engine.open.set()
 
-    def make(spec: Recipe) -> InferenceEngine:
+    def make(spec: Recipe) -> Engine:
         made.append(spec.model)
         return engine
 
     counters = WorkerCounters(WorkerStats())
     with batcher(make, batch=2, wait=0.01, counters=counters) as (served, _):
         for weights in ("a" * 64, "a" * 64, "b" * 64, "a" * 64):
-            served.infer(recipe(weights), image(1))
+            served.infer(recipe(weights), [image(1)])
             assert counters.snapshot().model == weights
     assert made == ["aaaa", "bbbb"]
 
@@ -135,7 +134,7 @@ def test_edges_have_an_engine_of_their_own_and_tiles_of_one_size_share_batches()
     solver.open.set()
     matting = Matting("edges", "e" * 64, (SIDE, SIDE), band=0.1)
 
-    def make(spec: ModelSpec) -> InferenceEngine:
+    def make(spec: ModelSpec) -> Engine:
         made.append(spec.model)
         return solver if isinstance(spec, Matting) else finder
 
@@ -143,9 +142,9 @@ def test_edges_have_an_engine_of_their_own_and_tiles_of_one_size_share_batches()
     counters = WorkerCounters(WorkerStats())
     with batcher(make, batch=2, wait=0.01, counters=counters) as (served, _):
         for value in (1, 2):
-            served.infer(recipe(), image(value))
-            answers = served.infer_edges(matting, [image(3), tall, image(4), image(5)])
-            assert [value_of(answer) for answer in answers] == [3, 9, 4, 5]
+            served.infer(recipe(), [image(value)])
+            answers = served.infer(matting, [image(3), tall, image(4), image(5)])
+            assert values_of(answers) == [3, 9, 4, 5]
         assert counters.snapshot().model == "a" * 64
     assert made == ["aaaa", "edges"]
     assert finder.batches == [[1], [2]]
@@ -159,15 +158,15 @@ def test_a_model_that_does_not_load_fails_its_images_and_is_tried_again() -> Non
     engine.open.set()
     away = [TransientError(Code.INTERNAL, "not here yet")]
 
-    def make(_: Recipe) -> InferenceEngine:
+    def make(_: Recipe) -> Engine:
         if away:
             raise away.pop()
         return engine
 
     with batcher(make, batch=1) as (served, lost):
         with pytest.raises(TransientError, match="not here yet"):
-            served.infer(recipe(), image(1))
-        assert value_of(served.infer(recipe(), image(1))) == 1
+            served.infer(recipe(), [image(1)])
+        assert values_of(served.infer(recipe(), [image(1)])) == [1]
         assert not lost.is_set()
 
 
@@ -177,13 +176,13 @@ def test_when_the_device_is_lost_only_the_images_of_its_last_step_are_suspects()
         batcher(lambda _: engine, batch=2, wait=30) as (served, lost),
         ThreadPoolExecutor(6) as lanes,
     ):
-        answers = [lanes.submit(served.infer, recipe(), image(FATAL)) for _ in range(6)]
+        answers = [lanes.submit(served.infer, recipe(), [image(FATAL)]) for _ in range(6)]
         engine.open.set()
         kinds = Counter(type(answer.exception(30)) for answer in answers)
         assert kinds == {DeviceLost: 2, WorkerShuttingDown: 4}
         assert lost.wait(30)
         with pytest.raises(WorkerShuttingDown, match="the device is gone"):
-            served.infer(recipe(), image(1))
+            served.infer(recipe(), [image(1)])
     assert len(engine.batches) == 1
 
 
@@ -191,9 +190,9 @@ def test_closing_answers_every_lane() -> None:
     engine = Arithmetic()
     with ThreadPoolExecutor(8) as lanes:
         with batcher(lambda _: engine, batch=1) as (served, lost):
-            answers = [lanes.submit(served.infer, recipe(), image(v)) for v in range(8)]
+            answers = [lanes.submit(served.infer, recipe(), [image(v)]) for v in range(8)]
             engine.open.set()
-            assert value_of(answers[0].result(30)) == 0
+            assert values_of(answers[0].result(30)) == [0]
         errors = [answer.exception(30) for answer in answers]
     assert sum(error is None for error in errors) == len(engine.batches)
     assert all(isinstance(error, WorkerShuttingDown) for error in errors if error)
@@ -206,7 +205,7 @@ def test_a_step_that_does_not_end_loses_the_device_and_tells_where_it_is() -> No
         batcher(lambda _: engine, batch=1, step=0.2) as (served, lost),
         ThreadPoolExecutor(3) as lanes,
     ):
-        answers = [lanes.submit(served.infer, recipe(), image(v)) for v in range(3)]
+        answers = [lanes.submit(served.infer, recipe(), [image(v)]) for v in range(3)]
         errors = [answer.exception(30) for answer in answers]
         assert Counter(map(type, errors)) == {DeviceLost: 1, WorkerShuttingDown: 2}
         (stuck,) = (error for error in errors if isinstance(error, DeviceLost))

@@ -11,7 +11,8 @@ import pytest
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.jobs.items import ClaimOwner
 from bgpipe.pipeline.types import JobId, Outcome
-from bgpipe.workers.claims import ClaimedElsewhere, ClaimManager, IsolationLock
+from bgpipe.workers.budget import Budget
+from bgpipe.workers.claims import LANES, ClaimedElsewhere, ClaimManager
 
 from .conftest import Cluster, until
 
@@ -106,12 +107,12 @@ def test_an_image_settled_while_it_waited_is_not_claimed(cluster: Cluster, job: 
         assert claim is None
 
 
-def test_the_isolation_lock_admits_no_reader_beside_or_before_a_writer() -> None:
-    isolation, seen = IsolationLock(), list[tuple[str, int]]()
+def test_no_lane_runs_beside_one_that_claims_them_all() -> None:
+    lanes_free, seen = Budget(LANES), list[tuple[str, int]]()
     inside, lock = [0], threading.Lock()
 
     def enter(kind: str) -> None:
-        with isolation.exclusive() if kind == "alone" else isolation.shared():
+        with lanes_free.claim(LANES if kind == "alone" else 1):
             with lock:
                 inside[0] += 1
                 seen.append((kind, inside[0]))

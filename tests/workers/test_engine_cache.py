@@ -41,7 +41,7 @@ class Device:
 
 
 def names(cache: EngineCache) -> list[str]:
-    return [weights[0] for _, weights, _ in cache.keys]
+    return [weights[0] for _, weights, _ in reversed(cache._engines)]
 
 
 def test_what_was_used_last_stays() -> None:

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.monitoring.collectors import WorkerCollector
-from bgpipe.pipeline.monitoring.exporter import render_metrics
 from bgpipe.pipeline.monitoring.heartbeat import METRICS, WorkerStats, read_heartbeats
 from bgpipe.workers.heartbeat import WorkerCounters, is_alive, sending_heartbeats
 
@@ -67,9 +67,9 @@ def test_every_field_that_is_counted_reaches_the_heartbeat_and_the_metrics(
         assert heartbeat.stats == expected
         assert is_alive(client, WORKER)
     assert not client.exists(keys.of_worker(WORKER))
-    text = render_metrics(WorkerCollector("cpu0@host", lambda: expected)).decode()
+    text = generate_latest(WorkerCollector("cpu0@host", lambda: expected)).decode()
     for field, metric in METRICS.items():
-        suffix = "_total" if metric.kind.value == "counter" else ""
+        suffix = "_total" if metric.is_counter else ""
         value = float(getattr(expected, field))
         line = f'bgpipe_worker_{metric.name}{suffix}{{worker="cpu0@host"}} '
         (sample,) = (sample for sample in text.splitlines() if sample.startswith(line))
@@ -83,5 +83,5 @@ def test_free_space_is_that_of_the_last_target_and_unknown_for_a_bucket(
     assert counters.snapshot().disk_free > 0
     counters.record_write("s3://bucket/cutouts")
     assert counters.snapshot().disk_free == -1
-    text = render_metrics(WorkerCollector("cpu0@host", counters.snapshot)).decode()
+    text = generate_latest(WorkerCollector("cpu0@host", counters.snapshot)).decode()
     assert "bgpipe_worker_disk_free_bytes{" not in text

@@ -8,7 +8,8 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from bgpipe.workers.supervisor import make_workers, next_address
+from bgpipe.pipeline.inference.devices import WorkerDevice
+from bgpipe.workers.supervisor import make_workers
 
 from ..support.ports import free_port
 from .conftest import Cluster, until
@@ -60,5 +61,7 @@ def test_a_worker_tells_prometheus_and_its_log_how_each_image_ended(cluster: Clu
 
 
 def test_each_device_of_a_machine_has_a_port_of_its_own() -> None:
-    assert next_address("127.0.0.1:9641", 2) == "127.0.0.1:9643"
-    assert make_workers([], shared_host=False, metrics="127.0.0.1:9641") == []
+    devices = [WorkerDevice(f"cuda:{index}", f"GPU-{index}") for index in range(3)]
+    workers = make_workers(devices, shared_host=False, metrics="127.0.0.1:9641")
+    assert [worker.metrics for worker in workers] == [f"127.0.0.1:{9641 + i}" for i in range(3)]
+    assert {worker.metrics for worker in make_workers(devices, shared_host=False)} == {""}

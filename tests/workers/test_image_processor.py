@@ -16,11 +16,10 @@ from PIL import Image
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images import png, provenance
-from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import Matte, Matting, Output, Preset, Recipe
-from bgpipe.workers.image_processor import BackgroundLoader, ImageProcessor
-from bgpipe.workers.memory_budget import MemoryBudget
+from bgpipe.workers.budget import Budget
+from bgpipe.workers.image_processor import ImageProcessor
 from bgpipe.workers.watchdog import StageTimer
 
 SIZE = (64, 64)
@@ -34,15 +33,14 @@ class Device:
     def __init__(self) -> None:
         self.seen: list[np.ndarray] = []
 
-    def infer(self, recipe: Recipe, pixels: np.ndarray) -> Matte:
-        self.seen.append(pixels)
+    def infer(self, spec: Recipe | Matting, images: Sequence[np.ndarray]) -> list[Matte]:
+        """Of edges a quarter, wherever nothing is known."""
+        if isinstance(spec, Matting):
+            return [Matte(np.full(tile.shape[:2], 0.25, np.float32)) for tile in images]
+        self.seen += images
         alpha = np.zeros(SIZE, np.float32)
         alpha[:, :32] = 1
-        return Matte(alpha)
-
-    def infer_edges(self, matting: Matting, tiles: Sequence[np.ndarray]) -> list[Matte]:
-        """A quarter, wherever nothing is known."""
-        return [Matte(np.full(tile.shape[:2], 0.25, np.float32)) for tile in tiles]
+        return [Matte(alpha)]
 
 
 def make(
@@ -53,12 +51,11 @@ def make(
     matting: Matting | None = None,
     **values,
 ) -> bytes:
-    limits = Limits.from_settings(SETTINGS.images)
-    backgrounds = BackgroundLoader(StoreFactory(SETTINGS.s3), limits)
-    processor = ImageProcessor(device or Device(), backgrounds, MemoryBudget(2**30), SETTINGS)
+    stores = StoreFactory(SETTINGS.s3)
+    processor = ImageProcessor(device or Device(), stores, Budget(2**30), SETTINGS)
     recipe = Recipe("m", "0" * 64, SIZE, preset, Output(**values), matting)
     text = {"bgpipe:recipe": recipe.text, "bgpipe:source": "1-2"}
-    return processor.process(data, recipe, text, StageTimer(SETTINGS.limits.model_dump())).data
+    return processor.process(data, recipe, text, StageTimer(SETTINGS.limits.model_dump()))[0]
 
 
 def pixels(data: bytes) -> np.ndarray:

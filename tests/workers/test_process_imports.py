@@ -19,12 +19,12 @@ from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.models.hub import Hub
 from bgpipe.pipeline.models.registry import resolve
 from bgpipe.pipeline.types import Recipe
-from bgpipe.workers.engine_cache import make_engine_factory
+from bgpipe.workers.engine_cache import load_engine
 import bgpipe.workers.process
 settings = load_settings()
 model = resolve("birefnet-nano", cache=settings.model_folder, hub=Hub(timeout=1.0))
 recipe = Recipe(model.name, model.sha256, model.size, Preset())
-make_engine_factory(settings, "cpu", 1)(recipe).infer([np.zeros((*model.size, 3), np.uint8)])
+load_engine(settings, "cpu", 1, recipe).infer([np.zeros((*model.size, 3), np.uint8)])
 """
 SUBMIT = """
 import sys

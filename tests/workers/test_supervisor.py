@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from bgpipe.config.settings import WorkerSettings, load_settings
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.inference.devices import WorkerDevice
 from bgpipe.workers.lifecycle import EXIT_RESTART
-from bgpipe.workers.supervisor import SIGNALS, Supervisor, make_workers
+from bgpipe.workers.supervisor import SIGNALS, DeviceWorker, Supervisor, make_workers
 
 from .conftest import QUEUE, Cluster, until
 
@@ -132,15 +131,15 @@ def test_a_wrong_start_says_why_and_ends(
     assert "Traceback" not in done.stderr
 
 
-@dataclass
-class Script:
+class Script(DeviceWorker):
     """Python code in the place of a worker; every start leaves a line in `starts`."""
 
-    name: str
-    code: str
-    starts: Path
+    def __init__(self, name: str, code: str, starts: Path) -> None:
+        super().__init__(name, WorkerDevice("cpu"))
+        self.code = code
+        self.starts = starts
 
-    def start(self, restarts: int) -> subprocess.Popen[bytes]:
+    def _spawn(self, restarts: int) -> subprocess.Popen[bytes]:
         with self.starts.open("a") as file:
             file.write(f"started after {restarts} others\n")
         command = [sys.executable, "-c", self.code]

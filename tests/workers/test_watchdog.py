@@ -47,7 +47,7 @@ def test_what_ends_in_time_is_returned() -> None:
     image = Image()
     image.go_on.set()
     assert Watchdog(1, crowded).run("a.jpg", image.timer, image.make) == "a cutout"
-    assert set(image.timer.fields()) == {"seconds", "read", "decode"}
+    assert set(image.timer.stages) == {"read", "decode"}
 
 
 def test_an_error_is_raised_in_the_lane() -> None:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,11 +21,12 @@ import numpy as np
 from bgpipe.pipeline.errors import Code, DeviceLost
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.images.provenance import xmp_packet
+from bgpipe.pipeline.inference.devices import WorkerDevice
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output
 from bgpipe.workers.image_processor import ImageCodec
 from bgpipe.workers.lifecycle import exit_now, run_entry_point, worker_settings
-from bgpipe.workers.process import work, worker_config
-from bgpipe.workers.supervisor import Supervisor
+from bgpipe.workers.process import initial_stats, work
+from bgpipe.workers.supervisor import DeviceWorker, Supervisor
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
@@ -73,13 +73,10 @@ class Codec(ImageCodec):
         return f"a cutout of {text['bgpipe:source']}".encode() + xmp_packet(text)
 
 
-@dataclass(frozen=True, slots=True)
-class Troubled:
+class Troubled(DeviceWorker):
     """This file in the place of a worker's process."""
 
-    name: str
-
-    def start(self, restarts: int) -> subprocess.Popen[bytes]:
+    def _spawn(self, restarts: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, __file__, "--name", self.name, "--restarts", str(restarts)]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
@@ -92,10 +89,9 @@ def main() -> int:
     options = parser.parse_args()
     settings = worker_settings()
     if options.supervised:
-        return Supervisor([Troubled(options.name)], settings.worker).run()
-    config = worker_config(options.name, "cpu", settings.worker)
-    config = replace(config, restarts=options.restarts)
-    return work(settings, config, lambda spec: Engine(), Codec())
+        return Supervisor([Troubled(options.name, WorkerDevice("cpu"))], settings.worker).run()
+    stats = initial_stats("cpu", settings.worker, options.restarts)
+    return work(settings, options.name, stats, lambda spec: Engine(), Codec())
 
 
 if __name__ == "__main__":

@@ -5,46 +5,46 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
-import typer
+from pydantic import TypeAdapter
+from typer import Context, Option, Typer
 
-from bgpipe.config.choices import Precision
+from bgpipe.config.settings import Precision, Settings, load_settings
+from bgpipe.pipeline.bench.end_to_end import open_bench_cluster
+from bgpipe.pipeline.bench.protocol import BenchRequest, EndToEndResult, Machine, NetworkResult
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
+from bgpipe.pipeline.cli.job_options import choose_model
 from bgpipe.pipeline.errors import Unavailable, UsageError
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.bench.protocol import BenchRequest, EndToEndResult, NetworkResult
-    from bgpipe.pipeline.types import ResolvedModel
+from bgpipe.pipeline.models import registry
+from bgpipe.pipeline.planning.recipe import build_recipe
+from bgpipe.pipeline.processes import request_lines
+from bgpipe.pipeline.types import ResolvedModel
 
 MEGAPIXELS = (1.0, 4.0, 12.0, 24.0)
 STAGES = ("read", "decode", "resize", "infer", "refine", "encode", "write")
 MIB = 2**20
-NETWORK_ROW = "{:<10} {:>5} {:>9} {:>9} {:>8} {:>6}"
-END_TO_END_ROW = "{:>5} {:>7} {:>9} {:>6} {:>8}  {}"
+NETWORK_COLUMNS = "precision  batch  images/s        ms      MiB   peak"
+END_TO_END_COLUMNS = "   MP  images  images/s   busy      MiB  stages"
+
+app = Typer()
 
 
-class BenchPart(StrEnum):
-    DEVICE = "device"
-    WHOLE = "whole"
-
-
-@examples(
-    "bgpipe bench --model birefnet-nano",
-    "bgpipe bench --model birefnet-general --random --only device",
+@app.command(
+    epilog=examples(
+        "bgpipe bench --model birefnet-nano",
+        "bgpipe bench --model birefnet-general --random --only device",
+    )
 )
 def bench(
-    context: typer.Context,
+    context: Context,
     model: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--model",
             "-m",
             help="A name, or a path to safetensors. Default: model.name of the settings.",
@@ -52,50 +52,45 @@ def bench(
         ),
     ] = None,
     random: Annotated[
-        bool, typer.Option("--random", help="Use random weights: as fast as trained ones.")
+        bool, Option("--random", help="Use random weights: as fast as trained ones.")
     ] = False,
     only: Annotated[
-        BenchPart | None,
-        typer.Option(
+        Literal["device", "whole"] | None,
+        Option(
             metavar="device|whole",
             help="Measure only the network (device), or only from file to cutout (whole).",
         ),
     ] = None,
     precision: Annotated[
         list[Precision] | None,
-        typer.Option(
+        Option(
             metavar="|".join(Precision),
             help="For the network alone; repeatable. Default: all that the device supports.",
         ),
     ] = None,
     batch: Annotated[
         list[int] | None,
-        typer.Option(
+        Option(
             metavar="N", min=1, help="Images per forward pass; repeatable. Default: 1, 2, 4 ..."
         ),
     ] = None,
     compile_: Annotated[
-        bool, typer.Option("--compile", help="Compile the network before it is measured alone.")
+        bool, Option("--compile", help="Compile the network before it is measured alone.")
     ] = False,
     graphs: Annotated[
-        bool, typer.Option("--graphs", help="Run the network alone with CUDA graphs.")
+        bool, Option("--graphs", help="Run the network alone with CUDA graphs.")
     ] = False,
     size: Annotated[
         list[float] | None,
-        typer.Option(
+        Option(
             metavar="MP",
             min=0.01,
             help="Megapixels of whole images; repeatable. Default: 1, 4, 12 and 24.",
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each measurement.")] = 10.0,
+    seconds: Annotated[float, Option(min=0.1, help="Duration of each measurement.")] = 10.0,
 ) -> None:
-    """Measure the speed of this machine (infra/docs/performance.md)."""
-    from bgpipe.pipeline.bench.protocol import BenchRequest
-    from bgpipe.pipeline.cli.job_options import choose_model
-    from bgpipe.pipeline.session import read_settings
-
-    settings = read_settings()
+    settings = load_settings()
     console: Console = context.obj
     name = model or settings.model.name
     with tempfile.TemporaryDirectory(prefix="bgpipe-bench-") as folder:
@@ -104,10 +99,12 @@ def bench(
             if random
             else choose_model(settings, console, name)
         )
-        console.print_json({"model": name, "size": resolved.size, "random": random})
         height, width = resolved.size
-        console.print(f"{name}, {height}x{width}{', random weights' if random else ''}")
-        if only is not BenchPart.WHOLE:
+        console.show(
+            {"model": name, "size": resolved.size, "random": random},
+            f"{name}, {height}x{width}{', random weights' if random else ''}",
+        )
+        if only != "whole":
             request = BenchRequest(
                 resolved,
                 tuple(precision or ()),
@@ -118,16 +115,18 @@ def bench(
                 graphs,
             )
             _measure_network(console, request)
-        if only is not BenchPart.DEVICE:
-            _measure_end_to_end(
-                settings, console, resolved, size or MEGAPIXELS, seconds, Path(folder)
-            )
+        if only != "device":
+            recipe = build_recipe(settings, model=resolved, matting=registry.NO_MATTING).recipe
+            preset = settings.refine.preset
+            console.print(f"from file to cutout, preset {preset}; stages in ms per image")
+            console.print(END_TO_END_COLUMNS)
+            with open_bench_cluster(settings, Path(folder)) as cluster:
+                for whole in cluster.measure(recipe, size or MEGAPIXELS, seconds):
+                    console.show({"whole": asdict(whole)}, _format_end_to_end(whole))
 
 
 def _make_random_model(settings: Settings, name: str, folder: Path) -> ResolvedModel:
     """Write random weights in the shape of a registered model."""
-    from bgpipe.pipeline.models import registry
-
     entry = registry.read_models().get(name)
     if entry is None:
         raise UsageError(f"not a registered model: {name}: see bgpipe models list")
@@ -141,62 +140,28 @@ def _make_random_model(settings: Settings, name: str, folder: Path) -> ResolvedM
 
 
 def _measure_network(console: Console, request: BenchRequest) -> None:
-    from pydantic import TypeAdapter
-
-    from bgpipe.pipeline.bench.protocol import Machine, NetworkResult
-    from bgpipe.pipeline.processes import request_lines
-
     adapter = TypeAdapter[Machine | NetworkResult](Machine | NetworkResult)
     for result in request_lines("bgpipe.pipeline.bench.network", request, adapter):
         if isinstance(result, Machine):
-            console.print_json({"machine": asdict(result)})
-            console.print(f"{result.product}, {result.software}: the network alone")
-            console.print(NETWORK_ROW.format("precision", "batch", "images/s", "ms", "MiB", "peak"))
+            title = f"{result.product}, {result.software}: the network alone"
+            console.show({"machine": asdict(result)}, title, NETWORK_COLUMNS)
         else:
-            console.print_json({"forward": asdict(result)})
-            console.print(_network_row(result))
+            console.show({"forward": asdict(result)}, _format_network(result))
 
 
-def _network_row(result: NetworkResult) -> str:
+def _format_network(result: NetworkResult) -> str:
+    row = f"{result.precision:<10} {result.batch:>5} "
     if result.error:
-        return f"{result.precision:<10} {result.batch:>5}  {result.error}"
-    return NETWORK_ROW.format(
-        result.precision,
-        result.batch,
-        f"{result.images_per_second:.3g}",
-        f"{result.milliseconds:.1f}",
-        f"{result.memory / MIB:.0f}",
-        f"{result.share_of_peak:.0%}",
+        return f"{row} {result.error}"
+    return (
+        f"{row}{result.images_per_second:>9.3g} {result.milliseconds:>9.1f} "
+        f"{result.memory / MIB:>8.0f} {result.share_of_peak:>6.0%}"
     )
 
 
-def _measure_end_to_end(
-    settings: Settings,
-    console: Console,
-    model: ResolvedModel,
-    megapixels: Sequence[float],
-    seconds: float,
-    folder: Path,
-) -> None:
-    from bgpipe.pipeline.bench.end_to_end import open_bench_cluster
-    from bgpipe.pipeline.models.registry import NO_MATTING
-    from bgpipe.pipeline.planning.recipe import build_recipe
-
-    recipe = build_recipe(settings, model=model, matting=NO_MATTING).recipe
-    console.print(f"from file to cutout, preset {settings.refine.preset}; stages in ms per image")
-    console.print(END_TO_END_ROW.format("MP", "images", "images/s", "busy", "MiB", "stages"))
-    with open_bench_cluster(settings, folder) as cluster:
-        for result in cluster.measure(recipe, megapixels, seconds):
-            console.print_json({"whole": asdict(result)})
-            console.print(_end_to_end_row(result))
-
-
-def _end_to_end_row(result: EndToEndResult) -> str:
-    return END_TO_END_ROW.format(
-        f"{result.megapixels:g}",
-        result.images,
-        f"{result.images_per_second:.3g}",
-        f"{result.device_busy:.0%}",
-        f"{result.memory / MIB:.0f}",
-        "  ".join(f"{name} {1e3 * result.stages[name]:.0f}" for name in STAGES),
+def _format_end_to_end(result: EndToEndResult) -> str:
+    stages = "  ".join(f"{name} {1e3 * result.stages[name]:.0f}" for name in STAGES)
+    return (
+        f"{result.megapixels:>5g} {result.images:>7} {result.images_per_second:>9.3g} "
+        f"{result.device_busy:>6.0%} {result.memory / MIB:>8.0f}  {stages}"
     )

@@ -7,24 +7,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import typer
+from typer import Argument, Context, Typer
 
+from bgpipe.config.layers import KeyPath, Layer, dotted, find_layer
+from bgpipe.config.problems import describe_problem
+from bgpipe.config.settings import Settings, load_with_layers
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.logging import mask_passwords
+from bgpipe.pipeline.models.registry import list_names
+from bgpipe.pipeline.types import ModelTask
 
-if TYPE_CHECKING:
-    from bgpipe.config.layers import KeyPath, Layer
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.cli.console import Console
-
-config_commands = typer.Typer(help="Show or check the settings.", no_args_is_help=True)
+app = Typer(no_args_is_help=True)
 
 Keys = Annotated[
     list[str] | None,
-    typer.Argument(
+    Argument(
         metavar="KEY",
         help="Sections or keys, such as worker or worker.lanes. Default: all.",
         autocompletion=completion.setting_keys,
@@ -41,32 +43,25 @@ class EffectiveSetting:
     origin: str
 
 
-@config_commands.command()
-@examples(
-    "bgpipe config show",
-    "bgpipe config show worker s3.endpoint_url",
-    "bgpipe --json config show | jq -r 'select(.origin != \"default\").key'",
+@app.command(
+    epilog=examples(
+        "bgpipe config show",
+        "bgpipe config show worker s3.endpoint_url",
+        "bgpipe --json config show | jq -r 'select(.origin != \"default\").key'",
+    )
 )
-def show(context: typer.Context, keys: Keys = None) -> None:
+def show(context: Context, keys: Keys = None) -> None:
     """Show the settings in effect and where each comes from. Passwords are masked."""
-    from bgpipe.pipeline.session import read_with_layers
-
     console: Console = context.obj
-    entries = _selected(list(_entries(*read_with_layers())), keys or [])
+    entries = _selected(list(_entries(*load_with_layers())), keys or [])
     for entry in entries:
         console.print_json(asdict(entry))
-    console.print_table(
-        ("key", "value", "from"),
-        [
-            (entry.key, json.dumps(entry.value, ensure_ascii=False), entry.origin)
-            for entry in entries
-        ],
-    )
+    rows = [(each.key, json.dumps(each.value, ensure_ascii=False), each.origin) for each in entries]
+    console.print_table(("key", "value", "from"), rows)
 
 
-@config_commands.command()
-@examples("bgpipe config check", "bgpipe --config new.toml config check")
-def check(context: typer.Context) -> None:
+@app.command(epilog=examples("bgpipe config check", "bgpipe --config new.toml config check"))
+def check(context: Context) -> None:
     """Check all settings, including preset and model names. Exit code 2 if any is wrong."""
     console: Console = context.obj
     try:
@@ -82,25 +77,18 @@ def check(context: typer.Context) -> None:
 def read_checked() -> tuple[Settings, Sequence[Layer]]:
     """Return the settings and their sources; checks the names of presets and models too.
 
-    Raises:
-        UsageError: settings are wrong; the message has a line for each.
-
+    Raises UsageError if settings are wrong; the message has a line for each.
     """
-    from bgpipe.pipeline.session import read_with_layers
-
-    settings, layers = read_with_layers()
+    settings, layers = load_with_layers()
     if problems := list(_unknown_names(settings, layers)):
         raise UsageError("\n".join(problems))
     return settings, layers
 
 
 def _entries(settings: Settings, layers: Sequence[Layer]) -> Iterator[EffectiveSetting]:
-    from bgpipe.config.layers import dotted, find_layer
-    from bgpipe.pipeline.broker.client import without_password
-
     for path, value in _leaves(settings.model_dump(mode="json")):
         layer = find_layer(layers, path)
-        shown = without_password(value) if isinstance(value, str) else value
+        shown = mask_passwords(value) if isinstance(value, str) else value
         yield EffectiveSetting(dotted(path), shown, layer.origin(path) if layer else "default")
 
 
@@ -113,34 +101,19 @@ def _leaves(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyP
 
 
 def _selected(entries: Sequence[EffectiveSetting], keys: Sequence[str]) -> list[EffectiveSetting]:
-    """Return the entries below `keys`; all if there are no keys.
-
-    Raises:
-        UsageError: a key matches none.
-
-    """
+    """Return the entries below `keys`, all without keys. Raises UsageError if a key matches none."""
     for key in keys:
-        if not any(_is_below(entry.key, key) for entry in entries):
+        if not any(f"{entry.key}.".startswith(f"{key}.") for entry in entries):
             known = {name for entry in entries for name in (entry.key.split(".")[0], entry.key)}
             close = get_close_matches(key, sorted(known), n=1)
             hint = f"; did you mean {close[0]}?" if close else ": see bgpipe config show"
             raise UsageError(f"no such setting: {key}{hint}")
-    return [
-        entry for entry in entries if not keys or any(_is_below(entry.key, key) for key in keys)
-    ]
-
-
-def _is_below(key: str, table: str) -> bool:
-    return key == table or key.startswith(f"{table}.")
+    requested = tuple(f"{key}." for key in keys) or ""
+    return [entry for entry in entries if f"{entry.key}.".startswith(requested)]
 
 
 def _unknown_names(settings: Settings, layers: Sequence[Layer]) -> Iterator[str]:
     """Yield a line about each name of a preset or a model that does not exist."""
-    from bgpipe.config.layers import find_layer
-    from bgpipe.config.problems import describe_problem
-    from bgpipe.pipeline.models.registry import list_names
-    from bgpipe.pipeline.types import ModelTask
-
     known = {
         "preset": list(settings.presets),
         "model": list_names(ModelTask.SUBJECT),

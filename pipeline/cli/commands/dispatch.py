@@ -9,61 +9,52 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from types import FrameType
+from typing import Annotated
 
-import typer
+from typer import Option, Typer
 
+from bgpipe.config.settings import load_settings, parse_address
+from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.errors import UsageError
-
-if TYPE_CHECKING:
-    from types import FrameType
-
-    from bgpipe.pipeline.session import Session
+from bgpipe.pipeline.logging import log_to_stderr
+from bgpipe.pipeline.monitoring.collectors import ClusterCollector, serve_metrics
+from bgpipe.pipeline.scheduling.sweeps import SweepScheduler
+from bgpipe.pipeline.session import Session, open_session
 
 log = logging.getLogger(__name__)
+app = Typer()
 
 
-@examples("bgpipe dispatch", "bgpipe dispatch --metrics 127.0.0.1:9640")
+@app.command(epilog=examples("bgpipe dispatch", "bgpipe dispatch --metrics 127.0.0.1:9640"))
 def dispatch(
     metrics: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="HOST:PORT", help="Serve metrics of the cluster to Prometheus at this address."
         ),
     ] = None,
 ) -> None:
-    """Feed the jobs of a cluster and start its sweeps. Several may run; one of them leads."""
-    from bgpipe.pipeline.logging import log_to_stderr
-    from bgpipe.pipeline.session import open_session, read_settings
-
     if metrics is not None:
         os.environ["BGPIPE_METRICS__DISPATCH"] = metrics
-    settings = read_settings()
+    settings = load_settings()
     if settings.embedded:
         raise UsageError(
             "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit feeds its own job)"
         )
     log_to_stderr(settings.log.format)
     with open_session(settings) as session, _serve_metrics(session):
-        _run(session, _stopped_by_signal())
+        dispatcher, retry = session.dispatcher(), settings.dispatch.sweep_retry
+        scheduler = SweepScheduler(settings.sweeps, session.client, session.jobs, retry)
 
+        def step_sweeps() -> None:
+            if dispatcher.is_leader:
+                scheduler.step()
 
-def _run(session: Session, stopped: threading.Event) -> None:
-    from bgpipe.pipeline.scheduling.sweeps import SweepScheduler
-
-    settings, dispatcher = session.settings, session.dispatcher()
-    scheduler = SweepScheduler(
-        settings.sweeps, session.client, session.jobs, settings.dispatch.sweep_retry
-    )
-
-    def step_sweeps() -> None:
-        if dispatcher.is_leader:
-            scheduler.step()
-
-    log.info("dispatcher started")
-    dispatcher.run(stopped, step_sweeps)
-    log.info("dispatcher stopped")
+        log.info("dispatcher started")
+        dispatcher.run(_stopped_by_signal(), step_sweeps)
+        log.info("dispatcher stopped")
 
 
 @contextmanager
@@ -73,11 +64,6 @@ def _serve_metrics(session: Session) -> Iterator[None]:
     if not address:
         yield
         return
-    from bgpipe.config.settings import parse_address
-    from bgpipe.pipeline.broker.client import connect
-    from bgpipe.pipeline.monitoring.collectors import ClusterCollector
-    from bgpipe.pipeline.monitoring.exporter import serve_metrics
-
     with (
         connect(session.redis_url, retry_seconds=0) as client,
         serve_metrics(ClusterCollector(client, session.settings), *parse_address(address)),

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Context, Exit, Option, Typer
 
 from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.commands.config import read_checked
+from bgpipe.pipeline.cli.console import Console
+from bgpipe.pipeline.diagnostics import checks
+from bgpipe.pipeline.diagnostics.security import security_checks
 from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.logging import report_wait
 
-if TYPE_CHECKING:
-    from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.diagnostics.checks import Check
+app = Typer()
 
 
-@examples("bgpipe doctor", "bgpipe doctor --security", "bgpipe doctor --worker")
+@app.command(epilog=examples("bgpipe doctor", "bgpipe doctor --security", "bgpipe doctor --worker"))
 def doctor(
-    context: typer.Context,
+    context: Context,
     worker: Annotated[
-        bool, typer.Option("--worker", help="Check only that this machine's workers make progress.")
+        bool, Option("--worker", help="Check only that this machine's workers make progress.")
     ] = False,
     dispatcher: Annotated[
-        bool, typer.Option("--dispatcher", help="Check only that a dispatcher leads the cluster.")
+        bool, Option("--dispatcher", help="Check only that a dispatcher leads the cluster.")
     ] = False,
     security: Annotated[
-        bool, typer.Option("--security", help="Check only what others can access.")
+        bool, Option("--security", help="Check only what others can access.")
     ] = False,
 ) -> None:
-    """Check whether a submit would work here. Exit code 4 if it would not."""
-    from bgpipe.pipeline.cli.commands.config import read_checked
-    from bgpipe.pipeline.diagnostics import checks
-    from bgpipe.pipeline.diagnostics.security import security_checks
-
     groups = (
         (worker, checks.worker_checks),
         (dispatcher, checks.dispatcher_checks),
@@ -43,22 +40,14 @@ def doctor(
         raise UsageError("options are mutually exclusive: --worker, --dispatcher, --security")
     run_checks = requested[0] if requested else checks.machine_checks
     console: Console = context.obj
-    passed = True
-    for check in _with_waits(run_checks(read_checked()[0]), console):
-        passed &= check.ok
-        record = {"what": check.name, "level": check.level, "detail": check.detail}
-        console.print_json(record | {"ok": check.ok})
-        console.print(f"{check.level:<7}  {check.name:<11} {check.detail}")
-    raise typer.Exit(0 if passed else 4)
 
-
-def _with_waits(results: Iterator[Check], console: Console) -> Iterator[Check]:
-    """Yield the results, and report on stderr when one takes long."""
-    from bgpipe.pipeline.logging import report_wait
-
-    while True:
+    def next_result() -> checks.Check | None:
         with report_wait(console.notify, "checking"):
-            check = next(results, None)
-        if check is None:
-            return
-        yield check
+            return next(results, None)
+
+    results, passed = run_checks(read_checked()[0]), True
+    while check := next_result():
+        passed &= check.ok
+        record = {"what": check.name, "level": check.level, "detail": check.detail, "ok": check.ok}
+        console.show(record, f"{check.level:<7}  {check.name:<11} {check.detail}")
+    raise Exit(0 if passed else 4)

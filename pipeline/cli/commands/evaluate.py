@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from pydantic import TypeAdapter
+from typer import Context, Exit, Option, Typer
 
+from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
-from bgpipe.pipeline.cli.parameters import check_output_file
+from bgpipe.pipeline.cli.console import Console
+from bgpipe.pipeline.cli.job_options import choose_model, parse_assignments
+from bgpipe.pipeline.cli.parameters import Texts, check_output_file
 from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.evaluation.dataset import find_pairs
+from bgpipe.pipeline.evaluation.html import render_quality_page
+from bgpipe.pipeline.evaluation.protocol import (
+    EdgeMatting,
+    EvaluatedModel,
+    EvaluationRequest,
+    EvaluationResult,
+)
+from bgpipe.pipeline.evaluation.scores import HIGHER_IS_BETTER, Scores, mean_scores
+from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.planning import recipe
+from bgpipe.pipeline.processes import request_lines
 
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.evaluation.protocol import EdgeMatting, EvaluatedModel, EvaluationResult
-    from bgpipe.pipeline.evaluation.scores import Scores
-    from bgpipe.pipeline.types import Preset
-
+PROGRAM = "bgpipe.pipeline.evaluation.__main__"
 TRUTH = "truth"
 """In place of a model: the truth itself, scaled to 1024 x 1024 pixels or `truth:SIDE` and back."""
 TRUTH_SIDE = 1024
 THUMBNAIL = 320
 
-Names = list[str] | None
+app = Typer()
 
 
-@examples(
-    "bgpipe eval --images photos --truth mattes",
-    "bgpipe eval --images photos --truth mattes -m birefnet-nano -m birefnet-lite --html scores.html",
+@app.command(
+    "eval",
+    epilog=examples(
+        "bgpipe eval --images photos --truth mattes",
+        "bgpipe eval --images photos --truth mattes -m birefnet-nano -m birefnet-lite --html scores.html",
+    ),
 )
 def evaluate(
-    context: typer.Context,
+    context: Context,
     images: Annotated[
-        Path,
-        typer.Option(metavar="FOLDER", help="Folder of images.", exists=True, file_okay=False),
+        Path, Option(metavar="FOLDER", help="Folder of images.", exists=True, file_okay=False)
     ],
     truth: Annotated[
         Path,
-        typer.Option(
+        Option(
             metavar="FOLDER",
             help="Folder of ground truth: x.png or x_alpha.png for x.jpg.",
             exists=True,
@@ -49,8 +62,8 @@ def evaluate(
         ),
     ],
     preset: Annotated[
-        Names,
-        typer.Option(
+        Texts,
+        Option(
             "--preset",
             "-p",
             help="Repeatable, to compare. Default: refine.preset of the settings.",
@@ -58,8 +71,8 @@ def evaluate(
         ),
     ] = None,
     model: Annotated[
-        Names,
-        typer.Option(
+        Texts,
+        Option(
             "--model",
             "-m",
             help="Repeatable, to compare. Default: model.name of the settings. 'truth' scores the "
@@ -68,11 +81,11 @@ def evaluate(
         ),
     ] = None,
     set_: Annotated[
-        Names, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of every preset.")
+        Texts, Option("--set", metavar="KEY=VALUE", help="Change one value of every preset.")
     ] = None,
     matting: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="MODEL",
             help="Matting model for all: vitmatte, vitmatte-base, a path, or none.",
             autocompletion=completion.matting_models,
@@ -80,52 +93,48 @@ def evaluate(
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FILE",
             help="Also write a page, worst images first.",
             callback=check_output_file,
         ),
     ] = None,
 ) -> None:
-    """Score models and presets against ground truth, side by side."""
-    from pydantic import TypeAdapter
-
-    from bgpipe.pipeline.evaluation.dataset import find_pairs
-    from bgpipe.pipeline.evaluation.protocol import EvaluationRequest, EvaluationResult
-    from bgpipe.pipeline.processes import request_lines
-    from bgpipe.pipeline.session import read_settings
-
     console: Console = context.obj
-    settings = read_settings()
+    settings = load_settings()
     pairs, unpaired = find_pairs(images, truth)
     if unpaired:
         console.warn(f"ignored without ground truth: {len(unpaired)}, such as {unpaired[0]}")
+    models = [_find_model(settings, console, name) for name in model or [settings.model.name]]
+    changes = parse_assignments(set_ or [])
+    names = preset or [settings.refine.preset]
+    edges = recipe.choose_edges(settings, matting or settings.matting.model, notify=console.notify)
     request = EvaluationRequest(
         pairs=pairs,
-        sources=tuple(_model(settings, console, name) for name in model or [settings.model.name]),
-        presets=_presets(settings, preset or [settings.refine.preset], set_ or []),
-        limits=settings.images.model_dump(),
+        sources=tuple(models),
+        presets={
+            name: recipe.apply_changes(recipe.preset_named(settings, name), changes)
+            for name in names
+        },
+        limits=Limits.from_settings(settings.images),
         threads=settings.worker.cpu_threads,
         thumbnail=THUMBNAIL if html else 0,
-        edges=_edges(settings, console, matting or settings.matting.model),
+        edges=EdgeMatting(recipe.matting_with(settings, edges), edges) if edges else None,
     )
     results = []
-    for result in request_lines(
-        "bgpipe.pipeline.evaluation.__main__", request, TypeAdapter(EvaluationResult)
-    ):
+    for result in request_lines(PROGRAM, request, TypeAdapter(EvaluationResult)):
         results.append(result)
-        console.print_json(_record(result))
+        scores = asdict(result.scores) if result.scores else {"error": result.error}
+        trial = {"model": result.model, "preset": result.preset, "image": result.image}
+        console.print_json(trial | scores)
     errors = {result.image: result.error for result in results if result.error}
     for image, error in errors.items():
         console.warn(f"{image}: {error}")
     _show(console, results, html)
-    raise typer.Exit(1 if errors else 0)
+    raise Exit(1 if errors else 0)
 
 
-def _model(settings: Settings, console: Console, name: str) -> EvaluatedModel:
-    from bgpipe.pipeline.cli.job_options import choose_model
-    from bgpipe.pipeline.evaluation.protocol import EvaluatedModel
-
+def _find_model(settings: Settings, console: Console, name: str) -> EvaluatedModel:
     kind, _, side = name.partition(":")
     if kind == TRUTH:
         if side and not side.isdecimal():
@@ -135,64 +144,25 @@ def _model(settings: Settings, console: Console, name: str) -> EvaluatedModel:
     return EvaluatedModel(model.name, model.size, model)
 
 
-def _presets(
-    settings: Settings, names: Iterable[str], assignments: Iterable[str]
-) -> dict[str, Preset]:
-    from bgpipe.pipeline.cli.job_options import parse_assignments
-    from bgpipe.pipeline.planning.recipe import apply_changes, preset_named
-
-    changes = parse_assignments(assignments)
-    return {name: apply_changes(preset_named(settings, name), changes) for name in names}
-
-
-def _edges(settings: Settings, console: Console, name: str) -> EdgeMatting | None:
-    from bgpipe.pipeline.evaluation.protocol import EdgeMatting
-    from bgpipe.pipeline.planning import recipe
-
-    model = recipe.choose_edges(settings, name, notify=console.notify)
-    return EdgeMatting(recipe.matting_with(settings, model), model) if model else None
-
-
-def _record(result: EvaluationResult) -> dict[str, object]:
-    scores = asdict(result.scores) if result.scores else {"error": result.error}
-    return {"model": result.model, "preset": result.preset, "image": result.image, **scores}
-
-
 def _show(console: Console, results: Sequence[EvaluationResult], html: Path | None) -> None:
     """Print the means of every trial, and write the page if requested."""
-    means = _means(results)
+    scored = defaultdict[str, list[Scores]](list)
+    for result in results:
+        if result.scores:
+            scored[result.trial].append(result.scores)
+    means = {trial: mean_scores(scores) for trial, scores in scored.items()}
     images = len({result.image for result in results})
     trials = {trial: asdict(scores) for trial, scores in means.items()}
     console.print_json({"images": images, "trials": trials})
-    for line in _table(means):
-        console.print(line)
+    rows = [
+        (
+            name,
+            "higher" if name in HIGHER_IS_BETTER else "lower",
+            *(f"{scores[name]:.4g}" for scores in trials.values()),
+        )
+        for name in next(iter(trials.values()), ())
+    ]
+    console.print_table(("mean", "better", *means), rows, right=means)
     if html:
-        from bgpipe.pipeline.evaluation.html import render_quality_page
-
         html.write_text(render_quality_page(means, results), encoding="utf-8")
         console.print(f"page: {html}")
-
-
-def _means(results: Sequence[EvaluationResult]) -> dict[str, Scores]:
-    """Return the mean scores of each trial over the images that have scores."""
-    from bgpipe.pipeline.evaluation.scores import mean_scores
-
-    scored: dict[str, list[Scores]] = {}
-    for result in results:
-        if result.scores:
-            scored.setdefault(result.trial, []).append(result.scores)
-    return {trial: mean_scores(scores) for trial, scores in scored.items()}
-
-
-def _table(means: Mapping[str, Scores]) -> Iterator[str]:
-    """Yield a line for each score, with a column for each trial."""
-    from bgpipe.pipeline.evaluation.scores import HIGHER_IS_BETTER
-
-    rows = [asdict(scores) for scores in means.values()]
-    names = list(rows[0]) if rows else []
-    width = max(map(len, names), default=0)
-    yield "  ".join(["mean".ljust(width), "better", *means])
-    for name in names:
-        better = "higher" if name in HIGHER_IS_BETTER else "lower "
-        cells = (f"{row[name]:{len(trial)}.4g}" for trial, row in zip(means, rows, strict=True))
-        yield "  ".join([name.ljust(width), better, *cells])

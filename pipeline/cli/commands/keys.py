@@ -4,48 +4,35 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Argument, Context, Option, Typer
 
 from bgpipe.pipeline.cli.command_line import examples, open_session
 from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.http.api_keys import ApiKeys
 
-if TYPE_CHECKING:
-    from bgpipe.pipeline.cli.console import Console
-
-key_commands = typer.Typer(help="Manage the API keys of bgpipe serve.", no_args_is_help=True)
+app = Typer(no_args_is_help=True)
 
 
-@key_commands.command()
-@examples("bgpipe keys add alice", "bgpipe keys add admin --everything")
+@app.command(epilog=examples("bgpipe keys add alice", "bgpipe keys add admin --everything"))
 def add(
-    context: typer.Context,
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Owner of the key. Jobs belong to a name.")
-    ],
+    context: Context,
+    name: Annotated[str, Argument(metavar="NAME", help="Owner of the key. Jobs belong to a name.")],
     everything: Annotated[
-        bool, typer.Option("--everything", help="Allow access to the jobs of all owners.")
+        bool, Option("--everything", help="Allow access to the jobs of all owners.")
     ] = False,
 ) -> None:
     """Create a key and print it. Only a digest of it is stored."""
-    from bgpipe.pipeline.http.api_keys import ApiKeys
-
-    console: Console = context.obj
-    with open_session(console) as session:
+    with open_session(context) as (console, session):
         secret = ApiKeys(session.client).add(name, everything=everything)
-    console.print_json({"name": name, "key": secret})
-    console.print(secret)
+    console.show({"name": name, "key": secret}, secret)
 
 
-@key_commands.command("list")
-@examples("bgpipe keys list", "bgpipe --json keys list")
-def list_(context: typer.Context) -> None:
+@app.command("list", epilog=examples("bgpipe keys list", "bgpipe --json keys list"))
+def list_(context: Context) -> None:
     """List the keys: first digits of the digest, date and owner."""
-    from bgpipe.pipeline.http.api_keys import ApiKeys
-
-    console: Console = context.obj
-    with open_session(console) as session:
+    with open_session(context) as (console, session):
         for digest, grant in ApiKeys(session.client).all():
             console.print_json({"digest": digest} | asdict(grant))
             created = time.strftime("%Y-%m-%d", time.localtime(grant.created))
@@ -53,21 +40,16 @@ def list_(context: typer.Context) -> None:
             console.print(f"{digest}  {created}  {grant.name}{scope}")
 
 
-@key_commands.command()
-@examples("bgpipe keys revoke alice", "bgpipe keys revoke 3f2a91c0")
+@app.command(epilog=examples("bgpipe keys revoke alice", "bgpipe keys revoke 3f2a91c0"))
 def revoke(
-    context: typer.Context,
+    context: Context,
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Owner, or the digits that keys list shows.")
+        str, Argument(metavar="NAME", help="Owner, or the digits that keys list shows.")
     ],
 ) -> None:
     """Revoke all keys of an owner, or one key, at once."""
-    from bgpipe.pipeline.http.api_keys import ApiKeys
-
-    console: Console = context.obj
-    with open_session(console) as session:
+    with open_session(context) as (console, session):
         count = ApiKeys(session.client).revoke(name)
     if not count:
         raise UsageError(f"no such key: {name}: see bgpipe keys list")
-    console.print_json({"revoked": count})
-    console.print(f"revoked: {count}")
+    console.show({"revoked": count}, f"revoked: {count}")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from rich.table import Table
+from typer import Argument, Context, Typer
 
+from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.console import Console
+from bgpipe.pipeline.models import registry
+from bgpipe.pipeline.models.hub import Hub
+from bgpipe.pipeline.types import ResolvedModel
 
-if TYPE_CHECKING:
-    from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.types import ResolvedModel
-
-model_commands = typer.Typer(help="List, download and check model weights.", no_args_is_help=True)
+app = Typer(no_args_is_help=True)
 
 Name = Annotated[
     str,
-    typer.Argument(
+    Argument(
         metavar="NAME",
         help="A name that bgpipe models list shows.",
         autocompletion=completion.all_models,
@@ -25,17 +27,14 @@ Name = Annotated[
 ]
 
 
-@model_commands.command("list")
-@examples("bgpipe models list", "bgpipe --json models list | jq -r 'select(.path).name'")
-def list_(context: typer.Context) -> None:
+@app.command(
+    "list",
+    epilog=examples("bgpipe models list", "bgpipe --json models list | jq -r 'select(.path).name'"),
+)
+def list_(context: Context) -> None:
     """List the models with input size and licence, and which are on this machine."""
-    from rich.table import Table
-
-    from bgpipe.pipeline.models import registry
-    from bgpipe.pipeline.session import read_settings
-
     console: Console = context.obj
-    cache = read_settings().model_folder
+    cache = load_settings().model_folder
     table = Table("model", "input", "here", "about", box=None, padding=(0, 2, 1, 0))
     for column in table.columns[:3]:
         column.no_wrap = True
@@ -59,28 +58,25 @@ def list_(context: typer.Context) -> None:
     console.render(table)
 
 
-@model_commands.command()
-@examples(
-    "bgpipe models pull birefnet-general", "HF_ENDPOINT=https://mirror bgpipe models pull vitmatte"
+@app.command(
+    epilog=examples(
+        "bgpipe models pull birefnet-general",
+        "HF_ENDPOINT=https://mirror bgpipe models pull vitmatte",
+    )
 )
-def pull(context: typer.Context, name: Name) -> None:
+def pull(context: Context, name: Name) -> None:
     """Download the weights of a model. Their commit and sha256 are pinned."""
-    from bgpipe.pipeline.models import registry
-    from bgpipe.pipeline.models.hub import Hub
-    from bgpipe.pipeline.session import read_settings
-
-    settings, console = read_settings(), context.obj
+    settings, console = load_settings(), context.obj
     hub = Hub(timeout=settings.model.hub_timeout, notify=console.notify)
     _show(console, registry.pull(name, cache=settings.model_folder, hub=hub), "pulled")
 
 
-@model_commands.command()
-@examples("bgpipe models verify", "bgpipe models verify birefnet-general")
+@app.command(epilog=examples("bgpipe models verify", "bgpipe models verify birefnet-general"))
 def verify(
-    context: typer.Context,
+    context: Context,
     name: Annotated[
         str | None,
-        typer.Argument(
+        Argument(
             metavar="NAME",
             help="Default: all on this machine.",
             autocompletion=completion.all_models,
@@ -88,26 +84,18 @@ def verify(
     ] = None,
 ) -> None:
     """Compare the weights on this machine with their pinned sha256."""
-    from bgpipe.pipeline.models import registry
-    from bgpipe.pipeline.session import read_settings
-
-    cache = read_settings().model_folder
+    cache = load_settings().model_folder
     present = (known for known in registry.read_models() if registry.locate(known, cache=cache))
     for model in [name] if name else present:
         _show(context.obj, registry.verify(model, cache=cache), "verified")
 
 
-@model_commands.command()
-@examples("bgpipe models path birefnet-nano")
-def path(context: typer.Context, name: Name) -> None:
+@app.command(epilog=examples("bgpipe models path birefnet-nano"))
+def path(context: Context, name: Name) -> None:
     """Print the path of a model's weights."""
-    from bgpipe.pipeline.models import registry
-    from bgpipe.pipeline.session import read_settings
-
-    model = registry.resolve(name, cache=read_settings().model_folder)
+    model = registry.resolve(name, cache=load_settings().model_folder)
     console: Console = context.obj
-    console.print_json({"name": model.name, "path": str(model.path)})
-    console.print(str(model.path))
+    console.show({"name": model.name, "path": str(model.path)}, str(model.path))
 
 
 def _show(console: Console, model: ResolvedModel, action: str) -> None:

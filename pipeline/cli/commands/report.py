@@ -5,29 +5,29 @@ from __future__ import annotations
 import webbrowser
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Context, Option, Typer
 
 from bgpipe.pipeline.cli.command_line import examples, open_session
 from bgpipe.pipeline.cli.parameters import OptionalJob, check_output_file
+from bgpipe.pipeline.report.contact_sheet import render_contact_sheet
+from bgpipe.pipeline.report.thumbnails import load_thumbnails
+from bgpipe.pipeline.session import Session
+from bgpipe.pipeline.types import JobSummary
 
-if TYPE_CHECKING:
-    from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.session import Session
-    from bgpipe.pipeline.types import JobSummary
-
-DEFAULT_IMAGES = 1000
-PER_PAGE = 1000
+app = Typer()
 
 
-@examples("bgpipe report", "bgpipe report spring-2026 --out sheet.html --images 200")
+@app.command(
+    epilog=examples("bgpipe report", "bgpipe report spring-2026 --out sheet.html --images 200")
+)
 def report(
-    context: typer.Context,
+    context: Context,
     job: OptionalJob = None,
     out: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--out",
             "-o",
             metavar="FILE",
@@ -35,26 +35,22 @@ def report(
             callback=check_output_file,
         ),
     ] = None,
-    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
-    images: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Maximum number of images.")
-    ] = DEFAULT_IMAGES,
+    open_: Annotated[bool, Option("--open", help="Show it in the browser.")] = False,
+    images: Annotated[int, Option(metavar="N", min=1, help="Maximum number of images.")] = 1000,
     per_page: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Images per file; the rest go to more files.")
-    ] = PER_PAGE,
+        int, Option(metavar="N", min=1, help="Images per file; the rest go to more files.")
+    ] = 1000,
 ) -> None:
-    """Write a contact sheet of a job: one HTML file with the images inside."""
-    console: Console = context.obj
-    with open_session(console) as session:
+    with open_session(context) as (console, session):
         summary = session.jobs.summary(session.job(job))
         if not summary.done + summary.failed:
             console.print(f"no contact sheet written: job {summary.job} made no cutouts")
             return
         first = out or Path(f"{summary.job}.html")
         pages = _write_pages(session, summary, first, images, per_page)
-    console.print_json({"job": summary.job, "report": str(first), "pages": pages})
     further = f" and {pages - 1} more beside it" if pages > 1 else ""
-    console.print(f"contact sheet: {first}{further}")
+    record = {"job": summary.job, "report": str(first), "pages": pages}
+    console.show(record, f"contact sheet: {first}{further}")
     if open_ and not webbrowser.open(first.absolute().as_uri()):
         console.warn(f"no browser found: open {first} yourself")
 
@@ -63,14 +59,11 @@ def _write_pages(
     session: Session, summary: JobSummary, first: Path, images: int, per_page: int
 ) -> int:
     """Write the pages and return their number."""
-    from bgpipe.pipeline.report.contact_sheet import render_contact_sheet
-    from bgpipe.pipeline.report.thumbnails import load_thumbnails
-
     jobs, job_id = session.jobs, summary.job
     recipe = jobs.job(job_id).recipe
     shown = load_thumbnails(jobs, session.stores, job_id, session.settings.images, images)
     count = -(-min(images, max(summary.done, 1)) // per_page)
-    paths = [first.with_stem(f"{first.stem}-{n}") if n > 1 else first for n in range(1, count + 1)]
+    paths = [first, *(first.with_stem(f"{first.stem}-{n}") for n in range(2, count + 1))]
     names = [path.name for path in paths]
     for number, path in enumerate(paths, 1):
         batch, failures = list(islice(shown, per_page)), jobs.items.failures(job_id)

@@ -2,51 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
-import typer
+from typer import Argument, Context, Exit, Option, Typer
 
+from bgpipe.config.settings import Settings, load_settings
+from bgpipe.config.sweeps import Sweep
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.parameters import Wait
+from bgpipe.pipeline.cli.planning import make_prune, show_dry_run
+from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
+from bgpipe.pipeline.cli.summary import format_summary
 from bgpipe.pipeline.errors import BgpipeError, ItemError, StorageUnavailable
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.config.sweeps import Sweep
-    from bgpipe.pipeline.cli.console import Console
-    from bgpipe.pipeline.session import Session
+from bgpipe.pipeline.scheduling import run_sweep
+from bgpipe.pipeline.scheduling.sweeps import SweepStateStore, deadline_of, next_start
+from bgpipe.pipeline.session import open_session
+from bgpipe.pipeline.storage.factory import StoreFactory
 
 PROBE = ".bgpipe/check"
 """The key that `check` writes and deletes at a target."""
 
-sweep_commands = typer.Typer(
-    help="Run, list and check the sweeps of the settings: jobs that repeat.", no_args_is_help=True
-)
+app = Typer(no_args_is_help=True)
 
 SweepArgument = Annotated[
-    str,
-    typer.Argument(metavar="NAME", help="NAME of [sweeps.NAME].", autocompletion=completion.sweeps),
+    str, Argument(metavar="NAME", help="NAME of [sweeps.NAME].", autocompletion=completion.sweeps)
 ]
 
 
-@sweep_commands.command()
-@examples("bgpipe sweep run products", "bgpipe sweep run products --dry-run")
+@app.command(epilog=examples("bgpipe sweep run products", "bgpipe sweep run products --dry-run"))
 def run(
-    context: typer.Context,
+    context: Context,
     name: SweepArgument,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count what a run would do, without running it.")
+        bool, Option("--dry-run", help="Count what a run would do, without running it.")
     ] = False,
-    prune_: Annotated[
-        bool, typer.Option("--prune", help="Remove cutouts whose source is gone.")
-    ] = False,
+    prune_: Annotated[bool, Option("--prune", help="Remove cutouts whose source is gone.")] = False,
     wait: Wait = None,
     due: Annotated[
         datetime | None,
-        typer.Option(
+        Option(
             metavar="TIME",
             formats=["%Y-%m-%dT%H:%M:%S%z"],
             help="Scheduled start of this run, for its deadline.",
@@ -54,31 +52,24 @@ def run(
     ] = None,
 ) -> None:
     """Run a sweep now, until its deadline."""
-    from bgpipe.pipeline.cli.planning import make_prune, show_dry_run
-    from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
-    from bgpipe.pipeline.planning.prune import check_prunable
-    from bgpipe.pipeline.scheduling import run_sweep
-    from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
-    from bgpipe.pipeline.session import open_session, read_settings
-
     console: Console = context.obj
-    settings = read_settings()
+    settings = load_settings()
     check_wait(settings, wait)
     sweep = run_sweep.find_sweep(settings, name)
     job = run_sweep.build_job(settings, name, sweep, console.notify)
     with open_session(settings, notify=console.notify) as session:
         prune = None
         if prune_ or sweep.prune:
-            check_prunable(job, session.stores.open(job.out))
             maximum = run_sweep.maximum_pruned(settings, sweep)
-            prune = make_prune(console, maximum, dry_run=dry_run)
+            prune = make_prune(session, console, job, maximum, dry_run=dry_run)
             if not prune_:
                 prune = run_sweep.tolerate_too_many(prune, console.warn)
         if dry_run:
             show_dry_run(session, console, job, prune=prune)
             return
-        states, start = SweepStateStore(session.client), due or datetime.now(UTC)
-        sweep_run = run_sweep.SweepRun(name, sweep, states, session.jobs, start)
+        deadline = deadline_of(sweep, due or datetime.now(UTC))
+        states = SweepStateStore(session.client)
+        sweep_run = run_sweep.SweepRun(name, sweep, states, session.jobs, deadline)
         job_id, lease = open_job(session, console, job)
         if job_id == job.id:
             sweep_run.begin(job_id)
@@ -87,32 +78,41 @@ def run(
             code = run_to_completion(console, job_run, wait=wait)
         if not session.is_dispatched():
             sweep_run.notify_finished(job_id)
-    raise typer.Exit(code)
+    raise Exit(code)
 
 
-@sweep_commands.command(name="list")
-@examples("bgpipe sweep list", "bgpipe --json sweep list | jq .next")
-def list_(context: typer.Context) -> None:
+@app.command("list", epilog=examples("bgpipe sweep list", "bgpipe --json sweep list | jq .next"))
+def list_(context: Context) -> None:
     """List the sweeps with last run, next run and counts."""
-    from bgpipe.pipeline.session import open_session, read_settings
-
     console: Console = context.obj
-    settings = read_settings()
+    settings, now = load_settings(), datetime.now(UTC)
     with open_session(settings, notify=console.notify) as session:
         for name, sweep in settings.sweeps.items():
-            record = _record(session, name, sweep)
-            console.print_json(record)
-            console.print(_sentence(record))
+            state = SweepStateStore(session.client).read(name, now)
+            last = session.jobs.summary(state.job) if state.job in session.jobs.ids() else None
+            start = next_start(sweep, now)
+            retry = datetime.fromtimestamp(state.retry_at, UTC) if state.retry_at else None
+            record = {
+                "sweep": name,
+                "source": sweep.source,
+                "target": sweep.target,
+                "next": start.isoformat() if start else None,
+                "failed_starts": state.failures,
+                "again": retry.isoformat() if retry else None,
+                "last": asdict(last) if last else None,
+            }
+            line = f"{name}: {format_summary(last) if last else 'never run'}"
+            line += f"; next: {record['next'] or 'by hand only'}"
+            if retry:
+                line += f"; failed starts: {state.failures}, next attempt at {record['again']}"
+            console.show(record, line)
 
 
-@sweep_commands.command()
-@examples("bgpipe sweep check")
-def check(context: typer.Context) -> None:
+@app.command(epilog=examples("bgpipe sweep check"))
+def check(context: Context) -> None:
     """Check each sweep: its model is available, its source readable, its target writable."""
-    from bgpipe.pipeline.session import read_settings
-
     console: Console = context.obj
-    settings = read_settings()
+    settings = load_settings()
     first_error = None
     for name, sweep in settings.sweeps.items():
         error = _find_error(settings, console, name, sweep)
@@ -120,58 +120,15 @@ def check(context: typer.Context) -> None:
         console.print(f"{name}: {f'error: {error}' if error else 'ok'}")
         first_error = first_error or error
     if first_error:
-        raise typer.Exit(first_error.exit_code)
-
-
-def _record(session: Session, name: str, sweep: Sweep) -> dict[str, Any]:
-    """Return a sweep's declaration, last run and next run for JSON."""
-    from dataclasses import asdict
-
-    from bgpipe.pipeline.scheduling.cron import next_start
-    from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
-
-    now = datetime.now(UTC)
-    state = SweepStateStore(session.client).read(name, now)
-    is_known = state.job in session.jobs.ids()
-    following = next_start(sweep, now)
-    retry_at = datetime.fromtimestamp(state.retry_at, UTC) if state.retry_at else None
-    return {
-        "sweep": name,
-        "source": sweep.source,
-        "target": sweep.target,
-        "next": following.isoformat() if following else None,
-        "failed_starts": state.failures,
-        "again": retry_at.isoformat() if retry_at else None,
-        "last": asdict(session.jobs.summary(state.job)) if is_known else None,
-    }
-
-
-def _sentence(record: Mapping[str, Any]) -> str:
-    last = record["last"]
-    result = (
-        f"{last['job']} {last['state']}: {last['total']} images, {last['done']} done, "
-        f"{last['skipped']} up to date, {last['failed']} failed"
-        if last
-        else "never run"
-    )
-    following = record["next"] or "by hand only"
-    retry = (
-        f"; failed starts: {record['failed_starts']}, next attempt at {record['again']}"
-        if record["again"]
-        else ""
-    )
-    return f"{record['sweep']}: {result}; next: {following}{retry}"
+        raise Exit(first_error.exit_code)
 
 
 def _find_error(
     settings: Settings, console: Console, name: str, sweep: Sweep
 ) -> BgpipeError | None:
     """Return the error that would stop a run of the sweep."""
-    from bgpipe.pipeline.scheduling.run_sweep import build_job
-    from bgpipe.pipeline.storage.factory import StoreFactory
-
     try:
-        job = build_job(settings, name, sweep, console.notify)
+        job = run_sweep.build_job(settings, name, sweep, console.notify)
         stores = StoreFactory(settings.s3)
         next(stores.open(job.source).list(), None)
         target = stores.open(job.out)

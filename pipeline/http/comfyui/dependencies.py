@@ -104,7 +104,6 @@ async def read_json(request: Request) -> Json:
     Raises:
         WorkflowError: it is not JSON, or not valid in UTF-8 (NaN, lone surrogates).
         Problem: it is too large.
-
     """
     body = await read_body(request)
     try:

@@ -1,97 +1,28 @@
-"""Settings and small files that clients keep on the server, and the routes for them."""
+"""Settings and small files that clients keep on the server."""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, cast
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import JSONResponse
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.http.comfyui.dependencies import Body, ComfyRoute, get_service, read_body
+from bgpipe.pipeline.http.comfyui.dependencies import Body, ComfyRoute, Service, read_body
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.uploads import validate_name
 from bgpipe.pipeline.types import DAY_SECONDS
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.broker.client import RedisClient
     from bgpipe.pipeline.comfyui.graph import Json
 
 MAX_FILES, MAX_BYTES = 32, 250_000
 """Of one caller: Redis stores them."""
 SETTINGS = "comfy.settings.json"
+"""The file of the settings, as in ComfyUI."""
 
-
-@dataclass(frozen=True, slots=True)
-class UserFile:
-    """`modified` is Unix time in milliseconds."""
-
-    path: str
-    size: int
-    modified: int
-
-
-class UserFiles:
-    """The files of one owner. They expire together, some days after the last change."""
-
-    def __init__(self, client: RedisClient, owner: str, keep_days: float) -> None:
-        self._client = client
-        self._key = keys.user_files_of(owner)
-        self._seconds = max(1, int(keep_days * DAY_SECONDS))
-
-    def read(self, path: str) -> bytes | None:
-        value = cast("bytes | None", self._client.hget(self._key, path))
-        return value.partition(b"\n")[2] if value else None
-
-    def write(self, path: str, data: bytes, *, overwrite: bool = True) -> UserFile:
-        """Store a file.
-
-        Raises:
-            Problem: it exists, is too large, or the caller has too many.
-
-        """
-        validate_name(path)
-        names = cast("list[bytes]", self._client.hkeys(self._key))
-        if path.encode() in names and not overwrite:
-            raise Problem(409, "conflict", f"file exists: {path}: overwrite=true replaces it")
-        if len(data) > MAX_BYTES or len({*names, path.encode()}) > MAX_FILES:
-            raise Problem(413, "too-large", f"more than {MAX_FILES} files of {MAX_BYTES} bytes")
-        file = UserFile(path, len(data), int(1000 * time.time()))
-        self._client.hset(self._key, path, b"%d\n%s" % (file.modified, data))
-        self._client.expire(self._key, self._seconds)
-        return file
-
-    def remove(self, path: str) -> bool:
-        """Return whether there was one."""
-        return bool(self._client.hdel(self._key, path))
-
-    def list_below(self, folder: str) -> list[UserFile]:
-        """Return the files of a folder and its folders; their paths begin there."""
-        files = []
-        values = cast("dict[bytes, bytes]", self._client.hgetall(self._key))
-        for name, value in sorted(values.items()):
-            modified, _, data = value.partition(b"\n")
-            path = name.decode()
-            if path.startswith(f"{folder}/"):
-                files.append(UserFile(path[len(folder) + 1 :], len(data), int(modified)))
-        return files
-
-    @property
-    def settings(self) -> dict[str, Json]:
-        settings: dict[str, Json] = json.loads(self.read(SETTINGS) or b"{}")
-        return settings
-
-
-def get_files(request: Request) -> UserFiles:
-    service = get_service(request)
-    keep_days = service.state.settings.serve.keep_days
-    return UserFiles(service.state.session.client, service.owner, keep_days)
-
-
-Files = Annotated[UserFiles, Depends(get_files)]
 router = APIRouter(route_class=ComfyRoute)
 
 
@@ -102,50 +33,45 @@ def show_users() -> JSONResponse:
 
 
 @router.get("/settings")
-def show_settings(files: Files) -> JSONResponse:
-    return JSONResponse(files.settings)
+def show_settings(service: Service) -> JSONResponse:
+    return JSONResponse(_settings(service))
 
 
 @router.get("/settings/{name}")
-def show_setting(files: Files, name: str) -> JSONResponse:
-    return JSONResponse(files.settings.get(name))
+def show_setting(service: Service, name: str) -> JSONResponse:
+    return JSONResponse(_settings(service).get(name))
 
 
 @router.post("/settings")
-def edit_settings(files: Files, body: Body) -> Response:
+def edit_settings(service: Service, body: Body) -> Response:
     if not isinstance(body, dict):
         raise Problem(400, "invalid_request", "not an object of settings")
-    files.write(SETTINGS, json.dumps(files.settings | body).encode())
+    _write(service, SETTINGS, json.dumps(_settings(service) | body).encode())
     return Response()
 
 
 @router.post("/settings/{name}")
-def edit_setting(files: Files, name: str, body: Body) -> Response:
-    return edit_settings(files, {name: body})
+def edit_setting(service: Service, name: str, body: Body) -> Response:
+    return edit_settings(service, {name: body})
 
 
 @router.get("/userdata")
 def list_files(
-    files: Files,
-    folder: Annotated[str, Query(alias="dir")],
-    recurse: str = "",
-    split: str = "",
-    full_info: str = "",
+    service: Service, folder: Annotated[str, Query(alias="dir")], recurse: str = "", split: str = ""
 ) -> JSONResponse:
-    """The paths below a folder, with size and date (`full_info`), or with their parts (`split`)."""
-    found = files.list_below(folder.strip("/"))
-    if not found:
+    """The paths below a folder, with their parts if `split`."""
+    head = folder.strip("/") + "/"
+    names = [name.decode() for name in _names(service)]
+    paths = sorted(name.removeprefix(head) for name in names if name.startswith(head))
+    if not paths:
         raise Problem(404, "unknown_folder", f"unknown folder: {folder[:100]}")
-    found = [file for file in found if recurse == "true" or "/" not in file.path]
-    if full_info == "true":
-        return JSONResponse([asdict(file) for file in found])
-    paths = [file.path for file in found]
-    return JSONResponse([[each, *each.split("/")] for each in paths] if split == "true" else paths)
+    paths = [path for path in paths if recurse == "true" or "/" not in path]
+    return JSONResponse([[path, *path.split("/")] for path in paths] if split == "true" else paths)
 
 
 @router.get("/userdata/{path:path}")
-def show_file(files: Files, path: str) -> Response:
-    data = files.read(path)
+def show_file(service: Service, path: str) -> Response:
+    data = _read(service, path)
     if data is None:
         raise Problem(404, "unknown_file", f"unknown file: {path[:100]}")
     return Response(data, media_type="application/octet-stream")
@@ -153,17 +79,46 @@ def show_file(files: Files, path: str) -> Response:
 
 @router.post("/userdata/{path:path}")
 def write_file(
-    files: Files,
+    service: Service,
     path: str,
     data: Annotated[bytes, Depends(read_body)],
     overwrite: str = "true",
     full_info: str = "",
 ) -> JSONResponse:
-    file = files.write(path, data, overwrite=overwrite != "false")
-    return JSONResponse(asdict(file) if full_info == "true" else file.path)
+    """Store a file; its path, or with `full_info` also its size and date, is the response."""
+    if overwrite == "false" and path.encode() in _names(service):
+        raise Problem(409, "conflict", f"file exists: {path}: overwrite=true replaces it")
+    _write(service, path, data)
+    info = {"path": path, "size": len(data), "modified": int(1000 * time.time())}
+    return JSONResponse(info if full_info == "true" else path)
 
 
 @router.delete("/userdata/{path:path}", status_code=204)
-def remove_file(files: Files, path: str) -> None:
-    if not files.remove(path):
+def remove_file(service: Service, path: str) -> None:
+    if not service.state.session.client.hdel(keys.user_files_of(service.owner), path):
         raise Problem(404, "unknown_file", f"unknown file: {path[:100]}")
+
+
+def _settings(service: Service) -> dict[str, Json]:
+    settings: dict[str, Json] = json.loads(_read(service, SETTINGS) or b"{}")
+    return settings
+
+
+def _names(service: Service) -> list[bytes]:
+    return cast(
+        "list[bytes]", service.state.session.client.hkeys(keys.user_files_of(service.owner))
+    )
+
+
+def _read(service: Service, path: str) -> bytes | None:
+    client, key = service.state.session.client, keys.user_files_of(service.owner)
+    return cast("bytes | None", client.hget(key, path))
+
+
+def _write(service: Service, path: str, data: bytes) -> None:
+    validate_name(path)
+    if len(data) > MAX_BYTES or len({*_names(service), path.encode()}) > MAX_FILES:
+        raise Problem(413, "too-large", f"more than {MAX_FILES} files of {MAX_BYTES} bytes")
+    client, key = service.state.session.client, keys.user_files_of(service.owner)
+    client.hset(key, path, data)
+    client.expire(key, max(1, int(service.state.settings.serve.keep_days * DAY_SECONDS)))

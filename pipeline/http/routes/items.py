@@ -19,7 +19,7 @@ from bgpipe.pipeline.http.downloads import (
 )
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.schemas import ImageKind, ItemBody, ItemPage, item_body
-from bgpipe.pipeline.images.preview import render_mask_thumbnail, render_thumbnail
+from bgpipe.pipeline.images.preview import render_thumbnail
 from bgpipe.pipeline.jobs.items import ItemView
 from bgpipe.pipeline.types import Job
 
@@ -89,9 +89,9 @@ def preview(
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
     limits = state.uploads.limits
-    render = render_mask_thumbnail if of is ImageKind.MASK else render_thumbnail
     with state.image_slots:
-        data = render(store.read(key, limits.max_bytes), limits, side)
+        data = store.read(key, limits.max_bytes)
+        data = render_thumbnail(data, limits, side, mask=of is ImageKind.MASK)
     return Response(data, media_type="image/webp", headers=headers)
 
 

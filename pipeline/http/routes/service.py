@@ -7,13 +7,13 @@ from typing import get_args
 
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from bgpipe.config.output import Format
 from bgpipe.pipeline.http.dependencies import KEYED, Caller, State
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.schemas import Health, ModelOption, Options
 from bgpipe.pipeline.models import registry
-from bgpipe.pipeline.monitoring.exporter import CONTENT_TYPE, render_metrics
 from bgpipe.pipeline.types import ModelTask
 
 router = APIRouter()
@@ -37,7 +37,7 @@ def metrics(state: State, caller: Caller) -> PlainTextResponse:
     """Prometheus metrics of the whole cluster, for keys that see everything."""
     if not caller.everything:
         raise Problem(403, "not-allowed", "metrics cover all jobs: bgpipe keys add --everything")
-    return PlainTextResponse(render_metrics(state.cluster), media_type=CONTENT_TYPE)
+    return PlainTextResponse(generate_latest(state.cluster), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/options", tags=["options"], dependencies=KEYED)

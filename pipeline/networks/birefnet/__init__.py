@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from bgpipe.pipeline.networks.birefnet.config import (
-    CONFIGS,
-    EfficientNetConfig,
-    ModelConfig,
-    SwinConfig,
-)
-from bgpipe.pipeline.networks.birefnet.network import BiRefNet, InvalidSize
-
-__all__ = [
-    "CONFIGS",
-    "BiRefNet",
-    "EfficientNetConfig",
-    "InvalidSize",
-    "ModelConfig",
-    "SwinConfig",
-    "build",
-    "create",
-]
+from bgpipe.pipeline.networks.birefnet.config import CONFIGS as CONFIGS
+from bgpipe.pipeline.networks.birefnet.config import EfficientNetConfig as EfficientNetConfig
+from bgpipe.pipeline.networks.birefnet.config import ModelConfig as ModelConfig
+from bgpipe.pipeline.networks.birefnet.config import SwinConfig as SwinConfig
+from bgpipe.pipeline.networks.birefnet.network import BiRefNet as BiRefNet
+from bgpipe.pipeline.networks.birefnet.network import InvalidSize as InvalidSize
 
 
 def build(config: ModelConfig) -> BiRefNet:

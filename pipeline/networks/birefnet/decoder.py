@@ -9,6 +9,8 @@ Segmentation, section 3.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,27 +22,20 @@ TILES = {5: 32, 4: 16, 3: 8, 2: 4, 1: 1}
 """Tiles per side of the image in the image branch of each level."""
 
 
-class PlainConvolution(nn.Module):
-    """A convolution without offsets, in the place of a deformable one."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
-        super().__init__()
-        self.regular_conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.regular_conv(x)
-        return out
-
-
 class ASPPBranch(nn.Module):
     def __init__(self, config: ModelConfig, kernel: int) -> None:
         super().__init__()
-        conv = DeformableConv if config.deformable else PlainConvolution
-        self.atrous_conv = conv(config.inner, config.branch, kernel)
-        self.bn = nn.BatchNorm2d(config.branch)
+        inner, branch = config.inner, config.branch
+        self.atrous_conv: nn.Module
+        if config.deformable:
+            self.atrous_conv = DeformableConv(inner, branch, kernel)
+        else:
+            conv = nn.Conv2d(inner, branch, kernel, padding=kernel // 2, bias=False)
+            self.atrous_conv = nn.Sequential(OrderedDict(regular_conv=conv))
+        self.bn = nn.BatchNorm2d(branch)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.atrous_conv(x)))
+        return F.relu_(self.bn(self.atrous_conv(x)))
 
 
 class ASPP(nn.Module):
@@ -55,7 +50,7 @@ class ASPP(nn.Module):
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(inner, branch, 1, bias=False),
             nn.BatchNorm2d(branch),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
         self.conv1 = nn.Conv2d((2 + len(config.kernels)) * branch, inner, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
@@ -63,7 +58,7 @@ class ASPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         local = [self.aspp1(x), *(branch(x) for branch in self.aspp_deforms)]
         pooled = self.global_avg_pool(x).expand(-1, -1, *x.shape[2:])
-        return F.relu(self.bn1(self.conv1(torch.cat([*local, pooled], dim=1))))
+        return F.relu_(self.bn1(self.conv1(torch.cat([*local, pooled], dim=1))))
 
 
 class DecoderBlock(nn.Module):
@@ -78,18 +73,8 @@ class DecoderBlock(nn.Module):
         self.bn_out = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.dec_att(F.relu(self.bn_in(self.conv_in(x))))
+        x = self.dec_att(F.relu_(self.bn_in(self.conv_in(x))))
         out: Tensor = self.bn_out(self.conv_out(x))
-        return out
-
-
-class Lateral(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x)
         return out
 
 
@@ -108,7 +93,7 @@ class ImageBranch(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Image and encoder maps of stride 4, 8, 16, 32 to logits [B, 1, H, W]."""
+    """Image and encoder maps of stride 4, 8, 16, 32 to one map of stride 4."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -124,31 +109,31 @@ class Decoder(nn.Module):
         self.decoder_block3 = DecoderBlock(config, c3 + i4, c2)
         self.decoder_block2 = DecoderBlock(config, c2 + i3, c1)
         self.decoder_block1 = DecoderBlock(config, c1 + i2, c1 // 2)
-        self.lateral_block4 = Lateral(c3)
-        self.lateral_block3 = Lateral(c2)
-        self.lateral_block2 = Lateral(c1)
+        self.lateral_block4 = nn.Sequential(OrderedDict(conv=nn.Conv2d(c3, c3, 1)))
+        self.lateral_block3 = nn.Sequential(OrderedDict(conv=nn.Conv2d(c2, c2, 1)))
+        self.lateral_block2 = nn.Sequential(OrderedDict(conv=nn.Conv2d(c1, c1, 1)))
         self.conv_out1 = nn.Sequential(nn.Conv2d(c1 // 2 + i1, 1, 1))
         for level, channels in ((4, c3), (3, c2), (2, c1)):
             self._add_heads(level, channels, config.gate)
 
     def _add_heads(self, level: int, channels: int, gate: int) -> None:
-        features = (nn.Conv2d(channels, gate, 3, padding=1), nn.BatchNorm2d(gate), nn.ReLU())
-        self.add_module(f"gdt_convs_{level}", nn.Sequential(*features))
+        conv, norm = nn.Conv2d(channels, gate, 3, padding=1), nn.BatchNorm2d(gate)
+        features = nn.Sequential(conv, norm, nn.ReLU(inplace=True))
+        self.add_module(f"gdt_convs_{level}", features)
         self.add_module(f"gdt_convs_attn_{level}", nn.Sequential(nn.Conv2d(gate, 1, 1)))
         # For training only, but part of every released checkpoint.
         self.add_module(f"gdt_convs_pred_{level}", nn.Sequential(nn.Conv2d(gate, 1, 1)))
         self.add_module(f"conv_ms_spvn_{level}", nn.Conv2d(channels, 1, 1))
 
     def forward(self, image: Tensor, features: list[Tensor]) -> Tensor:
-        x1, x2, x3, x4 = features
-        p4 = self._gate(4, self.decoder_block4(torch.cat([x4, self.ipt_blk5(image)], dim=1)))
-        a3 = resize_like(p4, x3) + self.lateral_block4(x3)
-        p3 = self._gate(3, self.decoder_block3(torch.cat([a3, self.ipt_blk4(image)], dim=1)))
-        a2 = resize_like(p3, x2) + self.lateral_block3(x2)
-        p2 = self._gate(2, self.decoder_block2(torch.cat([a2, self.ipt_blk3(image)], dim=1)))
-        a1 = resize_like(p2, x1) + self.lateral_block2(x1)
-        p1 = self.decoder_block1(torch.cat([a1, self.ipt_blk2(image)], dim=1))
-        return self.head(p1, image)
+        *finer, x = features
+        for level in (4, 3, 2, 1):
+            tiles = getattr(self, f"ipt_blk{level + 1}")(image)
+            x = getattr(self, f"decoder_block{level}")(torch.cat([x, tiles], dim=1))
+            if level > 1:
+                lateral = getattr(self, f"lateral_block{level}")(finer[level - 2])
+                x = resize_like(self._gate(level, x), lateral) + lateral
+        return x
 
     def head(self, x: Tensor, image: Tensor) -> Tensor:
         """Return logits of the image's size from the finest map and the image itself."""
@@ -157,8 +142,8 @@ class Decoder(nn.Module):
         return logits
 
     def _gate(self, level: int, x: Tensor) -> Tensor:
-        gradient = self.get_submodule(f"gdt_convs_{level}")(x)
-        attention: Tensor = self.get_submodule(f"gdt_convs_attn_{level}")(gradient)
+        gradient = getattr(self, f"gdt_convs_{level}")(x)
+        attention: Tensor = getattr(self, f"gdt_convs_attn_{level}")(gradient)
         return x * attention.sigmoid()
 
 
@@ -169,7 +154,8 @@ def stack_tiles(image: Tensor, tiles: int) -> Tensor:
     """
     batch, colors, height, width = image.shape
     x = image.view(batch, colors, tiles, height // tiles, tiles, width // tiles)
-    return x.transpose(3, 4).reshape(batch, -1, height // tiles, width // tiles)
+    x = x.permute(0, 3, 5, 1, 2, 4).reshape(batch, height // tiles, width // tiles, -1)
+    return x.permute(0, 3, 1, 2)  # channels last in memory
 
 
 def resize_like(x: Tensor, reference: Tensor) -> Tensor:

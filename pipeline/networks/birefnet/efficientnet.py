@@ -7,6 +7,7 @@ and activations are capped at 6.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -18,8 +19,8 @@ EXPANSION = 6  # of every block after the first stage
 KERNELS = (3, 3, 5, 3, 5, 5, 3)  # of the stages
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 OUTPUT_STAGES = (1, 2, 4, 6)  # the last stages at strides 4, 8, 16 and 32
-EPSILON = 1e-3
-MOMENTUM = 0.01
+
+make_batch_norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
 
 
 class EfficientNet(nn.Module):
@@ -44,7 +45,7 @@ class EfficientNet(nn.Module):
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        x = F.relu6(self._bn0(self._conv_stem(image)))
+        x = F.relu6(self._bn0(self._conv_stem(image)), inplace=True)
         maps, blocks = [], iter(self._blocks)
         for depth in self.depths:
             for _ in range(depth):
@@ -82,8 +83,10 @@ class MBConvBlock(nn.Module):
         self._bn2 = make_batch_norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        wide = F.relu6(self._bn1(self._depthwise_conv(wide)))
+        wide = x
+        if self.expands:
+            wide = F.relu6(self._bn0(self._expand_conv(x)), inplace=True)
+        wide = F.relu6(self._bn1(self._depthwise_conv(wide)), inplace=True)
         out: Tensor = self._bn2(self._project_conv(wide))
         return out + x if self.adds else out
 
@@ -92,7 +95,3 @@ def pad_same(x: Tensor, kernel: int) -> Tensor:
     """Pad with zeros as TensorFlow's SAME does for a stride of 2."""
     height, width = (kernel - 2 + side % 2 for side in x.shape[2:])
     return F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
-
-
-def make_batch_norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=EPSILON, momentum=MOMENTUM)

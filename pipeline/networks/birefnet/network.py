@@ -37,19 +37,20 @@ class BiRefNet(nn.Module):
         Raises InvalidSize unless H and W are multiples of 32.
         """
         check_size(*image.shape[2:])
-        logits: Tensor = self.decoder(image, self._encode(image))
-        return logits
+        return self.decoder.head(self.encode_and_decode(image), image)
 
-    def _encode(self, image: Tensor) -> list[Tensor]:
-        """Return maps of stride 4, 8, 16, 32; the deepest one is computed from all."""
+    def encode_and_decode(self, image: Tensor) -> Tensor:
+        """Return the map [B, C, H / 4, W / 4] from which the logits are made."""
         half = F.interpolate(image, scale_factor=0.5, mode="bilinear", align_corners=True)
-        maps = [
+        scales = [image, half]
+        maps = self.bb(scales) if isinstance(self.bb, Swin) else map(self.bb, scales)
+        *shallow, deep = (
             torch.cat([whole, resize_like(small, whole)], dim=1)
-            for whole, small in zip(self.bb(image), self.bb(half), strict=True)
-        ]
-        *shallow, deep = maps
+            for whole, small in zip(*maps, strict=True)
+        )
         context = torch.cat([*(resize_like(x, deep) for x in shallow), deep], dim=1)
-        return [*shallow, self.squeeze_module(context)]
+        x: Tensor = self.decoder(image, [*shallow, self.squeeze_module(context)])
+        return x
 
 
 def check_size(height: int, width: int) -> None:

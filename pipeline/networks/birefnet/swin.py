@@ -1,24 +1,36 @@
 """Swin Transformer (Liu et al. 2021), the variant for dense prediction in BiRefNet.
 
-Module names are those of the released checkpoints. Maps are channels last, [B, H, W, C], inside.
-Every map is padded to whole windows, even one smaller than a window, and padded positions take part
-as keys, as in the training of the checkpoints.
+Module names are those of the released checkpoints. Images of several sizes go through together, as
+one list of tokens. Shift, padding and partition into windows are one gather, their inverse another.
+The shift's mask has only four kinds (a window inside, at the right, at the bottom, in the corner), so
+windows are sorted by kind, and bias and mask are one small tensor for each. Every map is padded to
+whole windows, even one smaller than a window, and padding takes part as a key, as in the training of
+the checkpoints: it is the same everywhere, the bias of the projection.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bgpipe.pipeline.networks.birefnet.config import SwinConfig
+from bgpipe.pipeline.networks.birefnet.layers import DenseLayer
 
 PATCH = 4
 MLP_RATIO = 4
+ALIGNMENT = 16  # of the rows of a bias, in values: required by CUDA's attention
+CPU_VALUES = 2**21  # hidden values of an MLP computed at once: they stay in the cache
+
+Grid = tuple[int, int]
+"""Rows and columns of tokens."""
 
 
 class Swin(nn.Module):
-    """Image [B, 3, H, W] to four maps [B, embed * 2^i, H / (4 * 2^i), W / (4 * 2^i)], rounded up."""
+    """Images [B, 3, H, W] to four maps of each [B, embed * 2^i, H / (4 * 2^i), W / (4 * 2^i)], rounded up."""
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
@@ -32,14 +44,26 @@ class Swin(nn.Module):
         self.norm0, self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(d) for d in config.stages)
         self.apply(_initialize)
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        x = self.patch_embed(image)
+    def forward(self, images: Sequence[Tensor]) -> list[list[Tensor]]:
+        x = torch.cat([self.patch_embed(image).flatten(1, 2) for image in images], dim=1)
+        grids = [_divide(image.shape[2:], PATCH) for image in images]
         maps = []
-        norms = (self.norm0, self.norm1, self.norm2, self.norm3)
-        for layer, norm in zip(self.layers, norms, strict=True):
-            out, x = layer(x)
-            maps.append(norm(out).permute(0, 3, 1, 2))
-        return maps
+        for i, stage in enumerate(self.layers):
+            out, x = stage(x, grids)
+            normalized = _split(getattr(self, f"norm{i}")(out), grids)
+            maps.append([part.permute(0, 3, 1, 2) for part in normalized])
+            grids = [_divide(grid) for grid in grids]
+        return [list(each) for each in zip(*maps, strict=True)]
+
+    def fix_sizes(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Compute what depends on the images' (height, width) or on weights alone, once for all."""
+        grids = [_divide(size, PATCH) for size in sizes]
+        for module in list(self.modules()):
+            if isinstance(module, SwinStage):
+                module.windows = module.make_windows(grids)
+                grids = [_divide(grid) for grid in grids]
+            elif isinstance(module, WindowAttention):
+                module.fix_bias()
 
 
 class PatchEmbed(nn.Module):
@@ -56,94 +80,110 @@ class PatchEmbed(nn.Module):
 class SwinStage(nn.Module):
     """Blocks at one resolution; every second one has its windows shifted by half a window.
 
-    Returns their output, and the input of the next stage.
+    Tokens [B, T, C] of all grids to their output, and to the input of the next stage.
     """
 
     def __init__(self, dim: int, depth: int, heads: int, window: int, *, last: bool) -> None:
         super().__init__()
         self.window = window
+        self.windows: nn.ModuleList | None = None
         self.blocks = nn.ModuleList(
             SwinBlock(dim, heads, window, shift=window // 2 if j % 2 else 0) for j in range(depth)
         )
-        self.downsample = nn.Identity() if last else PatchMerging(dim)
+        self.downsample = None if last else PatchMerging(dim)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mask = shift_mask(x, self.window)
-        for block in self.blocks:
-            x = block(x, mask)
-        return x, self.downsample(x)
+    def forward(self, x: Tensor, grids: Sequence[Grid]) -> tuple[Tensor, Tensor]:
+        windows = self.windows
+        if windows is None:
+            windows = self.make_windows(grids).to(x.device)
+        for j, block in enumerate(self.blocks):
+            x = block(x, windows[j % 2])
+        if self.downsample is None:
+            return x, x
+        merged = [self.downsample(part).flatten(1, 2) for part in _split(x, grids)]
+        return x, torch.cat(merged, dim=1)
+
+    def make_windows(self, grids: Sequence[Grid]) -> nn.ModuleList:
+        """Return the windows of even and of odd blocks."""
+        return nn.ModuleList(Windows(grids, self.window, s) for s in (0, self.window // 2))
 
 
 class SwinBlock(nn.Module):
     def __init__(self, dim: int, heads: int, window: int, shift: int) -> None:
         super().__init__()
-        self.window = window
-        self.shift = shift
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, heads, window)
+        self.attn = WindowAttention(dim, heads, window, shift)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = x + self._attend(self.norm1(x), mask)
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
+        x = x + self.attn(self.norm1(x), windows)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
-
-    def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
-        height, width = x.shape[1:3]
-        x = _pad_to(x, self.window)
-        padded = x.shape
-        if self.shift:
-            x = x.roll((-self.shift, -self.shift), (1, 2))
-        windows = self.attn(partition(x, self.window), mask if self.shift else None)
-        x = merge(windows, self.window, padded)
-        if self.shift:
-            x = x.roll((self.shift, self.shift), (1, 2))
-        return x[:, :height, :width]
 
 
 class WindowAttention(nn.Module):
     """Self-attention inside each window with a learned bias for every relative position."""
 
     relative_position_index: Tensor
+    bias: Tensor | None
 
-    def __init__(self, dim: int, heads: int, window: int) -> None:
+    def __init__(self, dim: int, heads: int, window: int, shift: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.window, self.shift = heads, window, shift
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer("relative_position_index", relative_position_index(window))
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.register_buffer("bias", None)
+        self.qkv = DenseLayer(dim, 3 * dim)
+        self.proj = DenseLayer(dim, dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend in windows [B * windows, N, C], N = window^2; add mask [windows, N, N] to scores."""
-        count, tokens, dim = x.shape
-        qkv = self.qkv(x).view(count, tokens, 3, self.heads, dim // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B * windows, heads, N, C / heads]
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(count, mask))
-        out: Tensor = self.proj(x.transpose(1, 2).reshape(count, tokens, dim))
-        return out
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
+        qkv = windows.gather(self.qkv(x), self.qkv.bias)  # [windows * B, N, 3C]
+        count, tokens, _ = qkv.shape
+        q, k, v = qkv.view(count, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        bias = self._make_bias() if self.bias is None else self.bias
+        out = [
+            F.scaled_dot_product_attention(q[kind], k[kind], v[kind], attn_mask=each.unsqueeze(0))
+            for each, kind in zip(bias[..., :tokens], windows.kinds(len(x)), strict=True)
+            if kind.start < kind.stop
+        ]
+        rows = _join([heads.transpose(1, 2).flatten(2).flatten(0, 1) for heads in out], dim=0)
+        attended: Tensor = self.proj(windows.scatter(rows, x.shape))
+        return attended
 
-    def _bias(self, count: int, mask: Tensor | None) -> Tensor:
+    def fix_bias(self) -> None:
+        """Compute the bias once for all, and drop what it is made of."""
+        self.bias = self._make_bias()
+        del self.relative_position_bias_table, self.relative_position_index
+
+    def _make_bias(self) -> Tensor:
+        """Return [kinds, heads, N, N, rounded up]: the bias, plus each kind's mask if shifted."""
         bias = self.relative_position_bias_table[self.relative_position_index]
-        bias = bias.permute(2, 0, 1).unsqueeze(0)  # [1, heads, N, N]
-        if mask is None:
-            return bias.contiguous()
-        bias = bias + mask.unsqueeze(1)  # [windows, heads, N, N]
-        images = count // len(mask)
-        return bias.expand(images, *bias.shape).flatten(0, 1)  # [B * windows, heads, N, N]
+        bias = bias.permute(2, 0, 1).unsqueeze(0)
+        if self.shift:
+            # The shift puts opposite edges of the map into one window: they must not attend.
+            edge = torch.arange(self.window, device=bias.device) >= self.window - self.shift
+            kinds = [
+                2 * (edge & bottom)[:, None] + (edge & right)
+                for bottom in (False, True)
+                for right in (False, True)
+            ]
+            region = torch.stack(kinds).flatten(1)  # [kinds, N]
+            apart = region[:, :, None] != region[:, None]
+            bias = bias.masked_fill(apart.unsqueeze(1), -torch.inf)
+        return F.pad(bias, (0, -bias.shape[3] % ALIGNMENT))
 
 
 class Mlp(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, MLP_RATIO * dim)
-        self.fc2 = nn.Linear(MLP_RATIO * dim, dim)
+        self.fc1 = DenseLayer(dim, MLP_RATIO * dim, "gelu")
+        self.fc2 = DenseLayer(MLP_RATIO * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
+        rows = x.shape[1] if x.is_cuda else max(1, CPU_VALUES // self.fc1.out_features)
+        return _join([self.fc2(self.fc1(part)) for part in torch.split(x, rows, dim=1)], dim=1)
 
 
 class PatchMerging(nn.Module):
@@ -155,10 +195,67 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _pad_to(x, 2)
+        height, width = x.shape[1:3]
+        if height % 2 or width % 2:
+            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
         quarters = (x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2])
         out: Tensor = self.reduction(self.norm(torch.cat(quarters, dim=-1)))
         return out
+
+
+class Windows(nn.Module):
+    """Indices from tokens to slots of windows and back; slots are counted window by window."""
+
+    token: Tensor  # [windows, N]: of each slot, 0 for padding
+    padding: Tensor  # slots
+    slot: Tensor  # [T]: of each token
+
+    def __init__(self, grids: Sequence[Grid], window: int, shift: int) -> None:
+        super().__init__()
+        tokens, kinds, first = [], [], 0
+        for height, width in grids:
+            grid = torch.arange(first, first + height * width).view(height, width)
+            grid = F.pad(grid, (0, -width % window, 0, -height % window), value=-1)
+            grid = grid.roll((-shift, -shift), (0, 1))
+            cut = grid.unfold(0, window, window).unfold(1, window, window)
+            bottom, right = (torch.arange(count) == count - 1 for count in cut.shape[:2])
+            tokens.append(cut.reshape(-1, window**2))
+            kinds.append((2 * bottom[:, None] + right).flatten())
+            first += height * width
+        kind = torch.cat(kinds)
+        self.counts = (kind.bincount(minlength=4) if shift else torch.tensor([len(kind)])).tolist()
+        token = torch.cat(tokens)[kind.argsort(stable=True)]
+        flat = token.flatten()
+        slot = torch.empty(first, dtype=torch.long)
+        slot[flat[flat >= 0]] = torch.arange(len(flat))[flat >= 0]
+        self.register_buffer("token", token.clamp(min=0))
+        self.register_buffer("padding", (flat < 0).nonzero().flatten())
+        self.register_buffer("slot", slot)
+
+    def kinds(self, batch: int) -> list[slice]:
+        """Return the gathered windows of each kind."""
+        ends = accumulate((batch * count for count in self.counts), initial=0)
+        return [slice(start, stop) for start, stop in pairwise(ends)]
+
+    def gather(self, x: Tensor, padding: Tensor) -> Tensor:
+        """Gather windows [windows * B, N, C] from tokens [B, T, C]; `padding` [C] fills the rest."""
+        batch, tokens, channels = x.shape
+        image = torch.arange(batch, device=x.device).view(-1, 1) * tokens
+        token = (self.token.unsqueeze(1) + image).flatten()  # windows, images, N
+        windows = x.reshape(-1, channels).index_select(0, token)
+        if len(self.padding):
+            windows[self._in_batch(self.padding, batch).flatten()] = padding
+        return windows.view(-1, self.token.shape[1], channels)
+
+    def scatter(self, windows: Tensor, shape: torch.Size) -> Tensor:
+        """Undo `gather`: [windows * B * N, C] to tokens of `shape` [B, T, C]."""
+        return windows.index_select(0, self._in_batch(self.slot, shape[0]).flatten()).view(shape)
+
+    def _in_batch(self, slot: Tensor, batch: int) -> Tensor:
+        """Return the slots [B, P] of all images, which are interleaved window by window."""
+        tokens = self.token.shape[1]
+        image = torch.arange(batch, device=slot.device).view(-1, 1)
+        return (slot // tokens * batch + image) * tokens + slot % tokens
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -170,47 +267,21 @@ def relative_position_index(window: int) -> Tensor:
     return dy * (2 * window - 1) + dx
 
 
-def shift_mask(x: Tensor, window: int) -> Tensor:
-    """Return 0 where two positions of a shifted window belong together in the map, else -inf.
-
-    x [B, H, W, C] before padding; the mask is [windows, N, N]. The shift puts opposite edges of the
-    map into one window; these regions must not attend to each other.
-    """
-    shift = window // 2
-    rows, columns = (
-        _region(_round_up(side, window), window, shift, x.device) for side in x.shape[1:3]
-    )
-    region = partition((3 * rows[:, None] + columns)[None, :, :, None], window)  # [windows, N, 1]
-    apart = region != region.transpose(1, 2)
-    return torch.zeros(apart.shape, dtype=x.dtype, device=x.device).masked_fill(apart, -torch.inf)
+def _split(x: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
+    """Split tokens [B, T, C] into one map [B, H, W, C] for each grid."""
+    parts = torch.split(x, [height * width for height, width in grids], dim=1)
+    return [part.view(len(x), *grid, -1) for part, grid in zip(parts, grids, strict=True)]
 
 
-def partition(x: Tensor, window: int) -> Tensor:
-    """Cut [B, H, W, C], multiples of `window`, into [B * windows, window^2, C]."""
-    batch, height, width, dim = x.shape
-    x = x.view(batch, height // window, window, width // window, window, dim)
-    return x.transpose(2, 3).reshape(-1, window * window, dim)
+def _join(parts: list[Tensor], dim: int) -> Tensor:
+    """Concatenate, without a copy of a single part."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
-def merge(windows: Tensor, window: int, shape: torch.Size) -> Tensor:
-    """Undo `partition`; `shape` is [B, H, W, C]."""
-    batch, height, width, dim = shape
-    x = windows.view(batch, height // window, width // window, window, window, dim)
-    return x.transpose(2, 3).reshape(shape)
-
-
-def _region(side: int, window: int, shift: int, device: torch.device) -> Tensor:
-    position = torch.arange(side, device=device)
-    return (position >= side - window).long() + (position >= side - shift).long()
-
-
-def _pad_to(x: Tensor, multiple: int) -> Tensor:
-    bottom, right = (_round_up(side, multiple) - side for side in x.shape[1:3])
-    return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
-
-
-def _round_up(side: int, multiple: int) -> int:
-    return -(-side // multiple) * multiple
+def _divide(size: Sequence[int], step: int = 2) -> Grid:
+    """Divide height and width, rounded up."""
+    height, width = size
+    return -(-height // step), -(-width // step)
 
 
 def _initialize(module: nn.Module) -> None:

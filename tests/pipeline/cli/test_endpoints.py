@@ -7,22 +7,24 @@ import pytest
 
 from bgpipe.pipeline.cli.endpoints import Source, find_source
 from bgpipe.pipeline.errors import NoImages, UsageError
-from bgpipe.pipeline.planning.ignored import IgnoredObjects
+from bgpipe.pipeline.planning.planner import IgnoredObjects
 from bgpipe.pipeline.storage.factory import find_location
 
 
 def listed(tmp_path: Path, *lines: object) -> Source:
     path = tmp_path / "list.txt"
     path.write_text("".join(f"{line}\n" for line in lines))
-    return find_source([f"@{path}"])
+    return find_source([f"@{path}"], IgnoredObjects())
 
 
 def test_a_folder_is_all_of_it_and_a_file_is_one_key(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
-    assert find_source([str(tmp_path)]) == Source(str(tmp_path), None)
-    assert find_source([str(tmp_path / "a.jpg")]) == Source(str(tmp_path), ("a.jpg",))
+    assert find_source([str(tmp_path)], IgnoredObjects()) == Source(str(tmp_path), None)
+    assert find_source([str(tmp_path / "a.jpg")], IgnoredObjects()) == Source(
+        str(tmp_path), ("a.jpg",)
+    )
     with pytest.raises(UsageError, match=r"b\.jpg"):
-        find_source([str(tmp_path / "b.jpg")])
+        find_source([str(tmp_path / "b.jpg")], IgnoredObjects())
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,7 @@ def test_a_folder_is_all_of_it_and_a_file_is_one_key(tmp_path: Path) -> None:
     ],
 )
 def test_an_address_in_a_bucket_is_a_prefix_or_an_image(text: str, source: Source) -> None:
-    assert find_source([text]) == source
+    assert find_source([text], IgnoredObjects()) == source
 
 
 def test_a_list_of_files_has_the_deepest_folder_of_all_as_its_root(tmp_path: Path) -> None:
@@ -85,8 +87,8 @@ def test_several_sources_are_one_below_their_common_folder(tmp_path: Path) -> No
     assert source == Source(str(tmp_path / "p"), ("0a1b", "a.jpg", "sub/b.png"))
     assert str(ignored) == "3 ignored: 1 .csv, 1 .mov, 1 .txt are not read"
     with pytest.raises(NoImages, match=r"1 ignored: 1 \.csv is not read"):
-        find_source([str(tmp_path / "p/list.csv"), str(tmp_path / "empty")])
-    bucket = find_source(["s3://b/x/1.jpg", "s3://b/x/y/2.jpg"])
+        find_source([str(tmp_path / "p/list.csv"), str(tmp_path / "empty")], IgnoredObjects())
+    bucket = find_source(["s3://b/x/1.jpg", "s3://b/x/y/2.jpg"], IgnoredObjects())
     assert bucket == Source("s3://b/x", ("1.jpg", "y/2.jpg"))
 
 
@@ -105,7 +107,7 @@ def test_several_sources_are_one_below_their_common_folder(tmp_path: Path) -> No
 )
 def test_what_cannot_be_a_source_is_refused(texts: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
-        find_source(texts)
+        find_source(texts, IgnoredObjects())
 
 
 def test_a_target_is_a_bucket_or_an_absolute_path(

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bgpipe.config.choices import Precision
+from bgpipe.config.settings import Precision
 from bgpipe.pipeline.errors import Code, TransientError, UsageError
-from bgpipe.pipeline.inference.engine import BiRefNetEngine, EngineOptions
+from bgpipe.pipeline.inference.engine import BiRefNetEngine
 from bgpipe.pipeline.networks.birefnet import BiRefNet, ModelConfig, SwinConfig, build
 from bgpipe.pipeline.networks.preprocess import DEVIATION, MEAN
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
@@ -135,7 +135,7 @@ def test_a_cpu_computes_in_float32_by_default(model: ResolvedModel) -> None:
 def test_half_precision_stays_near_float32(
     precision: Precision, bound: float, network: BiRefNet, model: ResolvedModel
 ) -> None:
-    engine = BiRefNetEngine(model, "cpu", batch=1, threads=1, options=EngineOptions(precision))
+    engine = BiRefNetEngine(model, "cpu", batch=1, threads=1, precision=precision)
     assert engine.precision is precision
     matte = engine.infer([image(0)])[0].alpha
     assert matte.dtype == np.float32
@@ -144,7 +144,7 @@ def test_half_precision_stays_near_float32(
 
 def test_a_precision_that_the_device_has_not_is_refused(model: ResolvedModel) -> None:
     with pytest.raises(UsageError, match="precision not available on a CPU: tf32"):
-        BiRefNetEngine(model, "cpu", batch=1, threads=1, options=EngineOptions(Precision.TF32))
+        BiRefNetEngine(model, "cpu", batch=1, threads=1, precision=Precision.TF32)
 
 
 @pytest.mark.slow
@@ -154,7 +154,7 @@ def test_a_compiled_network_gives_the_same_mattes(
     network: BiRefNet, model: ResolvedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    engine = BiRefNetEngine(model, "cpu", batch=2, threads=1, options=EngineOptions(compiled=True))
+    engine = BiRefNetEngine(model, "cpu", batch=2, threads=1, compiled=True)
     images = [image(seed) for seed in range(3)]
     for pixels, matte in zip(images, engine.infer(images), strict=True):
         np.testing.assert_allclose(matte.alpha, expected(network, pixels), atol=1e-5)

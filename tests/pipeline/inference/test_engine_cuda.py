@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bgpipe.config.choices import Precision
-from bgpipe.pipeline.inference.engine import BiRefNetEngine, EngineOptions
+from bgpipe.config.settings import Precision
+from bgpipe.pipeline.inference.engine import BiRefNetEngine
 from bgpipe.pipeline.networks.birefnet import BiRefNet
 from bgpipe.pipeline.types import ResolvedModel
 
@@ -41,16 +41,14 @@ def test_every_precision_stays_near_the_cpu(
     of_ampere = precision in (Precision.TF32, Precision.BFLOAT16)
     if of_ampere and torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("no such precision before Ampere")
-    engine = BiRefNetEngine(
-        model, "cuda", batch=2, threads=1, options=EngineOptions(precision, graphs=graphs)
-    )
+    engine = BiRefNetEngine(model, "cuda", batch=2, threads=1, precision=precision, graphs=graphs)
     for seed, alpha in enumerate(mattes(engine, list(range(7)))):
         np.testing.assert_allclose(alpha, expected(network, image(seed)), atol=BOUNDS[precision])
 
 
-@pytest.mark.parametrize("mode", [EngineOptions(), EngineOptions(graphs=True)])
-def test_neighbours_and_order_change_no_bit(mode: EngineOptions, model: ResolvedModel) -> None:
-    engine = BiRefNetEngine(model, "cuda", batch=4, threads=1, options=mode)
+@pytest.mark.parametrize("graphs", [False, True])
+def test_neighbours_and_order_change_no_bit(graphs: bool, model: ResolvedModel) -> None:
+    engine = BiRefNetEngine(model, "cuda", batch=4, threads=1, graphs=graphs)
     alone = [mattes(engine, [seed])[0] for seed in range(9)]
     together = mattes(engine, list(range(9)))
     backwards = mattes(engine, list(reversed(range(9))))
@@ -64,9 +62,7 @@ def test_neighbours_and_order_change_no_bit(mode: EngineOptions, model: Resolved
 def test_a_compiled_network_stays_near_the_cpu(
     graphs: bool, network: BiRefNet, model: ResolvedModel
 ) -> None:
-    engine = BiRefNetEngine(
-        model, "cuda", batch=2, threads=1, options=EngineOptions(compiled=True, graphs=graphs)
-    )
+    engine = BiRefNetEngine(model, "cuda", batch=2, threads=1, compiled=True, graphs=graphs)
     for seed, alpha in enumerate(mattes(engine, [0, 1, 2])):
         np.testing.assert_allclose(alpha, expected(network, image(seed)), atol=4e-3)
 
@@ -89,9 +85,8 @@ class Greedy(nn.Module):
 def test_a_batch_that_does_not_fit_is_halved_at_the_start(
     graphs: bool, model: ResolvedModel
 ) -> None:
-    mode = EngineOptions(graphs=graphs)
     engine = BiRefNetEngine(
-        model, "cuda", batch=8, threads=1, options=mode, load=lambda _: Greedy(2)
+        model, "cuda", batch=8, threads=1, graphs=graphs, load=lambda _: Greedy(2)
     )
     assert engine.batch == 2
     assert len(mattes(engine, list(range(5)))) == 5

@@ -23,6 +23,14 @@ def failed(index: int) -> Outcome:
     return Outcome.failed(index, PermanentError(Code.NOT_IMAGE, "no image: x.jpg"))
 
 
+def claim(job_store: JobStore, job: JobId, index: int) -> tuple[int, bool]:
+    """Claim the item; returns the attempt, and whether the item was in flight already."""
+    claim, owner = job_store.items.claim(job, index, "w"), job_store.items.owner(job, index)
+    assert claim
+    assert owner
+    return claim.attempt, owner.redelivered
+
+
 def test_a_job_is_kept_as_it_was_asked_for(job_store: JobStore, job: Job) -> None:
     job_store.open(job)
     assert job_store.job(job.id) == job
@@ -304,31 +312,22 @@ def test_an_item_in_flight_that_is_claimed_again_is_suspect(
 ) -> None:
     job = open_job(1)
 
-    def claim() -> tuple[int, bool]:
-        claim = job_store.items.claim(job, 0, "w")
-        assert claim
-        return claim.attempt, claim.redelivered
-
-    assert claim() == (1, False)
-    assert claim() == (2, True)  # its worker died
+    assert claim(job_store, job, 0) == (1, False)
+    assert claim(job_store, job, 0) == (2, True)  # its worker died
     job_store.items.release(job, 0)
-    assert claim() == (3, False)  # its attempt failed, and the worker said so
+    assert claim(job_store, job, 0) == (3, False)  # its attempt failed, and the worker said so
 
 
 def test_what_is_given_back_was_never_claimed(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(2)
     for _ in range(3):
-        claim = job_store.items.claim(job, 0, "w")
-        assert claim
-        assert (claim.attempt, claim.redelivered) == (1, False)
+        assert claim(job_store, job, 0) == (1, False)
         job_store.items.give_back(job, 0)
         job_store.items.give_back(job, 0)
     job_store.items.claim(job, 1, "w")
     job_store.items.claim(job, 1, "w")
     job_store.items.give_back(job, 1)
-    claim = job_store.items.claim(job, 1, "w")
-    assert claim
-    assert (claim.attempt, claim.redelivered) == (2, False)
+    assert claim(job_store, job, 1) == (2, False)
 
 
 def test_a_claim_brings_the_job_that_it_is_of_although_its_name_was_used_before(
@@ -507,9 +506,7 @@ def test_a_retry_opens_the_dead_letters_only(job_store: JobStore, open_job: Open
     assert (summary.errors, list(job_store.items.failures(job))) == ({}, [])
     assert (list(job_store.items.missing(job)), job_store.cursor(job)) == ([1, 3], 0)
     assert summary.seconds >= seconds - 1e-6  # Redis rounds what it adds up
-    claim = job_store.items.claim(job, 1, "w")
-    assert claim
-    assert (claim.attempt, claim.redelivered) == (1, False)
+    assert claim(job_store, job, 1) == (1, False)
     for index in (1, 3):
         job_store.items.settle(job, Outcome.done(index))
     assert job_store.summary(job).state is JobState.FINISHED

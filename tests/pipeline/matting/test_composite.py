@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgpipe.pipeline.errors import Code, PermanentError
+from bgpipe.pipeline.matting.composite import PixelBox, find_subject_box, layout
 from bgpipe.pipeline.matting.composite import composite as finish_within
-from bgpipe.pipeline.matting.layout import PixelBox, find_subject_box, layout
 from bgpipe.pipeline.types import Cutout, Preset
 
 WHITE = np.full((1, 1, 3), 255, np.uint8)

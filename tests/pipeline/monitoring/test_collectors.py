@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bgpipe.config.settings import Settings, load_settings
@@ -13,9 +15,13 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.broker.queue import make_app, publish, read_stats
 from bgpipe.pipeline.errors import Code, PermanentError, UsageError
-from bgpipe.pipeline.monitoring.cluster_stats import OutcomeTotals
-from bgpipe.pipeline.monitoring.collectors import ClusterCollector, MonotonicTotals, WorkerCollector
-from bgpipe.pipeline.monitoring.exporter import render_metrics, serve_metrics
+from bgpipe.pipeline.monitoring.collectors import (
+    ClusterCollector,
+    MonotonicTotals,
+    OutcomeTotals,
+    WorkerCollector,
+    serve_metrics,
+)
 from bgpipe.pipeline.monitoring.heartbeat import LIFE, Histogram, WorkerStats, read_heartbeats
 from bgpipe.pipeline.types import Outcome
 
@@ -44,7 +50,7 @@ def metric(client, settings) -> Callable[..., float | None]:
     cluster = ClusterCollector(client, settings)
 
     def ask(name: str, **labels: str) -> float | None:
-        found = samples(render_metrics(cluster))
+        found = samples(generate_latest(cluster))
         return found.get((f"bgpipe_{name}", frozenset(labels.items())))
 
     return ask
@@ -110,8 +116,8 @@ def test_a_worker_exports_the_values_of_its_heartbeat(client, settings) -> None:
     stats = WorkerStats(device="cpu", lanes=3, images=7, disk_free=5, stages={"write": Histogram()})
     client.hset(keys.of_worker("cpu0@host/1"), mapping=stats.write())
     client.expire(keys.of_worker("cpu0@host/1"), LIFE)
-    own = samples(render_metrics(WorkerCollector("cpu0@host", lambda: stats)))
-    seen = samples(render_metrics(ClusterCollector(client, settings)))
+    own = samples(generate_latest(WorkerCollector("cpu0@host", lambda: stats)))
+    seen = samples(generate_latest(ClusterCollector(client, settings)))
     age = ("bgpipe_worker_heartbeat_age_seconds", frozenset({("worker", "cpu0@host")}))
     assert own.keys() <= seen.keys()
     assert {name: seen[name] for name in own if name != age} == {
@@ -144,16 +150,16 @@ def test_the_cost_of_a_thousand_follows_from_price_workers_and_pace(
 
 def test_a_counter_does_not_go_back_when_redis_forgets_its_last_second() -> None:
     monotonic = MonotonicTotals()
-    assert monotonic.raise_to(OutcomeTotals("1.0", {"done": 10})).ended("done") == 10
-    assert monotonic.raise_to(OutcomeTotals("1.0", {"done": 8})).ended("done") == 10
-    assert monotonic.raise_to(OutcomeTotals("1.0", {"done": 12})).ended("done") == 12
+    assert monotonic.raise_to(OutcomeTotals("1.0", Counter({"done": 10}))).counts["done"] == 10
+    assert monotonic.raise_to(OutcomeTotals("1.0", Counter({"done": 8}))).counts["done"] == 10
+    assert monotonic.raise_to(OutcomeTotals("1.0", Counter({"done": 12}))).counts["done"] == 12
 
 
 def test_a_counter_begins_anew_with_an_emptied_redis() -> None:
     monotonic = MonotonicTotals()
-    monotonic.raise_to(OutcomeTotals("1.0", {"done": 10, "skipped": 1}))
-    fresh = monotonic.raise_to(OutcomeTotals("2.0", {"done": 1}))
-    assert (fresh.ended("done"), fresh.ended("skipped")) == (1, 0)
+    monotonic.raise_to(OutcomeTotals("1.0", Counter({"done": 10, "skipped": 1})))
+    fresh = monotonic.raise_to(OutcomeTotals("2.0", Counter({"done": 1})))
+    assert (fresh.counts["done"], fresh.counts["skipped"]) == (1, 0)
 
 
 def test_without_redis_the_endpoint_says_just_that_and_at_once(
@@ -161,10 +167,10 @@ def test_without_redis_the_endpoint_says_just_that_and_at_once(
 ) -> None:
     with connect(redis_server_process.url, retry_seconds=0) as client:
         cluster = ClusterCollector(client, settings)
-        found = samples(render_metrics(cluster))
+        found = samples(generate_latest(cluster))
         assert found[("bgpipe_redis_up", frozenset())] == 1
         redis_server_process.kill()
-        found = samples(render_metrics(cluster))
+        found = samples(generate_latest(cluster))
     names = {name for name, _ in found}
     assert names == {"bgpipe_build_info", "bgpipe_redis_up"}
     assert found[("bgpipe_redis_up", frozenset())] == 0

@@ -27,13 +27,6 @@ def test_a_histogram_that_was_written_is_read_as_it_was() -> None:
     assert (found.sum, list(found.cumulative())) == (histogram.sum, list(histogram.cumulative()))
 
 
-def test_a_copy_does_not_change_with_the_first() -> None:
-    histogram = Histogram()
-    copy = histogram.copy()
-    histogram.observe(1.0)
-    assert (histogram.sum, copy.sum) == (1.0, 0.0)
-
-
 @pytest.mark.parametrize("text", ["[1.0, 2, 3]", "nothing"])
 def test_what_is_no_histogram_of_this_version_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"histogram|Expecting"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from bgpipe.config.settings import EstimateSettings
-from bgpipe.pipeline.cli.planning import CostEstimate, estimate
+from bgpipe.pipeline.cli.planning import estimate
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.planning.dry_run import SAMPLE_SIZE, draw_sample, estimate_job
 from bgpipe.pipeline.storage.local import LocalStore
@@ -46,9 +46,9 @@ def test_a_sample_is_of_all_parts_of_a_long_listing() -> None:
 
 
 def test_nothing_is_estimated_without_a_measured_speed() -> None:
-    def of(speed: float, price: float) -> CostEstimate:
+    def of(speed: float, price: float) -> tuple[float | None, float | None]:
         return estimate(7200, EstimateSettings(images_per_second=speed, price_per_hour=price))
 
-    assert of(0, 3) == CostEstimate(None, None)
-    assert of(2, 0) == CostEstimate(1.0, None)
-    assert of(2, 3) == CostEstimate(1.0, 3.0)
+    assert of(0, 3) == (None, None)
+    assert of(2, 0) == (1.0, None)
+    assert of(2, 3) == (1.0, 3.0)

@@ -16,8 +16,7 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.jobs.store import JobStore
-from bgpipe.pipeline.scheduling.sweep_state import SweepStateStore
-from bgpipe.pipeline.scheduling.sweeps import SweepScheduler
+from bgpipe.pipeline.scheduling.sweeps import SweepScheduler, SweepStateStore
 from bgpipe.pipeline.types import Job
 
 NAME = "night"

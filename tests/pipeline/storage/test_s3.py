@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
 import pytest
+from botocore import exceptions as boto
 
-from bgpipe.config.choices import Addressing, Encryption
 from bgpipe.config.output import Format, Output
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import (
@@ -21,6 +21,7 @@ from bgpipe.pipeline.errors import (
     UsageError,
 )
 from bgpipe.pipeline.storage.factory import StoreFactory
+from bgpipe.pipeline.storage.s3_errors import item_errors
 
 pytestmark = pytest.mark.usefixtures("aws")
 
@@ -136,20 +137,20 @@ def test_every_format_has_its_content_type(s3, location, store, format_):
 
 
 def test_encryption_and_storage_class_are_the_settings(s3, location, settings):
-    changes = {"encryption": Encryption.KMS, "kms_key": "alias/x", "storage_class": "STANDARD_IA"}
+    changes = {"encryption": "aws:kms", "kms_key": "alias/x", "storage_class": "STANDARD_IA"}
     store = StoreFactory(settings.model_copy(update=changes)).open(location)
     store.write("a.png", b"x")
     response = s3.get(f"{location}/a.png")
     assert response["ServerSideEncryption"] == "aws:kms"
     assert response["SSEKMSKeyId"] == "alias/x"
     assert response["StorageClass"] == "STANDARD_IA"
-    changes = {"encryption": Encryption.S3}
+    changes = {"encryption": "AES256"}
     StoreFactory(settings.model_copy(update=changes)).open(location).write("b.png", b"x")
     assert s3.get(f"{location}/b.png")["ServerSideEncryption"] == "AES256"
 
 
 def test_requests_that_the_asker_pays_for_work(settings, location):
-    changes = {"requester_pays": True, "addressing": Addressing.PATH}
+    changes = {"requester_pays": True, "addressing": "path"}
     store = StoreFactory(settings.model_copy(update=changes)).open(location)
     store.write("a.png", b"x")
     assert keys(store) == ["a.png"]
@@ -275,3 +276,25 @@ def test_contents_that_break_off_are_asked_for_again(settings, fault_proxy, stor
         for read in [pool.submit(hard.read, "a.png", 99_999) for _ in range(40)]:
             assert read.result() == content
     assert {"cut-short", "reset", "stall", "slow-down"} <= set(proxy.fates())
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "advice"),
+    [
+        (boto.NoCredentialsError, Code.ACCESS, "AWS_ACCESS_KEY_ID"),
+        (boto.PartialCredentialsError, Code.ACCESS, "AWS_ACCESS_KEY_ID"),
+        (boto.ProfileNotFound, Code.ACCESS, "AWS_ACCESS_KEY_ID"),
+        (boto.CredentialRetrievalError, Code.ACCESS, "aws sso login"),
+        (boto.TokenRetrievalError, Code.ACCESS, "aws sso login"),
+        (boto.UnauthorizedSSOTokenError, Code.ACCESS, "aws sso login"),
+        (boto.LoginRefreshRequired, Code.ACCESS, "aws sso login"),
+        (boto.NoRegionError, Code.ACCESS, "region of"),
+        (boto.ConnectTimeoutError, Code.STORAGE, "check the network"),
+        (boto.ConnectionClosedError, Code.STORAGE, "check the network"),
+        (boto.DataNotFoundError, Code.STORAGE, "try again"),
+    ],
+)
+def test_an_error_without_a_response_is_explained_by_its_class_or_a_base_of_it(kind, code, advice):
+    with pytest.raises(ItemError, match=advice) as caught, item_errors("a.jpg"):
+        raise kind.__new__(kind)
+    assert caught.value.code is code

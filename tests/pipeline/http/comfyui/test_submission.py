@@ -178,13 +178,13 @@ def test_comfyuis_own_nodes_give_the_alpha_of_v1(
     solid = cutout[..., 3] == 255
     assert solid.any()
     assert np.array_equal(cutout[solid], reference[solid])
-    graph["3"]["inputs"]["resolution"] = 256  # the bundled model has 352
+    graph["3"]["inputs"]["resolution"] = 256  # the bundled model has 288
     smaller = comfy.image(comfy.wait(comfy.prompt(graph)), "6")
     assert not np.array_equal(smaller[..., 3], cutout[..., 3])
-    for resolution in (384, 250 + 7):  # larger, and not a multiple of 32
+    for resolution in (320, 257):  # larger, and not a multiple of 32
         graph["3"]["inputs"]["resolution"] = resolution
         answer = comfy.post(graph)
-        assert (answer.status_code, "352x352" in answer.text) == (400, True)
+        assert (answer.status_code, "288x288" in answer.text) == (400, True)
 
 
 def core_graph(photo: str) -> dict[str, Any]:

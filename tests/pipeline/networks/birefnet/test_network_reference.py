@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bgpipe.pipeline.networks.birefnet import create
 from bgpipe.pipeline.networks.birefnet.checkpoint import to_current_order
-from bgpipe.pipeline.networks.birefnet_fused.network import fuse
+from bgpipe.pipeline.networks.birefnet.fused import fuse
 
 TOLERANCE = 5e-5
 FUSED = 1e-4

@@ -1,0 +1,108 @@
+"""`bgpipe worker`, `serve` and `flower`: each replaces this process, so that signals reach the new one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option, Typer
+
+from bgpipe.config.settings import load_settings
+from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.errors import UsageError
+
+ACCOUNTS = "FLOWER_BASIC_AUTH"
+
+app = Typer()
+
+
+@app.command(
+    epilog=examples(
+        "bgpipe worker",
+        "bgpipe worker --device cuda:0 --device cuda:1",
+        "bgpipe worker --device cpu --lanes 4",
+    )
+)
+def worker(
+    device: Annotated[
+        list[str] | None,
+        Option(help="cuda:0, cuda:0.1 (a MIG instance) or cpu; repeatable. Default: every GPU."),
+    ] = None,
+    lanes: Annotated[
+        int | None, Option(metavar="N", min=1, help="Images in flight per device.")
+    ] = None,
+    compiled: Annotated[
+        bool,
+        Option("--compile", help="Compile the model at start. Takes minutes once, then cached."),
+    ] = False,
+) -> None:
+    if load_settings().embedded:
+        raise UsageError(
+            "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit starts its own worker)"
+        )
+    options = [f"--device={name}" for name in device or ()]
+    options += [f"--lanes={lanes}"] if lanes else []
+    options += ["--compile"] if compiled else []
+    os.execv(sys.executable, [sys.executable, "-m", "bgpipe.workers", *options])  # noqa: S606
+
+
+@app.command(epilog=examples("bgpipe serve", "bgpipe serve --host 0.0.0.0 --port 8080"))
+def serve(
+    host: Annotated[
+        str | None, Option(help="Address to listen on. Default: serve.host, 127.0.0.1.")
+    ] = None,
+    port: Annotated[
+        int | None, Option(min=0, max=65535, help="0 picks a free port. Default: serve.port, 8000.")
+    ] = None,
+) -> None:
+    if not (find_spec("fastapi") and find_spec("uvicorn")):
+        raise UsageError("the HTTP service is an extra: pip install 'bgpipe[serve]'")
+    if host:
+        os.environ["BGPIPE_SERVE__HOST"] = host
+    if port is not None:
+        os.environ["BGPIPE_SERVE__PORT"] = str(port)
+    load_settings()
+    os.execv(sys.executable, [sys.executable, "-m", "bgpipe.pipeline.http"])  # noqa: S606
+
+
+@app.command(
+    epilog=examples("bgpipe flower", "FLOWER_BASIC_AUTH=me:secret bgpipe flower --port 5556")
+)
+def flower(
+    address: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="Port to listen on.")] = 5555,
+) -> None:
+    settings = load_settings()
+    if settings.embedded:
+        raise UsageError("flower needs a cluster: set BGPIPE_REDIS_URL")
+    settings.state_folder.mkdir(parents=True, exist_ok=True)
+    options = {
+        "conf": files("bgpipe.config") / "flowerconfig.py",
+        "db": settings.state_folder / "flower",
+        "address": address,
+        "port": port,
+    }
+    command = [sys.executable, "-P", "-m", "celery", "flower"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    # Secrets go into the environment: arguments are visible to every user of the machine.
+    secrets = {"CELERY_BROKER_URL": settings.redis_url, ACCOUNTS: _read_accounts()}
+    os.execve(sys.executable, command, os.environ | secrets)  # noqa: S606
+
+
+def _read_accounts() -> str:
+    """Return `user:password`, several separated by commas.
+
+    Raises UsageError: none is set, or the file that holds them is not readable.
+    """
+    file = os.environ.get(f"{ACCOUNTS}_FILE")
+    try:
+        accounts = Path(file).read_text().strip() if file else os.environ.get(ACCOUNTS, "")
+    except OSError as error:
+        raise UsageError(f"not readable: {ACCOUNTS}_FILE: {error}") from error
+    if not all(all(account.partition(":")[::2]) for account in accounts.split(",")):
+        raise UsageError(f"flower needs a password: set {ACCOUNTS}=user:password")
+    return accounts

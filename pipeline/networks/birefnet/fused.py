@@ -1,0 +1,186 @@
+"""BiRefNet rewritten for inference: the same logits in less time.
+
+The plain network is trained, loaded and compared with the reference; engines run this one. Every
+rewrite is exact up to rounding: batch norms are folded into the convolutions, once and in float32;
+the wide maps of the ASPP's branches, and those of full size before the last convolution, are never
+made; windows of attention use precomputed indices and biases.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bgpipe.pipeline.networks.birefnet.decoder import ASPP, ImageBranch, resize_like
+from bgpipe.pipeline.networks.birefnet.deform_conv import DeformableConv, sample_bilinear
+from bgpipe.pipeline.networks.birefnet.layers import (
+    make_convolution,
+    make_dense,
+    set_weights,
+    submodule,
+)
+from bgpipe.pipeline.networks.birefnet.network import BiRefNet, check_size
+from bgpipe.pipeline.networks.birefnet.swin import Swin
+
+
+@torch.no_grad()
+def fuse(network: BiRefNet, size: tuple[int, int]) -> FusedBiRefNet:
+    """Return the network for inference on images of `size` (height, width), on the same device.
+
+    `network` stays usable and shares memory with the result. Its weights must be float32; cast the
+    result. Raises InvalidSize unless both sides are multiples of 32.
+    """
+    check_size(*size)
+    with torch.device("meta"):
+        fused = FusedBiRefNet(network.config)
+    fused.load_state_dict(network.state_dict(), assign=True)
+    fused.optimize(size)
+    return fused.requires_grad_(requires_grad=False).eval()
+
+
+class FusedBiRefNet(BiRefNet):
+    def forward(self, image: Tensor) -> Tensor:
+        image = image.contiguous(memory_format=torch.channels_last)
+        x = self.encode_and_decode(image)
+        # A 1x1 convolution commutes with a resize: of the map it leaves one channel to enlarge.
+        logits: Tensor = resize_like(self.map_head(x), image) + self.image_head(image)
+        return logits
+
+    def optimize(self, size: tuple[int, int]) -> None:
+        """Replace layers by equal ones that are faster for images of this size."""
+        if isinstance(self.bb, Swin):
+            self.bb.fix_sizes([size, (size[0] // 2, size[1] // 2)])
+        fold_norms(self)
+        for name, module in list(self.named_modules()):
+            if isinstance(module, ASPP):
+                self.set_submodule(name, FusedASPP(module))
+        last = submodule(self.decoder, "conv_out1.0", nn.Conv2d)
+        wide = last.in_channels - self.decoder.ipt_blk1.conv_out.out_channels
+        from_map, from_image = torch.split(last.weight, [wide, last.in_channels - wide], dim=1)
+        self.map_head = make_convolution(from_map, None)
+        self.image_head = ImageHead(self.decoder.ipt_blk1, from_image, last.get_parameter("bias"))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                weight = module.weight.contiguous(memory_format=torch.channels_last)
+                set_weights(module, weight, module.bias)
+
+
+def fold_norms(network: nn.Module) -> None:
+    """Fold each batch norm, as in eval mode, into the convolution registered before it.
+
+    torch.nn.utils.fuse_conv_bn_weights does the same, with other last bits in every weight.
+    """
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            conv = module
+        elif isinstance(module, nn.BatchNorm2d):
+            variance, mean = module.get_buffer("running_var"), module.get_buffer("running_mean")
+            scale = module.weight / (variance + module.eps).sqrt()
+            bias = module.bias - scale * mean
+            if conv.bias is not None:
+                bias = bias + scale * conv.bias
+            set_weights(conv, conv.weight * scale.view(-1, 1, 1, 1), bias)
+            network.set_submodule(name, nn.Identity())
+
+
+class FusedASPP(nn.Module):
+    """[B, inner, H, W] to the same shape; each branch is mixed in while it is computed.
+
+    `aspp` has its norms folded.
+    """
+
+    def __init__(self, aspp: ASPP) -> None:
+        super().__init__()
+        convs = [branch.atrous_conv for branch in (aspp.aspp1, *aspp.aspp_deforms)]
+        *shares, last = aspp.conv1.weight.flatten(1).chunk(len(convs) + 1, dim=1)
+        self.branches = nn.ModuleList(
+            FusedDeformableBranch(conv, share)
+            if isinstance(conv, DeformableConv)
+            else FusedPlainBranch(submodule(conv, "regular_conv", nn.Conv2d), share)
+            for conv, share in zip(convs, shares, strict=True)
+        )
+        pool = submodule(aspp, "global_avg_pool.1", nn.Conv2d)
+        self.pool = make_dense(pool.weight.flatten(1), pool.bias, "relu")
+        self.pooled = make_dense(last.contiguous(), aspp.conv1.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The pooled branch is the same everywhere: a bias of the mixture.
+        out = self.pooled(self.pool(x.mean(dim=(2, 3))))[:, None, None]  # [B, 1, 1, inner]
+        for branch in self.branches:
+            out = out + branch(x)
+        return F.relu_(out).permute(0, 3, 1, 2)
+
+
+class FusedPlainBranch(nn.Module):
+    """[B, inner, H, W] to the branch's part of the mixture [B, H, W, inner].
+
+    `share` [inner, branch]: its weights in the mixing convolution.
+    """
+
+    def __init__(self, conv: nn.Conv2d, share: Tensor) -> None:
+        super().__init__()
+        self.conv = conv
+        self.mix = make_dense(share.contiguous(), None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.mix(F.relu_(self.conv(x)).permute(0, 2, 3, 1))
+        return out
+
+
+class FusedDeformableBranch(nn.Module):
+    """As FusedPlainBranch."""
+
+    def __init__(self, conv: DeformableConv, share: Tensor) -> None:
+        super().__init__()
+        self.points = _join_predictors(conv.offset_conv, conv.modulator_conv)
+        weight, bias = conv.regular_conv.weight, conv.regular_conv.bias
+        # Doubled, since mask = 2 * sigmoid.
+        self.taps = make_dense(2 * weight.permute(0, 2, 3, 1).flatten(1), bias, "relu")
+        self.mix = make_dense(share.contiguous(), None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        points = self.points(x).permute(0, 2, 3, 1)
+        taps = points.shape[3] // 3
+        points = torch.cat([points[..., : 2 * taps], points[..., 2 * taps :].sigmoid()], dim=3)
+        return torch.cat([self.mix(self.taps(x)) for x in sample_bilinear(x, points)], dim=1)
+
+
+class ImageHead(nn.Module):
+    """The image's part of the logits: two convolutions 3x3 and one 1x1, without activations.
+
+    Together they are one convolution 5x5 to a single channel. Only the outermost pixels differ:
+    outside the image the second convolution sees zeros instead of outputs of the first.
+    """
+
+    def __init__(self, branch: ImageBranch, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        last = torch.einsum("oc,cihw->oihw", weight[..., 0, 0], branch.conv_out.weight)
+        last_bias = bias + weight[..., 0, 0] @ branch.conv_out.get_parameter("bias")
+        self.first, self.second = branch.conv1, make_convolution(last, last_bias)
+        whole = last.new_zeros(1, 3, 5, 5)
+        for y, x in product(range(3), range(3)):
+            taps = torch.einsum("i,ichw->chw", last[0, :, y, x], branch.conv1.weight)
+            whole[0, :, y : y + 3, x : x + 3] += taps
+        self.whole = make_convolution(
+            whole, last_bias + last.sum((2, 3)) @ branch.conv1.get_parameter("bias")
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = self.whole(image)
+        for dim, side in product((2, 3), (0, -1)):
+            strip = image.narrow(dim, 0 if side == 0 else -3, 3)
+            border = self.second(self.first(strip)).select(dim, side)
+            out.select(dim, side).copy_(border)
+        return out
+
+
+def _join_predictors(offset: nn.Conv2d, modulator: nn.Conv2d) -> nn.Conv2d:
+    """Return one convolution for offsets along y, along x, and modulators, in this order."""
+    weight, bias = (
+        torch.cat([offset.get_parameter(name)[0::2], offset.get_parameter(name)[1::2], last])
+        for name, last in modulator.named_parameters()
+    )
+    return make_convolution(weight, bias)

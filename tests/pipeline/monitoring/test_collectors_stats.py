@@ -1,0 +1,91 @@
+"""The totals of all jobs, and how the jobs stand together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.errors import Code, PermanentError
+from bgpipe.pipeline.jobs.records import ERROR, FLAG
+from bgpipe.pipeline.monitoring.collectors import read_cluster_stats
+from bgpipe.pipeline.types import JobId, JobState, Outcome, ReviewFlag
+
+EMPTY = PermanentError(Code.EMPTY, "no bytes")
+
+
+def test_each_outcome_counts_once_however_often_it_is_settled(client, job_store, open_job) -> None:
+    job = open_job(3)
+    for _ in range(2):
+        job_store.items.settle(job, Outcome.done(0))
+        job_store.items.settle(job, Outcome.failed(1, EMPTY))
+        job_store.items.settle(
+            job, Outcome.done(2, (ReviewFlag.NO_SUBJECT, ReviewFlag.MANY_PIECES))
+        )
+    totals = read_cluster_stats(client).totals
+    assert float(totals.since) > 0
+    assert (totals.counts["done"], totals.counts["flagged"]) == (2, 1)
+    assert (totals.counts[f"{ERROR}{Code.EMPTY}"], totals.counts[f"{ERROR}{Code.ACCESS}"]) == (1, 0)
+    assert (
+        totals.counts[f"{FLAG}{ReviewFlag.NO_SUBJECT}"],
+        totals.counts[f"{FLAG}{ReviewFlag.FILLED_HOLE}"],
+    ) == (1, 0)
+
+
+def test_totals_stay_when_failures_are_tried_again_and_when_the_job_is_forgotten(
+    client, job_store, open_job
+) -> None:
+    job = open_job(2)
+    job_store.items.settle(job, Outcome.done(0))
+    job_store.items.settle(job, Outcome.failed(1, EMPTY))
+    before = read_cluster_stats(client).totals
+    job_store.retry(job, token=1)
+    assert read_cluster_stats(client).totals == before
+    job_store.items.settle(job, Outcome.failed(1, EMPTY))
+    after = read_cluster_stats(client).totals
+    assert (after.counts["done"], after.counts[f"{ERROR}{Code.EMPTY}"]) == (1, 2)
+    job_store.forget(job)
+    assert read_cluster_stats(client).totals == after
+
+
+def test_what_was_up_to_date_counts_once_the_listing_has_ended(
+    client, job_store, job, items
+) -> None:
+    job_store.open(job)
+    job_store.skip(job.id, 7)
+    assert read_cluster_stats(client).totals.counts["skipped"] == 0
+    for _ in range(2):
+        job_store.start(job.id)
+    assert read_cluster_stats(client).totals.counts["skipped"] == 7
+
+
+def test_running_jobs_are_added_up_and_the_others_counted(client, job_store, job, items) -> None:
+    for name, count in (("first", 3), ("second", 2)):
+        job_store.open(replace(job, id=JobId(name), source=f"/{name}"))
+        job_store.add(JobId(name), items(count))
+        job_store.start(JobId(name))
+    job_store.open(replace(job, id=JobId("third"), source="/third"))
+    job_store.cancel(JobId("third"))
+    job_store.items.claim(JobId("first"), 0, "cpu0@host/1")
+    job_store.items.settle(JobId("second"), Outcome.done(0))
+    seen = read_cluster_stats(client)
+    assert seen.jobs == {
+        JobState.LISTING: 0,
+        JobState.RUNNING: 2,
+        JobState.FINISHED: 0,
+        JobState.CANCELLED: 1,
+    }
+    assert (seen.unsettled, seen.in_flight) == (4, 1)
+    assert seen.oldest >= 0
+    assert seen.images_per_second > 0
+
+
+def test_a_damaged_job_hides_no_other(client, job_store, open_job) -> None:
+    open_job(2)
+    client.zadd(keys.JOBS, {"broken": 1.0})
+    client.set(keys.of_job(JobId("broken")).head, "no hash")
+    assert read_cluster_stats(client).unsettled == 2
+
+
+def test_an_empty_redis_has_nothing_to_tell(client) -> None:
+    seen = read_cluster_stats(client)
+    assert (seen.totals.since, seen.unsettled, seen.oldest) == ("", 0, 0.0)
