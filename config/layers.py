@@ -1,7 +1,5 @@
 """The sources of the settings, and the place of each value in them."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

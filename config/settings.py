@@ -1,7 +1,5 @@
 """Typed settings, merged from defaults.toml, a TOML file, secret files and the environment."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """Log events on stderr, a line each, as text or JSON; reports of long waits to the user."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

@@ -7,8 +7,6 @@ this worker dies then, the item is at fault. Its attempt is counted once it is a
 beside another killer costs it nothing.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -6,8 +6,6 @@ item is settled: a crash in between repeats the image, which gives the same byte
 writes to the job store; the stages run in a thread that may get stuck (watchdog.py).
 """
 
-from __future__ import annotations
-
 import logging
 import random
 from collections.abc import Callable

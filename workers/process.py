@@ -4,8 +4,6 @@ The supervisor starts it as `python -m bgpipe.workers --name NAME`, with CUDA_VI
 its one GPU, or empty for the CPU.
 """
 
-from __future__ import annotations
-
 import gc
 import logging
 import os

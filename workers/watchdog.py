@@ -6,8 +6,6 @@ harmless: it does not write to the job store, what it may still write is what an
 it ends where its next stage would begin.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 import time

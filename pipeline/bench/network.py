@@ -1,7 +1,5 @@
 """Benchmark of the network alone, in its own process: BenchRequest on stdin, JSON lines on stdout."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import platform

@@ -1,7 +1,5 @@
 """Request and results of the benchmark, exchanged as JSON lines between two processes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """SOURCE and DEST of the command line: locations, lists of files, and the standard streams."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

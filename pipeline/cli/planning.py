@@ -1,7 +1,5 @@
 """Checks of source and target before a job starts, `--dry-run` and `--prune`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The work of `bgpipe submit`: one job to its end, or with `--watch` a job for each batch of new files."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ A preset starts without refinement: a graph that sets nothing yields the network
 image and a mask meet in a convert node, the mask becomes the image's alpha, which such graphs intend.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping

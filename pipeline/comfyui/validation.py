@@ -1,7 +1,5 @@
 """Validates a graph as ComfyUI does before execution, and converts its values."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Matching of images in one folder with ground truths in another."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """An evaluation as one self-contained HTML page: the mean scores, then the images, worst first."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict

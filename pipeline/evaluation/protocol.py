@@ -1,7 +1,5 @@
 """Request and results of an evaluation, exchanged as JSON lines between two processes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from bgpipe.pipeline.evaluation.dataset import ImagePair

@@ -1,7 +1,5 @@
 """`python -m bgpipe.pipeline.http`: the server process, as `bgpipe serve` runs it."""
 
-from __future__ import annotations
-
 import logging
 import signal
 import socket

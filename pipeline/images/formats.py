@@ -3,8 +3,6 @@
 The RAW files of most cameras are TIFFs, whose directories are read without a codec.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import islice
 from typing import Literal

@@ -1,7 +1,5 @@
 """An image file opened, its header read and judged, its frames counted, before a pixel is decoded."""
 
-from __future__ import annotations
-
 import io
 import math
 import struct
@@ -9,7 +7,6 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -23,10 +20,7 @@ from bgpipe.pipeline.images.formats import (
     is_cut_short,
     truncation_error,
 )
-from bgpipe.pipeline.images.limits import check_bytes, check_size
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.images.limits import Limits, check_bytes, check_size
 
 DAMAGE = (
     OSError,

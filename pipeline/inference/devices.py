@@ -3,8 +3,6 @@
 The supervisor lists devices without torch, which only `check_device` imports.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

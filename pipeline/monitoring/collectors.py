@@ -4,8 +4,6 @@ Each dispatcher exports the whole cluster, so queries take the maximum over inst
 (infra/docs/operations.md). Metrics of workers have the same names and labels in both collectors.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence

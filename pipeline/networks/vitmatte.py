@@ -6,8 +6,6 @@ safetensors file. Instead of reading a config.json, the configuration is inferre
 weights that do not fit exactly are refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

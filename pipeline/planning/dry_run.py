@@ -1,7 +1,5 @@
 """Report what a job would do: counts, bytes, and the image sizes of a sample."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """The recipe of a job: checked values of preset and output, and the weights of its models."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ It makes no requests: its Content-Security-Policy allows only the inline style a
 All text is escaped.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

@@ -4,8 +4,6 @@ The dispatcher starts `python -m bgpipe.pipeline.scheduling.run_sweep NAME DUE` 
 listing a bucket takes long. It lists the job and ends; the dispatcher feeds the job.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -1,7 +1,5 @@
 """How a job begins: opened, listed and started, each under the job's lease."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """`bgpipe bench`: measure the network alone, then whole images; print tables or JSON lines."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """`bgpipe config`: the effective settings with their origins, and a check of all of them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass

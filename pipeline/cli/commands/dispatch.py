@@ -1,7 +1,5 @@
 """`bgpipe dispatch`: lead all jobs of a cluster, and run its sweeps."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -1,7 +1,5 @@
 """`bgpipe eval`: scores of models and presets against ground truth."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Commands on existing jobs that start nothing: `status`, `jobs`, `errors` and `cancel`."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import asdict
 from typing import Annotated

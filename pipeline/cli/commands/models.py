@@ -1,7 +1,5 @@
 """`bgpipe models`: the model registry, and the weights on this machine."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from rich.table import Table

@@ -1,7 +1,5 @@
 """`bgpipe worker`, `serve` and `flower`: each replaces this process, so that signals reach the new one."""
 
-from __future__ import annotations
-
 import os
 import sys
 from importlib.resources import files

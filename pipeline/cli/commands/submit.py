@@ -1,7 +1,5 @@
 """`bgpipe submit`: make cutouts of images, as a job."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

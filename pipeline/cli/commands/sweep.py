@@ -1,7 +1,5 @@
 """`bgpipe sweep`: run, list and check the sweeps of the settings."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated

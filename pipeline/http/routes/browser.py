@@ -1,7 +1,5 @@
 """The web page, and /v1/session: a cookie for the API key, which images and events cannot carry."""
 
-from __future__ import annotations
-
 from importlib.resources import files
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """/v1/jobs: submit, list, cancel, retry and delete jobs, and follow one by events."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

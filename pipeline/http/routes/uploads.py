@@ -1,7 +1,5 @@
 """/v1/uploads: images for jobs, sent one by one or many at once."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 from typing import Annotated

@@ -4,8 +4,6 @@ Released checkpoints hold more than inference needs and do not state their confi
 inferred from the shapes. A checkpoint that does not fit exactly is refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from itertools import count, groupby, takewhile

@@ -3,8 +3,6 @@
 The released networks differ only in their Swin; the defaults are theirs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 Stages = tuple[int, ...]

@@ -7,8 +7,6 @@ reconstruction module. Zheng et al. 2024, Bilateral Reference for High-Resolutio
 Segmentation, section 3.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch

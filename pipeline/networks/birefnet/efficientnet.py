@@ -5,8 +5,6 @@ features learned on ImageNet load unchanged: convolutions with a stride are padd
 and activations are capped at 6.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import pairwise
 
