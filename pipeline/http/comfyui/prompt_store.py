@@ -134,8 +134,11 @@ class PromptStore:
         """Whether the prompt is to be shown as running until its connected client got its events."""
         if not prompt.client:
             return False
-        is_open = self._client.zscore(keys.open_prompts_of(self._owner), prompt.id) is not None
-        return is_open and bool(self._client.exists(self._listener_key(prompt.client)))
+        with self._client.pipeline() as pipeline:
+            pipeline.zscore(keys.open_prompts_of(self._owner), prompt.id)
+            pipeline.zscore(self._pending_key(prompt.client), prompt.id)
+            pipeline.get(self._listener_key(prompt.client))
+            return None not in pipeline.execute()
 
     def pending_events(self, client: str) -> list[Prompt]:
         """Return the newest prompts whose end was not yet reported to this client, by number.

@@ -13,8 +13,10 @@ from comfy_api_simplified import ComfyApiWrapper
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as dial
 
+from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.http.api_keys import ApiKeys
+from bgpipe.pipeline.http.comfyui.prompt_store import digest_of
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import JobId
 
@@ -127,6 +129,22 @@ def test_a_prompt_of_a_client_that_left_ends_without_it(
     claim(guarded, prompt)
     comfy.client.post("/interrupt")
     assert comfy.wait(prompt)["status"]["messages"][-1][0] == "execution_interrupted"
+
+
+def test_a_prompt_whose_events_were_dropped_for_newer_ones_ends_without_them(
+    guarded: Service, comfy: Comfy, key: str, graph: dict[str, Any]
+) -> None:
+    client = uuid.uuid4().hex
+    headers = {"Authorization": f"Bearer {key}"}
+    with dial(socket_url(guarded, client), additional_headers=headers) as socket:
+        socket.recv(SECONDS)
+        first = comfy.prompt(graph, client_id=client)
+        with connect(guarded.redis_url) as redis:  # as a hundred newer ones do
+            (pending,) = redis.keys(keys.unreported_prompts_of("*", digest_of(client)))
+            assert redis.zrem(pending, first)
+        claim(guarded, first)
+        comfy.client.post("/interrupt")
+        assert first in comfy.client.get(f"/history/{first}").json()
 
 
 def test_nothing_of_one_caller_is_anothers(
