@@ -26,8 +26,6 @@ from bgpipe.pipeline.http.problems import Problem, problem_of
 if TYPE_CHECKING:
     from fastapi import Response
 
-JSON_BYTES = 1_000_000
-"""Maximum size of a JSON body, which Redis stores."""
 HISTORY = 1000
 """Maximum number of prompts listed, the newest ones."""
 CHECKED_PROMPTS = 20
@@ -88,16 +86,6 @@ def get_service(connection: HTTPConnection) -> PromptService:
     return PromptService(state, owner, prompts, InputImages(state, owner))
 
 
-async def read_body(request: Request) -> bytes:
-    """Return the body; Problem if it is too large."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > JSON_BYTES:
-            raise Problem(413, "too-large", f"more than {JSON_BYTES} bytes of JSON")
-    return bytes(body)
-
-
 async def read_json(request: Request) -> Json:
     """Return the body, whatever its content type: many clients send none.
 
@@ -105,7 +93,7 @@ async def read_json(request: Request) -> Json:
         WorkflowError: it is not JSON, or not valid in UTF-8 (NaN, lone surrogates).
         Problem: it is too large.
     """
-    body = await read_body(request)
+    body = await request.body()
     try:
         document = json.loads(body) if body else {}
         json.dumps(document, ensure_ascii=False, allow_nan=False).encode()

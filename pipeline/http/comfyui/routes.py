@@ -153,11 +153,11 @@ def upload_image(
     check_queue_capacity(service.state)
     requested = _join(subfolder, image.filename or "")
     is_overwrite = overwrite.lower() in TRUE
-    with image.file:
+    with image.file, service.state.image_slots:
         data = image.file.read()
-    if original_ref:
-        data = _put_alpha(service, original_ref, data)
-    name = service.images.write(requested, data, overwrite=is_overwrite)
+        if original_ref:
+            data = _put_alpha(service, original_ref, data)
+        name = service.images.write(requested, data, overwrite=is_overwrite)
     folder, _, filename = name.rpartition("/")
     return JSONResponse({"name": filename, "subfolder": folder, "type": type_})
 
@@ -171,9 +171,7 @@ def _put_alpha(service: PromptService, reference: str, mask: bytes) -> bytes:
     name = _join(original.subfolder, original.filename)
     download, _ = _find_file(service, original.type, name)
     limits = service.state.uploads.limits
-    with service.state.image_slots:
-        data = download.store.read(download.info.key, limits.max_bytes)
-        return put_alpha(data, mask, limits)
+    return put_alpha(download.store.read(download.info.key, limits.max_bytes), mask, limits)
 
 
 @router.get("/view")

@@ -6,11 +6,11 @@ import json
 import time
 from typing import TYPE_CHECKING, Annotated, cast
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.http.comfyui.dependencies import Body, ComfyRoute, Service, read_body
+from bgpipe.pipeline.http.comfyui.dependencies import Body, ComfyRoute, Service
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.uploads import validate_name
 from bgpipe.pipeline.types import DAY_SECONDS
@@ -22,6 +22,11 @@ MAX_FILES, MAX_BYTES = 32, 250_000
 """Of one caller: Redis stores them."""
 SETTINGS = "comfy.settings.json"
 """The file of the settings, as in ComfyUI."""
+
+
+async def read_body(request: Request) -> bytes:
+    return await request.body()
+
 
 router = APIRouter(route_class=ComfyRoute)
 
