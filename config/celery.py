@@ -1,7 +1,5 @@
 """Celery's configuration, computed from the settings so that submitter, worker and Flower agree."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from bgpipe.config.settings import Settings

@@ -1,7 +1,5 @@
 """The sources of the settings, and the place of each value in them."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -14,6 +12,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_settings import EnvSettingsSource, NestedSecretsSettingsSource
 
+from bgpipe.pipeline.errors import UsageError
+
 PREFIX = "BGPIPE_"
 DELIMITER = "__"
 
@@ -24,7 +24,7 @@ _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
-class SettingsError(ValueError):
+class SettingsError(UsageError):
     """The settings are invalid; the text has one line per problem, `origin: reason`."""
 
 

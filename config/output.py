@@ -1,7 +1,5 @@
 """Output options of a cutout, part of every recipe, and the table of file formats."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """Presets: validated values that refine a matte and finish a cutout."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field

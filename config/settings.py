@@ -1,19 +1,18 @@
 """Typed settings, merged from defaults.toml, a TOML file, secret files and the environment."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from bgpipe.config.choices import Addressing, Encryption, KeyRule, LogFormat, Precision
 from bgpipe.config.layers import EnvironmentLayer, Layer, SecretsLayer, TomlLayer
 from bgpipe.config.presets import Preset
 from bgpipe.config.problems import validate_settings
 from bgpipe.config.sweeps import Sweep, SweepName
+from bgpipe.pipeline.logging import LogFormat
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 PRESETS = Path(__file__).with_name("presets.toml")
@@ -32,6 +31,16 @@ QueueName = Annotated[
     str,
     Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="1 to 64 letters, digits, '.', '_', '-'"),
 ]
+
+
+class Precision(StrEnum):
+    """Number format of the network's arithmetic."""
+
+    AUTO = "auto"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    TF32 = "tf32"
+    FLOAT32 = "float32"
 
 
 class Section(BaseModel):
@@ -151,7 +160,8 @@ class ServeSettings(Section):
 
     host: str
     port: Annotated[int, Field(ge=0, le=65535)]
-    keys: KeyRule
+    keys: Literal["auto", "required"]
+    """When requests need an API key; auto: unless it listens on the loopback only."""
     uploads: str
     sources: tuple[str, ...]
     origins: tuple[str, ...]
@@ -169,9 +179,11 @@ class S3Settings(Section):
     endpoint_url: str
     region: str
     profile: str
-    addressing: Addressing
+    addressing: Literal["auto", "path", "virtual"]
+    """Position of the bucket's name in a URL."""
     timeout: Seconds
-    encryption: Encryption
+    encryption: Literal["", "AES256", "aws:kms"]
+    """On the server's side; empty leaves it to the bucket."""
     kms_key: str
     storage_class: str
     requester_pays: bool

@@ -1,7 +1,5 @@
 """Sweeps: jobs that are repeated, so that a target keeps up with its source."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, time
 from typing import Annotated
 from urllib.parse import urlsplit

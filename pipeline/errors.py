@@ -16,8 +16,6 @@
 An `ItemError` carries a `Code`, which scripts may rely on.
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import ClassVar
 

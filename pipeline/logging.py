@@ -1,7 +1,5 @@
 """Log events on stderr, a line each, as text or JSON; reports of long waits to the user."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re
@@ -10,14 +8,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import partial
 
-from bgpipe.config.choices import LogFormat
 from bgpipe.pipeline.processes import background_thread
 
 # bgpipe's own event per image replaces Celery's at INFO.
 QUIET = ("amqp", "celery", "kombu")
-_PASSWORD = re.compile(r"(?<=://)([^\s/:@'\"]*):[^\s/@'\"]+@")
+MASK = "**********"
+"""As pydantic's."""
+_PASSWORD = re.compile(r"(://[^\s/:@'\"]*:)[^\s/'\"]+(?=@)|([?&]password=)[^\s&'\"]+")
 
 Notify = Callable[[str], None]
 """Shows a line to the user at once."""
@@ -25,6 +25,13 @@ DELAY = 1.0
 """Seconds before a wait is reported."""
 INTERVAL = 10.0
 """Seconds between two reports of one wait."""
+
+
+class LogFormat(StrEnum):
+    """Format of log events: text for people, JSON lines for a log store."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class EventFormatter(logging.Formatter):
@@ -80,8 +87,8 @@ def log_to_stderr(
 
 
 def mask_passwords(text: str) -> str:
-    """Mask the passwords of the URLs in `text`."""
-    return _PASSWORD.sub(r"\1:***@", text)
+    """Mask the passwords of the URLs in `text`, also those in a query."""
+    return _PASSWORD.sub(rf"\1\2{MASK}", text)
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""Settings, and a session: a Redis, the jobs in it, and the components that work on them.
+"""A session: a Redis, the jobs in it, and the components that work on them.
 
 Heavy components are imported where they are made, so that commands such as --help start fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,6 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from bgpipe.config.layers import Layer
     from bgpipe.config.settings import Settings
     from bgpipe.pipeline.broker.client import RedisClient
     from bgpipe.pipeline.broker.lease import Lease
@@ -27,22 +26,6 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.scheduling.submission import Submitter
     from bgpipe.pipeline.storage.factory import StoreFactory
     from bgpipe.pipeline.types import JobId
-
-
-def read_settings() -> Settings:
-    """Read the settings from every source; UsageError with a line for each that is wrong."""
-    return read_with_layers()[0]
-
-
-def read_with_layers() -> tuple[Settings, Sequence[Layer]]:
-    """Read the settings and their sources, the strongest one first. Raises as `read_settings`."""
-    from bgpipe.config.layers import SettingsError
-    from bgpipe.config.settings import load_with_layers
-
-    try:
-        return load_with_layers()
-    except SettingsError as error:
-        raise UsageError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from bgpipe.pipeline.errors import Code, ItemError
 
     Pixels = npt.NDArray[np.uint8]
-    """uint8 [H, W, C], RGB or RGBA."""
+    """uint8 [H, W, C], RGB or RGBA; [H, W], gray or alpha."""
     Pixels16 = npt.NDArray[np.uint16]
     """uint16 [H, W, 3], RGB."""
     Plane = npt.NDArray[np.float32]
     """float32 [H, W] in [0, 1]."""
+    Floats = npt.NDArray[np.float32]
+    """float32 of any shape and range."""
+    Mask = npt.NDArray[np.bool_]
+    """bool [H, W]."""
 
 JobId = NewType("JobId", str)
 
@@ -254,7 +258,7 @@ class DecodedImage:
     """
 
     rgb: Pixels
-    alpha: npt.NDArray[np.uint8] | None = None
+    alpha: Pixels | None = None
     icc: bytes | None = None
     dpi: tuple[float, float] | None = None
     rgb16: Pixels16 | None = None

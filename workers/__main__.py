@@ -4,8 +4,6 @@ With --name the process is such a worker itself. The top imports the standard li
 command waits until its workers are up.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import json

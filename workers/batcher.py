@@ -107,7 +107,6 @@ class Batcher:
             WorkerShuttingDown: it was lost before.
 
         Errors of the engine for these are raised as well.
-
         """
         requests = [InferenceRequest(spec, pixels) for pixels in images]
         with self._changed:

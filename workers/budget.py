@@ -1,7 +1,5 @@
 """A budget that threads share in order of arrival, and the memory of machine and process."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ flight has a lane, a thread of the pool, so that reading, decoding, encoding and
 device's work: these steps release the interpreter's lock.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import logging
 import os

@@ -7,8 +7,6 @@ this worker dies then, the item is at fault. Its attempt is counted once it is a
 beside another killer costs it nothing.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -49,7 +47,6 @@ class ClaimManager:
         Raises:
             ClaimedElsewhere: another lane or a live worker holds it.
             UsageError: the job has no such item, or one with another key.
-
         """
         with self._reserved(job, index):
             with self._lanes.claim(1):

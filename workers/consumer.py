@@ -5,8 +5,6 @@ the next worker does the same. So each message is checked before Celery sees it,
 set aside.
 """
 
-from __future__ import annotations
-
 import base64
 import logging
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Counts what a worker does, and writes the counts to Redis as its heartbeat."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import threading

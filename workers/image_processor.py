@@ -67,9 +67,7 @@ class ImageProcessor:
     ) -> tuple[bytes, tuple[ReviewFlag, ...]]:
         """Return the cutout of the file `data`, with `text` written into it, and its flags.
 
-        Raises:
-            ItemError: the source, the background or the device failed.
-
+        Raises ItemError if the source, the background or the device failed.
         """
         preset, output = recipe.preset, recipe.output
         with timer("measure"):

@@ -6,8 +6,6 @@ item is settled: a crash in between repeats the image, which gives the same byte
 writes to the job store; the stages run in a thread that may get stuck (watchdog.py).
 """
 
-from __future__ import annotations
-
 import logging
 import random
 from collections.abc import Callable
@@ -77,7 +75,6 @@ class ItemRunner:
             UsageError: the job has no such item, or one with another key.
             StoreCorrupted: the job's keys cannot be read.
             RedisUnavailable: the job store is away; the image may be repeated.
-
         """
         try:
             with self._claims.claim(job, index, source) as claim:

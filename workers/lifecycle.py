@@ -61,13 +61,12 @@ def run_entry_point(work: Callable[[], int], worker: str = "") -> int:
 
     `worker` ends every line of the log, which the workers of a machine share.
     """
-    from bgpipe.config.choices import LogFormat
     from bgpipe.config.settings import load_settings
-    from bgpipe.pipeline.logging import log_to_stderr
+    from bgpipe.pipeline.logging import LogFormat, log_to_stderr
 
     try:
         style = load_settings().log.format
-    except ValueError:
+    except BgpipeError:
         style = LogFormat.TEXT  # `work` reports the wrong settings
     log_to_stderr(style, {"worker": worker} if worker else {})
     try:
@@ -79,9 +78,9 @@ def run_entry_point(work: Callable[[], int], worker: str = "") -> int:
 
 def worker_settings() -> Settings:
     """Return the settings; raise UsageError if one is wrong, or no Redis is configured."""
-    from bgpipe.pipeline.session import read_settings
+    from bgpipe.config.settings import load_settings
 
-    settings = read_settings()
+    settings = load_settings()
     if settings.embedded:
         raise UsageError("no Redis configured for workers: set BGPIPE_REDIS_URL")
     return settings

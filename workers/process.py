@@ -4,8 +4,6 @@ The supervisor starts it as `python -m bgpipe.workers --name NAME`, with CUDA_VI
 its one GPU, or empty for the CPU.
 """
 
-from __future__ import annotations
-
 import gc
 import logging
 import os
@@ -69,9 +67,7 @@ def work(
     `name` is unique in the cluster; `metrics` is the HOST:PORT of its endpoint, or empty. A benchmark
     passes engines and a codec of its own.
 
-    Raises:
-        RedisUnavailable: Redis is away at the start.
-
+    Raises RedisUnavailable if Redis is away at the start.
     """
     cv2.setNumThreads(1)  # the lanes are the parallelism
     request_restart = partial(request_shutdown, EXIT_RESTART)

@@ -6,8 +6,6 @@ harmless: it does not write to the job store, what it may still write is what an
 it ends where its next stage would begin.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 import time
@@ -98,7 +96,6 @@ class Watchdog:
         Raises:
             TransientError: TIMEOUT, a stage exceeded its limit.
             WorkerShuttingDown: `give_up` was called.
-
         """
         result: Future[Result] = Future()
         thread = Thread(target=_fulfill, args=(result, work), name=name, daemon=True)

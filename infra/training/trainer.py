@@ -19,7 +19,7 @@ from bgpipe.pipeline.networks.birefnet.efficientnet import EfficientNet
 from bgpipe.pipeline.networks.birefnet.layers import submodule
 from bgpipe.pipeline.networks.preprocess import DEVIATION, MEAN
 
-SIDE = 352  # native size of the bundled weights
+SIDE = 288  # native size of the bundled weights
 WARM_UP = 0.02  # of a run
 LAST_RATE = 0.02  # of the highest learning rate
 WARM = 0.25  # of the learning rate, for pretrained features

@@ -1,7 +1,5 @@
 """bgpipe from Python: one image in this process, or many by the queue of a server."""
 
-from __future__ import annotations
-
 from bgpipe.pipeline.api.comfyui_client import BackgroundRemovalAPI, Batch, Detail
 from bgpipe.pipeline.api.remover import BackgroundRemover
 

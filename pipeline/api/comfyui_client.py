@@ -1,7 +1,5 @@
 """A client of `bgpipe serve` with the interface of a Python class for ComfyUI scripts."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Sequence

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from bgpipe.config.settings import Settings
+from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.images.color import from_srgb, parse_color, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode
@@ -26,8 +26,7 @@ from bgpipe.pipeline.matting.composite import composite
 from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.matting.edges import solve_edges
 from bgpipe.pipeline.models import registry
-from bgpipe.pipeline.planning.recipe import apply_changes, build_recipe, preset_named
-from bgpipe.pipeline.session import read_settings
+from bgpipe.pipeline.planning.recipe import build_recipe
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output, Preset
 
 if TYPE_CHECKING:
@@ -87,11 +86,8 @@ class BackgroundRemover:
             UsageError: a name, a value or the configuration is wrong.
             ModelUnavailable: the weights are not on this machine and cannot be pulled.
         """
-        self._settings = settings or read_settings()
-        if not isinstance(preset, Preset):
-            preset = preset_named(self._settings, preset or self._settings.refine.preset)
-        preset = apply_changes(preset, changes or {})
-        built = build_recipe(self._settings, model=model, preset=preset)
+        self._settings = settings or load_settings()
+        built = build_recipe(self._settings, model=model, preset=preset, changes=changes)
         if built.is_degraded:
             warnings.warn(
                 f"{registry.DEFAULT} is not available: using {registry.TRIAL}, whose mattes are clearly "

@@ -1,28 +1,23 @@
 """Benchmark of whole images, from file to cutout, through a Redis, a queue and a worker of its own."""
 
-from __future__ import annotations
-
 import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from bgpipe.config.settings import Settings
 from bgpipe.pipeline.bench.protocol import EndToEndResult
 from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.errors import Unavailable
 from bgpipe.pipeline.monitoring.heartbeat import Histogram, WorkerStats, read_heartbeats
+from bgpipe.pipeline.processes import ChildProcess
 from bgpipe.pipeline.session import Session, open_session
 from bgpipe.pipeline.types import Job, JobId, Recipe
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.processes import ChildProcess
 
 MIN_IMAGES = 8
 """Also the size of the first job, which loads the model and is not counted."""
@@ -46,9 +41,7 @@ class BenchCluster:
     ) -> Iterator[EndToEndResult]:
         """Measure each size for about `seconds`.
 
-        Raises:
-            Unavailable: the worker exits, or an image fails.
-
+        Raises Unavailable if the worker exits, or an image fails.
         """
         previous = self._run("first", recipe, megapixels[0], MIN_IMAGES)
         for size in megapixels:

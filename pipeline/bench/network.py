@@ -1,7 +1,5 @@
 """Benchmark of the network alone, in its own process: BenchRequest on stdin, JSON lines on stdout."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import platform
@@ -19,7 +17,7 @@ import torch
 from pydantic import TypeAdapter
 from torch.utils.flop_counter import FlopCounterMode
 
-from bgpipe.config.choices import Precision
+from bgpipe.config.settings import Precision
 from bgpipe.pipeline.bench.protocol import BenchRequest, Machine, NetworkResult
 from bgpipe.pipeline.errors import TransientError, UsageError
 from bgpipe.pipeline.inference.engine import DTYPES, BiRefNetEngine, cast_network, choose_precision

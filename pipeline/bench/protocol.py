@@ -1,11 +1,9 @@
 """Request and results of the benchmark, exchanged as JSON lines between two processes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bgpipe.config.choices import Precision
+from bgpipe.config.settings import Precision
 from bgpipe.pipeline.types import ResolvedModel
 
 

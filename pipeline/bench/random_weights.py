@@ -3,8 +3,6 @@
 python -m bgpipe.pipeline.bench.random_weights swin_v1_l FILE
 """
 
-from __future__ import annotations
-
 import sys
 
 import torch

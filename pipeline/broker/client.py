@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -21,7 +20,6 @@ from bgpipe.pipeline.broker.replies import is_away, translate, waits
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.logging import Notify, report_wait
 
-MASK = "**********"
 RETRY_SECONDS = 30.0
 """Seconds for which a command is retried: a restarting server reads its append-only file."""
 PAUSE = 0.25
@@ -167,12 +165,6 @@ def retry_while_away(
                 stack.enter_context(report_wait(notify, _waiting_for(address)))
                 notify = None
             time.sleep(PAUSE)
-
-
-def without_password(url: str) -> str:
-    """Return `url` with its passwords masked; other texts as they are."""
-    masked = re.sub(r"(://[^/@:\s]*:)[^/\s]+@", rf"\1{MASK}@", url)
-    return re.sub(r"([?&]password=)[^&\s]+", rf"\1{MASK}", masked)
 
 
 def public_address(redis_url: str) -> str:

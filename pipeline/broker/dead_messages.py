@@ -1,7 +1,5 @@
 """Messages of the queue that no worker can read, kept with their reason."""
 
-from __future__ import annotations
-
 import json
 import time
 from typing import cast

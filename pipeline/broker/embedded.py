@@ -8,8 +8,6 @@ a process that dies:
     server.lock   exclusive: the server itself, which inherits it
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import logging

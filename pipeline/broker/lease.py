@@ -4,8 +4,6 @@ A holder that stalls past its end does not notice, but its writes carry a fencin
 old, and are refused (bgpipe.pipeline.jobs). Kleppmann, How to do distributed locking, 2016.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import secrets

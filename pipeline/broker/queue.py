@@ -1,7 +1,5 @@
 """The Celery queue as its publishers see it: no tasks, no heavy imports."""
 
-from __future__ import annotations
-
 import base64
 import json
 import time

@@ -1,7 +1,5 @@
 """What an error of Redis means: wait, refuse with the next step, or damaged data."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The tree of commands, and the exit codes."""
 
-from __future__ import annotations
-
 import gc
 import sys
 from importlib import import_module

@@ -30,8 +30,10 @@ _option: Callable[..., Any] = partial(typer.Option, expose_value=False, rich_hel
 @contextmanager
 def open_session(context: typer.Context) -> Iterator[tuple[Console, session.Session]]:
     """Read the settings and connect to Redis. Raises as `pipeline.session` does."""
+    from bgpipe.config.settings import load_settings  # pydantic, which --help does not need
+
     console: Console = context.obj
-    with session.open_session(session.read_settings(), notify=console.notify) as opened:
+    with session.open_session(load_settings(), notify=console.notify) as opened:
         yield console, opened
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import redis
+from bgpipe.pipeline.errors import UsageError
 
-from bgpipe.config.layers import SettingsError
-from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.types import ModelTask
+if TYPE_CHECKING:
+    from bgpipe.config.settings import Settings
 
 TIMEOUT = 0.5
 """Seconds for Redis to respond."""
@@ -19,24 +18,20 @@ JOBS = 50
 
 
 def presets() -> list[str]:
-    with suppress(SettingsError):
-        return list(load_settings().presets)
-    return []
+    return list(settings.presets) if (settings := _settings()) else []
 
 
 def sweeps() -> list[str]:
-    with suppress(SettingsError):
-        return list(load_settings().sweeps)
-    return []
+    return list(settings.sweeps) if (settings := _settings()) else []
 
 
 def models() -> list[tuple[str, str]]:
     """List the subject models, each with its summary."""
-    return [("auto", "birefnet-general where it is available"), *_registered(ModelTask.SUBJECT)]
+    return [("auto", "birefnet-general where it is available"), *_registered("subject")]
 
 
 def matting_models() -> list[tuple[str, str]]:
-    return [("none", "no matting model"), *_registered(ModelTask.EDGES)]
+    return [("none", "no matting model"), *_registered("edges")]
 
 
 def all_models() -> list[tuple[str, str]]:
@@ -45,27 +40,41 @@ def all_models() -> list[tuple[str, str]]:
 
 def setting_keys() -> list[str]:
     """List the sections, and the keys with their section."""
-    with suppress(SettingsError):
-        tables = load_settings().model_dump(mode="json")
-        sections = {name: table for name, table in tables.items() if isinstance(table, dict)}
-        return [*sections, *(f"{name}.{key}" for name, table in sections.items() for key in table)]
-    return []
+    settings = _settings()
+    tables = settings.model_dump(mode="json") if settings else {}
+    sections = {name: table for name, table in tables.items() if isinstance(table, dict)}
+    return [*sections, *(f"{name}.{key}" for name, table in sections.items() for key in table)]
 
 
 def jobs() -> list[str]:
     """List the newest jobs of the cluster, or of an embedded server that already runs."""
-    with suppress(SettingsError, redis.RedisError, ValueError):  # ValueError: a wrong or no URL
-        settings = load_settings()
+    import redis
+
+    from bgpipe.pipeline.broker import keys
+
+    if settings := _settings():
         socket = settings.state_folder.absolute() / "redis/redis.sock"
         url = settings.redis_url or (f"unix://{quote(str(socket))}" if socket.is_socket() else "")
         limits = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
-        with redis.Redis.from_url(url, **limits, retry=None) as client:
+        with (
+            suppress(redis.RedisError, ValueError),  # ValueError: a wrong or no URL
+            redis.Redis.from_url(url, **limits, retry=None) as client,
+        ):
             names: list[bytes] = client.zrevrange(keys.JOBS, 0, JOBS - 1)
-        return [name.decode() for name in names]
+            return [name.decode() for name in names]
     return []
 
 
-def _registered(task: ModelTask) -> list[tuple[str, str]]:
+def _settings() -> Settings | None:
+    """Return none if a setting is wrong."""
+    from bgpipe.config.settings import load_settings
+
+    with suppress(UsageError):
+        return load_settings()
+    return None
+
+
+def _registered(task: str) -> list[tuple[str, str]]:
     from bgpipe.pipeline.models import registry
 
     models = registry.read_models().items()

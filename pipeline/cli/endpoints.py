@@ -1,7 +1,5 @@
 """SOURCE and DEST of the command line: locations, lists of files, and the standard streams."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys
@@ -16,7 +14,7 @@ from bgpipe.config.settings import Settings
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.errors import NoImages, UsageError
 from bgpipe.pipeline.images.formats import SIGNATURE, is_readable
-from bgpipe.pipeline.planning.ignored import IgnoredObjects
+from bgpipe.pipeline.planning.planner import IgnoredObjects
 from bgpipe.pipeline.storage.base import S3, is_candidate_name, is_image_name
 from bgpipe.pipeline.storage.factory import find_location
 from bgpipe.pipeline.storage.local import LocalStore

@@ -1,7 +1,5 @@
 """The recipe of a job from the options of the command line."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checks of source and target before a job starts, `--dry-run` and `--prune`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,9 +11,8 @@ from bgpipe.pipeline.errors import ItemError, StorageUnavailable, UsageError
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.planning.diff import PlannedItem, TargetState
 from bgpipe.pipeline.planning.dry_run import BANDS, DryRunReport, estimate_job
-from bgpipe.pipeline.planning.ignored import IgnoredObjects
 from bgpipe.pipeline.planning.ownership import FOREIGN
-from bgpipe.pipeline.planning.planner import named_entries, no_images
+from bgpipe.pipeline.planning.planner import IgnoredObjects, named_entries, no_images
 from bgpipe.pipeline.planning.prune import Orphans, Prune, check_prunable, remove_orphans
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.storage.base import Store

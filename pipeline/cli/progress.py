@@ -1,7 +1,5 @@
 """Progress of a job on stderr: a bar on a terminal, a line every ten seconds elsewhere."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable, Iterator

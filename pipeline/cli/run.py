@@ -20,7 +20,7 @@ from bgpipe.pipeline.cli.summary import show_failures
 from bgpipe.pipeline.errors import RedisUnavailable, Unavailable, UsageError
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
-from bgpipe.pipeline.planning.ignored import IgnoredObjects
+from bgpipe.pipeline.planning.planner import IgnoredObjects
 from bgpipe.pipeline.planning.prune import Prune
 from bgpipe.pipeline.planning.targets import literal_key
 from bgpipe.pipeline.processes import ChildProcess

@@ -1,7 +1,5 @@
 """A job's summary as text and as JSON."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterable, Sequence

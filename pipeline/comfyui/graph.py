@@ -1,7 +1,5 @@
 """A graph in ComfyUI's API format, and its errors in ComfyUI's shape."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any

@@ -4,8 +4,6 @@ A preset starts without refinement: a graph that sets nothing yields the network
 image and a mask meet in a convert node, the mask becomes the image's alpha, which such graphs intend.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -72,9 +70,7 @@ def read_workflow(
 
     `models`: name in a graph -> bgpipe's name. `has_image`: see `validate_graph`.
 
-    Raises:
-        WorkflowError: it is invalid, or an output that it saves is not supported.
-
+    Raises WorkflowError if it is invalid, or an output that it saves is not supported.
     """
     graph = to_graph(document) if is_ui_format(document) else document
     validated = validate_graph(graph, node_types.make_node_types(tuple(models)), has_image)

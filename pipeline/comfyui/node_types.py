@@ -1,7 +1,5 @@
 """The supported node types, with the names and ranges of ComfyUI's and ComfyUI-RMBG's inputs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

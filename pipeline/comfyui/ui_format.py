@@ -5,8 +5,6 @@ this graph, not in the order of the node's inputs, so the enhancer becomes a `Bg
 followed from the nodes' inputs; other entries of the table of links have no effect.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TypeGuard
 
@@ -31,9 +29,7 @@ def is_ui_format(document: Json) -> bool:
 def to_graph(document: dict[str, Json]) -> Graph:
     """Convert a document in UI format.
 
-    Raises:
-        WorkflowError: a node is malformed or bypassed, or has widget values of a wrong type.
-
+    Raises WorkflowError if a node is malformed or bypassed, or has widget values of a wrong type.
     """
     nodes = {_node_id(node): node for node in document["nodes"]}
     nodes = {name: node for name, node in nodes.items() if node.get("mode", 0) != MUTED}

@@ -1,7 +1,5 @@
 """Validates a graph as ComfyUI does before execution, and converts its values."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -57,9 +55,7 @@ def validate_graph(
 
     A node whose source is invalid gets no error of its own. `has_image` says whether an image was uploaded; None if the images come from elsewhere.
 
-    Raises:
-        WorkflowError: it is not a graph, has no outputs, or its nodes are unknown or form a cycle.
-
+    Raises WorkflowError if it is not a graph, has no outputs, or its nodes are unknown or form a cycle.
     """
     if not isinstance(graph, dict) or len(graph) > MAX_NODES:
         message = f"The prompt is not a graph of up to {MAX_NODES} nodes"

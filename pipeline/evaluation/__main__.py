@@ -17,30 +17,29 @@ import torch
 from pydantic import TypeAdapter
 
 from bgpipe.pipeline.errors import Code, ItemError, PermanentError
+from bgpipe.pipeline.evaluation.dataset import ImagePair
 from bgpipe.pipeline.evaluation.protocol import (
     EvaluatedModel,
     EvaluationRequest,
     EvaluationResult,
-    ImagePair,
     ResultImages,
 )
 from bgpipe.pipeline.evaluation.scores import score
 from bgpipe.pipeline.images import png
 from bgpipe.pipeline.images.color import to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode
-from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.images.preview import render_thumbnail
 from bgpipe.pipeline.inference.engine import BiRefNetEngine
 from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.matting.edges import solve_edges
-from bgpipe.pipeline.matting.resample import resize
+from bgpipe.pipeline.matting.resample import resize, to_unit
 from bgpipe.pipeline.networks.preprocess import preprocess
 from bgpipe.pipeline.processes import serve_lines
 from bgpipe.pipeline.types import DecodedImage, Matte, Preset
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine
-    from bgpipe.pipeline.types import Pixels, Plane
+    from bgpipe.pipeline.types import Pixels
 
 
 def evaluate(request: EvaluationRequest) -> Iterator[EvaluationResult]:
@@ -71,14 +70,13 @@ def _evaluate_pair(
     engine: BiRefNetEngine | None,
     solver: VitMatteEngine | None,
 ) -> Iterator[EvaluationResult]:
-    limits = Limits(**request.limits)
-    image = decode(_read(pair.image), limits)
-    truth = _true_cutout(image, decode(_read(pair.truth), limits))
+    image = decode(_read(pair.image), request.limits)
+    truth = _true_cutout(image, decode(_read(pair.truth), request.limits))
     if engine:
         inputs = to_viewed_srgb(preprocess(image.rgb, model.size), image.icc)
         (matte,) = engine.infer([inputs])
     else:  # the best possible matte of a network with this output size
-        matte = Matte(resize(_to_unit(truth[..., 3]), *model.size))
+        matte = Matte(resize(to_unit(truth[..., 3]), *model.size))
     if request.edges and solver:
         rgb = to_viewed_srgb(image.rgb, image.icc)
         matte = Matte(solve_edges(rgb, matte.alpha, request.edges.matting, solver.infer))
@@ -99,27 +97,21 @@ def _true_cutout(image: DecodedImage, truth: DecodedImage) -> Pixels:
     """Return the truth itself if it has an alpha, else the image cut out by the truth as a matte."""
     if truth.rgb.shape != image.rgb.shape:
         sizes = (f"{shape[1]}x{shape[0]}" for shape in (truth.rgb.shape, image.rgb.shape))
-        raise PermanentError(
-            Code.UNSUPPORTED, f"truth and image differ in size: {', '.join(sizes)}"
-        )
+        detail = f"truth and image differ in size: {', '.join(sizes)}"
+        raise PermanentError(Code.UNSUPPORTED, detail)
     if truth.alpha is not None:
         return np.dstack([truth.rgb, truth.alpha])
     gray = truth.rgb[..., 0]
     if not (truth.rgb == gray[..., None]).all():
         raise PermanentError(Code.UNSUPPORTED, "the truth is neither grey nor has an alpha channel")
-    return cut_out(image, Matte(_to_unit(gray)), Preset()).rgba
-
-
-def _to_unit(levels: Pixels) -> Plane:
-    return levels.astype(np.float32) / np.float32(255)
+    return cut_out(image, Matte(to_unit(gray)), Preset()).rgba
 
 
 def _encode_images(
     request: EvaluationRequest, pair: ImagePair, truth: Pixels, cutout: Pixels
 ) -> ResultImages:
-    limits = Limits(**request.limits)
     files = (_read(pair.image), png.encode(truth, text={}), png.encode(cutout, text={}))
-    thumbnails = (render_thumbnail(file, limits, request.thumbnail) for file in files)
+    thumbnails = (render_thumbnail(file, request.limits, request.thumbnail) for file in files)
     return ResultImages(*(base64.b64encode(webp).decode() for webp in thumbnails))
 
 

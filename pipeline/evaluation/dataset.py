@@ -1,14 +1,21 @@
 """Matching of images in one folder with ground truths in another."""
 
-from __future__ import annotations
-
+from dataclasses import dataclass
 from pathlib import Path
 
 from bgpipe.pipeline.errors import NoImages
-from bgpipe.pipeline.evaluation.protocol import ImagePair
 from bgpipe.pipeline.storage.base import is_image_name
 
 SUFFIX = "_alpha"
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePair:
+    """An image and its truth: a grey mask or matte, or an image whose alpha is the matte."""
+
+    name: str
+    image: Path
+    truth: Path
 
 
 def find_pairs(images: Path, truths: Path) -> tuple[tuple[ImagePair, ...], list[str]]:
@@ -16,9 +23,7 @@ def find_pairs(images: Path, truths: Path) -> tuple[tuple[ImagePair, ...], list[
 
     The truth of `a/x.jpg` is `a/x_alpha` or `a/x` with any suffix. Both folders may be the same.
 
-    Raises:
-        NoImages: no image has a truth.
-
+    Raises NoImages if no image has a truth.
     """
     by_stem = {path.relative_to(truths).with_suffix(""): path for path in _image_files(truths)}
     pairs, unpaired = [], []

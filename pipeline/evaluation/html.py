@@ -1,7 +1,5 @@
 """An evaluation as one self-contained HTML page: the mean scores, then the images, worst first."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -44,7 +42,7 @@ def render_quality_page(means: Mapping[str, Scores], results: Sequence[Evaluatio
             "<h1>Evaluation</h1>",
             *_table(means),
             "<h2>Images, worst first</h2>",
-            *(_section(name, trials) for name, trials in _worst_first(results)),
+            *_sections(results),
             "</body></html>",
         ]
     )
@@ -66,24 +64,21 @@ def _table(means: Mapping[str, Scores]) -> Iterator[str]:
     yield "</table></div>"
 
 
-def _worst_first(results: Sequence[EvaluationResult]) -> list[tuple[str, list[EvaluationResult]]]:
+def _sections(results: Sequence[EvaluationResult]) -> Iterator[str]:
     by_image = defaultdict[str, list[EvaluationResult]](list)
     for result in results:
         by_image[result.image].append(result)
-    return sorted(by_image.items(), key=lambda entry: _mean_sad(entry[1]), reverse=True)
+    for name, trials in sorted(by_image.items(), key=lambda entry: -_mean_sad(entry[1])):
+        first = next((result.images for result in trials if result.images), None)
+        sources = _figure("image", first.image, "") + _figure("truth", first.truth) if first else ""
+        figures = sources + "".join(map(_trial_figure, trials))
+        yield f"<section><h3>{escape(name)}</h3><div>{figures}</div></section>"
 
 
 def _mean_sad(trials: Sequence[EvaluationResult]) -> float:
     """Infinite without scores."""
     sads = [result.scores.sad for result in trials if result.scores]
     return sum(sads) / len(sads) if sads else float("inf")
-
-
-def _section(name: str, trials: Sequence[EvaluationResult]) -> str:
-    first = next((result.images for result in trials if result.images), None)
-    sources = [_figure("image", first.image, ""), _figure("truth", first.truth)] if first else []
-    figures = "".join([*sources, *map(_trial_figure, trials)])
-    return f"<section><h3>{escape(name)}</h3><div>{figures}</div></section>"
 
 
 def _trial_figure(result: EvaluationResult) -> str:

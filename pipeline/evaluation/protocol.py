@@ -1,21 +1,11 @@
 """Request and results of an evaluation, exchanged as JSON lines between two processes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from pathlib import Path
 
+from bgpipe.pipeline.evaluation.dataset import ImagePair
 from bgpipe.pipeline.evaluation.scores import Scores
+from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.types import Matting, Preset, ResolvedModel
-
-
-@dataclass(frozen=True, slots=True)
-class ImagePair:
-    """An image and its truth: a grey mask or matte, or an image whose alpha is the matte."""
-
-    name: str
-    image: Path
-    truth: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +32,7 @@ class EvaluationRequest:
     pairs: tuple[ImagePair, ...]
     sources: tuple[EvaluatedModel, ...]
     presets: dict[str, Preset]
-    limits: dict[str, int]
-    """Fields of images.limits.Limits."""
+    limits: Limits
     threads: int
     """CPU threads of a forward pass; 0: one per core."""
     thumbnail: int

@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bgpipe.pipeline.evaluation import mask_metrics, matte_metrics
+from bgpipe.pipeline.evaluation import metrics
+from bgpipe.pipeline.matting.resample import to_unit
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from bgpipe.pipeline.types import Pixels, Plane
-
-    Colors = npt.NDArray[np.float32]
-    """float32 [H, W, 3] in [0, 255]."""
+    from bgpipe.pipeline.types import Floats, Pixels
 
 BACKGROUNDS = ("white", "black", "grey", "checks")
 
@@ -49,24 +45,19 @@ class Scores:
 
 def score(cutout: Pixels, truth: Pixels) -> Scores:
     """Compare two cutouts of one image, uint8 [H, W, 4]."""
-    matte, true_matte = _alpha(cutout), _alpha(truth)
+    matte, true_matte = to_unit(cutout[..., 3]), to_unit(truth[..., 3])
     return Scores(
-        mae=mask_metrics.mean_absolute_error(matte, true_matte),
-        iou=mask_metrics.iou(matte, true_matte),
-        s_measure=mask_metrics.s_measure(matte, true_matte),
-        f_max=mask_metrics.max_f_measure(matte, true_matte),
-        f_weighted=mask_metrics.weighted_f_measure(matte, true_matte),
-        e_measure=mask_metrics.e_measure(matte, true_matte),
-        sad=matte_metrics.sum_of_absolute_differences(matte, true_matte),
-        mse=matte_metrics.mean_squared_error(matte, true_matte),
-        gradient=matte_metrics.gradient_error(matte, true_matte),
-        connectivity=matte_metrics.connectivity_error(matte, true_matte),
-        **{
-            f"composite_{name}": composite_error(
-                cutout, truth, make_background(name, *cutout.shape[:2])
-            )
-            for name in BACKGROUNDS
-        },
+        mae=metrics.mean_absolute_error(matte, true_matte),
+        iou=metrics.iou(matte, true_matte),
+        s_measure=metrics.s_measure(matte, true_matte),
+        f_max=metrics.max_f_measure(matte, true_matte),
+        f_weighted=metrics.weighted_f_measure(matte, true_matte),
+        e_measure=metrics.e_measure(matte, true_matte),
+        sad=metrics.sum_of_absolute_differences(matte, true_matte),
+        mse=metrics.mean_squared_error(matte, true_matte),
+        gradient=metrics.gradient_error(matte, true_matte),
+        connectivity=metrics.connectivity_error(matte, true_matte),
+        **{f"composite_{name}": composite_error(cutout, truth, name) for name in BACKGROUNDS},
     )
 
 
@@ -78,26 +69,23 @@ def mean_scores(scores: Iterable[Scores]) -> Scores:
     return Scores(*(float(value) for value in rows.mean(axis=0)))
 
 
-def composite_error(cutout: Pixels, truth: Pixels, background: Colors) -> float:
-    """Mean absolute difference of two RGBA images over `background`, in levels of 255."""
+def composite_error(cutout: Pixels, truth: Pixels, name: str) -> float:
+    """Mean absolute difference of two RGBA images over a background, in levels of 255."""
+    background = make_background(name, *cutout.shape[:2])
     difference = np.abs(composite_over(cutout, background) - composite_over(truth, background))
     return float(difference.mean(axis=2).mean(dtype=np.float64))
 
 
-def composite_over(rgba: Pixels, background: Colors) -> Colors:
+def composite_over(rgba: Pixels, background: Floats) -> Floats:
     """Composite with "over", straight alpha (T. Porter and T. Duff, Compositing Digital Images, 1984)."""
     alpha = rgba[..., 3:].astype(np.float32) / 255
     return np.asarray(alpha * rgba[..., :3] + (1 - alpha) * background, np.float32)
 
 
-def make_background(name: str, height: int, width: int) -> Colors:
+def make_background(name: str, height: int, width: int) -> Floats:
     """Return one of BACKGROUNDS."""
     if name != "checks":
         return np.full((height, width, 3), _LEVELS[name], np.float32)
     rows, columns = (np.arange(side) // _SQUARE % 2 for side in (height, width))
     squares = np.where(rows[:, None] == columns, _CHECKS[0], _CHECKS[1])
     return np.repeat(squares[..., None], 3, axis=2).astype(np.float32)
-
-
-def _alpha(rgba: Pixels) -> Plane:
-    return rgba[..., 3].astype(np.float32) / np.float32(255)

@@ -1,7 +1,5 @@
 """`python -m bgpipe.pipeline.http`: the server process, as `bgpipe serve` runs it."""
 
-from __future__ import annotations
-
 import logging
 import signal
 import socket
@@ -9,14 +7,12 @@ import sys
 
 import uvicorn
 
-from bgpipe.config.choices import KeyRule
-from bgpipe.config.settings import Settings
+from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.http.app import create_app
 from bgpipe.pipeline.http.dependencies import open_state
 from bgpipe.pipeline.http.middleware import is_loopback
 from bgpipe.pipeline.logging import log_to_stderr
-from bgpipe.pipeline.session import read_settings
 
 GRACE = 5
 """Seconds that open requests may take after a signal; event streams end then."""
@@ -28,12 +24,12 @@ def main() -> int:
     """Serve until a signal; return bgpipe's exit code."""
     log_to_stderr()
     try:
-        settings = read_settings()
+        settings = load_settings()
         log_to_stderr(settings.log.format)
         # Open until the end, so that this check and the server share one embedded Redis.
         with open_state(settings) as state:
             serve = settings.serve
-            needs_key = serve.keys is KeyRule.REQUIRED or not is_loopback(serve.host)
+            needs_key = serve.keys == "required" or not is_loopback(serve.host)
             if needs_key and not state.api_keys.exist():
                 raise UsageError("this server needs an API key: create one: bgpipe keys add NAME")
             return _serve(settings)

@@ -45,9 +45,7 @@ class ApiKeys:
     def add(self, name: str, *, everything: bool = False) -> str:
         """Create a key and return its secret, which cannot be read again.
 
-        Raises:
-            UsageError: the name is invalid or reserved.
-
+        Raises UsageError if the name is invalid or reserved.
         """
         if not NAME.fullmatch(name) or name == LOCAL_OWNER:
             allowed = "use up to 40 letters, digits, - and _"

@@ -60,7 +60,6 @@ def open_state(settings: Settings) -> Iterator[AppState]:
     Raises:
         UsageError: a cluster has no `serve.uploads`.
         RedisUnavailable: Redis does not answer.
-
     """
     if not settings.serve.uploads and not settings.embedded:
         raise UsageError(

@@ -18,7 +18,6 @@ from anyio import to_thread
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 
-from bgpipe.config.choices import KeyRule
 from bgpipe.pipeline.errors import BgpipeError, Code
 from bgpipe.pipeline.http.api_keys import LOCAL_OWNER, MINUTE, ApiKey
 from bgpipe.pipeline.http.dependencies import get_state
@@ -120,7 +119,7 @@ class AuthMiddleware:
         except ValueError:
             return False
         return (
-            self._settings.keys is KeyRule.AUTO
+            self._settings.keys == "auto"
             and is_loopback(self._settings.host)
             and is_loopback(host)
             and not any(name in connection.headers for name in _PROXY_HEADERS)

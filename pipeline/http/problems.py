@@ -1,7 +1,5 @@
 """Errors as problem details (RFC 9457): programs may rely on `code`; `detail` is for people."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Value = bool | float | Annotated[str, Field(max_length=40)]
 Assignment = Annotated[str, Field(max_length=80)]
+Patterns = Annotated[list[Annotated[str, Field(max_length=2000)]], Field(max_length=100)]
 
 
 class CutoutOptions(OutputOptions):
@@ -44,6 +45,8 @@ class JobRequest(CutoutOptions):
     """An id of POST /v1/uploads."""
     source: Annotated[str, Field(max_length=2000)] = ""
     """A folder or s3://bucket/prefix that the server's settings allow."""
+    include: Patterns = []  # noqa: RUF012  # pydantic copies it
+    """Patterns of image names; without any, all images are done."""
 
 
 class JobForm(CutoutOptions):

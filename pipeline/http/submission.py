@@ -38,17 +38,16 @@ def make_job(
     Raises:
         UsageError: a name or a value is wrong.
         ModelUnavailable: the weights are not on this machine; a request pulls nothing.
-
     """
     # A path would reveal which files the server has; only the settings may name one.
     models = (registry.AUTO, *registry.read_models())
     if options.model and options.model not in models:
         raise UsageError(f"unknown model: {options.model} (there are {', '.join(models)})")
-    preset = recipes.preset_named(state.settings, options.preset or state.settings.refine.preset)
     built = recipes.build_recipe(
         state.settings,
         model=options.model,
-        preset=recipes.apply_changes(preset, options.set),
+        preset=options.preset,
+        changes=options.set,
         output=Output(**options.model_dump(include={field.name for field in fields(Output)})),
         pull=False,
     )
@@ -76,7 +75,6 @@ def submit(state: AppState, job: Job, *, list_now: bool = True) -> None:
         UsageError: a job of this id exists.
         JobConflict: another job with the same source and target is open.
         NoImages: its source is empty.
-
     """
     session, submitter = state.session, state.session.submitter
     register_job(state, job)

@@ -66,7 +66,6 @@ class UploadStore:
         Raises:
             PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE, TRUNCATED or TARGET.
             TransientError: the store failed.
-
         """
         key = validate_name(name)
         file_format = validate_header(data, self.limits)

@@ -34,25 +34,15 @@ def is_matrix_profile(icc: bytes) -> bool:
     return {icc[start : start + 4] for start in starts} >= _MATRIX_TAGS
 
 
-def to_srgb(image: Image.Image, icc: bytes) -> Pixels | None:
-    """Convert the image from its profile; None if the profile cannot be used."""
-    return _convert(image, icc, "sRGB")
-
-
-def lab_to_srgb(image: Image.Image) -> Pixels | None:
-    """Convert an image in CIELAB; None if it cannot be."""
-    return _convert(image, "LAB", "sRGB")
-
-
 def to_viewed_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
     """Convert to what a color-managed screen shows; unchanged without a usable profile."""
-    srgb = to_srgb(Image.fromarray(rgb), icc) if icc else None
+    srgb = convert(Image.fromarray(rgb), icc, "sRGB") if icc else None
     return rgb if srgb is None else srgb
 
 
 def from_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
     """Convert sRGB to the numbers that look the same in an image with the profile `icc`."""
-    stored = _convert(Image.fromarray(rgb), "sRGB", icc) if icc else None
+    stored = convert(Image.fromarray(rgb), "sRGB", icc) if icc else None
     return rgb if stored is None else stored
 
 
@@ -68,8 +58,8 @@ def _open_profile(profile: bytes | str) -> ImageCms.ImageCmsProfile:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile(profile))  # type: ignore[arg-type]
 
 
-def _convert(image: Image.Image, source: bytes | str, target: bytes | str) -> Pixels | None:
-    """Convert between ICC profiles or named color spaces."""
+def convert(image: Image.Image, source: bytes | str, target: bytes | str) -> Pixels | None:
+    """Convert between ICC profiles or named color spaces; None if one cannot be used."""
     try:
         converted = ImageCms.profileToProfile(
             image,

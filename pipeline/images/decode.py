@@ -18,12 +18,10 @@ from bgpipe.pipeline.images.raw import decode_raw, read_raw_size
 from bgpipe.pipeline.images.samples import read_samples
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from bgpipe.pipeline.images.limits import Limits
-    from bgpipe.pipeline.types import DecodedImage
+    from bgpipe.pipeline.types import DecodedImage, Pixels, Pixels16
 
-    Samples = TypeVar("Samples", npt.NDArray[np.uint8], npt.NDArray[np.uint16])
+    Samples = TypeVar("Samples", Pixels, Pixels16)
 
 _UPRIGHT = (False, None)
 # By EXIF orientation: whether to transpose, then the flip of cv2 (1 left to right, 0 top to bottom, -1 both).

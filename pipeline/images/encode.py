@@ -16,8 +16,6 @@ from bgpipe.pipeline.images import png, provenance
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import numpy.typing as npt
-
     from bgpipe.config.output import Format
     from bgpipe.pipeline.types import Cutout, DecodedImage, Output, Pixels, Pixels16
 
@@ -40,9 +38,8 @@ def encode(cutout: Cutout, image: DecodedImage, output: Output, text: Text) -> b
     """
     longest = FILE_FORMATS[output.format].longest_side
     if max(cutout.rgba.shape[:2]) > longest:
-        raise PermanentError(
-            Code.TOO_LARGE, f"{output.format} holds sides up to {longest} pixels: write png"
-        )
+        detail = f"{output.format} holds sides up to {longest} pixels: write png"
+        raise PermanentError(Code.TOO_LARGE, detail)
     return _ENCODERS[output.format](cutout, image, output, text)
 
 
@@ -126,7 +123,7 @@ def save(image: Image.Image, file_format: str, **options: Any) -> bytes:  # noqa
     return file.getvalue()
 
 
-def _to_16_bits(rgba: Pixels, rgb: Pixels, rgb16: Pixels16) -> npt.NDArray[np.uint16]:
+def _to_16_bits(rgba: Pixels, rgb: Pixels, rgb16: Pixels16) -> Pixels16:
     """Return the source's own 16-bit samples, shifted where a soft edge lost its background."""
     samples = np.empty(rgba.shape, np.uint16)
     for top in range(0, len(rgba), _STRIP_ROWS):

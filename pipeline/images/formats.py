@@ -3,8 +3,6 @@
 The RAW files of most cameras are TIFFs, whose directories are read without a codec.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import islice
 from typing import Literal
@@ -51,6 +49,7 @@ _SIGNATURES: dict[str, tuple[bytes, ...]] = {
     "DDS": (b"DDS ",),
 }
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_END_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 
 _PHOTOMETRIC, _MAKE, _SUB_DIRECTORIES, _DNG_VERSION = 262, 271, 330, 50706
 _SENSOR_DATA = {32803, 34892}
@@ -80,16 +79,11 @@ def is_readable(head: bytes) -> bool:
 
 def is_cut_short(name: str, data: bytes) -> bool:
     """Whether the container announces more bytes than there are."""
-    match name:
-        case "PNG":
-            return b"IEND" not in data
-        case "JPEG":
-            return b"\xff\xd9" not in data
-        case "WEBP":
-            return int.from_bytes(data[4:8], "little") + 8 > len(data)
-        case "AVIF" | "HEIF":
-            return any(end > len(data) for end in _box_ends(data))
-    return False
+    if name in _END_MARKS:
+        return _END_MARKS[name] not in data
+    if name == "WEBP":
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    return name in ("AVIF", HEIF) and any(end > len(data) for end in _box_ends(data))
 
 
 def header_error(data: bytes) -> PermanentError:

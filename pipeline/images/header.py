@@ -1,7 +1,5 @@
 """An image file opened, its header read and judged, its frames counted, before a pixel is decoded."""
 
-from __future__ import annotations
-
 import io
 import math
 import struct
@@ -9,7 +7,6 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -23,10 +20,7 @@ from bgpipe.pipeline.images.formats import (
     is_cut_short,
     truncation_error,
 )
-from bgpipe.pipeline.images.limits import check_bytes, check_size
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.images.limits import Limits, check_bytes, check_size
 
 DAMAGE = (
     OSError,
@@ -104,9 +98,8 @@ def count_frames(image: Image.Image, data: bytes, limits: Limits) -> int:
     else:
         count = image.info.get(_PICTURES, getattr(image, "n_frames", 1))
     if count > limits.max_frames:
-        raise PermanentError(
-            Code.TOO_LARGE, f"more frames than images may have: {limits.max_frames}"
-        )
+        detail = f"more frames than images may have: {limits.max_frames}"
+        raise PermanentError(Code.TOO_LARGE, detail)
     return max(count, 1)
 
 
@@ -125,9 +118,8 @@ def _open_heif(data: bytes, limits: Limits) -> Image.Image:
     try:
         import pillow_heif
     except ImportError as error:
-        raise PermanentError(
-            Code.UNSUPPORTED, "HEIF needs pillow-heif: pip install 'bgpipe[heic]'"
-        ) from error
+        detail = "HEIF needs pillow-heif: pip install 'bgpipe[heic]'"
+        raise PermanentError(Code.UNSUPPORTED, detail) from error
     if is_cut_short(HEIF, data):
         raise truncation_error(HEIF, f"{len(data)} bytes are there")
     try:

@@ -1,14 +1,10 @@
 """How large an image may be, judged before it is decoded, and how much memory it takes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Self
 
+from bgpipe.config.settings import ImageSettings
 from bgpipe.pipeline.errors import Code, PermanentError
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import ImageSettings
 
 BYTES_PER_PIXEL = 28
 BYTES_PER_REDUCED_PIXEL = 112
@@ -26,7 +22,7 @@ class Limits:
     max_frames: int = 10_000
 
     @classmethod
-    def from_settings(cls, images: ImageSettings) -> Limits:
+    def from_settings(cls, images: ImageSettings) -> Self:
         return cls(images.max_pixels, images.max_side, images.max_bytes)
 
 

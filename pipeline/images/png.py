@@ -18,12 +18,10 @@ from isal import isal_zlib
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    import numpy.typing as npt
+    from bgpipe.pipeline.types import Pixels, Pixels16
 
-    Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    Samples = Pixels | Pixels16
     """Gray [H, W], RGB [H, W, 3] or RGBA [H, W, 4]."""
-    Rows = npt.NDArray[np.uint8]
-    """[H, bytes of a row]."""
 
 SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 """The first and the last bytes of a complete file."""
@@ -87,7 +85,12 @@ def _annotations(
     text: Mapping[str, str], icc: bytes | None, dpi: tuple[float, float] | None
 ) -> Iterator[bytes]:
     for keyword, value in text.items():
-        yield _text_chunk(keyword, value)
+        name = keyword.encode("latin-1")
+        if not 0 < len(name) < 80 or "\0" in keyword + value:
+            raise ValueError(f"PNG keywords have 1 to 79 characters, none of them NUL: {keyword!r}")
+        kind = b"tEXt" if all(ord(character) < 256 for character in value) else b"iTXt"
+        separator, encoding = _TEXT[kind]
+        yield _chunk(kind, name + separator + value.encode(encoding))
     if icc:
         yield _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
     if dpi:
@@ -101,16 +104,6 @@ def _header(samples: Samples) -> bytes:
     if kind is None or not 0 < height <= _MAX_INTEGER or not 0 < width <= _MAX_INTEGER:
         raise ValueError(f"not the shape of an image: {samples.shape}")
     return struct.pack(">IIBBBBB", width, height, 8 * samples.itemsize, kind, 0, 0, 0)
-
-
-def _text_chunk(keyword: str, value: str) -> bytes:
-    """Return a `tEXt` chunk in Latin-1 or, if it does not suffice, an `iTXt` one in UTF-8."""
-    name = keyword.encode("latin-1")
-    if not 0 < len(name) < 80 or "\0" in keyword + value:
-        raise ValueError(f"PNG keywords have 1 to 79 characters, none of them NUL: {keyword!r}")
-    kind = b"tEXt" if all(ord(character) < 256 for character in value) else b"iTXt"
-    separator, encoding = _TEXT[kind]
-    return _chunk(kind, name + separator + value.encode(encoding))
 
 
 def _deflated(samples: Samples) -> Iterator[bytes]:
@@ -139,7 +132,7 @@ def _choose_filter(samples: Samples, pixel: int) -> int:
     return min((_UP, _SUB), key=size)
 
 
-def _strip(samples: Samples, top: int, count: int, pixel: int, kind: int) -> Rows:
+def _strip(samples: Samples, top: int, count: int, pixel: int, kind: int) -> Pixels:
     """Return rows [count, 1 + bytes] from `top` on, each behind the number of its filter."""
     rows = _bytes(samples[top : top + count])
     height, length = rows.shape
@@ -155,8 +148,8 @@ def _strip(samples: Samples, top: int, count: int, pixel: int, kind: int) -> Row
     return filtered
 
 
-def _bytes(rows: Samples) -> Rows:
-    """Return the rows as they are stored: 16-bit samples with their high byte first."""
+def _bytes(rows: Samples) -> Pixels:
+    """Return the rows as stored, [H, bytes of a row]: 16-bit samples with their high byte first."""
     stored = np.ascontiguousarray(rows, ">u2" if rows.itemsize == 2 else np.uint8)
     return stored.view(np.uint8).reshape(len(rows), -1)
 

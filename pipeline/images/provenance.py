@@ -4,16 +4,11 @@ A PNG has text chunks. The other formats carry an XMP packet (ISO 16684-1): a JP
 WebP, AVIF and ZIP at their very end, where it proves that the file was written completely.
 """
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 from xml.sax.saxutils import quoteattr, unescape
 
 from bgpipe.pipeline.images import png
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 RECIPE = "bgpipe:recipe"
 """Keyword of the recipe: bgpipe made the files that have it."""

@@ -42,9 +42,8 @@ def decode_raw(data: bytes, limits: Limits, keep_16_bits: bool) -> DecodedImage:
         )
     if samples.shape[2] == 1:  # a sensor without color filters
         samples = np.repeat(samples, 3, axis=2)
-    check_size(
-        (samples.shape[1], samples.shape[0]), limits
-    )  # some sensors are rotated by 45 degrees
+    # Some sensors are rotated by 45 degrees.
+    check_size((samples.shape[1], samples.shape[0]), limits)
     if not keep_16_bits:
         return DecodedImage(samples)
     return DecodedImage((samples >> 8).astype(np.uint8), rgb16=samples.view(np.uint16))
@@ -56,9 +55,8 @@ def _open(data: bytes, limits: Limits) -> Iterator[RawPy]:
     try:
         import rawpy
     except ImportError as error:
-        raise PermanentError(
-            Code.UNSUPPORTED, "camera RAW needs rawpy: pip install 'bgpipe[raw]'"
-        ) from error
+        detail = "camera RAW needs rawpy: pip install 'bgpipe[raw]'"
+        raise PermanentError(Code.UNSUPPORTED, detail) from error
     check_bytes(data, limits)
     try:
         with rawpy.imread(io.BytesIO(data)) as raw:
@@ -73,10 +71,8 @@ def _open(data: bytes, limits: Limits) -> Iterator[RawPy]:
         rawpy.LibRawNotImplementedError,
         rawpy.NotSupportedError,
     ) as error:
-        raise PermanentError(
-            Code.UNSUPPORTED,
-            f"kind of {detect_format(data)} that LibRaw does not support, or damaged",
-        ) from error
+        detail = f"kind of {detect_format(data)} that LibRaw does not support, or damaged"
+        raise PermanentError(Code.UNSUPPORTED, detail) from error
     except (rawpy.LibRawError, OSError, MemoryError) as error:
         raise truncation_error(detect_format(data), _message(error)) from error
 

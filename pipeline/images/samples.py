@@ -15,11 +15,7 @@ from bgpipe.pipeline.images.header import DAMAGE
 from bgpipe.pipeline.types import DecodedImage
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from bgpipe.pipeline.types import Pixels, Pixels16
-
-    Gray = npt.NDArray[np.uint8]
 
 _PNG_DEPTH = 24
 """Offset in a PNG of the number of bits of a sample."""
@@ -40,11 +36,8 @@ def read_samples(image: Image.Image, data: bytes, *, keep_16_bits: bool) -> Deco
     srgb = _convert_to_srgb(image, icc, rgb)
     if srgb is not None:
         return DecodedImage(srgb, alpha)
-    keeps_profile = (
-        color.read_color_space(icc) == b"RGB "
-        and color.is_matrix_profile(icc)
-        and image.mode != "CMYK"
-    )
+    is_rgb = color.read_color_space(icc) == b"RGB " and image.mode != "CMYK"
+    keeps_profile = is_rgb and color.is_matrix_profile(icc)
     rgb16 = _read_rgb16(image, data) if keep_16_bits else None
     return DecodedImage(rgb, alpha, icc if keeps_profile else None, rgb16=rgb16)
 
@@ -53,15 +46,16 @@ def _convert_to_srgb(image: Image.Image, icc: bytes, rgb: Pixels) -> Pixels | No
     """Convert if the profile is one whose numbers cannot be kept."""
     match color.read_color_space(icc):
         case b"CMYK" if image.mode == "CMYK":
-            return color.to_srgb(image, icc)
+            return color.convert(image, icc, "sRGB")
         case b"GRAY" if (rgb == rgb[..., :1]).all():
-            return color.to_srgb(Image.fromarray(np.ascontiguousarray(rgb[..., 0])), icc)
+            gray = Image.fromarray(np.ascontiguousarray(rgb[..., 0]))
+            return color.convert(gray, icc, "sRGB")
         case b"RGB " if image.mode != "CMYK" and not color.is_matrix_profile(icc):
-            return color.to_srgb(Image.fromarray(rgb), icc)
+            return color.convert(Image.fromarray(rgb), icc, "sRGB")
     return None
 
 
-def _decode(image: Image.Image, data: bytes) -> tuple[Pixels, Gray | None]:
+def _decode(image: Image.Image, data: bytes) -> tuple[Pixels, Pixels | None]:
     if image.format in ("JPEG", "MPO") and image.mode == "RGB":
         return _decode_jpeg(image, data), None
     _load(image)
@@ -70,16 +64,16 @@ def _decode(image: Image.Image, data: bytes) -> tuple[Pixels, Gray | None]:
     if image.mode in ("I", "F"):
         return _gray_to_rgb(_scale_to_8_bits(image)), None
     if image.mode == "LAB":
-        if (rgb := color.lab_to_srgb(image)) is None:
+        if (rgb := color.convert(image, "LAB", "sRGB")) is None:
             raise PermanentError(Code.UNSUPPORTED, "unsupported kind of LAB: convert to RGB")
         return rgb, None
     if not image.has_transparency_data:
         return np.asarray(image.convert("RGB")), None
     rgba = np.asarray(image.convert("RGBA"))
     alpha = _make_key_alpha(image, data) if image.mode == "RGB" else None
-    return np.ascontiguousarray(rgba[..., :3]), (
-        np.ascontiguousarray(rgba[..., 3]) if alpha is None else alpha
-    )
+    if alpha is None:
+        alpha = np.ascontiguousarray(rgba[..., 3])
+    return np.ascontiguousarray(rgba[..., :3]), alpha
 
 
 def _load(image: Image.Image) -> None:
@@ -99,28 +93,26 @@ def _decode_jpeg(image: Image.Image, data: bytes) -> Pixels:
     return pixels
 
 
-def _decode_gray16(image: Image.Image) -> tuple[Pixels, Gray | None]:
+def _decode_gray16(image: Image.Image) -> tuple[Pixels, Pixels | None]:
     samples = np.asarray(image)
     key = image.info.get("transparency")
     alpha = None if key is None else np.where(samples == key, 0, 255).astype(np.uint8)
     return _gray_to_rgb((samples >> 8).astype(np.uint8)), alpha
 
 
-def _scale_to_8_bits(image: Image.Image) -> Gray:
+def _scale_to_8_bits(image: Image.Image) -> Pixels:
     """Scale samples without a defined white; NaN becomes black."""
     with np.errstate(invalid="ignore"):  # which a cast may raise
         samples = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0)
     lowest, highest = samples.min(), samples.max()
     white = next((white for white in _WHITES if highest <= white), None)
     if white is None or lowest < 0:
-        raise PermanentError(
-            Code.UNSUPPORTED,
-            f"sample values out of range: {lowest:g} to {highest:g}: scale to 0..1",
-        )
+        detail = f"sample values out of range: {lowest:g} to {highest:g}: scale to 0..1"
+        raise PermanentError(Code.UNSUPPORTED, detail)
     return np.asarray(np.rint(samples * (255 / white)), np.uint8)
 
 
-def _gray_to_rgb(gray: Gray) -> Pixels:
+def _gray_to_rgb(gray: Pixels) -> Pixels:
     return np.repeat(gray[..., None], 3, axis=2)
 
 
@@ -133,7 +125,7 @@ def _has_16_bits(image: Image.Image, data: bytes) -> bool:
     return False
 
 
-def _make_key_alpha(image: Image.Image, data: bytes) -> Gray | None:
+def _make_key_alpha(image: Image.Image, data: bytes) -> Pixels | None:
     """Make alpha from a transparent color of 16 bits; Pillow compares the high bytes only."""
     key, rgb16 = image.info.get("transparency"), _read_rgb16(image, data)
     if rgb16 is None or not isinstance(key, tuple):

@@ -3,8 +3,6 @@
 The supervisor lists devices without torch, which only `check_device` imports.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -56,9 +54,7 @@ class WorkerDevice:
 def select_devices(requested: Sequence[str], *, cpu_allowed: bool) -> list[WorkerDevice]:
     """Return the requested devices; by default every GPU, or else the CPU where that is allowed.
 
-    Raises:
-        UsageError: a requested device does not exist, or there is only the CPU.
-
+    Raises UsageError if a requested device does not exist, or there is only the CPU.
     """
     gpus = _find_gpus()
     devices = {CPU: WorkerDevice(CPU)} | gpus
@@ -73,9 +69,7 @@ def select_devices(requested: Sequence[str], *, cpu_allowed: bool) -> list[Worke
 def check_device(device: str) -> None:
     """Multiply matrices on `device`, cpu or cuda, in float32 and half precision.
 
-    Raises:
-        DeviceLost: it fails, or its product is wrong.
-
+    Raises DeviceLost if it fails, or its product is wrong.
     """
     import torch
 

@@ -13,17 +13,17 @@ import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import cycle
+from itertools import chain, cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bgpipe.config.choices import Precision
+from bgpipe.config.settings import Precision
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError, UsageError
 from bgpipe.pipeline.inference.transfer import CudaTransfer, HostTransfer, Step, capture_graph
-from bgpipe.pipeline.networks.birefnet.checkpoint import count_bytes, load
+from bgpipe.pipeline.networks.birefnet.checkpoint import load
 from bgpipe.pipeline.networks.birefnet.fused import fuse
 from bgpipe.pipeline.networks.preprocess import Normalizer
 from bgpipe.pipeline.types import Matte
@@ -63,7 +63,8 @@ class Engine(ABC):
     @property
     def memory(self) -> int:
         """Bytes that the weights take on the device."""
-        return count_bytes(self._network)
+        tensors = chain(self._network.parameters(), self._network.buffers())
+        return sum(tensor.nbytes for tensor in tensors)
 
     def infer(self, images: Sequence[Pixels]) -> list[Matte]:
         """Return a matte for each image, uint8 [h, w, C] of one size.
@@ -72,7 +73,6 @@ class Engine(ABC):
             TransientError: a single image does not fit in the device's memory, or its matte contains
                 NaN or infinity.
             DeviceLost: the device fails and will not recover within this process.
-
         """
         while True:
             try:
@@ -116,7 +116,6 @@ class BiRefNetEngine(Engine):
             ModelUnavailable: the file does not hold the weights of a BiRefNet.
             TransientError: a single image does not fit in the device's memory.
             UsageError: the device does not have this precision.
-
         """
         super().__init__(device, batch, threads)
         self._on_gpu = self._device.type == "cuda"
@@ -192,9 +191,7 @@ def make_mattes(alphas: Tensor, is_finite: Tensor) -> list[Matte]:
 def choose_precision(precision: Precision, device: torch.device) -> Precision:
     """Return the precision itself, or for `auto` the one that suits the device.
 
-    Raises:
-        UsageError: the device does not have it.
-
+    Raises UsageError if the device does not have it.
     """
     if device.type != "cuda":
         if precision is Precision.TF32:

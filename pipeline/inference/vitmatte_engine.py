@@ -56,6 +56,5 @@ class VitMatteEngine(Engine):
         """Return uint8 [B, h, w, 4] as [B, 4, h, w]: normalized RGB, and a trimap of 0, 1/2, 1."""
         planes = pixels.permute(0, 3, 1, 2).float()  # [B, 4, h, w]
         trimap = planes[:, 3:].div(UNKNOWN).round().div(2)
-        return (
-            torch.cat([self._normalize(planes[:, :3]), trimap], dim=1).to(self._dtype).contiguous()
-        )
+        inputs = torch.cat([self._normalize(planes[:, :3]), trimap], dim=1)
+        return inputs.to(self._dtype).contiguous()

@@ -1,7 +1,5 @@
 """Manifests in Redis: the items of a job as packed blocks in one hash, by position."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import lzma
@@ -9,15 +7,13 @@ import os.path
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.errors import StoreCorrupted
 from bgpipe.pipeline.jobs.scripts import change_job
 from bgpipe.pipeline.types import Item, JobId
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.broker.client import RedisClient
 
 VERSION = 1
 """Version of a block; the first ones had none. Increased when older programs would misread it."""

@@ -1,7 +1,5 @@
 """Stored forms of a job's record, errors and flags, and the summary of its counters."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict

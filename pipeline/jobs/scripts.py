@@ -1,17 +1,12 @@
 """The Lua scripts of the job store: each change happens at once or not at all, also if sent twice."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.broker.client import load_lua
+from bgpipe.pipeline.broker.client import RedisClient, load_lua
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.types import JobId
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.broker.client import RedisClient
 
 REFUSED = 0
 UNKNOWN_JOB = -1

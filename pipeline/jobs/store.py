@@ -9,8 +9,6 @@ Processes that list and feed a job write with a fencing token (bgpipe.pipeline.b
 one was seen, older ones are refused, so that a leader that stalled past its lease changes nothing.
 """
 
-from __future__ import annotations
-
 import secrets
 import time
 from collections.abc import Mapping, Sequence

@@ -12,15 +12,8 @@ from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.types import Cutout
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from bgpipe.pipeline.types import Pixels, Plane, Preset
-
-    Alpha = npt.NDArray[np.uint8]
-    Colors = npt.NDArray[np.float32]
-    """float32 [N, 3 or 4] in [0, 255]."""
-    Positions = npt.NDArray[np.intp]
-    """[N]: row * width + column."""
+    from bgpipe.pipeline.matting.resample import Positions
+    from bgpipe.pipeline.types import Floats, Pixels, Plane, Preset
 
 SOLID = 10
 """Alpha above which a pixel belongs to the subject; below is the haze of a soft matte."""
@@ -83,11 +76,8 @@ def composite(cutout: Cutout, preset: Preset, background: Pixels | None, max_pix
         frame = layout(cutout.rgba[..., 3], preset)
         width, height = frame.size
         if width * height > max_pixels:
-            raise PermanentError(
-                Code.TOO_LARGE,
-                f"margin and canvas ask for {width} x {height} pixels: more than images allow, "
-                f"{max_pixels}",
-            )
+            asked = f"margin and canvas ask for {width} x {height} pixels"
+            raise PermanentError(Code.TOO_LARGE, f"{asked}: more than images allow, {max_pixels}")
         cutout = Cutout(render(cutout.rgba, frame))
     if not preset.shadow and background is None:
         return cutout
@@ -95,7 +85,7 @@ def composite(cutout: Cutout, preset: Preset, background: Pixels | None, max_pix
     return Cutout(_put_over(cutout.rgba, shadow, background))
 
 
-def find_subject_box(alpha: Alpha) -> PixelBox | None:
+def find_subject_box(alpha: Pixels) -> PixelBox | None:
     """Return the box of all solid parts but dust; None if there are none."""
     solid = (alpha > SOLID).astype(np.uint8)
     count, _, parts, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
@@ -116,7 +106,7 @@ def count_canvas_pixels(preset: Preset) -> int:
     return width * height
 
 
-def layout(alpha: Alpha, preset: Preset) -> Layout:
+def layout(alpha: Pixels, preset: Preset) -> Layout:
     """Apply the preset's crop, margin, canvas and place to a cutout with this alpha."""
     height, width = alpha.shape
     whole = PixelBox(0, 0, width, height)
@@ -181,9 +171,9 @@ def _put_over(rgba: Pixels, shadow: Plane | None, background: Pixels | None) -> 
 
 
 def _mix(
-    pixels: Colors, s: Plane | np.float32, behind: Pixels | None, positions: Positions
+    pixels: Floats, s: Plane | np.float32, behind: Pixels | None, positions: Positions
 ) -> Pixels:
-    """Return RGBA [N, 4] of pixels over a black shadow of opacity `s` [N, 1] over `behind`."""
+    """Return RGBA of pixels [N, 4] over a black shadow of opacity `s` [N, 1] over `behind`."""
     a = pixels[:, 3:] / np.float32(255)
     own = a * pixels[:, :3]
     if behind is None:
@@ -237,10 +227,9 @@ def _crop(rgba: Pixels, box: PixelBox) -> Pixels:
     height, width = rgba.shape[:2]
     piece = np.zeros((box.height, box.width, 4), np.uint8)
     left, top = max(box.left, 0), max(box.top, 0)
-    right, bottom = min(box.right, width), min(box.bottom, height)
-    piece[top - box.top : bottom - box.top, left - box.left : right - box.left] = rgba[
-        top:bottom, left:right
-    ]
+    inside = rgba[top : min(box.bottom, height), left : min(box.right, width)]
+    rows, columns = inside.shape[:2]
+    piece[top - box.top :, left - box.left :][:rows, :columns] = inside
     return piece
 
 

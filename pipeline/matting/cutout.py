@@ -16,11 +16,7 @@ from bgpipe.pipeline.matting.resample import resize
 from bgpipe.pipeline.types import Cutout
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from bgpipe.pipeline.types import DecodedImage, Matte, Pixels, Preset
-
-    Alpha = npt.NDArray[np.uint8]
 
 
 def cut_out(image: DecodedImage, matte: Matte, preset: Preset) -> Cutout:
@@ -43,7 +39,9 @@ def cut_out(image: DecodedImage, matte: Matte, preset: Preset) -> Cutout:
         soft = np.flatnonzero((alpha > 0) & (alpha < 255))
         if soft.size:
             # A softer or harder finish does not change how subject and background were mixed.
-            mixture = refine(full, _without_softness(preset))
+            inversions = tuple(Enhancement(invert=step.invert) for step in preset.enhance)
+            shape = replace(preset, contrast=1.0, blur=0.0, smooth=False, threshold=False)
+            mixture = refine(full, replace(shape, enhance=inversions))
             rgba.reshape(-1, 4)[soft, :3] = estimate_foreground(image.rgb, mixture, soft)
     return Cutout(rgba)
 
@@ -55,15 +53,7 @@ def keep_own_alpha(image: DecodedImage) -> Cutout:
     return Cutout(_to_rgba(image.rgb, alpha))
 
 
-def _without_softness(preset: Preset) -> Preset:
-    """Return the preset without the fields that only make an edge softer or harder."""
-    inversions = tuple(Enhancement(invert=step.invert) for step in preset.enhance)
-    return replace(
-        preset, contrast=1.0, blur=0.0, smooth=False, threshold=False, enhance=inversions
-    )
-
-
-def _to_rgba(rgb: Pixels, alpha: Alpha) -> Pixels:
+def _to_rgba(rgb: Pixels, alpha: Pixels) -> Pixels:
     rgba = np.empty((*alpha.shape, 4), np.uint8)
     cv2.mixChannels([rgb, alpha], [rgba], [0, 0, 1, 1, 2, 2, 3, 3])
     np.copyto(rgba.view(np.uint32)[..., 0], 0, where=alpha == 0)

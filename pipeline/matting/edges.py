@@ -16,17 +16,13 @@ import numpy as np
 from bgpipe.pipeline.matting.resample import resize
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from bgpipe.pipeline.types import Floats, Matte, Matting, Pixels, Plane
 
-    from bgpipe.pipeline.types import Matte, Matting, Pixels, Plane
-
-    Trimap = npt.NDArray[np.uint8]
-    """uint8 [H, W] of BACKGROUND, UNKNOWN and SUBJECT."""
-    Weights = npt.NDArray[np.float32]
     Solve = Callable[[Sequence[Pixels]], Sequence[Matte]]
     """From tiles uint8 [h, w, 4], RGB and trimap, all of one size, to their alphas [h, w]."""
 
 BACKGROUND, UNKNOWN, SUBJECT = 0, 128, 255
+"""Values of a trimap, uint8 [H, W]."""
 CERTAIN = 0.05
 """A matte this close to 0 or 1 is certain."""
 STRIDE = 32
@@ -58,7 +54,7 @@ def solve_edges(rgb: Pixels, matte: Plane, matting: Matting, solve: Solve) -> Pl
     return np.where(trimap == UNKNOWN, solved.clip(0, 1), trimap == SUBJECT).astype(np.float32)
 
 
-def make_trimap(matte: Plane, band: float) -> Trimap:
+def make_trimap(matte: Plane, band: float) -> Pixels:
     """Mark as unknown the pixels within `band`, a share of the longer side, of a soft one or an edge."""
     subject = matte > 0.5
     uncertain = (matte > CERTAIN) & (matte < 1 - CERTAIN)
@@ -81,13 +77,13 @@ class Tile:
 
     rows: slice
     columns: slice
-    row_weights: Weights
-    column_weights: Weights
+    row_weights: Floats
+    column_weights: Floats
 
-    def has_edge(self, trimap: Trimap) -> bool:
+    def has_edge(self, trimap: Pixels) -> bool:
         return bool((trimap[self.rows, self.columns] == UNKNOWN).any())
 
-    def cut(self, rgb: Pixels, trimap: Trimap) -> Pixels:
+    def cut(self, rgb: Pixels, trimap: Pixels) -> Pixels:
         """Return RGB and trimap uint8 [h, w, 4], the last row and column repeated up to STRIDE."""
         piece = np.dstack([rgb[self.rows, self.columns], trimap[self.rows, self.columns]])
         height, width = piece.shape[:2]
@@ -107,7 +103,7 @@ def split_tiles(shape: tuple[int, ...], size: tuple[int, int]) -> list[Tile]:
     return [Tile(row, column, v, h) for row, v in rows for column, h in columns]
 
 
-def _split_axis(length: int, side: int) -> list[tuple[slice, Weights]]:
+def _split_axis(length: int, side: int) -> list[tuple[slice, Floats]]:
     """Return evenly spread spans of `side` with the weight of each of their pixels."""
     if length <= side:
         return [(slice(0, length), np.ones(length, np.float32))]

@@ -18,15 +18,11 @@ import numpy as np
 from bgpipe.pipeline.matting.resample import sample
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from bgpipe.pipeline.matting.resample import Positions
-    from bgpipe.pipeline.types import Pixels, Plane
+    from bgpipe.pipeline.types import Floats, Pixels, Plane
 
-    Colors = npt.NDArray[np.float32]
-    """float32 [..., 3] in [0, 255]."""
-    Means = tuple[Colors, Colors]
-    """Of the foreground and of the background."""
+    Means = tuple[Floats, Floats]
+    """Of the foreground and of the background, [h, w, 3] in [0, 255]."""
 
 REDUCED_SIDE = 1024
 """Longer side of the copy on which means are taken."""
@@ -58,25 +54,22 @@ def _compute_means(rgb: Pixels, alpha: Plane) -> Means:
     """Return the means of both after the second pass, on the reduced copy."""
     scale = min(1.0, REDUCED_SIDE / max(alpha.shape))
     image, a = _shrink(rgb, scale), _shrink(alpha, scale)[..., None]
-    large, small = (_kernel_side(side, scale) for side in KERNELS)
+    large, small = (  # odd on a reduced copy, where half a pixel shows
+        side if scale == 1 else 2 * round((side * scale - 1) / 2) + 1 for side in KERNELS
+    )
     nothing = np.zeros_like(image), np.zeros_like(image)
     far = _weighted_means(image, image, a, large, fallback=nothing)
     return _weighted_means(_correct(*far, a, image), far[1], a, small, fallback=far)
 
 
-def _shrink(pixels: Pixels | Plane, scale: float) -> Colors:
+def _shrink(pixels: Pixels | Plane, scale: float) -> Floats:
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
     shrunk = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     return np.asarray(shrunk, np.float32)
 
 
-def _kernel_side(side: int, scale: float) -> int:
-    """Return the published side at full size; odd on a reduced copy, where half a pixel shows."""
-    return side if scale == 1 else 2 * round((side * scale - 1) / 2) + 1
-
-
 def _weighted_means(
-    foreground: Colors, background: Colors, a: Plane, kernel: int, *, fallback: Means
+    foreground: Floats, background: Floats, a: Plane, kernel: int, *, fallback: Means
 ) -> Means:
     """Return means over the kernel; those of `fallback` where either has no weight in it."""
     share = _box(a, kernel)[..., None]
@@ -86,11 +79,11 @@ def _weighted_means(
     )
 
 
-def _correct(foreground: Colors, background: Colors, a: Plane, image: Colors) -> Colors:
+def _correct(foreground: Floats, background: Floats, a: Plane, image: Floats) -> Floats:
     """Give the foreground the residual of the compositing equation."""
     residual = image - a * foreground - (1 - a) * background
     return np.asarray(np.clip(foreground + a * residual, 0, 255), np.float32)
 
 
-def _box(values: Colors, kernel: int) -> Colors:
+def _box(values: Floats, kernel: int) -> Floats:
     return np.asarray(cv2.blur(values, (kernel, kernel)), np.float32)

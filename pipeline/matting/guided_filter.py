@@ -13,14 +13,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from bgpipe.pipeline.matting.resample import sample
+from bgpipe.pipeline.matting.resample import sample, to_unit
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from bgpipe.pipeline.types import Pixels, Plane
-
-    Floats = npt.NDArray[np.float32]
+    from bgpipe.pipeline.types import Floats, Mask, Pixels, Plane
 
 RADIUS = 1
 """Of the windows, in pixels of the network's matte."""
@@ -43,17 +39,13 @@ def guided_filter(matte: Plane, full: Plane, rgb: Pixels) -> Plane:
     if full.size <= matte.size or not soft.size:
         return full
     small = cv2.resize(rgb, matte.shape[::-1], interpolation=cv2.INTER_AREA)
-    slope, offset = _fit(matte, _to_unit(np.asarray(small, np.uint8)))
-    colors = _to_unit(rgb.reshape(-1, 3)[soft])
+    slope, offset = _fit(matte, to_unit(np.asarray(small, np.uint8)))
+    colors = to_unit(rgb.reshape(-1, 3)[soft])
     fitted = (sample(slope, soft, full.shape) * colors).sum(axis=1)
     fitted += sample(offset, soft, full.shape)
     out = full.copy()
     out.reshape(-1)[soft] += np.float32(SHARE) * (fitted.clip(0, 1) - full.reshape(-1)[soft])
     return out
-
-
-def _to_unit(pixels: Pixels) -> Floats:
-    return pixels.astype(np.float32) / np.float32(255)
 
 
 def _fit(matte: Plane, guide: Floats) -> tuple[Floats, Plane]:
@@ -67,7 +59,7 @@ def _fit(matte: Plane, guide: Floats) -> tuple[Floats, Plane]:
     return _mean(slope), _mean(matte_mean - (slope * mean).sum(axis=2))
 
 
-def _find_soft_windows(matte: Plane) -> npt.NDArray[np.bool_]:
+def _find_soft_windows(matte: Plane) -> Mask:
     """Return a mask of the windows that reach a soft pixel; elsewhere the slope is zero."""
     soft = ((matte > HALF_LEVEL) & (matte < 1 - HALF_LEVEL)).astype(np.uint8)
     edges = cv2.morphologyEx(matte, cv2.MORPH_GRADIENT, np.ones(_WINDOW, np.uint8)) > HALF_LEVEL

@@ -12,21 +12,16 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from bgpipe.pipeline.matting.resample import to_unit
+
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from bgpipe.config.presets import Enhancement
-    from bgpipe.pipeline.types import Plane
-
-    Levels = npt.NDArray[np.uint8]
-    """uint8 [H, W]."""
+    from bgpipe.pipeline.types import Pixels, Plane
 
 BOXES = 3
 """Box filters that approximate a Gaussian."""
 WHOLE = 1 << 24
 """One, in the fixed-point weights of a box."""
-BLOCK = 1 << 20
-"""Pixels filtered at once: in 64 bits they take eight times their memory."""
 
 
 def enhance(mask: Plane, step: Enhancement) -> Plane:
@@ -41,11 +36,11 @@ def enhance(mask: Plane, step: Enhancement) -> Plane:
         side = 2 * abs(step.mask_offset) + 1
         extreme = cv2.dilate if step.mask_offset > 0 else cv2.erode
         levels = np.asarray(extreme(levels, np.ones((side, side), np.uint8)), np.uint8)
-        mask = levels.astype(np.float32) / np.float32(255)
+        mask = to_unit(levels)
     return np.asarray(1 - mask if step.invert else mask, np.float32)
 
 
-def _to_levels(mask: Plane) -> Levels:
+def _to_levels(mask: Plane) -> Pixels:
     return np.asarray(mask * np.float32(255), np.uint8)
 
 
@@ -63,40 +58,41 @@ def _fill_holes(mask: Plane) -> Plane:
     return np.asarray(ndimage.binary_fill_holes(_to_levels(mask) > 0), np.float32)
 
 
-def _blur(levels: Levels, sigma: int) -> Levels:
+def _blur(levels: Pixels, sigma: int) -> Pixels:
     """Blur by a Gaussian of extended boxes, along rows, then along columns.
 
-    Gwosdek et al., Theoretical Foundations of Gaussian Convolution by Extended Box Filtering, 2011;
-    rounded to 8 bits after every box.
+    Gwosdek et al., Theoretical Foundations of Gaussian Convolution by Extended Box Filtering, 2011,
+    whose equations 7, 11 and 14 give a box; rounded to 8 bits after every one.
     """
     if not sigma:
         return levels
+    variance = sigma * sigma / BOXES
+    reach = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
+    share = (2 * reach + 1) * (reach * (reach + 1) - 3 * variance)
+    radius = reach + share / (6 * (variance - (reach + 1) ** 2))  # a share of the outermost pixels
     for _ in range(2):
         for _ in range(BOXES):
-            levels = _filter_box(levels, _box_radius(sigma))
+            levels = _filter_box(levels, radius)
         levels = np.ascontiguousarray(levels.T)
     return levels
 
 
-def _box_radius(sigma: float) -> float:
-    """Return whole part and share of the outermost pixels (equations 7, 11 and 14)."""
-    variance = sigma * sigma / BOXES
-    whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
-    share = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
-    return whole + share / (6 * (variance - (whole + 1) ** 2))
-
-
-def _filter_box(levels: Levels, radius: float) -> Levels:
+def _filter_box(levels: Pixels, radius: float) -> Pixels:
     """Return means along each row; beyond the border its last pixel is repeated."""
-    reach = math.floor(radius)
+    whole = 2 * math.floor(radius) + 1
     inner = int(np.float32(WHOLE) / np.float32(2 * radius + 1))
-    outer = (WHOLE - (2 * reach + 1) * inner) // 2
-    out = np.empty_like(levels)
-    rows = max(1, BLOCK // levels.shape[1])
-    for top in range(0, len(levels), rows):
-        padded = np.pad(levels[top : top + rows], ((0, 0), (reach + 1, reach + 1)), mode="edge")
-        sums = np.cumsum(padded, axis=1, dtype=np.int64)
-        within = sums[:, 2 * reach + 1 : -1] - sums[:, : -2 * reach - 2]
-        ends = padded[:, : -2 * reach - 2].astype(np.int64) + padded[:, 2 * reach + 2 :]
-        out[top : top + rows] = (within * inner + ends * outer + WHOLE // 2) // WHOLE
-    return out
+    outer = (WHOLE - whole * inner) // 2
+    narrow, wide = (
+        np.asarray(
+            cv2.boxFilter(
+                levels, cv2.CV_32S, (side, 1), normalize=False, borderType=cv2.BORDER_REPLICATE
+            )
+        ).view(np.uint32)
+        for side in (whole, whole + 2)
+    )
+    wide -= narrow
+    wide *= outer
+    narrow *= inner
+    narrow += wide
+    narrow += WHOLE // 2  # the sum is below 2**32
+    return (narrow // WHOLE).astype(np.uint8)

@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from cv2.typing import MatLike
 
-    from bgpipe.pipeline.types import Plane
+    from bgpipe.pipeline.types import Pixels, Plane
 
-    Element = npt.NDArray[np.uint8]
-    Labels = npt.NDArray[np.int32]
-    Flags = npt.NDArray[np.bool_]
+    Choose = Callable[[Plane, Pixels], MatLike]
+    """cv2.dilate or cv2.erode."""
 
 LARGEST_HOLE = 0.01
 """Share of the subject's area; a larger hole is part of its shape, such as the inside of a handle."""
@@ -31,7 +30,7 @@ LARGEST_DIRECT = 8
 """Radius up to which OpenCV filters with the whole disc."""
 
 
-def make_disc(radius: int) -> Element:
+def make_disc(radius: int) -> Pixels:
     """Return [2r + 1, 2r + 1] of 0 and 1."""
     across = np.arange(-radius, radius + 1)
     return (across[:, None] ** 2 + across**2 <= radius**2).astype(np.uint8)
@@ -71,7 +70,7 @@ def fill_holes(matte: Plane) -> Plane:
     return np.where(filled, np.float32(1), matte)
 
 
-def _extreme(plane: Plane, radius: float, choose: Callable[[Plane, Element], MatLike]) -> Plane:
+def _extreme(plane: Plane, radius: float, choose: Choose) -> Plane:
     whole = math.floor(radius)
     inner = _within_disc(plane, whole, choose)
     if radius == whole:
@@ -80,7 +79,7 @@ def _extreme(plane: Plane, radius: float, choose: Callable[[Plane, Element], Mat
     return inner + np.float32(radius - whole) * (outer - inner)
 
 
-def _within_disc(plane: Plane, radius: int, choose: Callable[[Plane, Element], MatLike]) -> Plane:
+def _within_disc(plane: Plane, radius: int, choose: Choose) -> Plane:
     """Return the extreme over a disc; a large one row by row, each from the shorter one."""
     if radius == 0:
         return plane
@@ -97,7 +96,9 @@ def _within_disc(plane: Plane, radius: int, choose: Callable[[Plane, Element], M
     return extreme
 
 
-def _find_enclosed(matte: Plane, level: float, maximum: float) -> tuple[Labels, Flags]:
+def _find_enclosed(
+    matte: Plane, level: float, maximum: float
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
     """Label the pieces up to `level` [H, W]; return for each label if it is enclosed and small."""
     pieces = (matte <= level).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(pieces, connectivity=4)

@@ -88,10 +88,9 @@ def _refine_patch(patch: Plane, preset: Preset) -> Plane:
     patch = erode(dilate(patch, preset.dilate), preset.erode)
     if sigma := _sigma(preset):
         blurred = _blur_edges(patch, sigma)
-        # A Gaussian alone takes half of a hair's opacity.
-        patch = (
-            np.maximum(blurred, white_top_hat(patch, STRAND_RADIUS)) if preset.smooth else blurred
-        )
+        if preset.smooth:  # a Gaussian alone takes half of a hair's opacity
+            blurred = np.maximum(blurred, white_top_hat(patch, STRAND_RADIUS))
+        patch = blurred
     patch = np.clip(0.5 + np.float32(preset.contrast) * (patch - 0.5), 0, 1)
     return (patch > 0.5).astype(np.float32) if preset.threshold else patch
 

@@ -11,13 +11,17 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from cv2.typing import MatLike
 
-    from bgpipe.pipeline.types import Plane
+    from bgpipe.pipeline.types import Floats, Pixels, Plane
 
     Positions = npt.NDArray[np.intp]
     """[N]: row * width + column."""
-    Floats = npt.NDArray[np.float32]
 
 _REMAP_COLUMNS = 4096  # cv2.remap takes sides up to 32767
+
+
+def to_unit(levels: Pixels) -> Floats:
+    """Return uint8 as float32 in [0, 1]."""
+    return levels.astype(np.float32) / np.float32(255)
 
 
 def resize(plane: Plane, height: int, width: int) -> Plane:

@@ -15,12 +15,8 @@ import numpy as np
 from bgpipe.pipeline.types import ReviewFlag
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from bgpipe.config.settings import ReviewSettings
-    from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Plane, Preset
-
-    Mask = npt.NDArray[np.bool_]
+    from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Pixels, Plane, Preset
 
 SIDE = 256
 CERTAIN_PERCENTILE = 95
@@ -42,15 +38,18 @@ def review(
     """
     flags = {ReviewFlag.MORE_FRAMES} if image.frames > 1 else set()
     if matte is not None:
-        small = _shrink(matte.alpha)
+        small = _resize(matte.alpha, *(min(side, SIDE) for side in matte.alpha.shape))
         flags.update(_judge(small, settings))
-        if (
-            preset.fill_holes
-            and not preset.invert
-            and _filled_share(small, cutout) > settings.filled
-        ):
-            flags.add(ReviewFlag.FILLED_HOLE)
+        if preset.fill_holes and not preset.invert:
+            opaque = _resize(cutout.rgba[..., 3], *small.shape) > 191
+            if np.mean((small < 0.25) & opaque) > settings.filled:
+                flags.add(ReviewFlag.FILLED_HOLE)
     return tuple(flag for flag in ReviewFlag if flag in flags)
+
+
+def _resize(plane: Plane | Pixels, height: int, width: int) -> Plane:
+    """Resize by the mean over each pixel's area."""
+    return np.asarray(cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _judge(matte: Plane, settings: ReviewSettings) -> Iterator[ReviewFlag]:
@@ -64,27 +63,11 @@ def _judge(matte: Plane, settings: ReviewSettings) -> Iterator[ReviewFlag]:
         yield ReviewFlag.NEARLY_FULL
     elif border.mean() > settings.border:
         yield ReviewFlag.TOUCHES_BORDER
-    if _count_pieces(subject, settings.least_piece) > settings.most_pieces:
+    _, _, stats, _ = cv2.connectedComponentsWithStats(subject.astype(np.uint8))
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    if np.count_nonzero(areas >= settings.least_piece * subject.size) > settings.most_pieces:
         yield ReviewFlag.MANY_PIECES
     if 2 * np.percentile(matte[subject], CERTAIN_PERCENTILE) - 1 < settings.confidence:
         yield ReviewFlag.LOW_CONFIDENCE  # which implies the next one
     elif np.mean(matte[matte > CERTAIN] < 1 - CERTAIN) > settings.soft:
         yield ReviewFlag.SOFT_EVERYWHERE
-
-
-def _shrink(plane: Plane) -> Plane:
-    """Shrink to at most SIDE pixels a side, by the mean over each pixel's area."""
-    height, width = (min(side, SIDE) for side in plane.shape)
-    return np.asarray(cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA), np.float32)
-
-
-def _count_pieces(subject: Mask, minimum: float) -> int:
-    _, _, stats, _ = cv2.connectedComponentsWithStats(subject.astype(np.uint8))
-    return int(np.count_nonzero(stats[1:, cv2.CC_STAT_AREA] >= minimum * subject.size))
-
-
-def _filled_share(matte: Plane, cutout: Cutout) -> float:
-    """Return the share of pixels that are open in the matte and opaque in the cutout."""
-    height, width = matte.shape
-    alpha = cv2.resize(cutout.rgba[..., 3], (width, height), interpolation=cv2.INTER_AREA)
-    return float(np.mean((matte < 0.25) & (np.asarray(alpha) > 191)))

@@ -3,8 +3,6 @@
 `huggingface_hub` is imported at the first request, which most runs never make.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ The first pull writes a pin; all later weights must match it, whatever the hub o
 also caches the hashes of unchanged weights, because reading a gigabyte at every start takes seconds.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The registry of models: from a name or a path to verified weights on this machine."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from importlib.resources import files

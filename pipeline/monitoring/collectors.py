@@ -4,8 +4,6 @@ Each dispatcher exports the whole cluster, so queries take the maximum over inst
 (infra/docs/operations.md). Metrics of workers have the same names and labels in both collectors.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -139,18 +137,15 @@ class WorkerCollector(Collector):
 def serve_metrics(collector: Collector, host: str, port: int) -> Iterator[None]:
     """Answer GET /metrics from a thread until the block ends.
 
-    Raises:
-        UsageError: the address cannot be bound.
-
+    Raises UsageError if the address cannot be bound.
     """
     registry = CollectorRegistry()
     registry.register(collector)
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:
-        raise UsageError(
-            f"metrics cannot be served: {host}:{port}: {error.strerror}: choose another address"
-        ) from error
+        place = f"{host}:{port}: {error.strerror}"
+        raise UsageError(f"metrics cannot be served: {place}: choose another address") from error
     try:
         yield
     finally:

@@ -54,9 +54,7 @@ class Histogram:
     def read(cls, text: str | bytes) -> Histogram:
         """Parse the text that `write` returned.
 
-        Raises:
-            ValueError: not a histogram, or one with other bounds.
-
+        Raises ValueError if not a histogram, or one with other bounds.
         """
         total, *counts = json.loads(text)
         if len(counts) != len(BOUNDS):

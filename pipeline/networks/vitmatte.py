@@ -6,25 +6,26 @@ safetensors file. Instead of reading a config.json, the configuration is inferre
 weights that do not fit exactly are refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from itertools import count, takewhile
 
 import torch
 from torch import Tensor, nn
 from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting
 
 from bgpipe.pipeline.errors import ModelUnavailable
-from bgpipe.pipeline.networks.birefnet.checkpoint import InvalidWeights, read, refusing_shapes
+from bgpipe.pipeline.networks.birefnet.checkpoint import (
+    InvalidWeights,
+    Shapes,
+    list_shapes,
+    read,
+    refusing_shapes,
+)
 from bgpipe.pipeline.types import ResolvedModel
 
 PATCHES = "backbone.embeddings.projection.weight"
 POSITIONS = "backbone.embeddings.position_embeddings"
 LAYER = "backbone.encoder.layer."
 DISTANCES = ".attention.rel_pos_h"
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def load(model: ResolvedModel, dtype: torch.dtype) -> nn.Module:
@@ -61,7 +62,9 @@ def infer_config(shapes: Shapes) -> VitMatteConfig:
     """Infer the configuration from the shapes of a state dict."""
     width, channels, patch, _ = shapes[PATCHES]
     pretrained = round((shapes[POSITIONS][1] - 1) ** 0.5)  # one position is not a patch
-    spans, per_head = _infer_attention(shapes)
+    per_head = shapes[f"{LAYER}0{DISTANCES}"][1]
+    # Of n patches along an axis, a table has a row for each distance, from -(n - 1) to n - 1.
+    spans = [(rows + 1) // 2 for rows in _list_rows(shapes, LAYER, DISTANCES)]
     grid = spans[-1]  # the last layer attends to the whole image, others perhaps to a window
     windows = [i for i, span in enumerate(spans) if span != grid]
     backbone = VitDetConfig(
@@ -84,21 +87,10 @@ def infer_config(shapes: Shapes) -> VitMatteConfig:
     return VitMatteConfig(
         backbone_config=backbone,
         hidden_size=width,
-        convstream_hidden_sizes=_read_rows(shapes, "decoder.convstream.convs.", ".conv.weight"),
-        fusion_hidden_sizes=_read_rows(shapes, "decoder.fusion_blocks.", ".conv.conv.weight"),
+        convstream_hidden_sizes=_list_rows(shapes, "decoder.convstream.convs.", ".conv.weight"),
+        fusion_hidden_sizes=_list_rows(shapes, "decoder.fusion_blocks.", ".conv.conv.weight"),
     )
 
 
-def _infer_attention(shapes: Shapes) -> tuple[list[int], int]:
-    """Return the patches along an axis that each layer attends to, and the width of a head.
-
-    A table of relative positions has a row for each distance, from -(n - 1) to n - 1.
-    """
-    distances = _read_rows(shapes, LAYER, DISTANCES)
-    return [(rows + 1) // 2 for rows in distances], shapes[f"{LAYER}0{DISTANCES}"][1]
-
-
-def _read_rows(shapes: Shapes, before: str, after: str) -> list[int]:
-    """Return the rows of before0after, before1after, ... up to the first gap."""
-    keys = (f"{before}{i}{after}" for i in count())
-    return [shapes[key][0] for key in takewhile(shapes.__contains__, keys)]
+def _list_rows(shapes: Shapes, before: str, after: str) -> list[int]:
+    return [shape[0] for shape in list_shapes(shapes, before, after)]

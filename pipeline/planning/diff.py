@@ -1,7 +1,5 @@
 """Compare planned targets with the objects at the target: new, changed, up to date, or foreign."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace

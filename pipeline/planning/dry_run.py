@@ -1,7 +1,5 @@
 """Report what a job would do: counts, bytes, and the image sizes of a sample."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,8 +13,7 @@ from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.planning.catalog import Catalog
 from bgpipe.pipeline.planning.diff import THREADS, PlannedItem, TargetState
-from bgpipe.pipeline.planning.ignored import IgnoredObjects
-from bgpipe.pipeline.planning.planner import plan_job
+from bgpipe.pipeline.planning.planner import IgnoredObjects, plan_job
 from bgpipe.pipeline.planning.prune import Prune, handle_orphans
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.types import Job, ObjectInfo

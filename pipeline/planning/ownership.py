@@ -1,7 +1,5 @@
 """Distinguish cutouts that bgpipe made from foreign objects, which only --overwrite replaces."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

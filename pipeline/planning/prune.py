@@ -1,7 +1,5 @@
 """Find and remove orphans: cutouts whose sources are gone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

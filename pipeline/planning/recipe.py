@@ -1,7 +1,5 @@
 """The recipe of a job: checked values of preset and output, and the weights of its models."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping
@@ -39,6 +37,7 @@ def build_recipe(
     *,
     model: str | ResolvedModel = "",
     preset: Preset | str = "",
+    changes: Mapping[str, Any] | None = None,
     output: Output | None = None,
     matting: str = "",
     naming: str = "",
@@ -47,7 +46,8 @@ def build_recipe(
 ) -> BuiltRecipe:
     """Assemble and check a recipe; empty names are those of the settings.
 
-    `pull` downloads missing weights; `notify` gets a line about every long step.
+    `changes` are as in `apply_changes`; `pull` downloads missing weights; `notify` gets a line about
+    every long step.
 
     Raises:
         UsageError: a name is unknown, or the values contradict each other.
@@ -55,6 +55,7 @@ def build_recipe(
     """
     if not isinstance(preset, Preset):
         preset = preset_named(settings, preset or settings.refine.preset)
+    preset = apply_changes(preset, changes or {})
     output = output or Output()
     _check_output(preset, output)
     if naming:

@@ -4,8 +4,6 @@ No two sources share a target. Pairs of source and target are sorted by the targ
 order in which stores list, and in temporary files where they exceed memory.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator

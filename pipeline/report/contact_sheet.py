@@ -4,10 +4,9 @@ It makes no requests: its Content-Security-Policy allows only the inline style a
 All text is escaped.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,9 @@ THUMBNAIL = 320
 FAILURES = 2000
 """Maximum number of failures on a page; `bgpipe errors` lists all."""
 
+STYLES = ("theme.css", "sheet.css", "viewer.css")
+MODULES = ("dom.js", "flags.js", "zoom.js", "viewer.js")
+"""The viewer, which the web page shows too: each imports only those before it."""
 VIEWS = {"cutout": "cutout", "split": "before / after", "mask": "mask", "source": "source"}
 BACKGROUNDS = ("checks", "white", "grey", "black", "green")
 KEYS = {
@@ -59,9 +61,9 @@ def render_contact_sheet(
 
     `names` are the file names of all pages, in one folder, of which this is `number`, from 1.
     """
-    style, script = read_asset("sheet.css"), read_asset("sheet.js")
+    style, script = "".join(map(read_asset, STYLES)), _bundle([*MODULES, "sheet.js"])
     policy = (
-        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: blob:; "
         f"style-src {_hash(style)}; script-src {_hash(script)}"
     )
     yield "<!doctype html>"
@@ -78,11 +80,11 @@ def render_contact_sheet(
     yield from _pages(names, number)
     yield from _failures(summary, list(islice(failures, FAILURES)))
     yield from _dialogs()
-    yield f"<script>{script}</script></body></html>"
+    yield f'<script type="module">{script}</script></body></html>'
 
 
 def read_asset(name: str) -> str:
-    """Return a file of the sheet; the web page uses sheet.css too."""
+    """Return a style or a module of the sheet, some of which the web page uses too."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
@@ -95,6 +97,12 @@ def format_duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _bundle(modules: Iterable[str]) -> str:
+    """Join modules to one, without the statements that would load the others."""
+    joined = "\n".join(map(read_asset, modules))
+    return re.sub(r"^import .*\n|^export ", "", joined, flags=re.MULTILINE)
 
 
 def _hash(text: str) -> str:
@@ -136,13 +144,14 @@ def _toolbar(images: Sequence[SheetImage]) -> Iterator[str]:
     yield _button_group("background", {name: name for name in BACKGROUNDS}, color)
     yield _button_group("flag", flags)
     yield '<input type="search" id="search" placeholder="name ( / )" aria-label="search for a name">'
-    yield '<output id="count"></output><button type="button" data-opens="help">keys ( ? )</button>'
-    yield "</div>"
+    yield '<output id="count"></output>'
+    yield '<button type="button" class="chip" data-opens="help">keys ( ? )</button></div>'
 
 
 def _button_group(group: str, values: dict[str, str], more: str = "") -> str:
     buttons = "".join(
-        f'<button type="button" data-{group}-choice="{escape(value)}">{escape(name)}</button>'
+        f'<button type="button" class="chip" data-{group}-choice="{escape(value)}">'
+        f"{escape(name)}</button>"
         for value, name in values.items()
     )
     return f"<fieldset><legend>{group}</legend>{buttons}{more}</fieldset>"
@@ -157,11 +166,10 @@ def _figure(image: SheetImage) -> str:
     )
 
 
-def _stage(image: SheetImage | None) -> str:
-    after, before = (_src(image.after), _src(image.before)) if image else ("", "")
+def _stage(image: SheetImage) -> str:
     return (
-        f'<div class="stage"><img class="cutout" alt="" decoding="async"{after}>'
-        f'<img class="source" alt="" decoding="async"{before}>'
+        f'<div class="stage"><img class="cutout" alt="" decoding="async"{_src(image.after)}>'
+        f'<img class="source" alt="" decoding="async"{_src(image.before)}>'
         '<input type="range" aria-label="before and after" min="0" max="100" value="50"></div>'
     )
 
@@ -197,12 +205,8 @@ def _failures(summary: JobSummary, failures: Sequence[Failure]) -> Iterator[str]
 
 
 def _dialogs() -> Iterator[str]:
-    yield f'<dialog id="viewer" aria-label="one image">{_stage(None)}<footer>'
-    yield '<button type="button" data-step="-1">←</button><p></p>'
-    yield '<button type="button" data-step="1">→</button>'
-    yield '<button type="button" data-close>close</button></footer></dialog>'
     yield '<dialog id="help" aria-label="keys"><table>'
     yield from (
         f"<tr><td><kbd>{key}</kbd></td><td>{action}</td></tr>" for key, action in KEYS.items()
     )
-    yield '</table><p><button type="button" data-close>close</button></p></dialog>'
+    yield '</table><p><button type="button" class="button" data-close>close</button></p></dialog>'

@@ -1,31 +1,31 @@
-"use strict";
+// The contact sheet: views, backgrounds and filters of all images at once, and the viewer for one.
 
-const VIEWS = ["cutout", "split", "mask", "source"];
+import { Viewer } from "./viewer.js";
+
 const body = document.body;
 const figures = [...document.querySelectorAll("figure")];
 const rows = [...document.querySelectorAll("#failures tr[data-code]")];
-const viewer = document.getElementById("viewer");
+const viewer = new Viewer();
 const help = document.getElementById("help");
 const search = document.getElementById("search");
 const count = document.getElementById("count");
 const color = document.getElementById("color");
 
 let shown = figures;
-let open = -1; // index of the figure in the viewer among the visible ones
 
-function press(group, value) {
-  for (const button of document.querySelectorAll(`[data-${group}-choice]`)) {
+function mark(group, value) {
+  for (const button of document.querySelectorAll(`.bar [data-${group}-choice]`)) {
     button.setAttribute("aria-pressed", button.dataset[`${group}Choice`] === value);
   }
 }
 
 function choose(group, value) {
   body.dataset[group] = value;
-  press(group, value);
+  mark(group, value);
 }
 
 function cycle(group) {
-  const values = [...document.querySelectorAll(`[data-${group}-choice]`)].map(
+  const values = [...document.querySelectorAll(`.bar [data-${group}-choice]`)].map(
     (button) => button.dataset[`${group}Choice`],
   );
   return values[(values.indexOf(body.dataset[group]) + 1) % values.length];
@@ -61,16 +61,18 @@ const APPLY = {
   },
 };
 
+function pictureOf(figure) {
+  const [cutout, source] = figure.querySelectorAll("img");
+  return {
+    name: figure.dataset.name,
+    source: source.src,
+    cutout: cutout.src,
+    flags: figure.dataset.flags.split(" ").filter(Boolean),
+  };
+}
+
 function show(place) {
-  if (place < 0 || place >= shown.length) return;
-  open = place;
-  const figure = shown[place];
-  for (const kind of ["cutout", "source"]) {
-    viewer.querySelector(`.${kind}`).src = figure.querySelector(`.${kind}`).src;
-  }
-  const caption = figure.querySelector("figcaption").cloneNode(true);
-  viewer.querySelector("p").replaceChildren(...caption.childNodes);
-  if (!viewer.open) viewer.showModal();
+  viewer.open(shown.map(pictureOf), place, () => shown[viewer.at]);
 }
 
 function columns() {
@@ -98,12 +100,11 @@ const KEYS = {
 };
 
 function pressed(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || viewer.dialog.open) return;
   const typing = event.target.matches("input");
   if (typing && event.key === "Escape") event.target.blur();
   const step = typing ? undefined : STEPS[event.key];
-  if (step && viewer.open) show(open + step());
-  else if (step && shown.length) move(step());
+  if (step && shown.length) move(step());
   else if (event.key === "Enter" && event.target.matches("figure")) show(shown.indexOf(event.target));
   else if (KEYS[event.key] && event.target.type !== "search") KEYS[event.key]();
   else return;
@@ -111,13 +112,13 @@ function pressed(event) {
 }
 
 function clicked(event) {
+  if (viewer.dialog.contains(event.target)) return;
   const button = event.target.closest("button");
   if (button) {
     for (const [group, apply] of Object.entries(APPLY)) {
       const value = button.dataset[`${group}Choice`];
       if (value !== undefined) apply(value);
     }
-    if (button.dataset.step) show(open + Number(button.dataset.step));
     if (button.dataset.opens) document.getElementById(button.dataset.opens).showModal();
     if (button.dataset.close !== undefined) button.closest("dialog").close();
   }
@@ -129,6 +130,7 @@ function clicked(event) {
 document.addEventListener("keydown", pressed);
 document.addEventListener("click", clicked);
 document.addEventListener("input", (event) => {
+  if (viewer.dialog.contains(event.target)) return;
   if (event.target === search) filter();
   else if (event.target === color) {
     body.style.setProperty("--chosen", color.value);
@@ -137,6 +139,4 @@ document.addEventListener("input", (event) => {
     event.target.parentElement.style.setProperty("--split", `${event.target.value}%`);
   }
 });
-viewer.addEventListener("close", () => shown[open]?.focus());
-
 for (const [group, apply] of Object.entries(APPLY)) apply(body.dataset[group]);

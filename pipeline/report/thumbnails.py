@@ -1,22 +1,17 @@
 """Thumbnails of a job's images for its contact sheet."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
-from typing import TYPE_CHECKING
 
+from bgpipe.config.settings import ImageSettings
 from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.images.preview import render_thumbnail
+from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.report.contact_sheet import THUMBNAIL, SheetImage
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import ImageSettings
-    from bgpipe.pipeline.jobs.store import JobStore
-    from bgpipe.pipeline.storage.factory import StoreFactory
-    from bgpipe.pipeline.types import Item, JobId
+from bgpipe.pipeline.storage.factory import StoreFactory
+from bgpipe.pipeline.types import Item, JobId
 
 THREADS = 4
 """Each holds a decoded image; the codecs release the GIL."""

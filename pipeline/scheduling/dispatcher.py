@@ -1,7 +1,5 @@
 """Lead jobs: publish their messages, republish lost ones, and forget old jobs."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

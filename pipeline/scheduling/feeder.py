@@ -1,7 +1,5 @@
 """Publish the messages of a job below a high-water mark, and republish those that Redis lost."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile

@@ -4,8 +4,6 @@ The dispatcher starts `python -m bgpipe.pipeline.scheduling.run_sweep NAME DUE` 
 listing a bucket takes long. It lists the job and ends; the dispatcher feeds the job.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys
@@ -17,7 +15,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from bgpipe.config.layers import SettingsError
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.config.sweeps import Sweep
 from bgpipe.pipeline.broker.client import connect
@@ -60,11 +57,11 @@ def build_job(settings: Settings, name: str, sweep: Sweep, notify: Notify | None
     """
     model = sweep.model or settings.model.name
     options = sweep.model_dump() | {"compression": sweep.png}
-    preset = recipes.preset_named(settings, sweep.preset or settings.refine.preset)
     recipe = recipes.build_recipe(
         settings,
         model=registry.DEFAULT if model == registry.AUTO else model,
-        preset=recipes.apply_changes(preset, recipes.preset_changes(options)),
+        preset=sweep.preset,
+        changes=recipes.preset_changes(options),
         output=recipes.build_output(settings, options),
         matting=sweep.matting,
         naming=sweep.name,
@@ -189,9 +186,6 @@ def main() -> int:
         settings = load_settings()
         log_to_stderr(settings.log.format)
         list_run(settings, name, datetime.fromisoformat(scheduled))
-    except SettingsError as error:
-        log.error("invalid settings", extra={"fields": {"error": error}})  # noqa: TRY400
-        return UsageError.exit_code
     except BgpipeError as error:
         fields = {"sweep": name, "error": error}
         log.error("sweep did not run", extra={"fields": fields})  # noqa: TRY400

@@ -1,7 +1,5 @@
 """How a job begins: opened, listed and started, each under the job's lease."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +9,7 @@ from bgpipe.pipeline.broker.lease import Lease, is_held
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.jobs.store import JobConflict, JobStore, LeaseLost
 from bgpipe.pipeline.planning.catalog import Catalogs
-from bgpipe.pipeline.planning.ignored import IgnoredObjects
-from bgpipe.pipeline.planning.planner import list_job
+from bgpipe.pipeline.planning.planner import IgnoredObjects, list_job
 from bgpipe.pipeline.planning.prune import Prune
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import Job, JobId

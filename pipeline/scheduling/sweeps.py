@@ -5,8 +5,6 @@ bookmark: the next one finds the finished images up to date and continues with t
 aware of their zone; schedules follow Debian's cron rules.
 """
 
-from __future__ import annotations
-
 import logging
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 `X-Bgpipe-Signature` is `sha256=` and the HMAC-SHA256 of the body, in hexadecimal digits.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import json

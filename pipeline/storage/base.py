@@ -1,18 +1,14 @@
 """The interface of a store, be it a folder or a bucket; names and locations in it."""
 
-from __future__ import annotations
-
 import os.path
 import re
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from bgpipe.pipeline.types import ObjectInfo
+from bgpipe.pipeline.types import ObjectInfo
 
 S3 = "s3://"
 """Prefix of the location of a bucket."""

@@ -5,8 +5,6 @@ files, but not to folders, so that it ends. Keys are UTF-8: another byte of a fi
 `\xNN` in the key, which names the same file.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import os
@@ -14,16 +12,14 @@ import re
 import shutil
 import stat
 import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from bgpipe.pipeline.errors import Code, PermanentError, StorageUnavailable, TransientError
 from bgpipe.pipeline.storage.base import contains, has_no_suffix, ignore, is_image_name, is_safe_key
 from bgpipe.pipeline.types import ObjectInfo
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 _NOT_A_PATH = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _READ_CODES = {

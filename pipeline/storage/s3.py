@@ -4,30 +4,24 @@ Keys are relative to the prefix. As in a folder, names that start with a dot are
 empty objects with a trailing slash that represent folders.
 """
 
-from __future__ import annotations
-
 import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import boto3
 from botocore import exceptions as boto
+from botocore.client import BaseClient
 from botocore.config import Config
+from botocore.response import StreamingBody
 
 from bgpipe.config.output import MEDIA_TYPES
+from bgpipe.config.settings import S3Settings
 from bgpipe.pipeline.errors import Code, PermanentError, StorageUnavailable, UsageError
 from bgpipe.pipeline.storage.base import S3, ignore, is_candidate_name, is_hidden, is_safe_key
 from bgpipe.pipeline.storage.s3_errors import is_known_error, item_errors, store_errors
 from bgpipe.pipeline.types import ObjectInfo
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from botocore.client import BaseClient
-    from botocore.response import StreamingBody
-
-    from bgpipe.config.settings import S3Settings
 
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 KEY_BYTES = 1024
@@ -52,7 +46,7 @@ def make_client(settings: S3Settings, connections: int) -> BaseClient:
         connect_timeout=CONNECT_TIMEOUT,
         read_timeout=settings.timeout,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        s3={"addressing_style": settings.addressing.value},
+        s3={"addressing_style": settings.addressing},
     )
     with store_errors("no client for S3", settings.endpoint_url or settings.profile or "AWS"):
         # A new session: threads must not share the default one while it makes clients.
@@ -83,7 +77,7 @@ class S3Store:
         self._bucket = {"Bucket": bucket} | payer
         # Those of a write; no ACL, so that the bucket's rules hold.
         options = {
-            "ServerSideEncryption": settings.encryption.value,
+            "ServerSideEncryption": settings.encryption,
             "SSEKMSKeyId": settings.kms_key,
             "StorageClass": settings.storage_class,
         }

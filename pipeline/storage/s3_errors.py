@@ -1,7 +1,5 @@
 """Errors of S3 servers and of boto3: their codes in bgpipe, and advice."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

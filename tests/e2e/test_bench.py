@@ -15,7 +15,7 @@ QUICK = ("--seconds", "0.1", "--batch", "1", "--precision", "float32", "--size",
 @pytest.mark.slow
 def test_it_measures_the_network_alone_and_whole_images(bgpipe: Bgpipe) -> None:
     model, machine, forward, whole = bgpipe.records("bench", "--model", "birefnet-nano", *QUICK)
-    assert model == {"model": "birefnet-nano", "size": [352, 352], "random": False}
+    assert model == {"model": "birefnet-nano", "size": [288, 288], "random": False}
     assert machine["machine"]["matrix_peak"]["float32"] > 1e9
     assert machine["machine"]["operations"] > 1e9
     assert forward["forward"]["images_per_second"] > 0

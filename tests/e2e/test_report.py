@@ -240,20 +240,33 @@ def test_failures_have_their_reasons_and_a_filter_of_their_own(reader: Reader) -
 
 def test_the_keyboard_walks_opens_and_closes(reader: Reader) -> None:
     reader.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ENTER)
-    assert reader.shown("#viewer p") == ["cat.jpg touches-border"]
-    reader.press(Keys.ARROW_RIGHT)
-    assert reader.shown("#viewer p") == ["cup & saucer.png"]
+    assert reader.shown(".viewer h2") == ["cat.jpg"]
+    assert reader.shown(".viewer .notes")[0].startswith("Cut off by the frame")
+    reader.press("n")
+    assert reader.shown(".viewer h2") == ["cup & saucer.png"]
     reader.press(Keys.ESCAPE)
-    assert reader.shown("#viewer") == []
+    assert reader.shown(".viewer") == []
     reader.wait_for_focus("cup & saucer.png")
 
 
 def test_the_viewer_shows_each_flag_and_the_tile_leads_to_the_failures(reader: Reader) -> None:
     reader.press("f", Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ENTER)
-    assert reader.shown("#viewer .flag") == ["touches-border", "many-pieces"]
-    reader.click("#viewer [data-close]")
+    assert reader.shown(".viewer .flag") == ["Cut off by the frame", "Several pieces"]
+    reader.click(".viewer .close")
     reader.click(".tiles a")
     WebDriverWait(reader.driver, 10).until(lambda driver: driver.current_url.endswith("#failures"))
+
+
+def test_the_viewer_compares_masks_and_fills_the_background(reader: Reader) -> None:
+    reader.press(Keys.ARROW_RIGHT, Keys.ENTER)
+    assert reader.style(".viewer .source", "clip-path") == "inset(0px 50% 0px 0px)"
+    reader.press(Keys.HOME)
+    assert reader.style(".viewer .source", "clip-path") == "inset(0px 100% 0px 0px)"
+    reader.click('.viewer [aria-label="black background"]')
+    assert reader.style(".viewer .cutout .frame", "background-color") == "rgba(0, 0, 0, 1)"
+    reader.press("m")
+    assert reader.style(".viewer .cutout", "filter") == "brightness(0) invert(1)"
+    assert reader.driver.get_log("browser") == []
 
 
 def test_a_phone_has_room_for_the_images(chromium: webdriver.Chrome, sheet: Path) -> None:

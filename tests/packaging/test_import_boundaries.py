@@ -27,7 +27,9 @@ def test_the_submitting_side_never_imports_torch(module: str) -> None:
     assert not {"torch", "transformers"} & modules
 
 
-@pytest.mark.parametrize("module", ["bgpipe", "bgpipe.pipeline.cli"])
+@pytest.mark.parametrize(
+    "module", ["bgpipe", "bgpipe.pipeline.cli", "bgpipe.pipeline.cli.commands.submit"]
+)
 def test_help_needs_none_of_the_heavy_libraries(module: str) -> None:
     modules = imported(f"import {module}")
     heavy = {"numpy", "cv2", "PIL", "celery", "redis", "boto3", "huggingface_hub", "pydantic"}

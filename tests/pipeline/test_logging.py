@@ -9,14 +9,12 @@ import sys
 
 import pytest
 
-from bgpipe.config.choices import LogFormat
-from bgpipe.pipeline.logging import EventFormatter, JsonFormatter, mask_passwords
+from bgpipe.pipeline.logging import MASK, EventFormatter, JsonFormatter, LogFormat, mask_passwords
 
 SECRET = "s3cr?t"
 PROGRAM = """
 import logging
-from bgpipe.config.choices import LogFormat
-from bgpipe.pipeline.logging import log_to_stderr
+from bgpipe.pipeline.logging import LogFormat, log_to_stderr
 log_to_stderr(LogFormat({style!r}), {{"worker": "gpu0@host"}})
 logging.getLogger("bgpipe").info(
     "image done", extra={{"fields": {{"key": "a b.jpg", "code": None, "seconds": 0.25}}}})
@@ -60,15 +58,36 @@ def test_json_is_an_object_for_each_event_with_numbers_as_numbers() -> None:
 def test_no_format_shows_a_password_even_in_a_traceback(style: LogFormat) -> None:
     lines = "\n".join(log_lines(style))
     assert SECRET not in lines
-    assert "redis://me:***@host:1/0" in lines
-    assert "rediss://:***@host" in lines
+    assert f"redis://me:{MASK}@host:1/0" in lines
+    assert f"rediss://:{MASK}@host" in lines
 
 
 @pytest.mark.parametrize("kind", [EventFormatter, JsonFormatter])
 def test_fields_are_masked_too(kind: type[EventFormatter]) -> None:
     record = logging.LogRecord("n", logging.INFO, "f", 1, "waiting", (), None)
     record.fields = {"url": f"https://user:{SECRET}@hub/x"}
-    assert "https://user:***@hub/x" in kind({}).format(record)
+    assert f"https://user:{MASK}@hub/x" in kind({}).format(record)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://user:hunter2@h:1/2", f"redis://user:{MASK}@h:1/2"),
+        ("rediss://:hunter2@x@h", f"rediss://:{MASK}@h"),
+        (
+            "unix:///run/redis.sock?db=1&password=hunter2",
+            f"unix:///run/redis.sock?db=1&password={MASK}",
+        ),
+        (
+            "lost 'rediss://h?password=hunter2&db=1' and \"redis://h?db=1&password=hunter2\"",
+            f"lost 'rediss://h?password={MASK}&db=1' and \"redis://h?db=1&password={MASK}\"",
+        ),
+        ("redis://h:6379/0", "redis://h:6379/0"),
+        ("s3://bucket/a:b@c", "s3://bucket/a:b@c"),
+    ],
+)
+def test_a_password_is_masked_wherever_an_address_has_it(text: str, shown: str) -> None:
+    assert mask_passwords(text) == shown
 
 
 def test_addresses_without_a_password_stay_as_they_are() -> None:

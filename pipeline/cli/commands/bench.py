@@ -1,7 +1,5 @@
 """`bgpipe bench`: measure the network alone, then whole images; print tables or JSON lines."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile
@@ -12,8 +10,7 @@ from typing import Annotated, Literal
 from pydantic import TypeAdapter
 from typer import Context, Option, Typer
 
-from bgpipe.config.choices import Precision
-from bgpipe.config.settings import Settings
+from bgpipe.config.settings import Precision, Settings, load_settings
 from bgpipe.pipeline.bench.end_to_end import open_bench_cluster
 from bgpipe.pipeline.bench.protocol import BenchRequest, EndToEndResult, Machine, NetworkResult
 from bgpipe.pipeline.cli import completion
@@ -24,7 +21,6 @@ from bgpipe.pipeline.errors import Unavailable, UsageError
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning.recipe import build_recipe
 from bgpipe.pipeline.processes import request_lines
-from bgpipe.pipeline.session import read_settings
 from bgpipe.pipeline.types import ResolvedModel
 
 MEGAPIXELS = (1.0, 4.0, 12.0, 24.0)
@@ -92,7 +88,7 @@ def bench(
     ] = None,
     seconds: Annotated[float, Option(min=0.1, help="Duration of each measurement.")] = 10.0,
 ) -> None:
-    settings = read_settings()
+    settings = load_settings()
     console: Console = context.obj
     name = model or settings.model.name
     with tempfile.TemporaryDirectory(prefix="bgpipe-bench-") as folder:

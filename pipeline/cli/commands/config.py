@@ -1,7 +1,5 @@
 """`bgpipe config`: the effective settings with their origins, and a check of all of them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,14 +11,13 @@ from typer import Argument, Context, Typer
 
 from bgpipe.config.layers import KeyPath, Layer, dotted, find_layer
 from bgpipe.config.problems import describe_problem
-from bgpipe.config.settings import Settings
-from bgpipe.pipeline.broker.client import without_password
+from bgpipe.config.settings import Settings, load_with_layers
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.logging import mask_passwords
 from bgpipe.pipeline.models.registry import list_names
-from bgpipe.pipeline.session import read_with_layers
 from bgpipe.pipeline.types import ModelTask
 
 app = Typer(no_args_is_help=True)
@@ -54,7 +51,7 @@ class EffectiveSetting:
 def show(context: Context, keys: Keys = None) -> None:
     """Show the settings in effect and where each comes from. Passwords are masked."""
     console: Console = context.obj
-    entries = _selected(list(_entries(*read_with_layers())), keys or [])
+    entries = _selected(list(_entries(*load_with_layers())), keys or [])
     for entry in entries:
         console.print_json(asdict(entry))
     rows = [(each.key, json.dumps(each.value, ensure_ascii=False), each.origin) for each in entries]
@@ -80,7 +77,7 @@ def read_checked() -> tuple[Settings, Sequence[Layer]]:
 
     Raises UsageError if settings are wrong; the message has a line for each.
     """
-    settings, layers = read_with_layers()
+    settings, layers = load_with_layers()
     if problems := list(_unknown_names(settings, layers)):
         raise UsageError("\n".join(problems))
     return settings, layers
@@ -89,7 +86,7 @@ def read_checked() -> tuple[Settings, Sequence[Layer]]:
 def _entries(settings: Settings, layers: Sequence[Layer]) -> Iterator[EffectiveSetting]:
     for path, value in _leaves(settings.model_dump(mode="json")):
         layer = find_layer(layers, path)
-        shown = without_password(value) if isinstance(value, str) else value
+        shown = mask_passwords(value) if isinstance(value, str) else value
         yield EffectiveSetting(dotted(path), shown, layer.origin(path) if layer else "default")
 
 

@@ -1,7 +1,5 @@
 """`bgpipe dispatch`: lead all jobs of a cluster, and run its sweeps."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal
@@ -14,14 +12,14 @@ from typing import Annotated
 
 from typer import Option, Typer
 
-from bgpipe.config.settings import parse_address
+from bgpipe.config.settings import load_settings, parse_address
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.logging import log_to_stderr
 from bgpipe.pipeline.monitoring.collectors import ClusterCollector, serve_metrics
 from bgpipe.pipeline.scheduling.sweeps import SweepScheduler
-from bgpipe.pipeline.session import Session, open_session, read_settings
+from bgpipe.pipeline.session import Session, open_session
 
 log = logging.getLogger(__name__)
 app = Typer()
@@ -38,7 +36,7 @@ def dispatch(
 ) -> None:
     if metrics is not None:
         os.environ["BGPIPE_METRICS__DISPATCH"] = metrics
-    settings = read_settings()
+    settings = load_settings()
     if settings.embedded:
         raise UsageError(
             "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit feeds its own job)"

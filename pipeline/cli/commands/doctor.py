@@ -1,7 +1,5 @@
 """`bgpipe doctor`: checks of this machine, its workers, a dispatcher, or the security."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from typer import Context, Exit, Option, Typer

@@ -1,7 +1,5 @@
 """`bgpipe eval`: scores of models and presets against ground truth."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +9,7 @@ from typing import Annotated
 from pydantic import TypeAdapter
 from typer import Context, Exit, Option, Typer
 
-from bgpipe.config.settings import Settings
+from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
@@ -27,9 +25,9 @@ from bgpipe.pipeline.evaluation.protocol import (
     EvaluationResult,
 )
 from bgpipe.pipeline.evaluation.scores import HIGHER_IS_BETTER, Scores, mean_scores
+from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.planning import recipe
 from bgpipe.pipeline.processes import request_lines
-from bgpipe.pipeline.session import read_settings
 
 PROGRAM = "bgpipe.pipeline.evaluation.__main__"
 TRUTH = "truth"
@@ -101,7 +99,7 @@ def evaluate(
     ] = None,
 ) -> None:
     console: Console = context.obj
-    settings = read_settings()
+    settings = load_settings()
     pairs, unpaired = find_pairs(images, truth)
     if unpaired:
         console.warn(f"ignored without ground truth: {len(unpaired)}, such as {unpaired[0]}")
@@ -116,7 +114,7 @@ def evaluate(
             name: recipe.apply_changes(recipe.preset_named(settings, name), changes)
             for name in names
         },
-        limits=settings.images.model_dump(),
+        limits=Limits.from_settings(settings.images),
         threads=settings.worker.cpu_threads,
         thumbnail=THUMBNAIL if html else 0,
         edges=EdgeMatting(recipe.matting_with(settings, edges), edges) if edges else None,

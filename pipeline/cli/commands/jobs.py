@@ -1,7 +1,5 @@
 """Commands on existing jobs that start nothing: `status`, `jobs`, `errors` and `cancel`."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import asdict
 from typing import Annotated
@@ -76,8 +74,8 @@ def jobs(
         if forget:
             job_id = session.job(forget)
             session.jobs.forget(job_id)
-            console.print_json({"job": job_id, "forgotten": True})
-            console.print(f"forgotten: {job_id}: its cutouts are unchanged")
+            record = {"job": job_id, "forgotten": True}
+            console.show(record, f"forgotten: {job_id}: its cutouts are unchanged")
             return
         summaries = _readable_summaries(session, console)
         dead = describe_dead(session.client)
@@ -94,10 +92,10 @@ def jobs(
 def errors(context: Context, job: OptionalJob = None) -> None:
     with open_session(context) as (console, session):
         for failure in session.jobs.items.failures(session.job(job)):
-            console.print_json(asdict(failure))
-            console.print(
+            line = (
                 f"{failure.code}  {failure.source}: {failure.detail} (attempts: {failure.attempts})"
             )
+            console.show(asdict(failure), line)
 
 
 @app.command(epilog=examples("bgpipe cancel spring-2026"))

@@ -1,7 +1,5 @@
 """`bgpipe keys`: the API keys of the HTTP service."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import asdict
 from typing import Annotated

@@ -1,18 +1,16 @@
 """`bgpipe models`: the model registry, and the weights on this machine."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from rich.table import Table
 from typer import Argument, Context, Typer
 
+from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.models.hub import Hub
-from bgpipe.pipeline.session import read_settings
 from bgpipe.pipeline.types import ResolvedModel
 
 app = Typer(no_args_is_help=True)
@@ -34,7 +32,7 @@ Name = Annotated[
 def list_(context: Context) -> None:
     """List the models with input size and licence, and which are on this machine."""
     console: Console = context.obj
-    cache = read_settings().model_folder
+    cache = load_settings().model_folder
     table = Table("model", "input", "here", "about", box=None, padding=(0, 2, 1, 0))
     for column in table.columns[:3]:
         column.no_wrap = True
@@ -66,7 +64,7 @@ def list_(context: Context) -> None:
 )
 def pull(context: Context, name: Name) -> None:
     """Download the weights of a model. Their commit and sha256 are pinned."""
-    settings, console = read_settings(), context.obj
+    settings, console = load_settings(), context.obj
     hub = Hub(timeout=settings.model.hub_timeout, notify=console.notify)
     _show(console, registry.pull(name, cache=settings.model_folder, hub=hub), "pulled")
 
@@ -84,7 +82,7 @@ def verify(
     ] = None,
 ) -> None:
     """Compare the weights on this machine with their pinned sha256."""
-    cache = read_settings().model_folder
+    cache = load_settings().model_folder
     present = (known for known in registry.read_models() if registry.locate(known, cache=cache))
     for model in [name] if name else present:
         _show(context.obj, registry.verify(model, cache=cache), "verified")
@@ -93,7 +91,7 @@ def verify(
 @app.command(epilog=examples("bgpipe models path birefnet-nano"))
 def path(context: Context, name: Name) -> None:
     """Print the path of a model's weights."""
-    model = registry.resolve(name, cache=read_settings().model_folder)
+    model = registry.resolve(name, cache=load_settings().model_folder)
     console: Console = context.obj
     console.show({"name": model.name, "path": str(model.path)}, str(model.path))
 

@@ -1,7 +1,5 @@
 """`bgpipe worker`, `serve` and `flower`: each replaces this process, so that signals reach the new one."""
 
-from __future__ import annotations
-
 import os
 import sys
 from importlib.resources import files
@@ -11,9 +9,9 @@ from typing import Annotated
 
 from typer import Option, Typer
 
+from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.session import read_settings
 
 ACCOUNTS = "FLOWER_BASIC_AUTH"
 
@@ -40,7 +38,7 @@ def worker(
         Option("--compile", help="Compile the model at start. Takes minutes once, then cached."),
     ] = False,
 ) -> None:
-    if read_settings().embedded:
+    if load_settings().embedded:
         raise UsageError(
             "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit starts its own worker)"
         )
@@ -65,7 +63,7 @@ def serve(
         os.environ["BGPIPE_SERVE__HOST"] = host
     if port is not None:
         os.environ["BGPIPE_SERVE__PORT"] = str(port)
-    read_settings()
+    load_settings()
     os.execv(sys.executable, [sys.executable, "-m", "bgpipe.pipeline.http"])  # noqa: S606
 
 
@@ -76,7 +74,7 @@ def flower(
     address: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port to listen on.")] = 5555,
 ) -> None:
-    settings = read_settings()
+    settings = load_settings()
     if settings.embedded:
         raise UsageError("flower needs a cluster: set BGPIPE_REDIS_URL")
     settings.state_folder.mkdir(parents=True, exist_ok=True)

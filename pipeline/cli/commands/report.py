@@ -1,7 +1,5 @@
 """`bgpipe report`: the contact sheet of a job."""
 
-from __future__ import annotations
-
 import webbrowser
 from itertools import islice
 from pathlib import Path

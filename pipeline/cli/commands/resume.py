@@ -1,7 +1,5 @@
 """`bgpipe resume` and `bgpipe retry`: reopen a job and run it to its end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from typer import Context, Exit, Typer

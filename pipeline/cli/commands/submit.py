@@ -1,32 +1,135 @@
 """`bgpipe submit`: make cutouts of images, as a job."""
 
-from __future__ import annotations
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
-import time
-from dataclasses import asdict
+from typer import Argument, Context, Exit, Option, Typer
 
-from typer import Context, Exit, Typer
-
-from bgpipe.config.settings import Settings
-from bgpipe.pipeline.cli import job_options
+from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples, options_of
-from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.endpoints import Endpoints, open_endpoints
-from bgpipe.pipeline.cli.parameters import SubmitOptions
-from bgpipe.pipeline.cli.planning import check_source, check_target, make_prune, show_dry_run
-from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
-from bgpipe.pipeline.cli.watch import watch_source
-from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.jobs.manifest import digest
-from bgpipe.pipeline.jobs.store import new_job_id
-from bgpipe.pipeline.planning import recipe
-from bgpipe.pipeline.planning.ignored import IgnoredObjects
-from bgpipe.pipeline.planning.targets import literal
-from bgpipe.pipeline.session import Session, open_session, read_settings
-from bgpipe.pipeline.storage.factory import StoreFactory
-from bgpipe.pipeline.types import Job, JobId, Recipe
+from bgpipe.pipeline.cli.parameters import WAIT_HELP, Text, Texts
 
 app = Typer()
+
+
+def _in_panel(title: str) -> Callable[..., Any]:
+    """Return a function that declares an option of one panel of the help."""
+
+    def option(metavar: str, text: str, *names: str, offer: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401
+        return Option(
+            *names, metavar=metavar, help=text, autocompletion=offer, rich_help_panel=title
+        )
+
+    return option
+
+
+_source, _look, _output, _run = map(_in_panel, ("Source", "Look", "Output", "Run"))
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitOptions:
+    """Options that are fields of `Preset` or `Output` have the field's name; None: the setting's."""
+
+    sources: Annotated[
+        list[str],
+        Argument(
+            metavar="SOURCE",
+            help="Folders, files, s3://bucket/prefix, @list.txt, or - for stdin (an image, or a "
+            "list).",
+            show_default=False,
+        ),
+    ]
+    include: Annotated[Texts, _source("GLOB", "Take only matching keys; repeatable.")] = None
+    exclude: Annotated[Texts, _source("GLOB", "Skip matching keys; repeatable.")] = None
+    input_alpha: Annotated[
+        str, _source("MODE", "Transparency of a source: multiply, keep or ignore it.")
+    ] = "multiply"
+    preset: Annotated[
+        Text,
+        _look(
+            "NAME",
+            "balanced, products, portraits, catalogue or raw. Default: balanced.",
+            "--preset",
+            "-p",
+            offer=completion.presets,
+        ),
+    ] = None
+    assignments: Annotated[
+        Texts, _look("KEY=VALUE", "Change one value of the preset; repeatable.", "--set")
+    ] = None
+    workflow: Annotated[Path | None, _look("FILE", "A ComfyUI workflow instead of a preset.")] = (
+        None
+    )
+    model: Annotated[
+        Text,
+        _look(
+            "NAME",
+            "A model (see bgpipe models list), or a path to safetensors. Default: auto.",
+            "--model",
+            "-m",
+            offer=completion.models,
+        ),
+    ] = None
+    matting: Annotated[
+        Text,
+        _look(
+            "NAME",
+            "Second network for hair and fur: vitmatte, vitmatte-base, a path, or none. "
+            "Default: none.",
+            offer=completion.matting_models,
+        ),
+    ] = None
+    crop: Annotated[bool | None, _look("", "Crop to the subject.", "--crop")] = None
+    margin: Annotated[
+        float | None, _look("PERCENT", "Margin, in percent of the longer side of the crop.")
+    ] = None
+    canvas: Annotated[Text, _look("SIZE", "Fit into 2000x2000 pixels, or pad to 4:5.")] = None
+    place: Annotated[
+        Text, _look("SIDE", "Position on the canvas: middle, top, bottom, left or right.")
+    ] = None
+    background: Annotated[
+        Text,
+        _look("COLOR", "white, black, #rrggbb, or the path of an image. Default: transparent."),
+    ] = None
+    shadow: Annotated[float | None, _look("0..1", "Darkness of a shadow on the ground.")] = None
+    out: Annotated[
+        Text,
+        _output(
+            "DEST",
+            "Folder or s3:// prefix; for one image also a file, or - for stdout. "
+            "Default: SOURCE-cutouts.",
+            "--out",
+            "-o",
+        ),
+    ] = None
+    format: Annotated[
+        Text, _output("FORMAT", "png, webp, avif, jpeg, mask or zip. Default: png.")
+    ] = None
+    quality: Annotated[
+        int, _output("1..100", "Quality of JPEG, AVIF and WebP (100: lossless WebP).")
+    ] = 90
+    compression: Annotated[
+        str, _output("MODE", "PNG compression: fast, or small (many times slower).", "--png")
+    ] = "fast"
+    depth: Annotated[int, _output("BITS", "8, or 16 to keep 16-bit colors in PNG.")] = 8
+    name: Annotated[
+        str, _output("TEMPLATE", "Names of the cutouts, such as {folder}/{stem}-cutout.")
+    ] = ""
+    overwrite: Annotated[
+        bool, _output("", "Replace files at DEST that bgpipe did not make.", "--overwrite")
+    ] = False
+    prune: Annotated[bool, _output("", "Remove cutouts whose source is gone.", "--prune")] = False
+    force: Annotated[bool, _run("", "Redo cutouts that are up to date.", "--force")] = False
+    dry_run: Annotated[
+        bool, _run("", "Count what would be done, without doing it.", "--dry-run")
+    ] = False
+    watch: Annotated[bool, _run("", "Follow new files until Ctrl-C.", "--watch")] = False
+    wait: Annotated[bool | None, _run("", WAIT_HELP, "--wait/--detach")] = None
+    job: Annotated[
+        Text, _run("NAME", "Name of the job. Default: date and time.", "--job", "-j")
+    ] = None
 
 
 @app.command(
@@ -40,97 +143,6 @@ app = Typer()
 )
 @options_of(SubmitOptions)
 def submit(context: Context, options: SubmitOptions) -> None:
-    console: Console = context.obj
-    settings = read_settings()
-    check_wait(settings, options.wait)
-    ignored = IgnoredObjects()
-    with open_endpoints(options.sources, options.out, console, ignored) as endpoints:
-        _check_options(options, endpoints)
-        settings, console = endpoints.adapt(settings, console)
-        job = _build_job(settings, console, options, endpoints)
-        with open_session(settings, notify=console.notify) as session:
-            prune = None
-            if options.prune:
-                maximum = settings.prune.most
-                prune = make_prune(session, console, job, maximum, dry_run=options.dry_run)
-            if options.dry_run:
-                show_dry_run(session, console, job, endpoints.source.keys, prune)
-                return
-            if options.watch:
-                code = watch_source(session, console, job, prune)
-            else:
-                job_id, lease = open_job(session, console, job, endpoints.source.keys or ())
-                run = JobRun(session, job_id, lease, prune=prune, ignored=ignored)
-                code = run_to_completion(console, run, wait=endpoints.is_private or options.wait)
-                if endpoints.is_private:
-                    _finish_private(session, console, job_id, endpoints)
-    raise Exit(code)
+    from bgpipe.pipeline.cli.submission import submit_images
 
-
-def _check_options(options: SubmitOptions, endpoints: Endpoints) -> None:
-    if options.watch and (endpoints.source.keys is not None or options.wait is False):
-        raise UsageError("--watch takes one folder or prefix, and no --detach")
-    if options.name and endpoints.destination.file:
-        raise UsageError("--name and a file name in --out are mutually exclusive: drop one")
-    if options.workflow and options.preset:
-        raise UsageError("--workflow and --preset are mutually exclusive: drop one")
-
-
-def _build_job(
-    settings: Settings, console: Console, options: SubmitOptions, endpoints: Endpoints
-) -> Job:
-    source, destination = endpoints.source, endpoints.destination
-    return Job(
-        id=JobId(options.job) if options.job else new_job_id(),
-        source=source.root,
-        out=destination.out,
-        recipe=_build_recipe(settings, console, options, endpoints),
-        created=time.time(),
-        include=tuple(options.include or ()),
-        exclude=tuple(options.exclude or ()),
-        force=options.force,
-        overwrite=options.overwrite,
-        named=digest(source.keys) if source.keys else "",
-        naming=literal(destination.file) or options.name,
-    )
-
-
-def _build_recipe(
-    settings: Settings, console: Console, options: SubmitOptions, endpoints: Endpoints
-) -> Recipe:
-    """Check all values, then source and target, and only then pull weights."""
-    spec = job_options.load_workflow(settings, options.workflow) if options.workflow else None
-    file_format = endpoints.destination.format(options.format)
-    values = asdict(options)
-    values["format"] = file_format or ("mask" if spec and spec.is_mask else "png")
-    name = options.preset or settings.refine.preset
-    base = spec.preset if spec else recipe.preset_named(settings, name)
-    changes = job_options.parse_assignments(options.assignments or ())
-    preset = recipe.apply_changes(base, changes | recipe.preset_changes(values))
-    output = recipe.build_output(settings, values)
-    stores = StoreFactory(settings.s3)
-    check_target(stores, endpoints.destination.out, writes=settings.embedded)
-    if endpoints.source.keys is None and not options.watch:
-        check_source(stores, endpoints.source.root)
-    built = recipe.build_recipe(
-        settings,
-        model=options.model or (spec.model if spec else ""),
-        preset=preset,
-        output=output,
-        matting=options.matting or "",
-        naming=options.name,
-        notify=console.notify,
-    )
-    if built.is_degraded:
-        job_options.warn_degraded(console)
-    return built.recipe
-
-
-def _finish_private(
-    session: Session, console: Console, job_id: JobId, endpoints: Endpoints
-) -> None:
-    """Write the cutout to stdout, or its error to stderr, and forget the job."""
-    endpoints.write_stdout()
-    for failure in session.jobs.items.failures(job_id):
-        console.warn(f"bgpipe: {failure.code}: {failure.detail}")
-    session.jobs.forget(job_id)
+    raise Exit(submit_images(context.obj, options))

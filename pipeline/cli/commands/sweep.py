@@ -1,14 +1,12 @@
 """`bgpipe sweep`: run, list and check the sweeps of the settings."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
 from typer import Argument, Context, Exit, Option, Typer
 
-from bgpipe.config.settings import Settings
+from bgpipe.config.settings import Settings, load_settings
 from bgpipe.config.sweeps import Sweep
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
@@ -20,7 +18,7 @@ from bgpipe.pipeline.cli.summary import format_summary
 from bgpipe.pipeline.errors import BgpipeError, ItemError, StorageUnavailable
 from bgpipe.pipeline.scheduling import run_sweep
 from bgpipe.pipeline.scheduling.sweeps import SweepStateStore, deadline_of, next_start
-from bgpipe.pipeline.session import open_session, read_settings
+from bgpipe.pipeline.session import open_session
 from bgpipe.pipeline.storage.factory import StoreFactory
 
 PROBE = ".bgpipe/check"
@@ -53,7 +51,7 @@ def run(
 ) -> None:
     """Run a sweep now, until its deadline."""
     console: Console = context.obj
-    settings = read_settings()
+    settings = load_settings()
     check_wait(settings, wait)
     sweep = run_sweep.find_sweep(settings, name)
     job = run_sweep.build_job(settings, name, sweep, console.notify)
@@ -85,7 +83,7 @@ def run(
 def list_(context: Context) -> None:
     """List the sweeps with last run, next run and counts."""
     console: Console = context.obj
-    settings, now = read_settings(), datetime.now(UTC)
+    settings, now = load_settings(), datetime.now(UTC)
     with open_session(settings, notify=console.notify) as session:
         for name, sweep in settings.sweeps.items():
             state = SweepStateStore(session.client).read(name, now)
@@ -112,7 +110,7 @@ def list_(context: Context) -> None:
 def check(context: Context) -> None:
     """Check each sweep: its model is available, its source readable, its target writable."""
     console: Console = context.obj
-    settings = read_settings()
+    settings = load_settings()
     first_error = None
     for name, sweep in settings.sweeps.items():
         error = _find_error(settings, console, name, sweep)

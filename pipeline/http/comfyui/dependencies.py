@@ -87,7 +87,6 @@ async def read_json(request: Request) -> Json:
     Raises:
         WorkflowError: it is not JSON, or not valid in UTF-8 (NaN, lone surrogates).
         Problem: it is too large.
-
     """
     body = bytearray()
     async for chunk in request.stream():

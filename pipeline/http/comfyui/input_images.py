@@ -70,7 +70,6 @@ class InputImages:
         Raises:
             ItemError: it is not an image, or the name leaves the upload.
             Problem: too many images have this name.
-
         """
         requested = validate_name(name)
         path = PurePosixPath(requested)

@@ -43,7 +43,6 @@ def submit_prompt(service: PromptService, body: Json) -> tuple[Prompt, Mapping[s
     Raises:
         WorkflowError: the workflow is invalid or not supported.
         Problem: the id exists, or the queue is full.
-
     """
     document, request = body, {}
     if not is_ui_format(body):

@@ -1,7 +1,5 @@
 """The web page, and /v1/session: a cookie for the API key, which images and events cannot carry."""
 
-from __future__ import annotations
-
 from importlib.resources import files
 from typing import Annotated
 
@@ -12,18 +10,18 @@ from bgpipe.pipeline.http.dependencies import State
 from bgpipe.pipeline.http.middleware import COOKIE
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.schemas import BrowserSession
-from bgpipe.pipeline.report.contact_sheet import read_asset
+from bgpipe.pipeline.report.contact_sheet import MODULES, read_asset
 
 router = APIRouter()
 
-FILES = ("index.html", "page.css", "api.js", "page.js", "upload.js", "viewer.js", "icon.svg")
-REPORT_STYLE = "sheet.css"
-"""The style that the page shares with contact sheets."""
+SHARED = ("theme.css", "viewer.css", *MODULES)
+"""What the page shares with contact sheets."""
 MEDIA_TYPES = {
     "html": "text/html",
     "css": "text/css",
     "js": "text/javascript",
     "svg": "image/svg+xml",
+    "webp": "image/webp",
 }
 
 
@@ -60,11 +58,9 @@ def show_page() -> Response:
 
 @router.get("/page/{name}", include_in_schema=False)
 def show_file(name: Annotated[str, Path(max_length=40)]) -> Response:
-    if name == REPORT_STYLE:
-        text = read_asset("sheet.css")
-    elif name in FILES:
-        text = files("bgpipe.pipeline.http.static").joinpath(name).read_text(encoding="utf-8")
-    else:
+    file = files("bgpipe.pipeline.http.static").joinpath(name)
+    media_type = MEDIA_TYPES.get(name.rpartition(".")[2])
+    if media_type is None or not (name in SHARED or file.is_file()):
         raise Problem(404, "not-found", f"not a file of the page: {name}")
-    media_type = MEDIA_TYPES[name.rpartition(".")[2]]
-    return Response(text, media_type=media_type, headers={"Cache-Control": "no-cache"})
+    content = read_asset(name) if name in SHARED else file.read_bytes()
+    return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})

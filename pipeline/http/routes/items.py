@@ -1,7 +1,5 @@
 """/v1/jobs/{job}/items: the images of a job, their cutouts and previews."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request

@@ -1,13 +1,11 @@
 """/v1/jobs: submit, list, cancel, retry and delete jobs, and follow one by events."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any, cast
 
 import anyio
@@ -64,6 +62,7 @@ def create_job(
     else:
         source = submission.check_source(state, request.source)
     job = submission.make_job(state, caller.name, source, request, idempotency_key)
+    job = replace(job, include=tuple(request.include))
     return _submit_once(state, job, response, idempotency_key)
 
 

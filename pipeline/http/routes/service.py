@@ -1,7 +1,5 @@
 """/healthz, /readyz, /metrics, and /v1/options: the presets, models and formats a job can have."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import get_args
 

@@ -1,7 +1,5 @@
 """/v1/uploads: images for jobs, sent one by one or many at once."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 from typing import Annotated
@@ -46,7 +44,6 @@ def store_files(state: AppState, owner: str, upload: str, files: list[UploadFile
     Raises:
         PermanentError: one is not an image, too large, or has a name outside the upload.
         Problem: 413: the upload would have too many images.
-
     """
     maximum, image_bytes = state.settings.serve.files, state.uploads.limits.max_bytes
     if state.uploads.count(owner, upload, maximum + 1) + len(files) > maximum:

@@ -1,70 +1,84 @@
-// Chosen or dropped images become an upload, and the upload a job.
+// Chosen, dropped or pasted photos become an upload, and the upload a job.
 
-import { api } from "./api.js";
+import { uploadApi } from "./api.js";
 
 const CONCURRENCY = 3;
 
-// Returns the files with distinct names, numbered where needed: phones reuse names.
-function withDistinctNames(files) {
-  const taken = new Set();
-  return files.map(({ file, path }) => {
-    let name = path;
-    for (let number = 2; taken.has(name); number += 1) {
-      name = path.replace(/(\.[^./]*)?$/, `-${number}$1`);
-    }
-    taken.add(name);
-    return { file, name };
-  });
-}
+/**
+ * @typedef {{file: File, name: string}} Photo `name` includes the folder
+ *
+ * @typedef {object} Listeners
+ * @property {(photo: Photo, share: number) => void} onProgress share sent, 0 to 1
+ * @property {(photo: Photo, key: string) => void} onSent key: the server's name of it
+ * @property {(photo: Photo, error: Error) => void} onRefused
+ * @property {() => void} onFull the server is busy; sending goes on later
+ */
 
-// Sends all files; resolves to the job, or to null if the server refused every file.
-export async function submitFiles(files, options, { onFull, onRefused, onSent }) {
-  const { upload } = await api.createUpload(onFull);
-  const waiting = withDistinctNames(files);
-  const total = waiting.length;
-  let sent = 0;
-  let accepted = 0;
-  async function sendNext() {
-    for (let next = waiting.shift(); next; next = waiting.shift()) {
-      try {
-        await api.addFile(upload, next.file, next.name, onFull);
-        accepted += 1;
-      } catch (error) {
-        if (error.status === 401) throw error;
-        onRefused(next.name, error);
-      }
-      sent += 1;
-      onSent(sent, total);
-    }
-  }
-  await Promise.all(Array.from({ length: CONCURRENCY }, sendNext));
-  return accepted ? api.createJob({ ...options, upload }, onFull) : null;
-}
-
+/** @returns {Photo[]} */
 export function chosenFiles(list) {
-  return [...list].map((file) => ({ file, path: file.webkitRelativePath || file.name }));
+  return inOrder([...list].map((file) => ({ file, name: file.webkitRelativePath || file.name })));
 }
 
-// Returns the dropped files, and those in dropped folders.
+/** Returns the dropped photos, and those in dropped folders. */
 export async function droppedFiles(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.length) return chosenFiles(transfer.files);
-  const files = [];
-  for (const entry of entries) await collect(entry, files);
-  return files;
+  const photos = [];
+  for (const entry of entries) await collect(entry, photos);
+  return inOrder(photos);
 }
 
-async function collect(entry, files) {
+async function collect(entry, photos) {
   if (entry.name.startsWith(".")) return;
   if (entry.isFile) {
     const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-    files.push({ file, path: entry.fullPath.replace(/^\//, "") });
+    photos.push({ file, name: entry.fullPath.replace(/^\//, "") });
     return;
   }
   const reader = entry.createReader();
   for (;;) {
     const entries = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
     if (!entries.length) return;
-    for (const inner of entries) await collect(inner, files);
+    for (const inner of entries) await collect(inner, photos);
   }
+}
+
+/** Numbers equal names, which phones reuse, and sorts as the server lists them. */
+function inOrder(photos) {
+  const taken = new Set();
+  const distinct = photos.map(({ file, name }) => {
+    let free = name;
+    for (let number = 2; taken.has(free); number += 1) free = name.replace(/(\.[^./]*)?$/, `-${number}$1`);
+    taken.add(free);
+    return { file, name: free };
+  });
+  return distinct.sort((one, other) => (one.name < other.name ? -1 : 1));
+}
+
+/**
+ * Sends the photos and submits them; resolves to the job, or to null if the server refused every photo.
+ * @param {Photo[]} photos
+ * @param {Record<string, any>} options preset, model and format
+ * @param {Listeners} listeners
+ * @param {AbortSignal} signal
+ */
+export async function submitPhotos(photos, options, listeners, signal) {
+  const server = uploadApi(listeners.onFull, signal);
+  const { upload } = await server.create();
+  const waiting = [...photos];
+  let accepted = 0;
+  async function sendNext() {
+    for (let photo = waiting.shift(); photo; photo = waiting.shift()) {
+      try {
+        const { files } = await server.add(upload, photo.file, photo.name, (share) => listeners.onProgress(photo, share));
+        accepted += 1;
+        listeners.onSent(photo, files[0]);
+      } catch (error) {
+        if (error.status === 401 || error.status === 0 || signal.aborted) throw error;
+        listeners.onRefused(photo, error);
+      }
+    }
+  }
+  await Promise.all(Array.from({ length: CONCURRENCY }, sendNext));
+  return accepted ? server.createJob({ ...options, upload }) : null;
 }

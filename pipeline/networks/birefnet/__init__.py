@@ -1,7 +1,5 @@
 """BiRefNet in plain torch: build a network from a configuration, or by its name."""
 
-from __future__ import annotations
-
 from bgpipe.pipeline.networks.birefnet.config import CONFIGS as CONFIGS
 from bgpipe.pipeline.networks.birefnet.config import EfficientNetConfig as EfficientNetConfig
 from bgpipe.pipeline.networks.birefnet.config import ModelConfig as ModelConfig

@@ -4,29 +4,25 @@ Released checkpoints hold more than inference needs and do not state their confi
 inferred from the shapes. A checkpoint that does not fit exactly is refused.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
-from itertools import chain, count, groupby, takewhile
+from itertools import count, groupby, takewhile
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from bgpipe.pipeline.errors import ModelUnavailable
-from bgpipe.pipeline.networks.birefnet.config import (
-    EfficientNetConfig,
-    ModelConfig,
-    Stages,
-    SwinConfig,
-)
+from bgpipe.pipeline.networks.birefnet.config import EfficientNetConfig, ModelConfig, SwinConfig
 from bgpipe.pipeline.networks.birefnet.decoder import TILES
 from bgpipe.pipeline.networks.birefnet.network import BiRefNet
 from bgpipe.pipeline.networks.birefnet.swin import relative_position_index
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of a state dict's tensors."""
 
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes from data parallelism and compilation
 TRAINING_ONLY = ("decoder.conv_ms_spvn_", "decoder.gdt_convs_pred_")
@@ -56,9 +52,8 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InvalidWeights(
-            f"cannot be read as safetensors: {error}: convert other formats first"
-        ) from error
+        detail = f"cannot be read as safetensors: {error}: convert other formats first"
+        raise InvalidWeights(detail) from error
 
 
 def assemble(
@@ -70,7 +65,7 @@ def assemble(
     with torch.device("meta"):  # saves memory and time for weights that are replaced at once
         network = BiRefNet(config)
     template = network.state_dict()
-    _check_keys(tensors, template)
+    _check_keys(tensors.keys(), template.keys())
     for key, tensor in tensors.items():
         if tensor.shape != template[key].shape:
             expected = tuple(template[key].shape)
@@ -96,18 +91,17 @@ def refusing_shapes() -> Iterator[None]:
 
 
 @refusing_shapes()
-def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
+def infer_config(shapes: Shapes) -> ModelConfig:
     """Infer the configuration from the shapes of a state dict."""
-    backbone = (
-        _infer_efficientnet(shapes) if "bb._conv_stem.weight" in shapes else _infer_swin(shapes)
-    )
+    is_lite = "bb._conv_stem.weight" in shapes
+    backbone = _infer_efficientnet(shapes) if is_lite else _infer_swin(shapes)
     aspp, conv = "squeeze_module.0.dec_att.", ".atrous_conv.regular_conv.weight"
-    branches = _count_consecutive(shapes, f"{aspp}aspp_deforms.", conv)
+    branches = list_shapes(shapes, f"{aspp}aspp_deforms.", conv)
     return ModelConfig(
         backbone=backbone,
         inner=shapes["squeeze_module.0.conv_in.weight"][0],
         branch=shapes[f"{aspp}aspp1{conv}"][0],
-        kernels=tuple(shapes[f"{aspp}aspp_deforms.{j}{conv}"][-1] for j in range(branches)),
+        kernels=tuple(shape[-1] for shape in branches),
         deformable=f"{aspp}aspp1.atrous_conv.offset_conv.weight" in shapes,
         image_inner=shapes["decoder.ipt_blk1.conv1.weight"][0],
         image_divisor=2 * backbone.stages[3] // shapes["decoder.ipt_blk5.conv_out.weight"][0],
@@ -126,9 +120,10 @@ def to_current_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def count_bytes(network: nn.Module) -> int:
-    """Return the bytes of its parameters and buffers."""
-    return sum(tensor.nbytes for tensor in chain(network.parameters(), network.buffers()))
+def list_shapes(shapes: Shapes, before: str, after: str) -> list[tuple[int, ...]]:
+    """Return the shapes of before0after, before1after, ... up to the first gap."""
+    keys = (f"{before}{i}{after}" for i in count())
+    return [shapes[key] for key in takewhile(shapes.__contains__, keys)]
 
 
 def _unwrap(key: str) -> str:
@@ -137,41 +132,29 @@ def _unwrap(key: str) -> str:
     return key
 
 
-def _infer_swin(shapes: Mapping[str, tuple[int, ...]]) -> SwinConfig:
+def _infer_swin(shapes: Shapes) -> SwinConfig:
     embed = shapes["bb.patch_embed.proj.weight"][0]
-    tables = [shapes[f"bb.layers.{i}.blocks.0.attn.relative_position_bias_table"] for i in range(4)]
+    stages = [f"bb.layers.{i}.blocks." for i in range(4)]
+    rows, heads = zip(
+        *(shapes[f"{stage}0.attn.relative_position_bias_table"] for stage in stages), strict=True
+    )
     return SwinConfig(
         embed=embed,
-        depths=_for_each_stage(
-            lambda i: _count_consecutive(shapes, f"bb.layers.{i}.blocks.", ".norm1.weight")
-        ),
-        heads=_for_each_stage(lambda i: tables[i][1]),
-        window=(round(tables[0][0] ** 0.5) + 1) // 2,
+        depths=tuple(len(list_shapes(shapes, stage, ".norm1.weight")) for stage in stages),
+        heads=heads,
+        window=(round(rows[0] ** 0.5) + 1) // 2,
     )
 
 
-def _infer_efficientnet(shapes: Mapping[str, tuple[int, ...]]) -> EfficientNetConfig:
+def _infer_efficientnet(shapes: Shapes) -> EfficientNetConfig:
     """Infer the stages: each ends where the channels change."""
-    blocks = _count_consecutive(shapes, "bb._blocks.", "._project_conv.weight")
-    outputs = [shapes[f"bb._blocks.{i}._project_conv.weight"][0] for i in range(blocks)]
-    stages = [(width, len(list(same))) for width, same in groupby(outputs)]
-    (a, b, c, d, e, f, g) = stages
-    widths, depths = zip(a, b, c, d, e, f, g, strict=True)
+    blocks = list_shapes(shapes, "bb._blocks.", "._project_conv.weight")
+    stages = ((width, len(list(same))) for width, same in groupby(shape[0] for shape in blocks))
+    widths, depths = zip(*stages, strict=True)
     return EfficientNetConfig(widths=widths, depths=depths, stem=shapes["bb._conv_stem.weight"][0])
 
 
-def _for_each_stage(count_at: Callable[[int], int]) -> Stages:
-    return count_at(0), count_at(1), count_at(2), count_at(3)
-
-
-def _count_consecutive(shapes: Mapping[str, tuple[int, ...]], before: str, after: str) -> int:
-    """Count the keys before0after, before1after, ... up to the first gap."""
-    keys = (f"{before}{i}{after}" for i in count())
-    return sum(1 for _ in takewhile(shapes.__contains__, keys))
-
-
-def _check_keys(tensors: Iterable[str], template: Iterable[str]) -> None:
-    keys, known = set(tensors), set(template)
+def _check_keys(keys: Set[str], known: Set[str]) -> None:
     optional = {k for k in known if k.startswith(TRAINING_ONLY) or k.endswith(COMPUTED)}
     if missing := sorted(known - keys - optional):
         raise InvalidWeights(f"tensors missing: {_list_some(missing)}")

@@ -3,11 +3,10 @@
 The released networks differ only in their Swin; the defaults are theirs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
-Stages = tuple[int, int, int, int]
+Stages = tuple[int, ...]
+"""A value for each of the backbone's stages, shallowest first; of a Swin and its maps, four."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +28,10 @@ class SwinConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EfficientNetConfig:
-    """An EfficientNet-Lite: channels and blocks of its stages."""
+    """An EfficientNet-Lite: channels and blocks of its seven stages."""
 
-    widths: tuple[int, int, int, int, int, int, int]
-    depths: tuple[int, int, int, int, int, int, int]
+    widths: Stages
+    depths: Stages
     stem: int = 32
 
     @property
@@ -56,8 +55,7 @@ class ModelConfig:
     @property
     def features(self) -> Stages:
         """Channels of the decoder's inputs, shallowest first: both scales of the backbone."""
-        a, b, c, d = self.backbone.stages
-        return (2 * a, 2 * b, 2 * c, 2 * d)
+        return tuple(2 * channels for channels in self.backbone.stages)
 
 
 CONFIGS: dict[str, ModelConfig] = {

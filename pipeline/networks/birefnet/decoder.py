@@ -7,8 +7,6 @@ reconstruction module. Zheng et al. 2024, Bilateral Reference for High-Resolutio
 Segmentation, section 3.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch
@@ -117,12 +115,9 @@ class Decoder(nn.Module):
             self._add_heads(level, channels, config.gate)
 
     def _add_heads(self, level: int, channels: int, gate: int) -> None:
-        features = (
-            nn.Conv2d(channels, gate, 3, padding=1),
-            nn.BatchNorm2d(gate),
-            nn.ReLU(inplace=True),
-        )
-        self.add_module(f"gdt_convs_{level}", nn.Sequential(*features))
+        conv, norm = nn.Conv2d(channels, gate, 3, padding=1), nn.BatchNorm2d(gate)
+        features = nn.Sequential(conv, norm, nn.ReLU(inplace=True))
+        self.add_module(f"gdt_convs_{level}", features)
         self.add_module(f"gdt_convs_attn_{level}", nn.Sequential(nn.Conv2d(gate, 1, 1)))
         # For training only, but part of every released checkpoint.
         self.add_module(f"gdt_convs_pred_{level}", nn.Sequential(nn.Conv2d(gate, 1, 1)))

@@ -8,8 +8,6 @@ The map gets a border of zeros, and positions are clamped onto it, so that taps 
 are no special case.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

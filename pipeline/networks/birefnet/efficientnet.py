@@ -5,8 +5,7 @@ features learned on ImageNet load unchanged: convolutions with a stride are padd
 and activations are capped at 6.
 """
 
-from __future__ import annotations
-
+from functools import partial
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -18,8 +17,8 @@ EXPANSION = 6  # of every block after the first stage
 KERNELS = (3, 3, 5, 3, 5, 5, 3)  # of the stages
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 OUTPUT_STAGES = (1, 2, 4, 6)  # the last stages at strides 4, 8, 16 and 32
-EPSILON = 1e-3
-MOMENTUM = 0.01
+
+make_batch_norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
 
 
 class EfficientNet(nn.Module):
@@ -94,7 +93,3 @@ def pad_same(x: Tensor, kernel: int) -> Tensor:
     """Pad with zeros as TensorFlow's SAME does for a stride of 2."""
     height, width = (kernel - 2 + side % 2 for side in x.shape[2:])
     return F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
-
-
-def make_batch_norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=EPSILON, momentum=MOMENTUM)

@@ -96,7 +96,12 @@ class FusedASPP(nn.Module):
         super().__init__()
         convs = [branch.atrous_conv for branch in (aspp.aspp1, *aspp.aspp_deforms)]
         *shares, last = aspp.conv1.weight.flatten(1).chunk(len(convs) + 1, dim=1)
-        self.branches = nn.ModuleList(map(_fuse_branch, convs, shares))
+        self.branches = nn.ModuleList(
+            FusedDeformableBranch(conv, share)
+            if isinstance(conv, DeformableConv)
+            else FusedPlainBranch(submodule(conv, "regular_conv", nn.Conv2d), share)
+            for conv, share in zip(convs, shares, strict=True)
+        )
         pool = submodule(aspp, "global_avg_pool.1", nn.Conv2d)
         self.pool = make_dense(pool.weight.flatten(1), pool.bias, "relu")
         self.pooled = make_dense(last.contiguous(), aspp.conv1.bias)
@@ -179,9 +184,3 @@ def _join_predictors(offset: nn.Conv2d, modulator: nn.Conv2d) -> nn.Conv2d:
         for name, last in modulator.named_parameters()
     )
     return make_convolution(weight, bias)
-
-
-def _fuse_branch(conv: nn.Module, share: Tensor) -> nn.Module:
-    if isinstance(conv, DeformableConv):
-        return FusedDeformableBranch(conv, share)
-    return FusedPlainBranch(submodule(conv, "regular_conv", nn.Conv2d), share)

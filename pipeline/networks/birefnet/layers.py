@@ -4,8 +4,6 @@ On a CPU, torch hands float32 products to MKL, which reaches half of the arithme
 that are not Intel's; oneDNN, which it uses for convolutions, reaches all of it on any.
 """
 
-from __future__ import annotations
-
 from typing import Literal, TypeVar
 
 import torch

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bgpipe.pipeline.broker.client import MASK, connect, public_address, without_password
+from bgpipe.pipeline.broker.client import connect, public_address
 from bgpipe.pipeline.errors import RedisUnavailable, UsageError
 
 SECRET = "hunter2"
@@ -21,23 +21,6 @@ SECRET = "hunter2"
 )
 def test_an_address_is_shown_without_its_secret(url: str, shown: str) -> None:
     assert public_address(url) == shown
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("redis://user:hunter2@h:1/2", f"redis://user:{MASK}@h:1/2"),
-        ("rediss://:hunter2@x@h", f"rediss://:{MASK}@h"),
-        (
-            "unix:///run/redis.sock?db=1&password=hunter2",
-            f"unix:///run/redis.sock?db=1&password={MASK}",
-        ),
-        ("redis://h:6379/0", "redis://h:6379/0"),
-        ("s3://bucket/a:b@c", "s3://bucket/a:b@c"),
-    ],
-)
-def test_a_password_within_an_address_is_masked(text: str, shown: str) -> None:
-    assert without_password(text) == shown
 
 
 def test_a_wait_for_a_server_is_reported(redis_server_process) -> None:

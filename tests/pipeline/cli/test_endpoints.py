@@ -7,7 +7,7 @@ import pytest
 
 from bgpipe.pipeline.cli.endpoints import Source, find_source
 from bgpipe.pipeline.errors import NoImages, UsageError
-from bgpipe.pipeline.planning.ignored import IgnoredObjects
+from bgpipe.pipeline.planning.planner import IgnoredObjects
 from bgpipe.pipeline.storage.factory import find_location
 
 

@@ -26,17 +26,15 @@ def test_half_a_red_over_white_is_pink():
 
 def test_the_error_by_hand():
     ours, truth = rgba((200, 0, 0, 255), (9, 9, 9, 0)), rgba((100, 0, 0, 255), (7, 7, 7, 0))
-    assert composite_error(ours, truth, make_background("grey", 1, 2)) == pytest.approx(100 / 3 / 2)
+    assert composite_error(ours, truth, "grey") == pytest.approx(100 / 3 / 2)
     ours, truth = ours[:, :1], truth[:, :1]
-    assert composite_error(ours, truth, make_background("grey", 1, 1)) == pytest.approx(100 / 3)
+    assert composite_error(ours, truth, "grey") == pytest.approx(100 / 3)
 
 
 def test_a_wrong_alpha_shows_only_on_another_color():
     ours, truth = rgba((255, 255, 255, 100)), rgba((255, 255, 255, 200))
-    assert composite_error(ours, truth, make_background("white", 1, 1)) == pytest.approx(
-        0, abs=1e-4
-    )
-    assert composite_error(ours, truth, make_background("black", 1, 1)) == pytest.approx(100)
+    assert composite_error(ours, truth, "white") == pytest.approx(0, abs=1e-4)
+    assert composite_error(ours, truth, "black") == pytest.approx(100)
 
 
 def test_checks_are_squares_of_two_greys():

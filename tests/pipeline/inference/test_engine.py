@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bgpipe.config.choices import Precision
+from bgpipe.config.settings import Precision
 from bgpipe.pipeline.errors import Code, TransientError, UsageError
 from bgpipe.pipeline.inference.engine import BiRefNetEngine
 from bgpipe.pipeline.networks.birefnet import BiRefNet, ModelConfig, SwinConfig, build

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bgpipe.config.choices import Precision
+from bgpipe.config.settings import Precision
 from bgpipe.pipeline.inference.engine import BiRefNetEngine
 from bgpipe.pipeline.networks.birefnet import BiRefNet
 from bgpipe.pipeline.types import ResolvedModel

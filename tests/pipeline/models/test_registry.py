@@ -208,7 +208,7 @@ def test_auto_is_the_general_model_where_it_can_be_had(cache: Path, hub: Hub) ->
 def test_auto_degrades_to_the_bundled_model_only_when_embedded(cache: Path, nowhere: Hub) -> None:
     model, degraded = resolve_auto(embedded=True, cache=cache, hub=nowhere)
     assert degraded
-    assert (model.name, model.size) == (TRIAL, (352, 352))
+    assert (model.name, model.size) == (TRIAL, (288, 288))
 
 
 def test_the_bundled_model_is_small_and_loads(cache: Path) -> None:

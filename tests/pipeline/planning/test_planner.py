@@ -18,9 +18,14 @@ from bgpipe.pipeline.jobs.manifest import digest
 from bgpipe.pipeline.jobs.store import NO_TOKEN, JobStore, LeaseLost
 from bgpipe.pipeline.planning.catalog import Catalogs
 from bgpipe.pipeline.planning.diff import TargetState, target_state
-from bgpipe.pipeline.planning.ignored import IgnoredObjects, IgnoredReason
 from bgpipe.pipeline.planning.ownership import check_replaceable
-from bgpipe.pipeline.planning.planner import list_job, plan_job, select_sources
+from bgpipe.pipeline.planning.planner import (
+    IgnoredObjects,
+    IgnoredReason,
+    list_job,
+    plan_job,
+    select_sources,
+)
 from bgpipe.pipeline.planning.targets import CHUNK_PAIRS, assign_targets
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, JobSummary, ObjectInfo, Preset, Recipe

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bgpipe.pipeline.planning.ignored import IgnoredObjects, IgnoredReason
+from bgpipe.pipeline.planning.planner import IgnoredObjects, IgnoredReason
 
 
 def counted(*keys: str) -> IgnoredObjects:

@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 import pytest
 
-from bgpipe.pipeline.evaluation.matte_metrics import (
+from bgpipe.pipeline.evaluation.metrics import (
     connectivity_error,
     gradient_error,
     mean_squared_error,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bgpipe.pipeline.evaluation.mask_metrics import (
+from bgpipe.pipeline.evaluation.metrics import (
     e_measure,
     iou,
     max_f_measure,

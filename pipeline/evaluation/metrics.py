@@ -1,11 +1,16 @@
-"""Scores of a matte as a mask of the subject.
+"""Scores of a matte: as a mask of the subject, and as fractional alpha.
 
-The truth is thresholded at 0.5. If it is empty, precision and recall are undefined: the F-measures
-are then 1 for a matte that is empty too (nowhere above 0.5), else 0.
+For a mask, the truth is thresholded at 0.5. If it is empty, precision and recall are undefined: the
+F-measures are then 1 for a matte that is empty too (nowhere above 0.5), else 0.
+
+For alpha: SAD, MSE, and the gradient and connectivity errors of C. Rhemann et al., A Perceptually
+Motivated Online Benchmark for Image Matting, CVPR 2009, over all pixels instead of a trimap's
+unknown region. Sums are in thousands, as is customary.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import cv2
@@ -15,23 +20,25 @@ from scipy.ndimage import distance_transform_edt
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from bgpipe.pipeline.types import Plane
+    from bgpipe.pipeline.types import Mask, Plane
 
-    Mask = npt.NDArray[np.bool_]
-    Floats = npt.NDArray[np.float64]
+    Doubles = npt.NDArray[np.float64]
 
 LEVELS = 256
 """Levels of a matte. Each level above 0 is a threshold, whose mask contains the pixels at or above it."""
 EPSILON = np.finfo(np.float64).eps
+GRADIENT_SIGMA = 1.4
+CONNECTIVITY_STEPS = 10
+"""Levels of opacity at which connectivity is tested."""
+CONNECTIVITY_TOLERANCE = 0.15
+"""Unconnected opacity without penalty."""
 
 # Weighted F-measure: range over which errors depend on each other, and their decay with distance.
 _DEPENDENCE_SIGMA = 5.0
 _DEPENDENCE_SIDE = 7
 _DECAY = np.log(0.5) / 5
-
-
-def as_mask(plane: Plane) -> Mask:
-    return plane > 0.5
+_THOUSAND = 1000.0
+_TAIL = 1e-2  # truncates the Gaussian of the gradient
 
 
 def mean_absolute_error(matte: Plane, truth: Plane) -> float:
@@ -41,7 +48,7 @@ def mean_absolute_error(matte: Plane, truth: Plane) -> float:
 
 def iou(matte: Plane, truth: Plane) -> float:
     """Intersection over union of the masks (P. Jaccard, 1901); 1 if both are empty."""
-    mask, true_mask = as_mask(matte), as_mask(truth)
+    mask, true_mask = matte > 0.5, truth > 0.5
     union = np.count_nonzero(mask | true_mask)
     return np.count_nonzero(mask & true_mask) / union if union else 1.0
 
@@ -51,7 +58,7 @@ def max_f_measure(matte: Plane, truth: Plane, beta_squared: float = 0.3) -> floa
 
     R. Achanta et al., Frequency-tuned Salient Region Detection, CVPR 2009, equation 6.
     """
-    mask = as_mask(truth)
+    mask = truth > 0.5
     if not mask.any():
         return _f_measure_of_empty_truth(matte)
     hits, selected = _count_above_levels(matte, mask)
@@ -65,7 +72,7 @@ def weighted_f_measure(matte: Plane, truth: Plane) -> float:
 
     R. Margolin, L. Zelnik-Manor and A. Tal, How to Evaluate Foreground Maps, CVPR 2014.
     """
-    mask = as_mask(truth)
+    mask = truth > 0.5
     if not mask.any():
         return _f_measure_of_empty_truth(matte)
     error = np.abs(matte.astype(np.float64) - mask)
@@ -91,7 +98,7 @@ def e_measure(matte: Plane, truth: Plane) -> float:
     equations 2 to 5. A pixel's alignment depends only on its membership in the two masks, so that
     four counts suffice.
     """
-    mask = as_mask(truth)
+    mask = truth > 0.5
     hits, selected = _count_above_levels(matte, mask)
     size, inside = float(mask.size), float(np.count_nonzero(mask))
     if inside == 0:
@@ -116,7 +123,7 @@ def s_measure(matte: Plane, truth: Plane) -> float:
 
     D.-P. Fan et al., Structure-measure, ICCV 2017, with alpha = 0.5.
     """
-    mask, values = as_mask(truth), matte.astype(np.float64)
+    mask, values = truth > 0.5, matte.astype(np.float64)
     share = mask.mean()
     if share in {0, 1}:
         return float(values.mean() if share else 1 - values.mean())
@@ -126,11 +133,32 @@ def s_measure(matte: Plane, truth: Plane) -> float:
     return max(0.0, float(0.5 * objects + 0.5 * _region_similarity(values, mask)))
 
 
+def sum_of_absolute_differences(matte: Plane, truth: Plane) -> float:
+    return float(np.abs(matte - truth).sum(dtype=np.float64)) / _THOUSAND
+
+
+def mean_squared_error(matte: Plane, truth: Plane) -> float:
+    return float(np.square(matte - truth).mean(dtype=np.float64))
+
+
+def gradient_error(matte: Plane, truth: Plane) -> float:
+    """Squared difference of the gradient magnitudes (section 4.1)."""
+    difference = _gradient(matte) - _gradient(truth)
+    return float(np.square(difference).sum()) / _THOUSAND
+
+
+def connectivity_error(matte: Plane, truth: Plane) -> float:
+    """Difference in connectivity to the largest opaque component (section 4.2)."""
+    connected = _connected_level(matte, truth)
+    difference = _connectivity(matte, connected) - _connectivity(truth, connected)
+    return float(np.abs(difference).sum()) / _THOUSAND
+
+
 def _f_measure_of_empty_truth(matte: Plane) -> float:
-    return 0.0 if as_mask(matte).any() else 1.0
+    return 0.0 if (matte > 0.5).any() else 1.0
 
 
-def _count_above_levels(matte: Plane, mask: Mask) -> tuple[Floats, Floats]:
+def _count_above_levels(matte: Plane, mask: Mask) -> tuple[Doubles, Doubles]:
     """Count the pixels at or above each threshold, in `mask` and in all."""
     levels = np.rint(matte * (LEVELS - 1)).astype(np.intp)
     inside, total = (
@@ -140,20 +168,20 @@ def _count_above_levels(matte: Plane, mask: Mask) -> tuple[Floats, Floats]:
     return inside, total
 
 
-def _alignment(value: Floats, true_value: float) -> Floats:
+def _alignment(value: Doubles, true_value: float) -> Doubles:
     """Alignment of two values minus their means, in [0, 1]."""
     alignment = 2 * value * true_value / (value**2 + true_value**2 + EPSILON)
     return np.asarray((alignment + 1) ** 2 / 4, np.float64)
 
 
-def _object_similarity(values: Floats) -> float:
+def _object_similarity(values: Doubles) -> float:
     """High for values that are high and uniform."""
     mean = values.mean()
     deviation = values.std(ddof=1) if values.size > 1 else 0.0
     return float(2 * mean / (mean**2 + 1 + deviation + EPSILON))
 
 
-def _region_similarity(values: Floats, mask: Mask) -> float:
+def _region_similarity(values: Doubles, mask: Mask) -> float:
     rows, columns = np.nonzero(mask)
     row, column = round(rows.mean()) + 1, round(columns.mean()) + 1
     total = 0.0
@@ -165,7 +193,7 @@ def _region_similarity(values: Floats, mask: Mask) -> float:
     return total / mask.size
 
 
-def _ssim(values: Floats, truth: Floats) -> float:
+def _ssim(values: Doubles, truth: Doubles) -> float:
     """SSIM of a whole region (Z. Wang et al., 2004) without its stabilizing constants."""
     mean, true_mean = values.mean(), truth.mean()
     freedom = max(values.size - 1, 1)
@@ -177,3 +205,44 @@ def _ssim(values: Floats, truth: Floats) -> float:
     if similarity != 0:
         return float(similarity / (scale + EPSILON))
     return 1.0 if scale == 0 else 0.0
+
+
+def _gradient(plane: Plane) -> Doubles:
+    """Magnitude of derivatives of a Gaussian whose kernels have unit L2 norm."""
+    tail = math.log(math.sqrt(2 * math.pi) * GRADIENT_SIGMA * _TAIL)
+    radius = math.ceil(GRADIENT_SIGMA * math.sqrt(-2 * tail))
+    x = np.arange(-radius, radius + 1, dtype=np.float64)
+    smooth = np.exp(-(x**2) / (2 * GRADIENT_SIGMA**2))
+    smooth, slope = (kernel / np.linalg.norm(kernel) for kernel in (smooth, x * smooth))
+    values = plane.astype(np.float64)
+    across, down = (
+        cv2.sepFilter2D(values, cv2.CV_64F, *kernels, borderType=cv2.BORDER_REPLICATE)
+        for kernels in ((slope, smooth), (smooth, slope))
+    )
+    return np.hypot(across, down)
+
+
+def _connected_level(matte: Plane, truth: Plane) -> Doubles:
+    """Highest level at which each pixel is in the largest component shared by both mattes."""
+    connected = np.zeros(matte.shape)
+    inside = np.ones(matte.shape, np.bool_)
+    lower = np.minimum(matte, truth)
+    for step in range(1, CONNECTIVITY_STEPS + 1):
+        level = step / CONNECTIVITY_STEPS
+        inside &= _largest_component(lower >= np.float32(level))
+        connected[inside] = level
+    return connected
+
+
+def _largest_component(mask: Mask) -> Mask:
+    """Return the largest 4-connected component; empty if the mask is."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    if areas.size == 0:
+        return mask
+    return np.asarray(labels == 1 + areas.argmax(), np.bool_)
+
+
+def _connectivity(plane: Plane, connected: Doubles) -> Doubles:
+    unconnected = plane - connected
+    return np.asarray(1 - unconnected * (unconnected >= CONNECTIVITY_TOLERANCE), np.float64)
