@@ -13,7 +13,6 @@ from typing import Any
 
 import redis
 from celery.worker import consumer
-from kombu import Connection
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.dead_messages import set_aside
@@ -46,8 +45,9 @@ def rebuild(message: bytes) -> bytes:
     }
     if not 2000 < datetime.fromisoformat(known.get("eta", "2001-01-01")).year < 9000:
         raise ValueError(f"eta is out of range: {known['eta']}")
-    form = {"content-type": "application/json", "content-encoding": "utf-8"}
-    checked = form | {
+    checked = {
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
         "body": base64.b64encode(body).decode(),
         "headers": {"lang": "py", "task": TASK, "id": headers["id"]} | known,
         "properties": {
@@ -64,7 +64,8 @@ class CheckingClient(redis.Redis):
     """kombu's client, for which an unreadable message is none."""
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:  # noqa: ANN401
-        reply: Any = super().parse_response(connection, command_name, **options)
+        parse: Any = super().parse_response
+        reply = parse(connection, command_name, **options)
         if command_name != "BRPOP" or not reply:
             return reply
         queue, message = reply
@@ -98,7 +99,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # Celery has no types
             self._lost = [*self.task_consumer.channel.qos._delivered]
         super().on_connection_error_after_connected(exc)
 
-    def connect(self) -> Connection:
+    def connect(self) -> Any:  # noqa: ANN401  # kombu has no types
         """Connect, and let kombu deliver the messages of a lost connection again at once.
 
         They would wait for the visibility timeout. An image that is still in work is left to its lane.
@@ -110,7 +111,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # Celery has no types
             self._lost = ()
         return connection
 
-    def ensure_connected(self, conn: Connection) -> Connection:
+    def ensure_connected(self, conn: Any) -> Any:  # noqa: ANN401
         """Connect by channels that check their messages."""
         channel = conn.transport.Channel
         conn.transport.Channel = type("Channel", (CheckingChannel, channel), {})
