@@ -11,6 +11,8 @@ def celery_config(settings: Settings, broker_url: str) -> dict[str, Any]:
         "broker_url": broker_url,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # An error reply, of a full memory or a failover, must not end the worker.
+        "broker_channel_error_retry": True,
         "broker_transport_options": {
             "visibility_timeout": settings.queue.visibility_timeout,
             # The defaults (10 s, every 10th time) would add 100 s to every redelivery.

@@ -12,13 +12,18 @@ from pydantic import AfterValidator, ConfigDict, Field, SecretStr
 from bgpipe.config.output import Compression, Depth, OutputOptions
 from bgpipe.config.presets import Anchor
 
+CRON_FIELDS = 5
+
 
 def _cron(expression: str) -> str:
+    message = "write minute, hour, day, month, weekday"
+    if expression and len(expression.split()) != CRON_FIELDS:  # CronSim takes a sixth for seconds
+        raise ValueError(f"wrong number of fields; {message}")
     if expression:
         try:
             CronSim(expression, datetime.now(UTC))
         except CronSimError as error:
-            raise ValueError(f"{error}; write minute, hour, day, month, weekday") from error
+            raise ValueError(f"{error}; {message}") from error
     return expression
 
 

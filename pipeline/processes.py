@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -21,21 +22,51 @@ TERM_GRACE = 5.0
 LAST_LINES = 8
 """Lines of a log in an error message."""
 
+RESTART_PAUSE = 1.0
+"""Seconds before a thread that failed is started again."""
+
+log = logging.getLogger(__name__)
+
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 
 
 @contextmanager
 def background_thread(name: str, run: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Call `run` in a thread; set its event at the end of the block, and wait for its return."""
+    """Call `run` in a thread; set its event at the end of the block, and wait for its return.
+
+    It is supervised: see `start_supervised`.
+    """
     stopped = threading.Event()
-    thread = threading.Thread(target=run, args=(stopped,), name=name, daemon=True)
-    thread.start()
+    thread = start_supervised(name, run, stopped)
     try:
         yield
     finally:
         stopped.set()
         thread.join()
+
+
+def start_supervised(
+    name: str, run: Callable[[threading.Event], None], stopped: threading.Event
+) -> threading.Thread:
+    """Call `run` in a daemon thread, and again whenever it raises, until `stopped` is set.
+
+    The process depends on such a thread, which must not end unseen: each failure is logged.
+    """
+
+    def supervise() -> None:
+        while not stopped.is_set():
+            try:
+                run(stopped)
+                break
+            except BaseException:  # of any kind: the process goes on without this thread
+                fields = {"thread": name, "again_in": RESTART_PAUSE}
+                log.critical("thread failed", exc_info=True, extra={"fields": fields})
+                stopped.wait(RESTART_PAUSE)
+
+    thread = threading.Thread(target=supervise, name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 class ChildProcess:

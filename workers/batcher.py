@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 from bgpipe.config.settings import LimitSettings
 from bgpipe.pipeline.errors import Code, DeviceLost
+from bgpipe.pipeline.processes import start_supervised
 from bgpipe.pipeline.types import Matte, Recipe
 from bgpipe.workers.engine_cache import EngineCache, ModelSpec, engine_key
 from bgpipe.workers.heartbeat import WorkerCounters
@@ -83,12 +84,12 @@ class Batcher:
         self._serving: list[InferenceRequest] = []
         self._step: DeviceStep | None = None
         self._closed = False
-        self._ended = False
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
-        threading.Thread(target=self._watch, name="device-watch", daemon=True).start()
+        start_supervised("device-watch", self._watch, self._ended)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -109,7 +110,7 @@ class Batcher:
         """
         requests = [InferenceRequest(spec, pixels) for pixels in images]
         with self._changed:
-            if self._ended:
+            if self._ended.is_set():
                 raise WorkerShuttingDown(NOT_BEGUN)
             self._waiting.extend(requests)
             self._changed.notify_all()
@@ -125,9 +126,8 @@ class Batcher:
         finally:
             self._end(lost)
 
-    def _watch(self) -> None:
-        while self._thread.is_alive() and not self._ended:
-            self._thread.join(CHECK_INTERVAL)
+    def _watch(self, ended: threading.Event) -> None:
+        while not ended.wait(CHECK_INTERVAL):
             step = self._step
             if step and step.remaining < 0:
                 lost = (
@@ -140,7 +140,7 @@ class Batcher:
         """Wait for requests and, shortly, for a full batch; return False once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
-            if self._closed or self._ended:
+            if self._closed or self._ended.is_set():
                 return False
             self._changed.wait_for(
                 lambda: self._closed or len(self._first_batch()) == self._batch, self._wait
@@ -214,9 +214,9 @@ class Batcher:
     def _end(self, lost: DeviceLost) -> None:
         """Fail all pending and future requests, so that no lane blocks."""
         with self._changed:
-            if self._ended:
+            if self._ended.is_set():
                 return
-            self._ended = True
+            self._ended.set()
             waiting, self._waiting = self._waiting, []
             suspects = self._step.suspects if self._step else ()
         if not self._closed:

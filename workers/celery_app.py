@@ -121,14 +121,11 @@ def make_worker_app(settings: Settings, lanes: LaneOptions, runner: ItemRunner) 
     app.conf[LANES_SETTING] = lanes
     # The number of messages held, as the concurrency is 1: one for each lane, and the next ones.
     app.conf.worker_prefetch_multiplier = 2 * lanes.count
+    app.conf.worker_consumer = "bgpipe.workers.consumer:Consumer"
 
-    def remove_background(task: Task, *message: object, **options: object) -> None:
+    def remove_background(task: Task, job: JobId, index: int, source: str) -> None:
         try:
-            match message:
-                case (str(job), int(index), str(source)) if not options:
-                    result = runner.run(JobId(job), index, source)
-                case _:
-                    raise _unknown_message(message, options)
+            result = runner.run(job, index, source)
         except RedisUnavailable as error:
             raise task.retry(exc=error, countdown=settings.queue.retry_delay) from error
         except (StoreCorrupted, UsageError) as error:
@@ -146,12 +143,6 @@ def make_worker_app(settings: Settings, lanes: LaneOptions, runner: ItemRunner) 
     # The job store counts attempts, not Celery; our own errors are logged without a traceback.
     app.task(name=TASK, bind=True, max_retries=None, throws=(BgpipeError,))(remove_background)
     return app
-
-
-def _unknown_message(message: tuple[object, ...], options: dict[str, object]) -> UsageError:
-    return UsageError(
-        f"not a message of this version: {message!r} {options or ''}: expected job, index, source"
-    )
 
 
 def serve(app: Celery, name: str, on_ready: Callable[[], None]) -> int:

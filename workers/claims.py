@@ -9,11 +9,11 @@ beside another killer costs it nothing.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from threading import Lock
 
-from bgpipe.pipeline.errors import BgpipeError, UsageError
+from bgpipe.pipeline.errors import BgpipeError, RedisUnavailable, UsageError
 from bgpipe.pipeline.jobs.items import Claim, ClaimOwner, ItemStore
 from bgpipe.pipeline.types import JobId
 from bgpipe.workers.budget import Budget
@@ -35,6 +35,7 @@ class ClaimManager:
         self._is_alive = is_alive
         self._lanes = Budget(LANES)
         self._lock = Lock()
+        self._abandoned: set[tuple[JobId, int]] = set()
         self._since: dict[tuple[JobId, int], float] = {}
 
     @contextmanager
@@ -63,6 +64,16 @@ class ClaimManager:
         with self._lock:
             return [now - since for since in self._since.values()]
 
+    def end_abandoned(self) -> None:
+        """End the claims that items left behind as Redis was away: this worker has them no more.
+
+        As long as it lives, no other worker would take them.
+        """
+        while self._abandoned:
+            job, index = self._abandoned.pop()
+            with suppress(ClaimedElsewhere), self._reserved(job, index):
+                self.items.end_claim(job, index, self._worker)
+
     @contextmanager
     def _reserved(self, job: JobId, index: int) -> Iterator[None]:
         with self._lock:
@@ -71,6 +82,9 @@ class ClaimManager:
             self._since[job, index] = time.monotonic()
         try:
             yield
+        except RedisUnavailable:
+            self._abandoned.add((job, index))
+            raise
         finally:
             with self._lock:
                 del self._since[job, index]

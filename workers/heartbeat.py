@@ -71,7 +71,10 @@ class WorkerCounters:
 
 @contextmanager
 def sending_heartbeats(
-    client: RedisClient, worker: str, read_stats: Callable[[], WorkerStats]
+    client: RedisClient,
+    worker: str,
+    read_stats: Callable[[], WorkerStats],
+    after_beat: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """Write heartbeats from a thread until the block ends; `worker` is the name that claims items."""
     key = keys.of_worker(worker)
@@ -80,6 +83,7 @@ def sending_heartbeats(
         try:
             client.hset(key, mapping=cast("dict[Any, Any]", read_stats().write()))
             client.expire(key, LIFE)
+            after_beat()
         except RedisUnavailable as error:
             log.warning("heartbeat missed", extra={"fields": {"error": str(error)}})
 

@@ -47,9 +47,11 @@ def on_parent_exit(descriptor: int, action: Callable[[], None]) -> None:
     """Call `action` in a thread once the pipe behind `descriptor` ends."""
 
     def wait() -> None:
-        while os.read(descriptor, 4096):
-            pass
-        action()
+        try:
+            while os.read(descriptor, 4096):
+                pass
+        finally:  # a thread that fails must not leave this process behind
+            action()
 
     threading.Thread(target=wait, name="parent-watch", daemon=True).start()
 

@@ -102,7 +102,7 @@ def work(
             return counters.snapshot(claims.ages())
 
         running.enter_context(batcher)
-        running.enter_context(sending_heartbeats(client, worker, read_stats))
+        running.enter_context(sending_heartbeats(client, worker, read_stats, claims.end_abandoned))
         if metrics:
             from bgpipe.pipeline.monitoring.collectors import WorkerCollector, serve_metrics
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from bgpipe.pipeline.errors import RedisUnavailable, StoreCorrupted, UsageError
+from bgpipe.pipeline.broker.replies import is_away, translate, waits
+from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.logging import Notify, report_wait
-
-if TYPE_CHECKING:
-    from redis.commands.core import Script
 
 RETRY_SECONDS = 30.0
 """Seconds for which a command is retried: a restarting server reads its append-only file."""
@@ -30,16 +29,7 @@ SOCKET_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 5.0
 HEALTH_CHECK = 25
 """Idle seconds after which a connection is checked before use."""
-
-REFUSALS = (
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.NoPermissionError,
-    redis.exceptions.OutOfMemoryError,
-)
-REFUSAL_MESSAGES = re.compile(
-    "MISCONF|ACL failure|can't run this command|can't access at least one of the keys"
-)
-"""Parts of refusals that have no class of their own, above all within scripts."""
+FAILOVERS = (redis.exceptions.ReadOnlyError, redis.exceptions.ClusterDownError)
 
 Result = TypeVar("Result")
 
@@ -47,10 +37,9 @@ Result = TypeVar("Result")
 class RedisClient(redis.Redis):
     """A client whose replies are bytes. Threads may share it.
 
-    While the server is away a command is retried for `retry_seconds`, so it may reach the server
-    twice: every change made through this client must be idempotent. RedisUnavailable if the server
-    stays away, or refuses the command: it is a replica, its memory is full, or the user lacks the
-    right; StoreCorrupted if a key holds a value of another type than the command expects.
+    While the server is away or takes no writes, a command is retried for `retry_seconds`, so it may
+    reach the server twice: every change made through this client must be idempotent. RedisUnavailable
+    if that does not end, or the server refuses the command; StoreCorrupted if a key is damaged.
     """
 
     def __init__(
@@ -69,28 +58,40 @@ class RedisClient(redis.Redis):
 
     def execute_command(self, *args: object, **options: object) -> object:
         command: Callable[..., object] = super().execute_command
+        return self.retry(lambda: command(*args, **options), args)
+
+    def retry(self, work: Callable[[], Result], command: Sequence[object] = ()) -> Result:
+        """Return the result of `work`, retried and with errors as those of a command."""
+
+        def attempt() -> Result:
+            try:
+                return work()
+            except FAILOVERS:  # the address may be another server's by now
+                self.connection_pool.disconnect(inuse_connections=False)
+                raise
+
+        return retry_while_away(
+            attempt,
+            address=self.address,
+            retry_seconds=self.retry_seconds,
+            notify=self.notify,
+            command=command,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script in Lua, which the server may have forgotten: after a failover, for example."""
+
+    client: RedisClient
+    text: str
+    digest: str
+
+    def __call__(self, keys: Sequence[Any], args: Sequence[Any] = ()) -> Any:  # noqa: ANN401  # the reply
         try:
-            return retry_while_away(
-                lambda: command(*args, **options),
-                away=(redis.ConnectionError, redis.TimeoutError),
-                address=self.address,
-                retry_seconds=self.retry_seconds,
-                notify=self.notify,
-            )
-        except redis.ResponseError as error:
-            if "WRONGTYPE" in str(error):
-                # A script has its number of keys before them.
-                key = args[3] if str(args[0]).upper().startswith("EVAL") else args[1]
-                raise StoreCorrupted(
-                    f"a key of the ledger has a wrong type: {key} or one below it: find the program "
-                    "that wrote it; bgpipe jobs --forget JOB removes all keys of a job"
-                ) from error
-            if isinstance(error, REFUSALS) or REFUSAL_MESSAGES.search(str(error)):
-                raise RedisUnavailable(
-                    f"redis refuses a command: {self.address}: {error}: check the user's rights, the "
-                    "server's memory and disk, and that it is not a replica"
-                ) from error
-            raise
+            return self.client.evalsha(self.digest, len(keys), *keys, *args)
+        except redis.exceptions.NoScriptError:  # a reload could be forgotten again before its use
+            return self.client.eval(self.text, len(keys), *keys, *args)
 
 
 def connect(
@@ -114,44 +115,52 @@ def connect(
         raise UsageError(
             f"not a Redis URL: {address}: start it with redis://, rediss:// or unix://"
         ) from error
-    with report_wait(notify, _waiting_for(address)), RedisClient(pool, address, 0) as probe:
-        probe.ping()
-    return RedisClient(pool, address, retry_seconds, notify)
+    client = RedisClient(pool, address, retry_seconds, notify)
+    ping = redis.Redis(connection_pool=pool).ping
+    with report_wait(notify, _waiting_for(address)):
+        retry_while_away(ping, address=address, retry_seconds=retry_seconds, away_seconds=PAUSE)
+    return client
 
 
 def load_lua(client: RedisClient, package: str, *names: str) -> Script:
-    """Register the files lua/NAME.lua of `package`, joined in this order, as one script."""
-    return client.register_script(_read_lua(package, names))
+    """Return the files lua/NAME.lua of `package`, joined in this order, as one script."""
+    return Script(client, *_read_lua(package, names))
 
 
 @cache
-def _read_lua(package: str, names: Sequence[str]) -> str:
-    return "".join(files(package).joinpath(f"lua/{name}.lua").read_text() for name in names)
+def _read_lua(package: str, names: Sequence[str]) -> tuple[str, str]:
+    """Return the text and its digest."""
+    text = "".join(files(package).joinpath(f"lua/{name}.lua").read_text() for name in names)
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def retry_while_away(
     work: Callable[[], Result],
     *,
-    away: tuple[type[Exception], ...],
     address: str,
     retry_seconds: float = RETRY_SECONDS,
+    away_seconds: float | None = None,
     notify: Notify | None = None,
+    command: Sequence[object] = (),
+    errors: tuple[type[Exception], ...] = (redis.RedisError,),
 ) -> Result:
-    """Return the result of `work`, called again for up to `retry_seconds` while it raises `away`.
+    """Return the result of `work`, called again while a server cannot do it yet.
 
-    RedisUnavailable if it still raises then.
+    That is for `retry_seconds`, or `away_seconds` while no server answers. Other errors of Redis, and
+    the last one then, become those of `replies.translate`.
     """
-    deadline = time.monotonic() + retry_seconds
+    start = time.monotonic()
     with ExitStack() as stack:
         while True:
             try:
                 return work()
-            except away as error:
-                if time.monotonic() >= deadline or isinstance(error, redis.AuthenticationError):
-                    raise RedisUnavailable(
-                        f"redis is not available: {address}: {error}: check that the server runs "
-                        "there and accepts this user"
-                    ) from error
+            except redis.exceptions.NoScriptError:
+                raise
+            except errors as error:
+                seconds = away_seconds if is_away(error) else None
+                deadline = start + (retry_seconds if seconds is None else seconds)
+                if not waits(error) or time.monotonic() >= deadline:
+                    raise translate(error, address, command) from error
             if notify:  # once; the first attempt costs no thread
                 stack.enter_context(report_wait(notify, _waiting_for(address)))
                 notify = None

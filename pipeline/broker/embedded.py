@@ -31,6 +31,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.processes import ChildProcess, last_lines
 
@@ -70,8 +71,11 @@ def redis_server(folder: Path) -> Iterator[str]:
     with (home / "users.lock").open("ab") as users:
         with _locked(home / "start.lock"):
             server = ServerProcess(home)
+            is_alone = try_lock(users)
             fcntl.flock(users, fcntl.LOCK_SH)
             server.start()
+            if is_alone:
+                server.free_all()
         try:
             yield server.url
         finally:
@@ -155,6 +159,18 @@ class ServerProcess:
                 f"{self._recorded()} cannot read the jobs of earlier commands, which {writer} wrote: "
                 f"kept in {folder}, starting without them"
             )
+
+    def free_all(self) -> None:
+        """Free what killed commands and workers held, instead of waiting until it expires.
+
+        Their messages are delivered again at once; without a heartbeat their claims are those of dead
+        workers, and without a lease their jobs are led by the next command.
+        """
+        with self._client() as client:
+            client.zunionstore(keys.UNACKED_INDEX, {keys.UNACKED_INDEX: 0})  # delivered in 1970
+            for pattern in (keys.of_worker("*"), keys.of_lease("*")):
+                for name in client.scan_iter(pattern):
+                    client.unlink(name)
 
     def stop(self) -> None:
         """End the server; one that does not end is left to the next command, with all its data."""

@@ -27,6 +27,8 @@ UNACKED = "bgpipe:unacked"
 """Hash of kombu: messages delivered and not acknowledged."""
 UNACKED_INDEX = "bgpipe:unacked_index"
 """Sorted set of kombu: the same messages -> Unix time of delivery."""
+DEAD = "bgpipe:dead-messages"
+"""List: unreadable messages with their reason as JSON, the newest first."""
 
 FENCE = "bgpipe:fence"
 """Counter: the last fencing token."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient, load_lua
 from bgpipe.pipeline.errors import RedisUnavailable
+from bgpipe.pipeline.processes import start_supervised
 
 ACQUIRE_PAUSE = 0.1
 """Seconds between two attempts to acquire a lease."""
@@ -51,8 +52,7 @@ class Lease:
     def renewing(self) -> Iterator[None]:
         """Renew the lease from a thread until the block ends, then release it."""
         stopped = threading.Event()
-        thread = threading.Thread(target=self._renew, args=(stopped,), name="lease", daemon=True)
-        thread.start()
+        thread = start_supervised("lease", self._renew, stopped)
         reachable = True
         try:
             yield
@@ -66,10 +66,11 @@ class Lease:
                 self.release()
 
     def _renew(self, stopped: threading.Event) -> None:
-        while not stopped.wait(self._seconds / 3):
+        while not stopped.is_set():
             # While Redis is away there is nothing to renew; the leader meets the error itself.
             with suppress(RedisUnavailable):
                 self.acquire()
+            stopped.wait(self._seconds / 3)
 
 
 def is_held(client: RedisClient, name: str) -> bool:

@@ -37,11 +37,10 @@ _TIMEOUTS = {
 }
 
 _MALFORMED = (ValueError, TypeError, LookupError)
-_AWAY = (
+_ERRORS = (
     kombu.exceptions.BatchPublishError,
     kombu.exceptions.OperationalError,
-    redis.ConnectionError,
-    redis.TimeoutError,
+    redis.RedisError,
     OSError,
 )
 
@@ -72,11 +71,11 @@ def publish(
     """Send a message for each of `items`; `notify` gets a line while the server is away.
 
     If the connection breaks, all are sent again: an item may be delivered twice, which its claim makes
-    harmless. RedisUnavailable if the server stays away.
+    harmless. RedisUnavailable if the server stays away or refuses them.
     """
     address = public_address(app.conf.broker_url)
     retry_while_away(
-        lambda: _send(app, job, items, queue), away=_AWAY, address=address, notify=notify
+        lambda: _send(app, job, items, queue), errors=_ERRORS, address=address, notify=notify
     )
 
 

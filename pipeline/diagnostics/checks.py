@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
 from bgpipe.pipeline.broker.client import public_address
+from bgpipe.pipeline.broker.dead_messages import describe_dead
 from bgpipe.pipeline.errors import BgpipeError, ModelUnavailable, RedisUnavailable, Unavailable
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.models.hub import Hub
@@ -30,6 +31,10 @@ DEVICES_TIMEOUT = 60
 """Seconds."""
 STALL = 900.0
 """Seconds with images in flight and none done; pulling and loading a large model takes less."""
+FULL = 0.9
+"""Share of maxmemory above which a job's next messages may not fit."""
+REFUSAL = 2.0
+"""Seconds after which a refusal of Redis counts: it may end, as a failover does."""
 RECHECK = 8.0
 """Seconds, more than a heartbeat's interval, within which a worker takes the messages of a new job."""
 
@@ -70,6 +75,7 @@ def machine_checks(settings: Settings) -> Iterator[Check]:
         yield run_check("durability", inspect_durability, settings)
         yield run_check("dispatcher", _inspect_dispatcher, settings)
         yield run_check("workers", _inspect_workers, settings)
+        yield run_check("queue", _inspect_queue, settings)
     yield run_check("devices", _inspect_devices, settings)
     yield run_check("model", _inspect_model, settings)
     if settings.matting.model != registry.NO_MATTING:
@@ -91,6 +97,12 @@ def inspect_durability(settings: Settings) -> str:
     with open_session(settings) as session:
         stored = session.client.info("memory") | session.client.info("persistence")
     problems = []
+    limit = stored.get("maxmemory", 0)
+    if 0 < FULL * limit <= stored["used_memory"]:
+        problems.append(
+            f"memory is nearly full, {stored['used_memory_human']} of {stored['maxmemory_human']}: "
+            "raise maxmemory"
+        )
     policy = stored.get("maxmemory_policy", "unknown")
     if policy != "noeviction":
         problems.append(f"maxmemory-policy is {policy}, so jobs may vanish: set it to noeviction")
@@ -130,7 +142,7 @@ def _inspect_state(settings: Settings) -> str:
 
 def _inspect_redis(settings: Settings) -> str:
     """Connect, and write as a submit does, by acquiring a lease."""
-    with open_session(settings) as session:
+    with open_session(settings, REFUSAL) as session:
         server = session.client.info("server")
         lease = session.lease(LEASE)
         lease.acquire()
@@ -157,6 +169,13 @@ def _inspect_workers(settings: Settings) -> str:
     if settings.embedded:
         return "none: submit starts its own"
     raise CheckWarning("none: jobs wait for one: start bgpipe worker")
+
+
+def _inspect_queue(settings: Settings) -> str:
+    with open_session(settings) as session:
+        if dead := describe_dead(session.client):
+            raise CheckWarning(dead)
+        return f"messages waiting: {session.client.llen(settings.queue.name)}"
 
 
 def _inspect_devices(settings: Settings) -> str:

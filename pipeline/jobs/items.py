@@ -19,7 +19,7 @@ from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.jobs import scripts
 from bgpipe.pipeline.jobs.manifest import ManifestStore
 from bgpipe.pipeline.jobs.records import read_failure, read_flags, read_record, write_flags
-from bgpipe.pipeline.jobs.scripts import change_job, read_head
+from bgpipe.pipeline.jobs.scripts import change_job, read_head, run_script
 from bgpipe.pipeline.types import Failure, Item, Job, JobId, Outcome, ReviewFlag
 
 FINGERPRINT_BYTES = 8
@@ -151,6 +151,11 @@ class ItemStore:
         names = keys.of_job(job)
         changed = [names.head, names.claimed, names.running, names.repeats]
         change_job(self._client, "give_back", job, changed, index, no_item=_no_item(job, index))
+
+    def end_claim(self, job: JobId, index: int, worker: str) -> None:
+        """End the claim if it is the worker's, which has no lane with the item any more."""
+        running = keys.of_job(job).running
+        run_script(self._client, "end_claim", [running], index, worker)
 
     def claims(self, job: JobId) -> dict[int, str]:
         """Return the items in flight and the worker of each one's last claim."""

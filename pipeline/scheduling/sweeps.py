@@ -8,10 +8,11 @@ aware of their zone; schedules follow Debian's cron rules.
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from threading import Thread
 from typing import cast
 from zoneinfo import ZoneInfo
@@ -28,6 +29,8 @@ from bgpipe.pipeline.scheduling.webhook import post_webhook
 from bgpipe.pipeline.types import OPEN_STATES, JobId, JobState, JobSummary
 
 MAX_RETRY_SECONDS = 3600.0
+REPEATED = timedelta(hours=2)
+"""More than the time by which any zone sets its clocks back."""
 
 log = logging.getLogger(__name__)
 
@@ -228,12 +231,27 @@ def last_start(sweep: Sweep, now: datetime) -> datetime | None:
     if not sweep.schedule:
         return None
     after = _local(sweep, now).replace(microsecond=0) + timedelta(seconds=1)
-    return next(CronSim(sweep.schedule, after, reverse=True), None)
+    nearby = next(CronSim(sweep.schedule, after, reverse=True), None)
+    return nearby and max(
+        takewhile(lambda start: start.timestamp() <= now.timestamp(), _starts(sweep, nearby)),
+        key=datetime.timestamp,
+        default=None,
+    )
 
 
 def next_start(sweep: Sweep, now: datetime) -> datetime | None:
     """Return the first scheduled start after `now`."""
-    return next(CronSim(sweep.schedule, _local(sweep, now)), None) if sweep.schedule else None
+    if not sweep.schedule:
+        return None
+    return next(start for start in _starts(sweep, now) if start.timestamp() > now.timestamp())
+
+
+def _starts(sweep: Sweep, moment: datetime) -> Iterator[datetime]:
+    """Yield the scheduled starts in order, from shortly before `moment` on.
+
+    Where an hour repeats, CronSim errs by that hour at its beginning and in reverse.
+    """
+    return CronSim(sweep.schedule, _local(sweep, moment.astimezone(UTC) - REPEATED))
 
 
 def deadline_of(sweep: Sweep, start: datetime) -> datetime | None:

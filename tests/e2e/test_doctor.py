@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.broker.client import RedisClient, connect
+from bgpipe.pipeline.broker.client import RETRY_SECONDS, RedisClient, connect
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
 from bgpipe.workers.heartbeat import sending_heartbeats
@@ -103,7 +104,8 @@ def test_without_a_cluster_a_machine_is_fit_and_the_bundled_model_is_a_warning(
     assert done.returncode == 0, done.stdout
     found = lines(done.stdout)
     assert list(found) == [
-        *("bgpipe", "state", "redis", "durability", "dispatcher", "workers", "devices", "model")
+        *("bgpipe", "state", "redis", "durability", "dispatcher", "workers", "queue", "devices"),
+        "model",
     ]
     assert {what for what, (level, _) in found.items() if level == "warning"} == {"model"}
     assert "bgpipe models pull birefnet-general" in found["model"][1]
@@ -138,7 +140,7 @@ def test_a_redis_that_is_away_is_found(bgpipe: Bgpipe) -> None:
     assert "hunter2" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("trouble", ["replica", "rights", "memory"])
+@pytest.mark.parametrize("trouble", ["replica", "rights", "scripts", "memory"])
 def test_a_redis_that_refuses_to_write_is_found_as_a_submit_finds_it(
     bgpipe: Bgpipe, redis_server_process: RedisServer, photos: Path, trouble: str
 ) -> None:
@@ -149,14 +151,41 @@ def test_a_redis_that_refuses_to_write_is_found_as_a_submit_finds_it(
         elif trouble == "rights":
             client.execute_command("ACL", "SETUSER", "me", "on", ">pw", "~*", "+@all", "-@write")
             url = url.replace("redis://", "redis://me:pw@")
+        elif trouble == "scripts":
+            client.execute_command(
+                "ACL", "SETUSER", "me", "on", ">pw", "~*", "+@all", "-@scripting"
+            )
+            url = url.replace("redis://", "redis://me:pw@")
         else:
             client.config_set("maxmemory", 1)
+        began = time.monotonic()
         done = bgpipe("doctor", BGPIPE_REDIS_URL=url, **CLUSTER)
         assert (done.returncode, lines(done.stdout)["redis"][0]) == (4, "error"), done.stdout
         assert "Traceback" not in done.stderr
+        assert time.monotonic() - began < RETRY_SECONDS
+        if trouble in {"replica", "memory"}:  # a submit waits for their end
+            return
         done = bgpipe("submit", photos, "--detach", BGPIPE_REDIS_URL=url, **CLUSTER)
         assert done.returncode == 4, done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("maxmemory", "1gb"), ("maxmemory-policy", "allkeys-lru")]
+)
+def test_a_redis_that_may_lose_jobs_is_found(
+    bgpipe: Bgpipe, redis_server_process: RedisServer, setting: str, value: str
+) -> None:
+    with connect(redis_server_process.url) as client:
+        client.set("another program's", bytes(20_000_000))
+    with connect(redis_server_process.url) as client:
+        if setting == "maxmemory":
+            value = str(int(client.info("memory")["used_memory"] * 1.05))
+        client.config_set(setting, value)
+    done = bgpipe("doctor", BGPIPE_REDIS_URL=redis_server_process.url, **CLUSTER)
+    found = lines(done.stdout)
+    assert (done.returncode, found["redis"][0], found["durability"][0]) == (4, "ok", "error")
+    assert setting in found["durability"][1]
 
 
 @pytest.mark.parametrize("text", ["[worker]\nlane = 1\n", "[refine]\npreset = 'mine'\n"])

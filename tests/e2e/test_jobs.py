@@ -147,7 +147,7 @@ def test_damaged_records_are_reported_and_the_other_jobs_continue(cluster: Clust
     cluster.client.delete(names.running)
     cluster.client.rpush(names.running, "not ours")
     code, _, words = cluster.run("status", job)
-    assert (code, "has a wrong type: bgpipe:job:long" in words) == (4, True), words
+    assert (code, "is damaged: bgpipe:job:long" in words) == (4, True), words
     cluster.client.hset(names.head, "job", json.dumps({"version": 0}))
     cluster.client.delete(names.running)
     second = cluster.submit("--detach", "--job", "second", "--include", "*.png")

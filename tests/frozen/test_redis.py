@@ -38,6 +38,7 @@ KEYS = {
     "jobs": keys.JOBS,
     "unacknowledged messages": keys.UNACKED,
     "index of unacknowledged messages": keys.UNACKED_INDEX,
+    "unreadable messages": keys.DEAD,
     "totals": keys.TOTALS,
     "fencing tokens": keys.FENCE,
     "API keys": keys.ACCESS,

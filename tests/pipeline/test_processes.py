@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from bgpipe.pipeline.errors import Unavailable
-from bgpipe.pipeline.processes import ChildProcess, request_lines
+from bgpipe.pipeline.processes import ChildProcess, background_thread, request_lines
+
+from ..support.threads import kill_thread
 
 PATIENT = 20.0
 
@@ -162,3 +165,25 @@ def test_an_error_of_the_process_follows_its_replies(
     with pytest.raises(Unavailable, match="counting ended with status 4"):
         next(replies)
     assert capfd.readouterr().err == "bgpipe: too far: 3: count less\n"
+
+
+@pytest.mark.parametrize("name", ["maintenance", "dispatch", "report"])
+def test_a_thread_that_is_killed_is_started_again_and_logged(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rounds = [0]
+
+    def run(stopped: threading.Event) -> None:
+        rounds[0] += 1
+        while not stopped.wait(0.02):
+            pass
+
+    with background_thread(name, run):
+        for number in (1, 2):
+            deadline = time.monotonic() + PATIENT
+            while rounds[0] < number:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            kill_thread(name)
+        time.sleep(0.2)
+    assert [record.getMessage() for record in caplog.records] == ["thread failed"] * 2

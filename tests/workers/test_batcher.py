@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ from bgpipe.workers.batcher import Batcher
 from bgpipe.workers.engine_cache import EngineCache, ModelSpec
 from bgpipe.workers.heartbeat import WorkerCounters
 from bgpipe.workers.lifecycle import WorkerShuttingDown
+
+from ..support.threads import kill_thread
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.inference.engine import Engine
@@ -214,3 +216,27 @@ def test_a_step_that_does_not_end_loses_the_device_and_tells_where_it_is() -> No
         assert "test_batcher.py" in stuck.detail
         assert lost.wait(30)
         engine.open.set()  # the step ends late, which is harmless
+
+
+def test_a_watch_that_is_killed_watches_on() -> None:
+    engine = Arithmetic()  # closed: it waits
+    with batcher(lambda _: engine, batch=1, step=0.2) as (served, lost):
+        kill_thread("device-watch")
+        with ThreadPoolExecutor(1) as lane:
+            answer = lane.submit(served.infer, recipe(), [image(1)])
+            assert isinstance(answer.exception(30), DeviceLost)
+            assert lost.is_set()
+            engine.open.set()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_device_thread_that_is_killed_ends_the_worker() -> None:
+    engine = Arithmetic()
+    engine.open.set()
+    with batcher(lambda _: engine) as (served, lost):
+        kill_thread("device")
+        with suppress(WorkerShuttingDown):  # the first one may still be served
+            served.infer(recipe(), [image(1)])
+        assert lost.wait(30)
+        with pytest.raises(WorkerShuttingDown):
+            served.infer(recipe(), [image(1)])

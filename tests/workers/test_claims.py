@@ -8,12 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from bgpipe.config.presets import Preset
 from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.jobs.items import ClaimOwner
-from bgpipe.pipeline.types import JobId, Outcome
+from bgpipe.pipeline.jobs.store import JobStore
+from bgpipe.pipeline.types import Item, Job, JobId, Outcome, Recipe
 from bgpipe.workers.budget import Budget
 from bgpipe.workers.claims import LANES, ClaimedElsewhere, ClaimManager
 
+from ..support.redis_server import RedisServer
 from .conftest import Cluster, until
 
 OURS = "cpu0@here/aaaaaa"
@@ -127,3 +132,35 @@ def test_no_lane_runs_beside_one_that_claims_them_all() -> None:
     assert len(seen) == 120
     assert {count for kind, count in seen if kind == "alone"} == {1}
     assert max(count for kind, count in seen if kind == "beside") > 1
+
+
+def test_a_claim_that_redis_was_away_for_ends_at_the_next_heartbeat(
+    redis_server_process: RedisServer,
+) -> None:
+    with connect(redis_server_process.url, retry_seconds=0.2) as client:
+        client.config_set("appendfsync", "always")
+        items, job = JobStore(client).items, JobId("job")
+        claims = ClaimManager(items, OURS, lambda _: False)
+        job_store = JobStore(client)
+        recipe = Recipe("birefnet-nano", "a" * 64, (64, 64), Preset())
+        job_store.open(Job(job, "/photos", "/cutouts", recipe, 1.0))
+        job_store.add(
+            job, [Item(index, f"{index}.jpg", f"{index}.png", "id") for index in range(3)]
+        )
+        job_store.start(job)
+        items.claim(job, 2, DEAD)
+        with pytest.raises(RedisUnavailable), claims.claim(job, 0, "0.jpg"):  # noqa: PT012
+            redis_server_process.kill()
+            items.settle(job, Outcome.done(0))
+        with pytest.raises(RedisUnavailable), claims.claim(job, 1, "1.jpg"):
+            pass
+        with pytest.raises(RedisUnavailable):
+            claims.end_abandoned()
+        redis_server_process.start()
+        assert items.claims(job) == {0: OURS, 2: DEAD}
+        claims.end_abandoned()
+        assert items.claims(job) == {2: DEAD}
+        with claims.claim(job, 0, "0.jpg") as again:
+            claims.end_abandoned()
+            assert again
+            assert items.claims(job) == {0: OURS, 2: DEAD}

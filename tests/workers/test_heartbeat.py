@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from bgpipe.pipeline.monitoring.collectors import WorkerCollector
 from bgpipe.pipeline.monitoring.heartbeat import METRICS, WorkerStats, read_heartbeats
 from bgpipe.workers.heartbeat import WorkerCounters, is_alive, sending_heartbeats
 
-from .conftest import Cluster
+from ..support.threads import kill_thread
+from .conftest import Cluster, until
 
 WORKER = "cpu0@host/1"
 
@@ -85,3 +87,16 @@ def test_free_space_is_that_of_the_last_target_and_unknown_for_a_bucket(
     assert counters.snapshot().disk_free == -1
     text = generate_latest(WorkerCollector("cpu0@host", counters.snapshot)).decode()
     assert "bgpipe_worker_disk_free_bytes{" not in text
+
+
+def test_a_heartbeat_that_is_killed_or_meets_a_damaged_key_beats_on(
+    cluster: Cluster, counters: WorkerCounters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bgpipe.workers.heartbeat.PERIOD", 0.1)
+    client, key = cluster.client, keys.of_worker(WORKER)
+    with sending_heartbeats(client, WORKER, counters.snapshot):
+        for end in (lambda: kill_thread("heartbeat"), lambda: client.set(key, "no hash")):
+            end()
+            until(lambda: "heartbeat" in {thread.name for thread in threading.enumerate()}, 5)
+            client.delete(key)
+            until(lambda: is_alive(client, WORKER), 10)

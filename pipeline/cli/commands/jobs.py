@@ -6,6 +6,7 @@ from typing import Annotated
 
 from typer import Context, Option, Typer
 
+from bgpipe.pipeline.broker.dead_messages import describe_dead
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples, open_session
 from bgpipe.pipeline.cli.console import Console
@@ -77,7 +78,10 @@ def jobs(
             console.show(record, f"forgotten: {job_id}: its cutouts are unchanged")
             return
         summaries = _readable_summaries(session, console)
+        dead = describe_dead(session.client)
     show_jobs(console, summaries)
+    if dead:
+        console.warn(dead)
     if console.is_verbose:
         for summary, _ in summaries:
             if summary.interrupted:

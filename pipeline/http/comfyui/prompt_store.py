@@ -99,16 +99,22 @@ class PromptStore:
         indices = {listed: prompt.created, keys.open_prompts_of(self._owner): prompt.number}
         if prompt.client:
             indices[pending] = prompt.number
-        with self._client.pipeline() as pipeline:
-            pipeline.set(keys.of_prompt(prompt.id), json.dumps(asdict(prompt)), ex=self._seconds)
-            for file in prompt.kept:
-                pipeline.set(self._file_key(file), json.dumps(asdict(file)), ex=self._seconds)
-            for key, score in indices.items():
-                pipeline.zadd(key, {prompt.id: score})
-                pipeline.expire(key, self._seconds)
-            pipeline.zremrangebyscore(listed, "-inf", prompt.created - self._seconds)
-            pipeline.zremrangebyrank(pending, 0, -PENDING_PER_CLIENT - 1)
-            pipeline.execute()
+
+        def write() -> None:
+            with self._client.pipeline() as pipeline:
+                pipeline.set(
+                    keys.of_prompt(prompt.id), json.dumps(asdict(prompt)), ex=self._seconds
+                )
+                for file in prompt.kept:
+                    pipeline.set(self._file_key(file), json.dumps(asdict(file)), ex=self._seconds)
+                for key, score in indices.items():
+                    pipeline.zadd(key, {prompt.id: score})
+                    pipeline.expire(key, self._seconds)
+                pipeline.zremrangebyscore(listed, "-inf", prompt.created - self._seconds)
+                pipeline.zremrangebyrank(pending, 0, -PENDING_PER_CLIENT - 1)
+                pipeline.execute()
+
+        self._client.retry(write)
 
     def read(self, ids: list[str]) -> list[Prompt]:
         """Return the owner's prompts among these; `ids` must not be empty."""

@@ -36,7 +36,7 @@ def test_a_wait_for_a_server_is_reported(redis_server_process) -> None:
 
 
 def test_a_read_only_server_is_unavailable_for_what_writes(redis_server_process) -> None:
-    with connect(redis_server_process.url) as client:
+    with connect(redis_server_process.url, retry_seconds=0.3) as client:
         client.replicaof("127.0.0.1", "9")
         assert client.get("key") is None
         with pytest.raises(RedisUnavailable, match="read only replica"):
@@ -44,7 +44,7 @@ def test_a_read_only_server_is_unavailable_for_what_writes(redis_server_process)
 
 
 def test_a_server_whose_memory_is_full_is_unavailable_for_what_writes(redis_server_process) -> None:
-    with connect(redis_server_process.url) as client:
+    with connect(redis_server_process.url, retry_seconds=0.3) as client:
         client.config_set("maxmemory", 1)
         with pytest.raises(RedisUnavailable, match="maxmemory"):
             client.set("key", 1)

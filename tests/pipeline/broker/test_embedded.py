@@ -17,8 +17,10 @@ import pytest
 import redis
 
 from bgpipe.config.presets import Preset
+from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient, connect
 from bgpipe.pipeline.broker.embedded import find_server, redis_server
+from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import Job, JobId, Recipe
@@ -378,3 +380,36 @@ def test_after_a_server_that_takes_long_to_end_another_is_started(folder: Path) 
     with redis_server(folder) as url, connect(url) as client:
         assert client.ping()
     timer.join()
+
+
+def hold(url: str) -> None:
+    """Redis as a killed command and its worker leave it."""
+    with connect(url) as client:
+        client.zadd(keys.UNACKED_INDEX, {"tag": time.time()})
+        client.hset(keys.UNACKED, "tag", "a message")
+        client.hset(keys.of_worker("cpu0@host/1"), "beat", 1)
+        assert Lease(client, keys.lease_of_job(JobId("job")), 60.0).acquire()
+
+
+def held(url: str) -> tuple[bool, bool, bool]:
+    """Whether message, worker and lease are kept for those that have them."""
+    with connect(url) as client:
+        delivered = client.zscore(keys.UNACKED_INDEX, "tag")
+        assert client.hget(keys.UNACKED, "tag") == b"a message"
+        worker, lease = keys.of_worker("cpu0@host/1"), keys.of_lease("job:job")
+        return bool(delivered), bool(client.exists(worker)), bool(client.exists(lease))
+
+
+def test_a_command_frees_at_once_what_the_killed_ones_before_it_held(folder, command) -> None:
+    killed = command()
+    hold(killed.url())
+    killed.kill()
+    with redis_server(folder) as url:
+        assert held(url) == (False, False, False)
+
+
+def test_a_command_leaves_what_living_ones_hold(folder, command) -> None:
+    living = command()
+    hold(living.url())
+    with redis_server(folder) as url:
+        assert held(url) == (True, True, True)

@@ -5,6 +5,8 @@ import time
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import Lease, is_held
 
+from ...support.threads import kill_thread
+
 SECONDS = 0.5
 
 
@@ -77,3 +79,13 @@ def test_waiting_for_a_lease_ends_when_the_time_is_over(client: RedisClient) -> 
     with first.renewing():
         assert second.acquire(timeout=2 * SECONDS) == 0
     assert 2 * SECONDS <= time.monotonic() - start < 4 * SECONDS
+
+
+def test_a_renewal_that_is_killed_renews_on(client: RedisClient) -> None:
+    first, second = Lease(client, "lead", 3.0), lease(client)
+    token = first.acquire()
+    with first.renewing():
+        kill_thread("lease")
+        time.sleep(5)
+        assert second.acquire() == 0
+        assert first.acquire() == token

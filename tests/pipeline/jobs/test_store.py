@@ -559,7 +559,7 @@ def test_a_key_of_a_wrong_type_is_reported_and_never_counted(
             job_store.items.claim(job, index, "w")
             job_store.items.settle(job, failed(index))
 
-    with pytest.raises(StoreCorrupted, match=r"wrong type: bgpipe:job:spring-2024.*--forget"):
+    with pytest.raises(StoreCorrupted, match=r"damaged: bgpipe:job:spring-2024.*--forget"):
         work()
     if name != "head":
         summary = job_store.summary(job) if name != "running" else None

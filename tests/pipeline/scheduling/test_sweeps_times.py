@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -61,11 +61,43 @@ def test_the_clocks_hour_counts_where_summer_time_begins_or_ends() -> None:
     assert next_start(skipped, at("2026-03-28T12:00+01:00")) == at("2026-03-29T03:00+02:00")
 
 
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Australia/Lord_Howe", "UTC"])
+@pytest.mark.parametrize("day", ["2026-03-28", "2026-04-04", "2026-10-03", "2026-10-24"])
+@pytest.mark.parametrize(
+    "schedule",
+    ["0 * * * *", "*/30 * * * *", "0 */2 * * *", "30 2 * * *", "15 2,3 * * *", "45 1 * * 0"],
+)
+def test_each_start_that_is_announced_comes_and_no_other(
+    zone: str, day: str, schedule: str
+) -> None:
+    """Also where the clock is set back, by an hour or half of one, or forward."""
+    sweep = nightly(schedule=schedule, time_zone=zone)
+    began, end = at(f"{day}T00:00Z"), at(f"{day}T00:00Z") + timedelta(hours=48)
+    announced = [began]
+    while announced[-1].timestamp() <= end.timestamp():
+        announced.append(next_start(sweep, announced[-1]))
+    moments = (began + timedelta(minutes=5 * step) for step in range(12 * 48 + 1))
+    came = [start for start in (last_start(sweep, moment) for moment in moments) if start]
+    stamps = sorted({start.timestamp() for start in came if start.timestamp() > began.timestamp()})
+    assert stamps == [start.timestamp() for start in announced[1:-1]]
+    assert [start.timestamp() for start in came] == sorted(start.timestamp() for start in came)
+
+
+def test_an_hour_that_the_clock_shows_twice_has_two_hourly_starts_and_one_daily() -> None:
+    hourly, daily = nightly(schedule="30 * * * *"), nightly(schedule="30 2 * * *")
+    for text in ("2026-10-25T02:30+02:00", "2026-10-25T02:30+01:00"):
+        assert last_start(hourly, at(text)) == next_start(hourly, at(text) - timedelta(1e-5))
+        assert last_start(hourly, at(text)).timestamp() == at(text).timestamp()
+        assert last_start(daily, at(text)).timestamp() == at("2026-10-25T02:30+02:00").timestamp()
+    assert next_start(daily, at("2026-10-25T02:10+01:00")) == at("2026-10-26T02:30+01:00")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"schedule": "every night"}, "minute, hour"),
         ({"schedule": "61 1 * * *"}, "minute"),
+        ({"schedule": "0 30 2 * * *"}, "fields; write minute, hour"),
         ({"time_zone": "Europe/Atlantis"}, "unknown time zone"),
         ({"deadline": "25:00"}, "deadline"),
         ({"on_finish": "ftp://host/x"}, "http"),
