@@ -119,10 +119,14 @@ open_prompts_of: Callable[[str], str] = "bgpipe:comfyui:open:{}".format
 """Sorted set: open prompts of a caller -> number."""
 unreported_prompts_of: Callable[[str, str], str] = "bgpipe:comfyui:untold:{}:{}".format
 """Sorted set: a caller's prompts whose end was not yet reported to a client, by its digest -> number."""
+listener_of: Callable[[str, str], str] = "bgpipe:comfyui:listener:{}:{}".format
+"""String with a time to live of seconds: a caller's client, by its digest, has a websocket."""
 prompt_names_of: Callable[[str], str] = "bgpipe:comfyui:names:{}".format
 """Hash: prefix of a caller's files -> number of files with it."""
 prompt_file_of: Callable[[str, str], str] = "bgpipe:comfyui:file:{}:{}".format
 """String: location of a caller's output file as JSON, by the digest of its name."""
+user_files_of: Callable[[str], str] = "bgpipe:comfyui:files:{}".format
+"""Hash: path of a file that a caller's clients keep -> content."""
 input_images_of: Callable[[str], str] = "bgpipe:comfyui:photos:{}".format
 """Sorted set: images that a caller uploaded for prompts -> Unix time."""
 input_image_of: Callable[[str, str], str] = "bgpipe:comfyui:photo:{}:{}".format

@@ -1,7 +1,5 @@
 """What an error of Redis means: wait, refuse with the next step, or damaged data."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 
@@ -54,8 +52,9 @@ def translate(error: Exception, address: str, command: Sequence[object] = ()) ->
     if code := _CODE.search(text):
         return _refused(address, text, WAITS[code[1]])
     if waits(error) or isinstance(error, redis.AuthenticationError):
+        server = "a server with TLS" if address.startswith("rediss:") else "the server"
         return RedisUnavailable(
-            f"redis is not available: {address}: {error}: check that the server runs there and "
+            f"redis is not available: {address}: {error}: check that {server} runs there and "
             "accepts this user"
         )
     if _RIGHT.search(text):

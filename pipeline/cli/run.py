@@ -17,8 +17,8 @@ from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.cli.console import Console, counted, short_location
 from bgpipe.pipeline.cli.progress import format_rate, show_progress
 from bgpipe.pipeline.cli.summary import show_failures
-from bgpipe.pipeline.errors import Unavailable, UsageError
-from bgpipe.pipeline.jobs.store import JobStore
+from bgpipe.pipeline.errors import RedisUnavailable, Unavailable, UsageError
+from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
 from bgpipe.pipeline.planning.planner import IgnoredObjects
 from bgpipe.pipeline.planning.prune import Prune
@@ -241,13 +241,18 @@ def _publish(console: Console, run: JobRun) -> JobSummary:
 
 @contextmanager
 def _resumable(console: Console, job_id: JobId) -> Iterator[None]:
-    """Print how to continue a job whose command ends before it."""
+    """Print how to continue a job whose command ends before it; RedisUnavailable if Redis lost it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
         console.warn(f"interrupted: continue with bgpipe resume {job_id}, or submit again")
         raise
+    except JobNotFound as error:
+        raise RedisUnavailable(
+            f"redis has lost job {job_id}: it was emptied, or came back without its data: submit again, "
+            "which keeps the finished cutouts"
+        ) from error
     except Unavailable:
         console.warn(f"job {job_id} is kept: after a fix, bgpipe resume {job_id} continues")
         raise

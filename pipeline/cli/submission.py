@@ -116,6 +116,7 @@ def _build_recipe(
         output=output,
         matting=options.matting or "",
         naming=options.name,
+        resolution=spec.resolution if spec and not options.model else 0,
         notify=console.notify,
     )
     if built.is_degraded:

@@ -11,6 +11,8 @@ Json = Any
 Graph = dict[str, dict[str, Json]]
 """Node id -> {"class_type": ..., "inputs": {name: value or [node id, slot]}}."""
 
+MAX_NODES = 500
+
 
 @dataclass(frozen=True, slots=True)
 class NodeError:
@@ -40,9 +42,10 @@ class WorkflowError(UsageError):
         message: str,
         details: str = "",
         nodes: Mapping[str, InvalidNode] | None = None,
+        hint: str = "",
     ) -> None:
         self.type = type_
-        self.message = message
+        self.message = _join(message, hint)
         self.details = details
         self.nodes = nodes or {}
         # The first error of each node, or else the workflow's own.
@@ -51,7 +54,8 @@ class WorkflowError(UsageError):
             for name, node in self.nodes.items()
             for error in node.errors[:1]
         ]
-        super().__init__(f"workflow: {'; '.join(errors) or _join(message, details)}")
+        reasons = [*filter(None, [hint]), *errors] or [_join(message, details)]
+        super().__init__(f"workflow: {'; '.join(reasons)}")
 
     @property
     def body(self) -> dict[str, Json]:

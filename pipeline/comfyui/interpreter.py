@@ -4,13 +4,14 @@ A preset starts without refinement: a graph that sets nothing yields the network
 image and a mask meet in a convert node, the mask becomes the image's alpha, which such graphs intend.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from bgpipe.config.presets import Enhancement
 from bgpipe.pipeline.comfyui import node_types
-from bgpipe.pipeline.comfyui.graph import Graph, Json, unsupported_input
+from bgpipe.pipeline.comfyui.graph import Graph, Json, WorkflowError, unsupported_input
 from bgpipe.pipeline.comfyui.ui_format import is_ui_format, to_graph
 from bgpipe.pipeline.comfyui.validation import ValidatedGraph, failed_outputs, validate_graph
 from bgpipe.pipeline.types import Preset
@@ -19,6 +20,9 @@ COLOR = re.compile(r"(#[0-9a-fA-F]{6})(ff)?")
 REFINEMENT = ("contrast", "dilate", "erode", "blur", "smooth", "threshold")
 ENHANCEMENT = ("sensitivity", "smooth", "fill_holes", "mask_blur", "mask_offset")
 PREFIX_LENGTH = 200
+CUT = re.compile(r'"(@\{|System\.(Collections|Object))')
+"""What PowerShell writes for whatever is deeper than it converts: two levels by default."""
+CUT_HINT = "the JSON is cut: convert it with ConvertTo-Json -Depth 20"
 
 _PART = r"(?![. ])[\w .-]+(?<! )"
 _PREFIX = re.compile(rf"{_PART}(/{_PART})*")
@@ -29,12 +33,24 @@ class CutoutSpec:
     """A photo, or its cutout.
 
     `model` is bgpipe's name of a model; empty for the photo itself. `is_mask`: the alpha alone, in gray.
+    `resolution` is the side of the model's input; 0: the size that it was trained at.
     """
 
     photo: str
     model: str = ""
     preset: Preset = field(default_factory=Preset)
     is_mask: bool = False
+    resolution: int = 0
+
+    @property
+    def is_inverted(self) -> bool:
+        inversions = [self.preset.invert, *(step.invert for step in self.preset.enhance)]
+        return sum(inversions) % 2 == 1
+
+    @property
+    def is_cutout(self) -> bool:
+        """Whether it has a matte as its alpha."""
+        return bool(self.model) and not self.is_mask and not self.preset.background
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +88,20 @@ def read_workflow(
 
     Raises WorkflowError if it is invalid, or an output that it saves is not supported.
     """
-    graph = to_graph(document) if is_ui_format(document) else document
+    try:
+        graph = to_graph(document) if is_ui_format(document) else document
+        return _read_graph(graph, models, has_image)
+    except WorkflowError as error:
+        if not CUT.search(json.dumps(document)):
+            raise
+        raise WorkflowError(
+            error.type, error.message, error.details, error.nodes, CUT_HINT
+        ) from error
+
+
+def _read_graph(
+    graph: Json, models: Mapping[str, str], has_image: Callable[[str], bool] | None
+) -> Workflow:
     validated = validate_graph(graph, node_types.make_node_types(tuple(models)), has_image)
     interpreter = _Interpreter(validated, models)
     outputs = [interpreter.read_output(node) for node in validated.valid_outputs]
@@ -103,6 +132,14 @@ class _Interpreter:
         self._readers: dict[str, Callable[[str, int], CutoutSpec]] = {
             node_types.LOAD: self._read_load,
             node_types.REMOVE: self._read_remove,
+            node_types.REMOVE_RMBG: self._read_remove,
+            node_types.REMOVE_CORE: self._read_remove_core,
+            node_types.INVERT: self._read_invert,
+            node_types.JOIN: self._read_join,
+            node_types.SPLIT: self._read_split,
+            node_types.TO_IMAGE: self._read_mask_as_image,
+            node_types.PREVIEW_MASK: self._read_preview_mask,
+            node_types.SCALE: self._read_scale,
             node_types.ENHANCE: self._read_mask,
             node_types.REFINE: self._read_mask,
             node_types.CONVERT: self._read_convert,
@@ -117,6 +154,8 @@ class _Interpreter:
             return None
 
     def _read_output(self, node: str) -> OutputNode:
+        if self._validated.types[node].name == node_types.PREVIEW_MASK:
+            return OutputNode(node, self._read_mask_as_image(node, 0), "", is_saved=False)
         spec = self._read_input(node, "images")
         if not spec.model:
             raise _Unsupported(node, "images", "no node removes the background of this image")
@@ -143,21 +182,70 @@ class _Interpreter:
 
     def _read_remove(self, node: str, slot: int) -> CutoutSpec:
         values = self._validated.values[node]
-        image = self._read_input(node, "image")
-        if image.model:
-            raise _Unsupported(node, "image", "its background is removed already")
-        preset = _add_enhancement(Preset(foreground=values["refine_foreground"]), values)
+        image = self._read_photo(node)
+        preset = Preset(foreground=values["refine_foreground"])
+        if self._validated.types[node].name == node_types.REMOVE_RMBG:  # which applies it twice
+            twice = {"sensitivity": values["sensitivity"], "invert_output": False}
+            preset = _add_enhancement(preset, twice)
+        preset = _add_enhancement(preset, values)
         if values["background"] == "Color":
             color = COLOR.fullmatch(values["background_color"])
             if not color:
                 reason = f"write it as #rrggbb: {values['background_color']!r}"
                 raise _Unsupported(node, "background_color", reason)
             preset = replace(preset, background=color[1])
-        return CutoutSpec(image.photo, self._models[values["model"]], preset, is_mask=slot == 2)
+        model, resolution = self._models[values["model"]], _resolution(values.get("process_res", 0))
+        return CutoutSpec(image.photo, model, preset, slot == 2, resolution)
+
+    def _read_remove_core(self, node: str, _slot: int) -> CutoutSpec:
+        values = self._validated.values[node]
+        loader, _ = values["bg_removal_model"]
+        model = self._models[self._validated.values[loader]["bg_removal_name"]]
+        resolution = _resolution(values["resolution"])
+        photo = self._read_photo(node).photo
+        return CutoutSpec(photo, model, Preset(foreground=False), resolution=resolution)
+
+    def _read_photo(self, node: str) -> CutoutSpec:
+        image = self._read_input(node, "image")
+        if image.model:
+            raise _Unsupported(node, "image", "its background is removed already")
+        return image
+
+    def _read_invert(self, node: str, _slot: int) -> CutoutSpec:
+        return _invert(self._read_input(node, "mask"))
+
+    def _read_mask_as_image(self, node: str, _slot: int) -> CutoutSpec:
+        return replace(self._read_input(node, "mask"), is_mask=True)
+
+    def _read_preview_mask(self, node: str, _slot: int) -> CutoutSpec:
+        return self._read_input(node, "mask")
+
+    def _read_join(self, node: str, _slot: int) -> CutoutSpec:
+        image, alpha = self._read_input(node, "image"), self._read_input(node, "alpha")
+        if image.model and not image.is_cutout:
+            raise _Unsupported(node, "image", "only a photo or a cutout can be given an alpha")
+        return replace(_join_mask(node, "alpha", image, _invert(alpha)), is_mask=False)
+
+    def _read_split(self, node: str, slot: int) -> CutoutSpec:
+        image = self._read_input(node, "image")
+        if not image.is_cutout:
+            raise _Unsupported(node, "image", "only a cutout has an alpha")
+        if slot == 1:
+            return _invert(image)
+        if image.preset.foreground:
+            raise _Unsupported(node, "image", "its color is estimated for its own alpha only")
+        return CutoutSpec(image.photo)
+
+    def _read_scale(self, node: str, _slot: int) -> CutoutSpec:
+        values = self._validated.values[node]
+        for side in ("width", "height"):
+            if values[side]:
+                raise _Unsupported(node, side, "images keep their size: set it to 0")
+        return self._read_input(node, "image")
 
     def _read_mask(self, node: str, _slot: int) -> CutoutSpec:
         values, mask = self._validated.values[node], self._read_input(node, "mask")
-        if any(getattr(mask.preset, name) != getattr(Preset(), name) for name in REFINEMENT):
+        if _is_refined(mask.preset):
             raise _Unsupported(node, "mask", "the mask is refined already: enhance it before")
         if self._validated.types[node].name == node_types.ENHANCE:
             return replace(mask, preset=_add_enhancement(mask.preset, values))
@@ -170,7 +258,7 @@ class _Interpreter:
         image = self._read_input(node, "image") if "image" in values else None
         mask = self._read_input(node, "mask") if "mask" in values else None
         if image and mask:
-            return replace(_join_mask(node, image, mask), is_mask=False)
+            return replace(_join_mask(node, "mask", image, mask), is_mask=False)
         if mask:
             return replace(mask, is_mask=slot == 0)
         if image is None:
@@ -180,13 +268,34 @@ class _Interpreter:
         return image
 
 
-def _join_mask(node: str, image: CutoutSpec, mask: CutoutSpec) -> CutoutSpec:
-    if image.photo != mask.photo or (image.model and image.model != mask.model):
-        raise _Unsupported(node, "mask", "image and mask come from different nodes")
+def _join_mask(node: str, input_: str, image: CutoutSpec, mask: CutoutSpec) -> CutoutSpec:
+    origins = [(each.photo, each.model, each.resolution) for each in (image, mask)]
+    if image.photo != mask.photo or (image.model and len(set(origins)) > 1):
+        raise _Unsupported(node, input_, "image and mask come from different nodes")
     if not image.model:
-        return mask
+        return replace(mask, preset=replace(mask.preset, background=""))
     background, foreground = image.preset.background, image.preset.foreground
     return replace(mask, preset=replace(mask.preset, background=background, foreground=foreground))
+
+
+def _resolution(side: int) -> int:
+    return 0 if side == node_types.DEFAULT_RESOLUTION else side
+
+
+def _is_refined(preset: Preset) -> bool:
+    return any(getattr(preset, name) != getattr(Preset(), name) for name in REFINEMENT)
+
+
+def _invert(mask: CutoutSpec) -> CutoutSpec:
+    """Return one minus the mask; twice is not at all."""
+    preset, inversion = mask.preset, Enhancement(invert=True)
+    if _is_refined(preset):  # inverted after, enhanced before
+        preset = replace(preset, invert=not preset.invert)
+    elif preset.enhance[-1:] == (inversion,):
+        preset = replace(preset, enhance=preset.enhance[:-1])
+    else:
+        preset = replace(preset, enhance=(*preset.enhance, inversion))
+    return replace(mask, preset=preset)
 
 
 def _add_enhancement(preset: Preset, values: Mapping[str, Json]) -> Preset:

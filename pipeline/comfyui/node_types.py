@@ -5,11 +5,25 @@ from dataclasses import dataclass, field
 
 from bgpipe.pipeline.comfyui.graph import Json
 
-IMAGE, MASK = "IMAGE", "MASK"
+IMAGE, MASK, MODEL = "IMAGE", "MASK", "BACKGROUND_REMOVAL"
+LINKS = frozenset((IMAGE, MASK, MODEL))
+"""Types of inputs that only a link can provide."""
 
-LOAD, REMOVE = "LoadImage", "BiRefNetRMBG"
+LOAD, REMOVE, REMOVE_RMBG = "LoadImage", "BiRefNetRMBG", "RMBG"
+LOAD_MODEL, REMOVE_CORE = "LoadBackgroundRemovalModel", "RemoveBackground"
 ENHANCE, CONVERT = "AILab_MaskEnhancer", "AILab_ImageMaskConvert"
-SAVE, PREVIEW = "SaveImage", "PreviewImage"
+INVERT, JOIN, SPLIT = "InvertMask", "JoinImageWithAlpha", "SplitImageWithAlpha"
+TO_IMAGE, SCALE = "MaskToImage", "ImageScale"
+SAVE, PREVIEW, PREVIEW_MASK = "SaveImage", "PreviewImage", "MaskPreview"
+OUTPUT_NODES = frozenset((SAVE, PREVIEW, PREVIEW_MASK))
+REMOVERS = frozenset((REMOVE, REMOVE_RMBG, REMOVE_CORE))
+RMBG_MODELS = frozenset(("RMBG-2.0", "INSPYRENET", "BEN", "BEN2"))
+"""What the node RMBG of ComfyUI-RMBG offers."""
+WEIGHTS = ".safetensors"
+"""Suffix of the models that ComfyUI's own loader offers."""
+DEFAULT_RESOLUTION = 1024
+"""Stands for the size that the model was trained at."""
+MAX_SIDE = 16384
 REFINE = "BgpipeRefiner"
 """Our own: the mask enhancer with the six labels under which its widget values were documented."""
 
@@ -22,8 +36,20 @@ TEXTS = {
         "The fields of bgpipe's presets; lengths in pixels of the photo.",
     ),
     CONVERT: ("Image Mask Convert", "An image and a mask: the image with the mask as its alpha."),
+    REMOVE_RMBG: (
+        "Remove Background (RMBG)",
+        "As BiRefNetRMBG; the settings say which model a name stands for.",
+    ),
+    LOAD_MODEL: ("Load Background Removal Model", "The model of a Remove Background node."),
+    REMOVE_CORE: ("Remove Background", "The network's matte as a mask of the foreground."),
+    INVERT: ("Invert Mask", "One minus the mask."),
+    JOIN: ("Join Image with Alpha", "The image with one minus the mask as its alpha."),
+    SPLIT: ("Split Image with Alpha", "The image's color, and one minus its alpha."),
+    TO_IMAGE: ("Convert Mask to Image", "The mask in gray."),
+    SCALE: ("Upscale Image", "The image as it is: width and height have to be 0."),
     SAVE: ("Save Image", "An RGBA PNG to keep."),
     PREVIEW: ("Preview Image", "A PNG to look at."),
+    PREVIEW_MASK: ("Preview Mask", "The mask in gray, to look at."),
 }
 """Display name and description of each node type."""
 IMAGE_AND_MASK = ((IMAGE, "IMAGE"), (MASK, "MASK"))
@@ -33,8 +59,17 @@ OUTPUTS: Mapping[str, tuple[tuple[str, str], ...]] = {
     ENHANCE: IMAGE_AND_MASK[1:],
     REFINE: IMAGE_AND_MASK[1:],
     CONVERT: IMAGE_AND_MASK,
+    REMOVE_RMBG: (*IMAGE_AND_MASK, (IMAGE, "MASK_IMAGE")),
+    LOAD_MODEL: ((MODEL, "bg_model"),),
+    REMOVE_CORE: ((MASK, "mask"),),
+    INVERT: IMAGE_AND_MASK[1:],
+    JOIN: IMAGE_AND_MASK[:1],
+    SPLIT: IMAGE_AND_MASK,
+    TO_IMAGE: IMAGE_AND_MASK[:1],
+    SCALE: IMAGE_AND_MASK[:1],
     SAVE: (),
     PREVIEW: (),
+    PREVIEW_MASK: ((MASK, "mask"),),
 }
 """Type and name of each output."""
 
@@ -50,8 +85,10 @@ class NodeInput:
 
     @property
     def config(self) -> list[Json]:
-        """The input as in /object_info and in errors."""
+        """The input as in /object_info and in errors; newer nodes have their values in the options."""
         kind = self.type if isinstance(self.type, str) else list(self.type)
+        if "options" in self.options:
+            kind = "COMBO"
         return [kind, dict(self.options)] if self.options else [kind]
 
 
@@ -67,7 +104,7 @@ class NodeType:
     @property
     def is_output(self) -> bool:
         """Whether ComfyUI keeps the node's images."""
-        return not self.outputs
+        return self.name in OUTPUT_NODES
 
     @property
     def info(self) -> dict[str, Json]:
@@ -86,25 +123,59 @@ class NodeType:
             "display_name": TEXTS[self.name][0],
             "description": TEXTS[self.name][1],
             "python_module": "bgpipe",
-            "category": "image" if self.name in {LOAD, SAVE, PREVIEW} else "bgpipe",
+            "category": "image" if self.is_output or self.name == LOAD else "bgpipe",
             "output_node": self.is_output,
         }
 
 
 def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[str, NodeType]:
     """Return every node type by name; `models` and `images` are the values of their inputs."""
+    files = tuple(sorted(name for name in models if name.endswith(WEIGHTS)))
+    rmbg = tuple(name for name in models if name in RMBG_MODELS)
+    birefnet = tuple(name for name in models if name not in {*files, *rmbg})
+    finish = (
+        _optional("invert_output", "BOOLEAN", default=False),
+        _optional("refine_foreground", "BOOLEAN", default=False),
+        _optional("background", ("Alpha", "Color"), "Alpha"),
+        _optional("background_color", "COLORCODE", "#222222"),
+    )
     inputs = {
         LOAD: (NodeInput("image", tuple(images), {"image_upload": True}),),
         REMOVE: (
             NodeInput("image", IMAGE),
-            NodeInput("model", tuple(models), {"tooltip": "The model's weights."}),
+            NodeInput("model", birefnet, {"tooltip": "The model's weights."}),
             _number("sensitivity", 0.0, 1.0, 1.0, 0.01),
             _number("mask_blur", 0, 64),
             _number("mask_offset", -20, 20),
-            _optional("invert_output", "BOOLEAN", default=False),
-            _optional("refine_foreground", "BOOLEAN", default=False),
-            _optional("background", ("Alpha", "Color"), "Alpha"),
-            _optional("background_color", "COLORCODE", "#222222"),
+            *finish,
+        ),
+        REMOVE_RMBG: (
+            NodeInput("image", IMAGE),
+            NodeInput("model", rmbg, {"tooltip": "The model's weights."}),
+            _number("sensitivity", 0.0, 1.0, 1.0, 0.01),
+            _number("process_res", 256, 2048, DEFAULT_RESOLUTION, 8),
+            _number("mask_blur", 0, 64),
+            _number("mask_offset", -64, 64),
+            *finish,
+        ),
+        LOAD_MODEL: (NodeInput("bg_removal_name", files, {"options": list(files)}),),
+        REMOVE_CORE: (
+            NodeInput("bg_removal_model", MODEL),
+            NodeInput("image", IMAGE),
+            _number("resolution", 256, 4096, DEFAULT_RESOLUTION, 32),
+        ),
+        INVERT: (NodeInput("mask", MASK),),
+        JOIN: (NodeInput("image", IMAGE), NodeInput("alpha", MASK)),
+        SPLIT: (NodeInput("image", IMAGE),),
+        TO_IMAGE: (NodeInput("mask", MASK),),
+        SCALE: (
+            NodeInput("image", IMAGE),
+            NodeInput(
+                "upscale_method", ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
+            ),
+            _number("width", 0, MAX_SIDE, 512, required=True),
+            _number("height", 0, MAX_SIDE, 512, required=True),
+            NodeInput("crop", ("disabled", "center")),
         ),
         ENHANCE: (
             NodeInput("mask", MASK),
@@ -134,6 +205,7 @@ def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[s
             NodeInput("filename_prefix", "STRING", {"default": "ComfyUI"}),
         ),
         PREVIEW: (NodeInput("images", IMAGE),),
+        PREVIEW_MASK: (NodeInput("mask", MASK),),
     }
     return {name: NodeType(name, each) for name, each in inputs.items()}
 
@@ -143,7 +215,13 @@ def _optional(name: str, type_: str | tuple[str, ...], default: Json) -> NodeInp
 
 
 def _number(
-    name: str, minimum: float, maximum: float, default: float = 0, step: float = 1
+    name: str,
+    minimum: float,
+    maximum: float,
+    default: float = 0,
+    step: float = 1,
+    *,
+    required: bool = False,
 ) -> NodeInput:
     options = {"default": default, "min": minimum, "max": maximum, "step": step}
-    return NodeInput(name, "INT" if step == 1 else "FLOAT", options, required=False)
+    return NodeInput(name, "INT" if isinstance(default, int) else "FLOAT", options, required)

@@ -2,24 +2,57 @@
 
 The six widget values of a mask enhancer are read by the labels under which they were documented for
 this graph, not in the order of the node's inputs, so the enhancer becomes a `BgpipeRefiner`. Links are
-followed from the nodes' inputs; other entries of the table of links have no effect.
+followed from the nodes' inputs; other entries of the table of links have no effect. As in the editor,
+a node of a subgraph gets the ids of the nodes around it before its own: `19:13`.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from bgpipe.pipeline.comfyui import node_types
-from bgpipe.pipeline.comfyui.graph import Graph, InvalidNode, Json, NodeError, WorkflowError
+from bgpipe.pipeline.comfyui.graph import (
+    MAX_NODES,
+    Graph,
+    InvalidNode,
+    Json,
+    NodeError,
+    WorkflowError,
+)
 from bgpipe.pipeline.comfyui.node_types import NodeType
 
 COMMENTS = frozenset(("Note", "MarkdownNote"))
 REROUTE = "Reroute"
 MUTED, BYPASSED = 2, 4
 """Modes of a node."""
+SUBGRAPH_INPUT = "-10"
+"""Id of the node that stands for the inputs of a subgraph."""
 
 Link = int | str
-Origins = dict[Link, tuple[str, Json]]
-"""Link -> its origin: node and slot."""
+Origin = tuple[str, Json] | tuple[Json] | tuple[()]
+"""What a link leads to: a node and its slot, a widget's value, or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """The nodes of the document, or of one use of a subgraph, which is a node of `parent`."""
+
+    definition: Mapping[str, Json]
+    prefix: str = ""
+    parent: _Level | None = None
+    use: Mapping[str, Json] = field(default_factory=dict)
+    nodes: dict[str, Json] = field(default_factory=dict)
+    origins: dict[Link, tuple[str, Json]] = field(default_factory=dict)
+    """Link -> its origin: node and slot."""
+    inner: dict[str, _Level] = field(default_factory=dict)
+    """By the ids of the nodes that use a subgraph."""
+
+    def __post_init__(self) -> None:
+        nodes = {_node_id(node): node for node in self.definition["nodes"]}
+        self.nodes.update((name, node) for name, node in nodes.items() if _mode(node) != MUTED)
+        self.origins.update(_origins(self.definition, self.nodes))
 
 
 def is_ui_format(document: Json) -> bool:
@@ -31,30 +64,48 @@ def to_graph(document: dict[str, Json]) -> Graph:
 
     Raises WorkflowError if a node is malformed or bypassed, or has widget values of a wrong type.
     """
-    nodes = {_node_id(node): node for node in document["nodes"]}
-    nodes = {name: node for name, node in nodes.items() if node.get("mode", 0) != MUTED}
-    origins = _origins(document, nodes)
     known = node_types.make_node_types(())
     graph: Graph = {}
-    for name, node in nodes.items():
-        kind = node["type"]
-        if kind in COMMENTS or kind == REROUTE:
-            continue
-        if node.get("mode", 0) == BYPASSED:
-            message = "A node is bypassed: remove it"
-            raise WorkflowError("invalid_prompt", message, f"Node ID '#{name}'")
-        class_type = node_types.REFINE if kind == node_types.ENHANCE else kind
-        inputs = {
-            str(each.get("name")): list(origin)
-            for each in _list_of_dicts(node, "inputs")
-            if (origin := _follow_reroutes(each.get("link"), nodes, origins))
-        }
-        graph[name] = {
-            "class_type": class_type,
-            "inputs": inputs | _widget_values(node, known.get(class_type)),
-            "_meta": {"title": str(node.get("title") or kind)},
-        }
+    for level in _levels(document):
+        for name, node in level.nodes.items():
+            kind = node["type"]
+            if kind in COMMENTS or kind == REROUTE or name in level.inner:
+                continue
+            class_type = node_types.REFINE if kind == node_types.ENHANCE else kind
+            graph[level.prefix + name] = {
+                "class_type": class_type,
+                "inputs": _widget_values(node, known.get(class_type)) | _inputs(level, node),
+                "_meta": {"title": str(node.get("title") or kind)},
+            }
     return graph
+
+
+def _levels(document: dict[str, Json]) -> list[_Level]:
+    """Return the document and every use of a subgraph, outer ones first."""
+    definitions = document.get("definitions")
+    subgraphs = {
+        str(each.get("id")): each
+        for each in _list_of_dicts(
+            definitions if isinstance(definitions, dict) else {}, "subgraphs"
+        )
+        if is_ui_format(each)
+    }
+    levels = [_Level(document)]
+    count = len(levels[0].nodes)
+    for level in levels:
+        for name, node in level.nodes.items():
+            if _mode(node) == BYPASSED and node["type"] not in COMMENTS | {REROUTE}:
+                message = "A node is bypassed: remove it"
+                raise WorkflowError("invalid_prompt", message, f"Node ID '#{level.prefix}{name}'")
+            if subgraph := subgraphs.get(node["type"]):
+                prefix = f"{level.prefix}{name}:"
+                level.inner[name] = _Level(subgraph, prefix, level, node)
+                levels.append(level.inner[name])
+                count += len(level.inner[name].nodes)
+                if count > MAX_NODES:  # a subgraph may use itself
+                    message = f"The workflow has more than {MAX_NODES} nodes"
+                    raise WorkflowError("invalid_prompt", message)
+    return levels
 
 
 def _node_id(node: Json) -> str:
@@ -63,38 +114,100 @@ def _node_id(node: Json) -> str:
     return str(node["id"])
 
 
-def _origins(document: Json, nodes: Mapping[str, Json]) -> Origins:
-    """Return the origins of all links, from the nodes' outputs or else from the table of links."""
+def _mode(node: Mapping[str, Json]) -> Json:
+    return node.get("mode", 0)
+
+
+def _origins(document: Json, nodes: Mapping[str, Json]) -> Iterator[tuple[Link, tuple[str, Json]]]:
+    """Yield the origins of all links: from the table of links, then from the nodes' outputs."""
     table = document.get("links")
-    origins = {
-        link[0]: (str(link[1]), link[2])
-        for link in (table if isinstance(table, list) else ())
-        if isinstance(link, list) and len(link) >= 3 and _is_link(link[0])
-    }
+    for link in table if isinstance(table, list) else ():
+        match link:
+            case [number, origin, slot, *_]:
+                pass
+            case {"id": number, "origin_id": origin, "origin_slot": slot}:
+                pass
+            case _:
+                continue
+        if _is_link(number):
+            yield number, (str(origin), slot)
     for name, node in nodes.items():
         for slot, output in enumerate(_list_of_dicts(node, "outputs")):
             links = output.get("links")
             for link in filter(_is_link, links if isinstance(links, list) else ()):
-                origins[link] = (name, slot)
-    return origins
+                yield link, (name, slot)
 
 
 def _is_link(link: Json) -> TypeGuard[Link]:
     return isinstance(link, int | str)
 
 
-def _follow_reroutes(
-    link: Json, nodes: Mapping[str, Json], origins: Origins
-) -> tuple[str, Json] | None:
-    for _ in range(len(nodes) + 1):
-        origin = origins.get(link) if _is_link(link) else None
-        if origin is None or nodes.get(origin[0], {}).get("type") != REROUTE:
-            return origin
-        link = next(iter(_list_of_dicts(nodes[origin[0]], "inputs")), {}).get("link")
-    return None
+def _inputs(level: _Level, node: Json) -> dict[str, Json]:
+    """Return the inputs that a link provides."""
+    inputs: dict[str, Json] = {}
+    for each in _list_of_dicts(node, "inputs"):
+        match _trace(level, each.get("link")):
+            case (origin, slot):
+                inputs[str(each.get("name"))] = [origin, slot]
+            case (value,):
+                inputs[str(each.get("name"))] = value
+    return inputs
 
 
-def _list_of_dicts(node: Json, name: str) -> list[dict[str, Json]]:
+def _trace(level: _Level, link: Json) -> Origin:
+    """Follow a link through reroutes, into subgraphs and out of them."""
+    for _ in range(MAX_NODES):
+        origin = level.origins.get(link) if _is_link(link) else None
+        if origin is None:
+            return ()
+        name, slot = origin
+        if name == SUBGRAPH_INPUT and level.parent:
+            outer = str(_item(level.definition, "inputs", slot).get("name"))
+            named = {str(each.get("name")): each for each in _list_of_dicts(level.use, "inputs")}
+            link = named.get(outer, {}).get("link")
+            if link is None:
+                promoted = _promoted_values(level)
+                return (promoted[outer],) if outer in promoted else ()
+            level = level.parent
+        elif name in level.inner:
+            level = level.inner[name]
+            links = _item(level.definition, "outputs", slot).get("linkIds")
+            link = links[0] if isinstance(links, list) and links else None
+        elif level.nodes.get(name, {}).get("type") == REROUTE:
+            link = _item(level.nodes[name], "inputs", 0).get("link")
+        else:
+            return (level.prefix + name, slot)
+    return ()
+
+
+def _promoted_values(level: _Level) -> dict[str, Json]:
+    """Return the widget values of a use of a subgraph by input; without any, those inside count."""
+    values = level.use.get("widgets_values")
+    if not isinstance(values, list) or not values:
+        return {}
+    widgets = {
+        each.get("link")
+        for node in level.nodes.values()
+        for each in _list_of_dicts(node, "inputs")
+        if "widget" in each and _is_link(each.get("link"))
+    }
+    names = [
+        str(each.get("name"))
+        for each in _list_of_dicts(level.definition, "inputs")
+        if isinstance(links := each.get("linkIds"), list)
+        and not widgets.isdisjoint(filter(_is_link, links))
+    ]
+    if len(names) != len(values):
+        raise _invalid_widget(level.use, "widgets_values", values, f"{len(names)} values")
+    return dict(zip(names, values, strict=True))
+
+
+def _item(node: Mapping[str, Json], name: str, index: Json) -> dict[str, Json]:
+    items = _list_of_dicts(node, name)
+    return items[index] if isinstance(index, int) and 0 <= index < len(items) else {}
+
+
+def _list_of_dicts(node: Mapping[str, Json], name: str) -> list[dict[str, Json]]:
     values = node.get(name)
     return [each for each in values if isinstance(each, dict)] if isinstance(values, list) else []
 
@@ -103,8 +216,8 @@ def _widget_values(node: Json, kind: NodeType | None) -> dict[str, Json]:
     """Return the widget values by label; none of an unknown node, which validation refuses."""
     if kind is None:
         return {}
-    values, links = node.get("widgets_values", []), {node_types.IMAGE, node_types.MASK}
-    labels = [each.name for each in kind.inputs if each.type not in links]
+    values = node.get("widgets_values", [])
+    labels = [each.name for each in kind.inputs if each.type not in node_types.LINKS]
     if not isinstance(values, list):
         raise _invalid_widget(node, "widgets_values", values, "a list")
     if kind.name == node_types.REMOVE and len(values) < len(labels):
@@ -122,7 +235,9 @@ def _widget_values(node: Json, kind: NodeType | None) -> dict[str, Json]:
     return named
 
 
-def _invalid_widget(node: Json, label: str, value: Json, expected: str) -> WorkflowError:
+def _invalid_widget(
+    node: Mapping[str, Json], label: str, value: Json, expected: str
+) -> WorkflowError:
     error = NodeError(
         "invalid_input_type",
         f"Failed to convert an input value to {expected}",

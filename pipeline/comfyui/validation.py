@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from bgpipe.pipeline.comfyui import node_types
 from bgpipe.pipeline.comfyui.graph import (
+    MAX_NODES,
     InvalidNode,
     Json,
     NodeError,
@@ -16,7 +17,6 @@ from bgpipe.pipeline.comfyui.node_types import NodeInput, NodeType
 
 CONVERSIONS: Mapping[str, Callable[[Json], Json]] = {"INT": int, "FLOAT": float, "BOOLEAN": bool}
 """Of an input's value by its type; others are texts."""
-MAX_NODES = 500
 MAX_DEPTH = 100
 """Longest chain of nodes; a longer one is taken for a cycle."""
 
@@ -112,7 +112,7 @@ def _convert(input_: NodeInput, value: Json) -> tuple[Json, str]:
     """Return the value as the input's type, or as it is with the reason why it cannot have it."""
     if isinstance(value, list) or isinstance(input_.type, tuple):
         return value, ""
-    if input_.type in {node_types.IMAGE, node_types.MASK}:
+    if input_.type in node_types.LINKS:
         return value, "only a link to another node can provide it"
     try:
         converted = CONVERSIONS.get(input_.type, str)(value)

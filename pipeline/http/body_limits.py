@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BODY_BYTES = 1 << 16
 """Maximum size of a body, and of what a form has besides its images."""
 PROMPT_BYTES = 1 << 20
-"""Maximum size of a workflow, which Redis stores."""
+"""Maximum size of a workflow, to run or to keep, which Redis stores."""
 ENCODED_BYTES = 1 << 25
 """Maximum size of a request with one image, which may be in Base64."""
 BYTES_PER_SECOND = 1 << 14
@@ -29,7 +29,7 @@ BYTES_PER_SECOND = 1 << 14
 _IMAGES = re.compile(r"/v1/jobs/from-images|/v1/uploads/[^/]+/files")
 _ONE_IMAGE = re.compile(r"(/api)?/upload/\w+")
 _REMOVEBG = re.compile(r"/v1\.0/removebg")
-_PROMPT = re.compile(r"(/api)?/prompt")
+_PROMPT = re.compile(r"(/api)?/(prompt|userdata/.+)")
 
 
 class BodyLimitMiddleware:

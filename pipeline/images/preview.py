@@ -59,6 +59,18 @@ def render_channels(
     return save(image, encoding.upper(), quality=quality)
 
 
+def put_alpha(data: bytes, mask: bytes, limits: Limits) -> bytes:
+    """Return the image `data` as PNG with the alpha of the image `mask`, opaque if that has none.
+
+    Raises PermanentError: as `decode` does, or they differ in size.
+    """
+    source, other = decode(data, limits), decode(mask, limits)
+    if source.rgb.shape != other.rgb.shape:
+        raise PermanentError(Code.UNSUPPORTED, "image and mask differ in size")
+    image = Image.fromarray(np.dstack([source.rgb, _select_channels(other, "grey")]))
+    return save(image, "PNG", compress_level=4, icc_profile=source.icc)
+
+
 def _decode(data: bytes, limits: Limits) -> DecodedImage:
     """Decode an image, or the two of a ZIP whose headers announce few enough bytes."""
     if not data.startswith(_ZIP):

@@ -18,6 +18,9 @@ from bgpipe.pipeline.planning.targets import NameTemplate
 from bgpipe.pipeline.storage.factory import StoreFactory, find_location
 from bgpipe.pipeline.types import Matting, ModelTask, Output, Preset, Recipe, ResolvedModel
 
+PATCH = 32
+"""Pixels; the sides of a model's input are multiples of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class BuiltRecipe:
@@ -41,13 +44,15 @@ def build_recipe(
     output: Output | None = None,
     matting: str = "",
     naming: str = "",
+    resolution: int = 0,
     pull: bool = True,
     notify: Notify | None = None,
 ) -> BuiltRecipe:
     """Assemble and check a recipe; empty names are those of the settings.
 
-    `changes` are as in `apply_changes`; `pull` downloads missing weights; `notify` gets a line about
-    every long step.
+    `resolution` is the side of a square model input, in pixels; 0: the size that the model was
+    trained at. `changes` are as in `apply_changes`; `pull` downloads missing weights; `notify` gets a
+    line about every long step.
 
     Raises:
         UsageError: a name is unknown, or the values contradict each other.
@@ -66,7 +71,8 @@ def build_recipe(
         model, is_degraded = choose_model(settings, name, pull=pull, notify=notify)
     edges = choose_edges(settings, matting or settings.matting.model, pull=pull, notify=notify)
     with_edges = matting_with(settings, edges) if edges else None
-    recipe = Recipe(model.name, model.sha256, model.size, preset, output, with_edges)
+    size = _input_size(model, resolution)
+    recipe = Recipe(model.name, model.sha256, size, preset, output, with_edges)
     return BuiltRecipe(recipe, model, edges, is_degraded)
 
 
@@ -161,6 +167,19 @@ def matting_with(settings: Settings, model: ResolvedModel) -> Matting:
 
 def _hub(settings: Settings, pull: bool, notify: Notify | None) -> Hub | None:
     return Hub(timeout=settings.model.hub_timeout, notify=notify) if pull else None
+
+
+def _input_size(model: ResolvedModel, resolution: int) -> tuple[int, int]:
+    """Return the size of the input: a larger one takes memory that no worker has planned for."""
+    size = (resolution, resolution)
+    if resolution == 0 or size == model.size:
+        return model.size
+    if resolution % PATCH or resolution > min(model.size):
+        largest = "x".join(map(str, model.size))
+        raise UsageError(
+            f"not a resolution of {model.name}: {resolution}: use {largest}, or a smaller multiple of {PATCH}"
+        )
+    return size
 
 
 def _check_output(preset: Preset, output: Output) -> None:

@@ -84,6 +84,15 @@ def test_a_follower_takes_the_job_over_when_its_leader_is_killed(cluster: Cluste
     assert_closed(cluster, idler)
 
 
+def test_a_submit_whose_redis_was_emptied_says_so_and_can_be_repeated(cluster: Cluster) -> None:
+    cluster.fill(5)
+    submit = cluster.submit("--wait", "--job", JOB)
+    until(lambda: cluster.is_in(JobState.RUNNING))
+    cluster.client.flushall()
+    _, words = submit.communicate(timeout=SECONDS)
+    assert (submit.returncode, f"redis has lost job {JOB}" in words) == (4, True), words
+
+
 def test_other_cutouts_for_the_same_place_are_refused_while_a_job_is_led(
     cluster: Cluster,
 ) -> None:

@@ -65,8 +65,10 @@ KEYS = {
     "prompts of a caller": keys.prompts_of("shop"),
     "open prompts of a caller": keys.open_prompts_of("shop"),
     "unreported prompts of a client": keys.unreported_prompts_of("shop", "0d"),
+    "websocket of a client": keys.listener_of("shop", "0d"),
     "names of a caller's files": keys.prompt_names_of("shop"),
     "file of a prompt": keys.prompt_file_of("shop", "0e"),
+    "files that clients of a caller keep": keys.user_files_of("shop"),
     "photos of a caller": keys.input_images_of("shop"),
     "photo of a caller": keys.input_image_of("shop", "0f"),
 }

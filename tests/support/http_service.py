@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -73,7 +74,9 @@ def environment_of(redis_url: str, folder: Path) -> dict[str, str]:
         "BGPIPE_REDIS_URL": redis_url,
         "BGPIPE_SERVE__UPLOADS": str(folder / "uploads"),
         "BGPIPE_MODEL__NAME": "birefnet-nano",
-        "BGPIPE_COMFYUI__MODELS": '{"BiRefNet-general": "birefnet-nano"}',
+        "BGPIPE_COMFYUI__MODELS": json.dumps(
+            dict.fromkeys(("BiRefNet-general", "birefnet.safetensors", "RMBG-2.0"), "birefnet-nano")
+        ),
         "BGPIPE_DISPATCH__POLL": "0.1",
         "BGPIPE_WORKER__CPU_THREADS": "1",
         "XDG_STATE_HOME": str(folder / "state"),

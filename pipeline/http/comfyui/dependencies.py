@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends
@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from bgpipe.pipeline.comfyui.graph import Json, WorkflowError, no_prompt
 from bgpipe.pipeline.errors import BgpipeError, UsageError
-from bgpipe.pipeline.http.comfyui.history import PromptState, read_prompt_state
+from bgpipe.pipeline.http.comfyui.history import PromptState, PromptStatus, read_prompt_state
 from bgpipe.pipeline.http.comfyui.input_images import InputImages
 from bgpipe.pipeline.http.comfyui.prompt_store import Prompt, PromptStore
 from bgpipe.pipeline.http.dependencies import AppState, get_caller, get_state
@@ -42,13 +42,20 @@ class PromptService:
     images: InputImages
 
     def read_states(self, prompts: Iterable[Prompt]) -> list[PromptState]:
-        """Return the states of `prompts`, without those whose jobs were forgotten."""
+        """Return the states of `prompts`, without those whose jobs were forgotten.
+
+        A prompt whose client is connected runs until its websocket has announced it: clients look
+        here at its first event, and take what has ended for a cached result without events.
+        """
         states = []
         for prompt in prompts:
             prompt_state = read_prompt_state(self.state.jobs, prompt)
+            has_ended = prompt_state is None or prompt_state.status.has_ended
+            if prompt_state and has_ended and self.prompts.is_withheld(prompt):
+                prompt_state, has_ended = replace(prompt_state, status=PromptStatus.RUNNING), False
             if prompt_state:
                 states.append(prompt_state)
-            if prompt_state is None or prompt_state.status.has_ended:
+            if has_ended:
                 self.prompts.mark_ended(prompt.id)
         return states
 

@@ -74,15 +74,18 @@ class PromptState:
         yield "progress", base | {"node": node, "value": 0, "max": 1}
 
     def end_events(self) -> Iterator[Event]:
-        """Yield the events of a prompt that has ended; clients wait for the last one."""
+        """Yield the events of a prompt that has ended.
+
+        Clients stop at `executing` without a node: an error has to come before, and a success may follow.
+        """
         base = {"prompt_id": self.prompt.id}
         if self.status is PromptStatus.DONE:
             yield "progress", base | {"node": self._slowest_node, "value": 1, "max": 1}
         for node, output in self._outputs_by_node().items():
             yield "executing", base | {"node": node, "display_node": node}
             yield "executed", base | {"node": node, "display_node": node, "output": output}
-        yield self._final_event()
-        yield "executing", base | {"node": None}
+        final: list[Event] = [self._final_event(), ("executing", base | {"node": None})]
+        yield from reversed(final) if self.status is PromptStatus.DONE else final
 
     def _final_event(self) -> Event:
         base = {"prompt_id": self.prompt.id, "timestamp": self.ended}
@@ -105,12 +108,14 @@ class PromptState:
     def _slowest_node(self) -> str:
         """The node that removes the background."""
         graph = self.prompt.graph
-        nodes = (name for name in graph if graph[name]["class_type"] == node_types.REMOVE)
+        nodes = (name for name in graph if graph[name]["class_type"] in node_types.REMOVERS)
         return next(nodes, next(iter(graph)))
 
     def _outputs_by_node(self) -> dict[str, Json]:
         outputs: dict[str, Json] = {}
-        for file in self.prompt.kept if self.status is PromptStatus.DONE else ():
+        # Some clients take the first output, so saved ones come before previews.
+        kept = sorted(self.prompt.kept, key=lambda file: file.type == "temp")
+        for file in kept if self.status is PromptStatus.DONE else ():
             outputs.setdefault(file.node, {"images": []})["images"].append(file.reference)
         return outputs
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PENDING_PER_CLIENT = 100
 """Prompts of one client whose events are kept until it connects."""
+LISTENER_SECONDS = 3
+"""After its last read of events, a client counts as connected for this long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +136,22 @@ class PromptStore:
     def mark_ended(self, prompt_id: str) -> None:
         self._client.zrem(keys.open_prompts_of(self._owner), prompt_id)
 
+    def is_withheld(self, prompt: Prompt) -> bool:
+        """Whether the prompt is to be shown as running until its connected client got its events."""
+        if not prompt.client:
+            return False
+        with self._client.pipeline() as pipeline:
+            pipeline.zscore(keys.open_prompts_of(self._owner), prompt.id)
+            pipeline.zscore(self._pending_key(prompt.client), prompt.id)
+            pipeline.get(self._listener_key(prompt.client))
+            return None not in pipeline.execute()
+
     def pending_events(self, client: str) -> list[Prompt]:
-        """Return the newest prompts whose end was not yet reported to this client, by number."""
+        """Return the newest prompts whose end was not yet reported to this client, by number.
+
+        The client counts as connected from now on.
+        """
+        self._client.set(self._listener_key(client), 1, ex=LISTENER_SECONDS)
         return self._list(self._pending_key(client), -PENDING_PER_CLIENT, -1)
 
     def mark_notified(self, client: str, prompt_id: str) -> None:
@@ -166,6 +182,9 @@ class PromptStore:
 
     def _pending_key(self, client: str) -> str:
         return keys.unreported_prompts_of(self._owner, digest_of(client))
+
+    def _listener_key(self, client: str) -> str:
+        return keys.listener_of(self._owner, digest_of(client))
 
     def _file_key(self, file: OutputFile) -> str:
         reference = json.dumps(file.reference, sort_keys=True)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
 
 from bgpipe.pipeline.comfyui.node_types import make_node_types
 from bgpipe.pipeline.errors import ItemError
-from bgpipe.pipeline.http.comfyui import websocket
+from bgpipe.pipeline.http.comfyui import user_files, websocket
 from bgpipe.pipeline.http.comfyui.dependencies import (
     HISTORY,
     Body,
@@ -28,7 +29,7 @@ from bgpipe.pipeline.http.downloads import Download
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.submission import check_queue_capacity
 from bgpipe.pipeline.http.uploads import validate_name
-from bgpipe.pipeline.images.preview import render_channels
+from bgpipe.pipeline.images.preview import put_alpha, render_channels
 from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
 
@@ -42,10 +43,20 @@ COMFYUI_VERSION = "0.3.64"
 TRUE = ("true", "1")
 QUALITY = 90
 
+
+class FileReference(BaseModel):
+    """A file as ComfyUI names it."""
+
+    filename: str
+    subfolder: str = ""
+    type: Literal["output", "input", "temp"] = "output"
+
+
 _PREVIEW = re.compile(r"(webp|jpeg)(?:;(\d{1,3}))?")
 
 router = APIRouter(route_class=ComfyRoute, include_in_schema=False)
 router.add_api_websocket_route("/ws", websocket.send_events)
+router.include_router(user_files.router)
 
 
 @router.post("/prompt")
@@ -126,21 +137,41 @@ def _select(states: list[PromptState], body: object) -> list[PromptState]:
 
 
 @router.post("/upload/image")
+@router.post("/upload/mask")
 def upload_image(
     service: Service,
     image: Annotated[UploadFile, File()],
     overwrite: Annotated[str, Form()] = "",
     type_: Annotated[Literal["input"], Form(alias="type")] = "input",
     subfolder: Annotated[str, Form()] = "",
+    original_ref: Annotated[str, Form()] = "",
 ) -> JSONResponse:
-    """Store an image; if another one has its name, it gets a number."""
+    """Store an image; if another one has its name, it gets a number.
+
+    With `original_ref`, a file as JSON, that file is stored with the alpha of the image.
+    """
     check_queue_capacity(service.state)
     requested = _join(subfolder, image.filename or "")
     is_overwrite = overwrite.lower() in TRUE
     with image.file, service.state.image_slots:
-        name = service.images.write(requested, image.file.read(), overwrite=is_overwrite)
+        data = image.file.read()
+        if original_ref:
+            data = _put_alpha(service, original_ref, data)
+        name = service.images.write(requested, data, overwrite=is_overwrite)
     folder, _, filename = name.rpartition("/")
     return JSONResponse({"name": filename, "subfolder": folder, "type": type_})
+
+
+def _put_alpha(service: PromptService, reference: str, mask: bytes) -> bytes:
+    """Return the file of `reference` as PNG, with the alpha of the image `mask`."""
+    try:
+        original = FileReference.model_validate_json(reference)
+    except ValidationError as error:
+        raise Problem(400, "invalid_request", f"not a file: {reference[:100]}") from error
+    name = _join(original.subfolder, original.filename)
+    download, _ = _find_file(service, original.type, name)
+    limits = service.state.uploads.limits
+    return put_alpha(download.store.read(download.info.key, limits.max_bytes), mask, limits)
 
 
 @router.get("/view")
@@ -171,6 +202,13 @@ def view(
     ascii_name = re.sub(r"[^A-Za-z0-9._() -]", "_", filename)
     response.headers["Content-Disposition"] = f'filename="{ascii_name}"'
     return response
+
+
+@router.get("/output/{name:path}")
+def show_output(request: Request, service: Service, name: str) -> Response:
+    """A saved file by its path, as scripts expect it of a web server in front of ComfyUI."""
+    folder, _, filename = name.rpartition("/")
+    return view(request, service, filename, folder)
 
 
 def _join(folder: str, filename: str) -> str:

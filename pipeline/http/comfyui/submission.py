@@ -120,15 +120,19 @@ def _specs(outputs: Sequence[OutputNode]) -> dict[OutputNode, CutoutSpec]:
     A preview shows the saved cutout of its photo: an earlier stage would need another inference.
     """
     saved = [output.spec for output in outputs if output.is_saved]
+    cutouts = [output.spec for output in outputs if output.spec.is_cutout]
     specs = {}
     for output in outputs:
-        shown = () if output.is_saved else (spec for spec in saved if _can_show(spec, output.spec))
-        specs[output] = next(iter(shown), output.spec)
+        spec = output.spec
+        shown = [] if output.is_saved else [each for each in saved if _can_show(each, spec)]
+        if not output.is_saved and spec.is_mask:  # the alpha of another preview
+            shown += [each for each in cutouts if replace(each, is_mask=True) == spec]
+        specs[output] = next(iter(shown), spec)
     return specs
 
 
 def _can_show(saved: CutoutSpec, preview: CutoutSpec) -> bool:
-    if saved.photo != preview.photo:
+    if saved.photo != preview.photo or saved.is_inverted is not preview.is_inverted:
         return False
     return saved.is_mask is preview.is_mask or (preview.is_mask and not saved.preset.background)
 
@@ -144,10 +148,15 @@ def _make_job(service: PromptService, job_id: JobId, spec: CutoutSpec) -> Job:
         preset, output = replace(preset, background="", foreground=False), Output(format="mask")
     try:
         built = build_recipe(
-            state.settings, model=spec.model, preset=preset, output=output, pull=False
+            state.settings,
+            model=spec.model,
+            preset=preset,
+            output=output,
+            resolution=spec.resolution,
+            pull=False,
         )
     except (ModelUnavailable, UsageError) as error:
-        message = "The model is not available"
+        message = "The model cannot be used"
         raise WorkflowError("prompt_outputs_failed_validation", message, str(error)) from error
     if built.is_degraded:
         log.warning("using the bundled model")

@@ -13,7 +13,7 @@ from fastapi import WebSocket, WebSocketDisconnect
 
 from bgpipe.pipeline.errors import BgpipeError
 from bgpipe.pipeline.http.comfyui.dependencies import get_service
-from bgpipe.pipeline.http.comfyui.history import PromptStatus
+from bgpipe.pipeline.http.comfyui.history import PromptStatus, read_prompt_state
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.comfyui.graph import Json
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 BUSY_POLL, IDLE_POLL = 0.1, 0.5
 """Seconds between two reads, with and without open prompts of the client."""
-GRACE = 0.3
-"""Seconds before the first event of a prompt: many clients listen only once they have its id."""
+GRACE = 0.2
+"""Seconds before the first event of a prompt, and again before those of its end.
+
+Many clients listen only once they have its id, and for outputs only after its first event.
+"""
 CLIENT_ID_LENGTH = 200
 
 
@@ -51,24 +54,23 @@ class EventStream:
     def __init__(self, service: PromptService, client: str) -> None:
         self._service = service
         self._client = client
-        self._started: set[str] = set()
-        self._first_seen: dict[str, float] = {}
+        self._seen: dict[str, float] = {}
+        self._started: dict[str, float] = {}
         self._remaining = -1
         self.has_open_prompts = False
 
     def next_events(self) -> list[Event]:
-        """Return the events since the last call."""
-        events: list[Event] = []
-        states = self._service.read_states(self._service.prompts.pending_events(self._client))
-        self.has_open_prompts = bool(states)
-        now = time.monotonic()
-        for state in states:
-            if now - self._first_seen.setdefault(state.prompt.id, now) >= GRACE:
-                events += self._events_of(state)
+        """Return the events since the last call; a shorter queue comes after the ends of prompts."""
+        prompts = self._service.prompts.pending_events(self._client)
+        states = [read_prompt_state(self._service.state.jobs, prompt) for prompt in prompts]
+        self.has_open_prompts = any(states)
+        events = [event for state in states if state for event in self._events_of(state)]
         remaining = self._service.count_open()
         if remaining != self._remaining:
             sid = {"sid": self._client} if self._remaining < 0 else {}
-            events.insert(0, ("status", {"status": exec_info(remaining)} | sid))
+            is_shorter = remaining < self._remaining
+            status = ("status", {"status": exec_info(remaining)} | sid)
+            events.insert(len(events) if is_shorter else 0, status)
             self._remaining = remaining
         return events
 
@@ -79,16 +81,18 @@ class EventStream:
                 self._service.prompts.mark_notified(self._client, data["prompt_id"])
 
     def _events_of(self, state: PromptState) -> list[Event]:
-        prompt_id = state.prompt.id
-        events: list[Event] = []
-        if state.status is not PromptStatus.PENDING and prompt_id not in self._started:
-            events += state.start_events()
-            self._started.add(prompt_id)
-        if state.status.has_ended:
-            events += state.end_events()
-            self._started.discard(prompt_id)
-            del self._first_seen[prompt_id]
-        return events
+        prompt_id, now = state.prompt.id, time.monotonic()
+        if prompt_id not in self._started:
+            seen = self._seen.setdefault(prompt_id, now)
+            if state.status is PromptStatus.PENDING or now - seen < GRACE:
+                return []
+            self._started[prompt_id] = now
+            return list(state.start_events())
+        if not state.status.has_ended or now - self._started[prompt_id] < GRACE:
+            return []
+        self._service.prompts.mark_ended(prompt_id)  # clients look at the history at the last event
+        del self._seen[prompt_id], self._started[prompt_id]
+        return list(state.end_events())
 
 
 async def _send_all(socket: WebSocket, stream: EventStream) -> None:

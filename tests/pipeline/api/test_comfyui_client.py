@@ -46,6 +46,20 @@ def test_a_photo_becomes_the_cutout_that_this_process_would_make(
     assert np.abs(difference).max() <= 2  # threads sum in another order
 
 
+def test_the_import_line_of_comfyui_scripts_works_anywhere_and_loads_no_torch(
+    tmp_path: Path,
+) -> None:
+    script = (
+        "import sys; from bg_removal_api import BackgroundRemovalAPI as api; "
+        "from bgpipe.pipeline.api import BackgroundRemovalAPI as ours; "
+        "print(api is ours, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "False"]
+
+
 def test_failures_are_failures(api: BackgroundRemovalAPI, photo: Photo, tmp_path: Path) -> None:
     data = bytearray(photo("whole.png", (640, 480)).read_bytes())
     data[len(data) // 2] ^= 0xFF

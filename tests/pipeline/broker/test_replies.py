@@ -117,3 +117,10 @@ def test_messages_that_may_not_be_sent_are_an_error_at_once(proxy) -> None:
     with make_app(settings, proxy.url) as app, pytest.raises(RedisUnavailable, match="NOPERM"):
         publish(app, JobId("job"), [Item(7, "a.jpg", "a.png", "7-1")], settings.queue.name)
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.slow
+def test_a_server_without_tls_is_named_as_such(redis_url) -> None:
+    """It takes a handshake for the beginning of a command, and waits for the rest."""
+    with pytest.raises(RedisUnavailable, match="check that a server with TLS runs there"):
+        connect(redis_url.replace("redis://", "rediss://"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,89 @@ from bgpipe.pipeline.types import Preset
 EXAMPLES = Path(__file__).resolve().parents[3] / "infra/examples"
 UI = json.loads((EXAMPLES / "production_bg_removal.json").read_text())
 API = json.loads((EXAMPLES / "production_bg_removal_api.json").read_text())
-MODELS = {"BiRefNet-general": "birefnet-general", "BiRefNet_lite": "birefnet-lite"}
+MODELS = {
+    "BiRefNet-general": "birefnet-general",
+    "BiRefNet_lite": "birefnet-lite",
+    "birefnet.safetensors": "birefnet-general",
+    "RMBG-2.0": "birefnet-general",
+}
+RAW = Preset(foreground=False)
+INVERSION = Enhancement(invert=True)
+SUBGRAPH_TYPE = "6f0c1f0e-3a55-4d6e-9a0e-000000000001"
+
+
+def saving(*chain: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    """A graph of ComfyUI's own nodes: 1 loads the photo, 2 the model, 3 is its mask, then `chain`."""
+    nodes = [
+        ("LoadImage", {"image": "photo.jpg"}),
+        ("LoadBackgroundRemovalModel", {"bg_removal_name": "birefnet.safetensors"}),
+        ("RemoveBackground", {"bg_removal_model": ["2", 0], "image": ["1", 0]}),
+        *chain,
+    ]
+    last = {"images": [str(len(nodes)), 0], "filename_prefix": "cutout"}
+    nodes.append(("SaveImage", last))
+    return {
+        str(number): {"class_type": kind, "inputs": inputs}
+        for number, (kind, inputs) in enumerate(nodes, 1)
+    }
+
+
+def ui_node(number: int, kind: str, links: dict[str, int], outs: int = 1, **more: Any) -> Any:
+    """A node of the editor; its outputs name no links, which the table then does."""
+    inputs = [{"name": name, "link": link} for name, link in links.items()]
+    outputs = [{"name": "", "links": None}] * outs
+    return {"id": number, "type": kind, "inputs": inputs, "outputs": outputs} | more
+
+
+def link(number: int, origin: int, slot: int, target: int) -> dict[str, int]:
+    return {
+        "id": number,
+        "origin_id": origin,
+        "origin_slot": slot,
+        "target_id": target,
+        "target_slot": 0,
+    }
+
+
+INNER: dict[str, Any] = {
+    "id": SUBGRAPH_TYPE,
+    "inputs": [
+        {"name": "image", "linkIds": [5, 7]},
+        {"name": "bg_removal_name", "linkIds": [12]},
+    ],
+    "outputs": [{"name": "IMAGE", "linkIds": [8]}, {"name": "mask", "linkIds": [11]}],
+    "nodes": [
+        ui_node(13, "RemoveBackground", {"image": 5, "bg_removal_model": 3}),
+        {
+            "id": 14,
+            "type": "LoadBackgroundRemovalModel",
+            "inputs": [{"name": "bg_removal_name", "widget": {}, "link": 12}],
+            "widgets_values": ["birefnet.safetensors"],
+        },
+        ui_node(15, "InvertMask", {"mask": 4}),
+        ui_node(16, "JoinImageWithAlpha", {"image": 7, "alpha": 6}),
+    ],
+    "links": [
+        link(3, 14, 0, 13),
+        link(4, 13, 0, 15),
+        link(6, 15, 0, 16),
+        link(5, -10, 0, 13),
+        link(7, -10, 0, 16),
+        link(8, 16, 0, -20),
+        link(11, 13, 0, -20),
+        link(12, -10, 1, 14),
+    ],
+}
+SUBGRAPH: dict[str, Any] = {
+    "nodes": [
+        ui_node(17, "LoadImage", {}, 2, widgets_values=["photo.jpg", "image"]),
+        ui_node(19, SUBGRAPH_TYPE, {"image": 15}, 2, widgets_values=[]),
+        ui_node(18, "SaveImage", {"images": 14}, widgets_values=["cutout"]),
+        ui_node(20, "MaskPreview", {"mask": 16}),
+    ],
+    "links": [[14, 19, 0, 18, 0, "IMAGE"], [15, 17, 0, 19, 0, "IMAGE"], [16, 19, 1, 20, 0, "MASK"]],
+    "definitions": {"subgraphs": [INNER]},
+}
 LABELLED = {
     "balanced": [1.15, 0.05, 0.05, 0, False, False],
     "products": [1.3, 0, 0, 0, False, False],
@@ -251,6 +334,149 @@ def test_circles_and_towers_end(graph):
     assert saved(graph) == Preset(foreground=False)
 
 
+def test_comfyuis_own_nodes_give_the_networks_alpha():
+    """Their alpha is one minus the mask, which graphs therefore invert."""
+    invert, mask = ("InvertMask", {"mask": ["3", 0]}), {"image": ["1", 0], "alpha": ["3", 0]}
+    joined = ("JoinImageWithAlpha", {"image": ["1", 0], "alpha": ["4", 0]})
+    assert saved(saving(invert, joined)) == RAW
+    assert saved(saving(("JoinImageWithAlpha", mask))) == replace(RAW, enhance=(INVERSION,))
+    split = ("SplitImageWithAlpha", {"image": ["5", 0]})
+    again = ("JoinImageWithAlpha", {"image": ["6", 0], "alpha": ["6", 1]})
+    assert saved(saving(invert, joined, split, again)) == RAW
+    size = {"upscale_method": "lanczos", "width": 0, "height": 0, "crop": "disabled"}
+    assert saved(saving(invert, joined, ("ImageScale", {"image": ["5", 0]} | size))) == RAW
+    gray = read_workflow(saving(("MaskToImage", {"mask": ["3", 0]})), MODELS).main
+    assert gray
+    assert (gray.spec.is_mask, gray.spec.preset) == (True, RAW)
+
+
+def test_an_inverted_mask_is_enhanced_and_refined_in_the_order_of_the_graph():
+    join = {"image": ["1", 0], "alpha": ["5", 0]}
+    enhance = ("AILab_MaskEnhancer", {"mask": ["4", 0], "mask_blur": 3})
+    graph = saving(("InvertMask", {"mask": ["3", 0]}), enhance, ("JoinImageWithAlpha", join))
+    assert saved(graph).enhance == (INVERSION, Enhancement(mask_blur=3), INVERSION)
+    refine = ("BgpipeRefiner", {"mask": ["3", 0], "dilate": 1})
+    graph = saving(refine, ("InvertMask", {"mask": ["4", 0]}), ("JoinImageWithAlpha", join))
+    assert (saved(graph).invert, saved(graph).dilate, saved(graph).enhance) == (False, 1, ())
+
+
+@pytest.mark.parametrize(
+    ("resolution", "side"), [(1024, 0), (512, 512), (2048, 2048), (256, 256), (4096, 4096)]
+)
+def test_the_default_resolution_stands_for_the_models_own(resolution, side):
+    graph = saving(("JoinImageWithAlpha", {"image": ["1", 0], "alpha": ["3", 0]}))
+    graph["3"]["inputs"]["resolution"] = resolution
+    main = read_workflow(graph, MODELS).main
+    assert main
+    assert main.spec.resolution == side
+
+
+@pytest.mark.parametrize(
+    ("node", "change", "error"),
+    [
+        ("3", {"resolution": 255}, "value_smaller_than_min"),
+        ("3", {"resolution": 4097}, "value_bigger_than_max"),
+        ("3", {"resolution": "wide"}, "invalid_input_type"),
+        ("3", {"bg_removal_model": ["1", 0]}, "return_type_mismatch"),
+        ("3", {"bg_removal_model": "birefnet.safetensors"}, "invalid_input_type"),
+        ("2", {"bg_removal_name": "BiRefNet-general"}, "value_not_in_list"),
+        ("4", {"image": ["5", 0]}, "custom_validation_failed"),
+        ("5", {"width": 512}, "custom_validation_failed"),
+        ("5", {"width": 16385}, "value_bigger_than_max"),
+        ("5", {"crop": "left"}, "value_not_in_list"),
+    ],
+)
+def test_values_that_comfyuis_own_nodes_refuse_are_refused(node, change, error):
+    size = {"upscale_method": "area", "width": 0, "height": 0, "crop": "center"}
+    graph = saving(
+        ("SplitImageWithAlpha", {"image": ["6", 0]}),
+        ("ImageScale", {"image": ["6", 0]} | size),
+        ("JoinImageWithAlpha", {"image": ["1", 0], "alpha": ["3", 0]}),
+        ("JoinImageWithAlpha", {"image": ["4", 0], "alpha": ["4", 1]}),
+        ("AILab_ImageMaskConvert", {"image": ["5", 0], "mask": ["3", 0]}),
+    )
+    graph["4"]["inputs"]["image"] = ["6", 0]
+    assert saved(graph)
+    graph[node]["inputs"] |= change
+    if node == "4":
+        graph["4"]["inputs"]["image"] = ["1", 0]  # a photo without an alpha
+        graph["9"]["inputs"]["images"] = ["7", 0]
+    assert [each.type for each in refused(graph).nodes[node].errors] == [error]
+
+
+def test_the_node_rmbg_applies_its_sensitivity_twice(graph):
+    graph["2"] = {
+        "class_type": "RMBG",
+        "inputs": {
+            "image": ["1", 0],
+            "model": "RMBG-2.0",
+            "sensitivity": 0.9,
+            "process_res": 512,
+            "mask_offset": -64,
+        },
+    }
+    main = read_workflow(graph, MODELS).main
+    assert main
+    steps = (Enhancement(sensitivity=0.9), Enhancement(sensitivity=0.9, mask_offset=-64))
+    assert (main.spec.preset.enhance, main.spec.resolution) == (steps, 512)
+    for change in ({"model": "BEN2"}, {"process_res": 2056}, {"mask_offset": -65}):
+        wrong = copy.deepcopy(graph)
+        wrong["2"]["inputs"] |= change
+        assert "2" in refused(wrong).nodes
+
+
+def test_a_subgraph_is_read_as_the_nodes_in_it():
+    workflow = read_workflow(SUBGRAPH, MODELS)
+    specs = {output.node: output.spec for output in workflow.outputs}
+    assert list(workflow.graph) == ["17", "18", "20", "19:13", "19:14", "19:15", "19:16"]
+    assert workflow.graph["19:13"]["inputs"]["image"] == ["17", 0]
+    assert (specs["18"].photo, specs["18"].preset, specs["18"].is_mask) == ("photo.jpg", RAW, False)
+    assert (specs["20"].preset, specs["20"].is_mask) == (RAW, True)
+
+
+def test_the_values_that_a_subgraph_shows_outside_replace_those_inside():
+    document = copy.deepcopy(SUBGRAPH)
+    document["nodes"][1]["widgets_values"] = ["other.safetensors"]
+    assert "19:14" in refused(document).nodes
+    main = read_workflow(document, MODELS | {"other.safetensors": "birefnet-lite"}).main
+    assert main
+    assert main.spec.model == "birefnet-lite"
+    document["nodes"][1]["widgets_values"] = ["birefnet.safetensors", 3]
+    assert "19" in refused(document).nodes
+
+
+def test_a_subgraph_may_hold_another_but_not_itself():
+    document = copy.deepcopy(SUBGRAPH)
+    outer = {
+        "id": "outer",
+        "inputs": [{"name": "photo", "linkIds": [1]}],
+        "outputs": [{"name": "IMAGE", "linkIds": [2]}, {"name": "mask", "linkIds": [3]}],
+        "nodes": [ui_node(7, SUBGRAPH_TYPE, {"image": 1}, 2)],
+        "links": [link(1, -10, 0, 7), link(2, 7, 0, -20), link(3, 7, 1, -20)],
+    }
+    document["definitions"]["subgraphs"].append(outer)
+    document["nodes"][1] |= {"type": "outer", "inputs": [{"name": "photo", "link": 15}]}
+    assert read_workflow(document, MODELS).graph["19:7:16"]["inputs"]["image"] == ["17", 0]
+    assert saved(document) == RAW
+    outer["nodes"][0]["mode"] = 4
+    assert "19:7" in refused(document).details
+    outer["nodes"] = [ui_node(7, "outer", {"photo": 1}), ui_node(8, "outer", {"photo": 1})]
+    assert "more than 500 nodes" in refused(document).message
+
+
+@pytest.mark.parametrize("text", ["@{image=photo.jpg}", "System.Collections.Hashtable"])
+def test_what_powershell_cuts_by_default_is_refused_with_the_option_that_helps(graph, ui, text):
+    """Windows PowerShell writes what is deeper than two levels as a string."""
+    graph["1"]["inputs"] = text
+    ui["nodes"][1]["inputs"] = [text, text]
+    for document in (graph, ui):
+        error = refused(document)
+        assert "ConvertTo-Json -Depth 20" in error.body["error"]["message"]
+        assert "ConvertTo-Json -Depth 20" in str(error)
+    del graph["1"]
+    assert "ConvertTo-Json" not in str(refused(graph))
+
+
 def test_the_golden_answers_are_met(shared):
     """ComfyUI runs what is left of a prompt; we refuse one whose saved image cannot be had."""
     golden = json.loads((shared / "golden/comfyui/http_shapes.json").read_text())
@@ -305,7 +531,7 @@ JSON = st.recursive(
 def test_whatever_stands_anywhere_in_a_workflow_it_is_read_or_refused(
     data: st.DataObject, value: Any
 ) -> None:
-    document = copy.deepcopy(data.draw(st.sampled_from([UI, API])))
+    document = copy.deepcopy(data.draw(st.sampled_from([UI, API, SUBGRAPH])))
     place = document
     while True:
         key = data.draw(

@@ -13,13 +13,15 @@ from comfy_api_simplified import ComfyApiWrapper
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as dial
 
+from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.http.api_keys import ApiKeys
+from bgpipe.pipeline.http.comfyui.prompt_store import digest_of
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import JobId
 
 from ....support.comfyui_client import API, Comfy, events
-from ....support.http_service import Service
+from ....support.http_service import SECONDS, Service
 
 Photo = Callable[..., Path]
 
@@ -91,6 +93,58 @@ def test_an_interrupt_ends_what_runs_and_nothing_else(
         claim(guarded, waiting)
         comfy.client.post("/interrupt")
         assert events(socket, waiting)
+
+
+def test_what_ends_at_once_is_shown_as_running_until_the_client_got_its_first_event(
+    guarded: Service, comfy: Comfy, key: str, graph: dict[str, Any]
+) -> None:
+    """Else a client takes it for a cached result, and waits for no outputs."""
+    client = uuid.uuid4().hex
+    headers = {"Authorization": f"Bearer {key}"}
+    with dial(socket_url(guarded, client), additional_headers=headers) as socket:
+        socket.recv(SECONDS)
+        prompt = comfy.prompt(graph, client_id=client)
+        claim(guarded, prompt)
+        comfy.client.post("/interrupt")
+        assert comfy.client.get(f"/history/{prompt}").json() == {}
+        assert stages(comfy)["queue_running"] == [prompt]
+        assert comfy.client.get("/prompt").json() == {"exec_info": {"queue_remaining": 1}}
+        kinds = [kind for kind, _ in events(socket, prompt)]
+        assert (kinds[0], kinds[-2:]) == (
+            "execution_start",
+            ["execution_interrupted", "executing"],
+        )
+        assert prompt in comfy.client.get(f"/history/{prompt}").json()
+        assert stages(comfy)["queue_running"] == []
+
+
+def test_a_prompt_of_a_client_that_left_ends_without_it(
+    guarded: Service, comfy: Comfy, key: str, graph: dict[str, Any]
+) -> None:
+    client = uuid.uuid4().hex
+    headers = {"Authorization": f"Bearer {key}"}
+    with dial(socket_url(guarded, client), additional_headers=headers) as socket:
+        socket.recv(SECONDS)
+    prompt = comfy.prompt(graph, client_id=client)
+    claim(guarded, prompt)
+    comfy.client.post("/interrupt")
+    assert comfy.wait(prompt)["status"]["messages"][-1][0] == "execution_interrupted"
+
+
+def test_a_prompt_whose_events_were_dropped_for_newer_ones_ends_without_them(
+    guarded: Service, comfy: Comfy, key: str, graph: dict[str, Any]
+) -> None:
+    client = uuid.uuid4().hex
+    headers = {"Authorization": f"Bearer {key}"}
+    with dial(socket_url(guarded, client), additional_headers=headers) as socket:
+        socket.recv(SECONDS)
+        first = comfy.prompt(graph, client_id=client)
+        with connect(guarded.redis_url) as redis:  # as a hundred newer ones do
+            (pending,) = redis.keys(keys.unreported_prompts_of("*", digest_of(client)))
+            assert redis.zrem(pending, first)
+        claim(guarded, first)
+        comfy.client.post("/interrupt")
+        assert first in comfy.client.get(f"/history/{first}").json()
 
 
 def test_nothing_of_one_caller_is_anothers(

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from websockets.sync.client import connect
 
-from ....support.comfyui_client import API, UI, Comfy, events
+from ....support.comfyui_client import API, UI, Comfy, cutout_of_v1, events
 from ....support.http_service import SECONDS, Service
 
 LABELLED = {
@@ -102,6 +102,11 @@ def test_a_saved_mask_is_a_grey_picture(comfy: Comfy, graph: dict[str, Any]) -> 
     assert (mask["subfolder"], mask["filename"]) == ("masks", "cup_00001_.png")
     assert comfy.image(entry).ndim == 2
     assert comfy.image(entry, "8").shape[2] == 4
+    (cutout,) = entry["outputs"]["8"]["images"]
+    by_path = comfy.client.get(f"/output/cutouts/{cutout['filename']}")
+    assert by_path.content == comfy.client.get("/view", params=cutout).content
+    assert comfy.client.get("/output/cutouts/cup_99999_.png").status_code == 404
+    assert comfy.client.get("/output/..%2F..%2Fetc%2Fpasswd").status_code == 400
 
 
 def test_the_websocket_tells_the_events_that_clients_wait_for(
@@ -116,12 +121,94 @@ def test_the_websocket_tells_the_events_that_clients_wait_for(
         reported = events(socket, prompt)
     names = [kind for kind, _ in reported]
     assert names[:2] == ["execution_start", "execution_cached"]
-    assert names[-2:] == ["execution_success", "executing"]
+    assert names[-2:] == ["executing", "execution_success"]
     assert names.index("executing") < names.index("progress") < names.index("executed")
     executed = {
         data["node"]: data["output"]["images"] for kind, data in reported if kind == "executed"
     }
     assert executed["5"] == comfy.wait(prompt)["outputs"]["5"]["images"]
+
+
+def test_a_small_image_runs_until_its_events_were_sent_and_the_queue_is_shorter_after_them(
+    comfy: Comfy, graph: dict[str, Any], service: Service
+) -> None:
+    """Clients look at queue and history at the first event, and at every status."""
+    client = uuid.uuid4().hex
+    with connect(f"{service.url.replace('http', 'ws')}/ws?clientId={client}") as socket:
+        before = json.loads(socket.recv(SECONDS))
+        assert before["data"]["status"] == {"exec_info": {"queue_remaining": 0}}
+        prompt = comfy.prompt(graph, client_id=client)
+        names: list[str] = []
+        while "execution_success" not in names:
+            message = json.loads(socket.recv(2 * SECONDS))
+            names.append(message["type"])
+            if names[-1] == "status":
+                assert message["data"]["status"]["exec_info"]["queue_remaining"] == 1
+        message = json.loads(socket.recv(SECONDS))
+        assert message["data"]["status"] == {"exec_info": {"queue_remaining": 0}}
+        assert names.index("status") < names.index("execution_start")
+    assert comfy.wait(prompt)["status"]["completed"]
+
+
+def test_the_history_is_empty_at_the_first_event_and_complete_at_the_last(
+    comfy: Comfy, graph: dict[str, Any], service: Service
+) -> None:
+    client = uuid.uuid4().hex
+    with connect(f"{service.url.replace('http', 'ws')}/ws?clientId={client}") as socket:
+        prompt = comfy.prompt(graph, client_id=client)
+        for kind, is_empty in (("execution_start", True), ("executed", False)):
+            while json.loads(socket.recv(2 * SECONDS))["type"] != kind:
+                pass
+            assert (comfy.client.get(f"/history/{prompt}").json() == {}) is is_empty
+            queue = comfy.client.get("/queue").json()
+            assert (prompt in [item[1] for item in queue["queue_running"]]) is is_empty
+
+
+def test_comfyuis_own_nodes_give_the_alpha_of_v1(
+    comfy: Comfy, photo: Photo, finished: Callable[[str], dict[str, Any]]
+) -> None:
+    path = photo("core.png", (320, 240))
+    name = comfy.upload(path, overwrite="true")["name"]
+    graph = core_graph(name)
+    entry = comfy.wait(comfy.prompt(graph))
+    mask, cutout = comfy.image(entry, "7"), comfy.image(entry, "6")
+    reference = cutout_of_v1(comfy.client, path, finished)
+    assert np.abs(cutout[..., 3].astype(int) - reference[..., 3]).max() <= 1
+    assert np.array_equal(mask, cutout[..., 3])
+    solid = cutout[..., 3] == 255
+    assert solid.any()
+    assert np.array_equal(cutout[solid], reference[solid])
+    graph["3"]["inputs"]["resolution"] = 256  # the bundled model has 288
+    smaller = comfy.image(comfy.wait(comfy.prompt(graph)), "6")
+    assert not np.array_equal(smaller[..., 3], cutout[..., 3])
+    for resolution in (320, 257):  # larger, and not a multiple of 32
+        graph["3"]["inputs"]["resolution"] = resolution
+        answer = comfy.post(graph)
+        assert (answer.status_code, "288x288" in answer.text) == (400, True)
+
+
+def core_graph(photo: str) -> dict[str, Any]:
+    nodes: list[tuple[str, dict[str, Any]]] = [
+        ("LoadImage", {"image": photo}),
+        ("LoadBackgroundRemovalModel", {"bg_removal_name": "birefnet.safetensors"}),
+        ("RemoveBackground", {"bg_removal_model": ["2", 0], "image": ["1", 0]}),
+        ("InvertMask", {"mask": ["3", 0]}),
+        ("JoinImageWithAlpha", {"image": ["1", 0], "alpha": ["4", 0]}),
+        ("SaveImage", {"images": ["5", 0], "filename_prefix": "core"}),
+        ("MaskPreview", {"mask": ["3", 0]}),
+        ("MaskPreview", {"mask": ["4", 0]}),
+    ]
+    return {
+        str(number): {"class_type": kind, "inputs": inputs}
+        for number, (kind, inputs) in enumerate(nodes, 1)
+    }
+
+
+def test_a_preview_of_an_inverted_mask_is_not_the_saved_alpha(comfy: Comfy, photo: Photo) -> None:
+    name = comfy.upload(photo(f"{uuid.uuid4().hex}.png", (64, 48)))["name"]
+    entry = comfy.wait(comfy.prompt(core_graph(name)))
+    alpha, inverted = comfy.image(entry, "7"), comfy.image(entry, "8")
+    assert np.abs(255 - inverted.astype(int) - alpha).max() <= 1
 
 
 def test_a_client_that_connects_late_gets_missed_events_once(
@@ -132,7 +219,7 @@ def test_a_client_that_connects_late_gets_missed_events_once(
     comfy.wait(prompt)
     url = f"{service.url.replace('http', 'ws')}/api/ws?clientId={client}"
     with connect(url) as socket:
-        assert [kind for kind, _ in events(socket, prompt)][-1] == "executing"
+        assert [kind for kind, _ in events(socket, prompt)][-1] == "execution_success"
         socket.send(json.dumps({"type": "feature_flags", "data": {}}))
         second = comfy.prompt(graph, client_id=client)
         assert events(socket, second)
