@@ -10,7 +10,8 @@
     |  `- ModelUnavailable
     `- ItemError            one image failed; the others go on                   exit 1
        |- TransientError    a retry may help
-       |  `- DeviceLost     a retry may help in another process: this one's device is lost
+       |  |- DeviceLost     a retry may help in another process: this one's device is lost
+       |  `- Refused        every image would fail: its job waits, and no attempt counts
        `- PermanentError    a retry cannot help: a dead letter at once
 
 An `ItemError` carries a `Code`, which scripts may rely on.
@@ -85,6 +86,13 @@ class TransientError(ItemError):
 
 class DeviceLost(TransientError):
     pass
+
+
+class Refused(TransientError):
+    """A store, the model or the device fails for every image.
+
+    `detail` names it, its answer and the remedy, and is the same for each image.
+    """
 
 
 class PermanentError(ItemError):

@@ -245,6 +245,8 @@ class JobSummary:
     out: str
     model: str
     interrupted: bool = False
+    paused: str = ""
+    """Since when and why no image is processed, with the remedy; empty unless the job is paused."""
     errors: dict[str, int] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
 

@@ -85,7 +85,7 @@ class CheckingChannel:
         return CheckingClient
 
     def _connparams(self, asynchronous: bool = False) -> Any:  # noqa: ANN401  # kombu's signature
-        if self.connection is None:  # kombu would raise an AttributeError, which ends Celery
+        if self.connection is None or self.connection.client is None:  # kombu: AttributeError
             raise redis.ConnectionError("the channel was closed")
         return super()._connparams(asynchronous)  # type: ignore[misc]
 

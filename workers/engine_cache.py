@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bgpipe.config.settings import Settings
-from bgpipe.pipeline.errors import Code, ModelUnavailable, TransientError, UsageError
+from bgpipe.pipeline.errors import Code, ModelUnavailable, Refused, TransientError, UsageError
 from bgpipe.pipeline.models.hub import Hub
 from bgpipe.pipeline.models.registry import resolve
 from bgpipe.pipeline.types import Matting, Recipe, ResolvedModel
@@ -70,7 +70,7 @@ class EngineCache:
 
 
 def load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) -> Engine:
-    """Load the model onto `device` (cpu or cuda) for `batch` images; raises TransientError."""
+    """Load the model onto `device` (cpu or cuda) for `batch` images; raises Refused."""
     model = _resolve(spec, settings)
     threads = settings.worker.cpu_threads or available_cores()
     # Where torch.compile finds what it compiled before.
@@ -95,7 +95,7 @@ def load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) ->
         )
     except torch.OutOfMemoryError as error:
         problem = f"the model does not fit into the device's memory: {spec.model}"
-        raise TransientError(Code.DEVICE, problem) from error
+        raise Refused(Code.DEVICE, f"{problem}: free it of other programs") from error
 
 
 def available_cores() -> int:
@@ -111,9 +111,9 @@ def _resolve(spec: ModelSpec, settings: Settings) -> ResolvedModel:
     try:
         model = resolve(spec.model, cache=settings.model_folder, hub=hub)
     except (ModelUnavailable, UsageError) as error:
-        raise TransientError(Code.INTERNAL, f"model {spec.model}: {error}") from error
+        raise Refused(Code.INTERNAL, f"model {spec.model}: {error}") from error
     if model.sha256 != spec.weights:
         difference = f"the job wants {spec.weights}, here is {model.sha256}"
         remedy = "use the same weights on every machine"
-        raise TransientError(Code.INTERNAL, f"model {spec.model} differs: {difference}: {remedy}")
+        raise Refused(Code.INTERNAL, f"model {spec.model} differs: {difference}: {remedy}")
     return replace(model, size=spec.size)

@@ -19,7 +19,9 @@ from bgpipe.pipeline.errors import (
     DeviceLost,
     ItemError,
     PermanentError,
+    Refused,
     TransientError,
+    Unavailable,
 )
 from bgpipe.pipeline.jobs.items import Claim
 from bgpipe.pipeline.planning.ownership import RECIPE_METADATA, check_replaceable, refuse_cutout
@@ -122,7 +124,7 @@ class ItemRunner:
 
     def _after_error(
         self, error: Exception, claim: Claim, timer: StageTimer
-    ) -> Outcome | RetryLater:
+    ) -> Outcome | RetryLater | None:
         """Requeue the item, release it for another attempt, or settle it as failed."""
         is_last_attempt = claim.attempt >= self._settings.queue.max_attempts
         failure: ItemError
@@ -136,9 +138,11 @@ class ItemRunner:
                 fields = _fields(claim) | {"reason": str(error)}
                 log.warning("image given back", extra={"fields": fields})
                 return RetryLater(error)
+            case Refused() | Unavailable():  # a store that this worker cannot open, for example
+                return self._refuse(error, claim)
             case ItemError():
                 failure = error
-            case BgpipeError():  # a store that this worker cannot open, for example
+            case BgpipeError():
                 failure = TransientError(Code.INTERNAL, str(error))
             case _:
                 log.exception("unexpected error", extra={"fields": _fields(claim)})
@@ -149,6 +153,14 @@ class ItemRunner:
         log.warning("image will be tried again", extra={"fields": fields})
         self._items.release(claim.job.id, claim.item.index)
         return RetryLater(failure, self._delay(claim.attempt))
+
+    def _refuse(self, error: Refused | Unavailable, claim: Claim) -> RetryLater | None:
+        """Give back an image that is not at fault; None if its job is paused, whose leader repeats it."""
+        reason = error.detail if isinstance(error, Refused) else str(error)
+        is_paused = self._items.give_back(claim.job.id, claim.item.index, reason)
+        fields = _fields(claim) | {"reason": reason, "paused": is_paused}
+        log.warning("image refused", extra={"fields": fields})
+        return None if is_paused else RetryLater(error, self._delay(claim.attempt))
 
     def _settle(self, claim: Claim, outcome: Outcome, timer: StageTimer) -> Outcome:
         """Record the outcome, first in the job store, then in counters and log."""

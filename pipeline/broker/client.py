@@ -16,6 +16,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from bgpipe.pipeline.broker import sentinel
 from bgpipe.pipeline.broker.replies import is_away, translate, waits
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.logging import Notify, report_wait
@@ -102,19 +103,21 @@ def connect(
     UsageError if `redis_url` is not a Redis URL.
     """
     address = public_address(redis_url)
+    options: dict[str, Any] = {
+        "socket_timeout": SOCKET_TIMEOUT,
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "health_check_interval": HEALTH_CHECK,
+        # redis-py's retries nest: n attempts to connect within each of n attempts to send.
+        "retry": Retry(NoBackoff(), 0),
+    }
     try:
-        pool = redis.ConnectionPool.from_url(
-            redis_url,
-            socket_timeout=SOCKET_TIMEOUT,
-            socket_connect_timeout=CONNECT_TIMEOUT,
-            health_check_interval=HEALTH_CHECK,
-            # redis-py's retries nest: n attempts to connect within each of n attempts to send.
-            retry=Retry(NoBackoff(), 0),
-        )
+        if redis_url.startswith(sentinel.SCHEME):
+            pool: redis.ConnectionPool = sentinel.make_pool(redis_url, CONNECT_TIMEOUT, options)
+        else:
+            pool = redis.ConnectionPool.from_url(redis_url, **options)
     except ValueError as error:
-        raise UsageError(
-            f"not a Redis URL: {address}: start it with redis://, rediss:// or unix://"
-        ) from error
+        schemes = "redis://, rediss://, unix:// or sentinel://"
+        raise UsageError(f"not a Redis URL: {address}: start it with {schemes}") from error
     client = RedisClient(pool, address, retry_seconds, notify)
     ping = redis.Redis(connection_pool=pool).ping
     with report_wait(notify, _waiting_for(address)):

@@ -16,7 +16,7 @@ from celery import Celery
 from bgpipe.config.celery import celery_config
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.broker import client as redis_client
-from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker import keys, sentinel
 from bgpipe.pipeline.broker.client import RedisClient, load_lua, public_address, retry_while_away
 from bgpipe.pipeline.logging import Notify
 from bgpipe.pipeline.types import Item, JobId
@@ -49,11 +49,16 @@ def make_app(settings: Settings, redis_url: str) -> Celery:
     """Return the Celery application that submitters and workers share, without tasks."""
     app = Celery("bgpipe", set_as_current=False)
     app.conf.update(celery_config(settings, broker_url(redis_url)))
+    if redis_url.startswith(sentinel.SCHEME):
+        options = sentinel.transport_options(redis_url, redis_client.CONNECT_TIMEOUT)
+        app.conf.broker_transport_options |= options
     return app
 
 
 def broker_url(redis_url: str) -> str:
-    """Return kombu's form of a URL of redis-py: redis://, rediss:// or unix://."""
+    """Return kombu's form of a URL of `connect`."""
+    if redis_url.startswith(sentinel.SCHEME):
+        return sentinel.broker_url(redis_url)
     parts = urlsplit(redis_url)
     options = parse_qs(parts.query)
     if parts.scheme == "unix":
@@ -73,7 +78,7 @@ def publish(
     If the connection breaks, all are sent again: an item may be delivered twice, which its claim makes
     harmless. RedisUnavailable if the server stays away or refuses them.
     """
-    address = public_address(app.conf.broker_url)
+    address = public_address(app.conf.broker_url.partition(";")[0])
     retry_while_away(
         lambda: _send(app, job, items, queue), errors=_ERRORS, address=address, notify=notify
     )

@@ -84,8 +84,10 @@ def _bar(make_title: Callable[[], str]) -> Iterator[Watcher]:
             if not title or title.endswith("..."):
                 title = make_title()
             counts = _counts(summary)
-            remaining = _remaining(summary, window.update(summary)) or _activity(summary)
+            rate = window.update(summary)
+            remaining = "" if summary.paused else _remaining(summary, rate) or _activity(summary)
             is_wide = console.width >= WIDE
+            pause = _activity(summary) if summary.paused else ""
             bar.update(
                 task,
                 description="   ".join(filter(None, [remaining, counts if is_wide else ""])),
@@ -94,7 +96,7 @@ def _bar(make_title: Callable[[], str]) -> Iterator[Watcher]:
             )
             lines = [
                 Text(line, no_wrap=True, overflow="ellipsis")
-                for line in (title.removesuffix(" · ..."), "" if is_wide else counts)
+                for line in (title.removesuffix(" · ..."), "" if is_wide else counts, pause)
                 if line
             ]
             live.update(Group(*lines[:1], bar, *lines[1:]))
@@ -118,13 +120,16 @@ def _lines(console: Console) -> Watcher:
             return
         last = time.monotonic()
         counts = f"{summary.done + summary.failed:,} of {summary.total - summary.skipped:,}"
-        parts = [counts, _remaining(summary, rate), format_failures(summary)]
+        remaining = "" if summary.paused else _remaining(summary, rate)
+        parts = [counts, remaining, format_failures(summary)]
         console.warn(f"{_activity(summary)}: {', '.join(filter(None, parts))}")
 
     return watch
 
 
 def _activity(summary: JobSummary) -> str:
+    if summary.paused:
+        return f"paused {summary.paused}; continues by itself"
     is_waiting = summary.state is JobState.RUNNING and not summary.done + summary.failed
     return "waiting for a worker" if is_waiting else str(summary.state)
 

@@ -26,6 +26,8 @@ SHORTEST_PATH = 10
 def show_summary(console: Console, summary: JobSummary, failures: Iterable[Failure]) -> None:
     """Print the summary and the first failures."""
     console.show(asdict(summary), format_summary(summary))
+    if summary.paused:
+        console.print(f"paused {summary.paused}; continues by itself, or now with bgpipe resume")
     if summary.failed:
         show_failures(console, failures)
         if summary.failed > SHOWN:
@@ -88,6 +90,7 @@ def _row(summary: JobSummary, created: float) -> list[str]:
     moment, now = time.localtime(created), time.localtime()
     date = time.strftime("%d %b %H:%M" if moment.tm_year == now.tm_year else "%d %b %Y", moment)
     state = "interrupted" if summary.interrupted else str(summary.state)
+    state = "paused" if summary.paused else state
     counts = (summary.total, summary.done, summary.skipped, summary.failed)
     locations = (short_location(summary.source), short_location(summary.out))
     return [summary.job, date, state, *map(str, counts), *locations]

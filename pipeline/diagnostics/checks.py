@@ -76,6 +76,7 @@ def machine_checks(settings: Settings) -> Iterator[Check]:
         yield run_check("dispatcher", _inspect_dispatcher, settings)
         yield run_check("workers", _inspect_workers, settings)
         yield run_check("queue", _inspect_queue, settings)
+        yield run_check("jobs", _inspect_jobs, settings)
     yield run_check("devices", _inspect_devices, settings)
     yield run_check("model", _inspect_model, settings)
     if settings.matting.model != registry.NO_MATTING:
@@ -169,6 +170,14 @@ def _inspect_workers(settings: Settings) -> str:
     if settings.embedded:
         return "none: submit starts its own"
     raise CheckWarning("none: jobs wait for one: start bgpipe worker")
+
+
+def _inspect_jobs(settings: Settings) -> str:
+    with open_session(settings) as session:
+        summaries = [session.jobs.summary(job) for job in session.jobs.running_ids()]
+    if paused := [f"{each.job} {each.paused}" for each in summaries if each.paused]:
+        raise CheckWarning(f"paused: {'; '.join(paused)}")
+    return f"{len(summaries)} running, none paused"
 
 
 def _inspect_queue(settings: Settings) -> str:

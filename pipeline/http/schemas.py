@@ -73,6 +73,7 @@ class JobBody(JobSummary):
     """`source` is as the caller named it, `upload:ID` for an upload; `out` serves the cutouts."""
 
     interrupted: bool
+    paused: str
     errors: dict[str, int]
     flags: dict[str, int]
     created: float

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bgpipe.config.settings import Precision
-from bgpipe.pipeline.errors import Code, DeviceLost, TransientError, UsageError
+from bgpipe.pipeline.errors import Code, DeviceLost, Refused, TransientError, UsageError
 from bgpipe.pipeline.inference.transfer import CudaTransfer, HostTransfer, Step, capture_graph
 from bgpipe.pipeline.networks.birefnet.checkpoint import load
 from bgpipe.pipeline.networks.birefnet.fused import fuse
@@ -70,8 +70,8 @@ class Engine(ABC):
         """Return a matte for each image, uint8 [h, w, C] of one size.
 
         Raises:
-            TransientError: a single image does not fit in the device's memory, or its matte contains
-                NaN or infinity.
+            Refused: a single image does not fit in the device's memory.
+            TransientError: its matte contains NaN or infinity.
             DeviceLost: the device fails and will not recover within this process.
         """
         while True:
@@ -82,7 +82,8 @@ class Engine(ABC):
             except torch.AcceleratorError as error:
                 raise DeviceLost(Code.DEVICE, f"device failed: {error}") from error
             if self.batch == 1:
-                raise TransientError(Code.DEVICE, "out of device memory at a single image")
+                full = "out of device memory at a single image: free it of other programs"
+                raise Refused(Code.DEVICE, full)
             self.batch //= 2
             log.warning("out of device memory", extra={"fields": {"batch": self.batch}})
 
@@ -114,7 +115,7 @@ class BiRefNetEngine(Engine):
 
         Raises:
             ModelUnavailable: the file does not hold the weights of a BiRefNet.
-            TransientError: a single image does not fit in the device's memory.
+            Refused: a single image does not fit in the device's memory.
             UsageError: the device does not have this precision.
         """
         super().__init__(device, batch, threads)

@@ -30,6 +30,8 @@ CHUNK = 8192
 """Bytes of a bitmap read at once: 65,536 items."""
 DETAIL = 1000
 """Characters of an error's detail kept at most."""
+REFUSALS = 5
+"""Refusals in a row, without an item done in between, that pause a job."""
 JOBS_CACHED = 32
 """Records of jobs kept by workers, which meet few at a time."""
 REDELIVERED = b"!"
@@ -146,11 +148,18 @@ class ItemStore:
         """Release the claim after a failed attempt that will be repeated."""
         self._client.hdel(keys.of_job(job).running, str(index))
 
-    def give_back(self, job: JobId, index: int) -> None:
-        """Undo a claim whose attempt must not count, as the item is not at fault."""
+    def give_back(self, job: JobId, index: int, refusal: str = "") -> bool:
+        """Undo a claim whose attempt must not count, as the item is not at fault.
+
+        `refusal`: what fails for every item; REFUSALS in a row pause the job. Returns whether it is paused.
+        """
         names = keys.of_job(job)
         changed = [names.head, names.claimed, names.running, names.repeats]
-        change_job(self._client, "give_back", job, changed, index, no_item=_no_item(job, index))
+        reasons = (refusal, REFUSALS) if refusal else ()
+        reply = change_job(
+            self._client, "give_back", job, changed, index, *reasons, no_item=_no_item(job, index)
+        )
+        return bool(reply == scripts.PAUSED)
 
     def end_claim(self, job: JobId, index: int, worker: str) -> None:
         """End the claim if it is the worker's, which has no lane with the item any more."""

@@ -1,6 +1,7 @@
 """Stored forms of a job's record, errors and flags, and the summary of its counters."""
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -82,9 +83,17 @@ def summarize(
         out=record.out,
         model=record.recipe.model,
         interrupted=interrupted,
+        paused=_describe_pause(head),
         errors=_counters(head, ERROR),
         flags=_counters(head, FLAG),
     )
+
+
+def _describe_pause(head: Mapping[str, str]) -> str:
+    if head["state"] != JobState.RUNNING or "paused" not in head:
+        return ""
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(head["refused"])))
+    return f"since {since}: {head['refusal']}"
 
 
 def write_flags(flags: Iterable[ReviewFlag]) -> int:

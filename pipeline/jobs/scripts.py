@@ -13,6 +13,7 @@ UNKNOWN_JOB = -1
 NO_SUCH_ITEM = -2
 SUPERSEDED = -3
 WRONG_STATE = -4
+PAUSED = 2
 
 
 class JobNotFound(UsageError):

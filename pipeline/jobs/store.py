@@ -5,6 +5,9 @@
                `----------+-> cancelled
                                      | resume: listing or running again
 
+A running job is paused once REFUSALS of its items in a row were refused by a store, a model or a device:
+workers then claim nothing but the probe that its leader sets. An item that is done ends the pause.
+
 Processes that list and feed a job write with a fencing token (bgpipe.pipeline.broker.lease): once a newer
 one was seen, older ones are refused, so that a leader that stalled past its lease changes nothing.
 """
@@ -127,6 +130,14 @@ class JobStore:
         """Reopen a cancelled job with every item that is not settled; others stay as they are."""
         changed = [keys.of_job(job).head, keys.of_locations(self.job(job).locations_digest)]
         change_job(self._client, "resume", job, changed, token, job)
+
+    def unpause(self, job: JobId) -> None:
+        """Feed a paused job again; a further refusal counts anew."""
+        change_job(self._client, "unpause", job, [keys.of_job(job).head])
+
+    def set_probe(self, job: JobId, index: int, token: int = NO_TOKEN) -> None:
+        """Let workers claim this item of a paused job, which continues once one is done."""
+        self._set(job, "probe", index, token)
 
     def retry(self, job: JobId, token: int = NO_TOKEN) -> None:
         """Reopen a finished job for the items that failed; their attempts count anew."""

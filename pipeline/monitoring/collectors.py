@@ -61,6 +61,7 @@ class ClusterStats:
 
     totals: OutcomeTotals
     jobs: Mapping[JobState, int]
+    paused: int
     unsettled: int
     in_flight: int
     oldest: float
@@ -74,6 +75,7 @@ def read_cluster_stats(client: RedisClient) -> ClusterStats:
     return ClusterStats(
         totals=OutcomeTotals(since, Counter({name: int(n) for name, n in totals.items()})),
         jobs={state: int(stats[state]) for state in JobState},
+        paused=int(stats["paused"]),
         unsettled=int(stats["unsettled"]),
         in_flight=int(stats["in_flight"]),
         oldest=float(stats["oldest"]),
@@ -195,6 +197,7 @@ def _outcomes(counts: Counter[str]) -> Iterator[Metric]:
 def _jobs(stats: ClusterStats, queue: QueueStats) -> Iterator[Metric]:
     jobs = {(state,): count for state, count in stats.jobs.items()}
     yield _family(GaugeMetricFamily, "jobs", "Jobs by state.", jobs, "state")
+    yield _gauge("jobs_paused", "Running jobs whose images are all refused.", stats.paused)
     yield _gauge("images_unsettled", "Unsettled images of running jobs.", stats.unsettled)
     yield _gauge("images_in_flight", "Images claimed by workers.", stats.in_flight)
     yield _gauge(

@@ -12,13 +12,15 @@ from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.errors import RedisUnavailable, StoreCorrupted, UsageError
 from bgpipe.pipeline.jobs.store import JobStore, LeaseLost
 from bgpipe.pipeline.scheduling.feeder import BATCH, Feeder
-from bgpipe.pipeline.types import DAY_SECONDS, JobId
+from bgpipe.pipeline.types import DAY_SECONDS, JobId, JobSummary
 
 IDLE_STEPS = 2
 """Consecutive steps with an empty queue before messages count as lost: a message that a worker is
 just receiving is in no visible place."""
 MARGIN = 30.0
 """Seconds beyond the visibility timeout after which messages count as lost in a busy queue too."""
+PROBE_INTERVAL = 30.0
+"""Most seconds between two probes of a paused job."""
 CLEANING_INTERVAL = 600.0
 """Seconds between two removals of what has expired."""
 
@@ -40,26 +42,41 @@ class JobController:
     _idle_steps: int = field(default=0, init=False)
     _settled: int = field(default=-1, init=False)
     _last_progress: float = field(default=0.0, init=False)
+    _probes: int = field(default=0, init=False)
+    _next_probe: float = field(default=0.0, init=False)
 
     def step(self, capacity: int) -> bool:
         """Publish at most `capacity` messages, and lost ones; returns whether more could follow."""
         token = self.lease.acquire()
-        count = min(capacity, BATCH)
-        try:
-            is_fed = bool(token) and self.feeder.publish_next(self.job_id, count, token)
-        except LeaseLost:
-            token = 0
         self.is_leader = bool(token)
-        if self.is_leader:
-            self._republish_lost(is_fed=is_fed)
-        return self.is_leader and not is_fed and capacity > BATCH
+        if not token:
+            return False
+        summary = self.jobs.summary(self.job_id)
+        try:
+            if summary.paused:
+                self._probe(token)
+                return False
+            is_fed = self.feeder.publish_next(self.job_id, min(capacity, BATCH), token)
+        except LeaseLost:
+            self.is_leader = False
+            return False
+        self._probes = 0
+        self._republish_lost(summary, is_fed=is_fed)
+        return not is_fed and capacity > BATCH
 
     def release(self) -> None:
         self.is_leader = False
         self.lease.release()
 
-    def _republish_lost(self, *, is_fed: bool) -> None:
-        summary = self.jobs.summary(self.job_id)
+    def _probe(self, token: int) -> None:
+        """Try one image of a paused job, in growing intervals."""
+        now = time.monotonic()
+        if not self._probes or now >= self._next_probe:
+            self.feeder.publish_probe(self.job_id, token)
+            self._next_probe = now + min(2.0**self._probes, PROBE_INTERVAL)
+            self._probes += 1
+
+    def _republish_lost(self, summary: JobSummary, *, is_fed: bool) -> None:
         settled, now = summary.done + summary.failed, time.monotonic()
         if settled != self._settled:
             self._settled, self._last_progress = settled, now

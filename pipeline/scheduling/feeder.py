@@ -50,6 +50,12 @@ class Feeder:
         self.jobs.set_cursor(job_id, size, token)
         return True
 
+    def publish_probe(self, job_id: JobId, token: int) -> None:
+        """Publish the first unsettled item of a paused job as its probe."""
+        for index in islice(self.jobs.items.missing(job_id), 1):
+            self.jobs.set_probe(job_id, index, token)
+            self._publish(job_id, [index])
+
     def republish_lost(self, job_id: JobId, *, claimed: bool = False) -> None:
         """Republish unsettled items before the cursor that are in no queue.
 

@@ -17,7 +17,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from bgpipe.pipeline.errors import Code, PermanentError, StorageUnavailable, TransientError
+from bgpipe.pipeline.errors import (
+    Code,
+    PermanentError,
+    Refused,
+    StorageUnavailable,
+    TransientError,
+)
 from bgpipe.pipeline.storage.base import contains, has_no_suffix, ignore, is_image_name, is_safe_key
 from bgpipe.pipeline.types import ObjectInfo
 
@@ -29,8 +35,11 @@ _READ_CODES = {
 }
 _WRITE_CODES = {
     **dict.fromkeys((errno.EISDIR, errno.EEXIST, *_NOT_A_PATH), Code.TARGET),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), Code.ACCESS),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), Code.ACCESS),
 }
+_FULL = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there")
+_REFUSALS = {**_FULL, errno.EROFS: "mount it for writing"}
+"""Errors of the file system, whatever the file: what to do."""
 
 _ESCAPE = re.compile(rb"\\x([89a-f][0-9a-f]|5c)")
 _LOOKS_ESCAPED = re.compile(rb"\\(?=x(?:[89a-f][0-9a-f]|5c))")
@@ -80,7 +89,7 @@ class LocalStore:
 
     def write(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> str:  # noqa: ARG002
         """Write the file; `metadata` is dropped."""
-        with _item_errors(key, _WRITE_CODES):
+        with _item_errors(key, _WRITE_CODES, self.location):
             return _info(key, _write_atomically(self._target(key), data)).identity
 
     def delete(self, key: str) -> None:
@@ -166,11 +175,14 @@ def _info(key: str, status: os.stat_result) -> ObjectInfo:
 
 
 @contextmanager
-def _item_errors(key: str, codes: dict[int, Code]) -> Iterator[None]:
-    """Translate the system's errors into ItemError."""
+def _item_errors(key: str, codes: dict[int, Code], root: str = "") -> Iterator[None]:
+    """Translate the system's errors into ItemError; Refused for those of the file system of `root`."""
     try:
         yield
     except OSError as error:
+        if root and error.errno in _REFUSALS:
+            refusal = f"{_reason(error)}: {root}: {_REFUSALS[error.errno]}"
+            raise Refused(Code.STORAGE, refusal) from error
         code, detail = codes.get(error.errno or errno.EIO), f"{_reason(error)}: {key}"
         if code:
             raise PermanentError(code, detail) from error

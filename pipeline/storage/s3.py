@@ -7,6 +7,7 @@ empty objects with a trailing slash that represent folders.
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -75,6 +76,7 @@ class S3Store:
         self._client = client
         payer = {"RequestPayer": "requester"} if settings.requester_pays else {}
         self._bucket = {"Bucket": bucket} | payer
+        self._item_errors = partial(item_errors, bucket=bucket)
         # Those of a write; no ACL, so that the bucket's rules hold.
         options = {
             "ServerSideEncryption": settings.encryption,
@@ -103,7 +105,7 @@ class S3Store:
                 on_skipped(key)
 
     def head(self, key: str) -> ObjectInfo | None:
-        with item_errors(key):
+        with self._item_errors(key):
             try:
                 response = self._client.head_object(**self._name(key))
             except boto.ClientError as error:
@@ -122,12 +124,12 @@ class S3Store:
         return self._get(key, max(size, -start), span)[:length]
 
     def metadata(self, key: str) -> Mapping[str, str]:
-        with item_errors(key):
+        with self._item_errors(key):
             return dict(self._client.head_object(**self._name(key))["Metadata"])
 
     def write(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> str:
         suffix = PurePosixPath(key).suffix.lower()
-        with item_errors(key):
+        with self._item_errors(key):
             # One request: the object changes when all of it has arrived and its checksum is right.
             response = self._client.put_object(
                 **self._name(key),
@@ -140,7 +142,7 @@ class S3Store:
         return _identity(response)
 
     def delete(self, key: str) -> None:
-        with item_errors(key):
+        with self._item_errors(key):
             self._client.delete_object(**self._name(key))
 
     def clear(self) -> None:
@@ -158,7 +160,7 @@ class S3Store:
     def _get(self, key: str, limit: int, span: str = "") -> bytes:
         """Return the object, or a range of it: nothing if that begins after the object's end."""
         request = self._name(key) | ({"Range": span} if span else {})
-        with item_errors(key):
+        with self._item_errors(key):
             try:
                 for _ in range(READS - 1):
                     with closing(self._open(key, request, limit)) as body, suppress(*_INCOMPLETE):

@@ -104,8 +104,8 @@ def test_without_a_cluster_a_machine_is_fit_and_the_bundled_model_is_a_warning(
     assert done.returncode == 0, done.stdout
     found = lines(done.stdout)
     assert list(found) == [
-        *("bgpipe", "state", "redis", "durability", "dispatcher", "workers", "queue", "devices"),
-        "model",
+        *("bgpipe", "state", "redis", "durability", "dispatcher", "workers", "queue", "jobs"),
+        *("devices", "model"),
     ]
     assert {what for what, (level, _) in found.items() if level == "warning"} == {"model"}
     assert "bgpipe models pull birefnet-general" in found["model"][1]

@@ -90,6 +90,7 @@ def test_the_password_may_be_in_a_file(redis_url: str, tmp_path: Path) -> None:
     ("given", "reported"),
     [
         ({"FLOWER_BASIC_AUTH": ACCOUNT}, "flower needs a cluster: set BGPIPE_REDIS_URL"),
+        ({"BGPIPE_REDIS_URL": "sentinel://h"}, "set BGPIPE_REDIS_URL to a server's address"),
         ({"BGPIPE_REDIS_URL": "redis://h"}, "set FLOWER_BASIC_AUTH=user:password"),
         ({"BGPIPE_REDIS_URL": "redis://h", "FLOWER_BASIC_AUTH": "me:"}, "set FLOWER_BASIC_AUTH="),
         (

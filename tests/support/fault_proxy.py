@@ -4,8 +4,8 @@
     python tests/support/fault_proxy.py ... --answer 'PUT /bucket/a.png 403 AccessDenied'
 
 With --rate, that share of the requests ends in a fault, each kind as often as the others. --answer
-names a method, what its path starts with, and the error to give instead of passing it on. The log
-on stdout has a line for each request: what became of it, its method and its path.
+names a method, what its path starts with, and the error to give instead of passing it on; with
+--while, only as long as a file exists. The log on stdout has a line for each request: what became of it, its method and its path.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Lock
 from urllib.parse import unquote, urlsplit
 
@@ -51,8 +52,12 @@ class Plan:
     rate: float
     dice: random.Random
     lock: Lock
+    switch: Path | None
+    """The rules hold while this file exists."""
 
     def rule(self, method: str, path: str) -> Rule | None:
+        if self.switch and not self.switch.exists():
+            return None
         matching = (r for r in self.rules if r.method == method and path.startswith(r.start))
         return next(matching, None)
 
@@ -144,6 +149,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--answer", action="append", default=[])
+    parser.add_argument("--while", type=Path, dest="switch")
     options = parser.parse_args()
     Handler.plan = Plan(
         upstream=urlsplit(options.upstream).netloc,
@@ -151,6 +157,7 @@ def main() -> int:
         rate=options.rate,
         dice=random.Random(options.seed),
         lock=Lock(),
+        switch=options.switch,
     )
     Server(("127.0.0.1", options.port), Handler).serve_forever()
     return 0

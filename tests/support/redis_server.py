@@ -23,16 +23,17 @@ from .ports import free_port
 class RedisServer:
     """A real server of the tests on a free port of the loopback, its data in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str, password: str = "") -> None:
+        self._options = [*options, *(["--requirepass", password] if password else ())]
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis://{f':{password}@' if password else ''}127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
         options = f"--port {self.port} --bind 127.0.0.1 --appendonly yes --appendfsync everysec"
         self._process = subprocess.Popen(
-            [find_server(), *options.split(), "--save", "", "--dir", self._folder],
+            [find_server(), *options.split(), "--save", "", "--dir", self._folder, *self._options],
             stdout=subprocess.DEVNULL,
         )
         self._await_answer()

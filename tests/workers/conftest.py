@@ -121,12 +121,15 @@ class Cluster:
         *,
         published: bool = True,
         recipe: Recipe | None = None,
+        source: str = "",
+        out: str = "",
     ) -> JobId:
-        """A started job."""
+        """A started job, by default from and to the cluster's folders."""
         recipe = recipe or Recipe(str(self.model), weights or hash_file(self.model), SIZE, Preset())
         job = JobId(f"job-{next(_numbers)}")
         items = [Item(i, name, f"{name}.png", f"id-{i}") for i, name in enumerate(names)]
-        self.jobs.open(Job(job, str(self.source), str(self.out), recipe, time.time()))
+        places = source or str(self.source), out or str(self.out)
+        self.jobs.open(Job(job, *places, recipe, time.time()))
         self.jobs.add(job, items)
         self.jobs.start(job)
         if published:

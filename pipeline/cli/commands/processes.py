@@ -10,6 +10,7 @@ from typing import Annotated
 from typer import Option, Typer
 
 from bgpipe.config.settings import load_settings
+from bgpipe.pipeline.broker.sentinel import SCHEME
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.errors import UsageError
 
@@ -77,6 +78,8 @@ def flower(
     settings = load_settings()
     if settings.embedded:
         raise UsageError("flower needs a cluster: set BGPIPE_REDIS_URL")
+    if settings.redis_url.startswith(SCHEME):
+        raise UsageError("flower does not ask Sentinel: set BGPIPE_REDIS_URL to a server's address")
     settings.state_folder.mkdir(parents=True, exist_ok=True)
     options = {
         "conf": files("bgpipe.config") / "flowerconfig.py",

@@ -18,6 +18,7 @@ app = Typer()
 @app.command(epilog=examples("bgpipe resume", "bgpipe resume spring-2026 --detach"))
 def resume(context: Context, job: OptionalJob = None, wait: Wait = None) -> None:
     def reopen(session: Session, job_id: JobId, lease: Lease) -> None:
+        session.jobs.unpause(job_id)
         if session.jobs.summary(job_id).state is JobState.CANCELLED:
             session.jobs.resume(job_id, _acquire(session, lease))
 

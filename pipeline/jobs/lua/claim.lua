@@ -3,7 +3,8 @@
 -- Returns the attempt, the mark, and when the job was created; 0 if there is nothing to do.
 local index, refused = item_index(KEYS[1], ARGV[1])
 if refused then return refused end
-if redis.call('HGET', KEYS[1], 'state') ~= 'running' then return 0 end
+local job = redis.call('HMGET', KEYS[1], 'state', 'paused', 'probe')
+if job[1] ~= 'running' or (job[2] and job[3] ~= ARGV[1]) then return 0 end
 if is_settled(KEYS[2], KEYS[3], index) then return 0 end
 local claim = redis.call('HGET', KEYS[5], ARGV[1])
 local attempt = 1

@@ -36,6 +36,12 @@ local function finish_if_complete(head)
   end
 end
 
+-- Forget what refused the job's images. If it was paused, workers dropped its messages: it is fed anew.
+local function unpause(head)
+  if redis.call('HDEL', head, 'paused') == 1 then redis.call('HSET', head, 'cursor', 0) end
+  redis.call('HDEL', head, 'refusal', 'refusals', 'refused', 'probe')
+end
+
 -- Claim the target for a job. Returns another open job that has it, if there is one.
 local function claim_target(target, job, head)
   local holder = redis.call('GET', target)
@@ -53,6 +59,7 @@ local function reopen(head, state)
     redis.call('HINCRBYFLOAT', head, 'spent', tonumber(times[1]) - tonumber(times[2]))
     redis.call('HSET', head, 'started', now())
   end
+  unpause(head)
   redis.call('HDEL', head, 'finished')
   redis.call('HSET', head, 'state', state, 'cursor', 0)
 end

@@ -1,4 +1,5 @@
--- KEYS: head, claimed, running, repeats. ARGV: index.
+-- KEYS: head, claimed, running, repeats. ARGV: index; if the item was refused as any would be, the reason, and
+-- the number of refusals in a row that pause the job. Returns 2 if it is paused then.
 local index, refused = item_index(KEYS[1], ARGV[1])
 if refused then return refused end
 if redis.call('HDEL', KEYS[3], ARGV[1]) == 0 then return 0 end
@@ -7,4 +8,12 @@ if redis.call('HEXISTS', KEYS[4], ARGV[1]) == 0 then
 elseif redis.call('HINCRBY', KEYS[4], ARGV[1], -1) == 0 then
   redis.call('HDEL', KEYS[4], ARGV[1])
 end
-return 1
+if not ARGV[2] then return 1 end
+if redis.call('HGET', KEYS[1], 'refusal') ~= ARGV[2] then
+  redis.call('HSET', KEYS[1], 'refusal', ARGV[2], 'refusals', 0, 'refused', now())
+end
+redis.call('HDEL', KEYS[1], 'probe')
+if redis.call('HINCRBY', KEYS[1], 'refusals', 1) >= tonumber(ARGV[3]) then
+  redis.call('HSET', KEYS[1], 'paused', 1)
+end
+return 1 + redis.call('HEXISTS', KEYS[1], 'paused')

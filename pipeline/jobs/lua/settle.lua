@@ -18,6 +18,7 @@ if ARGV[2] ~= '' then
 else
   if ARGV[4] then redis.call('HSET', KEYS[6], ARGV[1], ARGV[4]) end
   redis.call('SETBIT', KEYS[2], index, 1)
+  if redis.call('HEXISTS', KEYS[1], 'refusal') == 1 then unpause(KEYS[1]) end
   count('done')
   if ARGV[4] then count('flagged') end
   for i = 5, #ARGV do count('flag:' .. ARGV[i]) end

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.errors import Code, PermanentError, StoreCorrupted, UsageError
+from bgpipe.pipeline.jobs.items import REFUSALS
 from bgpipe.pipeline.jobs.manifest import VERSION, _compress
 from bgpipe.pipeline.jobs.store import JobConflict, JobNotFound, JobStore
 from bgpipe.pipeline.types import Failure, Item, Job, JobId, JobState, Matting, Outcome, ReviewFlag
@@ -328,6 +330,86 @@ def test_what_is_given_back_was_never_claimed(job_store: JobStore, open_job: Ope
     job_store.items.claim(job, 1, "w")
     job_store.items.give_back(job, 1)
     assert claim(job_store, job, 1) == (2, False)
+
+
+def refuse(job_store: JobStore, job: JobId, times: int, reason: str = "the disk is full") -> bool:
+    """Have the first item refused; returns whether the job is paused."""
+    is_paused = False
+    for _ in range(times):
+        assert job_store.items.claim(job, 0, "w")
+        is_paused = job_store.items.give_back(job, 0, reason)
+    return is_paused
+
+
+def test_refusals_in_a_row_for_one_reason_pause_a_job_and_cost_no_attempt(
+    job_store: JobStore, open_job: OpenJob
+) -> None:
+    job = open_job(3)
+    assert not refuse(job_store, job, REFUSALS - 1)
+    assert not refuse(job_store, job, 1, "the clock is wrong")
+    assert not refuse(job_store, job, REFUSALS - 1)
+    job_store.items.settle(job, Outcome.done(2))
+    assert not refuse(job_store, job, REFUSALS - 1)
+    assert job_store.summary(job).paused == ""
+    assert claim(job_store, job, 1) == (1, False)
+    assert refuse(job_store, job, 1)
+    paused = job_store.summary(job)
+    assert re.fullmatch(r"since \d{4}-\d\d-\d\d \d\d:\d\d: the disk is full", paused.paused)
+    assert (paused.state, paused.queued, paused.running) == (JobState.RUNNING, 1, 1)
+    assert job_store.items.claim(job, 0, "w") is None
+
+
+def test_the_probe_of_a_paused_job_ends_the_pause_once_it_is_done(
+    job_store: JobStore, open_job: OpenJob
+) -> None:
+    job = open_job(3)
+    job_store.set_cursor(job, 3)
+    refuse(job_store, job, REFUSALS)
+    job_store.set_probe(job, 1)
+    assert job_store.items.claim(job, 0, "w") is None
+    assert claim(job_store, job, 1) == (1, False)
+    assert job_store.items.give_back(job, 1, "the clock is wrong")
+    assert job_store.summary(job).paused.endswith(": the clock is wrong")
+    assert job_store.items.claim(job, 1, "w") is None
+    job_store.set_probe(job, 2)
+    assert claim(job_store, job, 2) == (1, False)
+    job_store.items.settle(job, failed(2))
+    assert job_store.summary(job).paused
+    job_store.set_probe(job, 1)
+    assert claim(job_store, job, 1) == (1, False)
+    job_store.items.settle(job, Outcome.done(1))
+    assert (job_store.summary(job).paused, job_store.cursor(job)) == ("", 0)
+    assert claim(job_store, job, 0) == (1, False)
+
+
+def test_a_refusal_that_is_reported_twice_counts_once(
+    job_store: JobStore, open_job: OpenJob
+) -> None:
+    job = open_job(3)
+    assert job_store.items.claim(job, 0, "w")
+    for _ in range(REFUSALS):
+        assert not job_store.items.give_back(job, 0, "the disk is full")
+    assert not refuse(job_store, job, REFUSALS - 2)
+    assert refuse(job_store, job, 1)
+
+
+def test_a_person_ends_a_pause_by_unpausing_or_cancelling(
+    job_store: JobStore, open_job: OpenJob
+) -> None:
+    job = open_job(3)
+    job_store.set_cursor(job, 3)
+    job_store.lead(job, 7)
+    refuse(job_store, job, REFUSALS)
+    job_store.unpause(job)
+    assert (job_store.summary(job).paused, job_store.cursor(job)) == ("", 0)
+    assert refuse(job_store, job, REFUSALS)
+    job_store.cancel(job)
+    assert job_store.summary(job).paused == ""
+    job_store.resume(job, 8)
+    assert job_store.summary(job).paused == ""
+    assert claim(job_store, job, 0) == (1, False)
+    with pytest.raises(JobNotFound):
+        job_store.unpause(JobId("other"))
 
 
 def test_a_claim_brings_the_job_that_it_is_of_although_its_name_was_used_before(

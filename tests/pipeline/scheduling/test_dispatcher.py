@@ -13,6 +13,7 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.broker.queue import make_app
+from bgpipe.pipeline.jobs.items import REFUSALS
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.scheduling.dispatcher import Dispatcher, JobController, forget_old
 from bgpipe.pipeline.scheduling.feeder import Feeder
@@ -109,6 +110,30 @@ def test_what_was_lost_is_sent_again_once_the_queue_is_quiet(
                 job_store.items.settle(job, Outcome.done(index))
     assert job_store.summary(job).state is JobState.FINISHED
     assert sorted(received) == sorted([*range(30), 0, 10, 20])
+
+
+def test_a_paused_job_is_tried_with_one_image_now_and_then_and_fed_anew_after_it(
+    open_job: OpenJob, lead: Lead, job_store: JobStore, client: RedisClient
+) -> None:
+    job = open_job(5)
+    leader = lead(job)
+    turn(leader)
+    job_store.items.settle(job, Outcome.done(0))
+    for _ in range(REFUSALS):
+        job_store.items.claim(job, 1, "w")
+        job_store.items.give_back(job, 1, "the disk is full")
+    take(client, 9)  # dropped by the worker
+    probes = []
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        assert not turn(leader)
+        probes += [(time.monotonic(), message) for message in take(client, 9)]
+    assert [message for _, message in probes] == [(job, 1)] * len(probes)
+    assert 2 <= len(probes) <= 3  # at once, after one second, after two more
+    assert job_store.items.claim(job, 1, "w")
+    job_store.items.settle(job, Outcome.done(1))
+    turn(leader)
+    assert sorted(take(client, 9)) == [(job, 2), (job, 3), (job, 4)]
 
 
 def test_a_message_that_is_just_being_received_is_not_sent_again(

@@ -16,6 +16,7 @@ from bgpipe.pipeline.errors import (
     Code,
     ItemError,
     PermanentError,
+    Refused,
     StorageUnavailable,
     TransientError,
     UsageError,
@@ -178,7 +179,7 @@ def test_a_bucket_that_is_not_there_is_unavailable_and_says_what_to_do(settings)
     with pytest.raises(StorageUnavailable, match=r"NoSuchBucket.*: create the bucket or correct"):
         keys(store)
     error = error_of(store.write, "a.png", b"x")
-    assert (type(error), error.code) == (PermanentError, Code.MISSING)
+    assert (type(error), error.code) == (Refused, Code.MISSING)
 
 
 def test_without_a_server_nothing_can_be_listed(settings):
@@ -189,7 +190,7 @@ def test_without_a_server_nothing_can_be_listed(settings):
         with pytest.raises(StorageUnavailable, match="endpoint_url"):
             keys(store)
         error = error_of(store.read, "a.jpg", 9)
-    assert (type(error), error.code) == (TransientError, Code.STORAGE)
+    assert (type(error), error.code) == (Refused, Code.STORAGE)
 
 
 def test_without_credentials_it_says_where_they_are_looked_for(settings, location, monkeypatch):
@@ -236,10 +237,9 @@ def test_a_store_that_cannot_be_listed_says_what_to_do(through, status, answer, 
     ("status", "answer", "kind", "code"),
     [
         (403, "AccessDenied", PermanentError, Code.ACCESS),
-        (400, "ExpiredToken", PermanentError, Code.ACCESS),
         (404, "NoSuchKey", PermanentError, Code.MISSING),
         (403, "InvalidObjectState", PermanentError, Code.ACCESS),
-        (503, "SlowDown", TransientError, Code.STORAGE),
+        (500, "InternalError", TransientError, Code.STORAGE),
         (400, "SomethingNew", TransientError, Code.STORAGE),
     ],
 )
@@ -250,6 +250,28 @@ def test_one_key_may_fail_and_the_next_one_not(through, s3, location, status, an
     assert (type(error), error.code) == (kind, code)
     assert "bad.jpg" in error.detail
     assert store.read("good.jpg", 9) == b"good"
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "code", "advice"),
+    [
+        (400, "ExpiredToken", Code.ACCESS, "log in again"),
+        (403, "InvalidAccessKeyId", Code.ACCESS, "AWS_ACCESS_KEY_ID"),
+        (403, "RequestTimeTooSkewed", Code.ACCESS, "clock"),
+        (301, "PermanentRedirect", Code.ACCESS, "region"),
+        (503, "SlowDown", Code.STORAGE, "fewer lanes"),
+        (507, "XMinioStorageFull", Code.STORAGE, "make room"),
+    ],
+)
+def test_a_refusal_is_the_same_for_every_key_and_request(
+    through, location, status, answer, code, advice
+):
+    store = through(f"GET BUCKET/ {status} {answer}", f"PUT BUCKET/ {status} {answer}")
+    errors = [error_of(store.read, "a.jpg", 9), error_of(store.write, "b.png", b"x")]
+    assert {(type(error), error.code) for error in errors} == {(Refused, code)}
+    (detail,) = {error.detail for error in errors}
+    assert detail.startswith(f"{location} answers {answer}: ")
+    assert advice in detail
 
 
 def test_a_target_that_may_only_be_read_refuses_the_cutout(through, store):
@@ -295,6 +317,6 @@ def test_contents_that_break_off_are_asked_for_again(settings, fault_proxy, stor
     ],
 )
 def test_an_error_without_a_response_is_explained_by_its_class_or_a_base_of_it(kind, code, advice):
-    with pytest.raises(ItemError, match=advice) as caught, item_errors("a.jpg"):
+    with pytest.raises(ItemError, match=advice) as caught, item_errors("a.jpg", "b"):
         raise kind.__new__(kind)
     assert caught.value.code is code
