@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Self
 
 from bgpipe.config.settings import LimitSettings
 from bgpipe.pipeline.errors import Code, DeviceLost
+from bgpipe.pipeline.inference.engine_cache import EngineCache, ModelSpec, engine_key
 from bgpipe.pipeline.processes import start_supervised
 from bgpipe.pipeline.types import Matte, Recipe
-from bgpipe.workers.engine_cache import EngineCache, ModelSpec, engine_key
 from bgpipe.workers.heartbeat import WorkerCounters
 from bgpipe.workers.lifecycle import WorkerShuttingDown
 from bgpipe.workers.watchdog import TimedStage, describe_thread

@@ -20,6 +20,12 @@ import cv2
 from bgpipe.config.settings import Settings, WorkerSettings, parse_address
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.inference.devices import CPU, check_device
+from bgpipe.pipeline.inference.engine_cache import (
+    EngineCache,
+    EngineFactory,
+    available_cores,
+    load_engine,
+)
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
 from bgpipe.pipeline.storage.factory import StoreFactory
@@ -27,7 +33,6 @@ from bgpipe.workers.batcher import Batcher
 from bgpipe.workers.budget import Budget, default_memory
 from bgpipe.workers.celery_app import LaneOptions, make_worker_app, request_shutdown, serve
 from bgpipe.workers.claims import ClaimManager
-from bgpipe.workers.engine_cache import EngineCache, EngineFactory, available_cores, load_engine
 from bgpipe.workers.heartbeat import WorkerCounters, is_alive, sending_heartbeats
 from bgpipe.workers.image_processor import ImageCodec, ImageProcessor
 from bgpipe.workers.item_runner import ItemRunner

@@ -10,8 +10,8 @@ from functools import partial
 from bgpipe.pipeline.images.decode import decode
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.inference.devices import CPU
+from bgpipe.pipeline.inference.engine_cache import load_engine
 from bgpipe.pipeline.types import DecodedImage
-from bgpipe.workers.engine_cache import load_engine
 from bgpipe.workers.image_processor import ImageCodec
 from bgpipe.workers.lifecycle import exit_now, run_entry_point, worker_settings
 from bgpipe.workers.process import initial_stats, work

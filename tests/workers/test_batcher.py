@@ -16,10 +16,10 @@ import pytest
 from bgpipe.config.presets import Preset
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
+from bgpipe.pipeline.inference.engine_cache import EngineCache, ModelSpec
 from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
 from bgpipe.pipeline.types import Matte, Matting, Recipe
 from bgpipe.workers.batcher import Batcher
-from bgpipe.workers.engine_cache import EngineCache, ModelSpec
 from bgpipe.workers.heartbeat import WorkerCounters
 from bgpipe.workers.lifecycle import WorkerShuttingDown
 

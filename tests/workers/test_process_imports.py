@@ -19,7 +19,7 @@ from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.models.hub import Hub
 from bgpipe.pipeline.models.registry import resolve
 from bgpipe.pipeline.types import Recipe
-from bgpipe.workers.engine_cache import load_engine
+from bgpipe.pipeline.inference.engine_cache import load_engine
 import bgpipe.workers.process
 settings = load_settings()
 model = resolve("birefnet-nano", cache=settings.model_folder, hub=Hub(timeout=1.0))

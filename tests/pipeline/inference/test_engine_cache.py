@@ -9,8 +9,8 @@ import pytest
 
 from bgpipe.config.presets import Preset
 from bgpipe.pipeline.errors import Code, TransientError
+from bgpipe.pipeline.inference.engine_cache import EngineCache, ModelSpec, engine_key
 from bgpipe.pipeline.types import Matte, Recipe
-from bgpipe.workers.engine_cache import EngineCache, ModelSpec, engine_key
 
 
 def recipe(name: str, side: int = 32) -> Recipe:
