@@ -1,104 +1,63 @@
 """Celery's consumer, which no bytes in the queue and no reply of Redis may end.
 
 Celery raises an error for a message that it cannot parse, returns the message to the queue and ends;
-the next worker does the same. So each message is checked before Celery sees it, and an unreadable one is
+the next worker does the same. So it only sees messages built anew from checked values; the others are
 set aside.
 """
 
 import base64
-import logging
+import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import redis
 from celery.worker import consumer
 from kombu import Connection
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.dead_messages import set_aside
+from bgpipe.pipeline.broker.queue import TASK
 
-log = logging.getLogger(__name__)
-
-
-class _Strict(BaseModel):
-    """A part of a message, with the fields whose values Celery or kombu use unchecked."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-
-
-class _Embedded(_Strict):
-    """Further tasks, which bgpipe never sends."""
-
-    callbacks: None = None
-    errbacks: None = None
-    chain: None = None
-    chord: None = None
+HEADERS = {
+    **dict.fromkeys(("eta", "argsrepr", "kwargsrepr", "origin", "root_id", "parent_id"), str),
+    "retries": int,
+    "published": float,
+    "ignore_result": bool,
+}
+"""What a message may have beside its task and id, by type."""
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
-_Arguments = tuple[str, Annotated[int, Field(ge=0, lt=2**40)], str]
-_BODY = TypeAdapter(tuple[_Arguments, dict[str, None], _Embedded], config=ConfigDict(strict=True))
-
-
-def _check_body(body: str) -> str:
-    _, options, _ = _BODY.validate_json(base64.b64decode(body, validate=True))
-    if options:
-        raise ValueError("the task has no options")
-    return body
-
-
-class _DeliveryInfo(_Strict):
-    exchange: str
-    routing_key: str
-
-
-class _Properties(_Strict):
-    delivery_tag: str
-    delivery_info: _DeliveryInfo
-    body_encoding: Literal["base64"]
-    priority: int | None = None
-    correlation_id: str | None = None
-    reply_to: str | None = None
-
-
-class _Headers(_Strict):
-    id: str
-    task: Literal["bgpipe.remove_background"]
-    retries: int = 0
-    eta: datetime | None = None
-    expires: None = None
-    timelimit: tuple[None, None] | None = None
-    shadow: None = None
-    group: None = None
-    compression: None = None
-    argsrepr: str = ""
-    kwargsrepr: str = ""
-    origin: str | None = None
-    root_id: str | None = None
-    parent_id: str | None = None
-    ignore_result: bool | None = None
-    replaced_task_nesting: int = 0
-    stamped_headers: list[str] | None = None
-    stamps: dict[str, None] | None = None
-
-
-class _Message(_Strict):
-    body: Annotated[str, AfterValidator(_check_body)]
-    content_type: Literal["application/json"] = Field(alias="content-type")
-    content_encoding: Literal["utf-8"] = Field(alias="content-encoding")
-    headers: _Headers
-    properties: _Properties
-
-
-def find_fault(message: bytes) -> str:
-    """Return why a worker of this version cannot take a message of kombu; empty if it can."""
-    try:
-        _Message.model_validate_json(message)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'message'}: {first['msg']}"
-    return ""
+def rebuild(message: bytes) -> bytes:
+    """Return the message of kombu with its known fields alone; one of MALFORMED says what is wrong."""
+    fields = json.loads(message)
+    (job, index, source), options, _ = json.loads(base64.b64decode(fields["body"], validate=True))
+    headers, properties = fields["headers"], fields["properties"]
+    delivery = {name: properties["delivery_info"][name] for name in ("exchange", "routing_key")}
+    "".join([job, source, headers["id"], properties["delivery_tag"], *delivery.values()]).encode()
+    if type(index) is not int or options:
+        raise ValueError("expected job, index, source and no options")
+    if headers["task"] != TASK:
+        raise ValueError(f"unknown task: {headers['task']}")
+    body = json.dumps([[job, index, source], {}, {}]).encode()
+    known = {
+        name: headers[name] for name, kind in HEADERS.items() if type(headers.get(name)) is kind
+    }
+    if not 2000 < datetime.fromisoformat(known.get("eta", "2001-01-01")).year < 9000:
+        raise ValueError(f"eta is out of range: {known['eta']}")
+    form = {"content-type": "application/json", "content-encoding": "utf-8"}
+    checked = form | {
+        "body": base64.b64encode(body).decode(),
+        "headers": {"lang": "py", "task": TASK, "id": headers["id"]} | known,
+        "properties": {
+            "delivery_tag": properties["delivery_tag"],
+            "delivery_info": delivery,
+            "body_encoding": "base64",
+            "priority": 0,
+        },
+    }
+    return json.dumps(checked).encode()
 
 
 class CheckingClient(redis.Redis):
@@ -106,11 +65,14 @@ class CheckingClient(redis.Redis):
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:  # noqa: ANN401
         reply: Any = super().parse_response(connection, command_name, **options)
-        if command_name != "BRPOP" or not reply or not (fault := find_fault(reply[1])):
+        if command_name != "BRPOP" or not reply:
             return reply
-        log.error("message set aside: see bgpipe jobs", extra={"fields": {"reason": fault}})
-        set_aside(self, reply[1], fault)
-        return None
+        queue, message = reply
+        try:
+            return queue, rebuild(message)
+        except MALFORMED as error:
+            set_aside(self, message, repr(error))
+            return None
 
 
 class CheckingChannel:

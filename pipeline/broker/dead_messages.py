@@ -1,6 +1,7 @@
 """Messages of the queue that no worker can read, kept with their reason."""
 
 import json
+import logging
 import time
 from typing import cast
 
@@ -12,8 +13,12 @@ KEPT = 100
 """Messages at most, each with its first BYTES."""
 BYTES = 2000
 
+log = logging.getLogger(__name__)
+
 
 def set_aside(client: redis.Redis, message: bytes, reason: str) -> None:
+    """Keep the beginning of the message with the reason, and the newest of all."""
+    log.error("message set aside: see bgpipe jobs", extra={"fields": {"reason": reason}})
     text = message[:BYTES].decode("utf-8", "backslashreplace")
     record = json.dumps({"time": time.time(), "reason": reason, "message": text})
     with client.pipeline() as pipeline:

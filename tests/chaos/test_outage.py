@@ -17,8 +17,8 @@ pytestmark = pytest.mark.chaos
 
 IMAGES = 90
 AWAY = 42.0
-SOON = 60.0
-"""Seconds, a third of the visibility timeout."""
+SOON = 40.0
+"""Seconds, far below the visibility timeout."""
 SLOW = {"TEST_DECODE_SECONDS": "2", "BGPIPE_WORKER__LANES": "4"}
 
 

@@ -86,8 +86,7 @@ def test_messages_with_unknown_names_are_harmless(cluster: Cluster) -> None:
     until(lambda: not cluster.client.exists(keys.UNACKED, "bgpipe"))
     until(lambda: cluster.log().count("message dropped") == 3)
     assert "unknown job: unknown-job" in cluster.log()
-    reasons = [json.loads(record)["reason"] for record in cluster.client.lrange(keys.DEAD, 0, 3)]
-    assert [reason[:4] for reason in reasons] == ["head", "body", "body", "body"]
+    assert cluster.client.llen(keys.DEAD) == 4
 
 
 @pytest.mark.usefixtures("shared_worker")
