@@ -6,12 +6,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field
 
 from bgpipe.config.layers import EnvironmentLayer, Layer, SecretsLayer, TomlLayer
 from bgpipe.config.presets import Preset
 from bgpipe.config.problems import validate_settings
-from bgpipe.config.sweeps import Sweep, SweepName
+from bgpipe.config.sweeps import Sweep, SweepName, WebhookSecret
 from bgpipe.pipeline.logging import LogFormat
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
@@ -162,17 +162,27 @@ class ServeSettings(Section):
     port: Annotated[int, Field(ge=0, le=65535)]
     keys: Literal["auto", "required"]
     """When requests need an API key; auto: unless it listens on the loopback only."""
+    public_url: Annotated[str, Field(pattern=r"^(https?://[^/\s]+/?)?$")]
     uploads: str
     sources: tuple[str, ...]
     origins: tuple[str, ...]
+    docs: bool
     webhook_hosts: tuple[str, ...]
-    webhook_secret: SecretStr
+    webhook_secret: WebhookSecret
     request_bytes: PositiveInt
     files: PositiveInt
     queue_mark: PositiveInt
     open_jobs: PositiveInt
+    quota_bytes: PositiveInt
     requests_per_minute: PositiveInt
+    address_requests_per_minute: PositiveInt
+    client_timeout: PositiveInt
     keep_days: Seconds
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether the loopback needs an API key too."""
+        return self.keys == "required" or bool(self.public_url)
 
 
 class S3Settings(Section):

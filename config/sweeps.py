@@ -1,5 +1,6 @@
 """Sweeps: jobs that are repeated, so that a target keeps up with its source."""
 
+import base64
 from datetime import UTC, datetime, time
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -41,6 +42,14 @@ def _web_address(url: str) -> str:
     return url
 
 
+def _webhook_secret(secret: SecretStr) -> SecretStr:
+    prefix, _, encoded = secret.get_secret_value().partition("_")
+    if prefix == "whsec":
+        base64.b64decode(encoded, validate=True)  # the ValueError says what is wrong
+    return secret
+
+
+WebhookSecret = Annotated[SecretStr, AfterValidator(_webhook_secret)]
 SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 
@@ -84,5 +93,6 @@ class Sweep(OutputOptions):
     """Time of day at which a run stops; the next run continues."""
     on_finish: Annotated[str, AfterValidator(_web_address)] = ""
     """URL that receives the summary of a finished run."""
-    secret: SecretStr = SecretStr("")
-    """Signs the summary; preferably set in the environment: BGPIPE_SWEEPS__NAME__SECRET."""
+    secret: WebhookSecret = SecretStr("")
+    """Signs the summary: whsec_ and Base64, or any text. Preferably set in the environment:
+    BGPIPE_SWEEPS__NAME__SECRET."""

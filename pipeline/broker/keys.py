@@ -45,6 +45,8 @@ SERVED = "bgpipe:served"
 """Sorted set: owner/job of the HTTP service, until its end is reported -> Unix time of creation."""
 FOLDERS = "bgpipe:kept"
 """Sorted set: folder of uploads or results below the servers' own -> Unix time of its last use."""
+USAGE = "bgpipe:usage"
+"""Hash: caller of the HTTP service -> bytes of its uploads and results, recounted now and then."""
 
 PROMPTS = "bgpipe:comfyui:"
 """Prefix of the keys of ComfyUI's prompts; all have a time to live."""

@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.formparsers import MultiPartParser
 
 from bgpipe.pipeline.http.background import MaintenanceLoop, embedded_worker
+from bgpipe.pipeline.http.body_limits import BODY_BYTES, BodyLimitMiddleware
 from bgpipe.pipeline.http.comfyui import routes as comfyui
 from bgpipe.pipeline.http.dependencies import open_state
-from bgpipe.pipeline.http.middleware import AuthMiddleware
+from bgpipe.pipeline.http.middleware import AuthMiddleware, HeadMiddleware
 from bgpipe.pipeline.http.problems import DOCUMENTED, HANDLERS
-from bgpipe.pipeline.http.routes import browser, items, jobs, service, uploads
+from bgpipe.pipeline.http.routes import browser, items, jobs, removebg, service, uploads
 from bgpipe.pipeline.processes import background_thread
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
+
+SPOOL_BYTES = 1 << 16
+"""Size above which an image of a form is buffered on disk: a form may have a thousand."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -43,17 +48,22 @@ def create_app(settings: Settings) -> FastAPI:
             finally:
                 await to_thread.run_sync(stack.close)
 
+    MultiPartParser.spool_max_size = SPOOL_BYTES
     app = FastAPI(
         title="bgpipe",
         summary="Removes the backgrounds of very many photos.",
         version=importlib.metadata.version("bgpipe"),
         lifespan=lifespan,
-        docs_url=None,
+        docs_url="/docs" if settings.serve.docs else None,
+        swagger_ui_oauth2_redirect_url=None,
         redoc_url=None,
         openapi_url="/v1/openapi.json",
         exception_handlers=HANDLERS,
         responses=DOCUMENTED,
+        form_limits={"max_fields": 100, "max_part_size": BODY_BYTES},
     )
+    app.add_middleware(HeadMiddleware)  # the first one is the innermost
+    app.add_middleware(BodyLimitMiddleware, settings=settings)
     app.add_middleware(AuthMiddleware, settings=settings.serve)
     if settings.serve.origins:
         app.add_middleware(
@@ -61,9 +71,9 @@ def create_app(settings: Settings) -> FastAPI:
             allow_origins=settings.serve.origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["Content-Disposition", "Retry-After"],
+            expose_headers=["Content-Disposition", "RateLimit", "Retry-After"],
         )
-    modules = (service, browser, uploads, jobs, items)
+    modules = (service, browser, uploads, jobs, items, removebg)
     for router in (*(module.router for module in modules), jobs.events_router, comfyui.router):
         app.include_router(router)
     app.include_router(comfyui.router, prefix="/api")

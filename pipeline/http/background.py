@@ -102,6 +102,7 @@ class MaintenanceLoop:
             folders = self._client.zrangebyscore(keys.FOLDERS, "-inf", oldest)
             for folder in cast("list[bytes]", folders):
                 self._remove(folder.decode())
+            self._start("usage", self._state.uploads.recount)
 
     def _start(self, job: str, task: Callable[[], None]) -> None:
         """Run `task` in a thread, unless it runs already or too many do."""

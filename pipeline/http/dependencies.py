@@ -72,7 +72,8 @@ def open_state(settings: Settings) -> Iterator[AppState]:
         open_session(settings, RETRY_SECONDS) as session,
         connect(session.redis_url, retry_seconds=0) as impatient,
     ):
-        uploads = UploadStore(session.stores, root.rstrip("/"), limits)
+        quota = settings.serve.quota_bytes
+        uploads = UploadStore(session.client, session.stores, root.rstrip("/"), limits, quota)
         cluster = ClusterCollector(impatient, settings)
         slots = BoundedSemaphore(IMAGES_IN_MEMORY)
         yield AppState(session, ApiKeys(session.client), uploads, slots, cluster)

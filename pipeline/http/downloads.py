@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-from zipfile import ZipFile
+from zipfile import ZipFile, ZipInfo
 
 from fastapi.responses import Response, StreamingResponse
 
@@ -30,6 +31,7 @@ PAGE_ITEMS = 500
 """Items of a ZIP looked up at once."""
 CUTOUT_BYTES = 1 << 32
 """Maximum size of a cutout in a ZIP, whose directory cannot record more."""
+FILE_MODE = 0o100644
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
@@ -117,8 +119,9 @@ def _parse_range(header: str, size: int) -> range | None:
 def stream_zip(jobs: JobStore, job: Job, target: Store) -> Iterator[bytes]:
     """Yield a ZIP of the job's cutouts, stored uncompressed, without those removed since.
 
-    It is made while it is sent, with one cutout in memory at a time.
+    It is made while it is sent, with one cutout in memory at a time, and dated as the job.
     """
+    date = time.localtime(job.created)[:6]
     buffer = _Buffer()
     with ZipFile(buffer, "w") as archive:
         for start in range(0, jobs.items.size(job.id), PAGE_ITEMS):
@@ -127,7 +130,9 @@ def stream_zip(jobs: JobStore, job: Job, target: Store) -> Iterator[bytes]:
                     continue
                 with suppress(ItemError):
                     data = target.read(view.item.target, CUTOUT_BYTES)
-                    archive.writestr(view.item.target, data)
+                    entry = ZipInfo(view.item.target, date)
+                    entry.external_attr = FILE_MODE << 16
+                    archive.writestr(entry, data)
                 yield buffer.getvalue()
                 buffer.truncate(buffer.seek(0))
     yield buffer.getvalue()

@@ -1,34 +1,36 @@
-"""Middleware: security headers, and admission before a request's body is read.
+"""Middleware: HEAD, security headers, and admission before a request's body is read.
 
 Every request needs an API key, except on the loopback of a server for which no key was ever created.
-There the danger is the browser, which any web site can make send requests to the loopback. So the
-Host must be the loopback's, forwarded requests are refused, and an Origin must be the server's own.
+There the dangers are the browser, which any web site can make send requests to the loopback, and a
+proxy. So peer and Host must be the loopback's, forwarded requests are refused, and an Origin must be
+the server's own. Nothing betrays a proxy that adds no header and speaks HTTP/1.1: it needs
+`serve.public_url` or `serve.keys`.
 """
 
 from __future__ import annotations
 
 import base64
+import re
 import time
 from contextlib import suppress
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 
-from bgpipe.pipeline.errors import BgpipeError, Code
+from bgpipe.pipeline.errors import BgpipeError
 from bgpipe.pipeline.http.api_keys import LOCAL_OWNER, MINUTE, ApiKey
 from bgpipe.pipeline.http.dependencies import get_state
-from bgpipe.pipeline.http.problems import Problem, problem_of, problem_response
+from bgpipe.pipeline.http.problems import REMOVEBG, Problem, problem_of, problem_response
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from bgpipe.config.settings import ServeSettings
+    from bgpipe.pipeline.http.api_keys import ApiKeys
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -40,15 +42,46 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+DOCS = "/docs"
+DOCS_HEADERS = HEADERS | {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; connect-src 'self'; "
+        "style-src 'unsafe-inline' https://cdn.jsdelivr.net; img-src data: https://fastapi.tiangolo.com"
+    )
+}
+"""For Swagger UI, which its page loads from another host."""
 COOKIE = "bgpipe_session"
-PUBLIC_PATHS = ("/", "/healthz", "/readyz", "/v1/openapi.json", "/v1/session", "/favicon.ico")
+HEALTH = "/healthz"
+"""Answers without Redis."""
+PUBLIC_PATHS = ("/", "/readyz", "/v1/openapi.json", "/v1/session", "/favicon.ico", DOCS)
 STATIC_FILES = "/page/"
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-_PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
+_PROXY_HEADER = re.compile(r"forwarded|x-forwarded-.*|x-real-ip|via|cf-connecting-ip")
+
+
+class HeadMiddleware:
+    """Answers HEAD as GET, and ends the endpoint after the headers (RFC 9110, section 9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("method") != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_start(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body"})
+                started.cancel()
+
+        with CancelScope() as started:
+            await self._app(dict(scope, method="GET"), receive, send_start)
 
 
 class AuthMiddleware:
-    """Admits requests by API key, rate and size, and adds HEADERS to responses.
+    """Admits requests by API key and rate, and adds HEADERS and those of the rate to responses.
 
     Endpoints find the key as the state's `caller`.
     """
@@ -61,56 +94,75 @@ class AuthMiddleware:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        total = 0
-
-        async def receive_limited() -> Message:
-            nonlocal total
-            message = await receive()
-            total += len(message.get("body", b""))
-            self._check_length(total)
-            return message
+        connection = HTTPConnection(scope)
+        connection.state.rate = {}
+        has_docs = self._settings.docs and scope["path"] == DOCS
+        headers = DOCS_HEADERS if has_docs else HEADERS
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update(headers | connection.state.rate)
             await send(message)
 
-        connection = HTTPConnection(scope)
         try:
-            _check_origin(connection, self._settings.origins)
-            length = connection.headers.get("content-length", "")
-            self._check_length(int(length) if length.isdecimal() else 0)
-            if scope["path"] not in PUBLIC_PATHS and not scope["path"].startswith(STATIC_FILES):
-                connection.state.caller = await to_thread.run_sync(self._admit, connection)
+            self._check_origin(connection)
+            if scope["path"] != HEALTH:
+                await to_thread.run_sync(self._admit, connection)
         except (Problem, BgpipeError) as error:
             problem = error if isinstance(error, Problem) else problem_of(error)
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008, "reason": problem.code})
             else:
-                await problem_response(problem)(scope, receive, send_with_headers)
+                response = problem_response(problem, scope["path"])
+                await response(scope, receive, send_with_headers)
         else:
-            await self._app(scope, receive_limited, send_with_headers)
+            await self._app(scope, receive, send_with_headers)
 
-    def _check_length(self, length: int) -> None:
-        maximum = self._settings.request_bytes
-        if length > maximum:
-            detail = f"request too large: the maximum is {maximum} bytes"
-            raise Problem(413, Code.TOO_LARGE, detail)
+    def _check_origin(self, connection: HTTPConnection) -> None:
+        """Refuse writes from pages of other sites; programs send no Origin."""
+        origin = connection.headers.get("origin")
+        is_read = connection.scope.get("method") in _SAFE_METHODS  # a websocket has no method
+        allowed = (*self._settings.origins, self._settings.public_url.rstrip("/"))
+        if not origin or is_read or origin in allowed:
+            return
+        if origin.partition("://")[2] != connection.headers.get("host", ""):
+            raise Problem(403, "foreign-origin", f"not a page of this server: {origin[:100]}")
 
-    def _admit(self, connection: HTTPConnection) -> ApiKey:
-        """Return the caller's key; raises Problem 401 without one, 429 after too many requests."""
+    def _admit(self, connection: HTTPConnection) -> None:
+        """Find the caller; raises Problem 401 without a key, 429 after too many requests.
+
+        Requests without a key count for the caller's address.
+        """
+        path = connection.scope["path"]
+        is_public = path in PUBLIC_PATHS or path.startswith(STATIC_FILES)
         api_keys = get_state(connection).api_keys
-        secret, token = _read_secret(connection), connection.cookies.get(COOKIE, "")
-        key = api_keys.find(secret) if secret else api_keys.session_key(token) if token else None
-        if not key and not secret and self._is_keyless(connection) and not api_keys.exist():
-            key = ApiKey(LOCAL_OWNER, 0.0, everything=True)
-        if not key:
+        key = None if is_public else self._find_key(connection, api_keys)
+        name, quota = _network(connection), self._settings.address_requests_per_minute
+        if key:
+            name, quota = key.name, self._settings.requests_per_minute
+        remaining = quota - api_keys.count_request(name)
+        now = time.time()
+        seconds = MINUTE - int(now) % MINUTE
+        connection.state.rate = {
+            "RateLimit-Policy": f'"minute";q={quota};w={MINUTE}',
+            "RateLimit": f'"minute";r={max(remaining, 0)};t={seconds}',
+        }
+        if path.startswith(REMOVEBG):
+            counts = {"Limit": quota, "Remaining": max(remaining, 0), "Reset": int(now) + seconds}
+            connection.state.rate = {f"X-RateLimit-{name}": str(n) for name, n in counts.items()}
+        if remaining < 0:
+            raise Problem(429, "too-many-requests", "too many requests in this minute", seconds)
+        if not key and not is_public:
             detail = "API key required: Authorization: Bearer KEY (bgpipe keys add NAME)"
             raise Problem(401, "no-key", detail)
-        if api_keys.count_request(key.name) > self._settings.requests_per_minute:
-            seconds = MINUTE - int(time.time()) % MINUTE
-            raise Problem(429, "too-many-requests", "too many requests in this minute", seconds)
-        return key
+        connection.state.caller = key
+
+    def _find_key(self, connection: HTTPConnection, api_keys: ApiKeys) -> ApiKey | None:
+        secret, token = _read_secret(connection), connection.cookies.get(COOKIE, "")
+        key = api_keys.find(secret) if secret else api_keys.session_key(token) if token else None
+        if key or secret or not self._is_keyless(connection) or api_keys.exist():
+            return key
+        return ApiKey(LOCAL_OWNER, 0.0, everything=True)
 
     def _is_keyless(self, connection: HTTPConnection) -> bool:
         """Whether the caller is on the server's machine, without a proxy between them."""
@@ -119,10 +171,13 @@ class AuthMiddleware:
         except ValueError:
             return False
         return (
-            self._settings.keys == "auto"
+            not self._settings.needs_keys
             and is_loopback(self._settings.host)
             and is_loopback(host)
-            and not any(name in connection.headers for name in _PROXY_HEADERS)
+            and connection.client is not None
+            and is_loopback(connection.client.host)
+            and connection.scope["http_version"] != "1.0"  # nginx before 1.29.7, unless configured
+            and not any(map(_PROXY_HEADER.fullmatch, connection.headers))
         )
 
 
@@ -134,14 +189,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _check_origin(connection: HTTPConnection, allowed: Collection[str]) -> None:
-    """Refuse writes from pages of other sites; programs send no Origin."""
-    origin = connection.headers.get("origin")
-    is_read = connection.scope.get("method") in _SAFE_METHODS  # a websocket has no method
-    if not origin or is_read or origin in allowed:
-        return
-    if origin.partition("://")[2] != connection.headers.get("host", ""):
-        raise Problem(403, "foreign-origin", f"not a page of this server: {origin[:100]}")
+def _network(connection: HTTPConnection) -> str:
+    """Return the caller's address, or its /64 of IPv6, of which one host may use every address."""
+    try:
+        address = ip_address(connection.client.host if connection.client else "")
+    except ValueError:  # a proxy's name for its client
+        return "unknown"
+    return str(ip_network((address, 32 if address.version == 4 else 64), strict=False))
 
 
 def _read_secret(connection: HTTPConnection) -> str:

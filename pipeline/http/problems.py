@@ -16,6 +16,7 @@ from bgpipe.pipeline.errors import BgpipeError, Code, ItemError, StoreCorrupted,
 from bgpipe.pipeline.jobs.store import JobConflict, JobNotFound, LeaseLost
 
 MEDIA_TYPE = "application/problem+json"
+METHODS = ("DELETE", "GET", "POST")
 RETRY_AFTER = 5
 """Seconds after which a request that met an unavailable service may succeed."""
 
@@ -37,6 +38,16 @@ KINDS: Mapping[type[BgpipeError], tuple[int, str]] = {
     BgpipeError: (422, "invalid-request"),
 }
 """Status and code of errors other than an item's; the first kind that fits counts."""
+
+REMOVEBG = "/v1.0/"
+REMOVEBG_STATUS = {401: 403, 413: 400, 415: 400, 422: 400}
+REMOVEBG_CODES = {
+    "no-key": "auth_failed",
+    "too-many-requests": "rate_limit_exceeded",
+    "invalid-request": "invalid_parameter",
+    "E_TOO_LARGE": "file_too_large",
+}
+"""What remove.bg has instead of our statuses and codes."""
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +80,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
         "description": HTTPStatus(status).phrase,
         "content": {MEDIA_TYPE: {"schema": ProblemBody.model_json_schema()}},
     }
-    for status in (400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503)
+    for status in (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503)
 }
 """The error responses of every endpoint, for the OpenAPI document."""
 
@@ -83,7 +94,12 @@ def problem_of(error: BgpipeError) -> Problem:
     return Problem(status, code, detail, RETRY_AFTER if status == 503 else 0)
 
 
-def problem_response(problem: Problem, errors: list[dict[str, Any]] | None = None) -> JSONResponse:
+def problem_response(
+    problem: Problem, path: str = "", errors: list[dict[str, Any]] | None = None
+) -> JSONResponse:
+    """Return the response to a request for `path`, which may be one of remove.bg's API."""
+    if path.startswith(REMOVEBG):
+        return _removebg_response(problem, errors or [])
     body = ProblemBody(
         type=f"urn:bgpipe:problem:{problem.code}",
         title=HTTPStatus(problem.status_code).phrase,
@@ -95,39 +111,51 @@ def problem_response(problem: Problem, errors: list[dict[str, Any]] | None = Non
     return JSONResponse(body, problem.status_code, problem.headers, MEDIA_TYPE)
 
 
+def _removebg_response(problem: Problem, errors: list[dict[str, Any]]) -> JSONResponse:
+    titles = [f"{'.'.join(error['at'])}: {error['what']}" for error in errors] or [problem.detail]
+    code = REMOVEBG_CODES.get(problem.code, problem.code.lower().replace("-", "_"))
+    status = REMOVEBG_STATUS.get(problem.status_code, problem.status_code)
+    body = {"errors": [{"title": title, "code": code} for title in titles]}
+    return JSONResponse(body, status, problem.headers)
+
+
 async def _on_bgpipe_error(request: Request, error: BgpipeError) -> JSONResponse:
     problem = problem_of(error)
     if problem.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         fields = {"path": request.url.path, "error": error}
         log.warning("request failed", extra={"fields": fields})
-    return problem_response(problem)
+    return problem_response(problem, request.url.path)
 
 
-async def _on_invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
+async def _on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
     errors = [{"at": list(map(str, item["loc"])), "what": item["msg"]} for item in error.errors()]
     detail = f"{'.'.join(errors[0]['at'])}: {errors[0]['what']}" if errors else "unreadable request"
-    return problem_response(Problem(422, "invalid-request", detail), errors)
+    return problem_response(Problem(422, "invalid-request", detail), request.url.path, errors)
 
 
 async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse:
     if isinstance(error, Problem):
-        return problem_response(error)
+        return problem_response(error, request.url.path)
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    response = problem_response(Problem(error.status_code, code, str(error.detail)))
+    problem = Problem(error.status_code, code, str(error.detail))
+    response = problem_response(problem, request.url.path)
     response.headers.update(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         # Several endpoints may share the path, and Starlette names the methods of one.
-        routes = [
-            each for each in request.app.routes if each.matches(request.scope)[0] is not Match.NONE
+        scopes = {method: dict(request.scope, method=method) for method in METHODS}
+        allowed = [
+            method
+            for method, scope in scopes.items()
+            if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
         ]
-        methods = {name for route in routes for name in getattr(route, "methods", None) or ()}
-        response.headers["Allow"] = ", ".join(sorted(methods))
+        response.headers["Allow"] = ", ".join((*allowed, *(["HEAD"] if "GET" in allowed else [])))
     return response
 
 
 async def _on_unexpected_error(request: Request, error: Exception) -> JSONResponse:
     log.error("fault", exc_info=error, extra={"fields": {"path": request.url.path}})
-    return problem_response(Problem(500, "internal", "internal error: see the server's log"))
+    problem = Problem(500, "internal", "internal error: see the server's log")
+    return problem_response(problem, request.url.path)
 
 
 HANDLERS: dict[int | type[Exception], Any] = {

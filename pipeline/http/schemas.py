@@ -43,7 +43,7 @@ class JobRequest(CutoutOptions):
 
     upload: Annotated[str, Field(max_length=64)] = ""
     """An id of POST /v1/uploads."""
-    source: Annotated[str, Field(max_length=2000)] = ""
+    source: Annotated[str, Field(max_length=2000, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")] = ""
     """A folder or s3://bucket/prefix that the server's settings allow."""
     include: Patterns = []  # noqa: RUF012  # pydantic copies it
     """Patterns of image names; without any, all images are done."""

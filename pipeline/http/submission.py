@@ -9,11 +9,13 @@ from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+
+import httpx2
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import NoImages, UsageError
 from bgpipe.pipeline.http.problems import Problem
+from bgpipe.pipeline.jobs.scripts import run_script
 from bgpipe.pipeline.jobs.store import new_job_id
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe as recipes
@@ -88,12 +90,20 @@ def submit(state: AppState, job: Job, *, list_now: bool = True) -> None:
 
 
 def register_job(state: AppState, job: Job) -> None:
-    """Add a job to the lists of its owner and of the maintenance loops, before it is opened."""
-    client = state.session.client
-    client.zadd(keys.of_owner(job.owner), {job.id: job.created})
-    client.sadd(keys.of_open_jobs(job.owner), job.id)
-    client.zadd(keys.SERVED, {f"{job.owner}/{job.id}": job.created})
+    """Add a job to the lists of its owner and of the maintenance loops, before it is opened.
+
+    Raises Problem 429 if the owner has too many open jobs.
+    """
+    lists = [keys.of_open_jobs(job.owner), keys.of_owner(job.owner), keys.SERVED]
+    values = job.id, f"{job.owner}/{job.id}", job.created, state.settings.serve.open_jobs
+    _check_open_jobs(run_script(state.session.client, "register", lists, *values))
     touch_folder(state, f"{job.owner}/results/{job.id}")
+
+
+def _check_open_jobs(excess: int) -> None:
+    if excess:
+        detail = f"too many open jobs: {excess}: wait until one ends"
+        raise Problem(429, "too-many-jobs", detail, RETRY_AFTER)
 
 
 def touch_folder(state: AppState, folder: str) -> None:
@@ -110,17 +120,17 @@ def check_queue_capacity(state: AppState) -> None:
 
 
 def check_new_job(state: AppState, owner: str, on_finish: str = "") -> None:
-    """Refuse a job too many of `owner`, or its URL, by Problem 429 with Retry-After, or 403."""
+    """Refuse a job before its images are stored: Problem 429 with Retry-After, or 403 for its URL."""
     check_queue_capacity(state)
     count, serve = int(state.session.client.scard(keys.of_open_jobs(owner))), state.settings.serve
-    if count >= serve.open_jobs:
-        detail = f"too many open jobs: {count}: wait until one ends"
-        raise Problem(429, "too-many-jobs", detail, RETRY_AFTER)
-    # The server must not be a way into its network.
-    with suppress(ValueError):  # not a URL
-        url = urlsplit(on_finish)
-        host, is_http = url.hostname or "", url.scheme in {"http", "https"}
-        if is_http and any(fnmatchcase(host, pattern) for pattern in serve.webhook_hosts):
+    _check_open_jobs(count if count >= serve.open_jobs else 0)
+    # The server must not be a way into its network, so the URL is read as by the client that posts.
+    with suppress(httpx2.InvalidURL):
+        url = httpx2.URL(on_finish)
+        hosts = {url.host, url.raw_host.decode("ascii")}
+        patterns = [pattern.lower() for pattern in serve.webhook_hosts]
+        is_allowed = any(fnmatchcase(host, pattern) for host in hosts for pattern in patterns)
+        if url.scheme in {"http", "https"} and is_allowed:
             return
     if on_finish:
         raise Problem(403, "webhook-not-allowed", "not a host in webhook_hosts of [serve]")
@@ -129,7 +139,7 @@ def check_new_job(state: AppState, owner: str, on_finish: str = "") -> None:
 def check_source(state: AppState, source: str) -> str:
     """Return the location of a source; raises Problem 403 if not allowed, NoImages if empty."""
     location = source.rstrip("/")
-    is_absolute = Path(location).is_absolute() and "\0" not in location
+    is_absolute = Path(location).is_absolute()
     if "://" in location:
         is_absolute = is_safe_key(location.removeprefix(S3))
     roots = state.settings.serve.sources

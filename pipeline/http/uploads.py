@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.images.decode import validate_header
 from bgpipe.pipeline.storage.base import is_hidden, is_image_name, is_safe_key
 
 if TYPE_CHECKING:
+    from bgpipe.pipeline.broker.client import RedisClient
     from bgpipe.pipeline.images.limits import Limits
     from bgpipe.pipeline.storage.base import Store
     from bgpipe.pipeline.storage.factory import StoreFactory
@@ -32,9 +35,12 @@ NAME_BYTES, PART_BYTES = 700, 200
 class UploadStore:
     """The uploads of all owners. Threads and servers may share it."""
 
+    client: RedisClient
     stores: StoreFactory
     root: str
     limits: Limits
+    quota: int
+    """Bytes that an owner may store."""
 
     def new_id(self) -> str:
         """Return an id that cannot be guessed."""
@@ -65,14 +71,38 @@ class UploadStore:
 
         Raises:
             PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE, TRUNCATED or TARGET.
+            Problem: 413: the owner's quota is used up.
             TransientError: the store failed.
         """
         key = validate_name(name)
         file_format = validate_header(data, self.limits)
         if not is_image_name(key.rpartition("/")[2]):
             key = f"{key}.{file_format.lower()}"
+        self._reserve(owner, len(data))
         self.open(owner, upload).write(key, data)
         return key
+
+    def _reserve(self, owner: str, size: int) -> None:
+        used = int(self.client.hincrby(keys.USAGE, owner, size))
+        if used > self.quota:
+            self.client.hincrby(keys.USAGE, owner, -size)
+            detail = f"{used - size} of {self.quota} bytes in use: delete jobs, or wait for expiry"
+            raise Problem(413, "quota-exceeded", detail)
+
+    def recount(self) -> None:
+        """Count what each owner stores, cutouts too, which workers write, and forget what expired."""
+        usage, store = Counter[str](), self.stores.open(self.root)
+        archives: list[str] = []
+        for image in store.list(missing_ok=True, on_skipped=archives.append):
+            usage[image.key.partition("/")[0]] += image.size
+        for key in archives:
+            if info := store.head(key):
+                usage[key.partition("/")[0]] += info.size
+        with self.client.pipeline() as pipeline:
+            pipeline.delete(keys.USAGE)
+            for owner, size in usage.items():
+                pipeline.hset(keys.USAGE, owner, size)
+            pipeline.execute()
 
 
 def validate_name(name: str) -> str:

@@ -45,6 +45,7 @@ KEYS = {
     "API keys": keys.ACCESS,
     "jobs of the HTTP service": keys.SERVED,
     "folders of the HTTP service": keys.FOLDERS,
+    "bytes of the HTTP service's callers": keys.USAGE,
     "head of a prompt's keys": keys.PROMPTS,
     "numbers of prompts": keys.PROMPT_NUMBERS,
     "head of all keys": keys.PREFIX,

@@ -26,8 +26,6 @@ from bgpipe.pipeline.http.problems import Problem, problem_of
 if TYPE_CHECKING:
     from fastapi import Response
 
-JSON_BYTES = 1_000_000
-"""Maximum size of a JSON body, which Redis stores."""
 HISTORY = 1000
 """Maximum number of prompts listed, the newest ones."""
 CHECKED_PROMPTS = 20
@@ -88,11 +86,7 @@ async def read_json(request: Request) -> Json:
         WorkflowError: it is not JSON, or not valid in UTF-8 (NaN, lone surrogates).
         Problem: it is too large.
     """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > JSON_BYTES:
-            raise Problem(413, "too-large", f"more than {JSON_BYTES} bytes of JSON")
+    body = await request.body()
     try:
         document = json.loads(body) if body else {}
         json.dumps(document, ensure_ascii=False, allow_nan=False).encode()

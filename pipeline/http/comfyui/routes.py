@@ -137,7 +137,7 @@ def upload_image(
     check_queue_capacity(service.state)
     requested = _join(subfolder, image.filename or "")
     is_overwrite = overwrite.lower() in TRUE
-    with image.file:
+    with image.file, service.state.image_slots:
         name = service.images.write(requested, image.file.read(), overwrite=is_overwrite)
     folder, _, filename = name.rpartition("/")
     return JSONResponse({"name": filename, "subfolder": folder, "type": type_})

@@ -38,7 +38,7 @@ def begin_session(
         max_age=SESSION_SECONDS,
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure="https" in (request.url.scheme, state.settings.serve.public_url[:5]),
     )
 
 

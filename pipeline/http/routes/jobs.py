@@ -145,6 +145,7 @@ def delete_job(state: State, job: OwnJob) -> None:
     with _conflicts():
         state.jobs.forget(job.id)
     state.session.client.zrem(keys.of_owner(job.owner), job.id)
+    state.session.client.zrem(keys.FOLDERS, f"{job.owner}/results/{job.id}")
     if job.owner and job.out == state.uploads.results_location(job.owner, job.id):
         state.session.stores.open(job.out).clear()
 

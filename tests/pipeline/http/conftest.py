@@ -11,6 +11,9 @@ import httpx2
 import pytest
 from PIL import Image
 
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.http.api_keys import ApiKeys
+
 from ...support.http_service import SECONDS, Service, cluster
 from ...support.redis_server import require_redis
 
@@ -67,3 +70,12 @@ def finished(client: httpx2.Client) -> Callable[[str], dict[str, Any]]:
             time.sleep(0.1)
 
     return wait
+
+
+@pytest.fixture
+def keyed(guarded: Service) -> Iterator[httpx2.Client]:
+    """A client with a key that sees everything."""
+    with connect(guarded.redis_url) as redis:
+        key = ApiKeys(redis).add("everyone", everything=True)
+    with guarded.client(key) as client:
+        yield client

@@ -27,7 +27,7 @@ def test_the_curl_examples_of_the_document_run_as_written(
         photo(name)
     shell = re.findall(r"^```sh\n(.*?)^```", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
     blocks = [block for block in shell if "curl" in block]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     # Only the address is another one, and the key, which is to be new each time.
     script = "".join(blocks).replace("http://127.0.0.1:8000", service.url)
     script = script.replace("order-4711", f"order-{tmp_path}")
@@ -43,5 +43,7 @@ def test_the_curl_examples_of_the_document_run_as_written(
     assert "event: end" in done.stdout
     with Image.open(tmp_path / "photo-cutout.png") as cutout:
         assert cutout.mode == "RGBA"
+    with Image.open(tmp_path / "cutout.png") as cutout:
+        assert (cutout.mode, cutout.size) == ("RGBA", (96, 64))
     with zipfile.ZipFile(tmp_path / "all.zip") as archive:
         assert sorted(archive.namelist()) == ["cup.png", "photo.png"]

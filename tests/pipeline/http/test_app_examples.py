@@ -6,15 +6,22 @@ import http.server
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+import httpx2
 import pytest
 from PIL import Image
+from standardwebhooks.webhooks import Webhook
+
+from bgpipe.pipeline.scheduling.webhook import post_webhook
 
 from ...support.http_service import SECONDS, Service
+from ...support.ports import await_listening, free_port
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "infra/examples"
 SHELL = ["bash", EXAMPLES / "curl.sh"]
@@ -136,3 +143,41 @@ def test_a_page_of_a_site_that_may_makes_a_cutout_and_one_of_another_does_not(
         WebDriverWait(browser, SECONDS).until(lambda _: browser.execute_script(width) == 120)
         browser.save_screenshot(str(tmp_path / "page.png"))
     assert "Failed to fetch" in ask(service.url)
+
+
+def test_the_receiver_takes_each_message_once_and_refuses_forged_and_old_ones(
+    tmp_path: Path,
+) -> None:
+    port, secret = free_port(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    url = f"http://127.0.0.1:{port}/"
+    command = [sys.executable, EXAMPLES / "webhook_receiver.py", str(port)]
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(command, stdout=output, env={"WEBHOOK_SECRET": secret})
+    try:
+        await_listening(port)
+        assert post_webhook(url, {"done": 1}, secret, "job-1") == ""
+        for wrong in ("whsec_AAAA", ""):
+            assert post_webhook(url, {"done": 2}, wrong, "job-2") == "status 401"
+
+        def post(identity: str, age: int, text: str = '{"done": 3}') -> int:
+            sent = datetime.now(UTC) - timedelta(seconds=age)
+            headers = {
+                "webhook-id": identity,
+                "webhook-timestamp": str(int(sent.timestamp())),
+                "webhook-signature": Webhook(secret).sign(identity, sent, '{"done": 3}'),
+            }
+            return httpx2.post(url, content=text, headers=headers).status_code
+
+        assert post("job-3", 20) == 204
+        assert post("job-3", 10) == 200  # another attempt, whose predecessor's answer was lost
+        assert post("job-4", 0, text='{"done": 4}') == 401
+        assert post("job-5", 400) == 401
+        now = datetime.now(UTC)
+        headers = {"webhook-id": "job-6", "webhook-timestamp": str(int(now.timestamp()))}
+        headers["webhook-signature"] = Webhook(secret).sign("job-6", now, "{}")
+        replies = [httpx2.post(url, content="{}", headers=headers).status_code for _ in range(2)]
+        assert replies == [204, 409]
+    finally:
+        process.terminate()
+        process.wait(20)
+    assert (tmp_path / "output").read_text().splitlines() == ['{"done": 1}', '{"done": 3}', "{}"]

@@ -107,3 +107,21 @@ def test_one_loop_leads(state: AppState, job: Job) -> None:
     state.jobs.open(job)
     second.step()
     assert state.jobs.summary(job.id).state is JobState.LISTING
+
+
+def test_usage_is_recounted_with_the_cutouts_and_without_what_was_removed(
+    state: AppState, job: Job
+) -> None:
+    client, upload = state.session.client, job.source.rpartition("/")[2]
+    sent = int(client.hget(keys.USAGE, "anna") or 0)
+    results = state.session.stores.open(job.out)
+    results.write("a.png", bytes(1000))
+    results.write("b.zip", bytes(500))
+    state.uploads.recount()
+    assert client.hgetall(keys.USAGE) == {b"anna": str(sent + 1500).encode()}
+    state.uploads.open("anna", upload).clear()
+    results.clear()
+    loop = MaintenanceLoop(state)
+    loop.step()
+    loop.join_tasks(60)
+    assert client.hgetall(keys.USAGE) == {}

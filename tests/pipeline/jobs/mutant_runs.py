@@ -40,7 +40,6 @@ UNIT_TESTS = {
         "tests/pipeline/jobs/test_store_lost_replies.py",
     ),
     "served": ("tests/pipeline/http/test_background.py",),
-    "end_claim": ("tests/workers/test_claims.py",),
     "monitoring": ("tests/pipeline/monitoring/test_collectors_stats.py",),
 }
 

@@ -371,6 +371,16 @@ def test_a_worker_whose_item_was_taken_over_ends_no_claim_but_its_own(
     assert claimed(job_store, job, 0).attempt == {"release": 3, "give_back": 2}[end]
 
 
+def test_a_worker_ends_no_claim_of_another(job_store: JobStore, open_job: OpenJob) -> None:
+    job = open_job(1)
+    claimed(job_store, job, 0, "w/1")
+    for other in ("w/2", "w", "w/11"):
+        job_store.items.end_claim(job, 0, other)
+        assert job_store.items.owner(job, 0)
+    job_store.items.end_claim(job, 0, "w/1")
+    assert job_store.items.owner(job, 0) is None
+
+
 def test_a_worker_settles_nothing_in_a_later_job_of_the_same_name(
     job_store: JobStore, job: Job, items: Items, client: RedisClient
 ) -> None:

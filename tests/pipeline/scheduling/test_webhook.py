@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
+import base64
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from bgpipe.pipeline.scheduling.webhook import post_webhook
 
@@ -55,28 +54,46 @@ def listen() -> Iterator[Callable[..., Receiver]]:
         yield lambda *statuses: stack.enter_context(_receiver(statuses))
 
 
-def test_the_message_is_signed(listen: Callable[..., Receiver]) -> None:
+@pytest.mark.parametrize(
+    ("secret", "standard"),
+    [
+        ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", None),
+        ("hush", base64.b64encode(b"hush").decode()),
+    ],
+    ids=["whsec", "text"],
+)
+def test_the_reference_verifier_accepts_the_message_and_no_other(
+    listen: Callable[..., Receiver], secret: str, standard: str | None
+) -> None:
     receiver = listen()
-    assert post_webhook(receiver.url, {"sweep": "größe"}, "hush", "job-1") == ""
+    assert post_webhook(receiver.url, {"sweep": "größe"}, secret, "job-1") == ""
     (body,), (headers,) = receiver.bodies, receiver.headers
-    assert json.loads(body) == {"sweep": "größe"}
-    expected = hmac.new(b"hush", body, hashlib.sha256).hexdigest()
-    assert headers["X-Bgpipe-Signature"] == f"sha256={expected}"
-    assert headers["X-Bgpipe-Delivery"] == "job-1"
+    assert headers["webhook-id"] == "job-1"
     assert headers["Content-Type"] == "application/json"
+    verifier = Webhook(standard or secret)
+    assert verifier.verify(body, headers) == {"sweep": "größe"}
+    later = str(int(headers["webhook-timestamp"]) + 1)
+    for change in ({"webhook-id": "job-2"}, {"webhook-timestamp": later}):
+        with pytest.raises(WebhookVerificationError):
+            verifier.verify(body, headers | change)
+    with pytest.raises(WebhookVerificationError):
+        verifier.verify(body.replace(b"sweep", b"swept"), headers)
 
 
 def test_without_a_secret_there_is_no_signature(listen: Callable[..., Receiver]) -> None:
     receiver = listen()
     assert post_webhook(receiver.url, {}, "", "job-1") == ""
-    assert "X-Bgpipe-Signature" not in receiver.headers[0]
+    assert "webhook-signature" not in receiver.headers[0]
 
 
-def test_a_busy_receiver_gets_the_same_request_again(listen: Callable[..., Receiver]) -> None:
+def test_a_busy_receiver_gets_the_message_again_with_the_time_of_the_attempt(
+    listen: Callable[..., Receiver],
+) -> None:
     receiver = listen(503)
     assert post_webhook(receiver.url, {"done": 3}, "hush", "job-1") == ""
     first, second = receiver.headers
-    assert first["X-Bgpipe-Signature"] == second["X-Bgpipe-Signature"]
+    assert first["webhook-id"] == second["webhook-id"]
+    assert int(second["webhook-timestamp"]) > int(first["webhook-timestamp"])
     assert len(set(receiver.bodies)) == 1
 
 

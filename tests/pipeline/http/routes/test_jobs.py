@@ -96,7 +96,10 @@ def test_all_cutouts_come_as_one_zip(
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         assert archive.testzip() is None
         assert archive.namelist() == ["a.png", "ü b.png"]
-        assert archive.getinfo("a.png").date_time[0] >= 2026
+        created = client.get(f"/v1/jobs/{job}").json()["created"] // 2 * 2  # ZIP counts in twos
+        entry = archive.getinfo("a.png")
+        assert time.mktime((*entry.date_time, 0, 0, -1)) == created
+        assert entry.external_attr >> 16 == 0o100644
         single = client.get(f"/v1/jobs/{job}/items/1/result").content
         assert archive.read("ü b.png") == single
 
@@ -306,12 +309,11 @@ def test_an_allowed_source_is_listed_and_its_end_is_posted(
         body = {"source": str(tmp_path), "on_finish": hooks.url}
         answer = client.post("/v1/jobs", json=body)
         assert answer.status_code == 201, answer.text
-        for place in ("../..", "a\0b"):
-            beside = client.post("/v1/jobs", json={"source": f"{tmp_path}/{place}"})
-            assert problem(beside) == (403, "source-not-allowed")
+        beside = client.post("/v1/jobs", json={"source": f"{tmp_path}/../.."})
+        assert problem(beside) == (403, "source-not-allowed")
         headers, reported = hooks.wait()
     assert (reported["state"], reported["total"], reported["done"]) == ("finished", 2, 2)
-    assert headers["X-Bgpipe-Delivery"] == answer.json()["job"]
+    assert headers["webhook-id"] == answer.json()["job"]
     assert reported["job"] == answer.json()["job"]
     # Any server knows the job, also once the one that took it has gone.
     with service.client() as client:
