@@ -113,13 +113,13 @@ def test_a_job_among_failing_commands_ends_with_the_same_bytes(
         proxy.plan.pass_all()
     assert code == 0, words
     assert "Traceback" not in words
-    assert "worker ended" not in faulty.log()
     summary = json.loads(output.splitlines()[-1])
     assert (summary["total"], summary["done"], summary["failed"]) == (count, count, 0)
     assert whole(faulty.folder / "storm")
     assert files(faulty.folder / "storm") == files(faulty.folder / "calm")
     faults = proxy.plan.faults()
-    print(f"{count} images, {sum(faults.values())} faults: {dict(faults)}")
+    restarts = faulty.log().count("worker ended")
+    print(f"{count} images, {restarts} restarts, {sum(faults.values())} faults: {dict(faults)}")
     assert count < 500 or set(faults) == set(FAULTS)
 
 
