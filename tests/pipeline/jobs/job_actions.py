@@ -301,7 +301,7 @@ class JobActions:
             counted = self.store.items.settle(name, outcome, lane.claim)
             assert counted == (expected and not self.client.loses_replies)
         else:
-            with pytest.raises(JobNotFound):
+            with pytest.raises(UsageError):  # an unknown job, or one without such an item
                 self.store.items.settle(name, outcome, lane.claim)
         if acked:
             self._ack(lane.tag)
