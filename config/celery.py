@@ -21,6 +21,8 @@ def celery_config(settings: Settings, broker_url: str) -> dict[str, Any]:
             "unacked_key": "bgpipe:unacked",
             "unacked_index_key": "bgpipe:unacked_index",
             "unacked_mutex_key": "bgpipe:unacked_mutex",
+            # By default a worker that dies or loses Redis as it redelivers keeps the others from it for 300 s.
+            "unacked_mutex_expire": 10,
             "health_check_interval": 25,
             "socket_keepalive": True,
         },

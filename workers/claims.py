@@ -92,7 +92,7 @@ class ClaimManager:
     def _claim(self, job: JobId, index: int, source: str) -> Claim | None:
         claim = self.items.claim(job, index, self._worker)
         if claim and claim.item.source != source:
-            self.items.give_back(job, index)
+            self.items.give_back(claim)
             raise UsageError(f"image {index} of job {job} is another one: {claim.item.source}")
         return claim
 

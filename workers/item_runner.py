@@ -90,8 +90,7 @@ class ItemRunner:
                     )
                 except Exception as error:
                     return self._after_error(error, claim, timer)
-                self._items.write_fingerprint(job, index, identity)
-                return self._settle(claim, Outcome.done(index, flags), timer)
+                return self._settle(claim, Outcome.done(index, flags), timer, identity)
         except ClaimedElsewhere as error:
             return RetryLater(error, self._delay(ELSEWHERE_ATTEMPT))
 
@@ -133,7 +132,7 @@ class ItemRunner:
                 failure = error
             case WorkerShuttingDown() | DeviceLost():
                 if isinstance(error, WorkerShuttingDown):
-                    self._items.give_back(claim.job.id, claim.item.index)
+                    self._items.give_back(claim)
                 # Otherwise it stays claimed, so that the next attempt runs alone.
                 fields = _fields(claim) | {"reason": str(error)}
                 log.warning("image given back", extra={"fields": fields})
@@ -151,20 +150,22 @@ class ItemRunner:
             return self._settle(claim, Outcome.failed(claim.item.index, failure), timer)
         fields = _fields(claim) | {"attempt": claim.attempt, "error": str(failure)}
         log.warning("image will be tried again", extra={"fields": fields})
-        self._items.release(claim.job.id, claim.item.index)
+        self._items.release(claim)
         return RetryLater(failure, self._delay(claim.attempt))
 
     def _refuse(self, error: Refused | Unavailable, claim: Claim) -> RetryLater | None:
         """Give back an image that is not at fault; None if its job is paused, whose leader repeats it."""
         reason = error.detail if isinstance(error, Refused) else str(error)
-        is_paused = self._items.give_back(claim.job.id, claim.item.index, reason)
+        is_paused = self._items.give_back(claim, reason)
         fields = _fields(claim) | {"reason": reason, "paused": is_paused}
         log.warning("image refused", extra={"fields": fields})
         return None if is_paused else RetryLater(error, self._delay(claim.attempt))
 
-    def _settle(self, claim: Claim, outcome: Outcome, timer: StageTimer) -> Outcome:
+    def _settle(
+        self, claim: Claim, outcome: Outcome, timer: StageTimer, identity: str = ""
+    ) -> Outcome:
         """Record the outcome, first in the job store, then in counters and log."""
-        self._items.settle(claim.job.id, outcome)
+        self._items.settle(claim.job.id, outcome, claim, identity)
         self._counters.record_outcome(timer.seconds, timer.stages)
         fields = _fields(claim) | {"attempt": claim.attempt, "code": outcome.code}
         seconds = {"seconds": timer.seconds} | timer.stages

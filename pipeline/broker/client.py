@@ -17,12 +17,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from bgpipe.pipeline.broker import sentinel
-from bgpipe.pipeline.broker.replies import is_away, translate, waits
+from bgpipe.pipeline.broker.replies import is_away, lacks_right, translate, waits
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.logging import Notify, report_wait
 
 RETRY_SECONDS = 30.0
 """Seconds for which a command is retried: a restarting server reads its append-only file."""
+REFUSALS = 3
+"""Refusals of a command for want of a right that are taken for a reload of the server's users."""
 PAUSE = 0.25
 """Seconds between two attempts."""
 SOCKET_TIMEOUT = 10.0
@@ -152,7 +154,7 @@ def retry_while_away(
     That is for `retry_seconds`, or `away_seconds` while no server answers. Other errors of Redis, and
     the last one then, become those of `replies.translate`.
     """
-    start = time.monotonic()
+    start, refusals = time.monotonic(), 0
     with ExitStack() as stack:
         while True:
             try:
@@ -162,7 +164,9 @@ def retry_while_away(
             except errors as error:
                 seconds = away_seconds if is_away(error) else None
                 deadline = start + (retry_seconds if seconds is None else seconds)
-                if not waits(error) or time.monotonic() >= deadline:
+                refusals += lacks_right(error)
+                may_pass = waits(error) or (lacks_right(error) and refusals <= REFUSALS)
+                if not may_pass or time.monotonic() >= deadline:
                     raise translate(error, address, command) from error
             if notify:  # once; the first attempt costs no thread
                 stack.enter_context(report_wait(notify, _waiting_for(address)))

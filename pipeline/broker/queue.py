@@ -75,13 +75,23 @@ def publish(
 ) -> None:
     """Send a message for each of `items`; `notify` gets a line while the server is away.
 
-    If the connection breaks, all are sent again: an item may be delivered twice, which its claim makes
-    harmless. RedisUnavailable if the server stays away or refuses them.
+    If one is refused or the connection breaks, those beside it are sent again, in smaller batches: an item
+    may be delivered twice, which its claim makes harmless. RedisUnavailable if the server stays away or refuses them.
     """
     address = public_address(app.conf.broker_url.partition(";")[0])
-    retry_while_away(
-        lambda: _send(app, job, items, queue), errors=_ERRORS, address=address, notify=notify
-    )
+    sent, size = 0, len(items)
+
+    def send() -> None:
+        nonlocal sent, size
+        try:
+            _send(app, job, items[sent : sent + size], queue)
+        except _ERRORS:
+            size = max(1, size // 2)
+            raise
+        sent, size = sent + size, 2 * size
+
+    while sent < len(items):
+        retry_while_away(send, errors=_ERRORS, address=address, notify=notify)
 
 
 def read_depth(client: RedisClient, queue: str) -> int:

@@ -45,6 +45,11 @@ def is_away(error: Exception) -> bool:
     return waits(error) and not _CODE.search(_text(_cause(error)))
 
 
+def lacks_right(error: Exception) -> bool:
+    """Whether the user has no right to the command, which a reload of users makes so for a moment."""
+    return bool(_RIGHT.search(_text(_cause(error))))
+
+
 def translate(error: Exception, address: str, command: Sequence[object] = ()) -> Unavailable:
     """Return the error to raise instead; `command`: the words of the command that failed."""
     error = _cause(error)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache, reduce
-from itertools import islice, takewhile
+from itertools import islice
 from operator import or_
 from typing import cast
 
@@ -24,6 +24,8 @@ from bgpipe.pipeline.types import Failure, Item, Job, JobId, Outcome, ReviewFlag
 
 FINGERPRINT_BYTES = 8
 """Two objects share a fingerprint with a probability of 10^-19."""
+MOST_ITEMS = (512 << 20) // FINGERPRINT_BYTES
+"""Items of a job at most: a string in Redis, here that of the fingerprints, has up to 512 MB."""
 PAGE = 500
 """Failures read at once."""
 CHUNK = 8192
@@ -42,6 +44,8 @@ REDELIVERED = b"!"
 class Claim:
     """The right to work on an item of `job`. `attempt` counts from 1."""
 
+    id: str
+    """The owner's name and a unique end, as stored: another claim of the item is another worker's."""
     attempt: int
     item: Item
     job: Job
@@ -99,30 +103,34 @@ class ItemStore:
         return self.manifests.items(job, start, stop)
 
     def pick(self, job: JobId, indices: Iterable[int]) -> list[Item]:
-        return self.manifests.pick(job, indices)
+        return list(self.manifests.pick(job, indices))
 
     def claim(self, job: JobId, index: int, worker: str) -> Claim | None:
         """Claim the item before any work, and count the attempt; None if settled or not running."""
         names = keys.of_job(job)
+        claim = f"{worker} {uuid.uuid4().hex}"  # unique: one claim sent twice is not two claims
         reply = change_job(
             self._client,
             "claim",
             job,
             [names.head, names.done, names.failed, names.claimed, names.running, names.repeats],
             index,
-            f"{worker} {uuid.uuid4().hex}",  # unique: one claim sent twice is not two claims
+            claim,
             no_item=_no_item(job, index),
         )
         if reply == scripts.REFUSED:
             return None
         attempt, _mark, edition = reply
         item = self.manifests.cached_item(job, edition, index)
-        return Claim(attempt, item, self._cached_job(job, edition))
+        return Claim(claim, attempt, item, self._cached_job(job, edition))
 
-    def settle(self, job: JobId, outcome: Outcome) -> bool:
+    def settle(
+        self, job: JobId, outcome: Outcome, claim: Claim | None = None, identity: str = ""
+    ) -> bool:
         """Record how an item ended; the last one finishes the job.
 
-        Returns False, and changes nothing, if the item was settled before.
+        `identity` is the cutout's: a later job knows any other as foreign. Returns False if the item was
+        settled before. JobNotFound if `claim` is on an earlier job of this name.
         """
         names = keys.of_job(job)
         code, flags = outcome.code, outcome.flags
@@ -133,8 +141,9 @@ class ItemStore:
             self._client,
             "settle",
             job,
-            [*changed, keys.TOTALS],
-            *(outcome.index, code or "", error, *flagged),
+            [*changed, keys.TOTALS, names.fingerprints],
+            *(outcome.index, claim.job.created if claim else ""),
+            *(fingerprint(identity) if identity else "", code or "", error, *flagged),
             no_item=_no_item(job, outcome.index),
         )
         return bool(reply != scripts.REFUSED)
@@ -144,21 +153,23 @@ class ItemStore:
         claim = self._client.hget(keys.of_job(job).running, str(index))
         return _owner(claim) if isinstance(claim, bytes) else None
 
-    def release(self, job: JobId, index: int) -> None:
+    def release(self, claim: Claim) -> None:
         """Release the claim after a failed attempt that will be repeated."""
-        self._client.hdel(keys.of_job(job).running, str(index))
+        running = keys.of_job(claim.job.id).running
+        run_script(self._client, "release", [running], claim.item.index, claim.id)
 
-    def give_back(self, job: JobId, index: int, refusal: str = "") -> bool:
+    def give_back(self, claim: Claim, refusal: str = "") -> bool:
         """Undo a claim whose attempt must not count, as the item is not at fault.
 
         `refusal`: what fails for every item; REFUSALS in a row pause the job. Returns whether it is paused.
         """
+        job, index = claim.job.id, claim.item.index
         names = keys.of_job(job)
         changed = [names.head, names.claimed, names.running, names.repeats]
         reasons = (refusal, REFUSALS) if refusal else ()
-        reply = change_job(
-            self._client, "give_back", job, changed, index, *reasons, no_item=_no_item(job, index)
-        )
+        args = (index, claim.id, *reasons)
+        no_item = _no_item(job, index)
+        reply = change_job(self._client, "give_back", job, changed, *args, no_item=no_item)
         return bool(reply == scripts.PAUSED)
 
     def end_claim(self, job: JobId, index: int, worker: str) -> None:
@@ -171,10 +182,11 @@ class ItemStore:
         running = cast("dict[bytes, bytes]", self._client.hgetall(keys.of_job(job).running))
         return {int(index): _owner(claim).worker for index, claim in running.items()}
 
-    def missing(self, job: JobId, start: int = 0) -> Iterator[int]:
-        """Yield the indices of the items from `start` on that are not settled, in order."""
+    def missing(self, job: JobId, start: int = 0, stop: int | None = None) -> Iterator[int]:
+        """Yield the indices of the items from `start` to before `stop` that are not settled, in order."""
+        end = self.size(job) if stop is None else min(stop, self.size(job))
         names = keys.of_job(job)
-        yield from self._indices((names.done, names.failed), start, self.size(job), set_bits=False)
+        yield from self._indices((names.done, names.failed), start, end, set_bits=False)
 
     def failures(self, job: JobId, start: int = 0, stop: int | None = None) -> Iterator[Failure]:
         """Yield the failed items from `start` to before `stop`, in the order of the manifest."""
@@ -185,13 +197,14 @@ class ItemStore:
             fields = [str(index) for index in page]
             errors = cast("list[bytes | None]", self._client.hmget(names.errors, fields))
             repeats = self._client.hmget(names.repeats, fields)
-            for item, error, repeated in zip(self.pick(job, page), errors, repeats, strict=True):
+            items = self.manifests.pick(job, page)  # block by block: some readers want few
+            for item, error, repeated in zip(items, errors, repeats, strict=True):
                 yield read_failure(job, item, error, int(repeated or 0))
 
     def flags(self, job: JobId) -> dict[int, tuple[ReviewFlag, ...]]:
         """Return the flags of the cutouts that have any, in the order of the manifest."""
-        stored = cast("dict[bytes, bytes]", self._client.hgetall(keys.of_job(job).flags))
-        bits = {int(index): int(value) for index, value in stored.items()}
+        stored = self._client.hscan_iter(keys.of_job(job).flags, count=PAGE)
+        bits = {int(index): int(value) for index, value in stored}
         return {index: read_flags(bits[index]) for index in sorted(bits)}
 
     def views(self, job: JobId, start: int, stop: int) -> list[ItemView]:
@@ -201,7 +214,7 @@ class ItemStore:
             return []
         # Open items are read first: one that ends meanwhile is then seen as open, or as it ended.
         running = self.claims(job)
-        unsettled = set(takewhile(lambda index: index < stop, self.missing(job, start)))
+        unsettled = set(self.missing(job, start, stop))
         failed = self.failures(job, start, start + len(items))
         failures = {failure.index: failure for failure in failed}
         fields = [str(item.index) for item in items]
@@ -218,11 +231,6 @@ class ItemStore:
             ItemView(item, state(item.index), failures.get(item.index), read_flags(int(bits or 0)))
             for item, bits in zip(items, flags, strict=True)
         ]
-
-    def write_fingerprint(self, job: JobId, index: int, identity: str) -> None:
-        """Record the identity of an item's cutout, so that a later job knows any other as foreign."""
-        offset = index * FINGERPRINT_BYTES
-        self._client.setrange(keys.of_job(job).fingerprints, offset, fingerprint(identity))
 
     def read_fingerprints(self, job: JobId, start: int, stop: int) -> list[bytes]:
         """Return the fingerprints of the items from `start` to before `stop`; one may be empty."""

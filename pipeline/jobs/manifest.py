@@ -61,13 +61,11 @@ class ManifestStore:
                 if start <= item.index < stop:
                     yield item
 
-    def pick(self, job: JobId, indices: Iterable[int]) -> list[Item]:
-        """Return the items at `indices`, which must exist; each block is read once if they are in order."""
-        items = []
+    def pick(self, job: JobId, indices: Iterable[int]) -> Iterator[Item]:
+        """Yield the items at `indices`, which must exist; each block is read once if they are in order."""
         for number, group in groupby(indices, lambda index: index // BLOCK):
             block = self._block(job, number)
-            items += [_at(job, block, index) for index in group]
-        return items
+            yield from (_at(job, block, index) for index in group)
 
     def cached_item(self, job: JobId, edition: bytes, index: int) -> Item:
         """Return an item of a job that has been listed; `edition` separates jobs that had one name."""

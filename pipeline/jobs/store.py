@@ -12,6 +12,7 @@ Processes that list and feed a job write with a fencing token (bgpipe.pipeline.b
 one was seen, older ones are refused, so that a leader that stalled past its lease changes nothing.
 """
 
+import itertools
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import cast
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.errors import StoreCorrupted, UsageError
-from bgpipe.pipeline.jobs.items import ItemStore
+from bgpipe.pipeline.jobs.items import MOST_ITEMS, ItemStore
 from bgpipe.pipeline.jobs.manifest import pack_names, unpack_names
 from bgpipe.pipeline.jobs.records import read_record, summarize, write_record
 from bgpipe.pipeline.jobs.scripts import JobConflict as JobConflict  # exported, like the next two
@@ -30,6 +31,8 @@ from bgpipe.pipeline.jobs.scripts import LeaseLost as LeaseLost
 from bgpipe.pipeline.jobs.scripts import change_job, read_head, run_script
 from bgpipe.pipeline.types import OPEN_STATES, Item, Job, JobId, JobState, JobSummary
 
+INDEXED = 500
+"""Jobs looked at by one script."""
 NO_TOKEN = 0
 """Accepted as long as no process has led the job."""
 
@@ -97,6 +100,11 @@ class JobStore:
 
     def add(self, job: JobId, items: Sequence[Item], token: int = NO_TOKEN) -> None:
         """Append `items` to the manifest; their indices continue from its end, beginning at 0."""
+        if items and items[-1].index >= MOST_ITEMS:
+            raise UsageError(
+                f"job {job} has more than {MOST_ITEMS:,} images: submit its source in parts, for example "
+                "with --include"
+            )
         if items:
             self.items.manifests.append(job, items, token)
 
@@ -107,7 +115,8 @@ class JobStore:
     def start(self, job: JobId, token: int = NO_TOKEN) -> None:
         """End the listing: the job runs, or has finished if its manifest is empty."""
         names = keys.of_job(job)
-        change_job(self._client, "start", job, [names.head, names.named, keys.TOTALS], token)
+        changed = [names.head, names.named, keys.TOTALS, keys.RUNNING]
+        change_job(self._client, "start", job, changed, token, job)
 
     def lead(self, job: JobId, token: int) -> int:
         """Refuse older tokens from now on; returns the cursor."""
@@ -128,7 +137,8 @@ class JobStore:
 
     def resume(self, job: JobId, token: int = NO_TOKEN) -> None:
         """Reopen a cancelled job with every item that is not settled; others stay as they are."""
-        changed = [keys.of_job(job).head, keys.of_locations(self.job(job).locations_digest)]
+        target = keys.of_locations(self.job(job).locations_digest)
+        changed = [keys.of_job(job).head, target, keys.RUNNING]
         change_job(self._client, "resume", job, changed, token, job)
 
     def unpause(self, job: JobId) -> None:
@@ -142,7 +152,7 @@ class JobStore:
     def retry(self, job: JobId, token: int = NO_TOKEN) -> None:
         """Reopen a finished job for the items that failed; their attempts count anew."""
         names, target = keys.of_job(job), keys.of_locations(self.job(job).locations_digest)
-        changed = [names.head, target, names.failed, names.errors, names.claimed, names.repeats]
+        changed = [names.head, target, names.failed, names.errors, names.claimed, keys.RUNNING]
         problem = f"job {job} has not finished: wait for its end, or resume it if it was cancelled"
         change_job(self._client, "retry", job, changed, token, job, wrong_state=problem)
 
@@ -153,7 +163,7 @@ class JobStore:
         digest = ""
         with suppress(StoreCorrupted, JobNotFound):  # a damaged record has no target
             digest = self.job(job).locations_digest
-        removed = [keys.JOBS, keys.of_locations(digest), *keys.of_job(job)]
+        removed = [keys.JOBS, keys.RUNNING, keys.of_locations(digest), *keys.of_job(job)]
         problem = f"job {job} is open: end it with bgpipe cancel {job}"
         change_job(self._client, "forget", job, removed, job, wrong_state=problem)
 
@@ -167,8 +177,16 @@ class JobStore:
 
     def running_ids(self) -> list[JobId]:
         """Return the running jobs, the oldest first."""
-        names = run_script(self._client, "running", [keys.JOBS], keys.JOB_PREFIX)
+        names = run_script(self._client, "running", [keys.RUNNING], keys.JOB_PREFIX)
         return [JobId(name.decode()) for name in names]
+
+    def index_running(self) -> None:
+        """Enter the jobs into the index of running ones that an older version of bgpipe started."""
+        for first in itertools.count(0, INDEXED):
+            last = first + INDEXED - 1
+            names = [keys.JOBS, keys.RUNNING]
+            if not run_script(self._client, "reindex", names, keys.JOB_PREFIX, first, last):
+                return
 
     def closed_before(self, moment: float) -> list[JobId]:
         """Return the jobs that finished or were cancelled before the Unix time `moment`."""

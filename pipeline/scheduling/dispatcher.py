@@ -23,6 +23,8 @@ PROBE_INTERVAL = 30.0
 """Most seconds between two probes of a paused job."""
 CLEANING_INTERVAL = 600.0
 """Seconds between two removals of what has expired."""
+INDEX_INTERVAL = 30.0
+"""Seconds after which a job that an older version of bgpipe started is found."""
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +107,7 @@ class Dispatcher:
     _errors: dict[JobId, str] = field(default_factory=dict, init=False)
     _steps: int = field(default=0, init=False)
     _cleaned: float = field(default=-CLEANING_INTERVAL, init=False)
+    _indexed: float = field(default=-CLEANING_INTERVAL, init=False)
 
     def run(self, stopped: threading.Event, after_step: Callable[[], None]) -> None:
         """Step until `stopped` is set, also while Redis is away; calls `after_step` each time.
@@ -135,6 +138,9 @@ class Dispatcher:
             self._cleaned = time.monotonic()
             for job_id in forget_old(self.jobs, self.settings.keep_days):
                 log.info("job forgotten", extra={"fields": {"job": job_id}})
+        if time.monotonic() - self._indexed >= INDEX_INTERVAL:
+            self._indexed = time.monotonic()
+            self.jobs.index_running()
         running = self.jobs.running_ids()
         self._release_all(but=running)
         return self._feed(running)

@@ -36,6 +36,7 @@ JOB = JobId("spring-2024")
 TIMES = {"started", "settled", "since"}
 KEYS = {
     "jobs": keys.JOBS,
+    "running jobs": keys.RUNNING,
     "unacknowledged messages": keys.UNACKED,
     "index of unacknowledged messages": keys.UNACKED_INDEX,
     "unreadable messages": keys.DEAD,
@@ -176,8 +177,7 @@ def run_a_job(client: RedisClient) -> None:
     job_store.set_cursor(JOB, 3)
     for index in (0, 1, 1, 2):
         job_store.items.claim(JOB, index, "cpu0@host/1")
-    job_store.items.write_fingerprint(JOB, 0, "8787-1")
-    job_store.items.settle(JOB, Outcome.done(0, tuple(ReviewFlag)))
+    job_store.items.settle(JOB, Outcome.done(0, tuple(ReviewFlag)), identity="8787-1")
     job_store.items.settle(JOB, Outcome.failed(1, PermanentError(Code.EMPTY, "no bytes")))
 
 

@@ -15,6 +15,8 @@ else
   redis.call('HSET', KEYS[5], ARGV[1], claim)
   if redis.call('SETBIT', KEYS[4], index, 1) == 1 then
     attempt = 1 + redis.call('HINCRBY', KEYS[6], ARGV[1], 1)
+  else
+    redis.call('HDEL', KEYS[6], ARGV[1])  -- those before a retry of the job
   end
 end
 return {attempt, string.sub(claim, 1, 1), redis.call('HGET', KEYS[1], 'created')}

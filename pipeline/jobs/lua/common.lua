@@ -28,6 +28,12 @@ local function is_settled(done, failed, index)
   return redis.call('GETBIT', done, index) == 1 or redis.call('GETBIT', failed, index) == 1
 end
 
+-- Whether the item's last claim, behind its mark, is `claim`: another worker may have taken it over.
+local function is_held_by(running, index, claim)
+  local held = redis.call('HGET', running, index)
+  return held and string.sub(held, 2) == claim
+end
+
 local function finish_if_complete(head)
   local fields = redis.call('HMGET', head, 'state', 'size', 'done', 'failed')
   local settled = tonumber(fields[3] or 0) + tonumber(fields[4] or 0)
@@ -52,8 +58,14 @@ local function claim_target(target, job, head)
   redis.call('SET', target, job)
 end
 
+-- Enter a job that may run from now on into the index of running jobs. Others leave it as it is read.
+local function enter_running(index, job, head)
+  redis.call('ZADD', index, redis.call('HGET', head, 'created'), job)
+end
+
 -- Reopen a job. The seconds since it ended do not count as its running time.
-local function reopen(head, state)
+local function reopen(head, state, index, job)
+  enter_running(index, job, head)
   local times = redis.call('HMGET', head, 'finished', 'started')
   if times[1] and times[2] then
     redis.call('HINCRBYFLOAT', head, 'spent', tonumber(times[1]) - tonumber(times[2]))

@@ -12,9 +12,9 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.errors import Code, PermanentError, StoreCorrupted, UsageError
-from bgpipe.pipeline.jobs.items import REFUSALS
+from bgpipe.pipeline.jobs.items import MOST_ITEMS, REFUSALS, Claim, fingerprint
 from bgpipe.pipeline.jobs.manifest import VERSION, _compress
-from bgpipe.pipeline.jobs.store import JobConflict, JobNotFound, JobStore
+from bgpipe.pipeline.jobs.store import INDEXED, JobConflict, JobNotFound, JobStore, LeaseLost
 from bgpipe.pipeline.types import Failure, Item, Job, JobId, JobState, Matting, Outcome, ReviewFlag
 
 Items = Callable[[int], list[Item]]
@@ -23,6 +23,12 @@ OpenJob = Callable[[int], JobId]
 
 def failed(index: int) -> Outcome:
     return Outcome.failed(index, PermanentError(Code.NOT_IMAGE, "no image: x.jpg"))
+
+
+def claimed(job_store: JobStore, job: JobId, index: int, worker: str = "w") -> Claim:
+    claim = job_store.items.claim(job, index, worker)
+    assert claim
+    return claim
 
 
 def claim(job_store: JobStore, job: JobId, index: int) -> tuple[int, bool]:
@@ -139,6 +145,16 @@ def test_adding_twice_changes_nothing_and_a_gap_is_refused(
         job_store.add(job.id, items(8)[6:])
 
 
+def test_a_job_of_more_images_than_redis_can_hold_is_refused_while_it_is_listed(
+    job_store: JobStore, job: Job, items: Items
+) -> None:
+    job_store.open(job)
+    with pytest.raises(UsageError, match="more than 67,108,864 images: submit its source in parts"):
+        job_store.add(job.id, [replace(items(1)[0], index=MOST_ITEMS)])
+    with pytest.raises(UsageError, match="does not end at item"):
+        job_store.add(job.id, [replace(items(1)[0], index=MOST_ITEMS - 1)])
+
+
 def test_an_item_is_read_after_the_block_that_held_fewer(
     job_store: JobStore, job: Job, items: Items
 ) -> None:
@@ -175,9 +191,9 @@ def test_an_attempt_is_counted_when_it_begins(job_store: JobStore, open_job: Ope
 
 def test_a_released_item_is_queued_again(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(2)
-    job_store.items.claim(job, 0, "w")
-    job_store.items.release(job, 0)
-    job_store.items.release(job, 0)
+    claim = claimed(job_store, job, 0)
+    job_store.items.release(claim)
+    job_store.items.release(claim)
     summary = job_store.summary(job)
     assert (summary.queued, summary.running) == (2, 0)
 
@@ -289,6 +305,14 @@ def test_the_cursor_is_kept(job_store: JobStore, open_job: OpenJob) -> None:
     assert job_store.cursor(job) == 4
 
 
+def test_an_older_token_moves_no_cursor(job_store: JobStore, open_job: OpenJob) -> None:
+    job = open_job(5)
+    job_store.lead(job, token=5)
+    with pytest.raises(LeaseLost):
+        job_store.set_cursor(job, 4, token=4)
+    assert job_store.cursor(job) == 0
+
+
 def test_jobs_are_listed_the_newest_first(job_store: JobStore, job: Job) -> None:
     assert job_store.latest() is None
     for name, created in (("b", 2.0), ("c", 3.0), ("a", 1.0)):
@@ -316,29 +340,25 @@ def test_an_item_in_flight_that_is_claimed_again_is_suspect(
 
     assert claim(job_store, job, 0) == (1, False)
     assert claim(job_store, job, 0) == (2, True)  # its worker died
-    job_store.items.release(job, 0)
-    assert claim(job_store, job, 0) == (3, False)  # its attempt failed, and the worker said so
+    job_store.items.release(claimed(job_store, job, 0))
+    assert claim(job_store, job, 0) == (4, False)  # its attempt failed, and the worker said so
 
 
 def test_what_is_given_back_was_never_claimed(job_store: JobStore, open_job: OpenJob) -> None:
     job = open_job(2)
     for _ in range(3):
-        assert claim(job_store, job, 0) == (1, False)
-        job_store.items.give_back(job, 0)
-        job_store.items.give_back(job, 0)
+        held = claimed(job_store, job, 0)
+        assert held.attempt == 1
+        job_store.items.give_back(held)
+        job_store.items.give_back(held)
     job_store.items.claim(job, 1, "w")
-    job_store.items.claim(job, 1, "w")
-    job_store.items.give_back(job, 1)
+    job_store.items.give_back(claimed(job_store, job, 1))
     assert claim(job_store, job, 1) == (2, False)
 
 
 def refuse(job_store: JobStore, job: JobId, times: int, reason: str = "the disk is full") -> bool:
     """Have the first item refused; returns whether the job is paused."""
-    is_paused = False
-    for _ in range(times):
-        assert job_store.items.claim(job, 0, "w")
-        is_paused = job_store.items.give_back(job, 0, reason)
-    return is_paused
+    return [job_store.items.give_back(claimed(job_store, job, 0), reason) for _ in range(times)][-1]
 
 
 def test_refusals_in_a_row_for_one_reason_pause_a_job_and_cost_no_attempt(
@@ -367,8 +387,7 @@ def test_the_probe_of_a_paused_job_ends_the_pause_once_it_is_done(
     refuse(job_store, job, REFUSALS)
     job_store.set_probe(job, 1)
     assert job_store.items.claim(job, 0, "w") is None
-    assert claim(job_store, job, 1) == (1, False)
-    assert job_store.items.give_back(job, 1, "the clock is wrong")
+    assert job_store.items.give_back(claimed(job_store, job, 1), "the clock is wrong")
     assert job_store.summary(job).paused.endswith(": the clock is wrong")
     assert job_store.items.claim(job, 1, "w") is None
     job_store.set_probe(job, 2)
@@ -386,9 +405,9 @@ def test_a_refusal_that_is_reported_twice_counts_once(
     job_store: JobStore, open_job: OpenJob
 ) -> None:
     job = open_job(3)
-    assert job_store.items.claim(job, 0, "w")
+    held = claimed(job_store, job, 0)
     for _ in range(REFUSALS):
-        assert not job_store.items.give_back(job, 0, "the disk is full")
+        assert not job_store.items.give_back(held, "the disk is full")
     assert not refuse(job_store, job, REFUSALS - 2)
     assert refuse(job_store, job, 1)
 
@@ -410,6 +429,52 @@ def test_a_person_ends_a_pause_by_unpausing_or_cancelling(
     assert claim(job_store, job, 0) == (1, False)
     with pytest.raises(JobNotFound):
         job_store.unpause(JobId("other"))
+
+
+@pytest.mark.parametrize("end", ["release", "give_back"])
+def test_a_worker_whose_item_was_taken_over_ends_no_claim_but_its_own(
+    job_store: JobStore, open_job: OpenJob, end: str
+) -> None:
+    job = open_job(1)
+    first = claimed(job_store, job, 0, "stood still")
+    second = claimed(job_store, job, 0, "took over")
+    getattr(job_store.items, end)(first)
+    owner = job_store.items.owner(job, 0)
+    assert owner
+    assert owner.worker == "took over"
+    getattr(job_store.items, end)(second)
+    assert job_store.items.owner(job, 0) is None
+    assert claimed(job_store, job, 0).attempt == {"release": 3, "give_back": 2}[end]
+
+
+def test_a_worker_ends_no_claim_of_another(job_store: JobStore, open_job: OpenJob) -> None:
+    job = open_job(1)
+    claimed(job_store, job, 0, "w/1")
+    for other in ("w/2", "w", "w/11"):
+        job_store.items.end_claim(job, 0, other)
+        assert job_store.items.owner(job, 0)
+    job_store.items.end_claim(job, 0, "w/1")
+    assert job_store.items.owner(job, 0) is None
+
+
+def test_a_worker_settles_nothing_in_a_later_job_of_the_same_name(
+    job_store: JobStore, job: Job, items: Items, client: RedisClient
+) -> None:
+    claims = []
+    for created in (1.0, 2.0):
+        job_store.open(replace(job, created=created))
+        job_store.add(job.id, items(2))
+        job_store.start(job.id)
+        claims.append(claimed(job_store, job.id, 0))
+        if created == 1.0:
+            job_store.cancel(job.id)
+            job_store.forget(job.id)
+    with pytest.raises(JobNotFound):
+        job_store.items.settle(job.id, Outcome.done(0), claims[0], identity="1-1")
+    assert (job_store.summary(job.id).done, job_store.summary(job.id).running) == (0, 1)
+    assert not client.exists(keys.of_job(job.id).fingerprints)
+    assert job_store.items.settle(job.id, Outcome.done(0), claims[1], identity="1-1")
+    assert job_store.items.read_fingerprints(job.id, 0, 1) == [fingerprint("1-1")]
 
 
 def test_a_claim_brings_the_job_that_it_is_of_although_its_name_was_used_before(
@@ -471,6 +536,18 @@ def test_a_cancelled_job_is_resumed_with_all_that_is_not_settled(
     job_store.cancel(job)
     for index in (1, 2):
         job_store.items.settle(job, Outcome.done(index))
+    job_store.resume(job)
+    assert job_store.summary(job).state is JobState.FINISHED
+
+
+def test_a_job_that_was_not_cancelled_is_not_resumed(
+    job_store: JobStore, open_job: OpenJob
+) -> None:
+    job = open_job(1)
+    job_store.set_cursor(job, 1)
+    job_store.resume(job)
+    assert job_store.cursor(job) == 1
+    job_store.items.settle(job, Outcome.done(0))
     job_store.resume(job)
     assert job_store.summary(job).state is JobState.FINISHED
 
@@ -589,10 +666,65 @@ def test_a_retry_opens_the_dead_letters_only(job_store: JobStore, open_job: Open
     assert (list(job_store.items.missing(job)), job_store.cursor(job)) == ([1, 3], 0)
     assert summary.seconds >= seconds - 1e-6  # Redis rounds what it adds up
     assert claim(job_store, job, 1) == (1, False)
+    assert claim(job_store, job, 1) == (2, True)  # those before the retry do not count
     for index in (1, 3):
         job_store.items.settle(job, Outcome.done(index))
     assert job_store.summary(job).state is JobState.FINISHED
     assert job_store.summary(job).done == 4
+
+
+def test_a_retry_is_refused_while_another_job_has_the_target(
+    job_store: JobStore, open_job: OpenJob, job: Job
+) -> None:
+    open_job(1)
+    job_store.items.settle(job.id, failed(0))
+    job_store.open(replace(job, id=JobId("twin")))
+    with pytest.raises(JobConflict, match="twin"):
+        job_store.retry(job.id, token=5)
+    assert job_store.summary(job.id).state is JobState.FINISHED
+
+
+def test_a_retry_changes_what_failed_and_nothing_else(
+    job_store: JobStore, open_job: OpenJob, client: RedisClient
+) -> None:
+    job = open_job(3000)
+    names = keys.of_job(job)
+    client.setrange(names.claimed, 0, b"\xff" * 375)
+    client.setbit(names.claimed, 7, 0)  # it failed without a claim
+    client.setrange(names.done, 0, b"\xff" * 374 + b"\x7f")
+    client.hset(names.head, "done", 2999)
+    client.setbit(names.done, 7, 0)
+    client.hincrby(names.head, "done", -1)
+    for index in (7, 2992):
+        job_store.items.settle(job, failed(index))
+    assert job_store.summary(job).state is JobState.FINISHED
+    job_store.retry(job, token=5)
+    assert list(job_store.items.missing(job)) == [7, 2992]
+    assert client.bitcount(names.claimed) == 2998
+    assert [client.getbit(names.claimed, index) for index in (6, 7, 8, 2991, 2992)] == [
+        1,
+        0,
+        1,
+        1,
+        0,
+    ]
+    assert not client.exists(names.failed, names.errors)
+
+
+def test_running_jobs_are_found_whatever_version_started_them(
+    job_store: JobStore, open_job: OpenJob, client: RedisClient, job: Job
+) -> None:
+    running = open_job(1)
+    for number in range(INDEXED + 1):
+        job_store.open(replace(job, id=JobId(f"done-{number}"), out=f"/{number}"))
+        job_store.start(JobId(f"done-{number}"))
+    assert job_store.running_ids() == [running]
+    assert client.zrange(keys.RUNNING, 0, -1) == [running.encode()]  # others left as it was read
+    client.delete(keys.RUNNING)  # an older version keeps no index
+    assert job_store.running_ids() == []
+    job_store.index_running()
+    assert client.zrange(keys.RUNNING, 0, -1) == [running.encode()]
+    assert job_store.running_ids() == [running]
 
 
 def test_a_job_that_runs_is_not_retried(job_store: JobStore, open_job: OpenJob) -> None:
@@ -649,6 +781,17 @@ def test_a_key_of_a_wrong_type_is_reported_and_never_counted(
         job_store.cancel(job)
     job_store.forget(job)
     assert job_store.ids() == []
+
+
+def test_totals_of_a_wrong_type_stop_an_outcome_before_it_counts(
+    job_store: JobStore, open_job: OpenJob, client: RedisClient
+) -> None:
+    job = open_job(1)
+    client.delete(keys.TOTALS)
+    client.rpush(keys.TOTALS, "not ours")
+    with pytest.raises(StoreCorrupted):
+        job_store.items.settle(job, Outcome.done(0))
+    assert (job_store.summary(job).done, list(job_store.items.missing(job))) == (0, [0])
 
 
 def set_bits(client: RedisClient, job: JobId) -> list[int]:

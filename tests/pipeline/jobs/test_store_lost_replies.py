@@ -82,7 +82,8 @@ def test_no_change_counts_twice(
             assert claim.attempt == attempt
         losing(lambda: job_store.items.settle(job.id, Outcome.done(0)))
         losing(lambda: job_store.items.settle(job.id, Outcome(1, Code.EMPTY, "")))
-        losing(lambda: job_store.items.release(job.id, 2))
+        claim = losing(lambda: job_store.items.claim(job.id, 2, "w"))
+        losing(lambda: job_store.items.release(claim))
         losing(lambda: job_store.items.settle(job.id, Outcome.done(2)))
         summary = job_store.summary(job.id)
     assert (summary.state, summary.total, summary.done, summary.failed, summary.skipped) == (

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
-from bgpipe.pipeline.jobs.items import ItemStore
+from bgpipe.pipeline.jobs.items import FINGERPRINT_BYTES, ItemStore, fingerprint
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.planning.catalog import (
     PART_ROWS,
@@ -150,12 +151,13 @@ def test_a_fact_is_about_one_object_only(target: LocalStore, items: ItemStore, j
 
 
 def test_a_promise_holds_for_the_object_that_its_worker_has_sealed(
-    target: LocalStore, items: ItemStore, job: Job
+    target: LocalStore, items: ItemStore, job: Job, client: RedisClient
 ) -> None:
     rows = [row("a", "", 0), row("b", "", 9000), row("c", "", 1)]
     write(target, items, job, *rows)
-    items.write_fingerprint(job.id, 9000, "b1")
-    items.write_fingerprint(job.id, 0, "a1")
+    for index, identity in ((9000, "b1"), (0, "a1")):
+        offset = FINGERPRINT_BYTES * index
+        client.setrange(keys.of_job(job.id).fingerprints, offset, fingerprint(identity))
     a, b, c = Catalog(target, SOURCE, items).rows()
     catalog = Catalog(target, SOURCE, items)
     assert catalog.confirms(a, ObjectInfo("a.png", 5, "a1"))

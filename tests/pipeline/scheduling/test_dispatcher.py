@@ -120,8 +120,9 @@ def test_a_paused_job_is_tried_with_one_image_now_and_then_and_fed_anew_after_it
     turn(leader)
     job_store.items.settle(job, Outcome.done(0))
     for _ in range(REFUSALS):
-        job_store.items.claim(job, 1, "w")
-        job_store.items.give_back(job, 1, "the disk is full")
+        claim = job_store.items.claim(job, 1, "w")
+        assert claim
+        job_store.items.give_back(claim, "the disk is full")
     take(client, 9)  # dropped by the worker
     probes = []
     end = time.monotonic() + 2
