@@ -138,9 +138,10 @@ def test_the_catalog_of_an_earlier_version_confirms_cutouts_without_opening_them
 
 
 def test_the_jobs_of_an_earlier_version_are_reported_alike(left: Bgpipe) -> None:
-    assert reported(left, "jobs") == RECORD["reported"]["jobs"]
+    for now, then in zip(reported(left, "jobs"), RECORD["reported"]["jobs"], strict=True):
+        assert now.items() >= then.items()  # fields may be added
     assert reported(left, "errors", "mixed") == RECORD["reported"]["errors"]
-    assert reported(left, "status", "folder")[-1] == REPORTED["folder"]
+    assert reported(left, "status", "folder")[-1].items() >= REPORTED["folder"].items()
 
 
 @pytest.mark.slow

@@ -107,6 +107,7 @@ def test_one_loop_leads(state: AppState, job: Job) -> None:
     state.jobs.open(job)
     second.step()
     assert state.jobs.summary(job.id).state is JobState.LISTING
+    first.join_tasks(60)
 
 
 def test_usage_is_recounted_with_the_cutouts_and_without_what_was_removed(
