@@ -213,13 +213,11 @@ def _gradient(plane: Plane) -> Doubles:
     radius = math.ceil(GRADIENT_SIGMA * math.sqrt(-2 * tail))
     x = np.arange(-radius, radius + 1, dtype=np.float64)
     smooth = np.exp(-(x**2) / (2 * GRADIENT_SIGMA**2))
-    smooth, slope = (kernel / np.linalg.norm(kernel) for kernel in (smooth, x * smooth))
-    values = plane.astype(np.float64)
-    across, down = (
-        cv2.sepFilter2D(values, cv2.CV_64F, *kernels, borderType=cv2.BORDER_REPLICATE)
-        for kernels in ((slope, smooth), (smooth, slope))
-    )
-    return np.hypot(across, down)
+    smooth, slope = (np.asarray(k / np.linalg.norm(k)) for k in (smooth, x * smooth))
+    values, border = plane.astype(np.float64), cv2.BORDER_REPLICATE
+    across = cv2.sepFilter2D(values, cv2.CV_64F, slope, smooth, borderType=border)
+    down = cv2.sepFilter2D(values, cv2.CV_64F, smooth, slope, borderType=border)
+    return np.asarray(np.hypot(across, down), np.float64)
 
 
 def _connected_level(matte: Plane, truth: Plane) -> Doubles:

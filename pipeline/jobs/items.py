@@ -163,13 +163,10 @@ class ItemStore:
 
         `refusal`: what fails for every item; REFUSALS in a row pause the job. Returns whether it is paused.
         """
-        job, index = claim.job.id, claim.item.index
-        names = keys.of_job(job)
+        names = keys.of_job(claim.job.id)
         changed = [names.head, names.claimed, names.running, names.repeats]
         reasons = (refusal, REFUSALS) if refusal else ()
-        args = (index, claim.id, *reasons)
-        no_item = _no_item(job, index)
-        reply = change_job(self._client, "give_back", job, changed, *args, no_item=no_item)
+        reply = run_script(self._client, "give_back", changed, claim.item.index, claim.id, *reasons)
         return bool(reply == scripts.PAUSED)
 
     def end_claim(self, job: JobId, index: int, worker: str) -> None:

@@ -1,12 +1,10 @@
 -- KEYS: head, claimed, running, repeats. ARGV: index; the claim, as another one stays as it is; if the item was
 -- refused as any would be, the reason, and the number of refusals in a row that pause the job. Returns 2 if it
 -- is paused then.
-local index, refused = item_index(KEYS[1], ARGV[1])
-if refused then return refused end
 if not is_held_by(KEYS[3], ARGV[1], ARGV[2]) then return 0 end
 redis.call('HDEL', KEYS[3], ARGV[1])
 if redis.call('HEXISTS', KEYS[4], ARGV[1]) == 0 then
-  redis.call('SETBIT', KEYS[2], index, 0)
+  redis.call('SETBIT', KEYS[2], ARGV[1], 0)
 elseif redis.call('HINCRBY', KEYS[4], ARGV[1], -1) == 0 then
   redis.call('HDEL', KEYS[4], ARGV[1])
 end
