@@ -50,6 +50,8 @@ class JobModel:
     skipped: int = 0
     cursor: int = 0
     fence: int = 0
+    retried: int | None = None
+    """Token of the last retry."""
     started: float | None = None
     finished: float | None = None
     settled: float | None = None
@@ -149,10 +151,13 @@ class StoreModel:
 
     def retry(self, name: JobId, token: int) -> None:
         job = self.fenced(name, token)
+        if job.retried == token:
+            return  # the same command, sent twice
         if job.state is not JobState.FINISHED:
             raise WrongState
         if job.failed:
             self._take_target(job.job)
+            job.retried = token
             for index in job.failed:
                 job.items[index] = ItemModel(job.items[index].source)
             job.reopen(JobState.RUNNING, self.now)
