@@ -27,9 +27,10 @@ def checkpoint() -> Path:
 
 def fill(backbone: EfficientNet, path: Path) -> None:
     """Load the features of `path`, converted to this project's normalisation."""
-    # The weights are published as a PyTorch checkpoint only. weights_only=True unpickles tensors and nothing
-    # else: code in the file is refused. Training only; the product reads safetensors.
-    tensors = torch.load(path, map_location="cpu", weights_only=True)  # see above
+    # Training only; the product reads safetensors. The weights are published as a PyTorch checkpoint alone.
+    tensors = torch.load(
+        path, map_location="cpu", weights_only=True
+    )  # refuses all but tensors: no code runs
     features = {k: v for k, v in tensors.items() if not k.startswith(CLASSIFIER)}
     backbone.load_state_dict(for_our_images(features))
 

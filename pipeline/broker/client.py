@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
+from redis.client import Pipeline
 from redis.retry import Retry
 
 from bgpipe.pipeline.broker import sentinel
@@ -61,9 +62,22 @@ class RedisClient(redis.Redis):
 
     def execute_command(self, *args: object, **options: object) -> object:
         command: Callable[..., object] = super().execute_command
-        return self.retry(lambda: command(*args, **options), args)
+        return self._retry(lambda: command(*args, **options), args)
 
-    def retry(self, work: Callable[[], Result], command: Sequence[object] = ()) -> Result:
+    def run_pipeline(self, add: Callable[[Pipeline], None]) -> list[Any]:
+        """Run the commands that `add` gives to a pipeline, as one transaction, and return their replies.
+
+        Retried, and with errors, as a command is; `add` may be called again.
+        """
+
+        def work() -> list[Any]:
+            with self.pipeline() as pipeline:
+                add(pipeline)
+                return list(pipeline.execute())
+
+        return self._retry(work)
+
+    def _retry(self, work: Callable[[], Result], command: Sequence[object] = ()) -> Result:
         """Return the result of `work`, retried and with errors as those of a command."""
 
         def attempt() -> Result:

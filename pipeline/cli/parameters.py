@@ -13,11 +13,11 @@ WAIT_HELP = (
     "Wait until the job ends, or return once it is queued. Default: wait if stdout is a terminal."
 )
 
-Text = str | None
-Texts = list[str] | None
+OptionalText = str | None
+OptionalTexts = list[str] | None
 
 OptionalJob = Annotated[
-    Text,
+    OptionalText,
     Argument(metavar="JOB", help="Default: the latest job.", autocompletion=completion.jobs),
 ]
 RequiredJob = Annotated[

@@ -3,7 +3,7 @@
 Every request needs an API key, except on the loopback of a server for which no key was ever created.
 There the dangers are the browser, which any web site can make send requests to the loopback, and a
 proxy. So peer and Host must be the loopback's, forwarded requests are refused, and an Origin must be
-the server's own. Nothing betrays a proxy that adds no header and speaks HTTP/1.1: it needs
+the server's own. A proxy that adds no header and speaks HTTP/1.1 cannot be detected: it needs
 `serve.public_url` or `serve.keys`.
 """
 
@@ -149,7 +149,7 @@ class AuthMiddleware:
         }
         if path.startswith(REMOVEBG):
             counts = {"Limit": quota, "Remaining": max(remaining, 0), "Reset": int(now) + seconds}
-            connection.state.rate = {f"X-RateLimit-{name}": str(n) for name, n in counts.items()}
+            connection.state.rate = {f"X-RateLimit-{part}": str(n) for part, n in counts.items()}
         if remaining < 0:
             raise Problem(429, "too-many-requests", "too many requests in this minute", seconds)
         if not key and not is_public:

@@ -20,6 +20,8 @@ from bgpipe.pipeline.images.decode import validate_header
 from bgpipe.pipeline.storage.base import is_hidden, is_image_name, is_safe_key
 
 if TYPE_CHECKING:
+    from redis.client import Pipeline
+
     from bgpipe.pipeline.broker.client import RedisClient
     from bgpipe.pipeline.images.limits import Limits
     from bgpipe.pipeline.storage.base import Store
@@ -98,11 +100,13 @@ class UploadStore:
         for key in archives:
             if info := store.head(key):
                 usage[key.partition("/")[0]] += info.size
-        with self.client.pipeline() as pipeline:
+
+        def write(pipeline: Pipeline) -> None:
             pipeline.delete(keys.USAGE)
             for owner, size in usage.items():
                 pipeline.hset(keys.USAGE, owner, size)
-            pipeline.execute()
+
+        self.client.run_pipeline(write)
 
 
 def validate_name(name: str) -> str:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from bgpipe.pipeline.images.color import from_srgb, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode
+from bgpipe.pipeline.images.encode import save
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.images.limits import Limits
@@ -86,9 +87,7 @@ def arrange(
 
     `background` is an image file, or empty.
 
-    Raises:
-        PermanentError: a file cannot be decoded, as `decode` says.
-
+    Raises PermanentError if a file cannot be decoded, as `decode` says.
     """
     source = decode(cutout, limits)
     image = Image.fromarray(source.rgb)
@@ -191,7 +190,5 @@ def _zip(image: Image.Image, background: Image.Image | None, icc: bytes | None) 
 
 
 def _save(image: Image.Image, name: str, icc: bytes | None) -> bytes:
-    file = io.BytesIO()
     kind = "JPEG" if name == "jpg" else name.upper()
-    image.save(file, kind, quality=QUALITY, compress_level=4, icc_profile=icc)
-    return file.getvalue()
+    return save(image, kind, quality=QUALITY, compress_level=4, icc_profile=icc)

@@ -28,7 +28,7 @@ EngineKey = tuple[type[ModelSpec], str, tuple[int, int]]
 
 
 def engine_key(spec: ModelSpec) -> EngineKey:
-    """Return kind of model, sha256 of the weights and input size: tell one engine from another."""
+    """Return what identifies an engine: kind of model, sha256 of the weights and input size."""
     return type(spec), spec.weights, spec.size
 
 

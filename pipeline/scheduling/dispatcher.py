@@ -20,7 +20,7 @@ just receiving is in no visible place."""
 MARGIN = 30.0
 """Seconds beyond the visibility timeout after which messages count as lost in a busy queue too."""
 PROBE_INTERVAL = 30.0
-"""Most seconds between two probes of a paused job."""
+"""Maximum seconds between two probes of a paused job."""
 CLEANING_INTERVAL = 600.0
 """Seconds between two removals of what has expired."""
 INDEX_INTERVAL = 30.0
@@ -107,7 +107,7 @@ class Dispatcher:
     _errors: dict[JobId, str] = field(default_factory=dict, init=False)
     _steps: int = field(default=0, init=False)
     _cleaned: float = field(default=-CLEANING_INTERVAL, init=False)
-    _indexed: float = field(default=-CLEANING_INTERVAL, init=False)
+    _indexed: float = field(default=-INDEX_INTERVAL, init=False)
 
     def run(self, stopped: threading.Event, after_step: Callable[[], None]) -> None:
         """Step until `stopped` is set, also while Redis is away; calls `after_step` each time.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +19,8 @@ from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
+
+from ..support.programs import require_program  # noqa: E402
 
 if TYPE_CHECKING:
     from .conftest import Bgpipe
@@ -77,23 +77,14 @@ def sheet(tmp_path: Path) -> Path:
     return path
 
 
-def program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None and os.environ.get("CI") == "true":
-        pytest.fail(f"not on the PATH: {name}")
-    if found is None:
-        pytest.skip(f"not on the PATH: {name}")
-    return found
-
-
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
-    options.binary_location = program("chromium")
+    options.binary_location = require_program("chromium")
     for word in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1400,900"):
         options.add_argument(f"--{word}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(program("chromedriver")))
+    driver = webdriver.Chrome(options=options, service=Service(require_program("chromedriver")))
     yield driver
     driver.quit()
 

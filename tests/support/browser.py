@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,8 @@ from selenium.webdriver.chrome.service import Service as Driver  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 
+from .programs import require_program  # noqa: E402
+
 SECONDS = 90
 _SHIFTS = """
 window.shifted = 0;
@@ -26,22 +26,12 @@ new PerformanceObserver((list) => {
 """
 
 
-def program(name: str) -> str:
-    """Return the path of a program; without it skip the test, or fail it on CI."""
-    found = shutil.which(name)
-    if found is None and os.environ.get("CI") == "true":
-        pytest.fail(f"not installed: {name}")
-    if found is None:
-        pytest.skip(f"not installed: {name}")
-    return found
-
-
 class Browser:
     """A user's browser; downloads go to `folder`."""
 
     def __init__(self, folder: Path, size: tuple[int, int] = (1200, 900)) -> None:
         options = webdriver.ChromeOptions()
-        options.binary_location = program("chromium")
+        options.binary_location = require_program("chromium")
         for word in (
             "headless=new",
             "no-sandbox",
@@ -52,7 +42,9 @@ class Browser:
         options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.folder = folder
-        self.driver = webdriver.Chrome(options=options, service=Driver(program("chromedriver")))
+        self.driver = webdriver.Chrome(
+            options=options, service=Driver(require_program("chromedriver"))
+        )
         self.send("Page.addScriptToEvaluateOnNewDocument", source=_SHIFTS)
 
     def send(self, command: str, **parameters: Any) -> Any:

@@ -14,7 +14,7 @@ from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.job_options import choose_model, parse_assignments
-from bgpipe.pipeline.cli.parameters import Texts, check_output_file
+from bgpipe.pipeline.cli.parameters import OptionalTexts, check_output_file
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.evaluation.dataset import find_pairs
 from bgpipe.pipeline.evaluation.html import render_quality_page
@@ -60,7 +60,7 @@ def evaluate(
         ),
     ],
     preset: Annotated[
-        Texts,
+        OptionalTexts,
         Option(
             "--preset",
             "-p",
@@ -69,7 +69,7 @@ def evaluate(
         ),
     ] = None,
     model: Annotated[
-        Texts,
+        OptionalTexts,
         Option(
             "--model",
             "-m",
@@ -79,7 +79,8 @@ def evaluate(
         ),
     ] = None,
     set_: Annotated[
-        Texts, Option("--set", metavar="KEY=VALUE", help="Change one value of every preset.")
+        OptionalTexts,
+        Option("--set", metavar="KEY=VALUE", help="Change one value of every preset."),
     ] = None,
     matting: Annotated[
         str | None,

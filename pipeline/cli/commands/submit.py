@@ -9,7 +9,7 @@ from typer import Argument, Context, Exit, Option, Typer
 
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples, options_of
-from bgpipe.pipeline.cli.parameters import WAIT_HELP, Text, Texts
+from bgpipe.pipeline.cli.parameters import WAIT_HELP, OptionalText, OptionalTexts
 
 app = Typer()
 
@@ -41,13 +41,15 @@ class SubmitOptions:
             show_default=False,
         ),
     ]
-    include: Annotated[Texts, _source("GLOB", "Take only matching keys; repeatable.")] = None
-    exclude: Annotated[Texts, _source("GLOB", "Skip matching keys; repeatable.")] = None
+    include: Annotated[OptionalTexts, _source("GLOB", "Take only matching keys; repeatable.")] = (
+        None
+    )
+    exclude: Annotated[OptionalTexts, _source("GLOB", "Skip matching keys; repeatable.")] = None
     input_alpha: Annotated[
         str, _source("MODE", "Transparency of a source: multiply, keep or ignore it.")
     ] = "multiply"
     preset: Annotated[
-        Text,
+        OptionalText,
         _look(
             "NAME",
             "balanced, products, portraits, catalogue or raw. Default: balanced.",
@@ -57,13 +59,13 @@ class SubmitOptions:
         ),
     ] = None
     assignments: Annotated[
-        Texts, _look("KEY=VALUE", "Change one value of the preset; repeatable.", "--set")
+        OptionalTexts, _look("KEY=VALUE", "Change one value of the preset; repeatable.", "--set")
     ] = None
     workflow: Annotated[Path | None, _look("FILE", "A ComfyUI workflow instead of a preset.")] = (
         None
     )
     model: Annotated[
-        Text,
+        OptionalText,
         _look(
             "NAME",
             "A model (see bgpipe models list), or a path to safetensors. Default: auto.",
@@ -73,7 +75,7 @@ class SubmitOptions:
         ),
     ] = None
     matting: Annotated[
-        Text,
+        OptionalText,
         _look(
             "NAME",
             "Second network for hair and fur: vitmatte, vitmatte-base, a path, or none. "
@@ -85,17 +87,19 @@ class SubmitOptions:
     margin: Annotated[
         float | None, _look("PERCENT", "Margin, in percent of the longer side of the crop.")
     ] = None
-    canvas: Annotated[Text, _look("SIZE", "Fit into 2000x2000 pixels, or pad to 4:5.")] = None
+    canvas: Annotated[OptionalText, _look("SIZE", "Fit into 2000x2000 pixels, or pad to 4:5.")] = (
+        None
+    )
     place: Annotated[
-        Text, _look("SIDE", "Position on the canvas: middle, top, bottom, left or right.")
+        OptionalText, _look("SIDE", "Position on the canvas: middle, top, bottom, left or right.")
     ] = None
     background: Annotated[
-        Text,
+        OptionalText,
         _look("COLOR", "white, black, #rrggbb, or the path of an image. Default: transparent."),
     ] = None
     shadow: Annotated[float | None, _look("0..1", "Darkness of a shadow on the ground.")] = None
     out: Annotated[
-        Text,
+        OptionalText,
         _output(
             "DEST",
             "Folder or s3:// prefix; for one image also a file, or - for stdout. "
@@ -105,7 +109,7 @@ class SubmitOptions:
         ),
     ] = None
     format: Annotated[
-        Text, _output("FORMAT", "png, webp, avif, jpeg, mask or zip. Default: png.")
+        OptionalText, _output("FORMAT", "png, webp, avif, jpeg, mask or zip. Default: png.")
     ] = None
     quality: Annotated[
         int, _output("1..100", "Quality of JPEG, AVIF and WebP (100: lossless WebP).")
@@ -128,7 +132,7 @@ class SubmitOptions:
     watch: Annotated[bool, _run("", "Follow new files until Ctrl-C.", "--watch")] = False
     wait: Annotated[bool | None, _run("", WAIT_HELP, "--wait/--detach")] = None
     job: Annotated[
-        Text, _run("NAME", "Name of the job. Default: date and time.", "--job", "-j")
+        OptionalText, _run("NAME", "Name of the job. Default: date and time.", "--job", "-j")
     ] = None
 
 

@@ -14,6 +14,8 @@ from bgpipe.pipeline.comfyui.graph import Graph, Json
 from bgpipe.pipeline.types import DAY_SECONDS, JobId
 
 if TYPE_CHECKING:
+    from redis.client import Pipeline
+
     from bgpipe.pipeline.broker.client import RedisClient
 
 PENDING_PER_CLIENT = 100
@@ -100,21 +102,17 @@ class PromptStore:
         if prompt.client:
             indices[pending] = prompt.number
 
-        def write() -> None:
-            with self._client.pipeline() as pipeline:
-                pipeline.set(
-                    keys.of_prompt(prompt.id), json.dumps(asdict(prompt)), ex=self._seconds
-                )
-                for file in prompt.kept:
-                    pipeline.set(self._file_key(file), json.dumps(asdict(file)), ex=self._seconds)
-                for key, score in indices.items():
-                    pipeline.zadd(key, {prompt.id: score})
-                    pipeline.expire(key, self._seconds)
-                pipeline.zremrangebyscore(listed, "-inf", prompt.created - self._seconds)
-                pipeline.zremrangebyrank(pending, 0, -PENDING_PER_CLIENT - 1)
-                pipeline.execute()
+        def write(pipeline: Pipeline) -> None:
+            pipeline.set(keys.of_prompt(prompt.id), json.dumps(asdict(prompt)), ex=self._seconds)
+            for file in prompt.kept:
+                pipeline.set(self._file_key(file), json.dumps(asdict(file)), ex=self._seconds)
+            for key, score in indices.items():
+                pipeline.zadd(key, {prompt.id: score})
+                pipeline.expire(key, self._seconds)
+            pipeline.zremrangebyscore(listed, "-inf", prompt.created - self._seconds)
+            pipeline.zremrangebyrank(pending, 0, -PENDING_PER_CLIENT - 1)
 
-        self._client.retry(write)
+        self._client.run_pipeline(write)
 
     def read(self, ids: list[str]) -> list[Prompt]:
         """Return the owner's prompts among these; `ids` must not be empty."""
@@ -137,14 +135,19 @@ class PromptStore:
         self._client.zrem(keys.open_prompts_of(self._owner), prompt_id)
 
     def is_withheld(self, prompt: Prompt) -> bool:
-        """Whether the prompt is to be shown as running until its connected client got its events."""
+        """Whether the prompt's client is connected and has not received its end.
+
+        Until it has, the prompt counts as running.
+        """
         if not prompt.client:
             return False
-        with self._client.pipeline() as pipeline:
+
+        def read(pipeline: Pipeline) -> None:
             pipeline.zscore(keys.open_prompts_of(self._owner), prompt.id)
             pipeline.zscore(self._pending_key(prompt.client), prompt.id)
             pipeline.get(self._listener_key(prompt.client))
-            return None not in pipeline.execute()
+
+        return None not in self._client.run_pipeline(read)
 
     def pending_events(self, client: str) -> list[Prompt]:
         """Return the newest prompts whose end was not yet reported to this client, by number.

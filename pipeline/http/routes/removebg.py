@@ -147,7 +147,6 @@ def _finish(state: AppState, job: Job, parameters: Parameters) -> Arranged:
     Raises:
         PermanentError: the image, or that of the background, has failed.
         Problem: 400: nothing was found in the image.
-
     """
     background = parameters.bg_image_file.file.read() if parameters.bg_image_file else b""
     try:

@@ -148,10 +148,10 @@ export class JobView {
   }
 
   // The server sends nothing while nothing happens.
-  #watch({ running, done, failed }, isClosed) {
-    byId("job-error").textContent = "";
+  #watch({ running, done, failed, paused }, isClosed) {
+    byId("job-error").textContent = paused ? `Paused ${paused}. It goes on by itself.` : "";
     clearTimeout(this.idle);
-    if (isClosed || running || done || failed) return;
+    if (isClosed || running || done || failed || paused) return;
     this.idle = setTimeout(() => {
       byId("job-error").textContent = "Still waiting for a worker. Start one on the server: bgpipe worker";
     }, WORKER_TIMEOUT * 1000);

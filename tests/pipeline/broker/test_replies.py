@@ -36,6 +36,18 @@ def test_a_command_waits_until_a_reply_that_means_wait_has_passed(proxy, fault) 
         assert proxy.plan.met["SET", fault] == 2
 
 
+@pytest.mark.parametrize("fault", ["OOM", "LOADING", "cut-before", "cut-after"])
+def test_a_pipeline_waits_and_fails_as_a_command_does(proxy, fault) -> None:
+    with connect(proxy.url) as client:
+        proxy.plan.answer("SET", fault, 2)
+        assert client.run_pipeline(lambda pipeline: pipeline.set("key", 1)) == [True]
+        assert proxy.plan.met["SET", fault] == 2
+        client.retry_seconds = 0.3
+        proxy.plan.answer("SET", fault)
+        with pytest.raises(RedisUnavailable, match=proxy.url):
+            client.run_pipeline(lambda pipeline: pipeline.set("key", 1))
+
+
 @pytest.mark.parametrize("fault", WAITS)
 def test_a_reply_that_means_wait_and_stays_says_what_helps(proxy, fault) -> None:
     with connect(proxy.url, retry_seconds=0.3) as client:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from comfy_api_simplified import ComfyApiWrapper
 from websockets.exceptions import InvalidStatus
+from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as dial
 
 from bgpipe.pipeline.broker import keys
@@ -86,8 +87,7 @@ def test_an_interrupt_ends_what_runs_and_nothing_else(
     assert entry["status"]["messages"][-1][0] == "execution_interrupted"
     assert entry["outputs"] == {}
     assert stages(comfy) == {"queue_running": [], "queue_pending": [waiting]}
-    headers = {"Authorization": f"Bearer {key}"}
-    with dial(socket_url(guarded, client), additional_headers=headers) as socket:
+    with listening(guarded, client, key) as socket:
         reported = events(socket, running)
         assert [kind for kind, _ in reported][-2:] == ["execution_interrupted", "executing"]
         claim(guarded, waiting)
@@ -100,8 +100,7 @@ def test_what_ends_at_once_is_shown_as_running_until_the_client_got_its_first_ev
 ) -> None:
     """Else a client takes it for a cached result, and waits for no outputs."""
     client = uuid.uuid4().hex
-    headers = {"Authorization": f"Bearer {key}"}
-    with dial(socket_url(guarded, client), additional_headers=headers) as socket:
+    with listening(guarded, client, key) as socket:
         socket.recv(SECONDS)
         prompt = comfy.prompt(graph, client_id=client)
         claim(guarded, prompt)
@@ -122,8 +121,7 @@ def test_a_prompt_of_a_client_that_left_ends_without_it(
     guarded: Service, comfy: Comfy, key: str, graph: dict[str, Any]
 ) -> None:
     client = uuid.uuid4().hex
-    headers = {"Authorization": f"Bearer {key}"}
-    with dial(socket_url(guarded, client), additional_headers=headers) as socket:
+    with listening(guarded, client, key) as socket:
         socket.recv(SECONDS)
     prompt = comfy.prompt(graph, client_id=client)
     claim(guarded, prompt)
@@ -135,8 +133,7 @@ def test_a_prompt_whose_events_were_dropped_for_newer_ones_ends_without_them(
     guarded: Service, comfy: Comfy, key: str, graph: dict[str, Any]
 ) -> None:
     client = uuid.uuid4().hex
-    headers = {"Authorization": f"Bearer {key}"}
-    with dial(socket_url(guarded, client), additional_headers=headers) as socket:
+    with listening(guarded, client, key) as socket:
         socket.recv(SECONDS)
         first = comfy.prompt(graph, client_id=client)
         with connect(guarded.redis_url) as redis:  # as a hundred newer ones do
@@ -196,6 +193,11 @@ def test_a_client_with_user_and_password_shows_its_key(
     assert api.get_queue_size_before(prompt) == 0
     api.interrupt()
     assert prompt in api.get_history(prompt)
+
+
+def listening(service: Service, client: str, key: str) -> ClientConnection:
+    """Return the websocket of a caller's client."""
+    return dial(socket_url(service, client), additional_headers={"Authorization": f"Bearer {key}"})
 
 
 def socket_url(service: Service, client: str) -> str:

@@ -13,6 +13,8 @@ from selenium.webdriver.common.keys import Keys
 
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.http.api_keys import ApiKeys
+from bgpipe.pipeline.jobs.items import REFUSALS
+from bgpipe.pipeline.jobs.store import JobStore
 
 from ....support.browser import Browser
 from ....support.http_service import Service
@@ -169,6 +171,23 @@ def test_a_running_job_can_be_stopped(guarded: Service, browser: Browser, pictur
     browser.until(lambda: browser.text("#job-error").startswith("Still waiting for a worker."), 30)
     browser.click("#stop")
     assert await_end(browser) == "stopped · 0 done"
+
+
+def test_a_paused_job_says_why(guarded: Service, browser: Browser, picture: Picture) -> None:
+    open_without_worker(browser, guarded)
+    choose(browser, picture("bowl.png"))
+    browser.until(lambda: browser.text("#summary") == "0 of 1 done")
+    with connect(guarded.redis_url) as redis:
+        jobs = JobStore(redis)
+        (job,) = (each for each in jobs.running_ids() if each in browser.driver.current_url)
+        for _ in range(REFUSALS):
+            claim = jobs.items.claim(job, 0, "worker")
+            assert claim
+            jobs.items.give_back(claim, "the disk is full: free it")
+        browser.until(lambda: browser.text("#job-error").startswith("Paused since"))
+        assert ": the disk is full: free it. It goes on" in browser.text("#job-error")
+        jobs.unpause(job)
+        browser.until(lambda: browser.text("#job-error") == "")
 
 
 def open_without_worker(browser: Browser, guarded: Service) -> None:
