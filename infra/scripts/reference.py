@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tomllib
 from collections.abc import Iterator, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,9 @@ SETTINGS = """
 
 Later sources override earlier ones: these defaults, `bgpipe.toml` in the current folder (or `--config FILE`), the environment, the command line.
 In the environment `name` of `[section]` is `BGPIPE_SECTION__NAME`, and a name outside sections `BGPIPE_NAME`.
+
+```toml
+{defaults}```
 """
 
 
@@ -34,7 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing")
     options = parser.parse_args()
-    page = "\n".join([HEAD, *_commands(), SETTINGS, *_settings(DEFAULTS.read_text())]) + "\n"
+    page = "\n".join([HEAD, *_commands(), SETTINGS.format(defaults=DEFAULTS.read_text())])
     if not options.check:
         PAGE.write_text(page)
         return 0
@@ -91,42 +92,6 @@ def _row(parameter: Any) -> str:  # noqa: ANN401
 def _plain(text: str | None) -> str:
     """Join help text to one line and remove the escapes of Rich's markup."""
     return " ".join((text or "").split()).replace("\\[", "[")
-
-
-def _settings(text: str) -> Iterator[str]:
-    """Yield the tables of defaults.toml, with the comment above each value or section."""
-    values = tomllib.loads(text)
-    table, comment = values, [""]
-    rows = ["| | default | |\n|---|---|---|"]
-    for line in text.splitlines():
-        if line.startswith("# "):
-            comment.append(line.removeprefix("# "))
-            continue
-        if line.startswith("["):
-            yield from rows
-            section = line.strip("[]")
-            table = reduce(lambda outer, name: outer[name], section.split("."), values)
-            yield f"\n### [{section}]\n"
-            yield from [f"{_joined(comment)}\n"] if comment else []
-            rows = ["| | default | |\n|---|---|---|"] if table else []
-        elif " = " in line:
-            name = line.split(" = ")[0].strip('"')
-            rows.append(f"| `{name}` | `{_format(table[name])}` | {_cell(_joined(comment))} |")
-        if not line or line.startswith("[") or " = " in line:
-            comment = []
-    yield from rows
-
-
-def _joined(comment: Sequence[str]) -> str:
-    return " ".join(comment).strip()
-
-
-def _format(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return (
-        f"{value:_}" if isinstance(value, int) and value > 9999 else repr(value).replace("'", '"')
-    )
 
 
 def _cell(text: str) -> str:
