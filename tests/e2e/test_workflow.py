@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from .conftest import Bgpipe
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "infra/examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "infra/examples/comfyui"
 NANO = ("--model", "birefnet-nano", "--wait")
 
 

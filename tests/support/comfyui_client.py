@@ -15,7 +15,7 @@ from PIL import Image
 
 from .http_service import SECONDS
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "infra/examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "infra/examples/comfyui"
 UI = json.loads((EXAMPLES / "production_bg_removal.json").read_text())
 ENDS = {"execution_success", "execution_error", "execution_interrupted"}
 API = json.loads((EXAMPLES / "production_bg_removal_api.json").read_text())

@@ -21,7 +21,7 @@ from ...support.http_service import Service
 from ...support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
-EXAMPLE = ROOT / "infra/examples/production_bg_removal.json"
+EXAMPLE = ROOT / "infra/examples/comfyui/production_bg_removal.json"
 Photo = Callable[..., Path]
 
 

@@ -20,7 +20,7 @@ from bgpipe.pipeline.comfyui.interpreter import read_workflow
 from bgpipe.pipeline.comfyui.node_types import make_node_types
 from bgpipe.pipeline.types import Preset
 
-EXAMPLES = Path(__file__).resolve().parents[3] / "infra/examples"
+EXAMPLES = Path(__file__).resolve().parents[3] / "infra/examples/comfyui"
 UI = json.loads((EXAMPLES / "production_bg_removal.json").read_text())
 API = json.loads((EXAMPLES / "production_bg_removal_api.json").read_text())
 MODELS = {

@@ -23,7 +23,7 @@ from bgpipe.pipeline.scheduling.webhook import post_webhook
 from ...support.http_service import SECONDS, Service
 from ...support.ports import await_listening, free_port
 
-EXAMPLES = Path(__file__).resolve().parents[3] / "infra/examples"
+EXAMPLES = Path(__file__).resolve().parents[3] / "infra/examples/comfyui"
 SHELL = ["bash", EXAMPLES / "curl.sh"]
 NODE = ["node", EXAMPLES / "node.mjs"]
 POWERSHELL = ["pwsh", "-NoProfile", "-File", EXAMPLES / "powershell.ps1"]
@@ -150,7 +150,7 @@ def test_the_receiver_takes_each_message_once_and_refuses_forged_and_old_ones(
 ) -> None:
     port, secret = free_port(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     url = f"http://127.0.0.1:{port}/"
-    command = [sys.executable, EXAMPLES / "webhook_receiver.py", str(port)]
+    command = [sys.executable, EXAMPLES.parent / "webhook/receiver.py", str(port)]
     with (tmp_path / "output").open("w") as output:
         process = subprocess.Popen(command, stdout=output, env={"WEBHOOK_SECRET": secret})
     try:

@@ -1,6 +1,6 @@
 """Receive bgpipe's webhooks (Standard Webhooks): print each message once, refuse all others.
 
-WEBHOOK_SECRET=... python3 webhook_receiver.py [PORT]
+WEBHOOK_SECRET=... python3 receiver.py [PORT]
 """
 
 import base64
