@@ -53,6 +53,7 @@ class ModelSettings(Section):
     name: str
     cache_dir: str
     hub_timeout: Seconds
+    accept_licences: list[str]
 
 
 class RefineSettings(Section):

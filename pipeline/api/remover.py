@@ -27,6 +27,7 @@ from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.matting.edges import solve_edges
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning.recipe import build_recipe
+from bgpipe.pipeline.storage.factory import StoreFactory, find_location
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output, Preset
 
 if TYPE_CHECKING:
@@ -125,10 +126,28 @@ class BackgroundRemover:
 
         Raises ItemError: with the code that the image would have in a job.
         """
-        output = output or Output()
+        return self._make_file(data, output or Output(), {})
+
+    def from_location(self, location: str) -> bytes:
+        """Return the cutout of the file at a path or s3:// URL, byte for byte as a job writes it.
+
+        A job with the same recipe that finds it in its place takes it as done.
+
+        Raises:
+            UsageError: the location is neither a path nor an s3:// URL.
+            ItemError: with the code that the image would have in a job.
+        """
+        folder, _, key = find_location(location).rpartition("/")
+        store = StoreFactory(self._settings.s3).open(folder or "/")
+        before = store.head(key)
+        data = store.read(key, self._settings.images.max_bytes)
+        source = before.identity if before else ""
+        return self._make_file(data, self.recipe.output, {"bgpipe:source": source})
+
+    def _make_file(self, data: bytes, output: Output, metadata: Mapping[str, str]) -> bytes:
         image = decode(data, self._limits, output.depth == 16)
-        metadata = {"bgpipe:recipe": self.recipe.text}
-        return encode(self._cut_out(image), image, output, metadata)
+        texts = {"bgpipe:recipe": self.recipe.text, **metadata}
+        return encode(self._cut_out(image), image, output, texts)
 
     def _cut_out(self, image: DecodedImage) -> Cutout:
         height, width, _ = image.rgb.shape

@@ -24,6 +24,12 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
     return dict(assignment.split("=", 1) for assignment in assignments)
 
 
+def accept_licences(settings: Settings, names: Sequence[str] | None) -> Settings:
+    """Return the settings with the values of --accept-licence."""
+    accepted = {"accept_licences": [*settings.model.accept_licences, *(names or ())]}
+    return settings.model_copy(update={"model": settings.model.model_copy(update=accepted)})
+
+
 def choose_model(settings: Settings, console: Console, name: str) -> ResolvedModel:
     """Return the weights of `name`, pulled if need be; warns if the bundled ones replace `auto`'s.
 

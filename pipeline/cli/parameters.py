@@ -12,6 +12,7 @@ from bgpipe.pipeline.errors import UsageError
 WAIT_HELP = (
     "Wait until the job ends, or return once it is queued. Default: wait if stdout is a terminal."
 )
+LICENCE_HELP = "Accept the terms of a model (see bgpipe models info NAME); repeatable."
 
 OptionalText = str | None
 OptionalTexts = list[str] | None

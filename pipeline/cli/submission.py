@@ -38,7 +38,7 @@ def submit_images(console: Console, options: SubmitOptions) -> int:
         KeyboardInterrupt: a job was running.
         Unavailable: see `run_to_completion`.
     """
-    settings = load_settings()
+    settings = job_options.accept_licences(load_settings(), options.accept_licence)
     check_wait(settings, options.wait)
     ignored = IgnoredObjects()
     with open_endpoints(options.sources, options.out, console, ignored) as endpoints:

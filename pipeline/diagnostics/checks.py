@@ -223,7 +223,7 @@ def _locate(settings: Settings, name: str) -> str:
     cache = settings.model_folder
     if name not in registry.read_models() or registry.locate(name, cache=cache):
         return f"{name}: {registry.resolve(name, cache=cache).path}"
-    registry.find_remote(name, cache=cache, hub=Hub(settings.model.hub_timeout))
+    registry.find_remote(name, cache=cache, hub=Hub.from_settings(settings.model))
     raise CheckWarning(
         f"{name} is downloaded by the first job: download it now with bgpipe models pull {name}"
     )

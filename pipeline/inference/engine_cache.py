@@ -107,7 +107,7 @@ def available_cores() -> int:
 
 def _resolve(spec: ModelSpec, settings: Settings) -> ResolvedModel:
     """Return this machine's weights, which must be those that the job was submitted with."""
-    hub = Hub(timeout=settings.model.hub_timeout)
+    hub = Hub.from_settings(settings.model)
     try:
         model = resolve(spec.model, cache=settings.model_folder, hub=hub)
     except (ModelUnavailable, UsageError) as error:

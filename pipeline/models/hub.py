@@ -4,12 +4,14 @@
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
+from bgpipe.config.settings import ModelSettings
 from bgpipe.pipeline.errors import ModelUnavailable
 from bgpipe.pipeline.logging import Notify
 
@@ -32,11 +34,17 @@ class Hub:
 
     `timeout` is in seconds without a response; `endpoint` defaults to HF_ENDPOINT, or else to
     huggingface.co. `notify` gets a line before anything slow; without it there is no progress bar.
+    `accepted` are the models whose terms a user has accepted.
     """
 
     timeout: float
     endpoint: str | None = None
     notify: Notify | None = None
+    accepted: Collection[str] = ()
+
+    @classmethod
+    def from_settings(cls, settings: ModelSettings, notify: Notify | None = None) -> Self:
+        return cls(settings.hub_timeout, notify=notify, accepted=settings.accept_licences)
 
     @property
     def host(self) -> str:

@@ -4,7 +4,7 @@ import re
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -21,6 +21,7 @@ NO_MATTING = "none"
 DEFAULT = "birefnet-general"
 TRIAL = "birefnet-nano"
 FILE = "model.safetensors"
+NOT_PULLED = "not pulled yet"
 BUNDLE = Path(__file__).parent
 
 # Keys in the header of a safetensors file given by its path.
@@ -40,6 +41,10 @@ class WeightsDiffer(ModelUnavailable):
     """The weights of a model are not the pinned ones."""
 
 
+class LicenceNotAccepted(UsageError):
+    """The weights have terms that no user has accepted: nothing was pulled."""
+
+
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class ModelEntry:
     """A model in models.toml, which explains the fields."""
@@ -48,17 +53,30 @@ class ModelEntry:
     backbone: str
     size: Size
     license: str
-    commercial: str
+    data: str
+    commercial: Literal["yes", "ask", "no"]
+    sources: list[str]
+    terms: str = ""
     patch_order: PatchOrder = PatchOrder.CURRENT
     task: ModelTask = ModelTask.SUBJECT
     repo: str | None = None
+    file: str = FILE
     revision: str = NEWEST
+    megabytes: int | None = None
 
 
 def read_models() -> dict[str, ModelEntry]:
     """Read the registry by model name."""
     text = files("bgpipe.config").joinpath("models.toml").read_text(encoding="utf-8")
     return TypeAdapter(dict[str, ModelEntry]).validate_python(tomllib.loads(text))
+
+
+def find_entry(name: str) -> ModelEntry:
+    """Return the entry of a name; raises UsageError if it is unknown."""
+    entry = read_models().get(name)
+    if entry is None:
+        raise UsageError(_unknown(name))
+    return entry
 
 
 def list_names(task: ModelTask) -> list[str]:
@@ -76,6 +94,7 @@ def resolve(
 
     Raises:
         UsageError: neither a name nor a file, or the model's task is not `task`.
+        LicenceNotAccepted: the weights have to be pulled, and their terms were not accepted.
         ModelUnavailable: the weights are invalid, or not on this machine and cannot be pulled.
         WeightsDiffer: they are not the pinned ones.
     """
@@ -89,7 +108,7 @@ def resolve(
     if path is None and hub is not None:
         return pull(reference, cache=cache, hub=hub)
     if path is None:
-        raise ModelUnavailable(_explain_absence(reference, "not pulled yet"))
+        raise ModelUnavailable(_explain_absence(reference, NOT_PULLED))
     if not path.is_file():
         raise ModelUnavailable(f"bundled weights missing: {path}: reinstall bgpipe")
     return _verify_pin(reference, model, path, LockFile(cache))
@@ -116,11 +135,11 @@ def locate(name: str, *, cache: Path) -> Path | None:
 
     Raises UsageError if the name is unknown.
     """
-    entry = _entry(name)
+    entry = find_entry(name)
     if entry.repo is None:
         return BUNDLE / f"{name}.safetensors"
     pin = LockFile(cache).pin(name)
-    return find_cached(entry.repo, FILE, pin.commit, cache) if pin else None
+    return find_cached(entry.repo, entry.file, pin.commit, cache) if pin else None
 
 
 def pull(name: str, *, cache: Path, hub: Hub) -> ResolvedModel:
@@ -128,7 +147,7 @@ def pull(name: str, *, cache: Path, hub: Hub) -> ResolvedModel:
 
     Raises as `resolve`.
     """
-    entry, lock = _entry(name), LockFile(cache)
+    entry, lock = find_entry(name), LockFile(cache)
     if entry.repo is None:
         return resolve(name, cache=cache)
     remote = find_remote(name, cache=cache, hub=hub)
@@ -136,7 +155,7 @@ def pull(name: str, *, cache: Path, hub: Hub) -> ResolvedModel:
         if hub.notify:
             size = f" ({remote.size / 1e6:.0f} MB)" if remote.size else ""
             hub.notify(f"downloading {name}{size} from {hub.host} ...")
-        path = hub.download(entry.repo, FILE, remote.commit, cache)
+        path = hub.download(entry.repo, entry.file, remote.commit, cache)
     except ModelUnavailable as error:
         raise ModelUnavailable(_explain_absence(name, str(error))) from error
     sha256 = lock.sha256(path)
@@ -149,12 +168,17 @@ def pull(name: str, *, cache: Path, hub: Hub) -> ResolvedModel:
 def find_remote(name: str, *, cache: Path, hub: Hub) -> HubFile:
     """Find a model on the hub at the pinned commit, or else the newest.
 
-    Raises ModelUnavailable if the hub does not have it or does not respond.
+    Raises:
+        LicenceNotAccepted: its weights are not here, and their terms were not accepted.
+        ModelUnavailable: the hub does not have it or does not respond.
     """
-    entry, pin = _entry(name), LockFile(cache).pin(name)
+    entry, pin = find_entry(name), LockFile(cache).pin(name)
+    if entry.terms and name not in hub.accepted and locate(name, cache=cache) is None:
+        raise LicenceNotAccepted(_explain_terms(name, entry))
     try:
         with report_wait(hub.notify, f"asking {hub.host} for {name}"):
-            return hub.find_file(entry.repo or "", FILE, pin.commit if pin else entry.revision)
+            revision = pin.commit if pin else entry.revision
+            return hub.find_file(entry.repo or "", entry.file, revision)
     except ModelUnavailable as error:
         raise ModelUnavailable(_explain_absence(name, str(error))) from error
 
@@ -168,13 +192,6 @@ def verify(reference: str, *, cache: Path) -> ResolvedModel:
             " delete the file and pull it again"
         )
     return model
-
-
-def _entry(name: str) -> ModelEntry:
-    entry = read_models().get(name)
-    if entry is None:
-        raise UsageError(_unknown(name))
-    return entry
 
 
 def _verify_pin(name: str, entry: ModelEntry, path: Path, lock: LockFile) -> ResolvedModel:
@@ -225,8 +242,19 @@ def _unknown(reference: str) -> str:
     return f"unknown model: {reference}: pass a path to safetensors or one of {', '.join(read_models())}"
 
 
+def _explain_terms(name: str, entry: ModelEntry) -> str:
+    return (
+        f"terms of {name} not accepted: {entry.license}: {entry.terms} ({entry.sources[0]}): to accept"
+        f" them, run `bgpipe models pull {name} --accept-licence {name}`, or write"
+        f' accept_licences = ["{name}"] under [model] in bgpipe.toml'
+    )
+
+
 def _explain_absence(name: str, reason: str) -> str:
-    task = _entry(name).task
+    entry = find_entry(name)
+    if entry.terms and reason == NOT_PULLED:
+        return _explain_terms(name, entry)
+    task = entry.task
     instead = f"try --model {TRIAL}" if task is ModelTask.SUBJECT else "omit it"
     return (
         f"model not on this machine: {name} ({reason}): run `bgpipe models pull {name}` where a"

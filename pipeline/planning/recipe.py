@@ -166,7 +166,7 @@ def matting_with(settings: Settings, model: ResolvedModel) -> Matting:
 
 
 def _hub(settings: Settings, pull: bool, notify: Notify | None) -> Hub | None:
-    return Hub(timeout=settings.model.hub_timeout, notify=notify) if pull else None
+    return Hub.from_settings(settings.model, notify) if pull else None
 
 
 def _input_size(model: ResolvedModel, resolution: int) -> tuple[int, int]:

@@ -13,11 +13,24 @@ from urllib.parse import unquote
 class LoopbackHub(ThreadingHTTPServer):
     """Has the weights of each commit of `repo`; answers with a redirect to storage and hashes."""
 
-    def __init__(self, repo: str, commits: dict[str, bytes], revision: str = "main") -> None:
-        """`revision` is the name under which the newest commit, which comes first, is asked for."""
+    def __init__(
+        self,
+        repo: str,
+        commits: dict[str, bytes],
+        revision: str = "main",
+        *,
+        file: str = "model.safetensors",
+        token: str = "",
+    ) -> None:
+        """`revision` is the name under which the newest commit, which comes first, is asked for.
+
+        With a `token`, the repository is gated: it is for those who send it.
+        """
         super().__init__(("127.0.0.1", 0), LoopbackHandler)
         self.repo = repo
         self.revision = revision
+        self.file = file
+        self.token = token
         self.newest = next(iter(commits))
         self.commits = commits
         self.damaged = False
@@ -35,7 +48,9 @@ class LoopbackHandler(BaseHTTPRequestHandler):
         self.server.asked.append(self.path)
         commit = unquote(self.path.removeprefix(f"/{self.server.repo}/resolve/").split("/")[0])
         commit = self.server.newest if commit == self.server.revision else commit
-        if not self.path.endswith("/model.safetensors") or commit not in self.server.commits:
+        if self.server.token not in self.headers.get("Authorization", ""):
+            return self.answer(401, {"X-Error-Code": "GatedRepo"})
+        if not self.path.endswith(f"/{self.server.file}") or commit not in self.server.commits:
             return self.answer(404, {"X-Error-Code": "RepoNotFound"})
         content = self.server.commits[commit]
         linked = {

@@ -1,19 +1,30 @@
 """`bgpipe models`: the model registry, and the weights on this machine."""
 
-from typing import Annotated
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
 
 from rich.table import Table
-from typer import Argument, Context, Typer
+from rich.text import Text
+from typer import Argument, Context, Option, Typer
 
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
+from bgpipe.pipeline.cli.job_options import accept_licences
+from bgpipe.pipeline.cli.parameters import LICENCE_HELP, OptionalTexts
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.models.hub import Hub
 from bgpipe.pipeline.types import ResolvedModel
 
 app = Typer(no_args_is_help=True)
+
+COMMERCIAL = {
+    "yes": "neither the weights nor the training data forbid it",
+    "ask": "the weights are free, but terms of training data restrict them or are not known",
+    "no": "the license of the weights forbids it",
+}
 
 Name = Annotated[
     str,
@@ -30,42 +41,76 @@ Name = Annotated[
     epilog=examples("bgpipe models list", "bgpipe --json models list | jq -r 'select(.path).name'"),
 )
 def list_(context: Context) -> None:
-    """List the models with input size and licence, and which are on this machine."""
+    """List the models with size, licence, training data and use, and which are on this machine."""
     console: Console = context.obj
     cache = load_settings().model_folder
-    table = Table("model", "input", "here", "about", box=None, padding=(0, 2, 1, 0))
-    for column in table.columns[:3]:
+    titles = ("model", "input", "MB", "here", "commercial", "about")
+    table = Table(*titles, box=None, padding=(0, 2, 1, 0))
+    for column in table.columns[:-1]:
         column.no_wrap = True
     for name, entry in registry.read_models().items():
-        path = registry.locate(name, cache=cache)
-        height, width = entry.size
-        console.print_json(
-            {
-                "name": name,
-                "summary": entry.summary,
-                "size": [height, width],
-                "path": str(path) if path else None,
-                "repo": entry.repo,
-                "license": entry.license,
-                "commercial": entry.commercial,
-            }
+        console.print_json(_record(name, entry, cache))
+        here = (
+            "bundled"
+            if entry.repo is None
+            else "yes"
+            if registry.locate(name, cache=cache)
+            else "no"
         )
-        here = "bundled" if entry.repo is None else "yes" if path else "no"
-        about = f"{entry.summary}\nweights: {entry.license}; commercial use: {entry.commercial}"
-        table.add_row(name, f"{width}x{height}", here, about)
+        parts = [entry.summary, entry.repo, f"weights: {entry.license}", f"data: {entry.data}"]
+        about = Text("\n".join(filter(None, parts)))
+        megabytes = str(entry.megabytes or "?")
+        table.add_row(name, _input(entry), megabytes, here, entry.commercial, about)
+    console.render(table)
+
+
+@app.command(epilog=examples("bgpipe models info rmbg-2.0"))
+def info(context: Context, name: Name) -> None:
+    """Show what a model is, where it comes from, its terms, and who states them."""
+    console: Console = context.obj
+    cache = load_settings().model_folder
+    entry = registry.find_entry(name)
+    console.print_json(_record(name, entry, cache))
+    megabytes = f"{entry.megabytes} MB" if entry.megabytes else "size not known"
+    rows = {
+        "model": f"{name}: {entry.summary}",
+        "input": _input(entry),
+        "network": f"{entry.backbone}, patches in {entry.patch_order} order",
+        "from": f"{entry.repo} at {entry.revision}: {entry.file}, {megabytes}"
+        if entry.repo
+        else "",
+        "here": str(registry.locate(name, cache=cache) or "no"),
+        "weights": entry.license,
+        "data": entry.data,
+        "commercial": f"{entry.commercial}: {COMMERCIAL[entry.commercial]}",
+        "to accept": entry.terms,
+        "stated by": "\n".join(entry.sources),
+    }
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for title, text in rows.items():
+        if text:
+            table.add_row(title, Text(text))
     console.render(table)
 
 
 @app.command(
     epilog=examples(
         "bgpipe models pull birefnet-general",
+        "bgpipe models pull rmbg-2.0 --accept-licence rmbg-2.0",
         "HF_ENDPOINT=https://mirror bgpipe models pull vitmatte",
     )
 )
-def pull(context: Context, name: Name) -> None:
+def pull(
+    context: Context,
+    name: Name,
+    accept_licence: Annotated[
+        OptionalTexts,
+        Option(metavar="NAME", help=LICENCE_HELP, autocompletion=completion.all_models),
+    ] = None,
+) -> None:
     """Download the weights of a model. Their commit and sha256 are pinned."""
-    settings, console = load_settings(), context.obj
-    hub = Hub(timeout=settings.model.hub_timeout, notify=console.notify)
+    settings, console = accept_licences(load_settings(), accept_licence), context.obj
+    hub = Hub.from_settings(settings.model, console.notify)
     _show(console, registry.pull(name, cache=settings.model_folder, hub=hub), "pulled")
 
 
@@ -94,6 +139,16 @@ def path(context: Context, name: Name) -> None:
     model = registry.resolve(name, cache=load_settings().model_folder)
     console: Console = context.obj
     console.show({"name": model.name, "path": str(model.path)}, str(model.path))
+
+
+def _input(entry: registry.ModelEntry) -> str:
+    height, width = entry.size
+    return f"{width}x{height}"
+
+
+def _record(name: str, entry: registry.ModelEntry, cache: Path) -> dict[str, Any]:
+    path = registry.locate(name, cache=cache)
+    return {"name": name, **asdict(entry), "path": str(path) if path else None}
 
 
 def _show(console: Console, model: ResolvedModel, action: str) -> None:

@@ -9,7 +9,7 @@ from typer import Argument, Context, Exit, Option, Typer
 
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples, options_of
-from bgpipe.pipeline.cli.parameters import WAIT_HELP, OptionalText, OptionalTexts
+from bgpipe.pipeline.cli.parameters import LICENCE_HELP, WAIT_HELP, OptionalText, OptionalTexts
 
 app = Typer()
 
@@ -82,6 +82,10 @@ class SubmitOptions:
             "Default: none.",
             offer=completion.matting_models,
         ),
+    ] = None
+    accept_licence: Annotated[
+        OptionalTexts,
+        _look("NAME", LICENCE_HELP, offer=completion.all_models),
     ] = None
     crop: Annotated[bool | None, _look("", "Crop to the subject.", "--crop")] = None
     margin: Annotated[

@@ -4,7 +4,8 @@ Released checkpoints hold more than inference needs and do not state their confi
 inferred from the shapes. A checkpoint that does not fit exactly is refused.
 """
 
-from collections.abc import Iterator, Mapping, Set
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from itertools import count, groupby, takewhile
 from pathlib import Path
@@ -30,6 +31,55 @@ COUNTER = ".num_batches_tracked"
 POSITION_INDEX = ".relative_position_index"
 COMPUTED = (COUNTER, POSITION_INDEX)
 LISTED_KEYS = 3
+
+_OURS, _THEIRS = "bb.layers.*.blocks.*.", "bb.swin.encoder.layers.*.blocks.*."
+KEY_MAP: Mapping[str, Sequence[str]] = {
+    "squeeze_module.**": ["squeeze_module.**"],
+    "bb.patch_embed.proj.*": ["bb.swin.embeddings.patch_embeddings.projection.*"],
+    "bb.patch_embed.norm.*": ["bb.swin.embeddings.norm.*"],
+    f"{_OURS}norm1.*": [f"{_THEIRS}layernorm_before.*"],
+    f"{_OURS}attn.qkv.*": [f"{_THEIRS}attention.{part}_proj.*" for part in "qkv"],
+    f"{_OURS}attn.relative_position_bias_table": [
+        f"{_THEIRS}attention.relative_position_bias.relative_position_bias_table"
+    ],
+    f"{_OURS}attn.proj.*": [f"{_THEIRS}attention.o_proj.*"],
+    f"{_OURS}norm2.*": [f"{_THEIRS}layernorm_after.*"],
+    f"{_OURS}mlp.**": [f"{_THEIRS}mlp.**"],
+    "bb.layers.*.downsample.**": ["bb.swin.encoder.layers.*.downsample.**"],
+    **{f"bb.norm{i}.*": [f"bb.hidden_states_norms.stage{i + 1}.*"] for i in range(4)},
+    **{f"decoder.ipt_blk{n}.**": [f"decoder.ipt_blks.{5 - n}.**"] for n in (5, 4, 3, 2, 1)},
+    **{
+        f"decoder.decoder_block{n}.**": [f"decoder.decoder_blocks.{4 - n}.**"] for n in (4, 3, 2, 1)
+    },
+    **{f"decoder.lateral_block{n}.**": [f"decoder.lateral_blocks.{4 - n}.**"] for n in (4, 3, 2)},
+    **{
+        f"decoder.{name}_{n}.**": [f"decoder.{name}.{4 - n}.**"]
+        for name in ("gdt_convs", "gdt_convs_attn", "gdt_convs_pred", "conv_ms_spvn")
+        for n in (4, 3, 2)
+    },
+    "decoder.conv_out1.**": ["decoder.conv_out1.**"],
+}
+"""Released names, and those of nobg (github.com/feyninc/nobg), whose backbone is transformers' Swin.
+
+`*` is one part of a name, `**` the rest; several tensors are joined along their first axis.
+"""
+NOBG = "bb.swin."  # prefix that only nobg's names have
+NOBG_UNUSED = ("bb.swin.layernorm.weight", "bb.swin.layernorm.bias")  # by no forward pass
+
+
+def _compile(name: str) -> re.Pattern[str]:
+    return re.compile(re.escape(name).replace(r"\*\*", "(.+)").replace(r"\*", r"([^.]+)"))
+
+
+def _to_format(name: str) -> str:
+    return name.replace("**", "{}").replace("*", "{}")
+
+
+_RENAMES = [
+    (_compile(name), _to_format(released), [_to_format(name) for name in group])
+    for released, group in KEY_MAP.items()
+    for name in group
+]
 
 
 class InvalidWeights(ValueError):
@@ -61,6 +111,8 @@ def assemble(
 ) -> BiRefNet:
     """Build the network that `tensors` fit, with copies of them as `dtype`."""
     tensors = {_unwrap(key): tensor for key, tensor in tensors.items()}
+    if any(key.startswith(NOBG) for key in tensors):
+        tensors = to_released_names(tensors)
     config = infer_config({key: tuple(tensor.shape) for key, tensor in tensors.items()})
     with torch.device("meta"):  # saves memory and time for weights that are replaced at once
         network = BiRefNet(config)
@@ -109,6 +161,26 @@ def infer_config(shapes: Shapes) -> ModelConfig:
     )
 
 
+def to_released_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename and join the tensors of a nobg checkpoint by `KEY_MAP`.
+
+    Raises InvalidWeights for a name that is not in it, or an incomplete or unequal group.
+    """
+    groups: dict[str, list[str]] = {}
+    unknown = []
+    for key in sorted(tensors.keys() - set(NOBG_UNUSED)):
+        for pattern, released, group in _RENAMES:
+            if match := pattern.fullmatch(key):
+                parts = match.groups()
+                groups[released.format(*parts)] = [name.format(*parts) for name in group]
+                break
+        else:
+            unknown.append(key)
+    if unknown:
+        raise InvalidWeights(f"unknown tensors: {_list_some(unknown)}")
+    return {released: _join(tensors, names) for released, names in groups.items()}
+
+
 def to_current_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Permute the image branches' inputs from (column, row, color) to (color, row, column)."""
     converted = dict(tensors)
@@ -130,6 +202,15 @@ def _unwrap(key: str) -> str:
     while key.startswith(WRAPPERS):
         key = key.split(".", 1)[1]
     return key
+
+
+def _join(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    if missing := [name for name in names if name not in tensors]:
+        raise InvalidWeights(f"tensors missing: {_list_some(missing)}")
+    first, *rest = (tensors[name] for name in names)
+    if any(tensor.shape != first.shape or not first.ndim for tensor in rest):
+        raise InvalidWeights(f"shapes differ: {_list_some(list(names))}")
+    return torch.cat([first, *rest]) if rest else first
 
 
 def _infer_swin(shapes: Shapes) -> SwinConfig:

@@ -65,6 +65,10 @@ CONFIGS: dict[str, ModelConfig] = {
     "swin_v1_t": ModelConfig(
         backbone=SwinConfig(embed=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24), window=7)
     ),
+    # FeyNobg (feyninc/FeyNobg): six more blocks at stride 16.
+    "swin_v1_l_24": ModelConfig(
+        backbone=SwinConfig(embed=192, depths=(2, 2, 24, 2), heads=(6, 12, 24, 48), window=12)
+    ),
     # Small enough for the package: an EfficientNet-Lite0.
     "birefnet_nano": ModelConfig(
         backbone=EfficientNetConfig(

@@ -199,6 +199,15 @@ def test_a_model_is_one_of_the_registry_never_a_path(
     assert problem(answer) == (422, "invalid-request")
 
 
+def test_a_model_with_terms_is_never_pulled_by_a_request(
+    client: httpx2.Client, photo: Photo
+) -> None:
+    files = {"files": ("a.png", photo("a.png").read_bytes())}
+    answer = client.post("/v1/jobs/from-images", files=files, data={"model": "rmbg-2.0"})
+    assert problem(answer) == (503, "unavailable")
+    assert "non-commercial use only" in answer.json()["detail"]
+
+
 def test_an_idempotency_key_makes_one_job_of_equal_requests_and_refuses_another(
     client: httpx2.Client, photo: Photo
 ) -> None:

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers.models.swin.modeling_swin import SwinBackbone
 
 from bgpipe.pipeline.errors import ModelUnavailable
 from bgpipe.pipeline.networks.birefnet import CONFIGS, BiRefNet, ModelConfig, SwinConfig, build
 from bgpipe.pipeline.networks.birefnet.checkpoint import infer_config, load
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
 
+from ....support.birefnet_weights import tiny_network, to_nobg_names
 from .test_network import CONVOLUTIONS
 
 TINY = ModelConfig(
@@ -119,6 +122,67 @@ def without(key: str) -> Callable[[State], State]:
 
 def having(key: str, value: Tensor) -> Callable[[State], State]:
     return lambda state: state | {key: value}
+
+
+def test_a_checkpoint_of_nobg_gives_the_networks_logits(tmp_path: Path) -> None:
+    network = tiny_network("swin_v1_l_24")
+    loaded = load_state(tmp_path, to_nobg_names(network.state_dict()))
+    assert loaded.config == network.config
+    assert logits(loaded).equal(logits(network))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 160)])
+def test_its_backbone_computes_what_transformers_does(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    network = tiny_network("swin_v1_l_24")
+    swin = network.config.backbone
+    reference = SwinBackbone(
+        transformers.SwinConfig(
+            embed_dim=8,
+            depths=list(swin.depths),
+            num_heads=[1, 2, 4, 8],
+            window_size=4,
+            out_features=["stage1", "stage2", "stage3", "stage4"],
+        )
+    ).eval()
+    state = to_nobg_names(network.state_dict())
+    backbone = {k.removeprefix("bb."): v for k, v in state.items() if k.startswith("bb.")}
+    reference.load_state_dict(backbone)  # strict: these are its names
+    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = reference(image).feature_maps
+        (maps,) = load_state(tmp_path, state).bb([image])
+    for ours, theirs in zip(maps, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("bb.swin.encoder.layers.2.blocks.9.attention.k_proj.bias"), "missing: .*k_proj"),
+        (without("bb.hidden_states_norms.stage1"), "missing: bb.norm0.bias, bb.norm0.weight"),
+        (without("decoder.ipt_blks.4"), "tensor missing: decoder.ipt_blk1"),
+        (having("bb.swin.pooler.weight", torch.zeros(1)), "unknown tensors: bb.swin.pooler"),
+        (having("bb.layers.0.blocks.0.norm1.weight", torch.zeros(8)), "unknown tensors: bb.layers"),
+        (having("decoder.ipt_blk1.conv1.weight", torch.zeros(1)), "unknown .*: decoder.ipt_blk1"),
+        (having("decoder.ipt_blks.5.conv1.bias", torch.zeros(1)), "unknown .*: decoder.ipt_blks.5"),
+        (
+            having("bb.swin.encoder.layers.0.blocks.1.attention.v_proj.bias", torch.zeros(9)),
+            "shapes differ: .*q_proj.bias",
+        ),
+        (
+            having("bb.swin.encoder.layers.0.blocks.1.attention.q_proj.bias", torch.zeros(())),
+            "shapes differ: .*q_proj.bias",
+        ),
+    ],
+)
+def test_a_checkpoint_of_nobg_that_does_not_fit_is_refused_by_name(
+    change: Callable[[State], State], message: str, tmp_path: Path
+) -> None:
+    state = to_nobg_names(tiny_network("swin_v1_l_24").state_dict())
+    with pytest.raises(ModelUnavailable, match=message):
+        load_state(tmp_path, change(state))
 
 
 @pytest.mark.parametrize(
