@@ -30,17 +30,18 @@ def hub() -> Iterator[LoopbackHub]:
 
 
 @pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "in" / "photo.png"
-    path.parent.mkdir()
-    Image.new("RGB", (64, 48), "navy").save(path)
-    return path
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index in range(6):  # a job is paused by refusals in a row
+        Image.new("RGB", (64, 48), "navy").save(folder / f"{index}.png")
+    return folder
 
 
 def test_a_command_that_would_pull_ends_with_the_terms(
-    bgpipe: Bgpipe, hub: LoopbackHub, photo: Path
+    bgpipe: Bgpipe, hub: LoopbackHub, photos: Path
 ) -> None:
-    for command in (("submit", photo.parent, "--model", NAME), ("models", "pull", NAME)):
+    for command in (("submit", photos, "--model", NAME), ("models", "pull", NAME)):
         done = bgpipe(*command, HF_ENDPOINT=hub.url)
         assert (done.returncode, TERMS in done.stderr) == (2, True), done.stderr
         assert f"--accept-licence {NAME}" in done.stderr
@@ -56,9 +57,9 @@ def test_a_line_in_the_settings_accepts_too(bgpipe: Bgpipe, hub: LoopbackHub) ->
 
 @pytest.mark.usefixtures("shared_cluster")
 def test_a_worker_that_has_not_the_weights_pauses_the_job_with_the_terms(
-    bgpipe: Bgpipe, hub: LoopbackHub, photo: Path
+    bgpipe: Bgpipe, hub: LoopbackHub, photos: Path
 ) -> None:
-    order = ("submit", photo.parent, "--model", NAME, *ACCEPT, "--detach", "--job", "gated")
+    order = ("submit", photos, "--model", NAME, *ACCEPT, "--detach", "--job", "gated")
     done = bgpipe(*order, HF_ENDPOINT=hub.url)
     assert done.returncode == 0, done.stderr
     asked = len(hub.asked)

@@ -22,7 +22,7 @@ class Remover:
         return self._remover.from_location(photo)
 
 
-def main(photos: str, out: str, model: str = "birefnet-nano") -> None:
+def main(photos: str, out: str, model: str = "") -> None:
     Path(out).mkdir(parents=True, exist_ok=True)
     files = [str(path.resolve()) for path in sorted(Path(photos).iterdir())]
     frame = daft.from_pydict({"photo": files})

@@ -27,7 +27,7 @@ class Remover:
         return {"cutout": cutouts}
 
 
-def main(photos: str, out: str, model: str = "birefnet-nano") -> None:
+def main(photos: str, out: str, model: str = "") -> None:
     Path(out).mkdir(parents=True, exist_ok=True)
     files = [str(path.resolve()) for path in sorted(Path(photos).iterdir())]
     cutouts = ray.data.from_items(files).map_batches(
