@@ -44,23 +44,20 @@ def list_(context: Context) -> None:
     """List the models with size, licence, training data and use, and which are on this machine."""
     console: Console = context.obj
     cache = load_settings().model_folder
-    titles = ("model", "input", "MB", "here", "commercial", "about")
-    table = Table(*titles, box=None, padding=(0, 2, 1, 0))
-    for column in table.columns[:-1]:
-        column.no_wrap = True
+    table = Table("model", "about", box=None, padding=(0, 2, 1, 0))
+    table.columns[0].no_wrap = True
     for name, entry in registry.read_models().items():
-        console.print_json(_record(name, entry, cache))
-        here = (
-            "bundled"
-            if entry.repo is None
-            else "yes"
-            if registry.locate(name, cache=cache)
-            else "no"
-        )
-        parts = [entry.summary, entry.repo, f"weights: {entry.license}", f"data: {entry.data}"]
-        about = Text("\n".join(filter(None, parts)))
-        megabytes = str(entry.megabytes or "?")
-        table.add_row(name, _input(entry), megabytes, here, entry.commercial, about)
+        record = _record(name, entry, cache)
+        console.print_json(record)
+        here = "bundled" if entry.repo is None else "here" if record["path"] else "not here"
+        facts = [
+            name,
+            f"{_input(entry)}, {_megabytes(entry)}",
+            here,
+            f"commercial: {entry.commercial}",
+        ]
+        about = [entry.summary, entry.repo, f"weights: {entry.license}", f"data: {entry.data}"]
+        table.add_row("\n".join(facts), Text("\n".join(filter(None, about))))
     console.render(table)
 
 
@@ -71,12 +68,11 @@ def info(context: Context, name: Name) -> None:
     cache = load_settings().model_folder
     entry = registry.find_entry(name)
     console.print_json(_record(name, entry, cache))
-    megabytes = f"{entry.megabytes} MB" if entry.megabytes else "size not known"
     rows = {
         "model": f"{name}: {entry.summary}",
         "input": _input(entry),
         "network": f"{entry.backbone}, patches in {entry.patch_order} order",
-        "from": f"{entry.repo} at {entry.revision}: {entry.file}, {megabytes}"
+        "from": f"{entry.repo} at {entry.revision}: {entry.file}, {_megabytes(entry)}"
         if entry.repo
         else "",
         "here": str(registry.locate(name, cache=cache) or "no"),
@@ -144,6 +140,10 @@ def path(context: Context, name: Name) -> None:
 def _input(entry: registry.ModelEntry) -> str:
     height, width = entry.size
     return f"{width}x{height}"
+
+
+def _megabytes(entry: registry.ModelEntry) -> str:
+    return f"{entry.megabytes} MB" if entry.megabytes else "size not known"
 
 
 def _record(name: str, entry: registry.ModelEntry, cache: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from PIL import Image, ImageCms
 from bgpipe import remove
 from bgpipe.pipeline.api import BackgroundRemover
 from bgpipe.pipeline.errors import Code, PermanentError, UsageError
+from bgpipe.pipeline.storage.local import LocalStore
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,21 @@ def test_a_file_becomes_the_file_that_a_worker_would_write(
     with Image.open(io.BytesIO(remover.file(file.getvalue()))) as cutout:
         assert cutout.info["bgpipe:recipe"] == remover.recipe.text
         assert np.array_equal(np.asarray(cutout), np.asarray(remover(photo)))
+
+
+def test_a_location_becomes_the_file_of_a_job_with_the_source_in_it(
+    remover: BackgroundRemover, photo: Image.Image, tmp_path: Path
+) -> None:
+    path = tmp_path / "photo.png"
+    photo.save(path)
+    source = LocalStore(tmp_path).head("photo.png")
+    with Image.open(io.BytesIO(remover.from_location(str(path)))) as cutout:
+        assert cutout.info["bgpipe:recipe"] == remover.recipe.text
+        assert source is not None
+        assert cutout.info["bgpipe:source"] == source.identity
+        assert np.array_equal(np.asarray(cutout), np.asarray(remover(photo)))
+    with pytest.raises(PermanentError, match=Code.MISSING):
+        remover.from_location(str(tmp_path / "missing.png"))
 
 
 def test_an_image_is_turned_upright_and_keeps_its_profile(
