@@ -99,9 +99,13 @@ def find_cached(repo: str, file: str, commit: str, folder: Path) -> Path | None:
 @contextmanager
 def _translate_errors(repo: str) -> Iterator[None]:
     from httpx2 import HTTPError
+    from huggingface_hub.errors import GatedRepoError
 
     try:
         yield
+    except GatedRepoError as error:
+        remedy = "accept its terms on its page of the hub, and set HF_TOKEN"
+        raise ModelUnavailable(f"{repo} is gated: {remedy}") from error
     except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError is hf_xet's
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelUnavailable(f"cannot pull {repo}: {reason}") from error
