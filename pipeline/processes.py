@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, cast
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -67,6 +69,21 @@ def start_supervised(
     thread = threading.Thread(target=supervise, name=name, daemon=True)
     thread.start()
     return thread
+
+
+def start_daemon(name: str, work: Callable[[], Result]) -> tuple[threading.Thread, Future[Result]]:
+    """Run `work` in a thread, which may be abandoned if it is stuck; return the thread and the result."""
+    result: Future[Result] = Future()
+
+    def fulfill() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:  # raised again by whoever reads the result
+            result.set_exception(error)
+
+    thread = threading.Thread(target=fulfill, name=name, daemon=True)
+    thread.start()
+    return thread, result
 
 
 class ChildProcess:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from bgpipe.pipeline.errors import BgpipeError
-from bgpipe.pipeline.inference.devices import select_devices
+from bgpipe.pipeline.inference.devices import CPU, WorkerDevice, list_gpus, select_devices
 from bgpipe.workers.lifecycle import exit_now, on_parent_exit, run_entry_point, worker_settings
 from bgpipe.workers.supervisor import DeviceWorker, Supervisor, make_workers
 
@@ -75,7 +75,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _list_devices() -> int:
-    for device in select_devices([], cpu_allowed=True):
+    for device in list_gpus() or [WorkerDevice(CPU)]:
         sys.stdout.write(json.dumps(asdict(device)) + "\n")
     return 0
 

@@ -152,7 +152,7 @@ class Supervisor:
         """Keep every worker running until `stop` or a signal, then drain.
 
         Returns 0, the exit code of a worker whose configuration is wrong, or that of Unavailable if
-        a worker repeatedly ends before it is ready.
+        every worker repeatedly ends before it is ready.
         """
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
@@ -177,12 +177,11 @@ class Supervisor:
                 if code == UsageError.exit_code:  # another start would only repeat it
                     log.critical("worker cannot start: see its message above")
                     return code
-                if worker.failed_starts >= self._settings.start_attempts:
-                    fields = {"name": worker.name, "attempts": worker.failed_starts}
-                    message = "worker ends before it is ready, giving up: see its messages above"
-                    log.critical(message, extra={"fields": fields})
-                    return Unavailable.exit_code
                 worker.start()
+            # One that fails does not end the others: its device may be broken.
+            if all(w.failed_starts >= self._settings.start_attempts for w in self._workers):
+                log.critical("no worker gets ready, giving up: see their messages above")
+                return Unavailable.exit_code
             time.sleep(POLL)
         return 0
 

@@ -18,6 +18,7 @@ from threading import Lock, Thread
 from typing import Any, TypeVar
 
 from bgpipe.pipeline.errors import Code, TransientError
+from bgpipe.pipeline.processes import start_daemon
 from bgpipe.workers.lifecycle import WorkerShuttingDown
 
 CHECK_INTERVAL = 1.0
@@ -97,9 +98,7 @@ class Watchdog:
             TransientError: TIMEOUT, a stage exceeded its limit.
             WorkerShuttingDown: `give_up` was called.
         """
-        result: Future[Result] = Future()
-        thread = Thread(target=_fulfill, args=(result, work), name=name, daemon=True)
-        thread.start()
+        thread, result = start_daemon(name, work)
         ends: list[Future[Any]] = [result, self._given_up]
         while True:
             stage = timer.current
@@ -138,10 +137,3 @@ def describe_thread(thread: Thread) -> str:
     frame = sys._current_frames().get(thread.ident or 0)
     calls = traceback.extract_stack(frame)[-FRAMES:] if frame else []
     return " > ".join(f"{call.name} ({call.filename}:{call.lineno})" for call in calls)
-
-
-def _fulfill(result: Future[Result], work: Callable[[], Result]) -> None:
-    try:
-        result.set_result(work())
-    except BaseException as error:  # raised again in the lane
-        result.set_exception(error)

@@ -199,9 +199,14 @@ def _inspect_devices(settings: Settings) -> str:
     if done.returncode:
         reason = next(reversed(done.stderr.splitlines()), f"exit code {done.returncode}")
         problem = Unavailable if settings.embedded else CheckWarning  # a cluster has other machines
-        raise problem(f"no worker can run here: {reason}: install bgpipe again")
+        raise problem(f"no worker can run here: {reason}")
     devices = [json.loads(line) for line in done.stdout.splitlines()]
-    return ", ".join(f"{device['name']} {device['product']}".strip() for device in devices)
+    listed = ", ".join(
+        f"{device['name']} {device['problem'] or device['product']}".strip() for device in devices
+    )
+    if any(device["problem"] for device in devices):
+        raise CheckWarning(f"a GPU cannot be used: {listed}: check nvidia-smi")
+    return listed
 
 
 def _inspect_model(settings: Settings) -> str:

@@ -3,37 +3,46 @@
 The supervisor lists devices without torch, which only `check_device` imports.
 """
 
-import os
-import re
-import shutil
-import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from __future__ import annotations
 
-from bgpipe.pipeline.errors import Code, DeviceLost, UsageError
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import TypeVar
+
+from bgpipe.pipeline.errors import Code, DeviceLost, Unavailable, UsageError
+from bgpipe.pipeline.processes import start_daemon
 
 CPU = "cpu"
 CHECK_SIDE = 128
 """Side of matrices of -1, 0 and 1, whose product every precision holds exactly."""
+NVML_SECONDS = 10.0
+"""Time for the driver to list its GPUs; some faults make it never answer."""
+DRIVERS = {"12": 525, "13": 580}
+"""The oldest driver for each major version of CUDA ("CUDA Compatibility", minor version compatibility)."""
 
-# Lines of nvidia-smi -L; instances are listed below the GPU that is partitioned.
-_GPU = re.compile(r"GPU (?P<index>\d+): (?P<product>.+) \(UUID: (?P<uuid>\S+)\)")
-_INSTANCE = re.compile(
-    r"\s+MIG (?P<profile>\S+)\s+Device\s+(?P<index>\d+): \(UUID: (?P<uuid>\S+)\)"
-)
+Answer = TypeVar("Answer")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerDevice:
     """A GPU, an instance of a partitioned one (MIG), or the CPU.
 
-    `name` as users write it: cuda:N, cuda:N.M for instance M of GPU N, or cpu. `uuid` pins a GPU or
-    an instance and is empty for the CPU.
+    `name` as users write it: cuda:N, cuda:N.M for instance M of GPU N, or cpu; GPUs are counted in
+    the order of the PCI bus. `uuid` pins a GPU or an instance and is empty for the CPU. `problem`:
+    why a GPU cannot be used.
     """
 
     name: str
     uuid: str = ""
     product: str = ""
+    problem: str = ""
 
     @property
     def label(self) -> str:
@@ -48,28 +57,58 @@ class WorkerDevice:
         other by spinning would slow both down many times.
         """
         waiting = {} if self.uuid else {"OMP_WAIT_POLICY": "PASSIVE"}
-        return {"CUDA_VISIBLE_DEVICES": self.uuid} | waiting
+        return {"CUDA_VISIBLE_DEVICES": self.uuid, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | waiting
 
 
 def select_devices(requested: Sequence[str], *, cpu_allowed: bool) -> list[WorkerDevice]:
     """Return the requested devices; by default every GPU, or else the CPU where that is allowed.
 
-    Raises UsageError if a requested device does not exist, or there is only the CPU.
+    GPUs that cannot be used are logged and left out.
+
+    Raises:
+        UsageError: a requested device does not exist, or there is only the CPU.
+        Unavailable: no requested device can be used, or the driver fails.
     """
-    gpus = _find_gpus()
-    devices = {CPU: WorkerDevice(CPU)} | gpus
-    for name in requested:
-        if name not in devices:
-            raise UsageError(f"no such device: {name}: this machine has {', '.join(devices)}")
+    if requested and set(requested) == {CPU}:
+        return [WorkerDevice(CPU)] * len(requested)
+    gpus = list_gpus()
     if not (requested or gpus or cpu_allowed):
         raise UsageError("no GPU found: pass --device cpu (slow), or check nvidia-smi")
-    return [devices[name] for name in requested or gpus or [CPU]]
+    chosen = [_pick(name, gpus) for name in requested] or gpus or [WorkerDevice(CPU)]
+    for device in chosen:
+        if device.problem:
+            log.error(f"GPU left out: {device.name}: {device.problem}")
+    if usable := [device for device in chosen if not device.problem]:
+        return usable
+    raise Unavailable("no GPU can be used: check nvidia-smi, or pass --device cpu (slow)")
+
+
+def list_gpus() -> list[WorkerDevice]:
+    """Return the GPUs of this machine that CUDA_VISIBLE_DEVICES does not hide.
+
+    A divided GPU is listed as its instances. Raises Unavailable if the driver fails.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [name.strip() for name in (visible or "").split(",") if name.strip()]
+    if visible is not None and not names:
+        return []
+    try:
+        # In a thread, because a call of a faulty driver cannot be interrupted.
+        _, listing = start_daemon("nvml", partial(_ask_nvml, _read_gpus))
+        gpus = listing.result(NVML_SECONDS) or []
+    except TimeoutError as error:
+        silent = f"the NVIDIA driver did not answer within {NVML_SECONDS:g} s"
+        remedy = "restart the machine, or pass --device cpu (slow)"
+        raise Unavailable(f"{silent}: {remedy}") from error
+    return gpus if visible is None else [gpu for gpu in gpus if _is_named(gpu, names)]
 
 
 def check_device(device: str) -> None:
     """Multiply matrices on `device`, cpu or cuda, in float32 and half precision.
 
-    Raises DeviceLost if it fails, or its product is wrong.
+    Raises:
+        UsageError: the driver is too old for this build of torch.
+        DeviceLost: the device fails, or its product is wrong.
     """
     import torch
 
@@ -85,6 +124,7 @@ def check_device(device: str) -> None:
             for dtype in (torch.float32, torch.float16)
         )
     except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
+        _check_driver(torch.version.cuda or "")
         raise DeviceLost(
             Code.DEVICE,
             f"device does not compute: {device}: {error}: check the driver, and that torch is "
@@ -94,37 +134,18 @@ def check_device(device: str) -> None:
         raise DeviceLost(Code.DEVICE, f"device computes wrong results: {device}: it may be broken")
 
 
-def _find_gpus() -> dict[str, WorkerDevice]:
-    """Return by name the GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES does not hide."""
-    program = shutil.which("nvidia-smi")
-    if not program:
-        return {}
-    listing = subprocess.run(  # noqa: S603  # found on the PATH, fixed arguments
-        [program, "-L"], capture_output=True, text=True, timeout=30, check=False
-    )
-    if listing.returncode:
-        raise UsageError(f"nvidia-smi failed: {(listing.stderr or listing.stdout).strip()}")
-    gpus = _parse_listing(listing.stdout)
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is None:
-        return gpus
-    names = [name.strip() for name in allowed.split(",") if name.strip()]
-    return {name: gpu for name, gpu in gpus.items() if _is_named(gpu, names)}
-
-
-def _parse_listing(listing: str) -> dict[str, WorkerDevice]:
-    """Return every GPU of `listing`, or its instances if it is partitioned."""
-    devices: dict[str, WorkerDevice] = {}
-    gpu = WorkerDevice("")
-    for line in listing.splitlines():
-        if match := _GPU.match(line):
-            gpu = WorkerDevice(f"cuda:{match['index']}", match["uuid"], match["product"])
-            devices[gpu.name] = gpu
-        elif match := _INSTANCE.match(line):
-            devices.pop(gpu.name, None)
-            name, product = f"{gpu.name}.{match['index']}", f"{gpu.product} MIG {match['profile']}"
-            devices[name] = WorkerDevice(name, match["uuid"], product)
-    return devices
+def _pick(name: str, gpus: Sequence[WorkerDevice]) -> WorkerDevice:
+    """Return the device of this name; cuda:N is also the only instance of a divided GPU N."""
+    devices = {device.name: device for device in (WorkerDevice(CPU), *gpus)}
+    if name in devices:
+        return devices[name]
+    instances = [device for device in gpus if device.name.startswith(f"{name}.")]
+    if len(instances) == 1:
+        return instances[0]
+    if instances:
+        choice = ", ".join(device.name for device in instances)
+        raise UsageError(f"GPU is divided into instances (MIG): {name}: choose from {choice}")
+    raise UsageError(f"no such device: {name}: this machine has {', '.join(devices)}")
 
 
 def _is_named(gpu: WorkerDevice, names: Sequence[str]) -> bool:
@@ -132,3 +153,71 @@ def _is_named(gpu: WorkerDevice, names: Sequence[str]) -> bool:
         f"cuda:{name}" in {gpu.name, gpu.name.rpartition(".")[0]} or gpu.uuid.startswith(name)
         for name in names
     )
+
+
+def _read_gpus(nvml: ModuleType) -> list[WorkerDevice]:
+    return [gpu for index in range(nvml.nvmlDeviceGetCount()) for gpu in _read_gpu(nvml, index)]
+
+
+def _read_gpu(nvml: ModuleType, index: int) -> list[WorkerDevice]:
+    """Return the GPU, or its instances if it is divided; where it fails, with the problem."""
+    name = f"cuda:{index}"
+    try:
+        gpu = nvml.nvmlDeviceGetHandleByIndex(index)
+        if not _is_divided(nvml, gpu):
+            return [WorkerDevice(name, nvml.nvmlDeviceGetUUID(gpu), nvml.nvmlDeviceGetName(gpu))]
+        instances = []
+        for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+            with suppress(nvml.NVMLError_NotFound):  # the numbers have gaps
+                instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, number)
+                uuid, product = nvml.nvmlDeviceGetUUID(instance), nvml.nvmlDeviceGetName(instance)
+                instances.append(WorkerDevice(f"{name}.{number}", uuid, product))
+    except nvml.NVMLError as error:
+        return [WorkerDevice(name, problem=str(error))]
+    empty = "MIG is on, and no instance exists: create one, or turn MIG off"
+    return instances or [WorkerDevice(name, problem=empty)]
+
+
+def _is_divided(nvml: ModuleType, gpu: object) -> bool:
+    try:
+        current, _ = nvml.nvmlDeviceGetMigMode(gpu)
+    except nvml.NVMLError_NotSupported:
+        return False
+    return bool(current == nvml.NVML_DEVICE_MIG_ENABLE)
+
+
+def _check_driver(cuda: str) -> None:
+    """Raise UsageError if the driver is too old for CUDA of version `cuda`, like 13.0."""
+    major = cuda.partition(".")[0]
+    with suppress(Unavailable):
+        versions = _ask_nvml(_read_versions)
+        if major and versions and versions[1] < int(major):
+            old = (
+                f"NVIDIA driver too old: {versions[0]}: torch is built for CUDA {cuda}, which needs"
+            )
+            remedy = "update the driver, or install a build of torch for an older CUDA"
+            raise UsageError(f"{old} {DRIVERS.get(major, 'a newer one')} or later: {remedy}")
+
+
+def _read_versions(nvml: ModuleType) -> tuple[str, int]:
+    """Return the driver's version, and the major version of the newest CUDA that it supports."""
+    return nvml.nvmlSystemGetDriverVersion(), nvml.nvmlSystemGetCudaDriverVersion() // 1000
+
+
+def _ask_nvml(ask: Callable[[ModuleType], Answer]) -> Answer | None:
+    """Return the answer of NVIDIA's management library, or None where it is not installed.
+
+    Raises Unavailable if the driver fails.
+    """
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        try:
+            return ask(pynvml)
+        finally:
+            pynvml.nvmlShutdown()  # a process that uses the GPUs would prevent their reset
+    except pynvml.NVMLError_LibraryNotFound:
+        return None
+    except pynvml.NVMLError as error:
+        raise Unavailable(f"NVIDIA driver failed: {error}: check nvidia-smi") from error
