@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from bgpipe.config.settings import LimitSettings
-from bgpipe.pipeline.errors import Code, DeviceLost
+from bgpipe.pipeline.errors import Code, DeviceLost, Refused
 from bgpipe.pipeline.inference.engine_cache import EngineCache, ModelSpec, engine_key
 from bgpipe.pipeline.processes import start_supervised
 from bgpipe.pipeline.types import Matte, Recipe
@@ -185,7 +185,11 @@ class Batcher:
         fields = {"model": spec.model, "weights": spec.weights[:12]}
         log.info("loading model", extra={"fields": fields})
         with self._stepping("load", self._limits.load, ()):
-            return self._engines.load(spec)
+            try:
+                return self._engines.load(spec)
+            except DeviceLost as error:  # this worker ends; the jobs wait if others fail as well
+                _fail(self._serving, Refused(error.code, error.detail))
+                raise
 
     @contextmanager
     def _stepping(

@@ -24,6 +24,7 @@ from bgpipe.pipeline.inference.engine_cache import (
     EngineCache,
     EngineFactory,
     available_cores,
+    check_engine,
     load_engine,
 )
 from bgpipe.pipeline.jobs.store import JobStore
@@ -53,6 +54,7 @@ def start(name: str, restarts: int, metrics: str) -> int:
     device = "cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") else CPU
     if device != CPU:
         check_device(device)
+    check_engine(settings, device)
     Thread(target=import_engine, name="import", daemon=True).start()
     stats = initial_stats(device, settings.worker, restarts)
     make_engine = partial(load_engine, settings, device, stats.batch)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ NVML_SECONDS = 10.0
 """Time for the driver to list its GPUs; some faults make it never answer."""
 DRIVERS = {"12": 525, "13": 580}
 """The oldest driver for each major version of CUDA ("CUDA Compatibility", minor version compatibility)."""
+
+_FULL = re.compile("OutOfMemoryError|out of memory|_ALLOC(ATION)?_FAILED")
 
 Answer = TypeVar("Answer")
 
@@ -132,6 +135,11 @@ def check_device(device: str) -> None:
         ) from error
     if not is_correct:
         raise DeviceLost(Code.DEVICE, f"device computes wrong results: {device}: it may be broken")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether the device has no room; cuBLAS and cuDNN say so in the text alone."""
+    return bool(_FULL.search(f"{type(error).__name__}: {error}"))
 
 
 def _pick(name: str, gpus: Sequence[WorkerDevice]) -> WorkerDevice:

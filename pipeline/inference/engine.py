@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from bgpipe.config.settings import Precision
 from bgpipe.pipeline.errors import Code, DeviceLost, Refused, TransientError, UsageError
+from bgpipe.pipeline.inference.devices import is_out_of_memory
 from bgpipe.pipeline.inference.transfer import CudaTransfer, HostTransfer, Step, capture_graph
 from bgpipe.pipeline.networks.birefnet.checkpoint import load
 from bgpipe.pipeline.networks.birefnet.fused import fuse
@@ -77,10 +78,12 @@ class Engine(ABC):
         while True:
             try:
                 return self._infer(images)
-            except torch.OutOfMemoryError:
-                pass  # repeated outside the handler, which would keep the tensors alive
-            except torch.AcceleratorError as error:
-                raise DeviceLost(Code.DEVICE, f"device failed: {error}") from error
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    if isinstance(error, torch.AcceleratorError):
+                        raise DeviceLost(Code.DEVICE, f"device failed: {error}") from error
+                    raise
+            # Repeated outside the handler, which would keep the tensors alive.
             if self.batch == 1:
                 full = "out of device memory at a single image: free it of other programs"
                 raise Refused(Code.DEVICE, full)
@@ -203,8 +206,9 @@ def choose_precision(precision: Precision, device: torch.device) -> Precision:
         # Released weights are float16 or are used so, and it is eight times as exact as bfloat16.
         return Precision.FLOAT16 if capability >= TENSOR_CORES else Precision.FLOAT32
     if precision in (Precision.TF32, Precision.BFLOAT16) and capability < AMPERE:
+        gpu = f"{torch.cuda.get_device_name(device)}, compute capability {capability[0]}.{capability[1]}"
         raise UsageError(
-            f"precision not available on this GPU: {precision}: choose float16 or float32"
+            f"precision not available on {gpu}: {precision}: choose float16 or float32"
         )
     return precision
 

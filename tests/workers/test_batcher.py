@@ -15,7 +15,7 @@ import pytest
 
 from bgpipe.config.presets import Preset
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.errors import Code, DeviceLost, TransientError
+from bgpipe.pipeline.errors import Code, DeviceLost, Refused
 from bgpipe.pipeline.inference.engine_cache import EngineCache, ModelSpec
 from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
 from bgpipe.pipeline.types import Matte, Matting, Recipe
@@ -155,10 +155,10 @@ def test_edges_have_an_engine_of_their_own_and_tiles_of_one_size_share_batches()
     assert solver.batches == [[3, 4], [9], [5]] * 2
 
 
-def test_a_model_that_does_not_load_fails_its_images_and_is_tried_again() -> None:
+def test_a_model_that_is_missing_refuses_its_images_and_is_tried_again() -> None:
     engine = Arithmetic()
     engine.open.set()
-    away = [TransientError(Code.INTERNAL, "not here yet")]
+    away = [Refused(Code.INTERNAL, "not here yet")]
 
     def make(_: Recipe) -> Engine:
         if away:
@@ -166,10 +166,21 @@ def test_a_model_that_does_not_load_fails_its_images_and_is_tried_again() -> Non
         return engine
 
     with batcher(make, batch=1) as (served, lost):
-        with pytest.raises(TransientError, match="not here yet"):
+        with pytest.raises(Refused, match="not here yet"):
             served.infer(recipe(), [image(1)])
         assert values_of(served.infer(recipe(), [image(1)])) == [1]
         assert not lost.is_set()
+
+
+def test_a_load_that_fails_ends_the_worker_and_refuses_the_images_that_wait_for_it() -> None:
+    def make(_: Recipe) -> Engine:
+        raise RuntimeError("no kernel image is available")
+
+    with batcher(make, batch=2, wait=30) as (served, lost), ThreadPoolExecutor(3) as lanes:
+        answers = [lanes.submit(served.infer, recipe(), [image(v)]) for v in range(3)]
+        errors = [answer.exception(30) for answer in answers]
+        assert Counter(map(type, errors)) == {Refused: 2, WorkerShuttingDown: 1}
+        assert lost.wait(30)
 
 
 def test_when_the_device_is_lost_only_the_images_of_its_last_step_are_suspects() -> None:

@@ -15,7 +15,9 @@ import pytest
 
 from bgpipe.config.settings import WorkerSettings, load_settings
 from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.queue import publish
 from bgpipe.pipeline.inference.devices import WorkerDevice
+from bgpipe.pipeline.types import JobId
 from bgpipe.workers.lifecycle import EXIT_RESTART
 from bgpipe.workers.supervisor import SIGNALS, DeviceWorker, Supervisor, make_workers
 
@@ -106,11 +108,42 @@ def test_a_worker_whose_device_is_lost_leaves(cluster: Cluster) -> None:
     assert "E_DEVICE" in cluster.log()
 
 
+def test_a_model_that_does_not_load_fails_no_image_and_ends_the_worker(cluster: Cluster) -> None:
+    error = "CUDA error: no kernel image is available for execution on the device"
+    with cluster.process([TROUBLED], {"TEST_LOAD_ERROR": error}) as worker:
+        job = cluster.submit([cluster.file(f"{index}.jpg", b"") for index in range(20)])
+        assert worker.wait(60) == EXIT_RESTART
+    assert_untouched(cluster, job)
+    with cluster.process([TROUBLED], {}):
+        cluster.jobs.resume(job)
+        publish(cluster.app, job, list(cluster.jobs.items.read(job, 0, 20)), QUEUE)
+        assert cluster.finished(job).done == 20
+
+
+def test_a_model_that_the_device_has_no_room_for_pauses_the_job(cluster: Cluster) -> None:
+    error = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    with cluster.process([TROUBLED], {"TEST_LOAD_ERROR": error}):
+        job = cluster.submit([cluster.file(f"{index}.jpg", b"") for index in range(20)])
+        until(lambda: cluster.jobs.summary(job).paused)
+        assert "does not fit into the device's memory" in cluster.jobs.summary(job).paused
+        until(lambda: not cluster.client.exists(keys.UNACKED, QUEUE))
+    assert_untouched(cluster, job)
+
+
+def assert_untouched(cluster: Cluster, job: JobId) -> None:
+    """No image is settled, and none took an attempt."""
+    summary = cluster.jobs.summary(job)
+    assert (summary.done, summary.failed, summary.running) == (0, 0, 0)
+    assert not cluster.client.hgetall(keys.of_job(job).repeats)
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "code", "said"),
     [
         (["--device", "cuda:7"], {}, 2, "no such device: cuda:7"),
         (CPU, {"BGPIPE_WORKER__LANES": "many"}, 2, "BGPIPE_WORKER__LANES"),
+        (CPU, {"BGPIPE_ENGINE__PRECISION": "tf32"}, 2, "on a CPU: tf32: choose float32"),
+        ((*CPU, "--compile"), {"CXX": "no-such-compiler"}, 2, "needs a compiler and the headers"),
         (CPU, {"BGPIPE_REDIS_URL": ""}, 2, "set BGPIPE_REDIS_URL"),
         (CPU, {"BGPIPE_REDIS_URL": "redis://127.0.0.1:9/0"}, 4, "127.0.0.1:9"),
     ],

@@ -1,8 +1,9 @@
 """A real worker process for files that mean trouble, by what they hold.
 
 `stuck` never ends to be decoded, `lost` loses the device, `stalled` stalls it for ever, `deadly`
-kills the process. Anything else becomes a cutout whose bytes are those of the file. With
---supervised it is the real supervisor of such a worker.
+kills the process. Anything else becomes a cutout whose bytes are those of the file. No model loads
+while TEST_LOAD_ERROR is set, which is a RuntimeError's text. With --supervised it is the real
+supervisor of such a worker.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ FOR_EVER = 3600
 
 class Engine:
     memory = 0
+
+    def __init__(self) -> None:
+        if error := os.environ.get("TEST_LOAD_ERROR"):
+            raise RuntimeError(error)
 
     def infer(self, images: Sequence[Pixels]) -> list[Matte]:
         values = {int(image[0, 0, 0]) for image in images}

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bgpipe.config.settings import Precision
-from bgpipe.pipeline.errors import Code, TransientError, UsageError
+from bgpipe.pipeline.errors import Code, DeviceLost, Refused, TransientError, UsageError
 from bgpipe.pipeline.inference.engine import BiRefNetEngine
 from bgpipe.pipeline.networks.birefnet import BiRefNet, ModelConfig, SwinConfig, build
 from bgpipe.pipeline.networks.preprocess import DEVIATION, MEAN
@@ -84,17 +84,25 @@ def test_one_image_at_a_time_the_order_does_not_matter(model: ResolvedModel) -> 
     assert all((a.alpha == b.alpha).all() for a, b in zip(forth, reversed(back), strict=True))
 
 
+NO_ROOM = (
+    torch.OutOfMemoryError("no room"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+)
+
+
 class Narrow(nn.Module):
     """Runs out of memory above `room` images; its logit is the red channel."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, error: RuntimeError = NO_ROOM[0]) -> None:
         super().__init__()
         self.room = room
+        self.error = error
         self.scale = nn.Parameter(torch.ones(1))
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x) > self.room:
-            raise torch.OutOfMemoryError("no room")
+            raise self.error
         return x[:, :1] * self.scale
 
 
@@ -102,8 +110,11 @@ def engine_of(network: nn.Module, model: ResolvedModel, batch: int) -> BiRefNetE
     return BiRefNetEngine(model, "cpu", batch=batch, threads=1, load=lambda model: network)
 
 
-def test_out_of_memory_halves_the_batch_and_loses_no_image(model: ResolvedModel) -> None:
-    engine = engine_of(Narrow(2), model, batch=8)
+@pytest.mark.parametrize("error", NO_ROOM, ids=str)
+def test_out_of_memory_halves_the_batch_and_loses_no_image(
+    model: ResolvedModel, error: RuntimeError
+) -> None:
+    engine = engine_of(Narrow(2, error), model, batch=8)
     images = [image(seed) for seed in range(5)]
     mattes = engine.infer(images)
     assert engine.batch == 2
@@ -112,10 +123,24 @@ def test_out_of_memory_halves_the_batch_and_loses_no_image(model: ResolvedModel)
         np.testing.assert_allclose(matte.alpha, 1 / (1 + np.exp(-red)), atol=1e-5)
 
 
-def test_out_of_memory_at_a_single_image_is_a_transient_device_error(model: ResolvedModel) -> None:
-    with pytest.raises(TransientError) as caught:
+def test_out_of_memory_at_a_single_image_refuses_it(model: ResolvedModel) -> None:
+    with pytest.raises(Refused) as caught:
         engine_of(Narrow(0), model, batch=4).infer([image(0)])
     assert caught.value.code == Code.DEVICE
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), DeviceLost),
+        (RuntimeError("a bug"), RuntimeError),
+    ],
+)
+def test_a_device_that_fails_is_lost_and_a_bug_is_none(
+    model: ResolvedModel, error: RuntimeError, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind):
+        engine_of(Narrow(0, error), model, batch=4).infer([image(0)])
 
 
 def test_an_answer_that_is_no_number_is_an_error_and_no_matte(model: ResolvedModel) -> None:
