@@ -1,19 +1,16 @@
-# A worker: python with CUDA's runtime (torch brings its libraries), or for the CPU with
-#   --build-arg BASE=ubuntu:24.04 --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# A worker. CUDA comes with torch; the driver from the host, by the NVIDIA container toolkit. For the CPU:
+#   --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # Build from the root of the repository: docker build -f infra/docker/worker.Dockerfile -t bgpipe-worker .
-ARG BASE=nvidia/cuda:12.8.1-base-ubuntu24.04
+ARG BASE=python:3.12.12-slim-bookworm
 
 FROM ${BASE} AS build
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3 python3-venv ca-certificates \
-    && rm -rf /var/lib/apt/lists/* \
-    && python3 -m venv /opt/bgpipe
+RUN python -m venv /opt/bgpipe
 ENV PATH=/opt/bgpipe/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 COPY pyproject.toml ./
 COPY infra/docker/requirements.py infra/docker/
-# Empty: the default build of torch, which requires a recent driver. For another one, for example:
-# https://download.pytorch.org/whl/cu128
+# Empty: the default build of torch. For an older driver or GPU (infra/docs/gpu.md), for example:
+# https://download.pytorch.org/whl/cu126
 ARG TORCH_INDEX=
 RUN python infra/docker/requirements.py --only torch > torch.txt \
     && pip install ${TORCH_INDEX:+--index-url $TORCH_INDEX} -r torch.txt
@@ -27,8 +24,9 @@ COPY infra/package infra/package
 RUN pip install --no-deps .
 
 FROM ${BASE}
+# The compiler is Triton's and torch.compile's: both compile as they run.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3 ca-certificates \
+    && apt-get install -y --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/* \
     && install -d -o 1000 -g 1000 /models /uploads /state /etc/bgpipe
 COPY --from=build /opt/bgpipe /opt/bgpipe
@@ -37,7 +35,8 @@ ENV PATH=/opt/bgpipe/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
     BGPIPE_MODEL__CACHE_DIR=/models \
-    BGPIPE_STATE_DIR=/state
+    BGPIPE_STATE_DIR=/state \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # The root file system may be read-only: the worker writes only to these volumes and to /tmp.
 VOLUME ["/models", "/state"]
 WORKDIR /etc/bgpipe

@@ -50,6 +50,7 @@ def problems(text: str) -> list[str]:
             for name, service in found.items()
             for reported in (*_of_service(name, service, whole), *_commands(service))
         ),
+        *_states(found),
         *_profiles(found),
         *_gpus(found),
         *_ports(found),
@@ -131,6 +132,16 @@ def _files(service: Mapping[str, Any], whole: Mapping[str, Any]) -> Iterator[str
         for argument in build.get("args", {}):
             if argument not in known:
                 yield f"no such argument of {build['dockerfile']}: {argument}"
+
+
+def _states(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The init service makes RUN_AS the owner of each volume at /state."""
+    inside = {volume: path for path, volume in mounts(found["init"]).items()}
+    for name, service in found.items():
+        if ours(service):
+            volume = mounts(service).get("/state", "")
+            if inside.get(volume) not in found["init"]["command"]:
+                yield f"{name}: its state folder is not one of RUN_AS: {volume}"
 
 
 def _commands(service: Mapping[str, Any]) -> Iterator[str]:

@@ -57,6 +57,8 @@ def test_the_file_is_valid_by_its_schema(schema: str, path: str) -> None:
             "redis",
         ),
         ("- models:/models", "- weights:/models", "no such volume"),
+        ("  - state:/state\n  - uploads", "  - uploads", "state folder is not one of RUN_AS"),
+        ("/uploads, /state, /flower]", "/uploads, /flower]", "state folder is not one of RUN_AS"),
         ('    restart: unless-stopped\n    user: "999', '    user: "999', "has no restart"),
     ],
 )
@@ -90,6 +92,17 @@ def test_the_packages_of_the_project_are_all_in_the_images() -> None:
     for path in DOCKERFILES:
         for folder in ("config", "pipeline", "workers", "infra/package"):
             assert f"COPY {folder} {folder}\n" in path.read_text()
+
+
+def test_the_worker_gets_a_compiler_and_cuda_from_torch_alone() -> None:
+    text = (ROOT / "infra/docker/worker.Dockerfile").read_text()
+    _, of_image = text.split("\nFROM ${BASE}\n")
+    assert re.search(r"apt-get install .*\bg\+\+", of_image)
+    assert "nvidia/cuda" not in text
+    assert (
+        docker_environment(ROOT / "infra/docker/worker.Dockerfile")["NVIDIA_DRIVER_CAPABILITIES"]
+        == "compute,utility"
+    )
 
 
 def test_a_base_is_pinned_by_its_version() -> None:

@@ -72,6 +72,8 @@ def _of_container(
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     named = {entry["name"]: entry["value"] for entry in container.get("env", [])}
     yield from variable_problems(named)
+    if "bgpipe" in container["image"] and {"/state", "/tmp"} - mounts.keys():
+        yield "cannot write to its state folder, or to /tmp"
     if "bgpipe" in container["image"] and "command" not in container:
         yield from command_problems(container["args"])
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
@@ -171,6 +173,7 @@ def test_every_name_in_a_manifest_is_the_codes_or_anothers(overlay: str, secrets
         ("BGPIPE_WORKER__PLACES", "BGPIPE_WORKER__ROOTS", "no such setting: BGPIPE_WORKER__ROOTS"),
         ("listName: bgpipe", "listName: celery", "scales by another queue"),
         ("/readyz", "/ready", "no such path: /ready"),
+        ("mountPath: /state", "mountPath: /status", "cannot write to its state folder"),
         ("containerPort: 9640", "containerPort: 9641", "does not listen at its port"),
         ("flower/password", "flower/secret", "no such file in the secret bgpipe-flower"),
         ("terminationGracePeriodSeconds: 60", "terminationGracePeriodSeconds: 20", "drained"),
