@@ -1,4 +1,7 @@
-"""The engine on a GPU: every precision, graphs, compiled code, and the same bits every time."""
+"""The engines on a GPU: every precision, graphs, compiled code, and the same bits every time.
+
+They need little more than torch (infra/docs/gpu.md), so that they run on any GPU host.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ __all__ = ["model", "network"]  # fixtures
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("default"),  # torch's compiler warns, differently on each GPU
 ]
 
 BOUNDS = {
@@ -90,3 +94,25 @@ def test_a_batch_that_does_not_fit_is_halved_at_the_start(
     )
     assert engine.batch == 2
     assert len(mattes(engine, list(range(5)))) == 5
+
+
+def test_the_alpha_of_an_edge_stays_near_the_cpu_and_does_not_depend_on_its_neighbours(
+    model: ResolvedModel,
+) -> None:
+    pytest.importorskip("cv2")
+    pytest.importorskip("transformers")
+    from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine
+
+    from ...support.tiny_vitmatte import tiny_vitmatte
+
+    def engine(device: str) -> VitMatteEngine:
+        load = lambda _, dtype: tiny_vitmatte().to(dtype)  # noqa: E731
+        return VitMatteEngine(model, device, batch=3, threads=1, load=load)
+
+    tiles = [np.dstack([image(seed), image(seed)[..., 0] // 127 * 127]) for seed in range(4)]
+    reference = engine("cpu").infer(tiles)
+    on_gpu = engine("cuda")
+    together = on_gpu.infer(tiles)
+    for index, (near, exact) in enumerate(zip(together, reference, strict=True)):
+        np.testing.assert_allclose(near.alpha, exact.alpha, atol=2e-2)
+        assert (on_gpu.infer([tiles[index]])[0].alpha == near.alpha).all()
