@@ -255,13 +255,29 @@ def test_names_tell_the_device_and_are_unique_where_supervisors_share_a_host() -
 
 
 @pytest.mark.usefixtures("_own_signals")
-def test_a_worker_that_is_never_ready_makes_the_supervisor_give_up(
+def test_a_supervisor_gives_up_once_no_worker_gets_ready(
     tmp_path: Path, settings: WorkerSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = Script("broken", "raise SystemExit(1)", tmp_path / "broken")
-    assert Supervisor([broken], settings).run() == 4
-    assert broken.count() == settings.start_attempts
+    slow = Script("slow", "import time; time.sleep(0.5); raise SystemExit(1)", tmp_path / "slow")
+    assert Supervisor([broken, slow], settings).run() == 4
+    assert min(broken.count(), slow.count()) == slow.count() == settings.start_attempts
     assert "giving up" in caplog.text
+
+
+@pytest.mark.usefixtures("_own_signals")
+def test_a_device_that_is_broken_does_not_end_the_workers_of_the_others(
+    tmp_path: Path, settings: WorkerSettings
+) -> None:
+    broken = Script("broken", "raise SystemExit(1)", tmp_path / "broken")
+    fine = Script("fine", "import time; print('ready'); time.sleep(600)", tmp_path / "fine")
+    supervisor = Supervisor([broken, fine], settings)
+    enough = settings.start_attempts + 2
+    threading.Thread(
+        target=lambda: (until(lambda: broken.count() >= enough), supervisor.stop())
+    ).start()
+    assert supervisor.run() == 0
+    assert fine.count() == 1
 
 
 @pytest.mark.usefixtures("_own_signals")

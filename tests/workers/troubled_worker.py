@@ -2,8 +2,9 @@
 
 `stuck` never ends to be decoded, `lost` loses the device, `stalled` stalls it for ever, `deadly`
 kills the process. Anything else becomes a cutout whose bytes are those of the file. No model loads
-while TEST_LOAD_ERROR is set, which is a RuntimeError's text. With --supervised it is the real
-supervisor of such a worker.
+while TEST_LOAD_ERROR is set, which is a RuntimeError's text. A worker pinned to a GPU is lost once
+the driver does not list it. With --supervised it is the real supervisor of such a worker, with --gpus
+of one for each GPU.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ import numpy as np
 from bgpipe.pipeline.errors import Code, DeviceLost
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.images.provenance import xmp_packet
-from bgpipe.pipeline.inference.devices import WorkerDevice
+from bgpipe.pipeline.inference.devices import WorkerDevice, list_gpus, select_devices
 from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Output
 from bgpipe.workers.image_processor import ImageCodec
 from bgpipe.workers.lifecycle import exit_now, run_entry_point, worker_settings
 from bgpipe.workers.process import initial_stats, work
-from bgpipe.workers.supervisor import DeviceWorker, Supervisor
+from bgpipe.workers.supervisor import DeviceWorker, Supervisor, make_workers
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
@@ -45,6 +46,7 @@ class Engine:
             raise RuntimeError(error)
 
     def infer(self, images: Sequence[Pixels]) -> list[Matte]:
+        check_gpu()
         values = {int(image[0, 0, 0]) for image in images}
         if LOST in values:
             raise DeviceLost(Code.DEVICE, "an illegal address, say")
@@ -82,21 +84,42 @@ class Troubled(DeviceWorker):
     """This file in the place of a worker's process."""
 
     def _spawn(self, restarts: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, __file__, "--name", self.name, "--restarts", str(restarts)]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        options = ["--name", self.name, "--restarts", str(restarts), "--metrics", self.metrics]
+        return subprocess.Popen(
+            [sys.executable, __file__, *options],
+            env=os.environ | self.device.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+
+def check_gpu() -> None:
+    """Raise DeviceLost if this process has a GPU that the driver does not list."""
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if gpu and not [each for each in list_gpus() if not each.problem]:
+        raise DeviceLost(Code.DEVICE, f"no such GPU: {gpu}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", default="troubled@test")
     parser.add_argument("--restarts", type=int, default=0)
+    parser.add_argument("--metrics", default="")
     parser.add_argument("--supervised", action="store_true")
+    parser.add_argument("--gpus", action="store_true")
     options = parser.parse_args()
     settings = worker_settings()
     if options.supervised:
         return Supervisor([Troubled(options.name, WorkerDevice("cpu"))], settings.worker).run()
+    if options.gpus:
+        gpus = select_devices([], cpu_allowed=False)
+        made = make_workers(gpus, shared_host=False, metrics=settings.metrics.worker)
+        workers = [Troubled(each.name, each.device, each.metrics) for each in made]
+        return Supervisor(workers, settings.worker).run()
+    check_gpu()
     stats = initial_stats("cpu", settings.worker, options.restarts)
-    return work(settings, options.name, stats, lambda spec: Engine(), Codec())
+    make_engine = lambda spec: Engine()  # noqa: E731
+    return work(settings, options.name, stats, make_engine, Codec(), options.metrics)
 
 
 if __name__ == "__main__":
