@@ -78,7 +78,7 @@ def start_daemon(name: str, work: Callable[[], Result]) -> tuple[threading.Threa
     def fulfill() -> None:
         try:
             result.set_result(work())
-        except BaseException as error:  # raised again by whoever reads the result
+        except BaseException as error:  # raised again where the result is read
             result.set_exception(error)
 
     thread = threading.Thread(target=fulfill, name=name, daemon=True)

@@ -51,7 +51,10 @@ def test_the_tests_of_a_gpu_can_run_where_there_is_little_more_than_torch(tmp_pa
     marked = [p for p in sorted(ROOT.glob("tests/**/test_*.py")) if "mark.gpu" in p.read_text()]
     assert len(marked) >= 3
     command = ["-m", "pytest", "--noconftest", "-m", "gpu", "--collect-only", "-q", *marked]
-    bare = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(tmp_path)}
+    bare = {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTHONPATH": f"{tmp_path}:{ROOT / 'infra/package'}",
+    }
     done = subprocess.run(
         [sys.executable, *command],
         env=os.environ | bare,
