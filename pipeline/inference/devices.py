@@ -23,6 +23,7 @@ CHECK_SIDE = 128
 """Side of matrices of -1, 0 and 1, whose product every precision holds exactly."""
 NVML_SECONDS = 10.0
 """Time for the driver to list its GPUs; some faults make it never answer."""
+WITHOUT_GPU = "use the CPU: worker --device cpu, or CUDA_VISIBLE_DEVICES= for submit"
 DRIVERS = {"12": 525, "13": 580}
 """The oldest driver for each major version of CUDA ("CUDA Compatibility", minor version compatibility)."""
 
@@ -83,7 +84,7 @@ def select_devices(requested: Sequence[str], *, cpu_allowed: bool) -> list[Worke
             log.error(f"GPU left out: {device.name}: {device.problem}")
     if usable := [device for device in chosen if not device.problem]:
         return usable
-    raise Unavailable("no GPU can be used: check nvidia-smi, or pass --device cpu (slow)")
+    raise Unavailable(f"no GPU can be used: check nvidia-smi, or {WITHOUT_GPU}")
 
 
 def list_gpus() -> list[WorkerDevice]:
@@ -100,9 +101,8 @@ def list_gpus() -> list[WorkerDevice]:
         _, listing = start_daemon("nvml", partial(_ask_nvml, _read_gpus))
         gpus = listing.result(NVML_SECONDS) or []
     except TimeoutError as error:
-        silent = f"the NVIDIA driver did not answer within {NVML_SECONDS:g} s"
-        remedy = "restart the machine, or pass --device cpu (slow)"
-        raise Unavailable(f"{silent}: {remedy}") from error
+        silent = f"NVIDIA driver did not answer within {NVML_SECONDS:g} s"
+        raise Unavailable(f"{silent}: restart the machine, or {WITHOUT_GPU}") from error
     return gpus if visible is None else [gpu for gpu in gpus if _is_named(gpu, names)]
 
 
@@ -228,4 +228,5 @@ def _ask_nvml(ask: Callable[[ModuleType], Answer]) -> Answer | None:
     except pynvml.NVMLError_LibraryNotFound:
         return None
     except pynvml.NVMLError as error:
-        raise Unavailable(f"NVIDIA driver failed: {error}: check nvidia-smi") from error
+        repair = "check nvidia-smi"
+        raise Unavailable(f"NVIDIA driver failed: {error}: {repair}, or {WITHOUT_GPU}") from error

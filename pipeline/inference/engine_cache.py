@@ -96,7 +96,9 @@ class EngineCache:
             if is_out_of_memory(error):
                 problem = f"the model does not fit into the device's memory: {spec.model}"
                 raise Refused(Code.DEVICE, f"{problem}: free it of other programs") from error
-            failure = f"{spec.model}: {type(error).__name__}: {error}"
+            log.exception("model does not load")
+            first_line = str(error).partition("\n")[0]  # the reason of a pause is one line
+            failure = f"{spec.model}: {type(error).__name__}: {first_line}"
             raise DeviceLost(Code.DEVICE, f"model does not load: {failure}") from error
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bgpipe.config.settings import Precision
 from bgpipe.pipeline.errors import Code, DeviceLost, Refused, TransientError, UsageError
-from bgpipe.pipeline.inference.engine import BiRefNetEngine
+from bgpipe.pipeline.inference.engine import BiRefNetEngine, choose_precision
 from bgpipe.pipeline.networks.birefnet import BiRefNet, ModelConfig, SwinConfig, build
 from bgpipe.pipeline.networks.preprocess import DEVIATION, MEAN
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
@@ -170,6 +170,17 @@ def test_half_precision_stays_near_float32(
 def test_a_precision_that_the_device_has_not_is_refused(model: ResolvedModel) -> None:
     with pytest.raises(UsageError, match="precision not available on a CPU: tf32"):
         BiRefNetEngine(model, "cpu", batch=1, threads=1, precision=Precision.TF32)
+
+
+def test_a_gpu_before_ampere_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    device = torch.device("cuda")
+    assert choose_precision(Precision.AUTO, device) is Precision.FLOAT16
+    for precision in (Precision.BFLOAT16, Precision.TF32):
+        needed = rf"on Tesla T4, compute capability 7\.5: {precision}: choose float16 or float32"
+        with pytest.raises(UsageError, match=needed):
+            choose_precision(precision, device)
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def test_what_does_not_fit_alone_either_is_an_error() -> None:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), Refused, "does not fit"),
         (TransientError(Code.DEVICE, "NaN"), Refused, "NaN"),
         (ModelUnavailable("no such weights"), ModelUnavailable, "no such weights"),
-        (torch.AcceleratorError("CUDA error: an illegal memory access"), DeviceLost, "illegal"),
+        (torch.AcceleratorError("CUDA error: illegal access\nSet"), DeviceLost, "illegal access$"),
         (RuntimeError("Failed to find C compiler."), DeviceLost, "Failed to find C compiler"),
         (PermissionError(13, "Permission denied", "/state"), DeviceLost, "/state"),
         (ImportError("libcudart.so.13"), DeviceLost, "does not load: a: ImportError"),
