@@ -102,7 +102,7 @@ def read_workflow(
 def _read_graph(
     graph: Json, models: Mapping[str, str], has_image: Callable[[str], bool] | None
 ) -> Workflow:
-    validated = validate_graph(graph, node_types.make_node_types(tuple(models)), has_image)
+    validated = validate_graph(graph, node_types.make_node_types(models), has_image)
     interpreter = _Interpreter(validated, models)
     outputs = [interpreter.read_output(node) for node in validated.valid_outputs]
     supported = [output for output in outputs if output]

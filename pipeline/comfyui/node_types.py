@@ -128,8 +128,11 @@ class NodeType:
         }
 
 
-def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[str, NodeType]:
-    """Return every node type by name; `models` and `images` are the values of their inputs."""
+def make_node_types(models: Mapping[str, str], images: Sequence[str] = ()) -> dict[str, NodeType]:
+    """Return every node type by name.
+
+    The names of `models`, of which each means one of bgpipe's, and `images` are values of inputs.
+    """
     files = tuple(sorted(name for name in models if name.endswith(WEIGHTS)))
     rmbg = tuple(name for name in models if name in RMBG_MODELS)
     birefnet = tuple(name for name in models if name not in {*files, *rmbg})
@@ -143,7 +146,7 @@ def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[s
         LOAD: (NodeInput("image", tuple(images), {"image_upload": True}),),
         REMOVE: (
             NodeInput("image", IMAGE),
-            NodeInput("model", birefnet, {"tooltip": "The model's weights."}),
+            NodeInput("model", birefnet, {"tooltip": _meanings(birefnet, models)}),
             _number("sensitivity", 0.0, 1.0, 1.0, 0.01),
             _number("mask_blur", 0, 64),
             _number("mask_offset", -20, 20),
@@ -151,14 +154,20 @@ def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[s
         ),
         REMOVE_RMBG: (
             NodeInput("image", IMAGE),
-            NodeInput("model", rmbg, {"tooltip": "The model's weights."}),
+            NodeInput("model", rmbg, {"tooltip": _meanings(rmbg, models)}),
             _number("sensitivity", 0.0, 1.0, 1.0, 0.01),
             _number("process_res", 256, 2048, DEFAULT_RESOLUTION, 8),
             _number("mask_blur", 0, 64),
             _number("mask_offset", -64, 64),
             *finish,
         ),
-        LOAD_MODEL: (NodeInput("bg_removal_name", files, {"options": list(files)}),),
+        LOAD_MODEL: (
+            NodeInput(
+                "bg_removal_name",
+                files,
+                {"options": list(files), "tooltip": _meanings(files, models)},
+            ),
+        ),
         REMOVE_CORE: (
             NodeInput("bg_removal_model", MODEL),
             NodeInput("image", IMAGE),
@@ -208,6 +217,10 @@ def make_node_types(models: Sequence[str], images: Sequence[str] = ()) -> dict[s
         PREVIEW_MASK: (NodeInput("mask", MASK),),
     }
     return {name: NodeType(name, each) for name, each in inputs.items()}
+
+
+def _meanings(names: Sequence[str], models: Mapping[str, str]) -> str:
+    return "The model's weights: " + ", ".join(f"{name} is {models[name]}" for name in names)
 
 
 def _optional(name: str, type_: str | tuple[str, ...], default: Json) -> NodeInput:

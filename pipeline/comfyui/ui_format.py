@@ -64,7 +64,7 @@ def to_graph(document: dict[str, Json]) -> Graph:
 
     Raises WorkflowError if a node is malformed or bypassed, or has widget values of a wrong type.
     """
-    known = node_types.make_node_types(())
+    known = node_types.make_node_types({})
     graph: Graph = {}
     for level in _levels(document):
         for name, node in level.nodes.items():

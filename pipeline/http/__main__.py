@@ -1,11 +1,13 @@
 """`python -m bgpipe.pipeline.http`: the server process, as `bgpipe serve` runs it."""
 
 import asyncio
+import ctypes
 import logging
 import resource
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
@@ -22,6 +24,8 @@ GRACE = 5
 PROXY_NOTICE = "required behind a proxy: set serve.public_url"
 MESSAGE_BYTES = 1 << 16
 """Maximum size of a client's message on a websocket."""
+M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 1 << 20
+"""Memory blocks from this size are returned to the system when freed (mallopt(3)); else threads keep many."""
 OPEN_FILES = 16_384
 """Connections, and images of forms that are being received."""
 
@@ -57,6 +61,8 @@ class TimedProtocol(H11Protocol):
 def main() -> int:
     """Serve until a signal; return bgpipe's exit code."""
     log_to_stderr()
+    with suppress(AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
     try:
         settings = load_settings()
         log_to_stderr(settings.log.format)

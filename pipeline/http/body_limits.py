@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BODY_BYTES = 1 << 16
 """Maximum size of a body, and of what a form has besides its images."""
+JOB_BYTES = 1 << 18
+"""Maximum size of a request for a job, which may have 100 patterns of 2,000 characters."""
 PROMPT_BYTES = 1 << 20
 """Maximum size of a workflow, to run or to keep, which Redis stores."""
 ENCODED_BYTES = 1 << 25
@@ -80,6 +82,8 @@ class BodyLimitMiddleware:
     def _maximum(self, path: str, content_type: str) -> int:
         if _PROMPT.fullmatch(path):
             return PROMPT_BYTES
+        if path == "/v1/jobs":
+            return JOB_BYTES
         if _REMOVEBG.fullmatch(path):
             return ENCODED_BYTES
         if content_type.lower().startswith("multipart/form-data"):

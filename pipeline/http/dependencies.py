@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Annotated, cast
 
+import anyio
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPBearer
@@ -41,6 +42,8 @@ class AppState:
     uploads: UploadStore
     image_slots: BoundedSemaphore
     """Held while a whole image, perhaps hundreds of megabytes, is in memory."""
+    body_lock: anyio.Lock
+    """Held while a body with an image in Base64 is parsed, which takes several times its size."""
     cluster: ClusterCollector
     """The metrics of Prometheus."""
 
@@ -76,7 +79,8 @@ def open_state(settings: Settings) -> Iterator[AppState]:
         uploads = UploadStore(session.client, session.stores, root.rstrip("/"), limits, quota)
         cluster = ClusterCollector(impatient, settings)
         slots = BoundedSemaphore(IMAGES_IN_MEMORY)
-        yield AppState(session, ApiKeys(session.client), uploads, slots, cluster)
+        api_keys = ApiKeys(session.client)
+        yield AppState(session, api_keys, uploads, slots, anyio.Lock(), cluster)
 
 
 def get_state(connection: HTTPConnection) -> AppState:

@@ -148,6 +148,9 @@ async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse
             for method, scope in scopes.items()
             if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
         ]
+        # A path of its own may also read as another's with a name in it.
+        if own := request.app.openapi()["paths"].get(request.url.path):
+            allowed = [method for method in METHODS if method.lower() in own]
         response.headers["Allow"] = ", ".join((*allowed, *(["HEAD"] if "GET" in allowed else [])))
     return response
 

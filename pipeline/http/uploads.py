@@ -11,7 +11,7 @@ import secrets
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import Code, PermanentError
@@ -20,8 +20,6 @@ from bgpipe.pipeline.images.decode import validate_header
 from bgpipe.pipeline.storage.base import is_hidden, is_image_name, is_safe_key
 
 if TYPE_CHECKING:
-    from redis.client import Pipeline
-
     from bgpipe.pipeline.broker.client import RedisClient
     from bgpipe.pipeline.images.limits import Limits
     from bgpipe.pipeline.storage.base import Store
@@ -92,7 +90,11 @@ class UploadStore:
             raise Problem(413, "quota-exceeded", detail)
 
     def recount(self) -> None:
-        """Count what each owner stores, cutouts too, which workers write, and forget what expired."""
+        """Count what each owner stores, cutouts too, which workers write, and forget what expired.
+
+        What is reserved meanwhile stays reserved; the next count corrects what this one saw as well.
+        """
+        before = cast("dict[bytes, bytes]", self.client.hgetall(keys.USAGE))
         usage, store = Counter[str](), self.stores.open(self.root)
         archives: list[str] = []
         for image in store.list(missing_ok=True, on_skipped=archives.append):
@@ -101,12 +103,9 @@ class UploadStore:
             if info := store.head(key):
                 usage[key.partition("/")[0]] += info.size
 
-        def write(pipeline: Pipeline) -> None:
-            pipeline.delete(keys.USAGE)
-            for owner, size in usage.items():
-                pipeline.hset(keys.USAGE, owner, size)
-
-        self.client.run_pipeline(write)
+        usage.subtract({owner.decode(): int(size) for owner, size in before.items()})
+        for owner, change in usage.items():
+            self.client.hincrby(keys.USAGE, owner, change)
 
 
 def validate_name(name: str) -> str:

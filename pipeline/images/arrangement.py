@@ -30,7 +30,8 @@ VISIBLE = 16
 QUALITY = 90
 MARGIN_PIXELS, MARGIN_SHARE = 500, 50.0
 """Maximum margin on each side: pixels, and percent of the subject."""
-MEGAPIXELS = {"preview": 0.25, "small": 0.25, "regular": 0.25, "medium": 1.5, "hd": 4.0, "4k": 10.0}
+MEGAPIXELS = {"preview": 0.25, "small": 0.25, "regular": 0.25, "medium": 1.5, "hd": 4.0}
+"""Maximum size of the file; the other names mean the photo's own."""
 
 _SHARE = r"\d{1,3}(\.\d{1,3})?%"
 _LENGTH = r"\d{1,5}(\.\d{1,3})?(%|px)?"

@@ -19,6 +19,8 @@ from .redis_server import RedisServer
 
 BGPIPE = Path(sys.executable).with_name("bgpipe")
 SECONDS = 60.0
+MEMORY = 400
+"""MiB that a server may take at any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,13 @@ class Service:
     redis_url: str
     home: Path
     environment: dict[str, str]
+    pid: int = 0
+
+    @property
+    def peak_memory(self) -> float:
+        """The most that the server's process has had resident, in MiB."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
     def client(self, key: str = "") -> httpx2.Client:
         """A client of the server; `key` is an API key."""
@@ -90,13 +99,15 @@ def environment_of(redis_url: str, folder: Path) -> dict[str, str]:
 
 @contextmanager
 def server(redis_url: str, folder: Path, environment: dict[str, str]) -> Iterator[Service]:
-    """`bgpipe serve` on a free port."""
+    """`bgpipe serve` on a free port; whatever a test sends to it, its memory stays below MEMORY."""
     port = free_port()
-    with running([BGPIPE, "serve", "--port", str(port)], folder, environment):
+    with running([BGPIPE, "serve", "--port", str(port)], folder, environment) as process:
         await_listening(port)
-        service = Service(f"http://127.0.0.1:{port}", redis_url, folder, environment)
+        url = f"http://127.0.0.1:{port}"
+        service = Service(url, redis_url, folder, environment, process.pid)
         _await_ready(service)
         yield service
+        assert service.peak_memory < MEMORY
 
 
 def _await_ready(service: Service) -> None:
@@ -108,7 +119,9 @@ def _await_ready(service: Service) -> None:
 
 
 @contextmanager
-def running(command: list[object], folder: Path, environment: dict[str, str]) -> Iterator[None]:
+def running(
+    command: list[object], folder: Path, environment: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     with (folder / f"{Path(str(command[0])).name}-{command[1]}.log").open("ab") as log:
         process = subprocess.Popen(
             list(map(str, command)),
@@ -119,7 +132,7 @@ def running(command: list[object], folder: Path, environment: dict[str, str]) ->
             stderr=log,
         )
         try:
-            yield
+            yield process
         finally:
             process.terminate()
             process.wait(SECONDS)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 HISTORY = 1000
 """Maximum number of prompts listed, the newest ones."""
+CONTAINERS = 50_000
+"""Maximum number of lists and objects in a body: a parser makes 30 times its size of empty ones."""
 CHECKED_PROMPTS = 20
 """Open prompts checked when they are counted; the oldest end first."""
 
@@ -91,9 +93,11 @@ async def read_json(request: Request) -> Json:
 
     Raises:
         WorkflowError: it is not JSON, or not valid in UTF-8 (NaN, lone surrogates).
-        Problem: it is too large.
+        Problem: it is too large, or has too many parts.
     """
     body = await request.body()
+    if sum(map(body.count, b"[{")) > CONTAINERS:
+        raise Problem(400, "invalid_request", f"more than {CONTAINERS} lists and objects")
     try:
         document = json.loads(body) if body else {}
         json.dumps(document, ensure_ascii=False, allow_nan=False).encode()

@@ -247,14 +247,14 @@ def _respond_rendered(
 
 @router.get("/object_info")
 def show_nodes(service: Service) -> JSONResponse:
-    models = tuple(service.state.settings.comfyui.models)
+    models = service.state.settings.comfyui.models
     node_types = make_node_types(models, service.images.names())
     return JSONResponse({name: node_type.info for name, node_type in node_types.items()})
 
 
 @router.get("/object_info/{name}")
 def show_node(service: Service, name: str) -> JSONResponse:
-    models = tuple(service.state.settings.comfyui.models)
+    models = service.state.settings.comfyui.models
     node_type = make_node_types(models, service.images.names()).get(name)
     return JSONResponse({name: node_type.info} if node_type else {})
 

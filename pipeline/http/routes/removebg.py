@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal
 
 import anyio
@@ -12,13 +13,15 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
+from starlette.types import Message
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http import submission
 from bgpipe.pipeline.http.body_limits import ENCODED_BYTES
 from bgpipe.pipeline.http.dependencies import AppState, Caller, State
+from bgpipe.pipeline.http.downloads import CHUNK_BYTES
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.routes.jobs import delete_job
 from bgpipe.pipeline.http.schemas import CutoutOptions, Value
@@ -42,11 +45,21 @@ MEDIA_TYPES = {
 }
 
 
+def _decode(text: object) -> UploadFile:
+    """Return the file that is given in Base64, perhaps as a data URL."""
+    if not isinstance(text, str):
+        raise ValueError("not a text")  # noqa: TRY004  # pydantic reports it
+    file = TemporaryFile()  # noqa: SIM115  # of the request
+    file.write(base64.b64decode(text.rpartition(",")[2], validate=True))
+    file.seek(0)
+    return UploadFile(file)
+
+
 class Parameters(Arrangement):
     """Parameters with remove.bg's names and defaults; others, and other values, are errors."""
 
     image_file: UploadFile | None = None
-    image_file_b64: str = ""
+    image_file_b64: Annotated[UploadFile | None, BeforeValidator(_decode)] = None
     type: Literal["auto", "person", "product", "car", "animal", "graphic", "transportation"] = (
         "auto"
     )
@@ -58,35 +71,50 @@ class Parameters(Arrangement):
 
     def read_image(self) -> bytes:
         """Return the source; raises Problem 400 unless exactly one is given."""
-        if bool(self.image_file) is bool(self.image_file_b64):
+        file = self.image_file or self.image_file_b64
+        if file is None or (self.image_file and self.image_file_b64):
             raise Problem(400, "missing_source", "pass either image_file or image_file_b64")
-        if self.image_file:
-            return self.image_file.file.read()
-        try:
-            return base64.b64decode(self.image_file_b64.rpartition(",")[2], validate=True)
-        except ValueError as error:
-            raise Problem(400, "invalid_parameter", f"image_file_b64: {error}") from error
+        return file.file.read()
 
 
-async def read_parameters(request: Request) -> Parameters:
+async def read_parameters(request: Request, state: State) -> Parameters:
     """Return the parameters of a form or a JSON object, without those that are empty.
+
+    Bodies are received on disk, and one at a time is in memory, for a moment.
 
     Raises RequestValidationError if one is invalid, Problem 400 for other JSON.
     """
-    values: Any
-    if request.headers.get("content-type", "").startswith("application/json"):
-        body = await request.body()
-        # The size of what a parser makes depends on these.
-        if sum(map(body.count, b"[{,")) > SEPARATORS:
-            raise Problem(400, "invalid_parameter", "not a flat JSON object")
-        try:
-            values = json.loads(body)
-        except ValueError as error:
-            raise Problem(400, "invalid_parameter", f"not JSON: {error}") from error
-    else:
-        values = dict(await request.form(max_fields=30, max_files=3, max_part_size=ENCODED_BYTES))
+    with TemporaryFile() as body:
+        async for chunk in request.stream():
+            body.write(chunk)
+        body.seek(0)
+
+        async def replay() -> Message:
+            chunk = body.read(CHUNK_BYTES)
+            return {"type": "http.request", "body": chunk, "more_body": bool(chunk)}
+
+        async with state.body_lock:
+            if request.headers.get("content-type", "").startswith("application/json"):
+                return await run_sync(lambda: _validate(_parse(body.read())))
+            request = Request(request.scope, replay)
+            form = await request.form(max_fields=30, max_files=3, max_part_size=ENCODED_BYTES)
+            return await run_sync(_validate, dict(form))
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    # The size of what a parser makes depends on these.
+    if sum(map(body.count, b"[{,")) > SEPARATORS:
+        raise Problem(400, "invalid_parameter", "not a flat JSON object")
+    try:
+        values = json.loads(body)
+    except ValueError as error:
+        raise Problem(400, "invalid_parameter", f"not JSON: {error}") from error
     if not isinstance(values, dict):
         raise Problem(400, "invalid_parameter", "not a JSON object")
+    return values
+
+
+def _validate(values: dict[str, Any]) -> Parameters:
     try:
         given = {name: value for name, value in values.items() if value not in ("", None)}
         return Parameters.model_validate(given)

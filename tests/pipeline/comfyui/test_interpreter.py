@@ -509,7 +509,7 @@ def kinds(errors: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_node_type_describes_itself():
-    for name, node in make_node_types(tuple(MODELS)).items():
+    for name, node in make_node_types(MODELS).items():
         info = node.info
         assert info["name"] == name
         assert len(info["output"]) == len(info["output_name"]) == len(info["output_is_list"])

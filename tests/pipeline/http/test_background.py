@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.jobs.store import JobNotFound
+from bgpipe.pipeline.storage.base import Store
+from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import Job, JobState
 
 pytest.importorskip("fastapi")
@@ -125,4 +128,15 @@ def test_usage_is_recounted_with_the_cutouts_and_without_what_was_removed(
     loop = MaintenanceLoop(state)
     loop.step()
     loop.join_tasks(60)
-    assert client.hgetall(keys.USAGE) == {}
+    assert client.hgetall(keys.USAGE) == {b"anna": b"0"}
+
+
+def test_what_is_sent_during_a_recount_stays_counted(state: AppState, job: Job) -> None:
+    class Busy(StoreFactory):
+        def open(self, location: str) -> Store:
+            state.session.client.hincrby(keys.USAGE, "anna", 700)
+            return super().open(location)
+
+    sent = int(state.session.client.hget(keys.USAGE, "anna") or 0)
+    replace(state.uploads, stores=Busy(state.settings.s3)).recount()
+    assert int(state.session.client.hget(keys.USAGE, "anna") or 0) == sent + 700

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def impatient(service: Service) -> Iterator[Service]:
     ("path", "maximum"),
     [
         ("/v1/session", 1 << 16),
-        ("/v1/jobs", 1 << 16),
+        ("/v1/jobs", 1 << 18),
         ("/v1/jobs/from-images", 1 << 16),
         ("/upload/image", 1 << 16),
         ("/queue", 1 << 16),
@@ -81,6 +82,29 @@ def test_the_server_answers_while_it_refuses_giant_bodies(service: Service) -> N
             waits.append(time.monotonic() - began)
             time.sleep(0.05)
     assert max(waits) < 5, waits
+
+
+def test_photos_in_base64_from_many_clients_at_once_take_little_memory(service: Service) -> None:
+    """They all wait before the last byte; the server's end checks its memory."""
+    everyone = threading.Barrier(16)
+
+    def body() -> Iterator[bytes]:
+        yield b'{"image_file_b64": "'
+        yield from [b"A" * (1 << 20)] * 24
+        everyone.wait(60)
+        yield b'"}'
+
+    def send(server: Service) -> int:
+        with server.client() as client:
+            return client.post("/v1.0/removebg", content=body(), headers=JSON).status_code
+
+    with service.another() as server, ThreadPoolExecutor(everyone.parties) as threads:
+        assert set(threads.map(send, [server] * everyone.parties)) == {400}
+
+
+def test_json_of_very_many_parts_is_refused_before_it_is_parsed(client: httpx2.Client) -> None:
+    answer = client.post("/prompt", content=NESTED[: 1 << 20], headers=JSON)
+    assert (answer.status_code, "lists and objects" in answer.text) == (400, True), answer.text
 
 
 def test_a_form_has_a_limit_for_what_is_not_an_image(client: httpx2.Client, photo: Photo) -> None:

@@ -50,3 +50,5 @@ def test_head_of_events_ends_at_once(keyed: httpx2.Client, job: str) -> None:
 def test_a_refused_method_names_head_beside_get(keyed: httpx2.Client) -> None:
     answer = keyed.request("PATCH", "/v1/jobs")
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST, HEAD")
+    answer = keyed.options("/v1/jobs/from-images")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")

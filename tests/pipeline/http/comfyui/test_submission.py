@@ -363,6 +363,8 @@ def test_what_describes_the_server(comfy: Comfy) -> None:
     assert stats["devices"][0]["type"] == "cpu"
     info = comfy.client.get("/api/object_info").json()
     assert "BiRefNet-general" in info["BiRefNetRMBG"]["input"]["required"]["model"][0]
+    model = info["RMBG"]["input"]["required"]["model"][1]
+    assert "RMBG-2.0 is birefnet-nano" in model["tooltip"]
     assert comfy.client.get("/object_info/SaveImage").json()["SaveImage"]["output_node"]
     assert comfy.client.get("/object_info/Nothing").json() == {}
     assert comfy.client.get("/prompt").json()["exec_info"]["queue_remaining"] >= 0

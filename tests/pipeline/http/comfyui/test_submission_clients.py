@@ -21,6 +21,7 @@ from PIL import Image
 
 from ....support.comfyui_client import API, EXAMPLES, Comfy, cutout_of_v1
 from ....support.http_service import SECONDS, Service
+from ....support.programs import miss, require_packages, require_program
 
 PYPI = ("comfykit==0.1.12", "pycomfy==0.4.0", "comfyui-workflow-templates-json==0.1.123")
 TEMPLATE = "comfyui_workflow_templates_json/templates/utility_birefnet_remove_background.json"
@@ -171,8 +172,7 @@ def run_node(npm: Path, script: str, service: Service, *arguments: Path) -> dict
 @pytest.fixture(scope="session")
 def npm(request: pytest.FixtureRequest) -> Path:
     """A folder that has the packages of tests/npm, kept from run to run."""
-    if not shutil.which("npm"):
-        _missing("npm is not installed")
+    require_program("npm")
     folder = Path(request.config.cache.mkdir("npm"))  # type: ignore[union-attr]
     lock = (NPM / "package-lock.json").read_bytes()
     installed = folder / "installed"
@@ -188,7 +188,7 @@ def npm(request: pytest.FixtureRequest) -> Path:
             check=False,
         )
         if done.returncode:
-            _missing(f"the packages of tests/npm cannot be installed: {done.stderr[-500:]}")
+            miss(f"the packages of tests/npm cannot be installed: {done.stderr[-500:]}")
         installed.write_bytes(lock)
     return folder
 
@@ -209,21 +209,4 @@ def run_python(packages: Path, script: str, *arguments: object) -> list[str]:
 
 @pytest.fixture(scope="session")
 def pypi(request: pytest.FixtureRequest) -> Path:
-    """A folder that has the packages of PYPI, kept from run to run."""
-    folder = Path(request.config.cache.mkdir("pypi"))  # type: ignore[union-attr]
-    installed = folder / "installed"
-    if not installed.exists() or installed.read_text() != str(PYPI):
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--upgrade", "--target", str(folder)]
-        done = subprocess.run(
-            [*pip, *PYPI], capture_output=True, text=True, timeout=5 * SECONDS, check=False
-        )
-        if done.returncode:
-            _missing(f"{', '.join(PYPI)} cannot be installed: {done.stderr[-500:]}")
-        installed.write_text(str(PYPI))
-    return folder
-
-
-def _missing(what: str) -> None:
-    if os.environ.get("CI") == "true":
-        pytest.fail(what)
-    pytest.skip(what)
+    return require_packages(request.config, "pypi", *PYPI)

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -23,6 +22,7 @@ from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.http.api_keys import ApiKeys
 
 from ....support.http_service import SECONDS, Service
+from ....support.programs import require_packages, require_program
 
 Photo = Callable[..., Path]
 PATH = "/v1.0/removebg"
@@ -221,8 +221,7 @@ const base64img = fs.readFileSync(photo, "base64");
 def test_remove_bg_of_npm_works_when_pointed_here(
     service: Service, api_key: str, photo: Photo, tmp_path: Path
 ) -> None:
-    if not shutil.which("npm"):
-        pytest.skip("not installed: npm")
+    require_program("npm")
     install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "remove.bg@1.3.0"]
     subprocess.run(install, cwd=tmp_path, check=True, capture_output=True, timeout=5 * SECONDS)
     source, out = photo("cup.jpg", SIZE), tmp_path / "out.png"
@@ -258,18 +257,15 @@ sdk.remove_background_from_base64_img(data, new_file_name=out)
 
 @pytest.mark.slow
 def test_removebg_of_pypi_works_when_pointed_here(
-    service: Service, api_key: str, photo: Photo, tmp_path: Path
+    service: Service, api_key: str, photo: Photo, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
-    subprocess.run(
-        [*install, "--target", str(tmp_path / "sdk"), "removebg==0.4"],
-        check=True, capture_output=True, timeout=5 * SECONDS, env=os.environ | {"PIP_NO_INPUT": "1"},
-    )  # fmt: skip
+    plain = "--no-deps", "--no-build-isolation"
+    sdk = require_packages(request.config, "removebg", *plain, "removebg==0.4")
     source, out = photo("cup.jpg", SIZE), tmp_path / "b64.png"
     done = subprocess.run(
         [sys.executable, "-", service.url + PATH, api_key, str(source), str(out)],
         input=PYTHON,
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "sdk")},
+        env=os.environ | {"PYTHONPATH": str(sdk)},
         capture_output=True,
         text=True,
         timeout=2 * SECONDS,
