@@ -115,6 +115,7 @@ export class JobView {
     const sent = photos.reduce((sum, photo) => sum + photo.file.size * (shares.get(photo) ?? 0), 0);
     const done = [...shares.values()].filter((share) => share === 1).length;
     this.#setTitle(titleOf("", photos[0].name, photos.length - this.grid.count("refused")));
+    byId("download").textContent = photos.length > 1 ? "Download all" : "Download";
     byId("summary").textContent = `Sending ${count(Math.min(done + 1, photos.length))} of ${count(photos.length)}`;
     setMeter(sent / size(photos));
     byId("job-error").textContent = note;
@@ -125,7 +126,7 @@ export class JobView {
   }
 
   #showAllRefused() {
-    byId("summary").textContent = "No photo could be used";
+    byId("summary").textContent = "No photo could be used. Choose others.";
     setMeter(0);
     setActions({});
   }

@@ -101,7 +101,7 @@ export class Grid {
 
   #add(name, local, state) {
     const photo = make("img", { class: "photo", alt: "", decoding: "async", loading: "lazy" });
-    const open = make("button", { type: "button", class: "open", disabled: true, on: { click: () => this.onOpen(tile) } },
+    const open = make("button", { type: "button", class: "open", "aria-label": name, disabled: true, on: { click: () => this.onOpen(tile) } },
       photo, make("span", { class: "problem" }));
     const node = make("li", { class: "tile" }, open,
       make("div", { class: "caption" }, make("span", { class: "name", title: name }, name.replace(/^[^/]*\//, "")),

@@ -90,7 +90,8 @@ def test_photos_that_are_all_refused_leave_a_way_on(
 ) -> None:
     open_page(browser, service.url)
     choose(browser, no_image)
-    browser.until(lambda: browser.text("#summary") == "No photo could be used")
+    browser.until(lambda: browser.text("#summary").startswith("No photo could be used."))
+    assert not browser.shown("#download")
     assert browser.texts(".actions button:enabled") == []
     browser.click("#new")
     browser.until(lambda: browser.shown("#home"))
@@ -168,6 +169,7 @@ def test_a_running_job_can_be_stopped(guarded: Service, browser: Browser, pictur
     choose(browser, picture("bowl.png"), picture("shoe.jpg"))
     browser.until(lambda: browser.text("#summary") == "0 of 2 done")
     assert browser.texts("#grid .state") == ["Waiting", "Waiting"]
+    assert browser.faults() == []
     browser.until(lambda: browser.text("#job-error").startswith("Still waiting for a worker."), 30)
     browser.click("#stop")
     assert await_end(browser) == "stopped · 0 done"
