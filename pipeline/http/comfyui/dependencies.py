@@ -92,12 +92,12 @@ async def read_json(request: Request) -> Json:
     """Return the body, whatever its content type: many clients send none.
 
     Raises:
-        WorkflowError: it is not JSON, or not valid in UTF-8 (NaN, lone surrogates).
-        Problem: it is too large, or has too many parts.
+        WorkflowError: it is not JSON, not valid in UTF-8 (NaN, lone surrogates), or of too many parts.
+        Problem: it is too large.
     """
     body = await request.body()
     if sum(map(body.count, b"[{")) > CONTAINERS:
-        raise Problem(400, "invalid_request", f"more than {CONTAINERS} lists and objects")
+        raise WorkflowError("no_prompt", f"More than {CONTAINERS} lists and objects")
     try:
         document = json.loads(body) if body else {}
         json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
