@@ -6,6 +6,8 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from bgpipe.config.presets import Anchor
+
 Format = Literal["png", "webp", "avif", "jpeg", "mask", "zip"]
 InputAlpha = Literal["multiply", "keep", "ignore"]
 Compression = Literal["fast", "small"]
@@ -72,3 +74,39 @@ class OutputOptions(BaseModel):
     format: Format = "png"
     quality: Quality = 90
     input_alpha: InputAlpha = "multiply"
+
+
+class FinishOptions(BaseModel):
+    """The fields of Preset that a sweep and a named output set alike; None: the preset's value."""
+
+    crop: bool | None = None
+    margin: float | None = None
+    canvas: str | None = None
+    place: Anchor | None = None
+    background: str | None = None
+    """A color, blur:RADIUS, or the path of an image."""
+    shadow: float | None = None
+    size: str | None = None
+    enlarge: bool | None = None
+    outline: str | None = None
+
+
+OutputName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
+
+
+class NamedOutput(FinishOptions):
+    """`[outputs.NAME]` of the settings; None and empty names mean the values of the job."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: str = ""
+    set: dict[str, bool | float | str] = {}  # pydantic copies it
+    """Further values of the preset, such as {contrast = 1.2}."""
+    format: Format | None = None
+    quality: Quality | None = None
+    png: Compression | None = None
+    depth: Depth | None = None
+    suffix: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]{0,60}$")] | None = None
+    """Follows the stem in the file's name; None: -NAME."""
+    name: str = ""
+    """Template of the file's name, instead of `suffix`."""

@@ -1,5 +1,6 @@
 """Presets: validated values that refine a matte and finish a cutout."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
@@ -31,6 +32,9 @@ Radius = Annotated[float, Field(ge=0, le=64)]
 Anchor = Literal["middle", "top", "bottom", "left", "right"]
 _SIZE = r"[1-9]\d{0,3}"
 COLOR = "#[0-9a-fA-F]{6}|white|black"
+BLUR = "blur:"
+"""Begins a background that is the photo itself, blurred."""
+BACKGROUND = rf"{COLOR}|{BLUR}[1-9]\d{{0,2}}"
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
@@ -70,10 +74,39 @@ class Preset:
     """Position on the canvas."""
     background: Annotated[
         str,
-        Field(pattern=f"^({COLOR})?$", description="white, black, #RRGGBB or empty"),
+        Field(
+            pattern=f"^({BACKGROUND})?$", description="white, black, #RRGGBB, blur:RADIUS or empty"
+        ),
     ] = ""
-    """Color behind the subject, in sRGB; empty: transparent."""
+    """Color behind the subject, in sRGB, or the photo blurred by a Gaussian of this sigma, in pixels of the
+    photo; empty: transparent."""
     shadow: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Opacity of a soft shadow on the ground below the subject."""
     enhance: tuple[Enhancement, ...] = ()
     """A workflow's mask enhancers, applied to the matte before everything above."""
+    size: Annotated[
+        str, Field(pattern=rf"^({_SIZE}x{_SIZE})?$", description="WIDTHxHEIGHT or empty")
+    ] = ""
+    """Scaled to fit into that size, without a margin around it."""
+    enlarge: bool = False
+    """`size` may enlarge too."""
+    outline: Annotated[
+        str,
+        Field(
+            pattern=rf"^([1-9]\d{{0,2}}:({COLOR}))?$",
+            description="WIDTH:COLOR, as 8:white, or empty",
+        ),
+    ] = ""
+    """Around the subject, in pixels of the result."""
+
+
+_FINISH = (
+    *("crop", "margin", "canvas", "place", "background", "shadow"),
+    *("size", "enlarge", "outline"),
+)
+
+
+def without_finish(preset: Preset) -> Preset:
+    """Return the preset with the values that make the cutout itself, and defaults for its finish."""
+    plain = Preset()
+    return replace(preset, **{name: getattr(plain, name) for name in _FINISH})

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bgpipe.config.layers import EnvironmentLayer, Layer, SecretsLayer, TomlLayer
+from bgpipe.config.output import NamedOutput, OutputName
 from bgpipe.config.presets import Preset
 from bgpipe.config.problems import validate_settings
 from bgpipe.config.sweeps import Sweep, SweepName, WebhookSecret
@@ -227,6 +228,7 @@ class Settings(Section):
     serve: ServeSettings
     comfyui: ComfySettings
     sweeps: dict[SweepName, Sweep]
+    outputs: dict[OutputName, NamedOutput]
     presets: dict[str, Preset]
 
     @property

@@ -9,8 +9,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, ConfigDict, Field, SecretStr
 
-from bgpipe.config.output import Compression, Depth, OutputOptions
-from bgpipe.config.presets import Anchor
+from bgpipe.config.output import Compression, Depth, FinishOptions, OutputOptions
 
 CRON_FIELDS = 5
 
@@ -53,7 +52,7 @@ WebhookSecret = Annotated[SecretStr, AfterValidator(_webhook_secret)]
 SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 
-class Sweep(OutputOptions):
+class Sweep(OutputOptions, FinishOptions):
     """`[sweeps.NAME]` of the settings; the names of its jobs begin with NAME.
 
     None and empty names mean the values of the preset, [refine], [model], [matting] and [prune].
@@ -74,13 +73,8 @@ class Sweep(OutputOptions):
     """Replace files at the target that bgpipe did not make."""
     name: str = ""
     """Template of the targets' names; empty: the sources' names."""
-    crop: bool | None = None
-    margin: float | None = None
-    canvas: str | None = None
-    place: Anchor | None = None
-    background: str | None = None
-    """A color, or the path of an image."""
-    shadow: float | None = None
+    outputs: tuple[str, ...] = ()
+    """Names of [outputs]: a file of each image for each of them."""
     prune: bool = False
     """Remove the cutouts whose source is gone, in each run."""
     prune_most: Annotated[float, Field(ge=0, le=1)] | None = None

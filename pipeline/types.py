@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, NewType
+from typing import TYPE_CHECKING, Any, NewType
 
 from bgpipe.config.output import Output as Output  # exported: parts of every recipe
 from bgpipe.config.presets import Preset as Preset
@@ -34,6 +35,8 @@ JobId = NewType("JobId", str)
 DAY_SECONDS = 86_400
 RECIPE_VERSION = 3
 """Increased whenever the code gives other pixels for the same recipe."""
+ADDED_FIELDS: Mapping[str, object] = {"size": "", "enlarge": False, "outline": ""}
+"""Fields of presets that are left out where they have this default: older cutouts stay up to date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,12 @@ class Matting:
     """Width of the edge to either side, as a share of the image's longer side."""
 
 
+def preset_values(preset: Preset) -> dict[str, Any]:
+    """Return the fields as they are stored, as values of JSON."""
+    added = ADDED_FIELDS.items()
+    return {name: value for name, value in asdict(preset).items() if (name, value) not in added}
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything that determines the pixels of a cutout, apart from the source itself."""
@@ -107,7 +116,7 @@ class Recipe:
     @property
     def hash(self) -> str:
         """16 hexadecimal digits, equal for recipes that give equal pixels."""
-        values = asdict(self)
+        values = self.values
         del values["model"], values["output"]["backdrop"]  # their content counts
         if self.matting is None:
             del values["matting"]  # cutouts older than the field stay up to date
@@ -119,7 +128,27 @@ class Recipe:
     @property
     def text(self) -> str:
         """The recipe as JSON, its hash first; cutouts carry it as `bgpipe:recipe`."""
-        return json.dumps({"hash": self.hash} | asdict(self), separators=(",", ":"))
+        return json.dumps({"hash": self.hash} | self.values, separators=(",", ":"))
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The fields as they are stored, as values of JSON."""
+        values = asdict(self)
+        values["preset"] = preset_values(self.preset)
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutput:
+    """One of the files that a job makes of each image, by a recipe that shares the job's networks."""
+
+    name: str
+    """Of the settings; empty for the only output of a job without named ones."""
+    recipe: Recipe
+    suffix: str = ""
+    """Follows the source's stem in the target's key, before that of the format."""
+    naming: str = ""
+    """Template of the targets' keys, instead of `suffix`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +176,17 @@ class Job:
     """Owner of the API key that submitted it over HTTP; empty: a command did."""
     on_finish: str = ""
     """URL that gets the summary at the end of a job submitted over HTTP."""
+    outputs: tuple[JobOutput, ...] = ()
+    """Several files of each image; empty: one, by `recipe` and `naming`."""
+
+    @property
+    def every_output(self) -> tuple[JobOutput, ...]:
+        """The outputs, also of a job that has none with a name."""
+        return self.outputs or (JobOutput("", self.recipe, naming=self.naming),)
+
+    def with_output(self, output: JobOutput) -> Job:
+        """Return the job that makes this output alone."""
+        return replace(self, recipe=output.recipe, naming=output.naming, outputs=())
 
     @property
     def locations_digest(self) -> str:
@@ -161,12 +201,22 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An image of a job. `identity` is the source's when it was listed."""
+    """An image of a job. `identity` is the source's when it was listed.
+
+    `target` is the key of its first output; `others` are those of the job's further ones, in order. Bit k
+    of `stale` is set if its output k was not up to date then.
+    """
 
     index: int
     source: str
     target: str
     identity: str
+    others: tuple[str, ...] = ()
+    stale: int = 1
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return (self.target, *self.others)
 
 
 class ReviewFlag(StrEnum):
@@ -198,6 +248,16 @@ class Outcome:
     @classmethod
     def failed(cls, index: int, error: ItemError) -> Outcome:
         return cls(index, error.code, error.detail)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputResult:
+    """How a named output of an item ended: written, failed, or else up to date since the listing."""
+
+    name: str
+    identity: str = ""
+    """The written object's."""
+    is_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +309,8 @@ class JobSummary:
     """Since when and why no image is processed, with the remedy; empty unless the job is paused."""
     errors: dict[str, int] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
+    outputs: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Files by name: `done`, `skipped` and `failed`; empty for a job without named outputs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

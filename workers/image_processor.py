@@ -1,21 +1,22 @@
-"""Makes the bytes of a cutout from the bytes of its source."""
+"""Makes the files of an image's outputs from the bytes of its source."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.errors import Code, PermanentError
+from bgpipe.config.presets import without_finish
+from bgpipe.pipeline.errors import Code, ItemError, PermanentError, Refused
 from bgpipe.pipeline.images.color import from_srgb, parse_color, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode, read_pixel_count
 from bgpipe.pipeline.images.encode import encode
 from bgpipe.pipeline.images.limits import Limits, estimate_memory
-from bgpipe.pipeline.matting.composite import composite, count_canvas_pixels
+from bgpipe.pipeline.matting.composite import blur_photo, composite, count_canvas_pixels
 from bgpipe.pipeline.matting.cutout import cut_out, keep_own_alpha
 from bgpipe.pipeline.matting.edges import solve_edges
 from bgpipe.pipeline.matting.review import review
@@ -25,13 +26,21 @@ from bgpipe.workers.budget import Budget
 from bgpipe.workers.watchdog import StageTimer
 
 if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.types import Pixels
+    from bgpipe.config.settings import ReviewSettings, Settings
+    from bgpipe.pipeline.types import Cutout, Pixels, Preset
     from bgpipe.workers.batcher import Batcher
 
 BACKDROPS_CACHED = 4
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRequest:
+    """A file to make of an image, with `text` about its provenance in it."""
+
+    recipe: Recipe
+    text: Mapping[str, str]
 
 
 class ImageCodec:
@@ -63,35 +72,52 @@ class ImageProcessor:
         self._backdrop = read_cached
 
     def process(
-        self, data: bytes, recipe: Recipe, text: Mapping[str, str], timer: StageTimer
-    ) -> tuple[bytes, tuple[ReviewFlag, ...]]:
-        """Return the cutout of the file `data`, with `text` written into it, and its flags.
+        self, data: bytes, requests: Sequence[OutputRequest], timer: StageTimer
+    ) -> tuple[list[bytes | ItemError], tuple[ReviewFlag, ...]]:
+        """Return the files requested of the image `data`, and the flags of its cutouts.
 
-        Raises ItemError if the source, the background or the device failed.
+        The networks run once for all requests, which differ in preset and output at most. The error of
+        one of them takes the place of its file. Raises ItemError if the source or the device failed.
         """
-        preset, output = recipe.preset, recipe.output
+        recipes = [request.recipe for request in requests]
+        shared, depth = recipes[0], max(recipe.output.depth for recipe in recipes)
         with timer("measure"):
-            pixels = max(self._codec.measure(data, self._limits), count_canvas_pixels(preset))
+            canvas = max(count_canvas_pixels(recipe.preset) for recipe in recipes)
+            pixels = max(self._codec.measure(data, self._limits), canvas)
         with ExitStack() as held:
             with timer("room"):
                 held.enter_context(self._memory.claim(estimate_memory(len(data), pixels)))
             with timer("decode"):
-                image = self._codec.decode(data, self._limits, output.depth == 16)
+                image = self._codec.decode(data, self._limits, depth == 16)
             if image.frames > 1:
                 log.info("first frame taken", extra={"fields": {"frames": image.frames}})
-            if output.input_alpha == "ignore":
+            if shared.output.input_alpha == "ignore":
                 image = replace(image, alpha=None)
-            keeps_alpha = output.input_alpha == "keep" and image.alpha is not None
-            matte = None if keeps_alpha else self._infer(image, recipe, timer)
-            refined = matte and self._solve_edges(image, matte, recipe, timer)
+            keeps_alpha = shared.output.input_alpha == "keep" and image.alpha is not None
+            matte = None if keeps_alpha else self._infer(image, shared, timer)
+            refined = matte and self._solve_edges(image, matte, shared, timer)
+            cutouts = _CutoutMaker(image, matte, refined, self._review)
+            files = [self._make_file(cutouts, request, timer) for request in requests]
+            return files, cutouts.flags
+
+    def _make_file(
+        self, cutouts: _CutoutMaker, request: OutputRequest, timer: StageTimer
+    ) -> bytes | ItemError:
+        recipe, image = request.recipe, cutouts.image
+        try:
             with timer("refine"):
-                cutout = cut_out(image, refined, preset) if refined else keep_own_alpha(image)
-                flags = review(image, matte, cutout, preset, self._review)
-                background = self._load_background(recipe, image.icc)
-                cutout = composite(cutout, preset, background, self._limits.max_pixels)
+                cutout = cutouts.make(recipe.preset)
+                background = self._load_background(recipe, image, cutout)
+                outline = _color(recipe.preset.outline.partition(":")[2], image.icc)
+                most = self._limits.max_pixels
+                cutout = composite(cutout, recipe.preset, background, most, outline)
                 del background  # not held while others wait for memory
             with timer("encode"):
-                return self._codec.encode(cutout, image, output, text), flags
+                return self._codec.encode(cutout, image, recipe.output, request.text)
+        except Refused:
+            raise
+        except ItemError as error:
+            return error
 
     def _infer(self, image: DecodedImage, recipe: Recipe, timer: StageTimer) -> Matte:
         # Imports torch, which the first image waits for outside of any stage's limit.
@@ -113,13 +139,17 @@ class ImageProcessor:
             infer = partial(self._inference.infer, recipe.matting)
             return replace(matte, alpha=solve_edges(rgb, matte.alpha, recipe.matting, infer))
 
-    def _load_background(self, recipe: Recipe, icc: bytes | None) -> Pixels | None:
-        """Return the background [h, w, 3] in the colors of the profile `icc`, or None."""
-        output = recipe.output
+    def _load_background(
+        self, recipe: Recipe, image: DecodedImage, cutout: Cutout
+    ) -> Pixels | None:
+        """Return the background [h, w, 3] in the colors of the image's profile, or None."""
+        preset, output = recipe.preset, recipe.output
         if output.backdrop:
-            return from_srgb(self._backdrop(output.backdrop, output.backdrop_sha256), icc)
-        color = recipe.preset.background or ("white" if output.is_opaque else "")
-        return from_srgb(parse_color(color), icc) if color else None
+            return from_srgb(self._backdrop(output.backdrop, output.backdrop_sha256), image.icc)
+        blurred = blur_photo(image.rgb, cutout.rgba[..., 3], preset)
+        if blurred is not None:
+            return blurred
+        return _color(preset.background or ("white" if output.is_opaque else ""), image.icc)
 
     def _read_backdrop(self, location: str, sha256: str) -> Pixels:
         folder, _, name = location.rpartition("/")
@@ -129,3 +159,41 @@ class ImageProcessor:
             raise PermanentError(Code.MISSING, changed)
         image = decode(data, self._limits)
         return to_viewed_srgb(image.rgb, image.icc)
+
+
+class _CutoutMaker:
+    """Makes the cutouts of one image; outputs in a row that differ in their finish alone share one."""
+
+    def __init__(
+        self,
+        image: DecodedImage,
+        matte: Matte | None,
+        refined: Matte | None,
+        settings: ReviewSettings,
+    ) -> None:
+        self.image = image
+        self._matte = matte
+        self._refined = refined
+        self._settings = settings
+        self._flags: set[ReviewFlag] = set()
+        self._last: tuple[Preset, Cutout] | None = None
+
+    @property
+    def flags(self) -> tuple[ReviewFlag, ...]:
+        """The flags of all cutouts."""
+        return tuple(flag for flag in ReviewFlag if flag in self._flags)
+
+    def make(self, preset: Preset) -> Cutout:
+        plain = without_finish(preset)
+        if self._last is None or self._last[0] != plain:
+            self._last = None  # not held beside the next one
+            refined = self._refined
+            cutout = cut_out(self.image, refined, plain) if refined else keep_own_alpha(self.image)
+            self._flags.update(review(self.image, self._matte, cutout, plain, self._settings))
+            self._last = plain, cutout
+        return self._last[1]
+
+
+def _color(color: str, icc: bytes | None) -> Pixels | None:
+    """Return a color of sRGB [1, 1, 3] in the colors of the profile `icc`; None without one."""
+    return from_srgb(parse_color(color), icc) if color else None

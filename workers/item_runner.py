@@ -1,15 +1,16 @@
 """Runs one item in a lane, and decides what becomes of an item that fails.
 
 The order of effects is the argument for correctness. The attempt is counted before any work, so
-that an image which kills its workers is found out. The target is written atomically and before the
+that an image which kills its workers is found out. The targets are written atomically and before the
 item is settled: a crash in between repeats the image, which gives the same bytes. The lane alone
 writes to the job store; the stages run in a thread that may get stuck (watchdog.py).
 """
 
 import logging
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
 from bgpipe.config.settings import Settings
@@ -24,13 +25,18 @@ from bgpipe.pipeline.errors import (
     Unavailable,
 )
 from bgpipe.pipeline.jobs.items import Claim
-from bgpipe.pipeline.planning.ownership import RECIPE_METADATA, check_replaceable, refuse_cutout
+from bgpipe.pipeline.planning.ownership import (
+    RECIPE_METADATA,
+    check_replaceable,
+    read_provenance,
+    refuse_cutout,
+)
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.storage.factory import StoreFactory
-from bgpipe.pipeline.types import JobId, Outcome, ReviewFlag
+from bgpipe.pipeline.types import JobId, Outcome, OutputResult, ReviewFlag
 from bgpipe.workers.claims import ClaimedElsewhere, ClaimManager
 from bgpipe.workers.heartbeat import WorkerCounters
-from bgpipe.workers.image_processor import ImageProcessor
+from bgpipe.workers.image_processor import ImageProcessor, OutputRequest
 from bgpipe.workers.lifecycle import WorkerShuttingDown
 from bgpipe.workers.watchdog import StageTimer, Watchdog
 
@@ -48,6 +54,61 @@ class RetryLater:
 
     error: BgpipeError
     delay: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ItemAttempt:
+    """What becomes of the outputs of a claimed item, by their positions in the job."""
+
+    claim: Claim
+    identities: dict[int, str] = field(default_factory=dict)
+    """Of the objects that exist now."""
+    errors: dict[int, ItemError] = field(default_factory=dict)
+
+    @property
+    def stale_outputs(self) -> list[int]:
+        """The outputs that were not up to date when the job was listed."""
+        outputs = range(len(self.claim.job.every_output))
+        return [position for position in outputs if self.claim.item.stale >> position & 1]
+
+    @property
+    def results(self) -> list[OutputResult]:
+        """The results of the named outputs: what is stale and was not written has failed."""
+        stale, identities = self.stale_outputs, self.identities
+        return [
+            OutputResult(
+                output.name,
+                identities.get(position, ""),
+                is_failed=position in stale and position not in identities,
+            )
+            for position, output in enumerate(self.claim.job.outputs)
+        ]
+
+    @contextmanager
+    def collecting_errors(self, position: int) -> Iterator[None]:
+        """Collect the error of one of several outputs, unless every image would have it."""
+        try:
+            yield
+        except Refused:
+            raise
+        except ItemError as error:
+            if not self.claim.job.outputs:
+                raise
+            self.errors[position] = error
+
+    def check(self) -> None:
+        """Raise an error with the name and the error of each output that failed.
+
+        It is transient if one of them is, and has the code of the first of its kind.
+        """
+        if not self.errors:
+            return
+        outputs = self.claim.job.outputs
+        transient = [error for error in self.errors.values() if isinstance(error, TransientError)]
+        kind = TransientError if transient else PermanentError
+        (first, *_) = transient or self.errors.values()
+        named = (f"{outputs[position].name}: {error}" for position, error in self.errors.items())
+        raise kind(first.code, "; ".join(named))
 
 
 class ItemRunner:
@@ -83,14 +144,14 @@ class ItemRunner:
                 if claim is None:
                     return None
                 timer = StageTimer(self._settings.limits.model_dump())
+                attempt = ItemAttempt(claim)
                 try:
                     self._check_predecessor(claim)
-                    identity, flags = self._watchdog.run(
-                        source, timer, partial(self._make_cutout, claim, timer)
-                    )
+                    make = partial(self._make_files, attempt, timer)
+                    flags = self._watchdog.run(source, timer, make)
                 except Exception as error:
-                    return self._after_error(error, claim, timer)
-                return self._settle(claim, Outcome.done(index, flags), timer, identity)
+                    return self._after_error(error, attempt, timer)
+                return self._settle(attempt, Outcome.done(index, flags), timer)
         except ClaimedElsewhere as error:
             return RetryLater(error, self._delay(ELSEWHERE_ATTEMPT))
 
@@ -103,28 +164,61 @@ class ItemRunner:
             raise PermanentError(Code.WORKER_LOST, f"{lost}: {claim.attempt - 1} attempts")
         log.warning("image runs alone: its worker died", extra={"fields": _fields(claim)})
 
-    def _make_cutout(self, claim: Claim, timer: StageTimer) -> tuple[str, tuple[ReviewFlag, ...]]:
-        """Write the item's cutout; return the object's identity and the flags."""
-        job, item, recipe = claim.job, claim.item, claim.job.recipe
+    def _make_files(self, attempt: ItemAttempt, timer: StageTimer) -> tuple[ReviewFlag, ...]:
+        """Write the item's outputs that are not up to date; return the flags of their cutouts.
+
+        Raises the error of an output after the others were written.
+        """
+        job, item = attempt.claim.job, attempt.claim.item
         with timer("read"):
-            if not job.overwrite:
-                check_replaceable(self._store(job.out), item.target)
+            todo = [each for each in attempt.stale_outputs if self._is_to_do(attempt, each)]
+            if not todo:
+                attempt.check()
+                return ()
             data = self._store(job.source).read(item.source, self._settings.images.max_bytes)
             refuse_cutout(data)
-        text = {"bgpipe:recipe": recipe.text, "bgpipe:source": item.identity}
-        data, flags = self._processor.process(data, recipe, text, timer)
+        recipes = [job.every_output[position].recipe for position in todo]
+        texts = ({"bgpipe:recipe": each.text, "bgpipe:source": item.identity} for each in recipes)
+        requests = list(map(OutputRequest, recipes, texts))
+        files, flags = self._processor.process(data, requests, timer)
         with timer("write"):
-            metadata = {RECIPE_METADATA: recipe.hash, "bgpipe-source": item.identity}
-            identity = self._store(job.out).write(item.target, data, metadata)
-            if flags and (review_out := self._settings.review.out):
-                self._store(review_out).write(f"{job.id}/{item.target}", data, metadata)
-            self._counters.record_write(job.out)
-        return identity, flags
+            for position, recipe, file in zip(todo, recipes, files, strict=True):
+                with attempt.collecting_errors(position):
+                    if isinstance(file, ItemError):
+                        raise file
+                    metadata = {RECIPE_METADATA: recipe.hash, "bgpipe-source": item.identity}
+                    key = item.targets[position]
+                    identity = self._store(job.out).write(key, file, metadata)
+                    attempt.identities[position] = identity
+                    if flags and (review_out := self._settings.review.out):
+                        self._store(review_out).write(f"{job.id}/{key}", file, metadata)
+                    self._counters.record_write(job.out)
+        attempt.check()
+        return flags
+
+    def _is_to_do(self, attempt: ItemAttempt, position: int) -> bool:
+        """Whether an output has to be written; an earlier attempt may have done so."""
+        job, item = attempt.claim.job, attempt.claim.item
+        target, key, provenance = self._store(job.out), item.targets[position], None
+        with attempt.collecting_errors(position):
+            if not job.overwrite:
+                provenance = check_replaceable(target, key)
+            elif job.outputs:
+                with suppress(ItemError):
+                    provenance = read_provenance(target, key)
+            if not job.outputs or job.force or provenance is None:
+                return True
+            if not provenance.matches(job.outputs[position].recipe.hash, item.identity):
+                return True
+            made = target.head(key)
+            attempt.identities[position] = made.identity if made else ""
+        return False
 
     def _after_error(
-        self, error: Exception, claim: Claim, timer: StageTimer
+        self, error: Exception, attempt: ItemAttempt, timer: StageTimer
     ) -> Outcome | RetryLater | None:
         """Requeue the item, release it for another attempt, or settle it as failed."""
+        claim = attempt.claim
         is_last_attempt = claim.attempt >= self._settings.queue.max_attempts
         failure: ItemError
         match error:
@@ -147,7 +241,7 @@ class ItemRunner:
                 log.exception("unexpected error", extra={"fields": _fields(claim)})
                 failure = TransientError(Code.INTERNAL, repr(error))
         if is_last_attempt or isinstance(failure, PermanentError):
-            return self._settle(claim, Outcome.failed(claim.item.index, failure), timer)
+            return self._settle(attempt, Outcome.failed(claim.item.index, failure), timer)
         fields = _fields(claim) | {"attempt": claim.attempt, "error": str(failure)}
         log.warning("image will be tried again", extra={"fields": fields})
         self._items.release(claim)
@@ -161,11 +255,11 @@ class ItemRunner:
         log.warning("image refused", extra={"fields": fields})
         return None if is_paused else RetryLater(error, self._delay(claim.attempt))
 
-    def _settle(
-        self, claim: Claim, outcome: Outcome, timer: StageTimer, identity: str = ""
-    ) -> Outcome:
+    def _settle(self, attempt: ItemAttempt, outcome: Outcome, timer: StageTimer) -> Outcome:
         """Record the outcome, first in the job store, then in counters and log."""
-        self._items.settle(claim.job.id, outcome, claim, identity)
+        claim = attempt.claim
+        identity = "" if claim.job.outputs else attempt.identities.get(0, "")
+        self._items.settle(claim.job.id, outcome, claim, identity, attempt.results)
         self._counters.record_outcome(timer.seconds, timer.stages)
         fields = _fields(claim) | {"attempt": claim.attempt, "code": outcome.code}
         seconds = {"seconds": timer.seconds} | timer.stages

@@ -57,7 +57,7 @@ class StageTimer:
         self._limits = limits
         self._start = time.perf_counter()
         self.stages: dict[str, float] = {}
-        """Seconds of each stage that has ended."""
+        """Seconds of each stage that has ended; each output has its own stages `refine` and `encode`."""
         self.current: TimedStage | None = None
         self.aborted = False
         """No further stage begins."""
@@ -73,7 +73,7 @@ class StageTimer:
             yield
         finally:
             self.current = None
-            self.stages[stage] = time.perf_counter() - start
+            self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - start
 
     @property
     def seconds(self) -> float:

@@ -22,7 +22,7 @@ from bgpipe.pipeline.images.color import from_srgb, parse_color, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode
 from bgpipe.pipeline.images.encode import encode
 from bgpipe.pipeline.images.limits import Limits, check_size
-from bgpipe.pipeline.matting.composite import composite
+from bgpipe.pipeline.matting.composite import blur_photo, composite
 from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.matting.edges import solve_edges
 from bgpipe.pipeline.models import registry
@@ -155,10 +155,14 @@ class BackgroundRemover:
         preset = self.recipe.preset
         with self._device_lock:
             matte = self._infer_matte(image)
-        color = preset.background
-        background = from_srgb(parse_color(color), image.icc) if color else None
         cutout = cut_out(image, matte, preset)
-        return composite(cutout, preset, background, self._limits.max_pixels)
+        background = blur_photo(image.rgb, cutout.rgba[..., 3], preset)
+        if background is None and preset.background:
+            background = from_srgb(parse_color(preset.background), image.icc)
+        outline = None
+        if preset.outline:
+            outline = from_srgb(parse_color(preset.outline.partition(":")[2]), image.icc)
+        return composite(cutout, preset, background, self._limits.max_pixels, outline)
 
     def _infer_matte(self, image: DecodedImage) -> Matte:
         from bgpipe.pipeline.networks.preprocess import preprocess

@@ -21,6 +21,10 @@ def presets() -> list[str]:
     return list(settings.presets) if (settings := _settings()) else []
 
 
+def outputs() -> list[str]:
+    return list(settings.outputs) if (settings := _settings()) else []
+
+
 def sweeps() -> list[str]:
     return list(settings.sweeps) if (settings := _settings()) else []
 

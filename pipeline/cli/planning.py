@@ -1,6 +1,7 @@
 """Checks of source and target before a job starts, `--dry-run` and `--prune`."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -83,11 +84,9 @@ def show_dry_run(
     console.show(
         {
             "total": report.states.total(),
-            "skipped": report.states[TargetState.CURRENT],
-            "new": report.states[TargetState.NEW],
-            "changed": report.states[TargetState.CHANGED],
+            **_record(report.states),
             "deleted": report.orphans,
-            "foreign": report.states[TargetState.FOREIGN],
+            "outputs": {name: _record(states) for name, states in report.outputs.items()},
             **report.ignored.record(),
             "bytes": report.size,
             "megapixels": report.megapixels,
@@ -103,6 +102,15 @@ def show_dry_run(
         console.print(f"estimate, from [estimate]: {hours:.2f} device hours{price}")
 
 
+def _record(states: Counter[TargetState]) -> dict[str, int]:
+    return {
+        "skipped": states[TargetState.CURRENT],
+        "new": states[TargetState.NEW],
+        "changed": states[TargetState.CHANGED],
+        "foreign": states[TargetState.FOREIGN],
+    }
+
+
 def _describe(job: Job, report: DryRunReport) -> Iterator[str]:
     states = report.states
     yield (
@@ -110,6 +118,8 @@ def _describe(job: Job, report: DryRunReport) -> Iterator[str]:
         f"({states[TargetState.NEW]} new, {states[TargetState.CHANGED]} changed, "
         f"{report.size / 1e6:.1f} MB), {states[TargetState.CURRENT]} up to date; target: {job.out}"
     )
+    for name, files in report.outputs.items():
+        yield f"{name}: {', '.join(f'{count:,} {state}' for state, count in sorted(files.items()))}"
     if foreign := states[TargetState.FOREIGN]:
         yield f"{foreign:,} would fail: the target {FOREIGN}"
     if ignored := str(report.ignored):

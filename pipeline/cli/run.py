@@ -16,7 +16,7 @@ from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.cli.console import Console, counted, short_location
 from bgpipe.pipeline.cli.progress import format_rate, show_progress
-from bgpipe.pipeline.cli.summary import show_failures
+from bgpipe.pipeline.cli.summary import format_outputs, show_failures
 from bgpipe.pipeline.errors import RedisUnavailable, Unavailable, UsageError
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
@@ -209,13 +209,15 @@ def _result(summary: JobSummary, job: Job, argument: str) -> Iterator[str]:
     """Yield the lines on a job that has ended; `argument` names it unless it is the latest."""
     key, folder = literal_key(job.naming), short_location(job.out)
     place = f": {folder.rstrip('/')}/{key}" if key else f" in {folder}"
+    noun = "image" if job.outputs else "cutout"
     if summary.state is JobState.CANCELLED:
         yield f"cancelled: continue with bgpipe resume {summary.job}"
     if summary.done:
         pace = f"{format_duration(summary.seconds)}, {format_rate(summary.images_per_second)}"
-        yield f"{counted(summary.done, 'cutout')}{place} ({pace})"
+        yield f"{counted(summary.done, noun)}{place} ({pace})"
     if summary.skipped:
-        yield f"{counted(summary.skipped, 'cutout')} up to date{'' if summary.done else place}"
+        yield f"{counted(summary.skipped, noun)} up to date{'' if summary.done else place}"
+    yield from format_outputs(summary)
     if summary.flagged:
         yield f"{summary.flagged:,} to review: bgpipe report{argument} --open"
     if summary.failed:

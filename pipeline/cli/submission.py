@@ -71,24 +71,30 @@ def _check_options(options: SubmitOptions, endpoints: Endpoints) -> None:
         raise UsageError("--name and a file name in --out are mutually exclusive: drop one")
     if options.workflow and options.preset:
         raise UsageError("--workflow and --preset are mutually exclusive: drop one")
+    if options.outputs and endpoints.destination.file:
+        raise UsageError("--outputs needs a folder or a prefix: name one in --out")
 
 
 def _build_job(
     settings: Settings, console: Console, options: SubmitOptions, endpoints: Endpoints
 ) -> Job:
     source, destination = endpoints.source, endpoints.destination
+    built = _build_recipe(settings, console, options, endpoints)
+    names = [name.strip() for name in options.outputs.split(",") if name.strip()]
+    outputs = recipe.build_outputs(settings, names, built, options.name)
     return Job(
         id=JobId(options.job) if options.job else new_job_id(),
         source=source.root,
         out=destination.out,
-        recipe=_build_recipe(settings, console, options, endpoints),
+        recipe=built,
         created=time.time(),
         include=tuple(options.include or ()),
         exclude=tuple(options.exclude or ()),
         force=options.force,
         overwrite=options.overwrite,
         named=digest(source.keys) if source.keys else "",
-        naming=literal(destination.file) or options.name,
+        naming="" if outputs else literal(destination.file) or options.name,
+        outputs=outputs,
     )
 
 

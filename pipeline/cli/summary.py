@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from shutil import get_terminal_size
@@ -25,7 +25,7 @@ SHORTEST_PATH = 10
 
 def show_summary(console: Console, summary: JobSummary, failures: Iterable[Failure]) -> None:
     """Print the summary and the first failures."""
-    console.show(asdict(summary), format_summary(summary))
+    console.show(asdict(summary), format_summary(summary), *format_outputs(summary))
     if summary.paused:
         console.print(f"paused {summary.paused}; continues by itself, or now with bgpipe resume")
     if summary.failed:
@@ -84,6 +84,14 @@ def format_summary(summary: JobSummary) -> str:
     pace = f" in {summary.seconds:.1f} s ({rate})" if summary.done else ""
     images = counted(summary.total, "image")
     return f"{summary.job} {summary.state}: {images}, {', '.join(parts)}{pace}"
+
+
+def format_outputs(summary: JobSummary) -> Iterator[str]:
+    """Yield a line for each named output."""
+    labels = {"done": "done", "skipped": "up to date", "failed": "failed"}
+    for name, counts in summary.outputs.items():
+        parts = [f"{counts[key]:,} {label}" for key, label in labels.items() if counts[key]]
+        yield f"  {name}: {', '.join(parts) or 'none yet'}"
 
 
 def _row(summary: JobSummary, created: float) -> list[str]:

@@ -126,15 +126,14 @@ def stream_zip(jobs: JobStore, job: Job, target: Store) -> Iterator[bytes]:
     with ZipFile(buffer, "w") as archive:
         for start in range(0, jobs.items.size(job.id), PAGE_ITEMS):
             for view in jobs.items.views(job.id, start, start + PAGE_ITEMS):
-                if view.state is not ItemState.DONE:
-                    continue
-                with suppress(ItemError):
-                    data = target.read(view.item.target, CUTOUT_BYTES)
-                    entry = ZipInfo(view.item.target, date)
-                    entry.external_attr = FILE_MODE << 16
-                    archive.writestr(entry, data)
-                yield buffer.getvalue()
-                buffer.truncate(buffer.seek(0))
+                for key in view.item.targets if view.state is ItemState.DONE else ():
+                    with suppress(ItemError):
+                        data = target.read(key, CUTOUT_BYTES)
+                        entry = ZipInfo(key, date)
+                        entry.external_attr = FILE_MODE << 16
+                        archive.writestr(entry, data)
+                    yield buffer.getvalue()
+                    buffer.truncate(buffer.seek(0))
     yield buffer.getvalue()
 
 

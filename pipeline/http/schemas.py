@@ -34,6 +34,8 @@ class CutoutOptions(OutputOptions):
     """A name of GET /v1/options."""
     set: Annotated[dict[str, Value], Field(max_length=20)] = {}  # noqa: RUF012  # pydantic copies it
     """Single values of the preset, such as {"contrast": 1.2}."""
+    outputs: Annotated[list[Annotated[str, Field(max_length=40)]], Field(max_length=20)] = []  # noqa: RUF012  # pydantic copies it
+    """Names of GET /v1/options: a file of each image for each of them."""
     on_finish: Annotated[str, Field(max_length=2000)] = ""
     """URL that receives the job's summary by POST when it ends; its host must be allowed."""
 
@@ -76,6 +78,7 @@ class JobBody(JobSummary):
     paused: str
     errors: dict[str, int]
     flags: dict[str, int]
+    outputs: dict[str, dict[str, int]]
     created: float
     """Unix time."""
     format: str
@@ -123,6 +126,8 @@ class ItemBody(BaseModel):
     attempts: int | None
     """The attempts of a failed image."""
     flags: list[ReviewFlag]
+    outputs: dict[str, str]
+    """The names below the job's results of its named outputs, of which `target` is the first."""
 
 
 class ItemPage(BaseModel):
@@ -131,10 +136,12 @@ class ItemPage(BaseModel):
     """The value of `start` for the next page; null on the last one."""
 
 
-def item_body(view: ItemView) -> ItemBody:
+def item_body(job: Job, view: ItemView) -> ItemBody:
     values: dict[str, Any] = dict.fromkeys(("code", "detail", "attempts"))
     values |= asdict(view.failure or view.item)
-    return ItemBody(**values, state=view.state, flags=list(view.flags))
+    names = [output.name for output in job.outputs]
+    outputs = dict(zip(names, view.item.targets, strict=False))
+    return ItemBody(**values, state=view.state, flags=list(view.flags), outputs=outputs)
 
 
 class UploadBody(BaseModel):
@@ -165,6 +172,8 @@ class Options(BaseModel):
     models: list[ModelOption]
     model: str
     formats: list[str]
+    outputs: list[str]
+    """The named outputs of the server's settings."""
     files: int
     """Maximum number of images of one upload."""
     file_bytes: int

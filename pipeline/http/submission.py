@@ -65,6 +65,7 @@ def make_job(
         created=time.time(),
         owner=owner,
         on_finish=options.on_finish,
+        outputs=recipes.build_outputs(state.settings, options.outputs, built.recipe),
     )
 
 

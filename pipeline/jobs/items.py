@@ -20,10 +20,12 @@ from bgpipe.pipeline.jobs import scripts
 from bgpipe.pipeline.jobs.manifest import ManifestStore
 from bgpipe.pipeline.jobs.records import read_failure, read_flags, read_record, write_flags
 from bgpipe.pipeline.jobs.scripts import change_job, read_head, run_script
-from bgpipe.pipeline.types import Failure, Item, Job, JobId, Outcome, ReviewFlag
+from bgpipe.pipeline.types import Failure, Item, Job, JobId, Outcome, OutputResult, ReviewFlag
 
 FINGERPRINT_BYTES = 8
 """Two objects share a fingerprint with a probability of 10^-19."""
+NO_OBJECT = bytes(FINGERPRINT_BYTES)
+"""In the place of the fingerprint of an output that was not written."""
 MOST_ITEMS = (512 << 20) // FINGERPRINT_BYTES
 """Items of a job at most: a string in Redis, here that of the fingerprints, has up to 512 MB."""
 PAGE = 500
@@ -125,14 +127,27 @@ class ItemStore:
         return Claim(claim, attempt, item, self._cached_job(job, edition))
 
     def settle(
-        self, job: JobId, outcome: Outcome, claim: Claim | None = None, identity: str = ""
+        self,
+        job: JobId,
+        outcome: Outcome,
+        claim: Claim | None = None,
+        identity: str = "",
+        outputs: Sequence[OutputResult] = (),
     ) -> bool:
         """Record how an item ended; the last one finishes the job.
 
-        `identity` is the cutout's: a later job knows any other as foreign. Returns False if the item was
-        settled before. JobNotFound if `claim` is on an earlier job of this name.
+        `identity` is the cutout's: a later job knows any other as foreign. A job with `outputs` passes those
+        of the item instead, in the job's order. Returns False if the item was settled before. JobNotFound
+        if `claim` is on an earlier job of this name.
         """
         names = keys.of_job(job)
+        fingerprints = [
+            fingerprint(each.identity) if each.identity else NO_OBJECT for each in outputs
+        ]
+        if identity:
+            fingerprints = [fingerprint(identity)]
+        named = [each.name for each in outputs]
+        failed = [each.name for each in outputs if each.is_failed]
         code, flags = outcome.code, outcome.flags
         error = json.dumps({"code": code, "detail": outcome.detail[:DETAIL]}) if code else ""
         flagged = [str(write_flags(flags)), *flags] if flags else []
@@ -143,7 +158,8 @@ class ItemStore:
             job,
             [*changed, keys.TOTALS, names.fingerprints],
             *(outcome.index, claim.job.created if claim else ""),
-            *(fingerprint(identity) if identity else "", code or "", error, *flagged),
+            *(b"".join(fingerprints), code or "", error),
+            *(json.dumps(named), json.dumps(failed), *flagged),
             no_item=_no_item(job, outcome.index),
         )
         return bool(reply != scripts.REFUSED)

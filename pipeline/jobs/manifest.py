@@ -6,7 +6,7 @@ import lzma
 import os.path
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 from bgpipe.pipeline.broker import keys
@@ -85,10 +85,7 @@ class ManifestStore:
                     "use that version here too"
                 )
             rows = enumerate(zip(*columns, strict=True), start=number * BLOCK)
-            return [
-                Item(index, source, source[: len(source) - dropped] + ending, identity)
-                for index, (source, dropped, ending, identity) in rows
-            ]
+            return [_unpack(index, row) for index, row in rows]
         except MALFORMED as error:
             raise _corrupted(job, f"block {number}: {error}") from error
 
@@ -96,13 +93,28 @@ class ManifestStore:
 def pack(items: Sequence[Item]) -> bytes:
     """Pack `items` as compressed JSON, column by column: similar values compress best together.
 
-    A target is the number of characters dropped from the end of its source, and their replacement.
+    A target is the number of characters dropped from the end of its source, and their replacement. If the
+    job has several outputs, the bits of `stale` and the further targets follow.
     """
     rows = []
     for item in items:
-        shared = len(os.path.commonprefix((item.source, item.target)))  # noqa: RUF071  # characters
-        rows.append((item.source, len(item.source) - shared, item.target[shared:], item.identity))
+        target, *others = (_shorten(item.source, target) for target in item.targets)
+        more = (item.stale, *chain(*others)) if others else ()
+        rows.append((item.source, *target, item.identity, *more))
     return _compress((VERSION, *zip(*rows, strict=True)))
+
+
+def _shorten(source: str, target: str) -> tuple[int, str]:
+    shared = len(os.path.commonprefix((source, target)))  # noqa: RUF071  # characters
+    return len(source) - shared, target[shared:]
+
+
+def _unpack(index: int, row: Sequence[Any]) -> Item:
+    source, dropped, ending, identity, *more = row
+    stale, *others = more or (1,)
+    pairs = zip((dropped, *others[::2]), (ending, *others[1::2]), strict=True)
+    target, *further = (source[: len(source) - dropped] + ending for dropped, ending in pairs)
+    return Item(index, source, target, identity, tuple(further), stale)
 
 
 def pack_names(names: Sequence[str]) -> bytes:

@@ -12,6 +12,7 @@ from bgpipe.pipeline.types import (
     Item,
     Job,
     JobId,
+    JobOutput,
     JobState,
     JobSummary,
     Matting,
@@ -27,12 +28,20 @@ ERROR = "error:"
 """Prefix of the counters of failures by code."""
 FLAG = "flag:"
 """Prefix of the counters of cutouts by flag."""
+WRITTEN = "output:"
+"""Prefix of the counters of written files by output."""
+UNWRITTEN = "unwritten:"
+"""Prefix of the counters of failed files by output; a retry resets them."""
 _COUNTERS = ("size", "done", "failed", "skipped", "flagged")
 
 
 def write_record(job: Job) -> str:
     """Return `job` as JSON; equal jobs give equal texts."""
-    return json.dumps({"version": VERSION} | asdict(job), sort_keys=True)
+    values = asdict(job) | {"recipe": job.recipe.values}
+    values["outputs"] = [asdict(each) | {"recipe": each.recipe.values} for each in job.outputs]
+    if not job.outputs:
+        del values["outputs"]  # older versions read jobs without
+    return json.dumps({"version": VERSION} | values, sort_keys=True)
 
 
 def read_record(job: JobId, text: str | bytes) -> Job:
@@ -86,7 +95,18 @@ def summarize(
         paused=_describe_pause(head),
         errors=_counters(head, ERROR),
         flags=_counters(head, FLAG),
+        outputs={
+            output.name: _count_output(head, output.name, skipped + done + failed)
+            for output in record.outputs
+        },
     )
+
+
+def _count_output(head: Mapping[str, str], name: str, images: int) -> dict[str, int]:
+    """Return how many files of this output there are by state; `images` have been settled or skipped."""
+    done, failed = (int(head.get(prefix + name, 0)) for prefix in (WRITTEN, UNWRITTEN))
+    # After a retry some were written for images that are open again.
+    return {"done": done, "skipped": max(images - done - failed, 0), "failed": failed}
 
 
 def _describe_pause(head: Mapping[str, str]) -> str:
@@ -122,14 +142,24 @@ def _counters(head: Mapping[str, str], prefix: str) -> dict[str, int]:
 
 
 def _job(values: dict[str, Any]) -> Job:
-    recipe = values["recipe"]
-    height, width = recipe["size"]
-    matting = recipe.get("matting")  # missing in older records
-    recipe |= {
-        "matting": Matting(**matting | {"size": tuple(matting["size"])}) if matting else None,
-        "preset": Preset(**recipe["preset"]),
-        "output": Output(**recipe["output"]),
-        "size": (height, width),
+    outputs = values.get("outputs", ())  # missing in most records
+    read = {
+        "recipe": _recipe(values["recipe"]),
+        "outputs": tuple(
+            JobOutput(**each | {"recipe": _recipe(each["recipe"])}) for each in outputs
+        ),
     }
     patterns = {name: tuple(values[name]) for name in ("include", "exclude")}
-    return Job(**values | patterns | {"recipe": Recipe(**recipe)})
+    return Job(**values | patterns | read)
+
+
+def _recipe(values: dict[str, Any]) -> Recipe:
+    height, width = values["size"]
+    matting = values.get("matting")  # missing in older records
+    read = {
+        "matting": Matting(**matting | {"size": tuple(matting["size"])}) if matting else None,
+        "preset": Preset(**values["preset"]),
+        "output": Output(**values["output"]),
+        "size": (height, width),
+    }
+    return Recipe(**values | read)

@@ -100,9 +100,9 @@ class JobStore:
 
     def add(self, job: JobId, items: Sequence[Item], token: int = NO_TOKEN) -> None:
         """Append `items` to the manifest; their indices continue from its end, beginning at 0."""
-        if items and items[-1].index >= MOST_ITEMS:
+        if items and (items[-1].index + 1) * len(items[0].targets) > MOST_ITEMS:
             raise UsageError(
-                f"job {job} has more than {MOST_ITEMS:,} images: submit its source in parts, for example "
+                f"job {job} has more than {MOST_ITEMS:,} cutouts: submit its source in parts, for example "
                 "with --include"
             )
         if items:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from bgpipe.config.presets import BLUR
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.types import Cutout
 
@@ -25,6 +26,10 @@ SHADOW_HEIGHT = 0.12
 """Height of the shadow, as a share of the subject's width or height, whichever is less."""
 SHADOW_BLUR = 0.035
 """Sigma, as a share of the same."""
+COARSE_SIGMA = 4
+"""Sigma, in pixels of a reduced copy, at which a stronger blur is computed."""
+LEAST_WEIGHT = 1 / 255
+"""Weight of the subject in the blur of the background: it only fills what is hidden behind it."""
 BLOCK_PIXELS = 1 << 18
 """Mixed at once: in float they take ten times their memory."""
 
@@ -63,26 +68,62 @@ class Layout:
     size: tuple[int, int]
 
 
-def composite(cutout: Cutout, preset: Preset, background: Pixels | None, max_pixels: int) -> Cutout:
-    """Crop and place the cutout, and put it over a shadow and a background as the preset asks.
+def composite(
+    cutout: Cutout,
+    preset: Preset,
+    background: Pixels | None,
+    max_pixels: int,
+    outline: Pixels | None = None,
+) -> Cutout:
+    """Crop and place the cutout, and put it over outline, shadow and background as the preset asks.
 
-    `background` [h, w, 3], in the image's own color profile, is scaled to cover the canvas; the
-    result is opaque then. Opaque pixels keep their colors bit for bit unless a canvas of fixed size
-    requires scaling.
+    `background` [h, w, 3] is scaled to cover the canvas; the result is opaque then. `outline` [1, 1, 3]
+    is the color of the preset's outline. Both are in the image's own color profile. Opaque pixels keep
+    their colors bit for bit unless a size or a canvas of fixed size requires scaling.
 
     Raises PermanentError: TOO_LARGE, margin and aspect ask for more than `max_pixels`.
     """
-    if preset.crop or preset.margin or preset.canvas:
+    if preset.crop or preset.margin or preset.canvas or preset.size:
         frame = layout(cutout.rgba[..., 3], preset)
         width, height = frame.size
         if width * height > max_pixels:
             asked = f"margin and canvas ask for {width} x {height} pixels"
             raise PermanentError(Code.TOO_LARGE, f"{asked}: more than images allow, {max_pixels}")
         cutout = Cutout(render(cutout.rgba, frame))
+    shadow = _make_shadow(cutout.rgba, preset.shadow) if preset.shadow else None
+    if outline is not None:
+        width = int(preset.outline.partition(":")[0])
+        cutout = Cutout(_put_over_outline(cutout.rgba, outline, width))
     if not preset.shadow and background is None:
         return cutout
-    shadow = _make_shadow(cutout.rgba, preset.shadow) if preset.shadow else None
     return Cutout(_put_over(cutout.rgba, shadow, background))
+
+
+def blur_photo(rgb: Pixels, alpha: Pixels, preset: Preset) -> Pixels | None:
+    """Return the photo [H, W, 3] blurred, if that is the preset's background.
+
+    The Gaussian is normalized over the background (Knutsson and Westin 1993), so that the subject, whose
+    `alpha` [H, W] this is, leaves no halo; beyond the border the outermost pixels continue.
+    """
+    if not preset.background.startswith(BLUR):
+        return None
+    sigma = float(preset.background.removeprefix(BLUR))
+    height, width = alpha.shape
+    factor = max(1, int(sigma / COARSE_SIGMA))
+    size = (-(-width // factor), -(-height // factor))
+
+    def blur(plane: Floats) -> Floats:
+        small = cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
+        border = cv2.BORDER_REPLICATE
+        return np.asarray(cv2.GaussianBlur(small, (0, 0), sigma / factor, borderType=border))
+
+    weight = np.asarray(1 + LEAST_WEIGHT - alpha / np.float32(255), np.float32)
+    total = blur(weight)
+    small = np.empty((*total.shape, 3), np.uint8)
+    for i in range(3):
+        mean = blur(np.asarray(rgb[..., i] * weight, np.float32)) / total
+        small[..., i] = np.clip(np.rint(mean), 0, 255)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def find_subject_box(alpha: Pixels) -> PixelBox | None:
@@ -99,15 +140,14 @@ def find_subject_box(alpha: Pixels) -> PixelBox | None:
 
 
 def count_canvas_pixels(preset: Preset) -> int:
-    """Return the pixels of the preset's canvas; 0 unless it has a fixed size."""
-    if "x" not in preset.canvas:
-        return 0
-    width, height = _parse_pair(preset.canvas, "x")
-    return width * height
+    """Return the pixels that the preset may enlarge an image to; 0 if it does not."""
+    size = preset.size if preset.enlarge else ""
+    sizes = (_parse_pair(text, "x") for text in (preset.canvas, size) if "x" in text)
+    return max((width * height for width, height in sizes), default=0)
 
 
 def layout(alpha: Pixels, preset: Preset) -> Layout:
-    """Apply the preset's crop, margin, canvas and place to a cutout with this alpha."""
+    """Apply the preset's crop, margin, canvas, place and size to a cutout with this alpha."""
     height, width = alpha.shape
     whole = PixelBox(0, 0, width, height)
     box = (find_subject_box(alpha) or whole) if preset.crop else whole
@@ -115,14 +155,24 @@ def layout(alpha: Pixels, preset: Preset) -> Layout:
     box = box.expand(margin, margin, margin, margin)
     if ":" in preset.canvas:
         box = _expand_to_aspect(box, *_parse_pair(preset.canvas, ":"), preset.place)
-    size = (box.width, box.height)
     if "x" not in preset.canvas:
+        size = _fit(box, preset)
         return Layout(box, size, (0, 0), size)
     canvas = _parse_pair(preset.canvas, "x")
     scale = min(canvas[0] / box.width, canvas[1] / box.height)
     inner = (max(1, round(box.width * scale)), max(1, round(box.height * scale)))
     at = _split_space(canvas[0] - inner[0], canvas[1] - inner[1], preset.place)
     return Layout(box, inner, at, canvas)
+
+
+def _fit(box: PixelBox, preset: Preset) -> tuple[int, int]:
+    """Return the box's own width and height, or those that the preset's size scales it to."""
+    if not preset.size:
+        return box.width, box.height
+    width, height = _parse_pair(preset.size, "x")
+    scale = min(width / box.width, height / box.height)
+    scale = scale if preset.enlarge else min(scale, 1)
+    return max(1, round(box.width * scale)), max(1, round(box.height * scale))
 
 
 def render(rgba: Pixels, frame: Layout) -> Pixels:
@@ -155,6 +205,29 @@ def _make_shadow(rgba: Pixels, opacity: float) -> Plane | None:
     sigma = max(SHADOW_BLUR * extent, 0.5)
     blurred = cv2.GaussianBlur(shadow, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
     return np.asarray(blurred * np.float32(opacity / 255), np.float32)
+
+
+def _put_over_outline(rgba: Pixels, color: Pixels, width: int) -> Pixels:
+    """Put the cutout over the disc of radius `width` around each of its half opaque pixels.
+
+    The outline's alpha falls from 1 to 0 within the pixel that its border runs through.
+    """
+    outside = (rgba[..., 3] < 128).astype(np.uint8)
+    if outside.all():
+        return rgba
+    distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    under = np.clip(width + np.float32(0.5) - distance, 0, 1).reshape(-1, 1)
+    out = rgba.copy()
+    pixels = out.reshape(-1, 4)
+    positions = np.flatnonzero((rgba[..., 3].reshape(-1) < 255) & (under[:, 0] > 0))
+    for start in range(0, positions.size, BLOCK_PIXELS):
+        block = positions[start : start + BLOCK_PIXELS]
+        a, o = pixels[block, 3:] / np.float32(255), under[block]
+        alpha = a + (1 - a) * o
+        mixed = (a * pixels[block, :3] + (1 - a) * o * color.reshape(1, 3)) / alpha
+        pixels[block] = np.rint(np.concatenate([mixed, 255 * alpha], axis=1))
+        pixels[block[pixels[block, 3] == 0]] = 0
+    return out
 
 
 def _put_over(rgba: Pixels, shadow: Plane | None, background: Pixels | None) -> Pixels:

@@ -28,7 +28,7 @@ from pydantic import TypeAdapter
 
 from bgpipe.pipeline.errors import Code, ItemError, StorageUnavailable
 from bgpipe.pipeline.jobs.items import ItemStore, fingerprint
-from bgpipe.pipeline.planning.targets import key_bytes
+from bgpipe.pipeline.planning.targets import PlannedTarget, key_bytes
 from bgpipe.pipeline.storage.base import Store, is_hidden, is_image_name
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, JobId, ObjectInfo
@@ -61,12 +61,16 @@ class CatalogRow:
 
 @dataclass(frozen=True, slots=True)
 class JoinedRow:
-    """One target's key: the source planned for it, the object listed there, and its catalog row."""
+    """One target's key: the source planned for it, the object listed there, and its catalog row.
+
+    `output` is the position of the target's output in the job.
+    """
 
     key: str
     source: ObjectInfo | None
     listed: ObjectInfo | None
     known: CatalogRow | None
+    output: int = 0
 
 
 _ROW = TypeAdapter(tuple[str, str, str, str, str, int])
@@ -98,7 +102,10 @@ def keeps_catalog(job: Job, target: Store) -> bool:
     Targets of named keys are opened one by one: they may be few among many. So are objects in a
     bucket under names that its listing omits.
     """
-    unlisted = is_hidden(job.naming) or not is_image_name(f"a{job.recipe.output.suffix}")
+    unlisted = any(
+        is_hidden(each.naming) or not is_image_name(f"a{each.recipe.output.suffix}")
+        for each in job.every_output
+    )
     return not (job.named or (target.is_remote and unlisted))
 
 
@@ -199,20 +206,21 @@ class CatalogWriter:
 
 
 def merge_join(
-    planned: Iterable[tuple[ObjectInfo, str]],
+    planned: Iterable[PlannedTarget],
     listed: Iterable[ObjectInfo],
     rows: Iterable[CatalogRow],
 ) -> Iterator[JoinedRow]:
     """Join all three by the target's key, in constant memory; each comes in the order of these keys."""
     streams: list[Iterable[tuple[bytes, int, Any]]] = [
-        ((key_bytes(key), 0, entry) for entry, key in planned),
+        ((key_bytes(key), 0, (entry, *output)) for entry, key, *output in planned),
         ((key_bytes(entry.key), 1, entry) for entry in listed),
         ((key_bytes(row.target), 2, row) for row in rows),
     ]
     for key, group in groupby(merge(*streams, key=itemgetter(0)), key=itemgetter(0)):
         values = {kind: value for _, kind, value in group}
         text = key.decode("utf-8", "surrogatepass")
-        yield JoinedRow(text, values.get(0), values.get(1), values.get(2))
+        source, *output = values.get(0, (None,))
+        yield JoinedRow(text, source, values.get(1), values.get(2), *output)
 
 
 def _read_header(store: Store, source: str) -> tuple[JobId, tuple[str, ...]]:

@@ -1,6 +1,6 @@
 """Compare planned targets with the objects at the target: new, changed, up to date, or foreign."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -9,7 +9,7 @@ from itertools import islice
 from bgpipe.pipeline.errors import Code, ItemError
 from bgpipe.pipeline.planning.catalog import Catalog, JoinedRow, merge_join
 from bgpipe.pipeline.planning.ownership import read_provenance
-from bgpipe.pipeline.planning.targets import SourceTarget
+from bgpipe.pipeline.planning.targets import PlannedTarget
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.types import Job, ObjectInfo
 
@@ -35,7 +35,8 @@ class PlannedItem:
     """A source, its target's key, and the state of the target.
 
     `made` is the cutout's identity where it is CURRENT or ORPHANED and a catalog is kept; `recipe` is
-    the hash of the job's recipe, or of the one by which an orphan was made.
+    the hash of the output's recipe, or of the one by which an orphan was made. `output` is the position
+    of the output in the job.
     """
 
     source: ObjectInfo
@@ -43,15 +44,23 @@ class PlannedItem:
     state: TargetState
     recipe: str
     made: str = ""
+    output: int = 0
 
     @property
     def is_work(self) -> bool:
         """Whether a worker has to process the source, even if only to report a foreign target."""
-        return self.state not in (TargetState.CURRENT, TargetState.ORPHANED)
+        return not self.is_orphan and self.state is not TargetState.CURRENT
+
+    @property
+    def is_orphan(self) -> bool:
+        return self.state is TargetState.ORPHANED
 
 
 def compare(
-    pairs: Iterator[SourceTarget], target: Store, job: Job, catalog: Catalog | None
+    pairs: Iterable[PlannedTarget],
+    target: Store,
+    job: Job,
+    catalog: Catalog | None,
 ) -> Iterator[list[PlannedItem]]:
     """Compare with the target, in batches; only targets unknown to `catalog` are opened.
 
@@ -60,14 +69,16 @@ def compare(
     items then.
     """
     rows = _join(pairs, target, catalog)
+    jobs = [job.with_output(output) for output in job.every_output]
     with ThreadPoolExecutor(THREADS, thread_name_prefix="inspect") as pool:
         while batch := list(islice(rows, BATCH)):
             states = [
-                _listed_state(row, job, catalog) or pool.submit(_opened_state, row, target, job)
+                _listed_state(row, jobs[row.output], catalog)
+                or pool.submit(_opened_state, row, target, jobs[row.output])
                 for row in batch
             ]
             items = (
-                _item(row, state.result() if isinstance(state, Future) else state, job)
+                _item(row, state.result() if isinstance(state, Future) else state, jobs[row.output])
                 for row, state in zip(batch, states, strict=True)
             )
             yield [item for item in items if item]
@@ -90,10 +101,10 @@ def target_state(target: Store, key: str, job: Job, identity: str) -> TargetStat
 
 
 def _join(
-    pairs: Iterator[SourceTarget], target: Store, catalog: Catalog | None
+    pairs: Iterable[PlannedTarget], target: Store, catalog: Catalog | None
 ) -> Iterator[JoinedRow]:
     if catalog is None:
-        return (JoinedRow(key, source, None, None) for source, key in pairs)
+        return (JoinedRow(key, source, None, None, *output) for source, key, *output in pairs)
     listed = target.list(missing_ok=True) if target.is_remote else ()
     rows = merge_join(pairs, listed, catalog.rows())
     if not target.is_remote:
@@ -132,7 +143,7 @@ def _item(row: JoinedRow, state: TargetState, job: Job) -> PlannedItem | None:
     is_made = state in (TargetState.CURRENT, TargetState.ORPHANED)
     made = row.listed.identity if row.listed and is_made else ""
     if row.source:
-        return PlannedItem(row.source, row.key, state, job.recipe.hash, made)
+        return PlannedItem(row.source, row.key, state, job.recipe.hash, made, row.output)
     if row.known and state is TargetState.ORPHANED:
         source = ObjectInfo(row.known.source, 0, row.known.identity)
         return PlannedItem(source, row.key, state, row.known.recipe, made)

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from heapq import nlargest
@@ -13,6 +13,7 @@ from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.planning.catalog import Catalog
 from bgpipe.pipeline.planning.diff import THREADS, PlannedItem, TargetState
+from bgpipe.pipeline.planning.plan_writer import by_image
 from bgpipe.pipeline.planning.planner import IgnoredObjects, plan_job
 from bgpipe.pipeline.planning.prune import Prune, handle_orphans
 from bgpipe.pipeline.storage.base import Store
@@ -34,6 +35,9 @@ class DryRunReport:
     """Counts of a plan. `size` is the bytes to read; `orphans` are not among the states."""
 
     states: Counter[TargetState] = field(default_factory=Counter)
+    """Of images: changed if only some of its outputs are new, foreign if one of them is."""
+    outputs: dict[str, Counter[TargetState]] = field(default_factory=dict)
+    """States of the files of each named output."""
     ignored: IgnoredObjects = field(default_factory=IgnoredObjects)
     orphans: int = 0
     size: int = 0
@@ -64,11 +68,11 @@ def estimate_job(
     Raises:
         NoImages, UsageError: see `plan_job`.
     """
-    report = DryRunReport()
+    report = DryRunReport(outputs={output.name: Counter() for output in job.outputs})
     listed = source.list(on_skipped=report.ignored.add_unread) if entries is None else entries
     batches = plan_job(job, listed, source, target, catalog, report.ignored)
-    planned = chain.from_iterable(handle_orphans(batches, source, target, prune))
-    sample = draw_sample(_count(planned, report), SAMPLE_SIZE)
+    images = chain.from_iterable(by_image(job, handle_orphans(batches, source, target, prune)))
+    sample = draw_sample(_count(images, report), SAMPLE_SIZE)
     report.orphans = report.states.pop(TargetState.ORPHANED, 0)
     report.sample = len(sample)
     report.megapixels = _count_megapixels(source, sample, limits)
@@ -81,13 +85,24 @@ def draw_sample(entries: Iterable[ObjectInfo], size: int) -> list[ObjectInfo]:
     return nlargest(size, entries, key=lambda _: draw())
 
 
-def _count(items: Iterable[PlannedItem], report: DryRunReport) -> Iterator[ObjectInfo]:
-    """Count the items, and yield the sources of those to do."""
-    for planned in items:
-        report.states[planned.state] += 1
-        if planned.state in (TargetState.NEW, TargetState.CHANGED):
-            report.size += planned.source.size
-            yield planned.source
+def _count(images: Iterable[Sequence[PlannedItem]], report: DryRunReport) -> Iterator[ObjectInfo]:
+    """Count images and outputs, and yield the sources of the images to do."""
+    for image in images:
+        state = _state_of(image)
+        report.states[state] += 1
+        if state is not TargetState.ORPHANED:
+            for planned, states in zip(image, report.outputs.values(), strict=False):
+                states[planned.state] += 1
+        if state in (TargetState.NEW, TargetState.CHANGED):
+            report.size += image[0].source.size
+            yield image[0].source
+
+
+def _state_of(image: Sequence[PlannedItem]) -> TargetState:
+    states = {planned.state for planned in image}
+    if len(states) == 1:
+        return states.pop()
+    return TargetState.FOREIGN if TargetState.FOREIGN in states else TargetState.CHANGED
 
 
 def _count_megapixels(source: Store, entries: Iterable[ObjectInfo], limits: Limits) -> Counter[str]:

@@ -40,23 +40,24 @@ def read_provenance(store: Store, key: str) -> ProvenanceText:
     return ProvenanceText(provenance.read(head, tail), ours)
 
 
-def check_replaceable(target: Store, key: str) -> None:
-    """Refuse to replace an object that bgpipe did not make.
+def check_replaceable(target: Store, key: str) -> ProvenanceText | None:
+    """Refuse to replace an object that bgpipe did not make; return how one was made, if that is known.
 
     Raises:
         PermanentError: TARGET: the object is foreign or cannot be read.
         TransientError: the store is unavailable.
     """
     try:
-        ours = read_provenance(target, key).ours
+        provenance = read_provenance(target, key)
     except PermanentError as error:
         if error.code is Code.ACCESS and not target.is_remote:
             raise PermanentError(Code.TARGET, f"{FOREIGN}: {key}") from error
         # A missing object, or a folder, which the write reports. A bucket may deny reads to workers:
         # then the listing has checked its objects.
-        return
-    if not ours:
+        return None
+    if not provenance.ours:
         raise PermanentError(Code.TARGET, f"{FOREIGN}: {key}")
+    return provenance
 
 
 def refuse_cutout(data: bytes) -> None:

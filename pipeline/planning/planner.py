@@ -12,23 +12,24 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from bgpipe.pipeline.errors import Code, ItemError, NoImages
-from bgpipe.pipeline.jobs.manifest import BLOCK
 from bgpipe.pipeline.jobs.store import JobStore
-from bgpipe.pipeline.planning.catalog import Catalog, CatalogRow, Catalogs, CatalogWriter
+from bgpipe.pipeline.planning.catalog import Catalog, Catalogs
 from bgpipe.pipeline.planning.diff import THREADS, PlannedItem, TargetState, compare
 from bgpipe.pipeline.planning.ownership import read_provenance
+from bgpipe.pipeline.planning.plan_writer import PlanWriter, by_image
 from bgpipe.pipeline.planning.prune import Prune, TooManyOrphans, handle_orphans
 from bgpipe.pipeline.planning.targets import (
     NameTemplate,
     OverlappingLocations,
-    SourceTarget,
+    PlannedTarget,
     TargetCollision,
     assign_by_template,
+    assign_outputs,
     assign_targets,
     literal_key,
 )
 from bgpipe.pipeline.storage.base import RAW_SUFFIXES, Store, has_no_suffix, prefix_within
-from bgpipe.pipeline.types import Item, Job, ObjectInfo
+from bgpipe.pipeline.types import Job, ObjectInfo
 
 
 class IgnoredReason(StrEnum):
@@ -120,13 +121,10 @@ def list_job(
         )
         complete = (entry for entry in entries if entry.key not in growing)
         catalog = catalogs.of(job, target) if catalogs else None
-        writer = PlanWriter(jobs, job, token, catalog.successor(job) if catalog else None)
+        successor = catalog.successor(job) if catalog else None
         batches = plan_job(job, complete, source, target, catalog, ignored)
-        for batch in handle_orphans(batches, source, target, prune):
-            writer.write(batch)
-            if writer.size:
-                on_work()
-        writer.close()
+        planned = handle_orphans(batches, source, target, prune)
+        PlanWriter(jobs, job, token, successor, on_work).write(by_image(job, planned))
     except (NoImages, OverlappingLocations, TargetCollision, TooManyOrphans):
         jobs.cancel(job.id)
         jobs.forget(job.id)
@@ -172,7 +170,7 @@ def no_images(source: Store, ignored: IgnoredObjects) -> NoImages:
 
 def _assign(
     entries: Iterable[ObjectInfo], job: Job, source: Store, target: Store, ignored: IgnoredObjects
-) -> Iterator[SourceTarget]:
+) -> Iterator[PlannedTarget]:
     """Yield the images with their targets' keys; refuse a target in a source folder within `target`.
 
     The one file that `job` names may be there, but must not be the source.
@@ -185,21 +183,27 @@ def _assign(
         return is_source
 
     model, suffix = job.recipe.model, job.recipe.output.suffix
-    if job.naming:
+    pairs: Iterator[PlannedTarget]
+    if job.outputs:
+        has_template = any(output.naming for output in job.outputs)
+        images = filter(is_counted_image, entries) if has_template else entries
+        pairs = assign_outputs(images, job, is_counted_image)
+    elif job.naming:
         template = NameTemplate(job.naming, suffix, model)
         pairs = assign_by_template(filter(is_counted_image, entries), template)
     else:
         pairs = assign_targets(entries, suffix, is_counted_image)
     prefix = prefix_within(target.location, source.location)
     is_file = bool(literal_key(job.naming))
-    for entry, key in pairs:
+    for pair in pairs:
+        entry, key, *_ = pair
         if prefix is not None and (
             key == prefix + entry.key if is_file else key.startswith(prefix)
         ):
             raise OverlappingLocations(
                 f"the cutout would be written among the sources: {entry.key}: choose another --out"
             )
-        yield entry, key
+        yield pair
 
 
 def named_entries(source: Store, named: Iterable[str]) -> Iterator[ObjectInfo]:
@@ -249,7 +253,8 @@ def _without_non_sources(
     }
     for planned in batch:
         if planned.target in reasons and (reason := reasons[planned.target].result()):
-            ignored.add(reason, planned.source.key)
+            if planned.output == 0:
+                ignored.add(reason, planned.source.key)
         else:
             yield planned
 
@@ -279,41 +284,3 @@ def _ignored_reason(source: Store, entry: ObjectInfo) -> IgnoredReason | None:
 def _matches(key: str, patterns: Iterable[str]) -> bool:
     name = key.rpartition("/")[2]
     return any(fnmatchcase(key, pattern) or fnmatchcase(name, pattern) for pattern in patterns)
-
-
-class PlanWriter:
-    """Writes batches of a plan into the job's item store and into the target's catalog, if any.
-
-    `token` is that of the job's lease.
-    """
-
-    def __init__(self, jobs: JobStore, job: Job, token: int, catalog: CatalogWriter | None) -> None:
-        self.size = 0
-        """Items that need a worker."""
-        self._jobs = jobs
-        self._job = job
-        self._token = token
-        self._catalog = catalog
-        self._skipped = 0
-        self._pending: list[Item] = []
-
-    def write(self, batch: Iterable[PlannedItem]) -> None:
-        for planned in batch:
-            source, index = planned.source, -1
-            if planned.is_work:
-                index = self.size
-                self.size += 1
-                self._pending.append(Item(index, source.key, planned.target, source.identity))
-            self._skipped += planned.state is TargetState.CURRENT
-            if self._catalog:
-                made_by = (source.key, source.identity, planned.recipe)
-                self._catalog.add(CatalogRow(planned.target, planned.made, *made_by, index))
-        self._jobs.skip(self._job.id, self._skipped, self._token)
-        while len(self._pending) >= BLOCK:
-            self._jobs.add(self._job.id, self._pending[:BLOCK], self._token)
-            del self._pending[:BLOCK]
-
-    def close(self) -> None:
-        self._jobs.add(self._job.id, self._pending, self._token)
-        if self._catalog:
-            self._catalog.close()

@@ -2,21 +2,29 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from bgpipe.config.presets import COLOR
+from bgpipe.config.presets import BACKGROUND
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import ItemError, UsageError
 from bgpipe.pipeline.logging import Notify
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.models.hub import Hub
-from bgpipe.pipeline.planning.targets import NameTemplate
+from bgpipe.pipeline.planning.targets import NameTemplate, literal
 from bgpipe.pipeline.storage.factory import StoreFactory, find_location
-from bgpipe.pipeline.types import Matting, ModelTask, Output, Preset, Recipe, ResolvedModel
+from bgpipe.pipeline.types import (
+    JobOutput,
+    Matting,
+    ModelTask,
+    Output,
+    Preset,
+    Recipe,
+    ResolvedModel,
+)
 
 PATCH = 32
 """Pixels; the sides of a model's input are multiples of it."""
@@ -76,6 +84,49 @@ def build_recipe(
     return BuiltRecipe(recipe, model, edges, is_degraded)
 
 
+def build_outputs(
+    settings: Settings, names: Sequence[str], recipe: Recipe, naming: str = ""
+) -> tuple[JobOutput, ...]:
+    """Build the named outputs of the settings; what one leaves out is as in `recipe`.
+
+    `naming` is the job's template of names.
+
+    Raises UsageError if a name is unknown or given twice, or a value is wrong.
+    """
+    for name in names:
+        if name not in settings.outputs:
+            known = ", ".join(settings.outputs) or "none"
+            raise UsageError(f"unknown output: {name} (the settings declare: {known})")
+        if names.count(name) > 1:
+            raise UsageError(f"output named twice: {name}")
+    return tuple(_build_job_output(settings, name, recipe, naming) for name in names)
+
+
+def _build_job_output(settings: Settings, name: str, recipe: Recipe, naming: str) -> JobOutput:
+    named = settings.outputs[name]
+    values = {key: value for key, value in named.model_dump().items() if value is not None}
+    preset, base = recipe.preset, asdict(recipe.output)
+    if "background" in values or named.format == "mask":
+        base |= {"backdrop": "", "backdrop_sha256": ""}
+    try:
+        if named.preset:
+            preset = preset_named(settings, named.preset)
+        if named.format == "mask":  # the alpha alone: an inherited finish would be refused
+            preset = replace(preset, background="", shadow=0, outline="")
+        preset = apply_changes(preset, named.set | preset_changes(values))
+        compression = {"compression": named.png} if named.png else {}
+        output = build_output(settings, base | values | compression)
+        _check_output(preset, output)
+        suffix = f"-{name}" if named.suffix is None else named.suffix
+        template = named.name or (naming and naming + literal(suffix))
+        if template:
+            NameTemplate(template, output.suffix, model="").check_distinct()
+    except UsageError as error:
+        raise UsageError(f"outputs.{name}: {error}") from error
+    built = replace(recipe, preset=preset, output=output)
+    return JobOutput(name, built, "" if template else suffix, template)
+
+
 def build_output(settings: Settings, options: Mapping[str, Any]) -> Output:
     """Build an output from its fields in `options`, and from `background` if that is an image's path.
 
@@ -90,7 +141,7 @@ def build_output(settings: Settings, options: Mapping[str, Any]) -> Output:
             data = store.read(name, settings.images.max_bytes)
         except ItemError as error:
             raise UsageError(
-                "--background is neither a color such as #ffffff nor a readable image: "
+                "--background is no color such as #ffffff, no blur:RADIUS and no readable image: "
                 f"{path}: {error.detail}"
             ) from error
         values["backdrop_sha256"] = hashlib.sha256(data).hexdigest()
@@ -101,7 +152,7 @@ def build_output(settings: Settings, options: Mapping[str, Any]) -> Output:
 
 
 def preset_changes(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of `Preset` that `options` set; a background only if it is a color."""
+    """Return the fields of `Preset` that `options` set; a background unless it is an image's path."""
     names = {field.name for field in fields(Preset)}
     if _backdrop(options):
         names.remove("background")
@@ -111,7 +162,7 @@ def preset_changes(options: Mapping[str, Any]) -> dict[str, Any]:
 def _backdrop(options: Mapping[str, Any]) -> str:
     """Return the path of a background image, or nothing."""
     background: str = options.get("background") or ""
-    return "" if re.fullmatch(COLOR, background) else background
+    return "" if re.fullmatch(BACKGROUND, background) else background
 
 
 def preset_named(settings: Settings, name: str) -> Preset:
@@ -183,14 +234,18 @@ def _input_size(model: ResolvedModel, resolution: int) -> tuple[int, int]:
 
 
 def _check_output(preset: Preset, output: Output) -> None:
-    has_background = bool(preset.background or output.backdrop)
-    has_layout = bool(preset.crop or preset.margin or preset.canvas)
+    has_background = bool(preset.background or output.backdrop or preset.outline)
+    has_layout = bool(preset.crop or preset.margin or preset.canvas or preset.size)
     if output.depth == 16 and (
         output.format != "png" or has_background or has_layout or preset.shadow
     ):
         raise UsageError("--depth 16 is written as PNG, and without crop, canvas or background")
     if output.format == "mask" and (has_background or preset.shadow):
-        raise UsageError("a mask has no background and no shadow: leave them out, or --format png")
+        raise UsageError(
+            "a mask has no background, outline or shadow: leave them out, or --format png"
+        )
+    if preset.size and "x" in preset.canvas:
+        raise UsageError("--size and a --canvas in pixels are mutually exclusive: drop one")
 
 
 def explain(error: ValueError) -> str:

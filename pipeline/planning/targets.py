@@ -13,10 +13,10 @@ from heapq import merge
 from itertools import islice
 from string import Formatter
 from tempfile import TemporaryFile
-from typing import TextIO
+from typing import Any, TextIO
 
 from bgpipe.pipeline.errors import StorageUnavailable, UsageError
-from bgpipe.pipeline.types import ObjectInfo
+from bgpipe.pipeline.types import Job, ObjectInfo
 
 FIELDS = ("folder", "stem", "name", "suffix", "model")
 """The source's folder, its file name without the suffix, with it, the suffix, and the model."""
@@ -25,6 +25,11 @@ CHUNK_PAIRS = 50_000
 """Pairs sorted in memory at once: about 25 MB."""
 
 SourceTarget = tuple[ObjectInfo, str]
+OutputTarget = tuple[ObjectInfo, str, int]
+"""A source, the key of one of its outputs, and the output's position in the job."""
+PlannedTarget = SourceTarget | OutputTarget
+Row = tuple[Any, ...]
+"""Values of JSON."""
 NameGroup = tuple[str, list[ObjectInfo]]
 """Sources whose targets could collide: those of one folder and this name up to its first dot."""
 
@@ -146,6 +151,44 @@ def assign_targets(
     )
 
 
+def assign_outputs(
+    entries: Iterable[ObjectInfo], job: Job, is_image: Callable[[ObjectInfo], bool]
+) -> Iterator[OutputTarget]:
+    """Yield each entry with the key of each output of `job`, in the order of these keys.
+
+    An output without a template replaces the source's suffix by its own. Sources that would share a key
+    then keep their full names, as in `assign_targets`, whose arguments these are.
+
+    Raises TargetCollision if two files would still share a key, or one leaves the target.
+    """
+    model, endings = job.recipe.model, [each.recipe.output.suffix for each in job.outputs]
+    templates = [
+        NameTemplate(output.naming, ending, model) if output.naming else None
+        for output, ending in zip(job.outputs, endings, strict=True)
+    ]
+
+    def key(entry: ObjectInfo, base: str, position: int) -> str:
+        template = templates[position]
+        ending = job.outputs[position].suffix + endings[position]
+        return template.target(entry.key) if template else base + ending
+
+    rows = (
+        (entry.key, entry.size, entry.identity, key(entry, base, position), position)
+        for group in _name_groups(entries)
+        for entry, base in _assign_group(group, "", is_image)
+        for position in range(len(job.outputs))
+    )
+    last: str | None = None
+    for *entry, target, position in sort_rows(rows, lambda row: key_bytes(row[3])):
+        if target == last:
+            raise TargetCollision(
+                f"outputs.{job.outputs[position].name} gives {entry[0]} the place of another file: "
+                f"{target}: give it another suffix or name"
+            )
+        last = target
+        yield ObjectInfo(*entry), target, position
+
+
 def _name_groups(entries: Iterable[ObjectInfo]) -> Iterator[NameGroup]:
     """Yield complete groups; those of `a`, `a-b` and `a.q/c` are nested in the order of keys."""
     unfinished: list[NameGroup] = []
@@ -193,21 +236,23 @@ def _stem(key: str) -> str:
 def sorted_by_target(
     pairs: Iterable[SourceTarget], chunk_pairs: int = CHUNK_PAIRS
 ) -> Iterator[SourceTarget]:
-    """Yield `pairs` by the UTF-8 bytes of the targets' keys; chunks but the last wait in files."""
+    """Yield `pairs` by the UTF-8 bytes of the targets' keys."""
+    rows = ((entry.key, entry.size, entry.identity, target) for entry, target in pairs)
+    for *entry, target in sort_rows(rows, lambda row: key_bytes(row[3]), chunk_pairs):
+        yield ObjectInfo(*entry), target
 
-    def order(pair: SourceTarget) -> bytes:
-        return key_bytes(pair[1])
 
-    pairs = iter(pairs)
+def sort_rows(
+    rows: Iterable[Row], order: Callable[[Row], Any], chunk_rows: int = CHUNK_PAIRS
+) -> Iterator[Row]:
+    """Yield `rows` in this order; chunks but the last wait in files."""
+    rows = iter(rows)
     with ExitStack() as files:
-        chunk = sorted(islice(pairs, chunk_pairs), key=order)
-        spilled: list[Iterator[SourceTarget]] = []
-        while following := sorted(islice(pairs, chunk_pairs), key=order):
+        chunk = sorted(islice(rows, chunk_rows), key=order)
+        spilled: list[Iterator[Row]] = []
+        while following := sorted(islice(rows, chunk_rows), key=order):
             file = files.enter_context(TemporaryFile("w+", encoding="utf-8"))
-            file.writelines(
-                json.dumps((entry.key, entry.size, entry.identity, target)) + "\n"
-                for entry, target in chunk
-            )
+            file.writelines(json.dumps(row) + "\n" for row in chunk)
             spilled.append(_read_chunk(file))
             chunk = following
         yield from merge(*spilled, chunk, key=order)
@@ -218,8 +263,6 @@ def key_bytes(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")
 
 
-def _read_chunk(file: TextIO) -> Iterator[SourceTarget]:
+def _read_chunk(file: TextIO) -> Iterator[Row]:
     file.seek(0)
-    for line in file:
-        *entry, target = json.loads(line)
-        yield ObjectInfo(*entry), target
+    return (tuple(json.loads(line)) for line in file)

@@ -129,6 +129,8 @@ def _summary(summary: JobSummary, recipe: Recipe) -> Iterator[str]:
         "model": f"{summary.model} ({recipe.weights[:12]})",
         "recipe": recipe.hash,
     }
+    if summary.outputs:
+        facts["outputs"] = ", ".join(f"{name} {n['done']:,}" for name, n in summary.outputs.items())
     text = " · ".join(f"{name}: {escape(value)}" for name, value in facts.items())
     yield f'</dl><p class="facts">{text}</p></header>'
 

@@ -77,7 +77,8 @@ def build_job(settings: Settings, name: str, sweep: Sweep, notify: Notify | None
         exclude=sweep.exclude,
         overwrite=sweep.overwrite,
         sweep=name,
-        naming=sweep.name,
+        naming="" if sweep.outputs else sweep.name,
+        outputs=recipes.build_outputs(settings, sweep.outputs, recipe, sweep.name),
     )
 
 

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.errors import Code, PermanentError
+from bgpipe.pipeline.errors import Code, ItemError, PermanentError
 from bgpipe.pipeline.images import png, provenance
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import Matte, Matting, Output, Preset, Recipe
 from bgpipe.workers.budget import Budget
-from bgpipe.workers.image_processor import ImageProcessor
+from bgpipe.workers.image_processor import ImageProcessor, OutputRequest
 from bgpipe.workers.watchdog import StageTimer
 
 SIZE = (64, 64)
@@ -55,7 +55,11 @@ def make(
     processor = ImageProcessor(device or Device(), stores, Budget(2**30), SETTINGS)
     recipe = Recipe("m", "0" * 64, SIZE, preset, Output(**values), matting)
     text = {"bgpipe:recipe": recipe.text, "bgpipe:source": "1-2"}
-    return processor.process(data, recipe, text, StageTimer(SETTINGS.limits.model_dump()))[0]
+    timer = StageTimer(SETTINGS.limits.model_dump())
+    ((file,), _) = processor.process(data, [OutputRequest(recipe, text)], timer)
+    if isinstance(file, ItemError):
+        raise file
+    return file
 
 
 def pixels(data: bytes) -> np.ndarray:

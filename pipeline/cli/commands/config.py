@@ -111,14 +111,15 @@ def _selected(entries: Sequence[EffectiveSetting], keys: Sequence[str]) -> list[
 
 
 def _unknown_names(settings: Settings, layers: Sequence[Layer]) -> Iterator[str]:
-    """Yield a line about each name of a preset or a model that does not exist."""
+    """Yield a line about each name of a preset, an output or a model that does not exist."""
     known = {
         "preset": list(settings.presets),
+        "output": list(settings.outputs),
         "model": list_names(ModelTask.SUBJECT),
         "matting model": list_names(ModelTask.EDGES),
     }
     for path, kind, name in _names(settings):
-        if name in known[kind] or (kind != "preset" and Path(name).expanduser().exists()):
+        if name in known[kind] or ("model" in kind and Path(name).expanduser().exists()):
             continue
         close = get_close_matches(name, known[kind], n=1)
         hint = f"; did you mean {close[0]}?" if close else f": choose from {', '.join(known[kind])}"
@@ -138,3 +139,8 @@ def _names(settings: Settings) -> Iterator[tuple[KeyPath, str, str]]:
         for field, kind in kinds.items():
             if name := getattr(values, field):
                 yield ("sweeps", sweep, field), kind, name
+        for position, name in enumerate(values.outputs):
+            yield ("sweeps", sweep, "outputs", position), "output", name
+    for output, named in settings.outputs.items():
+        if named.preset:
+            yield ("outputs", output, "preset"), "preset", named.preset

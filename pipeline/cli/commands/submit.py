@@ -99,9 +99,20 @@ class SubmitOptions:
     ] = None
     background: Annotated[
         OptionalText,
-        _look("COLOR", "white, black, #rrggbb, or the path of an image. Default: transparent."),
+        _look(
+            "COLOR",
+            "white, black, #rrggbb, blur:RADIUS for the photo itself, or the path of an image. "
+            "Default: transparent.",
+        ),
     ] = None
     shadow: Annotated[float | None, _look("0..1", "Darkness of a shadow on the ground.")] = None
+    outline: Annotated[
+        OptionalText, _look("WIDTH:COLOR", "Outline in pixels of the result, such as 8:white.")
+    ] = None
+    size: Annotated[OptionalText, _look("SIZE", "Scale down to fit into 1600x1600 pixels.")] = None
+    enlarge: Annotated[
+        bool | None, _look("", "Let --size enlarge smaller images.", "--enlarge")
+    ] = None
     out: Annotated[
         OptionalText,
         _output(
@@ -122,6 +133,14 @@ class SubmitOptions:
         str, _output("MODE", "PNG compression: fast, or small (many times slower).", "--png")
     ] = "fast"
     depth: Annotated[int, _output("BITS", "8, or 16 to keep 16-bit colors in PNG.")] = 8
+    outputs: Annotated[
+        str,
+        _output(
+            "NAMES",
+            "A file for each of these [outputs], such as web,print,mask.",
+            offer=completion.outputs,
+        ),
+    ] = ""
     name: Annotated[
         str, _output("TEMPLATE", "Names of the cutouts, such as {folder}/{stem}-cutout.")
     ] = ""
@@ -146,6 +165,7 @@ class SubmitOptions:
         "bgpipe submit ~/photos --preset portraits --out ~/cutouts",
         "bgpipe submit in.jpg --out out.png",
         "bgpipe submit s3://shop/photos --out s3://shop/cutouts --format webp",
+        "bgpipe submit ~/photos --outputs web,print,mask",
         "bgpipe submit ~/incoming --watch",
     )
 )

@@ -42,6 +42,17 @@ OwnItem = Annotated[tuple[Job, ItemView], Depends(get_own_item)]
 """The job and the item in the path, which the caller may see."""
 
 
+OutputName = Annotated[str, Query(max_length=40)]
+
+
+def _target_key(job: Job, view: ItemView, output: str) -> str:
+    """Return the key of an output, by default the first; raises Problem 404 without such a one."""
+    names = [each.name for each in job.outputs]
+    if output and output not in names:
+        raise Problem(404, "unknown-item", f"job {job.id} has no output: {output}")
+    return view.item.targets[names.index(output) if output else 0]
+
+
 @router.get("/jobs/{job}/items")
 def list_items(
     state: State,
@@ -53,20 +64,23 @@ def list_items(
     stop = start + limit
     views = state.jobs.items.views(job.id, start, stop)
     has_more = stop < state.jobs.items.size(job.id)
-    return ItemPage(items=[item_body(view) for view in views], next=stop if has_more else None)
+    items = [item_body(job, view) for view in views]
+    return ItemPage(items=items, next=stop if has_more else None)
 
 
 @router.get("/jobs/{job}/items/{index}")
 def show_item(own: OwnItem) -> ItemBody:
-    return item_body(own[1])
+    return item_body(*own)
 
 
 @router.get("/jobs/{job}/items/{index}/result", response_class=Response, responses=FILE)
-def download_result(state: State, own: OwnItem, request: Request) -> Response:
-    """The cutout; parts of it by Range."""
+def download_result(
+    state: State, own: OwnItem, request: Request, output: OutputName = ""
+) -> Response:
+    """The cutout, or one of its named outputs, by default the first; parts of it by Range."""
     job, view = own
     target = state.session.stores.open(job.out)
-    return Download(target, object_info(target, view.item.target)).respond(request)
+    return Download(target, object_info(target, _target_key(job, view, output))).respond(request)
 
 
 @router.get("/jobs/{job}/items/{index}/preview", response_class=Response, responses=PREVIEW)
@@ -76,12 +90,13 @@ def preview(
     request: Request,
     of: ImageKind = ImageKind.RESULT,
     side: Annotated[int, Query(ge=16, le=2048)] = 640,
+    output: OutputName = "",
 ) -> Response:
     """A small WebP of the source, of the cutout, or of its alpha in gray."""
     job, view = own
     is_source = of is ImageKind.SOURCE
     store = state.session.stores.open(job.source if is_source else job.out)
-    key = view.item.source if is_source else view.item.target
+    key = view.item.source if is_source else _target_key(job, view, output)
     tag = etag_of(object_info(store, key), of, str(side))
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if request.headers.get("if-none-match") == tag:

@@ -35,7 +35,14 @@ SECONDS, POLL = 60.0, 0.1
 SEPARATORS = 200
 """Maximum number of brackets and commas in a JSON body, which is flat."""
 PRESETS = {"person": "portraits", "product": "products"}
-PLAIN: dict[str, Value] = {"crop": False, "canvas": "", "background": "", "shadow": 0.0}
+PLAIN: dict[str, Value] = {
+    "crop": False,
+    "canvas": "",
+    "size": "",
+    "background": "",
+    "shadow": 0.0,
+    "outline": "",
+}
 """What a preset may do to a cutout, and `arrange` does here."""
 MEDIA_TYPES = {
     "jpg": "image/jpeg",

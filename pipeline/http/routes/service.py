@@ -57,6 +57,7 @@ def show_options(state: State, caller: Caller) -> Options:
         ],
         model=settings.model.name,
         formats=list(get_args(Format)),
+        outputs=list(settings.outputs),
         files=settings.serve.files,
         file_bytes=settings.images.max_bytes,
     )

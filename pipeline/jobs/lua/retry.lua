@@ -12,7 +12,7 @@ redis.call('BITOP', 'AND', KEYS[3], KEYS[3], KEYS[5])
 redis.call('BITOP', 'XOR', KEYS[5], KEYS[5], KEYS[3])
 redis.call('UNLINK', KEYS[3], KEYS[4])
 for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
-  if string.sub(name, 1, 6) == 'error:' then redis.call('HDEL', KEYS[1], name) end
+  if string.find(name, '^error:') or string.find(name, '^unwritten:') then redis.call('HDEL', KEYS[1], name) end
 end
 redis.call('HSET', KEYS[1], 'failed', 0, 'retried', ARGV[1])
 reopen(KEYS[1], 'running', KEYS[6], ARGV[2])

@@ -149,7 +149,9 @@ def test_a_job_of_more_images_than_redis_can_hold_is_refused_while_it_is_listed(
     job_store: JobStore, job: Job, items: Items
 ) -> None:
     job_store.open(job)
-    with pytest.raises(UsageError, match="more than 67,108,864 images: submit its source in parts"):
+    with pytest.raises(
+        UsageError, match="more than 67,108,864 cutouts: submit its source in parts"
+    ):
         job_store.add(job.id, [replace(items(1)[0], index=MOST_ITEMS)])
     with pytest.raises(UsageError, match="does not end at item"):
         job_store.add(job.id, [replace(items(1)[0], index=MOST_ITEMS - 1)])
