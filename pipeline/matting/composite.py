@@ -208,13 +208,17 @@ def _make_shadow(rgba: Pixels, opacity: float) -> Plane | None:
 
 
 def _put_over_outline(rgba: Pixels, color: Pixels, width: int) -> Pixels:
-    """Put the cutout over the disc of radius `width` around each of its half opaque pixels.
+    """Put the cutout over the disc of radius `width` around each of its half opaque pixels but dust.
 
     The outline's alpha falls from 1 to 0 within the pixel that its border runs through.
     """
-    outside = (rgba[..., 3] < 128).astype(np.uint8)
-    if outside.all():
+    solid = (rgba[..., 3] >= 128).astype(np.uint8)
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    areas[0] = 0  # the background
+    if not areas.any():
         return rgba
+    outside = (areas < DUST * areas.max())[parts].astype(np.uint8)
     distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     under = np.clip(width + np.float32(0.5) - distance, 0, 1).reshape(-1, 1)
     out = rgba.copy()

@@ -199,6 +199,7 @@ def test_a_dry_run_says_what_a_sweep_would_do_and_writes_nothing(
         "changed": 0,
         "deleted": 0,
         "foreign": 0,
+        "outputs": {},
         "ignored": {"not read": 1, "excluded": 1},
         "ignored_suffixes": {".txt": 1},
         "bytes": size,

@@ -181,3 +181,44 @@ def test_what_changes_the_file_changes_the_recipe() -> None:
     assert recipe(backdrop="a", backdrop_sha256="1").hash == (
         recipe(backdrop="b", backdrop_sha256="1").hash
     )
+
+
+def test_several_outputs_are_what_each_would_be_alone_from_one_pass() -> None:
+    samples = np.random.default_rng(1).integers(0, 2**16, (64, 64, 3), np.uint16)
+    source = png.encode(samples, text={})
+    recipes = [
+        Recipe("m", "0" * 64, SIZE, preset, Output(**output))
+        for preset, output in (
+            (Preset(contrast=1.3), {"format": "webp"}),
+            (Preset(contrast=1.3, crop=True, outline="2:white"), {}),
+            (Preset(background="blur:3", size="40x40"), {"format": "jpeg"}),
+            (Preset(), {"depth": 16}),
+            (Preset(contrast=1.3), {"format": "mask"}),
+        )
+    ]
+    device, timer = Device(), StageTimer(SETTINGS.limits.model_dump())
+    processor = ImageProcessor(device, StoreFactory(SETTINGS.s3), Budget(2**30), SETTINGS)
+    requests = [OutputRequest(recipe, {"bgpipe:recipe": recipe.text}) for recipe in recipes]
+    files, _ = processor.process(source, requests, timer)
+    assert len(device.seen) == 1
+    for request, file in zip(requests, files, strict=True):
+        assert processor.process(source, [request], timer)[0] == [file]
+    assert len({len(file) for file in files if isinstance(file, bytes)}) == len(files)
+
+
+def test_an_output_that_fails_leaves_the_others_as_they_are(
+    scene: np.ndarray, tmp_path: Path
+) -> None:
+    missing = Output(backdrop=str(tmp_path / "gone.png"), backdrop_sha256="0" * 64)
+    recipes = [
+        Recipe("m", "0" * 64, SIZE, HALF, output) for output in (Output(), missing, Output("mask"))
+    ]
+    timer = StageTimer(SETTINGS.limits.model_dump())
+    processor = ImageProcessor(Device(), StoreFactory(SETTINGS.s3), Budget(2**30), SETTINGS)
+    requests = [OutputRequest(recipe, {}) for recipe in recipes]
+    (cutout, error, mask), _ = processor.process(png.encode(scene, text={}), requests, timer)
+    assert isinstance(error, PermanentError)
+    assert error.code is Code.MISSING
+    assert isinstance(cutout, bytes)
+    assert isinstance(mask, bytes)
+    assert np.array_equal(pixels(cutout)[..., 3], pixels(mask))

@@ -15,7 +15,20 @@ from bgpipe.pipeline.errors import Code, PermanentError, StoreCorrupted, UsageEr
 from bgpipe.pipeline.jobs.items import MOST_ITEMS, REFUSALS, Claim, fingerprint
 from bgpipe.pipeline.jobs.manifest import VERSION, _compress
 from bgpipe.pipeline.jobs.store import INDEXED, JobConflict, JobNotFound, JobStore, LeaseLost
-from bgpipe.pipeline.types import Failure, Item, Job, JobId, JobState, Matting, Outcome, ReviewFlag
+from bgpipe.pipeline.types import (
+    Failure,
+    Item,
+    Job,
+    JobId,
+    JobOutput,
+    JobState,
+    Matting,
+    Outcome,
+    Output,
+    OutputResult,
+    Preset,
+    ReviewFlag,
+)
 
 Items = Callable[[int], list[Item]]
 OpenJob = Callable[[int], JobId]
@@ -884,3 +897,85 @@ def test_flags_are_counted_once_and_listed_in_the_manifests_order(
         (1, (ReviewFlag.MORE_FRAMES,)),
         (3, both),
     ]
+
+
+@pytest.fixture
+def parted(job: Job) -> Job:
+    """A job with three outputs."""
+    small = replace(job.recipe, output=Output("webp"), preset=Preset(size="9x9"))
+    outputs = (
+        JobOutput("web", small, "-web"),
+        JobOutput("print", job.recipe, naming="{stem}_p"),
+        JobOutput("mask", replace(job.recipe, output=Output("mask")), "-mask"),
+    )
+    return replace(job, outputs=outputs)
+
+
+def parted_item(index: int, stale: int = 0b111) -> Item:
+    others = (f"{index}_p.png", f"d/{index}-mask.png")
+    return Item(index, f"d/{index}.jpg", f"d/{index}-web.webp", f"{index}-1", others, stale)
+
+
+def test_a_job_with_outputs_and_its_items_are_kept_as_they_are(
+    job_store: JobStore, parted: Job
+) -> None:
+    listed = [parted_item(index, 1 + index % 7) for index in range(1500)]
+    job_store.open(parted)
+    job_store.add(parted.id, listed[:700])
+    job_store.add(parted.id, listed[700:])
+    assert job_store.job(parted.id) == parted
+    assert list(job_store.items.read(parted.id, 0, 1500)) == listed
+    assert listed[3].targets == ("d/3-web.webp", "3_p.png", "d/3-mask.png")
+
+
+def test_more_outputs_than_fingerprints_fit_are_refused(job_store: JobStore, parted: Job) -> None:
+    job_store.open(parted)
+    with pytest.raises(UsageError, match="more than 67,108,864 cutouts"):
+        job_store.add(parted.id, [parted_item(MOST_ITEMS // 3)])
+
+
+def test_outputs_are_counted_once_by_name(job_store: JobStore, parted: Job) -> None:
+    """Image 0: all written; 1: its web was up to date, and its mask fails at first; 2: unreadable."""
+    job_store.open(parted)
+    job_store.skip(parted.id, 4)
+    job_store.add(parted.id, [parted_item(0), parted_item(1, 0b110), parted_item(2)])
+    job_store.start(parted.id)
+
+    def settle(outcome: Outcome, *results: tuple[str, bool]) -> bool:
+        names = ("web", "print", "mask")
+        outputs = [OutputResult(name, *result) for name, result in zip(names, results, strict=True)]
+        return job_store.items.settle(parted.id, outcome, outputs=outputs)
+
+    def counts(name: str) -> tuple[int, ...]:
+        return tuple(job_store.summary(parted.id).outputs[name].values())
+
+    assert list(job_store.summary(parted.id).outputs) == ["web", "print", "mask"]
+    every = [("7-1", False)] * 3
+    assert settle(Outcome.done(0), *every)
+    assert not settle(Outcome.done(0), *every)
+    assert settle(failed(1), ("", False), ("8-1", False), ("", True))
+    assert settle(failed(2), *[("", True)] * 3)
+    assert (counts("web"), counts("print"), counts("mask")) == ((1, 5, 1), (2, 4, 1), (1, 4, 2))
+    prints = job_store.items.read_fingerprints(parted.id, 0, 9)
+    empty = bytes(8)
+    written = [fingerprint("7-1")] * 3
+    assert prints == [*written, empty, fingerprint("8-1"), b"", b"", b"", b""]
+    job_store.retry(parted.id)
+    assert [counts(name)[2] for name in ("web", "print", "mask")] == [0, 0, 0]
+    assert settle(Outcome.done(1), ("", False), ("8-1", False), ("9-1", False))
+    assert settle(failed(2), *[("", True)] * 3)
+    assert (counts("web"), counts("print"), counts("mask")) == ((1, 5, 1), (2, 4, 1), (2, 4, 1))
+    assert job_store.items.read_fingerprints(parted.id, 3, 6) == [
+        *(empty, fingerprint("8-1"), fingerprint("9-1"))
+    ]
+    summary = job_store.summary(parted.id)
+    assert (summary.total, summary.done, summary.failed, summary.skipped) == (7, 2, 1, 4)
+
+
+def test_the_record_of_a_job_without_outputs_has_no_field_for_them(
+    client: RedisClient, job_store: JobStore, job: Job
+) -> None:
+    job_store.open(job)
+    record = client.hget(keys.of_job(job.id).head, "job")
+    assert b"outputs" not in record
+    assert b"enlarge" not in record

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.matting.composite import PixelBox, find_subject_box, layout
+from bgpipe.pipeline.matting.composite import PixelBox, blur_photo, find_subject_box, layout
 from bgpipe.pipeline.matting.composite import composite as finish_within
 from bgpipe.pipeline.types import Cutout, Preset
 
 WHITE = np.full((1, 1, 3), 255, np.uint8)
 
 
-def finish(made, preset, ground):
-    return finish_within(made, preset, ground, max_pixels=10**6)
+def finish(made, preset, ground, outline=None):
+    return finish_within(made, preset, ground, 10**6, outline)
 
 
 def cutout(height=100, width=80, box=(20, 30, 50, 90), colour=(10, 200, 60)):
@@ -193,3 +193,125 @@ def test_a_canvas_beyond_the_limit_is_too_large(preset):
     with pytest.raises(PermanentError) as caught:
         finish(cutout(), preset, None)
     assert caught.value.code is Code.TOO_LARGE
+
+
+def soft_disc(height, width, center, radius):
+    """An alpha that falls from 255 to 0 over four pixels."""
+    y, x = np.mgrid[:height, :width]
+    inside = radius - np.hypot(y - center[0], x - center[1])
+    return np.clip(255 * (inside / 4 + 0.5), 0, 255).astype(np.uint8)
+
+
+def over(top, bottom):
+    """`top` over `bottom`, both RGBA in [0, 1] with straight alpha (Porter and Duff 1984)."""
+    alpha = top[..., 3:] + (1 - top[..., 3:]) * bottom[..., 3:]
+    mixed = top[..., :3] * top[..., 3:] + (1 - top[..., 3:]) * bottom[..., 3:] * bottom[..., :3]
+    return np.concatenate([mixed / np.maximum(alpha, 1e-9), alpha], axis=2)
+
+
+@pytest.mark.parametrize("ground", [None, np.full((1, 1, 3), (30, 60, 90), np.uint8)])
+def test_an_outline_is_the_disc_around_each_pixel_of_the_subject_below_it(ground):
+    rgba = np.zeros((40, 50, 4), np.uint8)
+    rgba[..., 3] = soft_disc(40, 50, (20, 24), 9)
+    rgba[rgba[..., 3] > 0, :3] = (10, 200, 60)
+    color = np.array([[[250, 20, 120]]], np.uint8)
+    made = finish(Cutout(rgba.copy()), Preset(outline="5:#fa1478"), ground, color).rgba
+    rows, columns = np.nonzero(rgba[..., 3] >= 128)
+    y, x = np.mgrid[:40, :50]
+    distance = np.hypot(y[..., None] - rows, x[..., None] - columns).min(axis=2)
+    alpha = np.clip(5.5 - distance, 0, 1)[..., None]
+    below = np.concatenate([np.broadcast_to(color / 255, (40, 50, 3)), alpha], axis=2)
+    expected = over(rgba / 255, below)
+    if ground is not None:
+        opaque = np.concatenate(
+            [np.broadcast_to(ground / 255, (40, 50, 3)), np.ones((40, 50, 1))], 2
+        )
+        expected = over(expected, opaque)
+    seen = expected[..., 3] > 0.02
+    assert np.abs(made[..., 3] - 255 * expected[..., 3]).max() <= 1
+    # Where little is seen of a color, its eight bits of alpha were rounded.
+    assert np.abs((made[..., :3] - 255 * expected[..., :3]) * expected[..., 3:])[seen].max() <= 1.5
+    solid = rgba[..., 3] == 255
+    assert np.array_equal(made[solid], rgba[solid])
+
+
+def test_dust_has_no_outline_and_neither_has_nothing():
+    made = cutout()
+    made.rgba[95, 70] = 255
+    rgba = finish(made, Preset(outline="3:white"), None, WHITE).rgba
+    assert (rgba[28, 20:50] == 255).all()
+    assert not rgba[90:95, 60:].any()
+    assert not finish(
+        Cutout(np.zeros((9, 9, 4), np.uint8)), Preset(outline="3:white"), None, WHITE
+    ).rgba.any()
+
+
+def gaussian(sigma, length):
+    offsets = np.arange(-length, length + 1)
+    weights = np.exp(-(offsets**2) / (2 * sigma**2))
+    return weights / weights.sum()
+
+
+def blurred(plane, sigma):
+    """The plane convolved with a Gaussian, its border pixels repeated beyond it."""
+    length = int(4 * sigma)
+    kernel = gaussian(sigma, length)
+    for axis in (0, 1):
+        pad = [(length, length) if each == axis else (0, 0) for each in (0, 1)]
+        padded = np.pad(plane, pad, "edge")
+        plane = np.apply_along_axis(np.convolve, axis, padded, kernel, "valid")
+    return plane
+
+
+@pytest.mark.parametrize(("sigma", "tolerance"), [(3, 1.5), (12, 4)])
+def test_the_blurred_photo_is_the_mean_of_the_background_alone(sigma, tolerance):
+    """Without the subject's red in it; large radii are computed on a smaller copy."""
+    y, x = np.mgrid[:90, :120]
+    rgb = np.stack([40 + y / 2, 60 + x, 200 - y], axis=2)
+    alpha = soft_disc(90, 120, (45, 50), 20)
+    rgb[alpha == 255] = (255, 0, 0)
+    rgb = rgb.astype(np.uint8)
+    weight = 1 + 1 / 255 - alpha / 255
+    planes = [blurred(rgb[..., i] * weight, sigma) / blurred(weight, sigma) for i in range(3)]
+    made = blur_photo(rgb, alpha, Preset(background=f"blur:{sigma}"))
+    assert np.abs(made - np.stack(planes, axis=2))[alpha < 128].max() <= tolerance
+    around = (alpha == 0) & (soft_disc(90, 120, (45, 50), 24) > 0)
+    assert made[around, 0].max() < 95
+    assert blur_photo(rgb, alpha, Preset(background="white")) is None
+
+
+@pytest.mark.parametrize(
+    ("preset", "size"),
+    [
+        (Preset(size="40x40"), (40, 32)),
+        (Preset(size="40x20"), (20, 16)),
+        (Preset(size="400x400"), (100, 80)),
+        (Preset(size="400x400", enlarge=True), (400, 320)),
+        (Preset(size="30x30", crop=True), (30, 15)),
+        (Preset(size="30x30", crop=True, canvas="1:1"), (30, 30)),
+    ],
+)
+def test_a_size_is_fitted_into_and_enlarges_only_on_request(preset, size):
+    assert finish(cutout(), preset, None).rgba.shape == (*size, 4)
+
+
+def test_a_size_that_changes_nothing_keeps_every_pixel():
+    assert np.array_equal(finish(cutout(), Preset(size="999x999"), None).rgba, cutout().rgba)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"size": "0x5"},
+        {"size": "4:5"},
+        {"outline": "white"},
+        {"outline": "0:white"},
+        {"outline": "3:teal"},
+        {"background": "blur:"},
+        {"background": "blur:0"},
+        {"background": "blur:1000"},
+    ],
+)
+def test_a_finish_of_another_form_is_refused(values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        Preset(**values)
