@@ -366,3 +366,34 @@ def hooks() -> Any:
     receiver.server.shutdown()
     thread.join()
     receiver.server.server_close()
+
+
+def test_a_job_makes_named_outputs_of_each_image(service: Service, photo: Photo) -> None:
+    named = {"web": {"format": "webp", "size": "48x48"}, "mask": {"format": "mask"}}
+    with (
+        service.another(BGPIPE_OUTPUTS=json.dumps(named)) as other,
+        other.client() as client,
+    ):
+        assert client.get("/v1/options").json()["outputs"] == ["web", "mask"]
+        unknown = {"files": ("a.jpg", photo("a.jpg").read_bytes())}
+        answer = client.post("/v1/jobs/from-images", files=unknown, data={"outputs": "poster"})
+        assert problem(answer) == (422, "invalid-request"), answer.text
+        assert "unknown output: poster" in answer.json()["detail"], answer.text
+        job = send(client, photo("a.jpg"), photo("b.jpg"), outputs=["web", "mask"])["job"]
+        while (body := client.get(f"/v1/jobs/{job}").json())["state"] != "finished":
+            time.sleep(0.1)
+        every = {"done": 2, "skipped": 0, "failed": 0}
+        assert body["outputs"] == {"web": every, "mask": every}
+        item = client.get(f"/v1/jobs/{job}/items/1").json()
+        assert item["outputs"] == {"web": "b-web.webp", "mask": "b-mask.png"}
+        assert item["target"] == "b-web.webp"
+        url = f"/v1/jobs/{job}/items/1"
+        forms = {"": ("WEBP", (48, 32)), "web": ("WEBP", (48, 32)), "mask": ("PNG", (96, 64))}
+        for output, form in forms.items():
+            image = Image.open(io.BytesIO(client.get(f"{url}/result?output={output}").content))
+            assert (image.format, image.size) == form
+        small = client.get(f"{url}/preview?output=mask&side=16").content
+        assert Image.open(io.BytesIO(small)).size == (16, 11)
+        assert problem(client.get(f"{url}/result?output=poster")) == (404, "unknown-item")
+        archive = zipfile.ZipFile(io.BytesIO(client.get(f"/v1/jobs/{job}/results.zip").content))
+        assert archive.namelist() == ["a-web.webp", "a-mask.png", "b-web.webp", "b-mask.png"]
