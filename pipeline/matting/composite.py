@@ -236,10 +236,16 @@ def _put_over_outline(rgba: Pixels, color: Pixels, width: int) -> Pixels:
 
 def _put_over(rgba: Pixels, shadow: Plane | None, background: Pixels | None) -> Pixels:
     """Put the cutout over its shadow over the background, wherever it is not opaque."""
-    positions = np.flatnonzero(rgba[..., 3] < 255)
+    alpha = rgba[..., 3]
     behind = None if background is None else _cover(background, rgba.shape)
     out = rgba.copy()
     pixels = out.reshape(-1, 4)
+    mixed = alpha < 255
+    if behind is not None and shadow is None:  # most pixels, and nothing to compute
+        opaque = np.dstack([behind, np.full(behind.shape[:2], 255, np.uint8)])
+        np.copyto(out.view(np.uint32), opaque.view(np.uint32), where=(alpha == 0)[..., None])
+        mixed &= alpha > 0
+    positions = np.flatnonzero(mixed)
     for start in range(0, positions.size, BLOCK_PIXELS):
         block = positions[start : start + BLOCK_PIXELS]
         s = np.float32(0) if shadow is None else shadow.reshape(-1, 1)[block]
@@ -315,10 +321,13 @@ def _scale(rgba: Pixels, size: tuple[int, int]) -> Pixels:
     smaller = size[0] * size[1] < rgba.shape[0] * rgba.shape[1]
     method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     values = rgba.astype(np.float32)
-    values[..., :3] *= values[..., 3:] / 255
+    alpha = np.ascontiguousarray(rgba[..., 3])
+    soft = np.flatnonzero((alpha > 0) & (alpha < 255))  # others have no color, or all of it
+    pixels = values.reshape(-1, 4)
+    pixels[soft, :3] *= pixels[soft, 3:] / 255
     values = np.asarray(cv2.resize(values, size, interpolation=method), np.float32)
-    alpha = np.rint(values[..., 3:])
+    rounded = np.rint(values[..., 3:])
     values[..., :3] *= 255 / np.maximum(values[..., 3:], 1e-3)
-    values[..., 3:] = alpha
-    values[alpha[..., 0] == 0] = 0
+    values[..., 3:] = rounded
+    values[rounded[..., 0] == 0] = 0
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
