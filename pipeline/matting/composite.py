@@ -317,17 +317,23 @@ def _crop(rgba: Pixels, box: PixelBox) -> Pixels:
 
 
 def _scale(rgba: Pixels, size: tuple[int, int]) -> Pixels:
-    """Resize with colors weighted by alpha, so that transparent pixels add nothing to an edge."""
+    """Resize with colors weighted by alpha, so that transparent pixels add nothing to an edge.
+
+    Colors under an alpha of 0 or 255 need no weight.
+    """
     smaller = size[0] * size[1] < rgba.shape[0] * rgba.shape[1]
     method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     values = rgba.astype(np.float32)
-    alpha = np.ascontiguousarray(rgba[..., 3])
-    soft = np.flatnonzero((alpha > 0) & (alpha < 255))  # others have no color, or all of it
-    pixels = values.reshape(-1, 4)
+    pixels, soft = _soft_pixels(values)
     pixels[soft, :3] *= pixels[soft, 3:] / 255
     values = np.asarray(cv2.resize(values, size, interpolation=method), np.float32)
-    rounded = np.rint(values[..., 3:])
-    values[..., :3] *= 255 / np.maximum(values[..., 3:], 1e-3)
-    values[..., 3:] = rounded
-    values[rounded[..., 0] == 0] = 0
-    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
+    pixels, soft = _soft_pixels(values)
+    pixels[soft, :3] *= 255 / np.maximum(pixels[soft, 3:], 1e-3)
+    pixels[soft[np.rint(pixels[soft, 3]) == 0]] = 0
+    return np.asarray(cv2.convertScaleAbs(values), np.uint8)  # the nearest level
+
+
+def _soft_pixels(values: Floats) -> tuple[Floats, Positions]:
+    """Return the pixels of an image [H, W, 4] as a view [N, 4], and the positions of soft ones."""
+    alpha = np.ascontiguousarray(values[..., 3])
+    return values.reshape(-1, 4), np.flatnonzero((alpha > 0) & (alpha < 255))

@@ -3,13 +3,14 @@
     OMP_NUM_THREADS=1 python tests/bench/outputs.py [--rounds N] [--model NAME] [MEGAPIXELS ...]
 
 One output, three that differ in finish and format, and three of which one refines the matte by a preset of
-its own take turns. CPU time of the process on one thread, medians of the rounds.
+its own take turns. CPU time of the process on one thread, without the kernel's, which depends on the load;
+medians of the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import resource
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -49,10 +50,14 @@ class TimedCodec(ImageCodec):
     """CPU seconds of encoding."""
 
     def encode(self, *arguments: object) -> bytes:
-        start = time.process_time()
+        start = user_seconds()
         data = encode(*arguments)
-        self.seconds += time.process_time() - start
+        self.seconds += user_seconds() - start
         return data
+
+
+def user_seconds() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_utime
 
 
 def request(model: ResolvedModel, preset: Preset, file_format: str) -> OutputRequest:
@@ -102,10 +107,10 @@ def compare(
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
     for number in range(rounds + 1):
         for name, requests in kinds.items():
-            codec.seconds, start = 0.0, time.process_time()
+            codec.seconds, start = 0.0, user_seconds()
             processor.process(data, requests, StageTimer(SETTINGS.limits.model_dump()))
             if number:  # the first round warms up
-                times[name].append((time.process_time() - start, codec.seconds))
+                times[name].append((user_seconds() - start, codec.seconds))
     medians = {name: np.median(values, axis=0) * 1e3 for name, values in times.items()}
     total, encoding = medians["one"]
     for name, (all_, encoded) in medians.items():
