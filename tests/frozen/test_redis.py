@@ -6,7 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from bgpipe.config.settings import Settings
@@ -21,9 +21,11 @@ from bgpipe.pipeline.types import (
     Item,
     Job,
     JobId,
+    JobOutput,
     Matting,
     Outcome,
     Output,
+    OutputResult,
     Preset,
     Recipe,
     ReviewFlag,
@@ -98,6 +100,17 @@ WHOLE = Job(
     sweep="products",
     owner="shop",
     on_finish="https://shop.example/done",
+)
+SMALL = Recipe(
+    "birefnet-nano",
+    WEIGHTS,
+    (256, 320),
+    Preset(size="9x9", enlarge=True, outline="3:white", background="blur:7"),
+    Output("webp"),
+)
+OUTPUTS = replace(
+    PLAIN,
+    outputs=(JobOutput("web", SMALL, "-web"), JobOutput("print", PLAIN.recipe, naming="{stem}_p")),
 )
 STAGE = Histogram()
 STAGE.observe(0.03)
@@ -243,6 +256,28 @@ def test_an_old_job_in_redis_is_read_and_goes_on(client: RedisClient) -> None:
     assert job_store.items.claims(JOB) == {2: "cpu0@host/1"}
     assert job_store.items.settle(JOB, Outcome.done(2))
     assert job_store.summary(JOB).state == "finished"
+
+
+def test_a_job_with_outputs_in_redis(client: RedisClient) -> None:
+    """One image is done, of which one output was up to date; one failed in part."""
+    job_store = JobStore(client)
+    job_store.open(OUTPUTS)
+    job_store.add(
+        JOB, [Item(i, f"d/{i}.jpg", f"d/{i}-web.webp", f"{i}-1", (f"{i}_p.png",), 3 - i) for i in (0, 1)]
+    )  # fmt: skip
+    job_store.start(JOB)
+    error = PermanentError(Code.TARGET, "print: E_TARGET: foreign")
+    both = [OutputResult("web", "9-9"), OutputResult("print", is_failed=True)]
+    job_store.items.settle(JOB, Outcome.failed(0, error), outputs=both)
+    both = [OutputResult("web"), OutputResult("print", "8-8")]
+    job_store.items.settle(JOB, Outcome.done(1), outputs=both)
+    head, *_, fingerprints = keys.of_job(JOB)
+    names = "job", "output:web", "output:print", "unwritten:print"
+    stored = dict(zip(names, map(bytes.decode, client.hmget(head, names)), strict=True))
+    kept = {"fingerprints": client.get(fingerprints).hex()}
+    kept["manifest"] = client.hget(keys.of_job(JOB).manifest, "0").hex()
+    assert_frozen("job_with_outputs", stored | kept)
+    assert read_record(JOB, frozen("job_with_outputs")["job"]) == OUTPUTS
 
 
 def test_a_message_in_the_queue(client: RedisClient, settings: Settings, redis_url: str) -> None:

@@ -176,8 +176,12 @@ def test_what_changes_the_file_changes_the_recipe() -> None:
         recipe(Preset(margin=3)).hash,
         recipe(Preset(background="white")).hash,
         recipe(Preset(shadow=0.2)).hash,
+        recipe(Preset(size="9x9")).hash,
+        recipe(Preset(size="9x9", enlarge=True)).hash,
+        recipe(Preset(outline="3:white")).hash,
+        recipe(Preset(background="blur:3")).hash,
     }
-    assert len(hashes) == 15
+    assert len(hashes) == 19
     assert recipe(backdrop="a", backdrop_sha256="1").hash == (
         recipe(backdrop="b", backdrop_sha256="1").hash
     )

@@ -9,7 +9,6 @@ if refused then return refused end
 if ARGV[2] ~= '' and redis.call('HGET', KEYS[1], 'created') ~= ARGV[2] then return -1 end
 local outputs = cjson.decode(ARGV[6])
 local written = {}
-redis.call('SETRANGE', KEYS[8], 0, '')
 for first = 0, #ARGV[3] - 1, 8 do
   local part, at = string.sub(ARGV[3], first + 1, first + 8), #ARGV[3] * index + first
   if is_set(part) then

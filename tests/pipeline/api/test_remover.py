@@ -98,6 +98,16 @@ def test_a_background_makes_the_cutout_opaque(photo: Image.Image) -> None:
     assert rgba[0, 0, 0] > 200
 
 
+def test_the_photo_itself_may_be_the_background_of_an_outline(photo: Image.Image) -> None:
+    changes = {"background": "blur:6", "outline": "4:#00ff00"}
+    remover = BackgroundRemover("birefnet-nano", "raw", changes=changes)
+    pixels = np.asarray(photo.convert("RGB"))
+    rgba = remover(pixels)
+    assert rgba[..., 3].min() == 255
+    assert (rgba[..., :3] == (0, 255, 0)).all(axis=2).any()
+    assert np.abs(rgba[0, 0, :3].astype(int) - pixels[0, 0]).max() < 40
+
+
 @pytest.mark.parametrize(
     "array",
     [
