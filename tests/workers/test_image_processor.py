@@ -187,6 +187,14 @@ def test_what_changes_the_file_changes_the_recipe() -> None:
     )
 
 
+class SoftDevice(Device):
+    """A matte that falls from left to right, so that each preset makes another cutout of it."""
+
+    def infer(self, spec: Recipe | Matting, images: Sequence[np.ndarray]) -> list[Matte]:
+        self.seen += images
+        return [Matte(np.tile(np.linspace(1, 0, SIZE[1], dtype=np.float32), (SIZE[0], 1)))]
+
+
 def test_several_outputs_are_what_each_would_be_alone_from_one_pass() -> None:
     samples = np.random.default_rng(1).integers(0, 2**16, (64, 64, 3), np.uint16)
     source = png.encode(samples, text={})
@@ -200,7 +208,7 @@ def test_several_outputs_are_what_each_would_be_alone_from_one_pass() -> None:
             (Preset(contrast=1.3), {"format": "mask"}),
         )
     ]
-    device, timer = Device(), StageTimer(SETTINGS.limits.model_dump())
+    device, timer = SoftDevice(), StageTimer(SETTINGS.limits.model_dump())
     processor = ImageProcessor(device, StoreFactory(SETTINGS.s3), Budget(2**30), SETTINGS)
     requests = [OutputRequest(recipe, {"bgpipe:recipe": recipe.text}) for recipe in recipes]
     files, _ = processor.process(source, requests, timer)
