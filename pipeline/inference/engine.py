@@ -13,6 +13,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain, cycle
 from typing import TYPE_CHECKING
 
@@ -114,7 +115,7 @@ class BiRefNetEngine(Engine):
 
         `compiled`: torch.compile, kernels made for this network and device. `graphs`: CUDA graphs, a
         forward pass is launched as a whole. Both cost time at the start. `load` returns the network,
-        float32: normalized RGB [B, 3, h, w] to logits [B, 1, h, w].
+        float32: normalized RGB [B, 3, h, w] to logits [B, 1, h, w] and coarse ones [B, 1, h / 8, w / 8].
 
         Raises:
             ModelUnavailable: the file does not hold the weights of a BiRefNet.
@@ -171,18 +172,22 @@ class BiRefNetEngine(Engine):
         self._allocated = self.batch
 
     def _forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Return mattes [B, h, w] of uint8 [B, h, w, 3], and whether each is finite [B]."""
+        """Return mattes [B, h, w] and coarse ones of uint8 [B, h, w, 3], and whether each is finite [B]."""
         image = self._normalize(pixels.permute(0, 3, 1, 2))  # [B, 3, h, w], channels last
-        logits = self._network(image.to(DTYPES[self.precision])).float().squeeze(1)
+        outputs = self._network(image.to(DTYPES[self.precision]))
+        logits, coarse = (output.float().squeeze(1) for output in outputs)
         is_finite = logits.isfinite().flatten(1).all(dim=1)
         mattes = torch.sigmoid(logits)
         # Half the bytes to copy; their steps are a tenth of one of 255 levels.
-        return mattes.half() if self._on_gpu else mattes, is_finite
+        return mattes.half() if self._on_gpu else mattes, torch.sigmoid(coarse), is_finite
 
 
 def _read_mattes(transfer: HostTransfer | CudaTransfer, count: int) -> list[Matte]:
-    mattes, is_finite = transfer.outputs()
-    return make_mattes(mattes[:count], is_finite[:count])
+    alphas, coarse, is_finite = (output[:count] for output in transfer.outputs())
+    mattes = make_mattes(alphas, is_finite)
+    return [
+        replace(matte, coarse=plane.numpy()) for matte, plane in zip(mattes, coarse, strict=True)
+    ]
 
 
 def make_mattes(alphas: Tensor, is_finite: Tensor) -> list[Matte]:

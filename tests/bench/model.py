@@ -122,7 +122,7 @@ def compare(model: str, side: int, rounds: int) -> None:
     for _ in range(rounds):
         image = torch.randn(1, 3, side, side)
         expected = old.run(plain, image, trains=True)
-        distance = max(distance, (new.run(fused, image) - expected).abs().max().item())
+        distance = max(distance, (new.run(fused, image)[0] - expected).abs().max().item())
         size = max(size, expected.abs().max().item())
     ratio = median(a / b for a, b in zip(old.wall, new.wall, strict=True))
     cpu_ratio = median(a / b for a, b in zip(old.cpu, new.cpu, strict=True))

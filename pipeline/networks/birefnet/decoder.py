@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from bgpipe.pipeline.networks.birefnet.config import ModelConfig
 from bgpipe.pipeline.networks.birefnet.deform_conv import DeformableConv
 
+COARSE = 2
+"""Level whose head for training also gives the coarse matte at inference."""
 TILES = {5: 32, 4: 16, 3: 8, 2: 4, 1: 1}
 """Tiles per side of the image in the image branch of each level."""
 
@@ -91,7 +93,7 @@ class ImageBranch(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Image and encoder maps of stride 4, 8, 16, 32 to one map of stride 4."""
+    """Image and encoder maps of stride 4, 8, 16, 32 to one map of stride 4, and coarse logits of stride 8."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -119,19 +121,21 @@ class Decoder(nn.Module):
         features = nn.Sequential(conv, norm, nn.ReLU(inplace=True))
         self.add_module(f"gdt_convs_{level}", features)
         self.add_module(f"gdt_convs_attn_{level}", nn.Sequential(nn.Conv2d(gate, 1, 1)))
-        # For training only, but part of every released checkpoint.
+        # For training, all but conv_ms_spvn_2 only for it, but part of every released checkpoint.
         self.add_module(f"gdt_convs_pred_{level}", nn.Sequential(nn.Conv2d(gate, 1, 1)))
         self.add_module(f"conv_ms_spvn_{level}", nn.Conv2d(channels, 1, 1))
 
-    def forward(self, image: Tensor, features: list[Tensor]) -> Tensor:
+    def forward(self, image: Tensor, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         *finer, x = features
         for level in (4, 3, 2, 1):
             tiles = getattr(self, f"ipt_blk{level + 1}")(image)
             x = getattr(self, f"decoder_block{level}")(torch.cat([x, tiles], dim=1))
+            if level == COARSE:
+                coarse: Tensor = getattr(self, f"conv_ms_spvn_{level}")(x)
             if level > 1:
                 lateral = getattr(self, f"lateral_block{level}")(finer[level - 2])
                 x = resize_like(self._gate(level, x), lateral) + lateral
-        return x
+        return x, coarse
 
     def head(self, x: Tensor, image: Tensor) -> Tensor:
         """Return logits of the image's size from the finest map and the image itself."""

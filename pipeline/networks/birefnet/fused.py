@@ -42,12 +42,13 @@ def fuse(network: BiRefNet, size: tuple[int, int]) -> FusedBiRefNet:
 
 
 class FusedBiRefNet(BiRefNet):
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Return the logits, and those of a coarse matte [B, 1, H / 8, W / 8]."""
         image = image.contiguous(memory_format=torch.channels_last)
-        x = self.encode_and_decode(image)
+        x, coarse = self.encode_and_decode(image)
         # A 1x1 convolution commutes with a resize: of the map it leaves one channel to enlarge.
         logits: Tensor = resize_like(self.map_head(x), image) + self.image_head(image)
-        return logits
+        return logits, coarse
 
     def optimize(self, size: tuple[int, int]) -> None:
         """Replace layers by equal ones that are faster for images of this size."""

@@ -35,10 +35,11 @@ class BiRefNet(nn.Module):
         Raises InvalidSize unless H and W are multiples of 32.
         """
         check_size(*image.shape[2:])
-        return self.decoder.head(self.encode_and_decode(image), image)
+        x, _ = self.encode_and_decode(image)
+        return self.decoder.head(x, image)
 
-    def encode_and_decode(self, image: Tensor) -> Tensor:
-        """Return the map [B, C, H / 4, W / 4] from which the logits are made."""
+    def encode_and_decode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the map [B, C, H / 4, W / 4] of the logits, and coarse logits [B, 1, H / 8, W / 8]."""
         half = F.interpolate(image, scale_factor=0.5, mode="bilinear", align_corners=True)
         scales = [image, half]
         maps = self.bb(scales) if isinstance(self.bb, Swin) else map(self.bb, scales)
@@ -47,8 +48,8 @@ class BiRefNet(nn.Module):
             for whole, small in zip(*maps, strict=True)
         )
         context = torch.cat([*(resize_like(x, deep) for x in shallow), deep], dim=1)
-        x: Tensor = self.decoder(image, [*shallow, self.squeeze_module(context)])
-        return x
+        x, coarse = self.decoder(image, [*shallow, self.squeeze_module(context)])
+        return x, coarse
 
 
 def check_size(height: int, width: int) -> None:

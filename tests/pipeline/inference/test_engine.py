@@ -100,10 +100,10 @@ class Narrow(nn.Module):
         self.error = error
         self.scale = nn.Parameter(torch.ones(1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if len(x) > self.room:
             raise self.error
-        return x[:, :1] * self.scale
+        return x[:, :1] * self.scale, x[:, :1, ::8, ::8]
 
 
 def engine_of(network: nn.Module, model: ResolvedModel, batch: int) -> BiRefNetEngine:

@@ -95,7 +95,8 @@ def _run(
 ) -> Tensor:
     image = torch.from_numpy(recipe.input_tensor(*recipe.CASES[case])).to(dtype)
     with torch.inference_mode():
-        logits: Tensor = network(image)
+        output = network(image)
+    logits: Tensor = output if isinstance(output, Tensor) else output[0]
     return logits
 
 
