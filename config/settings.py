@@ -83,6 +83,7 @@ class ReviewSettings(Section):
     least_piece: Share
     filled: Share
     soft: Share
+    below: Share
     out: str
 
 

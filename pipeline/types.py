@@ -178,6 +178,8 @@ class Job:
     """URL that gets the summary at the end of a job submitted over HTTP."""
     outputs: tuple[JobOutput, ...] = ()
     """Several files of each image; empty: one, by `recipe` and `naming`."""
+    review_below: float = 0.0
+    """Score below which a cutout is flagged; 0: the worker's setting."""
 
     @property
     def every_output(self) -> tuple[JobOutput, ...]:
@@ -230,6 +232,21 @@ class ReviewFlag(StrEnum):
     FILLED_HOLE = "filled-hole"
     SOFT_EVERYWHERE = "soft-everywhere"
     MORE_FRAMES = "more-frames"
+    LOW_SCORE = "low-score"
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """Reasons to review a cutout, and its score: the expected IoU of its matte, in hundredths, if known."""
+
+    flags: tuple[ReviewFlag, ...] = ()
+    score: float | None = None
+
+    def flagged_below(self, limit: float) -> Review:
+        """Return the review, with the flag LOW_SCORE if the score is below `limit`."""
+        if self.score is None or self.score >= limit:
+            return self
+        return Review((*self.flags, ReviewFlag.LOW_SCORE), self.score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,10 +257,13 @@ class Outcome:
     code: Code | None = None
     detail: str = ""
     flags: tuple[ReviewFlag, ...] = ()
+    score: float | None = None
 
     @classmethod
-    def done(cls, index: int, flags: tuple[ReviewFlag, ...] = ()) -> Outcome:
-        return cls(index, flags=flags)
+    def done(
+        cls, index: int, flags: tuple[ReviewFlag, ...] = (), score: float | None = None
+    ) -> Outcome:
+        return cls(index, flags=flags, score=score)
 
     @classmethod
     def failed(cls, index: int, error: ItemError) -> Outcome:
@@ -334,6 +354,8 @@ class Matte:
     """The network's soft output at model size, float32 [h, w] in [0, 1]."""
 
     alpha: Plane
+    coarse: Plane | None = None
+    """The same before the last steps of its decoder, [h / 8, w / 8]; what both agree on is more certain."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,12 +16,14 @@ from bgpipe.pipeline.images.color import from_srgb, parse_color, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode, read_pixel_count
 from bgpipe.pipeline.images.encode import encode
 from bgpipe.pipeline.images.limits import Limits, estimate_memory
+from bgpipe.pipeline.images.provenance import SCORE
 from bgpipe.pipeline.matting.composite import blur_photo, composite, count_canvas_pixels
 from bgpipe.pipeline.matting.cutout import cut_out, keep_own_alpha
 from bgpipe.pipeline.matting.edges import solve_edges
 from bgpipe.pipeline.matting.review import review
+from bgpipe.pipeline.matting.score import expected_iou
 from bgpipe.pipeline.storage.factory import StoreFactory
-from bgpipe.pipeline.types import DecodedImage, Matte, Recipe, ReviewFlag
+from bgpipe.pipeline.types import DecodedImage, Matte, Recipe, Review, ReviewFlag
 from bgpipe.workers.budget import Budget
 from bgpipe.workers.watchdog import StageTimer
 
@@ -73,8 +75,8 @@ class ImageProcessor:
 
     def process(
         self, data: bytes, requests: Sequence[OutputRequest], timer: StageTimer
-    ) -> tuple[list[bytes | ItemError], tuple[ReviewFlag, ...]]:
-        """Return the files requested of the image `data`, and the flags of its cutouts.
+    ) -> tuple[list[bytes | ItemError], Review]:
+        """Return the files requested of the image `data`, and the review of its cutouts.
 
         The networks run once for all requests, which differ in preset and output at most. The error of
         one of them takes the place of its file. Raises ItemError if the source or the device failed.
@@ -96,9 +98,14 @@ class ImageProcessor:
             keeps_alpha = shared.output.input_alpha == "keep" and image.alpha is not None
             matte = None if keeps_alpha else self._infer(image, shared, timer)
             refined = matte and self._solve_edges(image, matte, shared, timer)
+            with timer("refine"):
+                score = matte and expected_iou(matte)
             cutouts = _CutoutMaker(image, matte, refined, self._review)
+            if score is not None:
+                text = {SCORE: f"{score:.2f}"}
+                requests = [replace(each, text={**each.text, **text}) for each in requests]
             files = [self._make_file(cutouts, request, timer) for request in requests]
-            return files, cutouts.flags
+            return files, Review(cutouts.flags, score)
 
     def _make_file(
         self, cutouts: _CutoutMaker, request: OutputRequest, timer: StageTimer

@@ -33,7 +33,7 @@ from bgpipe.pipeline.planning.ownership import (
 )
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.storage.factory import StoreFactory
-from bgpipe.pipeline.types import JobId, Outcome, OutputResult, ReviewFlag
+from bgpipe.pipeline.types import JobId, Outcome, OutputResult, Review
 from bgpipe.workers.claims import ClaimedElsewhere, ClaimManager
 from bgpipe.workers.heartbeat import WorkerCounters
 from bgpipe.workers.image_processor import ImageProcessor, OutputRequest
@@ -148,10 +148,11 @@ class ItemRunner:
                 try:
                     self._check_predecessor(claim)
                     make = partial(self._make_files, attempt, timer)
-                    flags = self._watchdog.run(source, timer, make)
+                    found = self._watchdog.run(source, timer, make)
                 except Exception as error:
                     return self._after_error(error, attempt, timer)
-                return self._settle(attempt, Outcome.done(index, flags), timer)
+                outcome = Outcome.done(index, found.flags, found.score)
+                return self._settle(attempt, outcome, timer)
         except ClaimedElsewhere as error:
             return RetryLater(error, self._delay(ELSEWHERE_ATTEMPT))
 
@@ -164,8 +165,8 @@ class ItemRunner:
             raise PermanentError(Code.WORKER_LOST, f"{lost}: {claim.attempt - 1} attempts")
         log.warning("image runs alone: its worker died", extra={"fields": _fields(claim)})
 
-    def _make_files(self, attempt: ItemAttempt, timer: StageTimer) -> tuple[ReviewFlag, ...]:
-        """Write the item's outputs that are not up to date; return the flags of their cutouts.
+    def _make_files(self, attempt: ItemAttempt, timer: StageTimer) -> Review:
+        """Write the item's outputs that are not up to date; return the review of their cutouts.
 
         Raises the error of an output after the others were written.
         """
@@ -174,13 +175,14 @@ class ItemRunner:
             todo = [each for each in attempt.stale_outputs if self._is_to_do(attempt, each)]
             if not todo:
                 attempt.check()
-                return ()
+                return Review()
             data = self._store(job.source).read(item.source, self._settings.images.max_bytes)
             refuse_cutout(data)
         recipes = [job.every_output[position].recipe for position in todo]
         texts = ({"bgpipe:recipe": each.text, "bgpipe:source": item.identity} for each in recipes)
         requests = list(map(OutputRequest, recipes, texts))
-        files, flags = self._processor.process(data, requests, timer)
+        files, found = self._processor.process(data, requests, timer)
+        found = found.flagged_below(job.review_below or self._settings.review.below)
         with timer("write"):
             for position, recipe, file in zip(todo, recipes, files, strict=True):
                 with attempt.collecting_errors(position):
@@ -190,11 +192,11 @@ class ItemRunner:
                     key = item.targets[position]
                     identity = self._store(job.out).write(key, file, metadata)
                     attempt.identities[position] = identity
-                    if flags and (review_out := self._settings.review.out):
+                    if found.flags and (review_out := self._settings.review.out):
                         self._store(review_out).write(f"{job.id}/{key}", file, metadata)
                     self._counters.record_write(job.out)
         attempt.check()
-        return flags
+        return found
 
     def _is_to_do(self, attempt: ItemAttempt, position: int) -> bool:
         """Whether an output has to be written; an earlier attempt may have done so."""

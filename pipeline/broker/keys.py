@@ -79,6 +79,8 @@ class JobKeys(NamedTuple):
     """Hash: index -> code and detail. Failed items only."""
     flags: str
     """Hash: index -> a bit for each flag of the cutout. Flagged items only."""
+    scores: str
+    """String: a byte for each item, 1 more than the hundredths of its score; 0 without one."""
     fingerprints: str
     """String: eight bytes for each cutout that was written, in the order of the items."""
 

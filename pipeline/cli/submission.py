@@ -69,6 +69,8 @@ def _check_options(options: SubmitOptions, endpoints: Endpoints) -> None:
         raise UsageError("--watch takes one folder or prefix, and no --detach")
     if options.name and endpoints.destination.file:
         raise UsageError("--name and a file name in --out are mutually exclusive: drop one")
+    if not 0 <= (options.review_below or 0) <= 1:
+        raise UsageError(f"--review-below is not from 0 to 1: {options.review_below}")
     if options.workflow and options.preset:
         raise UsageError("--workflow and --preset are mutually exclusive: drop one")
     if options.outputs and endpoints.destination.file:
@@ -95,6 +97,7 @@ def _build_job(
         named=digest(source.keys) if source.keys else "",
         naming="" if outputs else literal(destination.file) or options.name,
         outputs=outputs,
+        review_below=options.review_below or 0.0,
     )
 
 

@@ -50,6 +50,16 @@ def show_flags(console: Console, jobs: JobStore, job_id: JobId) -> None:
         console.print(f"  {', '.join(names)}  {item.target}")
 
 
+def show_scores(console: Console, jobs: JobStore, job_id: JobId, below: float) -> None:
+    """Print a line for each cutout with a score below `below`, the lowest first."""
+    scores = enumerate(jobs.items.scores(job_id) if below else ())
+    low = {index: score for index, score in scores if score is not None and score < below}
+    for item in sorted(jobs.items.pick(job_id, low), key=lambda item: low[item.index]):
+        score = low[item.index]
+        line = f"  {score:.2f}  {item.target}"
+        console.show({"source": item.source, "target": item.target, "score": score}, line)
+
+
 def show_jobs(console: Console, summaries: Sequence[tuple[JobSummary, float]]) -> None:
     """Print a table of the jobs, each with its Unix time of creation.
 

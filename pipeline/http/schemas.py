@@ -36,6 +36,8 @@ class CutoutOptions(OutputOptions):
     """Single values of the preset, such as {"contrast": 1.2}."""
     outputs: Annotated[list[Annotated[str, Field(max_length=40)]], Field(max_length=20)] = []  # noqa: RUF012  # pydantic copies it
     """Names of GET /v1/options: a file of each image for each of them."""
+    review_below: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Cutouts with a lower score are flagged; 0: the server's setting."""
     on_finish: Annotated[str, Field(max_length=2000)] = ""
     """URL that receives the job's summary by POST when it ends; its host must be allowed."""
 
@@ -128,6 +130,8 @@ class ItemBody(BaseModel):
     flags: list[ReviewFlag]
     outputs: dict[str, str]
     """The names below the job's results of its named outputs, of which `target` is the first."""
+    score: float | None
+    """Expected IoU of the matte, from 0 to 1, if known."""
 
 
 class ItemPage(BaseModel):
@@ -141,7 +145,8 @@ def item_body(job: Job, view: ItemView) -> ItemBody:
     values |= asdict(view.failure or view.item)
     names = [output.name for output in job.outputs]
     outputs = dict(zip(names, view.item.targets, strict=False))
-    return ItemBody(**values, state=view.state, flags=list(view.flags), outputs=outputs)
+    values |= {"flags": list(view.flags), "score": view.score, "outputs": outputs}
+    return ItemBody(**values, state=view.state)
 
 
 class UploadBody(BaseModel):

@@ -66,6 +66,7 @@ def make_job(
         owner=owner,
         on_finish=options.on_finish,
         outputs=recipes.build_outputs(state.settings, options.outputs, built.recipe),
+        review_below=options.review_below,
     )
 
 

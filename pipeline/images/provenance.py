@@ -12,6 +12,8 @@ from bgpipe.pipeline.images import png
 
 RECIPE = "bgpipe:recipe"
 """Keyword of the recipe: bgpipe made the files that have it."""
+SCORE = "bgpipe:score"
+"""Keyword of the expected IoU of the matte."""
 HEAD = 4096
 """Bytes at a file's start that hold the text of a PNG or JPEG."""
 TAIL = 4096

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache, reduce
-from itertools import islice
+from itertools import chain, islice, repeat
 from operator import or_
 from typing import cast
 
@@ -18,7 +18,14 @@ from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.jobs import scripts
 from bgpipe.pipeline.jobs.manifest import ManifestStore
-from bgpipe.pipeline.jobs.records import read_failure, read_flags, read_record, write_flags
+from bgpipe.pipeline.jobs.records import (
+    read_failure,
+    read_flags,
+    read_record,
+    read_score,
+    write_flags,
+    write_score,
+)
 from bgpipe.pipeline.jobs.scripts import change_job, read_head, run_script
 from bgpipe.pipeline.types import Failure, Item, Job, JobId, Outcome, OutputResult, ReviewFlag
 
@@ -77,6 +84,7 @@ class ItemView:
     state: ItemState
     failure: Failure | None = None
     flags: tuple[ReviewFlag, ...] = ()
+    score: float | None = None
 
 
 class ItemStore:
@@ -156,10 +164,12 @@ class ItemStore:
             self._client,
             "settle",
             job,
-            [*changed, keys.TOTALS, names.fingerprints],
+            [*changed, keys.TOTALS, names.fingerprints, names.scores],
             *(outcome.index, claim.job.created if claim else ""),
             *(b"".join(fingerprints), code or "", error),
-            *(json.dumps(named), json.dumps(failed), *flagged),
+            *(json.dumps(named), json.dumps(failed)),
+            write_score(outcome.score),
+            *flagged,
             no_item=_no_item(job, outcome.index),
         )
         return bool(reply != scripts.REFUSED)
@@ -220,6 +230,11 @@ class ItemStore:
         bits = {int(index): int(value) for index, value in stored}
         return {index: read_flags(bits[index]) for index in sorted(bits)}
 
+    def scores(self, job: JobId, start: int = 0, stop: int = MOST_ITEMS) -> list[float | None]:
+        """Return the scores from `start` to before `stop`; items after the last one with a score are missing."""
+        data = cast("bytes", self._client.getrange(keys.of_job(job).scores, start, stop - 1))
+        return [read_score(byte) for byte in data]
+
     def views(self, job: JobId, start: int, stop: int) -> list[ItemView]:
         """Return the items from `start` to before `stop` with their states, as far as they exist."""
         items = list(self.read(job, start, min(stop, self.size(job))))
@@ -232,6 +247,7 @@ class ItemStore:
         failures = {failure.index: failure for failure in failed}
         fields = [str(item.index) for item in items]
         flags = self._client.hmget(keys.of_job(job).flags, fields)
+        scores = self.scores(job, start, start + len(items))
 
         def state(index: int) -> ItemState:
             if index in failures:
@@ -241,8 +257,10 @@ class ItemStore:
             return ItemState.RUNNING if index in running else ItemState.QUEUED
 
         return [
-            ItemView(item, state(item.index), failures.get(item.index), read_flags(int(bits or 0)))
-            for item, bits in zip(items, flags, strict=True)
+            ItemView(
+                item, state(item.index), failures.get(item.index), read_flags(int(bits or 0)), score
+            )
+            for item, bits, score in zip(items, flags, chain(scores, repeat(None)), strict=False)
         ]
 
     def read_fingerprints(self, job: JobId, start: int, stop: int) -> list[bytes]:

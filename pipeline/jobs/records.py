@@ -41,6 +41,8 @@ def write_record(job: Job) -> str:
     values["outputs"] = [asdict(each) | {"recipe": each.recipe.values} for each in job.outputs]
     if not job.outputs:
         del values["outputs"]  # older versions read jobs without
+    if not job.review_below:
+        del values["review_below"]
     return json.dumps({"version": VERSION} | values, sort_keys=True)
 
 
@@ -124,6 +126,15 @@ def write_flags(flags: Iterable[ReviewFlag]) -> int:
 
 def read_flags(bits: int) -> tuple[ReviewFlag, ...]:
     return tuple(flag for position, flag in enumerate(ReviewFlag) if bits >> position & 1)
+
+
+def write_score(score: float | None) -> bytes:
+    """Return a byte, 1 more than the hundredths of a score in [0, 1]; nothing without one."""
+    return b"" if score is None else bytes([1 + round(100 * score)])
+
+
+def read_score(byte: int) -> float | None:
+    return (byte - 1) / 100 if byte else None
 
 
 def read_failure(job: JobId, item: Item, error: bytes | None, repeats: int) -> Failure:

@@ -47,6 +47,7 @@ class SheetImage:
     before: bytes
     after: bytes
     flags: tuple[ReviewFlag, ...] = ()
+    score: float | None = None
 
 
 def render_contact_sheet(
@@ -162,6 +163,8 @@ def _button_group(group: str, values: dict[str, str], more: str = "") -> str:
 def _figure(image: SheetImage) -> str:
     name = escape(image.source)
     flags = "".join(f'<span class="flag">{flag}</span>' for flag in image.flags)
+    if image.score is not None:
+        flags += f'<span class="score" title="expected IoU of the matte">{image.score:.2f}</span>'
     return (
         f'<figure tabindex="0" data-name="{name}" data-flags="{" ".join(image.flags)}">'
         f"{_stage(image)}<figcaption>{name} {flags}</figcaption></figure>"

@@ -34,6 +34,10 @@ export const FLAGS = {
     title: "Only the first frame",
     advice: "The file has several frames or pages. Save the others as files of their own.",
   },
+  "low-score": {
+    title: "Low score",
+    advice: "The shape is probably wrong somewhere. Compare with the original, or redo it with another model.",
+  },
 };
 
 /** Returns title and advice of a flag; a flag of a newer server is its own title. */

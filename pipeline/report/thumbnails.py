@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice
+from itertools import islice
 
 from bgpipe.config.settings import ImageSettings
 from bgpipe.pipeline.errors import ItemError
@@ -17,13 +17,19 @@ THREADS = 4
 """Each holds a decoded image; the codecs release the GIL."""
 CHUNK = 64
 """Images loaded ahead of the page."""
+FLAGGED_SCORE = 0.5
+"""A good score excludes only some of the faults that raise a flag."""
 
 
 def load_thumbnails(
     job_store: JobStore, stores: StoreFactory, job_id: JobId, settings: ImageSettings, maximum: int
 ) -> Iterator[SheetImage]:
-    """Yield up to `maximum` images whose source and cutout are readable, flagged ones first."""
+    """Yield up to `maximum` images whose source and cutout are readable, the lowest score first.
+
+    Flagged ones count as FLAGGED_SCORE at most, and ones without a score as good.
+    """
     job, flags = job_store.job(job_id), job_store.items.flags(job_id)
+    scores = dict(enumerate(job_store.items.scores(job_id)))
     source, target = stores.open(job.source), stores.open(job.out)
     limits = Limits.from_settings(settings)
 
@@ -33,11 +39,16 @@ def load_thumbnails(
             after = render_thumbnail(target.read(item.target, limits.max_bytes), limits, THUMBNAIL)
         except ItemError:
             return None  # the page lists failures in any case
-        return SheetImage(item.source, before, after, flags.get(item.index, ()))
+        return SheetImage(
+            item.source, before, after, flags.get(item.index, ()), scores.get(item.index)
+        )
 
-    every = job_store.items.read(job_id, 0, job_store.items.size(job_id))
-    unflagged = (item for item in every if item.index not in flags)
-    items = chain(job_store.items.pick(job_id, flags), unflagged)
+    def rank(index: int) -> float:
+        score = scores.get(index)
+        return min(1 if score is None else score, FLAGGED_SCORE if index in flags else 1)
+
+    indices = sorted(range(job_store.items.size(job_id)), key=rank)
+    items = job_store.items.manifests.pick(job_id, indices)
     chunks = iter(lambda: list(islice(items, CHUNK)), [])
     with ThreadPoolExecutor(THREADS) as pool:
         images = (image for chunk in chunks for image in pool.map(load, chunk))

@@ -12,7 +12,7 @@ from bgpipe.pipeline.cli.command_line import examples, open_session
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.parameters import OptionalJob, RequiredJob
 from bgpipe.pipeline.cli.progress import show_progress
-from bgpipe.pipeline.cli.summary import show_flags, show_jobs, show_summary
+from bgpipe.pipeline.cli.summary import show_flags, show_jobs, show_scores, show_summary
 from bgpipe.pipeline.errors import StoreCorrupted, UsageError
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import CLOSED_STATES, JobSummary
@@ -21,7 +21,12 @@ app = Typer()
 
 
 @app.command(
-    epilog=examples("bgpipe status", "bgpipe status spring-2026 --watch", "bgpipe status --flagged")
+    epilog=examples(
+        "bgpipe status",
+        "bgpipe status spring-2026 --watch",
+        "bgpipe status --flagged",
+        "bgpipe status --below 0.8",
+    )
 )
 def status(
     context: Context,
@@ -30,6 +35,10 @@ def status(
     flagged: Annotated[
         bool, Option("--flagged", help="Also list the cutouts that need a review.")
     ] = False,
+    below: Annotated[
+        float,
+        Option(metavar="SCORE", min=0, max=1, help="Also list the cutouts with a lower score."),
+    ] = 0.0,
 ) -> None:
     with open_session(context) as (console, session):
         job_id = session.job(job)
@@ -38,6 +47,7 @@ def status(
             summary = _follow(session, console, summary)
         if flagged:
             show_flags(console, session.jobs, job_id)
+        show_scores(console, session.jobs, job_id, below)
         show_summary(console, summary, session.jobs.items.failures(job_id))
         if summary.interrupted:
             console.print(_resume_hint(summary))

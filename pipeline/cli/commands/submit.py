@@ -148,6 +148,9 @@ class SubmitOptions:
         bool, _output("", "Replace files at DEST that bgpipe did not make.", "--overwrite")
     ] = False
     prune: Annotated[bool, _output("", "Remove cutouts whose source is gone.", "--prune")] = False
+    review_below: Annotated[
+        float | None, _run("SCORE", "Flag cutouts with a lower score, from 0 to 1, for review.")
+    ] = None
     force: Annotated[bool, _run("", "Redo cutouts that are up to date.", "--force")] = False
     dry_run: Annotated[
         bool, _run("", "Count what would be done, without doing it.", "--dry-run")

@@ -1,7 +1,8 @@
--- KEYS: head, done, failed, running, errors, flags, totals, fingerprints. ARGV: index; when the job was
+-- KEYS: head, done, failed, running, errors, flags, totals, fingerprints, scores. ARGV: index; when the job was
 -- created that the item was claimed from, or an empty string; fingerprint of the cutout, if it has one, or of
 -- each output, zeros where none was written; code and error of a failure, else two empty strings; as JSON the
--- names of the outputs, and those of the failed ones; bits and names of a flagged cutout's flags.
+-- names of the outputs, and those of the failed ones; byte of a score, if there is one; bits and names of a flagged
+-- cutout's flags.
 local function is_set(fingerprint) return string.find(fingerprint, '[^%z]') end
 
 local index, refused = item_index(KEYS[1], ARGV[1])
@@ -33,12 +34,13 @@ if ARGV[4] ~= '' then
   count('failed')
   count('error:' .. ARGV[4])
 else
-  if ARGV[8] then redis.call('HSET', KEYS[6], ARGV[1], ARGV[8]) end
+  redis.call('SETRANGE', KEYS[9], index, ARGV[8])
+  if ARGV[9] then redis.call('HSET', KEYS[6], ARGV[1], ARGV[9]) end
   redis.call('SETBIT', KEYS[2], index, 1)
   if redis.call('HEXISTS', KEYS[1], 'refusal') == 1 then unpause(KEYS[1]) end
   count('done')
-  if ARGV[8] then count('flagged') end
-  for i = 9, #ARGV do count('flag:' .. ARGV[i]) end
+  if ARGV[9] then count('flagged') end
+  for i = 10, #ARGV do count('flag:' .. ARGV[i]) end
 end
 finish_if_complete(KEYS[1])
 return 1
