@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from bgpipe.pipeline.report.contact_sheet import SheetImage, render_contact_sheet
+from bgpipe.pipeline.report.thumbnails import FLAGGED_SCORE
 from bgpipe.pipeline.types import Failure, JobId, JobState, JobSummary, Preset, Recipe, ReviewFlag
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -278,6 +279,34 @@ def test_pages_lead_to_each_other_by_relative_names(reader: Reader) -> None:
         "./sheet%201-2.html",
     ]
     assert links[0].get_dom_attribute("aria-current") == "page"
+
+
+@pytest.mark.usefixtures("shared_cluster")
+def test_each_cutout_has_a_score_which_sorts_lists_and_sheet(
+    bgpipe: Bgpipe, photos: Path, tmp_path: Path, chromium: webdriver.Chrome
+) -> None:
+    cutouts, recipes = tmp_path / "cutouts", []
+    for limit in ("0", "0.97", "1"):
+        (*_, last) = bgpipe.records(
+            "submit", photos, *NANO, "--out", cutouts, "--review-below", limit, "--force", "--wait"
+        )
+        flags = last["flags"].get("low-score", 0)
+        *low, summary = bgpipe.records("status", "--below", limit)
+        assert summary["done"] == 4
+        assert len(low) == flags
+        recipes.append(Image.open(cutouts / "coffee.png").info["bgpipe:recipe"])
+    assert len(set(recipes)) == 1  # cutouts stay up to date
+    scores = [line["score"] for line in low]
+    assert scores == sorted(scores)
+    assert len(scores) == 4
+    for line in low:
+        assert Image.open(cutouts / line["target"]).info["bgpipe:score"] == f"{line['score']:.2f}"
+    assert bgpipe("report", "--out", tmp_path / "sheet.html").returncode == 0
+    shown = Reader(chromium, tmp_path / "sheet.html").shown("figure .score")
+    ranks = [min(float(score), FLAGGED_SCORE) for score in shown]
+    assert ranks == sorted(ranks)
+    assert len(ranks) == 4
+    assert bgpipe("submit", photos, *NANO, "--review-below", "80").returncode == 2
 
 
 def test_the_command_shows_flagged_images_first_on_as_many_pages_as_it_takes(

@@ -42,6 +42,20 @@ def test_the_logits_are_those_of_the_plain_network(name: str, size: tuple[int, i
     assert distance(network, fuse(network, size), image(*size)) < BOUND
 
 
+def test_the_coarse_logits_are_those_of_the_supervised_head() -> None:
+    network = plain(SHIFTED)
+    coarse = []
+    head, block = (
+        network.get_submodule(f"decoder.{name}") for name in ("conv_ms_spvn_2", "decoder_block2")
+    )
+    block.register_forward_hook(lambda _block, _inputs, output: coarse.append(head(output)))
+    with torch.inference_mode():
+        network(image(160, 96))
+        _, logits = fuse(network, (160, 96))(image(160, 96))
+    assert logits.shape == (1, 1, 20, 12)
+    assert (logits - coarse[0]).abs().max() < BOUND
+
+
 def test_convolutions_with_their_norms_folded_are_the_same_function() -> None:
     network = plain(CONVOLUTIONS).double()  # of float32, weights made of hashes leave few digits
     assert distance(network, fuse(network, (160, 96)), image(160, 96).double()) < 1e-10
