@@ -236,20 +236,6 @@ class ReviewFlag(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Review:
-    """Reasons to review a cutout, and its score: the expected IoU of its matte, in hundredths, if known."""
-
-    flags: tuple[ReviewFlag, ...] = ()
-    score: float | None = None
-
-    def flagged_below(self, limit: float) -> Review:
-        """Return the review, with the flag LOW_SCORE if the score is below `limit`."""
-        if self.score is None or self.score >= limit:
-            return self
-        return Review((*self.flags, ReviewFlag.LOW_SCORE), self.score)
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """The end of an item; a `code` means failure."""
 
@@ -260,10 +246,8 @@ class Outcome:
     score: float | None = None
 
     @classmethod
-    def done(
-        cls, index: int, flags: tuple[ReviewFlag, ...] = (), score: float | None = None
-    ) -> Outcome:
-        return cls(index, flags=flags, score=score)
+    def done(cls, index: int, flags: tuple[ReviewFlag, ...] = ()) -> Outcome:
+        return cls(index, flags=flags)
 
     @classmethod
     def failed(cls, index: int, error: ItemError) -> Outcome:

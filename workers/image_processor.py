@@ -20,10 +20,10 @@ from bgpipe.pipeline.images.provenance import SCORE
 from bgpipe.pipeline.matting.composite import blur_photo, composite, count_canvas_pixels
 from bgpipe.pipeline.matting.cutout import cut_out, keep_own_alpha
 from bgpipe.pipeline.matting.edges import solve_edges
-from bgpipe.pipeline.matting.review import review
+from bgpipe.pipeline.matting.review import Review, review
 from bgpipe.pipeline.matting.score import expected_iou
 from bgpipe.pipeline.storage.factory import StoreFactory
-from bgpipe.pipeline.types import DecodedImage, Matte, Recipe, Review, ReviewFlag
+from bgpipe.pipeline.types import DecodedImage, Matte, Recipe, ReviewFlag
 from bgpipe.workers.budget import Budget
 from bgpipe.workers.watchdog import StageTimer
 
@@ -99,7 +99,7 @@ class ImageProcessor:
             matte = None if keeps_alpha else self._infer(image, shared, timer)
             refined = matte and self._solve_edges(image, matte, shared, timer)
             with timer("refine"):
-                score = matte and expected_iou(matte)
+                score = expected_iou(matte) if matte else None
             cutouts = _CutoutMaker(image, matte, refined, self._review)
             if score is not None:
                 text = {SCORE: f"{score:.2f}"}

@@ -25,6 +25,7 @@ from bgpipe.pipeline.errors import (
     Unavailable,
 )
 from bgpipe.pipeline.jobs.items import Claim
+from bgpipe.pipeline.matting.review import Review
 from bgpipe.pipeline.planning.ownership import (
     RECIPE_METADATA,
     check_replaceable,
@@ -33,7 +34,7 @@ from bgpipe.pipeline.planning.ownership import (
 )
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.storage.factory import StoreFactory
-from bgpipe.pipeline.types import JobId, Outcome, OutputResult, Review
+from bgpipe.pipeline.types import JobId, Outcome, OutputResult
 from bgpipe.workers.claims import ClaimedElsewhere, ClaimManager
 from bgpipe.workers.heartbeat import WorkerCounters
 from bgpipe.workers.image_processor import ImageProcessor, OutputRequest
@@ -151,7 +152,7 @@ class ItemRunner:
                     found = self._watchdog.run(source, timer, make)
                 except Exception as error:
                     return self._after_error(error, attempt, timer)
-                outcome = Outcome.done(index, found.flags, found.score)
+                outcome = Outcome(index, flags=found.flags, score=found.score)
                 return self._settle(attempt, outcome, timer)
         except ClaimedElsewhere as error:
             return RetryLater(error, self._delay(ELSEWHERE_ATTEMPT))

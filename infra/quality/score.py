@@ -37,7 +37,7 @@ from bgpipe.pipeline.matting.review import review
 from bgpipe.pipeline.matting.score import LIMIT, SIGNS, measure
 from bgpipe.pipeline.models.registry import resolve
 from bgpipe.pipeline.networks.preprocess import preprocess
-from bgpipe.pipeline.types import DecodedImage, Matte, ReviewFlag
+from bgpipe.pipeline.types import DecodedImage, ReviewFlag
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.intp]
@@ -109,7 +109,7 @@ def judge(photos: Iterable[tuple[Path, Layer]], name: str, settings: Settings) -
         union = np.count_nonzero(found | true)
         iou = np.count_nonzero(found & true) / union if union else 1.0
         subject = re.sub(r"(_\d+)?$", "", f"{path.parent.name}/{path.stem}")
-        flags = review(image, Matte(matte.alpha), cutout, preset, settings.review).flags
+        flags = review(image, matte, cutout, preset, settings.review)
         if matte.coarse is None:
             raise ValueError(f"weights without a coarse head: {name}")
         yield Trial(subject, measure(matte.alpha, matte.coarse).astype(float), iou, flags)

@@ -7,6 +7,7 @@ visible in a thumbnail.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
@@ -23,6 +24,20 @@ CERTAIN_PERCENTILE = 95
 """Percentile of the subject's alpha that must be certain: even a soft subject is so somewhere."""
 CERTAIN = 0.05
 """A matte this close to 0 or 1 is not soft."""
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """Reasons to review a cutout, and its score: the expected IoU of its matte, in hundredths, if known."""
+
+    flags: tuple[ReviewFlag, ...] = ()
+    score: float | None = None
+
+    def flagged_below(self, limit: float) -> Review:
+        """Return the review, with the flag LOW_SCORE if the score is below `limit`."""
+        if self.score is None or self.score >= limit:
+            return self
+        return Review((*self.flags, ReviewFlag.LOW_SCORE), self.score)
 
 
 def review(

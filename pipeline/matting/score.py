@@ -59,12 +59,12 @@ def measure(alpha: Plane, coarse: Plane) -> Floats:
     """Return the signs [7] of a matte [h, w] and its coarse one, in the order of SIGNS."""
     alpha = _shrink(alpha, SIDE)
     subject = alpha > 0.5
-    count = max(np.count_nonzero(subject), 1)
+    count = max(int(subject.sum()), 1)
     mask = subject.astype(np.uint8)
     inside, outside = cv2.erode(mask, EDGE) > 0, cv2.dilate(mask, EDGE) == 0
     off_edge = _entropy(alpha, inside | outside), _entropy(alpha, inside)
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask)
-    pieces = np.count_nonzero(stats[1:, cv2.CC_STAT_AREA] >= PIECE * mask.size)
+    pieces = int(np.count_nonzero(stats[1:, cv2.CC_STAT_AREA] >= PIECE * mask.size))
     confidence = alpha[subject].mean() if subject.any() else 0.0
     coarse = _shrink(coarse, COARSE_SIDE)
     fine = resize(alpha, *coarse.shape)

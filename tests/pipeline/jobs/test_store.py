@@ -887,7 +887,7 @@ def test_scores_are_kept_in_hundredths_at_the_place_of_their_item(
     assert job_store.items.scores(job) == []
     for index, score in ((3, 0.876), (1, 0.0), (4, None)):
         for value in (score, 0.5):  # the second is of a duplicate
-            job_store.items.settle(job, Outcome.done(index, (), value))
+            job_store.items.settle(job, Outcome(index, score=value))
     job_store.items.settle(job, failed(0))
     assert job_store.items.scores(job) == [None, 0.0, None, 0.88]
     assert [view.score for view in job_store.items.views(job, 1, 5)] == [0.0, None, 0.88, None]

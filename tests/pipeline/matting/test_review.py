@@ -9,7 +9,7 @@ import pytest
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.matting.cutout import cut_out, keep_own_alpha
 from bgpipe.pipeline.matting.review import review
-from bgpipe.pipeline.types import DecodedImage, Matte, Preset, Review, ReviewFlag
+from bgpipe.pipeline.types import DecodedImage, Matte, Preset, ReviewFlag
 
 SETTINGS = load_settings().review
 SIZE = 256
@@ -23,7 +23,7 @@ PLAIN = Preset(foreground=False)
 def flags_of(matte, preset=PLAIN, frames=1):
     picture = DecodedImage(np.full((300, 400, 3), 90, np.uint8), frames=frames)
     soft = Matte(np.asarray(matte, np.float32))
-    return review(picture, soft, cut_out(picture, soft, preset), preset, SETTINGS).flags
+    return review(picture, soft, cut_out(picture, soft, preset), preset, SETTINGS)
 
 
 def blob(random, reach=(0.15, 0.4), at=(0.45, 0.55)):
@@ -151,13 +151,14 @@ def test_switched_off_no_check_raises_but_that_of_an_empty_matte():
     picture = DecodedImage(np.zeros((64, 64, 3), np.uint8))
     for level, expected in ((0, (ReviewFlag.NO_SUBJECT,)), (0.6, ()), (1, ())):
         matte = Matte(np.full((64, 64), level, np.float32))
-        assert review(picture, matte, cut_out(picture, matte, PLAIN), PLAIN, off).flags == expected
+        assert review(picture, matte, cut_out(picture, matte, PLAIN), PLAIN, off) == expected
 
 
 def test_a_picture_that_brought_its_own_alpha_has_no_matte_to_judge():
     picture = DecodedImage(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), frames=2)
-    review_of = review(picture, None, keep_own_alpha(picture), PLAIN, SETTINGS)
-    assert review_of == Review((ReviewFlag.MORE_FRAMES,), None)
+    assert review(picture, None, keep_own_alpha(picture), PLAIN, SETTINGS) == (
+        ReviewFlag.MORE_FRAMES,
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (2000, 3)])
