@@ -190,7 +190,8 @@ def run_a_job(client: RedisClient) -> None:
     job_store.set_cursor(JOB, 3)
     for index in (0, 1, 1, 2):
         job_store.items.claim(JOB, index, "cpu0@host/1")
-    job_store.items.settle(JOB, Outcome.done(0, tuple(ReviewFlag)), identity="8787-1")
+    outcome = Outcome(0, flags=tuple(ReviewFlag), score=0.87)
+    job_store.items.settle(JOB, outcome, identity="8787-1")
     job_store.items.settle(JOB, Outcome.failed(1, PermanentError(Code.EMPTY, "no bytes")))
 
 
