@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, starmap
@@ -34,7 +35,7 @@ from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.inference.engine import BiRefNetEngine
 from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.matting.review import review
-from bgpipe.pipeline.matting.score import LIMIT, SIGNS, measure
+from bgpipe.pipeline.matting.score import LIMIT, SIGNS, expected_iou, measure
 from bgpipe.pipeline.models.registry import resolve
 from bgpipe.pipeline.networks.preprocess import preprocess
 from bgpipe.pipeline.types import DecodedImage, ReviewFlag
@@ -47,6 +48,7 @@ GOOD = 0.8
 PENALTY = 0.003
 """Of squared weights of standardized signs; chosen on the held-out photos."""
 FOLDS, BINS = 10, 10
+ROUNDS = 20
 TABLE = ROOT / "config" / "score.toml"
 DIAGRAM = ROOT / "infra" / "docs" / "images" / "score.svg"
 SIDE, MARGIN = 320, 40
@@ -91,7 +93,8 @@ def main() -> None:
     every = list(chain(*sets.values()))
     scores = cross_validate(every)
     TABLE.write_text("\n".join(model_lines(fit(every), given.model, len(every))) + "\n")
-    write_tables(sets, scores, given.model)
+    cost = measure_cost(next(photos_below(given.photos, None))[1], given.model, settings)
+    write_tables(sets, scores, given.model, cost)
     ious = np.array([trial.iou for trial in every])
     DIAGRAM.write_text("\n".join(diagram(scores, ious)) + "\n")
 
@@ -156,10 +159,27 @@ def model_lines(model: Fit, name: str, count: int) -> Iterator[str]:
         yield f"{sign} = [{', '.join(f'{value:.4f}' for value in values)}]"
 
 
-def write_tables(sets: dict[str, list[Trial]], scores: Floats, name: str) -> None:
+def measure_cost(photo: Layer, name: str, settings: Settings) -> str:
+    """State the time of a score beside that of the network: CPU time of one thread, medians."""
+    model = resolve(name, cache=settings.model_folder)
+    engine = BiRefNetEngine(model, "cpu", batch=1, threads=1)
+    pixels = preprocess(photo.rgb, model.size)
+    matte = engine.infer([pixels])[0]
+    seconds = []
+    for work in (lambda: expected_iou(matte), lambda: engine.infer([pixels])):
+        starts = []
+        for _ in range(ROUNDS):
+            starts.append(time.process_time())
+            work()
+        seconds.append(float(np.median(np.diff([*starts, time.process_time()]))))
+    score, network = seconds
+    return f"A score takes {1e3 * score:.1f} ms, {score / network:.1%} of a pass of the network on one core."
+
+
+def write_tables(sets: dict[str, list[Trial]], scores: Floats, name: str, cost: str) -> None:
     document = ROOT / "infra" / "docs" / "quality.md"
     text = document.read_text(encoding="utf-8")
-    text = replace_table(text, "score", [*name_weights(name), *score_table(sets, scores)])
+    text = replace_table(text, "score", [*name_weights(name), *score_table(sets, scores), "", cost])
     text = replace_table(text, "flags", flag_table(list(chain(*sets.values()))))
     document.write_text(text, encoding="utf-8")
 

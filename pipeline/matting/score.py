@@ -18,7 +18,8 @@ import numpy as np
 from bgpipe.pipeline.matting.resample import resize
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.types import Floats, Mask, Matte, Plane
+    from bgpipe.pipeline.matting.resample import Positions
+    from bgpipe.pipeline.types import Floats, Matte, Plane
 
 SIDE, COARSE_SIDE = 256, 36
 """Pixels of the longer sides of the copies that are judged: signs do not depend on the model's size."""
@@ -62,8 +63,10 @@ def measure(alpha: Plane, coarse: Plane) -> Floats:
     count = max(int(subject.sum()), 1)
     mask = subject.astype(np.uint8)
     inside, outside = cv2.erode(mask, EDGE) > 0, cv2.dilate(mask, EDGE) == 0
-    off_edge = _entropy(alpha, inside | outside), _entropy(alpha, inside)
-    _, _, stats, _ = cv2.connectedComponentsWithStats(mask)
+    entropy, places = _entropy(alpha)
+    doubt_inside = entropy[inside.ravel()[places]].sum()
+    doubt_outside = entropy[outside.ravel()[places]].sum()
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask, ltype=cv2.CV_16U)
     pieces = int(np.count_nonzero(stats[1:, cv2.CC_STAT_AREA] >= PIECE * mask.size))
     confidence = alpha[subject].mean() if subject.any() else 0.0
     coarse = _shrink(coarse, COARSE_SIDE)
@@ -71,10 +74,11 @@ def measure(alpha: Plane, coarse: Plane) -> Floats:
     fine_count = max(float(fine.sum()), OFFSET * fine.size)
     beyond = cv2.dilate(fine, np.ones((3, 3), np.uint8)) <= 0.2
     signs = (
-        *(np.log(entropy / count + OFFSET) for entropy in off_edge),
+        np.log((doubt_inside + doubt_outside) / count + OFFSET),
+        np.log(doubt_inside / count + OFFSET),
         np.log((confidence + OFFSET) / (1 - confidence + OFFSET)),
         min(pieces, MOST_PIECES),
-        np.log(_entropy(coarse, np.ones_like(beyond)) / fine_count + OFFSET),
+        np.log(_entropy(coarse)[0].sum() / fine_count + OFFSET),
         np.log(np.abs(coarse - fine).sum() / fine_count + OFFSET),
         np.log(coarse[beyond].sum() / fine_count + OFFSET),
     )
@@ -92,8 +96,8 @@ def _shrink(plane: Plane, side: int) -> Plane:
     return resize(plane, *(min(length, side) for length in plane.shape))
 
 
-def _entropy(plane: Plane, where: Mask) -> float:
-    """Return the sum of the pixels' entropies, in bits."""
-    values = plane[where]
-    values = values[(values > OFFSET) & (values < 1 - OFFSET)]
-    return float(-(values * np.log2(values) + (1 - values) * np.log2(1 - values)).sum())
+def _entropy(plane: Plane) -> tuple[Floats, Positions]:
+    """Return the entropy, in bits, of the pixels that are not almost 0 or 1, and their positions."""
+    places = np.flatnonzero(np.abs(plane - np.float32(0.5)) < 0.5 - OFFSET)
+    values = plane.ravel()[places]
+    return -(values * np.log2(values) + (1 - values) * np.log2(1 - values)), places
