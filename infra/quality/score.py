@@ -89,7 +89,10 @@ def main() -> None:
         "held out, close": starmap(closer, photos_below(given.training, None, held_out)),
         given.photos.name: photos_below(given.photos, None),
     }
-    sets = {name: list(judge(part, given.model, settings)) for name, part in photos.items()}
+    sets = {}
+    for name, part in photos.items():
+        sets[name] = list(judge(part, given.model, settings))
+        print(f"{name}: {len(sets[name])} mattes", file=sys.stderr)
     every = list(chain(*sets.values()))
     scores = cross_validate(every)
     TABLE.write_text("\n".join(model_lines(fit(every), given.model, len(every))) + "\n")
@@ -102,7 +105,7 @@ def main() -> None:
 def judge(photos: Iterable[tuple[Path, Layer]], name: str, settings: Settings) -> Iterator[Trial]:
     """Yield the trial of each photo. The IoU is the cutout's, by the default preset."""
     model = resolve(name, cache=settings.model_folder)
-    engine = BiRefNetEngine(model, "cpu", batch=1, threads=settings.worker.cpu_threads or 2)
+    engine = BiRefNetEngine(model, "cpu", batch=1, threads=settings.worker.cpu_threads or 1)
     preset = replace(settings.presets["balanced"], foreground=False)  # changes colors only
     for path, photo in photos:
         image = DecodedImage(photo.rgb)
