@@ -146,9 +146,13 @@ def test_values_of_a_preset_and_the_format_can_be_chosen(
     files = {"files": ("a.png", photo("a.png").read_bytes())}
     client.post(f"/v1/uploads/{upload}/files", files=files)
     options = {"upload": upload, "set": {"contrast": 2, "smooth": True}, "format": "webp"}
+    options["review_below"] = 1
     job = client.post("/v1/jobs", json=options).json()
     assert (job["preset"]["contrast"], job["preset"]["smooth"], job["format"]) == (2, True, "webp")
     finished(job["job"])
+    item = client.get(f"/v1/jobs/{job['job']}/items/0").json()
+    assert "low-score" in item["flags"]
+    assert 0 <= item["score"] < 1
     answer = client.get(f"/v1/jobs/{job['job']}/items/0/result")
     assert answer.headers["content-type"] == "image/webp"
     form = send(client, photo("b.png"), set=["contrast=2", "smooth=true"])
