@@ -324,16 +324,15 @@ def _scale(rgba: Pixels, size: tuple[int, int]) -> Pixels:
     smaller = size[0] * size[1] < rgba.shape[0] * rgba.shape[1]
     method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     values = rgba.astype(np.float32)
-    pixels, soft = _soft_pixels(values)
+    pixels, soft = values.reshape(-1, 4), _soft_positions(rgba[..., 3])
     pixels[soft, :3] *= pixels[soft, 3:] / 255
     values = np.asarray(cv2.resize(values, size, interpolation=method), np.float32)
-    pixels, soft = _soft_pixels(values)
+    pixels, soft = values.reshape(-1, 4), _soft_positions(values[..., 3])
     pixels[soft, :3] *= 255 / np.maximum(pixels[soft, 3:], 1e-3)
     pixels[soft[np.rint(pixels[soft, 3]) == 0]] = 0
     return np.asarray(cv2.convertScaleAbs(values), np.uint8)  # the nearest level
 
 
-def _soft_pixels(values: Floats) -> tuple[Floats, Positions]:
-    """Return the pixels of an image [H, W, 4] as a view [N, 4], and the positions of soft ones."""
-    alpha = np.ascontiguousarray(values[..., 3])
-    return values.reshape(-1, 4), np.flatnonzero((alpha > 0) & (alpha < 255))
+def _soft_positions(alpha: Pixels | Plane) -> Positions:
+    """Return where an alpha of 0 to 255 is neither."""
+    return np.flatnonzero((alpha > 0) & (alpha < 255))
