@@ -21,7 +21,7 @@ if ARGV[4] ~= '' then
 else
   if ARGV[6] then redis.call('HSET', KEYS[6], ARGV[1], ARGV[6]) end
   redis.call('SETBIT', KEYS[2], index, 1)
-  if redis.call('HEXISTS', KEYS[1], 'refusal') == 1 then unpause(KEYS[1]) end
+  unpause(KEYS[1])
   count('done')
   if ARGV[6] then count('flagged') end
   for i = 7, #ARGV do count('flag:' .. ARGV[i]) end
