@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 from bgpipe.pipeline.errors import BgpipeError
 from bgpipe.pipeline.inference.devices import CPU, WorkerDevice, list_gpus, select_devices
@@ -40,15 +39,7 @@ def main() -> int:
             workers = make_workers(devices, shared_host=True)
     for worker in workers:
         worker.start()
-    try:
-        return run_entry_point(partial(_supervise, options, workers))
-    finally:
-        if options.server:
-            from bgpipe.pipeline.broker.embedded import release_server
-
-            folder, descriptor = options.server
-            with open(int(descriptor), "ab") as users:  # noqa: PTH123  # not a path
-                release_server(Path(folder), users)
+    return run_entry_point(partial(_supervise, options, workers))
 
 
 def _parse() -> argparse.Namespace:
@@ -59,8 +50,6 @@ def _parse() -> argparse.Namespace:
     add("--compile", action="store_true", help="compile the model at start")
     drain = "drain when stdin ends, and use the CPU if there is no GPU"
     add("--stop-with-stdin", action="store_true", help=drain)
-    server = "embedded server to release at the end, and the descriptor of its users' lock"
-    add("--server", nargs=2, metavar=("FOLDER", "FD"), help=server)
     add("--list-devices", action="store_true", help="print the default devices as JSON lines")
     add = parser.add_argument_group("worker process, started by the supervisor").add_argument
     add("--name", help="unique in the cluster, like gpu0@host")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -19,7 +20,7 @@ from redis.retry import Retry
 
 from bgpipe.pipeline.broker import sentinel
 from bgpipe.pipeline.broker.replies import is_away, lacks_right, translate, waits
-from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.errors import RedisUnavailable, UsageError
 from bgpipe.pipeline.logging import Notify, report_wait
 
 RETRY_SECONDS = 30.0
@@ -31,6 +32,8 @@ PAUSE = 0.25
 SOCKET_TIMEOUT = 10.0
 """Seconds without a reply after which a connection counts as broken."""
 CONNECT_TIMEOUT = 5.0
+TLS_TIMEOUT = 1.0
+"""Seconds without a reply to a TLS handshake after which the server is asked without TLS."""
 HEALTH_CHECK = 25
 """Idle seconds after which a connection is checked before use."""
 FAILOVERS = (redis.exceptions.ReadOnlyError, redis.exceptions.ClusterDownError)
@@ -137,8 +140,37 @@ def connect(
     client = RedisClient(pool, address, retry_seconds, notify)
     ping = redis.Redis(connection_pool=pool).ping
     with report_wait(notify, _waiting_for(address)):
+        if redis_url.startswith("rediss:"):
+            _check_tls(redis_url, address)
         retry_while_away(ping, address=address, retry_seconds=retry_seconds, away_seconds=PAUSE)
     return client
+
+
+def _check_tls(redis_url: str, address: str) -> None:
+    """Raise RedisUnavailable if the server replies without TLS.
+
+    Such a server takes a handshake for the beginning of a command, and waits for the rest.
+    """
+    limits = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), TLS_TIMEOUT)
+    try:
+        with redis.Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0), **limits) as client:
+            client.ping()
+    except redis.RedisError as error:  # any other cause fails the next attempt too
+        if _replies_without_tls(redis_url):
+            raise RedisUnavailable(
+                f"redis is not available: {address}: the server replies without TLS: begin its URL "
+                "with redis://, or turn on TLS there"
+            ) from error
+
+
+def _replies_without_tls(redis_url: str) -> bool:
+    """Ask without a password, which must not be sent in plain text."""
+    parts = urlsplit(redis_url)
+    server = (parts.hostname or "localhost", parts.port or 6379)
+    with suppress(OSError), socket.create_connection(server, TLS_TIMEOUT) as connection:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(1) in {b"+", b"-"}
+    return False
 
 
 def load_lua(client: RedisClient, package: str, *names: str) -> Script:

@@ -4,8 +4,10 @@ The commands of one user share a server. Three locks coordinate them; the kernel
 a process that dies:
 
     start.lock    exclusive, briefly: the process that starts or ends the server
-    users.lock    shared: every command that uses the server, and every worker; the last one ends it
+    users.lock    shared: every command that uses the server, and every worker
     server.lock   exclusive: the server itself, which inherits it
+
+The last command ends the server; `watchdog` does so after a worker or a killed command.
 """
 
 import fcntl
@@ -24,14 +26,14 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker import keys, watchdog
+from bgpipe.pipeline.broker.watchdog import STOP_SECONDS, try_lock
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.processes import ChildProcess, last_lines
 
@@ -50,11 +52,10 @@ LONGEST_SOCKET_PATH = 100
 """Bytes. The kernels allow 107 (Linux) and 103 (macOS)."""
 START_SECONDS = 60.0
 """Seconds for a server to read its append-only file."""
-STOP_SECONDS = 10.0
 PAUSE = 0.02
 """Seconds between two checks of a server or a lock."""
 
-WORKER = (sys.executable, "-m", "bgpipe.workers")
+WORKER = (sys.executable, "-m", "bgpipe.workers", "--stop-with-stdin")
 WORKER_GRACE = 10.0
 """Seconds a worker gets beyond its own limit for draining."""
 
@@ -79,15 +80,9 @@ def redis_server(folder: Path) -> Iterator[str]:
         try:
             yield server.url
         finally:
-            release_server(folder, users)
-
-
-def release_server(folder: Path, users: BinaryIO) -> None:
-    """End the server in `folder` unless another process uses it; `users` has this process's lock."""
-    home = _home(folder)
-    with _locked(home / "start.lock"):
-        if try_lock(users):
-            ServerProcess(home).stop()
+            with _locked(home / "start.lock"):
+                if try_lock(users):
+                    server.stop()
 
 
 @contextmanager
@@ -100,10 +95,8 @@ def worker(redis_url: str, folder: Path, drain_timeout: float) -> Iterator[Child
     folder = make_private(folder.absolute())
     with (_home(folder) / "users.lock").open("ab") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
-        lock = users.fileno()
-        command = [*WORKER, "--stop-with-stdin", "--server", str(folder), str(lock)]
         environment = {"BGPIPE_REDIS_URL": redis_url}
-        child = ChildProcess(command, environment, folder / "worker.log", inherited=[lock])
+        child = ChildProcess(WORKER, environment, folder / "worker.log", inherited=[users.fileno()])
     try:
         yield child
     finally:
@@ -226,36 +219,33 @@ class ServerProcess:
         return "an unknown server"
 
     def _spawn_if_none(self) -> bool:
-        """Run the server as a daemon, which outlives us if others use it; False if one runs."""
+        """Run the server, which outlives us if others use it; False if one runs."""
         options = {
             "port": "0",
             "unixsocket": str(self._socket),
             "unixsocketperm": "700",
             "dir": str(self._home),
             "logfile": str(self._log),
-            "pidfile": str(self._home / "redis.pid"),  # not the one of a server of the system
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
             "maxmemory-policy": "noeviction",
-            "daemonize": "yes",
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        with (self._home / "server.lock").open("ab") as lock:
+        with (self._home / "server.lock").open("ab") as lock, self._log.open("ab") as output:
             if not try_lock(lock):
                 return False
-            started = subprocess.run(  # noqa: S603  # fixed words, no shell
-                [find_server(), *words],
+            script = [sys.executable, "-I", "-S", watchdog.__file__]
+            subprocess.run(  # noqa: S603  # fixed words, no shell
+                [*script, str(self._home), str(lock.fileno()), find_server(), *words],
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
+                stdout=output,
+                stderr=output,
+                check=True,
                 cwd=self._home,
                 pass_fds=[lock.fileno()],
+                start_new_session=True,  # signals of the command's terminal are not for it
             )
-        if started.returncode != 0:
-            lines = started.stdout + started.stderr
-            raise RedisUnavailable(f"the embedded Redis server does not start: {lines.strip()}")
         return True
 
     def _answers(self) -> bool:
@@ -291,15 +281,6 @@ def find_server() -> str:
         f"no Redis server of version {OLDEST_VERSION} or later is installed: install "
         "redis-server or valkey-server, or set BGPIPE_REDIS_URL to the URL of one"
     )
-
-
-def try_lock(file: BinaryIO) -> bool:
-    """Lock `file` exclusively unless another process holds a lock; closing the file opens it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def make_private(folder: Path) -> Path:

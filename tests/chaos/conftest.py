@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +26,12 @@ __all__ = ["_show_log", "cluster", "model"]
 
 BGPIPE = Path(sys.executable).with_name("bgpipe")
 TROUBLED = Path(__file__).parent.parent / "workers" / "troubled_worker.py"
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    """What a test leaves to chance; TEST_CHAOS_SEED repeats it or has something else happen."""
+    return random.Random(int(os.environ.get("TEST_CHAOS_SEED", "0")))
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def wait(cluster: Cluster, job: JobId) -> JobSummary:
 
 
 def test_killed_workers_and_a_killed_redis_lose_nothing(
-    fragile: Cluster, redis_server_process: RedisServer
+    fragile: Cluster, redis_server_process: RedisServer, dice: random.Random
 ) -> None:
     names = photos(fragile)
     calm = undisturbed(fragile, names)
@@ -125,7 +125,7 @@ def test_killed_workers_and_a_killed_redis_lose_nothing(
         stack.enter_context(dispatcher(fragile))
         job = fragile.submit(names)
         while fragile.jobs.summary(job).state != JobState.FINISHED:
-            time.sleep(random.uniform(0, 2))
+            time.sleep(dice.uniform(0, 2))
             for worker in (victim, other):
                 worker.keep(pause=0.15)
             if victim.works(job) and kills["worker"] < WORKER_KILLS:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,16 @@ from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.types import JobState
 
-from ..support.idle_cluster import JOB, SECONDS, Cluster, Idler, assert_closed, kill, until
+from ..support.idle_cluster import (
+    HIGH_WATER,
+    JOB,
+    SECONDS,
+    Cluster,
+    Idler,
+    assert_closed,
+    kill,
+    until,
+)
 from ..support.redis_server import RedisServer
 
 IMAGES = 12_000
@@ -28,32 +40,54 @@ def cluster(redis_server_process: RedisServer, tmp_path: Path) -> Iterator[Clust
         yield Cluster(redis_server_process, client, tmp_path)
 
 
-def while_listing(cluster: Cluster) -> bool:
-    return cluster.is_in(JobState.LISTING) and cluster.jobs.items.size(JOB) > 0
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A stage of the job, of which `share` has passed."""
+
+    cluster: Cluster
+    share: float
+
+    def listing(self) -> bool:
+        if not self.cluster.is_in(JobState.LISTING):
+            return False
+        return self.cluster.jobs.items.size(JOB) > self.share * IMAGES / 2
+
+    def feeding(self) -> bool:
+        """Messages are published up to the high-water mark."""
+        if not self.cluster.is_in(JobState.RUNNING):
+            return False
+        return self.cluster.jobs.cursor(JOB) > self.share * HIGH_WATER / 2
+
+    def waiting(self) -> bool:
+        if not self.cluster.is_in(JobState.RUNNING) or self.cluster.jobs.cursor(JOB) < IMAGES:
+            return False
+        settled = IMAGES - self.cluster.jobs.summary(JOB).queued
+        return settled > IMAGES - HIGH_WATER * (1 - self.share / 2)
 
 
-def while_feeding(cluster: Cluster) -> bool:
-    return cluster.is_in(JobState.RUNNING) and 0 < cluster.jobs.cursor(JOB) < IMAGES
+@pytest.fixture
+def killed(cluster: Cluster, dice: random.Random) -> Callable[[str], Idler]:
+    """`killed("feeding")`: a job whose submitter was killed then, and what settles its images."""
 
+    def kill_at(stage: str) -> Idler:
+        cluster.fill(IMAGES)
+        moment = getattr(Moment(cluster, dice.random()), stage)
+        idler = Idler(cluster.client)
+        submitter = cluster.submit("--job", JOB, "--wait")
+        with idler.at_work() if stage == "waiting" else nullcontext():
+            until(moment)
+        kill(submitter)
+        return idler
 
-def while_waiting(cluster: Cluster) -> bool:
-    return cluster.is_in(JobState.RUNNING) and cluster.jobs.cursor(JOB) == IMAGES
+    return kill_at
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("moment", [while_listing, while_feeding, while_waiting])
+@pytest.mark.parametrize("stage", ["listing", "feeding", "waiting"])
 def test_a_job_whose_submitter_is_killed_is_resumed(
-    cluster: Cluster, moment: Callable[[Cluster], bool]
+    cluster: Cluster, killed: Callable[[str], Idler], stage: str
 ) -> None:
-    cluster.fill(IMAGES)
-    idler = Idler(cluster.client)
-    submitter = cluster.submit("--job", JOB, "--wait")
-    if moment is while_waiting:
-        with idler.at_work():
-            until(lambda: moment(cluster))
-    else:
-        until(lambda: moment(cluster))
-    kill(submitter)
+    idler = killed(stage)
     assert not cluster.is_in(JobState.FINISHED)
     with idler.at_work():
         code, output, words = cluster.run("resume", JOB, "--wait", "--json")
@@ -63,19 +97,11 @@ def test_a_job_whose_submitter_is_killed_is_resumed(
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("moment", [while_feeding, while_waiting])
+@pytest.mark.parametrize("stage", ["feeding", "waiting"])
 def test_a_job_whose_submitter_is_killed_is_completed_by_the_dispatcher(
-    cluster: Cluster, moment: Callable[[Cluster], bool]
+    cluster: Cluster, killed: Callable[[str], Idler], stage: str
 ) -> None:
-    cluster.fill(IMAGES)
-    idler = Idler(cluster.client)
-    submitter = cluster.submit("--job", JOB, "--wait")
-    if moment is while_waiting:
-        with idler.at_work():
-            until(lambda: moment(cluster))
-    else:
-        until(lambda: moment(cluster))
-    kill(submitter)
+    idler = killed(stage)
     with cluster.dispatcher(), idler.at_work():
         until(lambda: cluster.is_in(JobState.FINISHED))
     assert_closed(cluster, idler)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.broker.client import RETRY_SECONDS, RedisClient, connect
+from bgpipe.pipeline.broker.client import (
+    CONNECT_TIMEOUT,
+    RETRY_SECONDS,
+    SOCKET_TIMEOUT,
+    RedisClient,
+    connect,
+)
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
 from bgpipe.workers.heartbeat import sending_heartbeats
@@ -138,6 +144,15 @@ def test_a_redis_that_is_away_is_found(bgpipe: Bgpipe) -> None:
     done = bgpipe("doctor", BGPIPE_REDIS_URL="redis://:hunter2@127.0.0.1:9/0", **CLUSTER)
     assert (done.returncode, lines(done.stdout)["redis"][0]) == (4, "error"), done.stdout
     assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_a_redis_without_tls_is_found_at_once(bgpipe: Bgpipe, redis_url: str) -> None:
+    began = time.monotonic()
+    insecure = redis_url.replace("redis://", "rediss://")
+    done = bgpipe("doctor", BGPIPE_REDIS_URL=insecure, **CLUSTER)
+    assert (done.returncode, lines(done.stdout)["redis"][0]) == (4, "error"), done.stdout
+    assert "the server replies without TLS" in lines(done.stdout)["redis"][1]
+    assert time.monotonic() - began < CONNECT_TIMEOUT + SOCKET_TIMEOUT
 
 
 @pytest.mark.parametrize("trouble", ["replica", "rights", "scripts", "memory"])

@@ -95,7 +95,7 @@ def test_a_client_that_leaves_while_it_waits_takes_no_message_with_it(
 
 @pytest.mark.parametrize(
     ("count", "rate", "workers"),
-    [(40, 0.02, 1), pytest.param(500, 0.05, 4, marks=pytest.mark.slow)],
+    [(12, 0.03, 1), pytest.param(500, 0.05, 4, marks=pytest.mark.slow)],
 )
 def test_a_job_among_failing_commands_ends_with_the_same_bytes(
     faulty: Cluster, proxy: RedisProxy, count: int, rate: float, workers: int
@@ -120,7 +120,7 @@ def test_a_job_among_failing_commands_ends_with_the_same_bytes(
     faults = proxy.plan.faults()
     restarts = faulty.log().count("worker ended")
     print(f"{count} images, {restarts} restarts, {sum(faults.values())} faults: {dict(faults)}")
-    assert count < 500 or set(faults) == set(FAULTS)
+    assert set(faults) == set(FAULTS) if count == 500 else faults
 
 
 def make_photos(folder: Path, count: int) -> None:

@@ -28,7 +28,7 @@ def free_port() -> int:
     raise AssertionError(f"no free port from {_FIRST} to {_FIRST + _STRETCH}")
 
 
-def await_listening(port: int, seconds: float = 60) -> None:
+def await_listening(port: int, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:

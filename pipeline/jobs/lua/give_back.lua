@@ -5,8 +5,8 @@ if not is_held_by(KEYS[3], ARGV[1], ARGV[2]) then return 0 end
 redis.call('HDEL', KEYS[3], ARGV[1])
 if redis.call('HEXISTS', KEYS[4], ARGV[1]) == 0 then
   redis.call('SETBIT', KEYS[2], ARGV[1], 0)
-elseif redis.call('HINCRBY', KEYS[4], ARGV[1], -1) == 0 then
-  redis.call('HDEL', KEYS[4], ARGV[1])
+else
+  redis.call('HINCRBY', KEYS[4], ARGV[1], -1)
 end
 if not ARGV[3] then return 1 end
 if redis.call('HGET', KEYS[1], 'refusal') ~= ARGV[3] then

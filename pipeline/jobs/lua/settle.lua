@@ -37,7 +37,7 @@ else
   redis.call('SETRANGE', KEYS[9], index, ARGV[8])
   if ARGV[9] then redis.call('HSET', KEYS[6], ARGV[1], ARGV[9]) end
   redis.call('SETBIT', KEYS[2], index, 1)
-  if redis.call('HEXISTS', KEYS[1], 'refusal') == 1 then unpause(KEYS[1]) end
+  unpause(KEYS[1])
   count('done')
   if ARGV[9] then count('flagged') end
   for i = 10, #ARGV do count('flag:' .. ARGV[i]) end

@@ -21,6 +21,7 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient, connect
 from bgpipe.pipeline.broker.embedded import find_server, redis_server
 from bgpipe.pipeline.broker.lease import Lease
+from bgpipe.pipeline.broker.watchdog import INTERVAL, try_lock
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import Job, JobId, Recipe
@@ -162,18 +163,48 @@ def test_commands_that_start_at_once_get_one_server(command: Callable[[], Comman
     assert not answers(urls.pop())
 
 
-def test_the_server_of_a_killed_command_is_adopted_and_ended(
+def test_the_server_of_a_killed_command_serves_the_others_until_they_end(
     folder: Path, command: Callable[[], Command]
 ) -> None:
     killed = command()
     url = killed.url()
     first = server_id(url)
-    killed.kill()
-    assert server_id(url) == first
-    with redis_server(folder) as adopted:
-        assert adopted == url
+    with redis_server(folder):
+        killed.kill()
+        time.sleep(2.5 * INTERVAL)
         assert server_id(url) == first
     assert not answers(url)
+
+
+def test_the_server_of_killed_commands_ends_by_itself_and_keeps_its_data(
+    folder: Path, command: Callable[[], Command]
+) -> None:
+    killed = [command(), command()]
+    url = {each.url() for each in killed}.pop()
+    with connect(url) as client:
+        client.set("kept", "1")
+    for each in killed:
+        each.kill()
+    wait_until(lambda: not is_locked(folder / "redis/server.lock"))
+    with redis_server(folder) as url, connect(url) as client:
+        assert client.get("kept") == b"1"
+
+
+def test_a_command_that_is_killed_while_its_server_starts_leaves_none(
+    folder: Path, command: Callable[[], Command]
+) -> None:
+    killed = command()
+    wait_until(lambda: is_locked(folder / "redis/server.lock"))
+    killed.kill()
+    wait_until(lambda: not is_locked(folder / "redis/server.lock"))
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock; False if there is no such file."""
+    if not path.exists():
+        return False
+    with path.open("ab") as file:
+        return not try_lock(file)
 
 
 def test_a_killed_server_is_replaced_although_its_socket_is_still_there(folder: Path) -> None:

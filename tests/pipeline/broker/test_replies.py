@@ -131,8 +131,17 @@ def test_messages_that_may_not_be_sent_are_an_error_at_once(proxy) -> None:
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.slow
-def test_a_server_without_tls_is_named_as_such(redis_url) -> None:
-    """It takes a handshake for the beginning of a command, and waits for the rest."""
-    with pytest.raises(RedisUnavailable, match="check that a server with TLS runs there"):
+def test_a_server_without_tls_is_named_as_such_at_once(redis_url) -> None:
+    began = time.monotonic()
+    with pytest.raises(RedisUnavailable, match="the server replies without TLS"):
         connect(redis_url.replace("redis://", "rediss://"))
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_reply_is_not_taken_for_one_without_tls(
+    redis_server_process,
+) -> None:
+    redis_server_process.freeze()
+    with pytest.raises(RedisUnavailable, match="check that a server with TLS runs there"):
+        connect(redis_server_process.url.replace("redis://", "rediss://"))

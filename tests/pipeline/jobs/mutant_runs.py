@@ -1,15 +1,11 @@
-"""Runs the state machine and the unit tests on a mutant of a Lua file, in a process with a Redis of its own."""
+"""Runs the state machine and the unit tests on a mutant of a Lua file, in several processes."""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import Value
+from multiprocessing import Value, get_context
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
@@ -24,7 +20,6 @@ from ...support.source_tree import ROOT
 from .job_machine import JobMachine
 from .virtual_redis import product_scripts, virtual_redis
 
-VARIABLE = "TEST_LUA_MUTANT"
 VARIABLE_URL = "TEST_MUTANTS_REDIS_URL"
 STEPS = 60
 EXAMPLES = (10, 100)
@@ -70,10 +65,15 @@ def _begin(redis_url: str, databases: Synchronized[int]) -> None:
 
 def is_killed(file: Path, mutant: Mutant) -> bool:
     original = file.read_text()
-    return _fails_the_machine(original, mutant.text) or _fails_a_unit_test(file, mutant.text)
+    few, many = EXAMPLES
+    return (
+        _fails_the_machine(original, mutant.text, few)
+        or _fails_a_unit_test(file, mutant.text)
+        or _fails_the_machine(original, mutant.text, many)
+    )
 
 
-def _fails_the_machine(original: str, mutated: str) -> bool:
+def _fails_the_machine(original: str, mutated: str, examples: int) -> bool:
     def mutate(script: str) -> str:
         return script.replace(original, mutated)
 
@@ -82,7 +82,7 @@ def _fails_the_machine(original: str, mutated: str) -> bool:
         class Machine(JobMachine):
             client = virtual
 
-        return any(_fails(Machine, examples) for examples in EXAMPLES)
+        return _fails(Machine, examples)
 
 
 def _fails(machine: type[JobMachine], examples: int) -> bool:
@@ -107,39 +107,27 @@ def _fails(machine: type[JobMachine], examples: int) -> bool:
 
 def _fails_a_unit_test(file: Path, mutated: str) -> bool:
     tests = UNIT_TESTS.get(file.stem) or UNIT_TESTS[file.parent.parent.name]
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as exchange:
-        json.dump([file.read_text(), mutated], exchange)
-        exchange.flush()
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-x",
-            "-q",
-            "-p",
-            __name__,
-            "-p",
-            "no:cacheprovider",
-        ]
-        done = subprocess.run(
-            [*command, *tests],
-            env=os.environ | {VARIABLE: exchange.name, "PYTHONPATH": str(ROOT)},
-            cwd=ROOT,
-            capture_output=True,
-            check=False,
-        )
-    return done.returncode == 1
+    process = get_context("fork").Process(
+        target=_run_unit_tests, args=(file.read_text(), mutated, tests)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode in {0, 1}  # else pytest could not run them
+    return process.exitcode == 1
 
 
-def pytest_configure() -> None:
-    """As a plugin of pytest: scripts are those of the mutant that the environment names."""
-    if path := os.environ.get(VARIABLE):
-        original, mutated = json.loads(Path(path).read_text())
-        execute = RedisClient.execute_command
+def _run_unit_tests(original: str, mutated: str, tests: Sequence[str]) -> None:
+    """Run pytest in this process, which has its imports behind it, and end with its exit code."""
+    execute = RedisClient.execute_command
 
-        def execute_mutated(client: RedisClient, *args: object, **options: object) -> object:
-            if args[0] == "EVALSHA" and (text := product_scripts().get(str(args[1]))):
-                args = ("EVAL", text.replace(original, mutated), *args[2:])
-            return execute(client, *args, **options)
+    def execute_mutated(client: RedisClient, *args: object, **options: object) -> object:
+        if args[0] == "EVALSHA" and (text := product_scripts().get(str(args[1]))):
+            args = ("EVAL", text.replace(original, mutated), *args[2:])
+        return execute(client, *args, **options)
 
-        RedisClient.execute_command = execute_mutated  # type: ignore[method-assign]
+    RedisClient.execute_command = execute_mutated  # type: ignore[method-assign]
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    os.chdir(ROOT)
+    os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))

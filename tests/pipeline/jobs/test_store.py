@@ -14,6 +14,7 @@ from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.errors import Code, PermanentError, StoreCorrupted, UsageError
 from bgpipe.pipeline.jobs.items import MOST_ITEMS, REFUSALS, Claim, fingerprint
 from bgpipe.pipeline.jobs.manifest import VERSION, _compress
+from bgpipe.pipeline.jobs.scripts import run_script
 from bgpipe.pipeline.jobs.store import INDEXED, JobConflict, JobNotFound, JobStore, LeaseLost
 from bgpipe.pipeline.types import (
     Failure,
@@ -579,6 +580,34 @@ def test_a_job_cancelled_while_it_was_listed_is_listed_again(
         job_store.start(job.id)
     job_store.resume(job.id)
     assert job_store.summary(job.id).state is JobState.LISTING
+
+
+def test_a_listing_that_begins_anew_counts_anew(
+    job_store: JobStore, job: Job, items: Items
+) -> None:
+    job_store.open(job)
+    job_store.skip(job.id, 7)
+    job_store.add(job.id, items(3))
+    job_store.relist(job.id)
+    assert (job_store.summary(job.id).total, job_store.items.size(job.id)) == (0, 0)
+    job_store.add(job.id, items(2))
+    job_store.start(job.id)
+    assert job_store.summary(job.id).total == 2
+
+
+def test_an_owner_has_no_more_open_jobs_than_the_maximum(client: RedisClient) -> None:
+    lists = [keys.of_open_jobs("shop"), keys.of_owner("shop"), keys.SERVED]
+
+    def register(name: str, maximum: int) -> int:
+        return int(run_script(client, "register", lists, name, f"shop/{name}", 1.5, maximum))
+
+    assert [register(name, 2) for name in ("a", "b", "c", "a")] == [0, 0, 2, 0]
+    assert register("c", 3) == 0
+    assert client.smembers(keys.of_open_jobs("shop")) == {b"a", b"b", b"c"}
+    registered = [(name, 1.5) for name in (b"a", b"b", b"c")]
+    assert client.zrange(keys.of_owner("shop"), 0, -1, withscores=True) == registered
+    served = [(b"shop/" + name, score) for name, score in registered]
+    assert client.zrange(keys.SERVED, 0, -1, withscores=True) == served
 
 
 def test_a_finished_job_cannot_be_cancelled(job_store: JobStore, open_job: OpenJob) -> None:

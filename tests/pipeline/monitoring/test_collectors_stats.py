@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import Code, PermanentError
+from bgpipe.pipeline.jobs.items import REFUSALS
 from bgpipe.pipeline.jobs.records import ERROR, FLAG
 from bgpipe.pipeline.monitoring.collectors import read_cluster_stats
 from bgpipe.pipeline.types import JobId, JobState, Outcome, ReviewFlag
@@ -64,9 +65,13 @@ def test_running_jobs_are_added_up_and_the_others_counted(client, job_store, job
         job_store.add(JobId(name), items(count))
         job_store.start(JobId(name))
     job_store.open(replace(job, id=JobId("third"), source="/third"))
+    job_store.add(JobId("third"), items(4))
     job_store.cancel(JobId("third"))
     job_store.items.claim(JobId("first"), 0, "cpu0@host/1")
     job_store.items.settle(JobId("second"), Outcome.done(0))
+    for _ in range(REFUSALS):
+        claim = job_store.items.claim(JobId("second"), 1, "cpu0@host/1")
+        job_store.items.give_back(claim, "the disk is full")
     seen = read_cluster_stats(client)
     assert seen.jobs == {
         JobState.LISTING: 0,
@@ -74,7 +79,7 @@ def test_running_jobs_are_added_up_and_the_others_counted(client, job_store, job
         JobState.FINISHED: 0,
         JobState.CANCELLED: 1,
     }
-    assert (seen.unsettled, seen.in_flight) == (4, 1)
+    assert (seen.paused, seen.unsettled, seen.in_flight) == (1, 4, 1)
     assert seen.oldest >= 0
     assert seen.images_per_second > 0
 
@@ -89,3 +94,16 @@ def test_a_damaged_job_hides_no_other(client, job_store, open_job) -> None:
 def test_an_empty_redis_has_nothing_to_tell(client) -> None:
     seen = read_cluster_stats(client)
     assert (seen.totals.since, seen.unsettled, seen.oldest) == ("", 0, 0.0)
+
+
+def test_a_job_with_fields_of_another_version_counts_for_what_it_has(
+    client, job_store, open_job
+) -> None:
+    job = open_job(2)
+    job_store.items.settle(job, Outcome.done(0))
+    client.hdel(keys.of_job(job).head, "started")
+    client.zadd(keys.JOBS, {"archived": 1.0})
+    client.hset(keys.of_job(JobId("archived")).head, "state", "archived")
+    seen = read_cluster_stats(client)
+    assert (seen.jobs[JobState.RUNNING], seen.unsettled) == (1, 1)
+    assert (seen.oldest, seen.images_per_second) == (0, 0)
