@@ -1,6 +1,6 @@
 """Words and reading ease of the documents, one line a page.
 
-    python infra/scripts/prose.py [--check]
+    infra/scripts/prose [--check]
 
 Words are those with a letter, without code blocks; reading ease is Flesch's (1948, 0..100, higher is easier) of the
 paragraphs and lists, as textstat counts it. Decisions are listed, but belong to no limit.
