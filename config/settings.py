@@ -130,6 +130,7 @@ class EngineSettings(Section):
     precision: Precision
     compile: bool
     graphs: bool
+    kernels: bool
 
 
 class LimitSettings(Section):

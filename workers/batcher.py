@@ -1,8 +1,9 @@
 """The one thread that uses the device.
 
 Lanes submit a model input each, or the tiles of an edge, and wait. The device thread takes up to a
-micro-batch of requests for the same model and size, runs it, and answers every lane. A second thread
-watches the first: if a step exceeds its limit, the device is lost to this process.
+micro-batch of requests for the same model and size, runs it, and answers every lane. On a GPU it launches
+the next full micro-batch before it waits for the last. A second thread watches the first: if a step
+exceeds its limit, the device is lost to this process.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
@@ -26,7 +28,7 @@ from bgpipe.workers.lifecycle import WorkerShuttingDown
 from bgpipe.workers.watchdog import TimedStage, describe_thread
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.inference.engine import Engine
+    from bgpipe.pipeline.inference.engine import Engine, LaunchedPass
     from bgpipe.pipeline.types import Pixels
 
 CHECK_INTERVAL = 0.5
@@ -56,6 +58,13 @@ class DeviceStep(TimedStage):
     suspects: Sequence[InferenceRequest]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LaunchedBatch:
+    requests: Sequence[InferenceRequest]
+    engine: Engine
+    read: LaunchedPass
+
+
 class Batcher:
     """Serves lanes from a device thread that lives from `__enter__` to `__exit__`.
 
@@ -82,6 +91,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._waiting: list[InferenceRequest] = []
         self._serving: list[InferenceRequest] = []
+        self._launched: deque[LaunchedBatch] = deque()
         self._step: DeviceStep | None = None
         self._closed = False
         self._ended = threading.Event()
@@ -120,7 +130,9 @@ class Batcher:
         lost = DeviceLost(Code.DEVICE, "the device thread has ended")
         try:
             while self._next_batch():
-                self._serve(self._serving)
+                self._launch(self._serving)
+            while self._launched:
+                self._read()
         except DeviceLost as error:
             lost = error
         finally:
@@ -137,7 +149,12 @@ class Batcher:
                 self._end(DeviceLost(Code.TIMEOUT, lost))
 
     def _next_batch(self) -> bool:
-        """Wait for requests and, shortly, for a full batch; return False once closed."""
+        """Wait for requests and, shortly, for a full batch; return False once closed.
+
+        Launched passes are read first, unless a full batch can follow them at once.
+        """
+        while self._launched and not self._may_follow(self._launched[-1]):
+            self._read()
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             if self._closed or self._ended.is_set():
@@ -152,32 +169,61 @@ class Batcher:
     def _first_batch(self) -> list[InferenceRequest]:
         return [*filter(self._waiting[0].may_share_batch, self._waiting)][: self._batch]
 
-    def _serve(self, batch: list[InferenceRequest]) -> None:
-        """Answer every request with its matte or its error."""
-        spec = batch[0].spec
+    def _may_follow(self, last: LaunchedBatch) -> bool:
+        """Whether a full batch waits that `last`'s engine can take before `last` is read."""
+        with self._changed:
+            if len(self._launched) >= last.engine.passes_in_flight or not self._waiting:
+                return False
+            batch = self._first_batch()
+            return len(batch) == self._batch and batch[0].may_share_batch(last.requests[0])
+
+    def _launch(self, batch: Sequence[InferenceRequest]) -> None:
+        """Launch a pass over `batch`, whose requests are answered when it is read."""
         try:
-            engine = self._engine_for(spec)
+            engine = self._engine_for(batch[0].spec)
             with self._stepping("step", self._limits.step, batch):
-                mattes = engine.infer([request.pixels for request in batch])
+                read = engine.launch([request.pixels for request in batch])
         except DeviceLost:
             raise
         except Exception as error:  # raised again in the lanes
-            if len(batch) == 1 or self._engines.find(engine_key(spec)) is None:
-                _fail(batch, error)
-                return
-            fields = {"images": len(batch), "error": repr(error)}
-            log.warning("batch failed, running its images one by one", extra={"fields": fields})
-            for request in batch:  # so that a poisonous image fails alone
-                self._serve([request])
+            self._recover(batch, error)
         else:
-            with self._counters.update() as stats:
-                stats.steps += 1
-                stats.device_images += len(batch)
-                if isinstance(spec, Recipe):
-                    stats.model = spec.weights
-            for request, matte in zip(batch, mattes, strict=True):
-                with suppress(InvalidStateError):  # the step ended after it was given up
-                    request.matte.set_result(matte)
+            self._launched.append(LaunchedBatch(batch, engine, read))
+
+    def _read(self) -> None:
+        """Wait for the first launched pass and answer its requests."""
+        first = self._launched[0]
+        try:
+            with self._stepping("step", self._limits.step, ()):
+                mattes = first.read()
+        except DeviceLost:
+            raise
+        except Exception as error:  # raised again in the lanes
+            self._launched.popleft()
+            self._recover(first.requests, error)
+            return
+        self._launched.popleft()
+        spec = first.requests[0].spec
+        with self._counters.update() as stats:
+            stats.steps += 1
+            stats.device_images += len(mattes)
+            if isinstance(spec, Recipe):
+                stats.model = spec.weights
+        for request, matte in zip(first.requests, mattes, strict=True):
+            with suppress(InvalidStateError):  # the step ended after it was given up
+                request.matte.set_result(matte)
+
+    def _recover(self, batch: Sequence[InferenceRequest], error: Exception) -> None:
+        """Run the images of a failed batch one by one, so that a poisonous one fails alone."""
+        if len(batch) == 1 or self._engines.find(engine_key(batch[0].spec)) is None:
+            _fail(batch, error)
+            return
+        fields = {"images": len(batch), "error": repr(error)}
+        log.warning("batch failed, running its images one by one", extra={"fields": fields})
+        for request in batch:
+            while self._launched:
+                self._read()
+            self._launch([request])
 
     def _engine_for(self, spec: ModelSpec) -> Engine:
         if engine := self._engines.find(engine_key(spec)):
@@ -197,9 +243,10 @@ class Batcher:
     ) -> Iterator[None]:
         """Have the block watched, and count the seconds of a forward pass, which has suspects.
 
-        After DeviceLost the step stays, as its suspects may be at fault.
+        So are the requests of launched passes. After DeviceLost the step stays, as they may be at fault.
         """
         start = time.perf_counter()
+        suspects = [*suspects, *self._launched_requests()]
         self._step = DeviceStep(name, limit, start + limit, suspects)
         try:
             yield
@@ -215,6 +262,9 @@ class Batcher:
                 with self._counters.update() as stats:
                     stats.device_seconds += time.perf_counter() - start
 
+    def _launched_requests(self) -> list[InferenceRequest]:
+        return [request for launched in list(self._launched) for request in launched.requests]
+
     def _end(self, lost: DeviceLost) -> None:
         """Fail all pending and future requests, so that no lane blocks."""
         with self._changed:
@@ -222,7 +272,7 @@ class Batcher:
                 return
             self._ended.set()
             waiting, self._waiting = self._waiting, []
-            suspects = self._step.suspects if self._step else ()
+            suspects = self._step.suspects if self._step else self._launched_requests()
         if not self._closed:
             fields = {"error": str(lost), "in_step": len(suspects), "waiting": len(waiting)}
             log.critical("device lost, the worker ends", extra={"fields": fields})

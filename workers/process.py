@@ -44,6 +44,8 @@ GPU_LANES = 24
 SPARE_LANES = 2
 """Lanes beyond the number of cores on a CPU: one reads while another writes."""
 GPU_BATCH = 8
+SWITCH_INTERVAL = 5e-4
+"""Seconds for which a lane may hold the interpreter while the device thread waits to launch."""
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ def start(name: str, restarts: int, metrics: str) -> int:
     device = "cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") else CPU
     if device != CPU:
         check_device(device)
+        sys.setswitchinterval(SWITCH_INTERVAL)
     check_engine(settings, device)
     Thread(target=import_engine, name="import", daemon=True).start()
     stats = initial_stats(device, settings.worker, restarts)

@@ -57,11 +57,14 @@ class WorkerDevice:
     def environment(self) -> dict[str, str]:
         """Variables with which a process sees this device alone; on the CPU, no GPU.
 
-        On the CPU, lanes and the threads of the network share the cores; threads that wait for each
-        other by spinning would slow both down many times.
+        Lanes and the threads of torch share the cores; threads that wait for each other by spinning
+        would slow both down many times.
         """
-        waiting = {} if self.uuid else {"OMP_WAIT_POLICY": "PASSIVE"}
-        return {"CUDA_VISIBLE_DEVICES": self.uuid, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | waiting
+        return {
+            "CUDA_VISIBLE_DEVICES": self.uuid,
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
 
 
 def select_devices(requested: Sequence[str], *, cpu_allowed: bool) -> list[WorkerDevice]:

@@ -3,8 +3,8 @@
 Micro-batches have a fixed shape: an incomplete one is padded, so that the matte of an image depends
 neither on its neighbors nor on its position. Only the size of the batch may change the last bits.
 
-Weights are cast as a whole; autocast would cost Swin about half its speed. Sampling positions,
-normalization and the last sigmoid are float32 in every precision.
+Weights are cast once; autocast would cost Swin about half its speed. Sampling points, normalization
+and the last sigmoid are float32 in every precision.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, cycle
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,17 +25,18 @@ from torch import Tensor, nn
 from bgpipe.config.settings import Precision
 from bgpipe.pipeline.errors import Code, DeviceLost, Refused, TransientError, UsageError
 from bgpipe.pipeline.inference.devices import is_out_of_memory
+from bgpipe.pipeline.inference.kernel_choice import choose_kernels
 from bgpipe.pipeline.inference.transfer import CudaTransfer, HostTransfer, Step, capture_graph
 from bgpipe.pipeline.networks.birefnet.checkpoint import load
-from bgpipe.pipeline.networks.birefnet.fused import fuse
+from bgpipe.pipeline.networks.birefnet.fused import fuse, move
 from bgpipe.pipeline.networks.preprocess import Normalizer
 from bgpipe.pipeline.types import Matte
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels, ResolvedModel
 
-PASSES_IN_FLIGHT = 2
-"""On a GPU: one is copied while the other is computed."""
+PASSES_IN_FLIGHT = {"cuda": 2, "cpu": 1}
+"""On a GPU, one is copied and read while the other is computed."""
 DTYPES = {
     Precision.FLOAT16: torch.float16,
     Precision.BFLOAT16: torch.bfloat16,
@@ -47,6 +49,9 @@ AMPERE = (8, 0)
 """Compute capability from which TensorFloat-32 and bfloat16 are."""
 
 log = logging.getLogger(__name__)
+
+LaunchedPass = Callable[[], list[Matte]]
+"""Waits for a pass, and returns its mattes or raises its error. To be called once."""
 
 
 class Engine(ABC):
@@ -61,6 +66,8 @@ class Engine(ABC):
         self._normalize = Normalizer(self._device)
         self.batch = batch
         """Images in one forward pass, halved whenever the device runs out of memory."""
+        self.passes_in_flight = PASSES_IN_FLIGHT[self._device.type]
+        """Passes worth launching before the first is read."""
 
     @property
     def memory(self) -> int:
@@ -76,13 +83,37 @@ class Engine(ABC):
             TransientError: its matte contains NaN or infinity.
             DeviceLost: the device fails and will not recover within this process.
         """
+        mattes: list[Matte] = []
+        launched: deque[LaunchedPass] = deque()
+        start = 0
+        try:
+            while start < len(images):
+                piece = images[start : start + self.batch]
+                launched.append(self.launch(piece))
+                start += len(piece)
+                if len(launched) == self.passes_in_flight:
+                    mattes += launched.popleft()()
+            while launched:
+                mattes += launched.popleft()()
+        finally:  # a pass that is given up still uses its buffers
+            for read in launched:
+                with suppress(TransientError):
+                    read()
+        return mattes
+
+    def launch(self, images: Sequence[Pixels]) -> LaunchedPass:
+        """Start a pass over images, at most `batch`, and return without waiting for a GPU.
+
+        Out of memory, `batch` is halved and the images take several passes, which are waited for. Raises
+        as `infer` does, except for what only the result shows.
+        """
         while True:
             try:
-                return self._infer(images)
+                return self._guard(self._launch(images))
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     if isinstance(error, torch.AcceleratorError):
-                        raise DeviceLost(Code.DEVICE, f"device failed: {error}") from error
+                        raise _lost(error) from error
                     raise
             # Repeated outside the handler, which would keep the tensors alive.
             if self.batch == 1:
@@ -90,10 +121,22 @@ class Engine(ABC):
                 raise Refused(Code.DEVICE, full)
             self.batch //= 2
             log.warning("out of device memory", extra={"fields": {"batch": self.batch}})
+            if len(images) > self.batch:
+                mattes = self.infer(images)
+                return lambda: mattes
+
+    def _guard(self, launched: LaunchedPass) -> LaunchedPass:
+        def read() -> list[Matte]:
+            try:
+                return launched()
+            except torch.AcceleratorError as error:
+                raise _lost(error) from error
+
+        return read
 
     @abstractmethod
-    def _infer(self, images: Sequence[Pixels]) -> list[Matte]:
-        """Return the mattes, with passes of `batch` images."""
+    def _launch(self, images: Sequence[Pixels]) -> LaunchedPass:
+        """Start a pass over at most `batch` images."""
 
 
 class BiRefNetEngine(Engine):
@@ -108,14 +151,16 @@ class BiRefNetEngine(Engine):
         threads: int,
         precision: Precision = Precision.AUTO,
         compiled: bool = False,
-        graphs: bool = False,
+        graphs: bool = True,
+        kernels: bool = True,
         load: Callable[[ResolvedModel], nn.Module] = lambda model: fuse(load(model), model.size),
     ) -> None:
         """Put `model` on `device`.
 
-        `compiled`: torch.compile, kernels made for this network and device. `graphs`: CUDA graphs, a
-        forward pass is launched as a whole. Both cost time at the start. `load` returns the network,
-        float32: normalized RGB [B, 3, h, w] to logits [B, 1, h, w] and coarse ones [B, 1, h / 8, w / 8].
+        `compiled`: torch.compile, code made for this network and device. On a GPU, `graphs`: a forward
+        pass is launched as a whole, if it can be captured; `kernels`: Triton's where they are better.
+        All cost time at the start. `load` returns the network, float32: normalized RGB [B, 3, h, w] to
+        logits [B, 1, h, w] and coarse ones [B, 1, h / 8, w / 8].
 
         Raises:
             ModelUnavailable: the file does not hold the weights of a BiRefNet.
@@ -131,8 +176,10 @@ class BiRefNetEngine(Engine):
         torch.backends.cudnn.deterministic = True
         self._network = cast_network(load(model), self.precision, self._device)
         self._allocated = 0
-        self._transfers: Sequence[HostTransfer | CudaTransfer] = ()
-        self._graph: Step | None = None
+        self._free: list[HostTransfer | CudaTransfer] = []
+        self._step: Step = self._forward
+        if kernels and self._on_gpu:
+            self._choose_kernels()
         if compiled:
             self._network.compile(dynamic=False)
             log.info("compiling the model: takes minutes the first time, is cached then")
@@ -140,36 +187,63 @@ class BiRefNetEngine(Engine):
             self.infer([np.zeros((*self._size, 3), np.uint8)])
 
     @torch.inference_mode()
-    def _infer(self, images: Sequence[Pixels]) -> list[Matte]:
-        """Launch each pass before the output of the previous one is read."""
+    def _launch(self, images: Sequence[Pixels]) -> LaunchedPass:
         if self._allocated != self.batch:
             self._allocate()
-        mattes: list[Matte] = []
-        launched: deque[tuple[HostTransfer | CudaTransfer, int]] = deque()
-        for transfer, start in zip(cycle(self._transfers), range(0, len(images), self.batch)):
-            if len(launched) == len(self._transfers):
-                mattes += _read_mattes(*launched.popleft())
-            piece = images[start : start + self.batch]
-            transfer.launch(piece, self._graph or self._forward)
-            launched.append((transfer, len(piece)))
-        for transfer, count in launched:
-            mattes += _read_mattes(transfer, count)
-        return mattes
+        free, count = self._free, len(images)
+        transfer = free.pop() if free else self._make_transfer()
+        try:
+            transfer.launch(images, self._step)
+        except BaseException:
+            free.append(transfer)  # its copy may still run
+            raise
+
+        def read() -> list[Matte]:
+            try:
+                alphas, coarse, is_finite = (output[:count] for output in transfer.outputs())
+            finally:
+                free.append(transfer)
+            mattes = make_mattes(alphas, is_finite)
+            return [
+                replace(matte, coarse=plane.numpy())
+                for matte, plane in zip(mattes, coarse, strict=True)
+            ]
+
+        return read
+
+    def _make_transfer(self) -> HostTransfer | CudaTransfer:
+        if self._on_gpu:
+            return CudaTransfer(self.batch, self._size, self._device)
+        return HostTransfer(self.batch, self._size)
 
     def _allocate(self) -> None:
         """Replace the buffers, and the graph if there is one, by those of the batch's size."""
-        self._transfers, self._graph = (), None
+        if self._on_gpu:
+            torch.cuda.synchronize(self._device)  # passes in flight use the old ones
+        self._free, self._step = [], self._forward
         if self._on_gpu:
             torch.cuda.empty_cache()
-            self._transfers = [
-                CudaTransfer(self.batch, self._size, self._device) for _ in range(PASSES_IN_FLIGHT)
-            ]
             if self._graphs:
-                shape = (self.batch, *self._size, 3)
-                self._graph = capture_graph(self._forward, shape, self._device)
-        else:
-            self._transfers = [HostTransfer(self.batch, self._size)]
+                self._step = self._capture_graph()
         self._allocated = self.batch
+
+    def _capture_graph(self) -> Step:
+        """Return the forward pass as a graph, or itself if it cannot be captured."""
+        try:
+            return capture_graph(self._forward, (self.batch, *self._size, 3), self._device)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            # If the device is lost, the next pass raises as well.
+            fields = {"error": str(error)}
+            log.warning("no CUDA graph, launching each operation", extra={"fields": fields})
+            return self._forward
+
+    @torch.inference_mode()
+    def _choose_kernels(self) -> None:
+        shape = (1, *self._size, 3)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=self._device)
+        choose_kernels(self._network, lambda: self._forward(pixels))
 
     def _forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Return mattes [B, h, w] and coarse ones of uint8 [B, h, w, 3], and whether each is finite [B]."""
@@ -177,24 +251,18 @@ class BiRefNetEngine(Engine):
         outputs = self._network(image.to(DTYPES[self.precision]))
         logits, coarse = (output.float().squeeze(1) for output in outputs)
         is_finite = logits.isfinite().flatten(1).all(dim=1)
-        mattes = torch.sigmoid(logits)
-        # Half the bytes to copy; their steps are a tenth of one of 255 levels.
-        return mattes.half() if self._on_gpu else mattes, torch.sigmoid(coarse), is_finite
-
-
-def _read_mattes(transfer: HostTransfer | CudaTransfer, count: int) -> list[Matte]:
-    alphas, coarse, is_finite = (output[:count] for output in transfer.outputs())
-    mattes = make_mattes(alphas, is_finite)
-    return [
-        replace(matte, coarse=plane.numpy()) for matte, plane in zip(mattes, coarse, strict=True)
-    ]
+        return torch.sigmoid(logits), torch.sigmoid(coarse), is_finite
 
 
 def make_mattes(alphas: Tensor, is_finite: Tensor) -> list[Matte]:
-    """Return alphas [N, h, w] of the host as mattes; `is_finite` [N] was judged on the device."""
+    """Return alphas of the host, float32 [N, h, w], as mattes; `is_finite` [N]: judged by the device."""
     if not is_finite.all():
         raise TransientError(Code.DEVICE, "model output contains NaN or infinity")
-    return [Matte(alpha.numpy()) for alpha in alphas.float()]
+    return [Matte(alpha.numpy()) for alpha in alphas]
+
+
+def _lost(error: torch.AcceleratorError) -> DeviceLost:
+    return DeviceLost(Code.DEVICE, f"device failed: {error}")
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Precision:
@@ -219,8 +287,12 @@ def choose_precision(precision: Precision, device: torch.device) -> Precision:
 
 
 def cast_network(network: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
-    """Put the network on the device, and set how torch multiplies float32 in this process."""
-    multiply = "tf32" if precision is Precision.TF32 else "ieee"
+    """Put the network on the device, and set how torch multiplies float32 in this process.
+
+    In half precision float32 is left to the sampling points, whose inputs TF32 holds exactly.
+    """
+    multiply = "ieee" if precision is Precision.FLOAT32 else "tf32"
     torch.backends.cuda.matmul.fp32_precision = multiply
     torch.backends.cudnn.fp32_precision = multiply
-    return network.to(device, DTYPES[precision])
+    move(network, device, DTYPES[precision])
+    return network

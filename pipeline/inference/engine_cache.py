@@ -31,8 +31,10 @@ from bgpipe.pipeline.types import Matting, Recipe, ResolvedModel
 if TYPE_CHECKING:
     from bgpipe.pipeline.inference.engine import Engine
 
-log = logging.getLogger(__name__)
+GPU_THREADS = 4
+"""Of the host, which copy pixels and mattes beside the lanes."""
 
+log = logging.getLogger(__name__)
 
 ModelSpec = Recipe | Matting
 """Names the weights and the input size of an engine."""
@@ -122,7 +124,8 @@ def load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) ->
     if settings.engine.compile or device != CPU:
         _keep_compiled(settings.state_folder / "compiled")
     model = _resolve(spec, settings)
-    threads = settings.worker.cpu_threads or available_cores()
+    cores = available_cores()
+    threads = settings.worker.cpu_threads or (cores if device == CPU else min(GPU_THREADS, cores))
     if isinstance(spec, Matting):
         from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine
 
@@ -137,6 +140,7 @@ def load_engine(settings: Settings, device: str, batch: int, spec: ModelSpec) ->
         precision=settings.engine.precision,
         compiled=settings.engine.compile,
         graphs=settings.engine.graphs,
+        kernels=settings.engine.kernels,
     )
 
 

@@ -34,7 +34,7 @@ def capture_graph(step: Step, shape: tuple[int, ...], device: torch.device) -> S
             step(pixels)
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # lanes are no concern of it
         outputs = step(pixels)
 
     def replay(new_pixels: Tensor) -> Outputs:
@@ -68,7 +68,7 @@ class CudaTransfer:
 
     def __init__(self, batch: int, size: tuple[int, int], device: torch.device) -> None:
         shape = (batch, *size, 3)
-        self._host_pixels = torch.zeros(shape, dtype=torch.uint8, pin_memory=True)
+        self._host_pixels = _page_locked(shape, torch.uint8)
         self._pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
         self._inward, self._outward = _new_stream(device), _new_stream(device)
         self._compute = torch.cuda.current_stream(device)
@@ -76,7 +76,8 @@ class CudaTransfer:
         self._host_outputs: Outputs = ()
 
     def launch(self, images: Sequence[Pixels], step: Step) -> None:
-        self._outward.synchronize()  # in case the previous outputs were never read
+        for stream in (self._inward, self._outward):  # in case the previous pass failed midway
+            stream.synchronize()
         _fill(self._host_pixels, images)
         with torch.cuda.stream(self._inward):
             self._pixels.copy_(self._host_pixels, non_blocking=True)
@@ -84,9 +85,7 @@ class CudaTransfer:
         outputs = step(self._pixels)
         if not self._outputs:
             self._outputs = tuple(map(torch.empty_like, outputs))
-            self._host_outputs = tuple(
-                torch.empty(output.shape, dtype=output.dtype, pin_memory=True) for output in outputs
-            )
+            self._host_outputs = tuple(_page_locked(each.shape, each.dtype) for each in outputs)
         for stored, output in zip(self._outputs, outputs, strict=True):
             stored.copy_(output)  # the next step may overwrite the output
         self._outward.wait_stream(self._compute)
@@ -101,6 +100,10 @@ class CudaTransfer:
 
 def _new_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has no types for it
+
+
+def _page_locked(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.zeros(shape, dtype=dtype, pin_memory=True)
 
 
 def _fill(rows: Tensor, images: Sequence[Pixels]) -> None:

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bgpipe.pipeline.inference.engine import Engine, make_mattes
+from bgpipe.pipeline.inference.engine import Engine, LaunchedPass, make_mattes
 from bgpipe.pipeline.matting.edges import UNKNOWN
 from bgpipe.pipeline.networks.vitmatte import load
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.types import Matte, Pixels, ResolvedModel
+    from bgpipe.pipeline.types import Pixels, ResolvedModel
 
 
 class VitMatteEngine(Engine):
@@ -39,18 +39,15 @@ class VitMatteEngine(Engine):
         self._dtype = torch.float16 if self._device.type == "cuda" else torch.float32
         self._network = load(model, self._dtype).to(self._device)
 
-    def _infer(self, images: Sequence[Pixels]) -> list[Matte]:
-        starts = range(0, len(images), self.batch)
-        return [matte for i in starts for matte in self._run(images[i : i + self.batch])]
-
     @torch.inference_mode()
-    def _run(self, tiles: Sequence[Pixels]) -> list[Matte]:
-        """Run one forward pass over at most a full batch, padded with copies of the last tile."""
-        padded = [*tiles, *[tiles[-1]] * (self.batch - len(tiles))]
+    def _launch(self, images: Sequence[Pixels]) -> LaunchedPass:
+        """Start a pass over tiles, padded with copies of the last one."""
+        padded = [*images, *[images[-1]] * (self.batch - len(images))]
         pixels = torch.from_numpy(np.stack(padded)).to(self._device)  # [B, h, w, 4]
         alphas = self._network(self._make_input(pixels)).alphas  # [B, 1, h, w]
-        alphas = alphas[: len(tiles), 0].float().cpu()
-        return make_mattes(alphas, alphas.isfinite().flatten(1).all(dim=1))
+        alphas = alphas[: len(images), 0].float()
+        is_finite = alphas.isfinite().flatten(1).all(dim=1)
+        return lambda: make_mattes(alphas.cpu(), is_finite.cpu())
 
     def _make_input(self, pixels: Tensor) -> Tensor:
         """Return uint8 [B, h, w, 4] as [B, 4, h, w]: normalized RGB, and a trimap of 0, 1/2, 1."""

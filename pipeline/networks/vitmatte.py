@@ -41,13 +41,13 @@ def load(model: ResolvedModel, dtype: torch.dtype) -> nn.Module:
 
 def assemble(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
     """Build the network that `tensors` fit, with copies of them as `dtype`."""
-    if broken := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise InvalidWeights(f"NaN or infinity in: {broken[0]}")
     config = infer_config({key: tuple(tensor.shape) for key, tensor in tensors.items()})
     state = {
         key: tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
         for key, tensor in tensors.items()
     }
+    if broken := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
+        raise InvalidWeights(f"NaN or infinity in: {broken[0]} as {dtype}")
     with torch.device("meta"):  # saves memory and time for weights that are replaced at once
         network: nn.Module = VitMatteForImageMatting(config)
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,10 +34,11 @@ class SleepingEngine:
     """Takes `STEP` for a batch, however full."""
 
     memory = 0
+    passes_in_flight = 1
 
-    def infer(self, images: Sequence[Pixels]) -> list[Matte]:
+    def launch(self, images: Sequence[Pixels]) -> Callable[[], list[Matte]]:
         time.sleep(STEP)
-        return [Matte(np.zeros(image.shape[:2], np.float32)) for image in images]
+        return lambda: [Matte(np.zeros(image.shape[:2], np.float32)) for image in images]
 
 
 class SleepingCodec(ImageCodec):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +28,7 @@ from bgpipe.workers.lifecycle import WorkerShuttingDown
 from ..support.threads import kill_thread
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.inference.engine import Engine
+    from bgpipe.pipeline.inference.engine import Engine, LaunchedPass
     from bgpipe.pipeline.types import Pixels
 
 SIDE = 2
@@ -49,11 +51,19 @@ class Arithmetic:
     open: threading.Event = field(default_factory=threading.Event)
     batches: list[list[int]] = field(default_factory=list)
     memory: int = 1
+    passes_in_flight: int = 1
+    events: list[str] = field(default_factory=list)
+    """`launch` and `read`, with the first value of the batch."""
 
-    def infer(self, images: Sequence[Pixels]) -> list[Matte]:
+    def launch(self, images: Sequence[Pixels]) -> LaunchedPass:
         assert self.open.wait(30)
         values = [int(pixels[0, 0, 0]) for pixels in images]
         self.batches.append(values)
+        self.events.append(f"launch {values[0]}")
+        return partial(self.read, values)
+
+    def read(self, values: Sequence[int]) -> list[Matte]:
+        self.events.append(f"read {values[0]}")
         if POISON in values:
             raise ArithmeticError("poison")
         if FATAL in values:
@@ -197,6 +207,64 @@ def test_when_the_device_is_lost_only_the_images_of_its_last_step_are_suspects()
         with pytest.raises(WorkerShuttingDown, match="the device is gone"):
             served.infer(recipe(), [image(1)])
     assert len(engine.batches) == 1
+
+
+def test_the_next_full_batch_is_launched_before_the_last_is_read() -> None:
+    engine = Arithmetic(passes_in_flight=2)
+    with batcher(lambda _: engine, batch=2, wait=30) as (served, _), ThreadPoolExecutor(6) as lanes:
+        answers = []
+        for value in range(6):  # in order
+            answers.append(lanes.submit(served.infer, recipe(), [image(value)]))
+            time.sleep(0.02)
+        engine.open.set()
+        assert [values_of(answer.result(30)) for answer in answers] == [[v] for v in range(6)]
+    assert engine.events == ["launch 0", "launch 2", "read 0", "launch 4", "read 2", "read 4"]
+
+
+def test_a_pass_is_read_at_once_when_no_full_batch_of_its_model_can_follow() -> None:
+    engine = Arithmetic(passes_in_flight=2)
+    with (
+        batcher(lambda _: engine, batch=2, wait=0.05) as (served, _),
+        ThreadPoolExecutor(5) as lanes,
+    ):
+        answers = []
+        for value, weights in ((0, "a"), (1, "a"), (2, "b"), (3, "b"), (4, "a")):
+            spec = recipe(weights * 64)
+            answers.append(lanes.submit(served.infer, spec, [image(value)]))
+            time.sleep(0.02)
+        engine.open.set()
+        assert [values_of(answer.result(30)) for answer in answers] == [[v] for v in range(5)]
+    assert engine.events == ["launch 0", "read 0", "launch 2", "read 2", "launch 4", "read 4"]
+
+
+def test_a_poisonous_image_fails_alone_while_another_batch_is_in_flight() -> None:
+    engine = Arithmetic(passes_in_flight=2)
+    with batcher(lambda _: engine, batch=2, wait=30) as (served, _), ThreadPoolExecutor(4) as lanes:
+        answers = {}
+        for value in (POISON, 1, 2, 3):
+            answers[value] = lanes.submit(served.infer, recipe(), [image(value)])
+            time.sleep(0.02)
+        engine.open.set()
+        with pytest.raises(ArithmeticError, match="poison"):
+            answers.pop(POISON).result(30)
+        assert [values_of(answer.result(30)) for answer in answers.values()] == [[1], [2], [3]]
+    assert engine.events[:2] == [f"launch {POISON}", "launch 2"]
+
+
+def test_every_image_in_flight_is_a_suspect_when_the_device_is_lost() -> None:
+    engine = Arithmetic(passes_in_flight=2)
+    with (
+        batcher(lambda _: engine, batch=2, wait=30) as (served, lost),
+        ThreadPoolExecutor(6) as lanes,
+    ):
+        answers = []
+        for value in (FATAL, 1, 2, 3, 4, 5):
+            answers.append(lanes.submit(served.infer, recipe(), [image(value)]))
+            time.sleep(0.02)
+        engine.open.set()
+        kinds = [type(answer.exception(30)) for answer in answers]
+        assert kinds == [DeviceLost] * 4 + [WorkerShuttingDown] * 2
+        assert lost.wait(30)
 
 
 def test_closing_answers_every_lane() -> None:

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,12 +40,13 @@ FOR_EVER = 3600
 
 class Engine:
     memory = 0
+    passes_in_flight = 1
 
     def __init__(self) -> None:
         if error := os.environ.get("TEST_LOAD_ERROR"):
             raise RuntimeError(error)
 
-    def infer(self, images: Sequence[Pixels]) -> list[Matte]:
+    def launch(self, images: Sequence[Pixels]) -> Callable[[], list[Matte]]:
         check_gpu()
         values = {int(image[0, 0, 0]) for image in images}
         if LOST in values:
@@ -54,7 +55,7 @@ class Engine:
             time.sleep(FOR_EVER)
         if DEADLY in values:
             os.kill(os.getpid(), signal.SIGKILL)
-        return [Matte(np.ones(image.shape[:2], np.float32)) for image in images]
+        return lambda: [Matte(np.ones(image.shape[:2], np.float32)) for image in images]
 
 
 class Codec(ImageCodec):

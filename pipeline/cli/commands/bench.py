@@ -76,8 +76,12 @@ def bench(
         bool, Option("--compile", help="Compile the network before it is measured alone.")
     ] = False,
     graphs: Annotated[
-        bool, Option("--graphs", help="Run the network alone with CUDA graphs.")
-    ] = False,
+        bool | None,
+        Option(
+            "--graphs/--no-graphs",
+            help="Run the network alone with or without CUDA graphs. Default: engine.graphs.",
+        ),
+    ] = None,
     size: Annotated[
         list[float] | None,
         Option(
@@ -110,7 +114,7 @@ def bench(
                 settings.worker.cpu_threads,
                 seconds,
                 compile_,
-                graphs,
+                settings.engine.graphs if graphs is None else graphs,
             )
             _measure_network(console, request)
         if only != "device":

@@ -8,6 +8,7 @@ made; windows of attention use precomputed indices and biases.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 
 import torch
@@ -15,7 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bgpipe.pipeline.networks.birefnet.decoder import ASPP, ImageBranch, resize_like
-from bgpipe.pipeline.networks.birefnet.deform_conv import DeformableConv, sample_bilinear
+from bgpipe.pipeline.networks.birefnet.deform_conv import (
+    GPU_VALUES,
+    DeformableConv,
+    sample_bilinear,
+)
+from bgpipe.pipeline.networks.birefnet.kernels import ModuleWithKernel, sample_points
 from bgpipe.pipeline.networks.birefnet.layers import (
     make_convolution,
     make_dense,
@@ -24,6 +30,9 @@ from bgpipe.pipeline.networks.birefnet.layers import (
 )
 from bgpipe.pipeline.networks.birefnet.network import BiRefNet, check_size
 from bgpipe.pipeline.networks.birefnet.swin import Swin
+
+ALIGNMENT = 8
+"""Tensor cores compute outputs of a convolution by so many."""
 
 
 @torch.no_grad()
@@ -39,6 +48,25 @@ def fuse(network: BiRefNet, size: tuple[int, int]) -> FusedBiRefNet:
     fused.load_state_dict(network.state_dict(), assign=True)
     fused.optimize(size)
     return fused.requires_grad_(requires_grad=False).eval()
+
+
+def move(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Put the network on the device, its weights as `dtype`.
+
+    Sampling points stay float32: half precision has eighths of a pixel at offsets of some pixels, bfloat16
+    none. On a GPU, zeros are appended to their outputs up to a multiple of ALIGNMENT; a CPU would only
+    get other last bits.
+    """
+    convs = [module.conv for module in network.modules() if isinstance(module, PointConv)]
+    exact = [[parameter.data for parameter in conv.parameters()] for conv in convs]
+    network.to(device, dtype)
+    for conv, parameters in zip(convs, exact, strict=True):
+        missing = 0 if device.type == "cpu" else -conv.out_channels % ALIGNMENT
+        weight, bias = (
+            torch.cat([each, each.new_zeros(missing, *each.shape[1:])]).to(device)
+            for each in parameters
+        )
+        set_weights(conv, weight.contiguous(memory_format=torch.channels_last), bias)
 
 
 class FusedBiRefNet(BiRefNet):
@@ -110,15 +138,18 @@ class FusedASPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # The pooled branch is the same everywhere: a bias of the mixture.
         out = self.pooled(self.pool(x.mean(dim=(2, 3))))[:, None, None]  # [B, 1, 1, inner]
+        first = self.branches[0]
+        exact = x.to(first.precision) if isinstance(first, FusedDeformableBranch) else x
         for branch in self.branches:
-            out = out + branch(x)
+            out = out + branch(x, exact)
         return F.relu_(out).permute(0, 3, 1, 2)
 
 
 class FusedPlainBranch(nn.Module):
-    """[B, inner, H, W] to the branch's part of the mixture [B, H, W, inner].
+    """[B, inner, H, W], twice, to the branch's part of the mixture [B, H, W, inner].
 
-    `share` [inner, branch]: its weights in the mixing convolution.
+    The second, `exact`, is the same in the precision of sampling points. `share` [inner, branch]: its
+    weights in the mixing convolution.
     """
 
     def __init__(self, conv: nn.Conv2d, share: Tensor) -> None:
@@ -126,27 +157,61 @@ class FusedPlainBranch(nn.Module):
         self.conv = conv
         self.mix = make_dense(share.contiguous(), None)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, exact: Tensor) -> Tensor:
+        del exact
         out: Tensor = self.mix(F.relu_(self.conv(x)).permute(0, 2, 3, 1))
         return out
 
 
-class FusedDeformableBranch(nn.Module):
+class PointConv(nn.Module):
+    """Predicts sampling points."""
+
+    def __init__(self, offset: nn.Conv2d, modulator: nn.Conv2d) -> None:
+        """Join the convolutions for offsets, along y and along x, and modulators, in this order."""
+        super().__init__()
+        weight, bias = (
+            torch.cat([offset.get_parameter(name)[0::2], offset.get_parameter(name)[1::2], last])
+            for name, last in modulator.named_parameters()
+        )
+        self.conv = make_convolution(weight, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)
+        return out
+
+
+class FusedDeformableBranch(ModuleWithKernel):
     """As FusedPlainBranch."""
 
     def __init__(self, conv: DeformableConv, share: Tensor) -> None:
         super().__init__()
-        self.points = _join_predictors(conv.offset_conv, conv.modulator_conv)
+        self.points = PointConv(conv.offset_conv, conv.modulator_conv)
+        self.side = conv.regular_conv.kernel_size[0]
         weight, bias = conv.regular_conv.weight, conv.regular_conv.bias
         # Doubled, since mask = 2 * sigmoid.
         self.taps = make_dense(2 * weight.permute(0, 2, 3, 1).flatten(1), bias, "relu")
         self.mix = make_dense(share.contiguous(), None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        points = self.points(x).permute(0, 2, 3, 1)
-        taps = points.shape[3] // 3
-        points = torch.cat([points[..., : 2 * taps], points[..., 2 * taps :].sigmoid()], dim=3)
-        return torch.cat([self.mix(self.taps(x)) for x in sample_bilinear(x, points)], dim=1)
+    @property
+    def precision(self) -> torch.dtype:
+        """That of the sampling points: see `move`."""
+        return self.points.conv.weight.dtype
+
+    def forward(self, x: Tensor, exact: Tensor) -> Tensor:
+        points = self.points(exact).permute(0, 2, 3, 1)
+        sampled, dim = (self._sample_images, 0) if self.kernel else (self._sample_lines, 1)
+        return torch.cat([self.mix(self.taps(part)) for part in sampled(x, points)], dim=dim)
+
+    def _sample_lines(self, x: Tensor, points: Tensor) -> Iterator[Tensor]:
+        taps = self.side**2
+        mask = points[..., 2 * taps : 3 * taps].sigmoid()
+        return sample_bilinear(x, torch.cat([points[..., : 2 * taps], mask], dim=3))
+
+    def _sample_images(self, x: Tensor, points: Tensor) -> Iterator[Tensor]:
+        count = max(1, GPU_VALUES // (self.side**2 * x[0].numel()))
+        rows = torch.split(x.permute(0, 2, 3, 1), count)
+        parts = zip(rows, torch.split(points, count), strict=True)
+        return (sample_points(*part, self.side) for part in parts)
 
 
 class ImageHead(nn.Module):
@@ -176,12 +241,3 @@ class ImageHead(nn.Module):
             border = self.second(self.first(strip)).select(dim, side)
             out.select(dim, side).copy_(border)
         return out
-
-
-def _join_predictors(offset: nn.Conv2d, modulator: nn.Conv2d) -> nn.Conv2d:
-    """Return one convolution for offsets along y, along x, and modulators, in this order."""
-    weight, bias = (
-        torch.cat([offset.get_parameter(name)[0::2], offset.get_parameter(name)[1::2], last])
-        for name, last in modulator.named_parameters()
-    )
-    return make_convolution(weight, bias)

@@ -12,18 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bgpipe.pipeline.networks.birefnet.config import SwinConfig
+from bgpipe.pipeline.networks.birefnet.kernels import (
+    ModuleWithKernel,
+    linear_gelu,
+    window_attention,
+)
 from bgpipe.pipeline.networks.birefnet.layers import DenseLayer
 
 PATCH = 4
 MLP_RATIO = 4
 ALIGNMENT = 16  # of the rows of a bias, in values: required by CUDA's attention
 CPU_VALUES = 2**21  # hidden values of an MLP computed at once: they stay in the cache
+APART = -100.0
+"""The bias between what must not attend. Finite: fused attention on GPUs has returned NaN for blocks of
+-inf alone. After the softmax it is 0 like -inf."""
 
 Grid = tuple[int, int]
 """Rows and columns of tokens."""
@@ -96,8 +105,9 @@ class SwinStage(nn.Module):
         windows = self.windows
         if windows is None:
             windows = self.make_windows(grids).to(x.device)
+        in_batch = [each(len(x)) for each in windows]
         for j, block in enumerate(self.blocks):
-            x = block(x, windows[j % 2])
+            x = block(x, in_batch[j % 2])
         if self.downsample is None:
             return x, x
         merged = [self.downsample(part).flatten(1, 2) for part in _split(x, grids)]
@@ -116,13 +126,13 @@ class SwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim)
 
-    def forward(self, x: Tensor, windows: Windows) -> Tensor:
+    def forward(self, x: Tensor, windows: BatchWindows) -> Tensor:
         x = x + self.attn(self.norm1(x), windows)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(ModuleWithKernel):
     """Self-attention inside each window with a learned bias for every relative position."""
 
     relative_position_index: Tensor
@@ -138,19 +148,29 @@ class WindowAttention(nn.Module):
         self.qkv = DenseLayer(dim, 3 * dim)
         self.proj = DenseLayer(dim, dim)
 
-    def forward(self, x: Tensor, windows: Windows) -> Tensor:
-        qkv = windows.gather(self.qkv(x), self.qkv.bias)  # [windows * B, N, 3C]
+    def forward(self, x: Tensor, windows: BatchWindows) -> Tensor:
+        bias = self._make_bias() if self.bias is None else self.bias
+        if self.kernel:
+            token, kind = windows.of_one
+            attended = window_attention(self.qkv(x), self.qkv.bias, token, kind, bias)
+        else:
+            attended = self._attend(self.qkv(x), windows, bias)
+        out: Tensor = self.proj(attended)
+        return out
+
+    def _attend(self, qkv: Tensor, windows: BatchWindows, bias: Tensor) -> Tensor:
+        """Return [B, T, C] of qkv [B, T, 3C]."""
+        batch, size, _ = qkv.shape
+        qkv = windows.gather(qkv, self.qkv.bias)  # [windows * B, N, 3C]
         count, tokens, _ = qkv.shape
         q, k, v = qkv.view(count, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        bias = self._make_bias() if self.bias is None else self.bias
         out = [
             F.scaled_dot_product_attention(q[kind], k[kind], v[kind], attn_mask=each.unsqueeze(0))
-            for each, kind in zip(bias[..., :tokens], windows.kinds(len(x)), strict=True)
+            for each, kind in zip(bias[..., :tokens], windows.kinds, strict=True)
             if kind.start < kind.stop
         ]
         rows = _join([heads.transpose(1, 2).flatten(2).flatten(0, 1) for heads in out], dim=0)
-        attended: Tensor = self.proj(windows.scatter(rows, x.shape))
-        return attended
+        return windows.scatter(rows).view(batch, size, -1)
 
     def fix_bias(self) -> None:
         """Compute the bias once for all, and drop what it is made of."""
@@ -171,18 +191,22 @@ class WindowAttention(nn.Module):
             ]
             region = torch.stack(kinds).flatten(1)  # [kinds, N]
             apart = region[:, :, None] != region[:, None]
-            bias = bias.masked_fill(apart.unsqueeze(1), -torch.inf)
+            bias = bias.masked_fill(apart.unsqueeze(1), APART)
         return F.pad(bias, (0, -bias.shape[3] % ALIGNMENT))
 
 
-class Mlp(nn.Module):
+class Mlp(ModuleWithKernel):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.fc1 = DenseLayer(dim, MLP_RATIO * dim, "gelu")
         self.fc2 = DenseLayer(MLP_RATIO * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.shape[1] if x.is_cuda else max(1, CPU_VALUES // self.fc1.out_features)
+        if self.kernel:
+            out: Tensor = self.fc2(linear_gelu(x, self.fc1.weight, self.fc1.bias))
+            return out
+        on_cpu = x.device.type == "cpu"
+        rows = max(1, CPU_VALUES // self.fc1.out_features) if on_cpu else x.shape[1]
         return _join([self.fc2(self.fc1(part)) for part in torch.split(x, rows, dim=1)], dim=1)
 
 
@@ -203,12 +227,38 @@ class PatchMerging(nn.Module):
         return out
 
 
-class Windows(nn.Module):
-    """Indices from tokens to slots of windows and back; slots are counted window by window."""
+class BatchWindows(NamedTuple):
+    """Indices between tokens and slots of windows, for a batch whose images alternate window by window."""
 
-    token: Tensor  # [windows, N]: of each slot, 0 for padding
-    padding: Tensor  # slots
+    token: Tensor  # [windows * B * N]: of each slot, any for padding
+    padding: Tensor  # [P]: slots
+    slot: Tensor  # [B * T]: of each token
+    kinds: list[slice]
+    """The windows of each kind."""
+    of_one: tuple[Tensor, Tensor]
+    """Of one image, each slot's token [windows, N], -1 for padding, and each window's kind [windows]."""
+
+    def gather(self, x: Tensor, padding: Tensor) -> Tensor:
+        """Gather windows [windows * B, N, C] from tokens [B, T, C]; `padding` [C] fills the rest."""
+        windows = x.reshape(-1, x.shape[2]).index_select(0, self.token)
+        if len(self.padding):
+            windows[self.padding] = padding
+        return windows.view(-1, self.of_one[0].shape[1], x.shape[2])
+
+    def scatter(self, windows: Tensor) -> Tensor:
+        """Undo `gather`: [windows * B * N, C] to tokens [B * T, C]."""
+        return windows.index_select(0, self.slot)
+
+
+class Windows(nn.Module):
+    """The windows of one image; slots are counted window by window."""
+
+    token: Tensor  # [windows, N]: of each slot, -1 for padding
+    kind: Tensor  # [windows], ascending
+    padding: Tensor  # [P]: slots
+    padding_start: Tensor  # [P]: the first slot of its window
     slot: Tensor  # [T]: of each token
+    slot_start: Tensor  # [T]: the first slot of its window
 
     def __init__(self, grids: Sequence[Grid], window: int, shift: int) -> None:
         super().__init__()
@@ -228,34 +278,28 @@ class Windows(nn.Module):
         flat = token.flatten()
         slot = torch.empty(first, dtype=torch.long)
         slot[flat[flat >= 0]] = torch.arange(len(flat))[flat >= 0]
-        self.register_buffer("token", token.clamp(min=0))
-        self.register_buffer("padding", (flat < 0).nonzero().flatten())
-        self.register_buffer("slot", slot)
+        self.register_buffer("token", token)
+        self.register_buffer("kind", kind.sort().values if shift else torch.zeros_like(kind))
+        for name, slots in (("padding", (flat < 0).nonzero().flatten()), ("slot", slot)):
+            self.register_buffer(name, slots)
+            self.register_buffer(f"{name}_start", slots // window**2 * window**2)
 
-    def kinds(self, batch: int) -> list[slice]:
-        """Return the gathered windows of each kind."""
+    def forward(self, batch: int) -> BatchWindows:
+        """Return the indices for a batch of so many images."""
+        tokens, device = self.token.shape[1], self.token.device
         ends = accumulate((batch * count for count in self.counts), initial=0)
-        return [slice(start, stop) for start, stop in pairwise(ends)]
-
-    def gather(self, x: Tensor, padding: Tensor) -> Tensor:
-        """Gather windows [windows * B, N, C] from tokens [B, T, C]; `padding` [C] fills the rest."""
-        batch, tokens, channels = x.shape
-        image = torch.arange(batch, device=x.device).view(-1, 1) * tokens
-        token = (self.token.unsqueeze(1) + image).flatten()  # windows, images, N
-        windows = x.reshape(-1, channels).index_select(0, token)
-        if len(self.padding):
-            windows[self._in_batch(self.padding, batch).flatten()] = padding
-        return windows.view(-1, self.token.shape[1], channels)
-
-    def scatter(self, windows: Tensor, shape: torch.Size) -> Tensor:
-        """Undo `gather`: [windows * B * N, C] to tokens of `shape` [B, T, C]."""
-        return windows.index_select(0, self._in_batch(self.slot, shape[0]).flatten()).view(shape)
-
-    def _in_batch(self, slot: Tensor, batch: int) -> Tensor:
-        """Return the slots [B, P] of all images, which are interleaved window by window."""
-        tokens = self.token.shape[1]
-        image = torch.arange(batch, device=slot.device).view(-1, 1)
-        return (slot // tokens * batch + image) * tokens + slot % tokens
+        image = torch.arange(0, batch * len(self.slot), len(self.slot), device=device).view(-1, 1)
+        window = torch.arange(0, batch * tokens, tokens, device=device).view(-1, 1)
+        padding, slot = (
+            (torch.add(slots, start, alpha=batch - 1) + window).flatten()
+            for slots, start in (
+                (self.padding, self.padding_start),
+                (self.slot, self.slot_start),
+            )
+        )
+        kinds = [slice(start, stop) for start, stop in pairwise(ends)]
+        token = (self.token.clamp(min=0).unsqueeze(1) + image).flatten()
+        return BatchWindows(token, padding, slot, kinds, (self.token, self.kind))
 
 
 def relative_position_index(window: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bgpipe.config.settings import Precision
 from bgpipe.pipeline.errors import Code, DeviceLost, Refused, TransientError, UsageError
+from bgpipe.pipeline.inference import engine as engine_module
 from bgpipe.pipeline.inference.engine import BiRefNetEngine, choose_precision
 from bgpipe.pipeline.networks.birefnet import BiRefNet, ModelConfig, SwinConfig, build
 from bgpipe.pipeline.networks.preprocess import DEVIATION, MEAN
@@ -148,6 +149,45 @@ def test_an_answer_that_is_no_number_is_an_error_and_no_matte(model: ResolvedMod
     nn.init.constant_(network.scale, torch.nan)
     with pytest.raises(TransientError, match="contains NaN or infinity"):
         engine_of(network, model, batch=1).infer([image(0)])
+
+
+def test_a_launched_pass_is_read_when_the_caller_wants_it(
+    network: BiRefNet, model: ResolvedModel
+) -> None:
+    engine = BiRefNetEngine(model, "cpu", batch=2, threads=1)
+    passes = [engine.launch([image(seed)]) for seed in range(3)]
+    for seed in (1, 0, 2):
+        (matte,) = passes[seed]()
+        np.testing.assert_allclose(matte.alpha, expected(network, image(seed)), atol=1e-5)
+
+
+def test_a_launch_out_of_memory_answers_for_all_of_its_images(model: ResolvedModel) -> None:
+    engine = engine_of(Narrow(1), model, batch=4)
+    images = [image(seed) for seed in range(4)]
+    mattes = engine.launch(images)()
+    assert engine.batch == 1
+    for pixels, matte in zip(images, mattes, strict=True):
+        (alone,) = engine.launch([pixels])()
+        assert (alone.alpha == matte.alpha).all()
+
+
+def test_a_pass_that_is_no_graph_is_launched_by_its_operations(
+    model: ResolvedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = engine_of(Narrow(1), model, batch=1)
+    errors: list[RuntimeError] = [
+        RuntimeError("operation not permitted when stream is capturing"),
+        torch.OutOfMemoryError("no room"),
+    ]
+
+    def capture_graph(*_: object) -> None:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(engine_module, "capture_graph", capture_graph)
+    assert engine._capture_graph() == engine._forward
+    assert "no CUDA graph" in caplog.text
+    with pytest.raises(torch.OutOfMemoryError):  # for which the batch is halved
+        engine._capture_graph()
 
 
 def test_a_cpu_computes_in_float32_by_default(model: ResolvedModel) -> None:

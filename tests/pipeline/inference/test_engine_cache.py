@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from bgpipe.config.presets import Preset
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.errors import Code, DeviceLost, ModelUnavailable, Refused, TransientError
 from bgpipe.pipeline.inference.engine_cache import EngineCache, ModelSpec, engine_key, load_engine
-from bgpipe.pipeline.types import Matte, Recipe
+from bgpipe.pipeline.types import Recipe
 
 NO_ROOM = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
 
@@ -27,9 +26,6 @@ def recipe(name: str, side: int = 32) -> Recipe:
 @dataclass
 class Weights:
     memory: int
-
-    def infer(self, images: Sequence[object]) -> list[Matte]:
-        raise AssertionError("unexpected call")
 
 
 @dataclass

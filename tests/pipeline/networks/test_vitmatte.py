@@ -159,6 +159,18 @@ def test_weights_that_do_not_fit_exactly_are_refused(
         vitmatte.load(resolved(path), torch.float32)
 
 
+def test_weights_that_only_half_precision_makes_infinite_are_refused(
+    network: nn.Module, tmp_path: Path
+) -> None:
+    name = next(name for name, _ in network.named_buffers() if name.endswith("running_var"))
+    path = tmp_path / "model.safetensors"
+    large = torch.full_like(network.get_buffer(name), 70_000)
+    path.write_bytes(broken(network, **{name: large}))
+    vitmatte.load(resolved(path), torch.float32)
+    with pytest.raises(ModelUnavailable, match=f"NaN or infinity in: {name} as torch.float16"):
+        vitmatte.load(resolved(path), torch.float16)
+
+
 def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"\x80\x04K\x01.")

@@ -1,0 +1,120 @@
+"""Whether a layer runs by its Triton kernel: tried on the device, with the network's own inputs.
+
+A kernel that does not compile, differs from torch's operations, or takes longer is not used. So close a
+call that it might fall otherwise on an equal host goes to the kernel (decisions/0031).
+"""
+
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from subprocess import SubprocessError
+
+import torch
+from torch import Tensor, nn
+
+from bgpipe.pipeline.inference.devices import is_out_of_memory
+from bgpipe.pipeline.networks.birefnet.kernels import ModuleWithKernel, is_available
+
+ROUNDS = 5
+TOLERANCE = 16
+"""Largest difference, in steps of the precision at the largest value."""
+MARGIN = 1.25
+"""Times as long as torch's operations that a kernel may take."""
+
+log = logging.getLogger(__name__)
+
+Inputs = tuple[object, ...]
+Clock = Callable[[], float]
+
+
+def choose_kernels(
+    network: nn.Module, forward: Callable[[], object], clock: Clock = time.perf_counter
+) -> list[str]:
+    """Let the layers of `network` run by kernels where these are equal and not slower.
+
+    `forward` runs a pass over some image, in which the largest layer of each kind is compared. Returns
+    the kinds with a kernel. Raises torch.AcceleratorError if one breaks the device.
+    """
+    if not is_available():
+        log.info("no Triton kernels: Triton is not installed")
+        return []
+    chosen = []
+    for kind, (layer, inputs) in find_largest(network, forward).items():
+        if _is_better(kind.__name__, layer, inputs, clock):
+            chosen.append(kind.__name__)
+        for module in network.modules():
+            if type(module) is kind:
+                module.kernel = kind.__name__ in chosen
+    return chosen
+
+
+def find_largest(
+    network: nn.Module, forward: Callable[[], object]
+) -> dict[type[ModuleWithKernel], tuple[ModuleWithKernel, Inputs]]:
+    """Return the layer of each kind with the most multiplications, and its inputs in a pass."""
+    largest: dict[type[ModuleWithKernel], tuple[int, ModuleWithKernel, Inputs]] = {}
+
+    def compare(layer: nn.Module, inputs: Inputs) -> None:
+        x = inputs[0]
+        if isinstance(layer, ModuleWithKernel) and isinstance(x, Tensor):
+            weights = sum(parameter.numel() for parameter in layer.parameters())
+            size = x.numel() * weights
+            if size > largest.get(type(layer), (0,))[0]:
+                largest[type(layer)] = size, layer, inputs
+
+    layers = [module for module in network.modules() if isinstance(module, ModuleWithKernel)]
+    hooks = [layer.register_forward_pre_hook(compare) for layer in layers]
+    try:
+        forward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {kind: (layer, inputs) for kind, (_, layer, inputs) in largest.items()}
+
+
+def _is_better(name: str, layer: ModuleWithKernel, inputs: Inputs, clock: Clock) -> bool:
+    from triton.errors import TritonError
+
+    expected, usual = _run(layer, inputs, clock)
+    layer.kernel = True
+    try:
+        out, seconds = _run(layer, inputs, clock)
+        again, _ = _run(layer, inputs, clock)
+    except (TritonError, RuntimeError, OSError, SubprocessError) as error:
+        if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):
+            raise
+        problem = {"layer": name, "error": f"{type(error).__name__}: {error}"}
+        log.warning("Triton kernel does not run", extra={"fields": problem})
+        return False
+    step = torch.finfo(expected.dtype).eps * expected.abs().max().item()
+    difference = (out - expected).abs().max().item()
+    fields: dict[str, object] = {"layer": name, "torch_ms": 1e3 * usual, "kernel_ms": 1e3 * seconds}
+    if not (difference <= TOLERANCE * step and torch.equal(out, again)):  # NaN is not equal
+        fields |= {"difference": difference, "bound": TOLERANCE * step}
+        log.warning("Triton kernel differs", extra={"fields": fields})
+        return False
+    log.info("Triton kernel compared", extra={"fields": fields})
+    return seconds <= MARGIN * usual
+
+
+def _run(layer: ModuleWithKernel, inputs: Inputs, clock: Clock) -> tuple[Tensor, float]:
+    """Return the output and the median seconds of a run; the first run compiles."""
+    out: Tensor = layer(*inputs)
+    return out, statistics.median(_time(layer, inputs, out.device, clock))
+
+
+def _time(
+    layer: ModuleWithKernel, inputs: Inputs, device: torch.device, clock: Clock
+) -> Iterator[float]:
+    for _ in range(ROUNDS):
+        _wait(device)
+        start = clock()
+        layer(*inputs)
+        _wait(device)
+        yield clock() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
