@@ -4,7 +4,7 @@ A benchmark's output is committed as tests/bench/results/NAME.md:
 
     python tests/bench/NAME.py > tests/bench/results/NAME.md
 
-Pages mark the place of its Nth table (1 may be left out): `<!-- table: NAME N -->` above, `<!-- end -->` below. In
+Pages mark the place of its Nth table (1 may be left out): `<!-- results: NAME N -->` above, `<!-- end -->` below. In
 README.md a row whose command is `python tests/bench/NAME.py` may only have numbers of that output.
 """
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tests/bench/results"
 README = ROOT / "README.md"
 PAGES = (README, *sorted((ROOT / "infra/docs").glob("*.md")))
-PLACE = re.compile(r"(<!-- table: (\S+)(?: (\d+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+PLACE = re.compile(r"(<!-- results: (\S+)(?: (\d+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 ROW = re.compile(
     r"^\|[^|]*\|(?P<measured>[^|]*)\| `python tests/bench/(?P<name>\w+)\.py", re.MULTILINE
 )
@@ -48,13 +48,11 @@ def main() -> int:
 def fill(page: str, results: Path = RESULTS) -> str:
     """Return the page with every marked table of `results` as it is there.
 
-    Raises IndexError if a result has no such table.
+    Raises FileNotFoundError or IndexError if there is no such table.
     """
 
     def replace(place: re.Match[str]) -> str:
         path = results / f"{place[2]}.md"
-        if not path.exists():  # a table of another program
-            return place[0]
         table = read_tables(path.read_text())[int(place[3] or 1) - 1]
         return f"{place[1]}{table}{place[4]}"
 
