@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 TICKS = os.sysconf("SC_CLK_TCK")
-PROCESSES = ("worker", "command", "supervisor", "redis")
+PROCESSES = ("worker", "command", "supervisor")
 POLL, SCAN = 0.005, 0.1
 """Seconds between two readings, and between two searches for new processes."""
 
@@ -100,7 +100,7 @@ def read_usage(process: Path) -> tuple[str, Usage]:
     if "bgpipe.workers" in command:
         name = "worker" if "--name" in command else "supervisor"
     else:
-        name = "command" if " submit " in command else "redis"
+        name = "command" if " submit " in command else "server"  # needs a hundredth
     return name, (user + kernel, kernel, peak)
 
 
