@@ -83,13 +83,14 @@ def compare(figures: dict[str, float], committed: dict[str, float]) -> Iterator[
 def measure() -> Iterator[tuple[str, float]]:
     """Yield each part's name and its time in units of its reference."""
     product, deflate = make_product(), make_deflate()
-    with torch.inference_mode():
-        for name, work in networks():
-            yield show(name, work, product)
-    for name, work in stages():
-        yield show(name, work, deflate)
     with ExitStack() as stack:
-        for name, work in scheduling(stack):
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        with torch.inference_mode():
+            for name, work in networks(folder):
+                yield show(name, work, product)
+        for name, work in stages():
+            yield show(name, work, deflate)
+        for name, work in scheduling(stack, folder):
             yield show(name, work, deflate)
 
 
@@ -119,8 +120,8 @@ def make_deflate() -> Work:
     return lambda: zlib.compress(data, 1)
 
 
-def networks() -> Iterator[tuple[str, Work]]:
-    model = resolve("birefnet-nano", cache=Path(), hub=Hub(timeout=1))
+def networks(cache: Path) -> Iterator[tuple[str, Work]]:
+    model = resolve("birefnet-nano", cache=cache, hub=Hub(timeout=1))
     nano, small = fuse(load(model), model.size), torch.randn(1, 3, *model.size)
     yield "network: nano", lambda: nano(small)
     lite, large = fuse(random_network("swin_v1_t"), (256, 256)), torch.randn(1, 3, 256, 256)
@@ -135,9 +136,8 @@ def stages() -> Iterator[tuple[str, Work]]:
     yield "PNG, 4 MP", lambda: ours.write(ours.cutout)
 
 
-def scheduling(stack: ExitStack) -> Iterator[tuple[str, Work]]:
+def scheduling(stack: ExitStack, folder: Path) -> Iterator[tuple[str, Work]]:
     """Time of this process alone; the server's is not in it."""
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     url = stack.enter_context(redis_server(folder / "state"))
     client = stack.enter_context(connect(url))
     settings = load_settings()

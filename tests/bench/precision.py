@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import re
+import tempfile
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -48,8 +49,9 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 def compare_mattes(paths: Sequence[Path]) -> None:
-    model = resolve("birefnet-nano", cache=Path(), hub=Hub(timeout=1))
-    network = fuse(load(model), model.size)
+    with tempfile.TemporaryDirectory() as cache:
+        model = resolve("birefnet-nano", cache=Path(cache), hub=Hub(timeout=1))
+        network = fuse(load(model), model.size)
     normalize = Normalizer(torch.device("cpu"))
     images = [normalize(read_pixels(path, model.size)) for path in paths]
     print("| bundled model | largest | 99.9 % | mean |\n|---|---|---|---|")
