@@ -36,6 +36,13 @@ NETWORK = (1024, 1024)
 LIMITS = Limits(160_000_000, 65_000, 2**29)
 PRESET = Preset()
 STAGES = ("decode", "model input", "matte to cutout", "PNG")
+ROWS = (
+    *(f"{stage}: ms of CPU, plain / bgpipe" for stage in STAGES),
+    "all",
+    "size of the PNG, bgpipe / plain",
+    "opaque, soft",
+    "levels between the model inputs, at most",
+)
 
 
 def main() -> None:
@@ -47,8 +54,11 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     tiles = [np.asarray(Image.open(chosen.photo).convert("RGB"))] if chosen.photo else samples()
-    for megapixels in chosen.megapixels:
-        compare(photo(tiles, megapixels), chosen.rounds)
+    columns = [compare(photo(tiles, size), chosen.rounds) for size in chosen.megapixels]
+    print("| | " + " | ".join(f"{size:g} MP" for size in chosen.megapixels) + " |")
+    print("|---|" + "---|" * len(columns))
+    for row in zip(ROWS, *columns, strict=True):
+        print("| " + " | ".join(row) + " |")
     print("\nshare of its CPU time that another thread gets while a stage runs (1: no lock held)")
     overlap(photo(tiles, 4.0))
 
@@ -133,7 +143,8 @@ def blur_fusion(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return (foreground * 255).astype(np.uint8)
 
 
-def compare(data: bytes, rounds: int) -> None:
+def compare(data: bytes, rounds: int) -> list[str]:
+    """Return a cell for each of `ROWS`."""
     matte = soft_disc()
     ours, plain = Ours(), Plain()
     times = {way: dict.fromkeys(STAGES, float("inf")) for way in ("ours", "plain")}
@@ -148,32 +159,23 @@ def compare(data: bytes, rounds: int) -> None:
             )
             for stage, step in zip(STAGES, steps, strict=True):
                 times[name][stage] = min(times[name][stage], seconds(step))
-    height, width = ours.picture.rgb.shape[:2]
     alpha = ours.cutout.rgba[..., 3]
-    print(
-        f"\n{width} x {height} = {width * height / 1e6:.1f} MP, "
-        f"{(alpha == 255).mean():.0%} opaque, {((alpha > 0) & (alpha < 255)).mean():.1%} soft"
-    )
-    print(f"{'ms of CPU':16}{'plain':>9}{'bgpipe':>9}{'times':>7}")
-    for stage in STAGES:
-        line(stage, times["plain"][stage], times["ours"][stage])
-    line("all", sum(times["plain"].values()), sum(times["ours"].values()))
-    plain_size, our_size = sizes["plain"], sizes["ours"]
-    print(
-        f"PNG: {plain_size / 1e6:.2f} MB, {our_size / 1e6:.2f} MB, {our_size / plain_size:.2f} times"
-    )
+    opaque, soft = (alpha == 255).mean(), ((alpha > 0) & (alpha < 255)).mean()
     steps_apart = np.abs(ours.input.astype(int) - plain.input).max()
-    print(f"model input: at most {steps_apart} levels apart")
+    pairs = [(times["plain"][stage], times["ours"][stage]) for stage in STAGES]
+    pairs.append((sum(times["plain"].values()), sum(times["ours"].values())))
+    return [
+        *(f"{1e3 * old:.1f} / {1e3 * new:.1f} ({old / new:.1f}x)" for old, new in pairs),
+        f"{sizes['ours'] / sizes['plain']:.2f}",
+        f"{opaque:.0%}, {soft:.1%}",
+        f"{steps_apart}",
+    ]
 
 
 def seconds(step: Callable[[], object]) -> float:
     start = time.process_time()
     step()
     return time.process_time() - start
-
-
-def line(name: str, plain: float, ours: float) -> None:
-    print(f"{name:16}{plain * 1e3:9.1f}{ours * 1e3:9.1f}{plain / ours:7.1f}")
 
 
 def overlap(data: bytes) -> None:

@@ -128,10 +128,9 @@ def compare(model: str, side: int, rounds: int) -> None:
     cpu_ratio = median(a / b for a, b in zip(old.cpu, new.cpu, strict=True))
     memory = [max(times.memory[-2:]) / MIB for times in (old, new)]
     print(
-        f"| {model} {side} | {median(old.wall):.1f} / {median(new.wall):.1f} | {ratio:.2f} |"
-        f" {median(old.cpu):.1f} / {median(new.cpu):.1f} | {cpu_ratio:.2f} |"
-        f" {memory[0]:.0f} / {memory[1]:.0f} | {memory[1] / memory[0]:.0%} |"
-        f" {distance:.1e} of {size:.1f} |",
+        f"| {model}, {side} x {side} | {median(old.cpu):.1f} / {median(new.cpu):.1f} | {cpu_ratio:.1f} |"
+        f" {ratio:.1f} | {memory[0]:.0f} / {memory[1]:.0f} | {memory[1] / memory[0]:.0%} |"
+        f" {distance:.0e} of {size:.1f} |",
         flush=True,
     )
 
@@ -161,7 +160,9 @@ def main() -> None:
     given = parser.parse_args()
     compare_products()
     torch.set_num_threads(given.threads)
-    print("| | wall s, plain / ours | ratio | CPU s | ratio | peak MiB | share | logits differ |")
+    print(
+        "| | CPU s, plain / ours | ratio | wall, ratio | peak MiB, plain / ours | share | logits differ by |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for model in given.models:
         for side in given.sizes:

@@ -38,10 +38,7 @@ class Contestant:
 
     lanes: int
     images: int
-
-    @property
-    def queue(self) -> str:
-        return f"lanes-{self.lanes}"
+    queue: str
 
     @property
     def environment(self) -> dict[str, str]:
@@ -52,7 +49,10 @@ class Contestant:
         }
 
 
-CONTESTANTS = (Contestant(lanes=24, images=720), Contestant(lanes=1, images=60))
+CONTESTANTS = (
+    Contestant(24, images=720, queue="lanes-24"),
+    Contestant(1, images=60, queue="lanes-1"),
+)
 
 
 def main() -> int:
@@ -75,11 +75,12 @@ def main() -> int:
 
 
 @contextmanager
-def worker(contestant: Contestant, url: str, home: Path) -> Iterator[None]:
+def worker(contestant: Contestant, url: str, home: Path, name: str = "") -> Iterator[None]:
+    name = name or contestant.queue
     command = [sys.executable, Path(__file__).with_name("sleeping_worker.py"), "--name"]
-    with (home / f"{contestant.queue}.log").open("wb") as log:
+    with (home / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, f"{contestant.queue}@bench"],
+            [*command, f"{name}@bench"],
             env=os.environ | contestant.environment | {"BGPIPE_REDIS_URL": url},
             stdin=subprocess.PIPE,
             stdout=log,

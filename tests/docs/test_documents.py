@@ -300,3 +300,11 @@ def test_the_page_of_commands_and_settings_is_up_to_date() -> None:
         [sys.executable, script, "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_pages_show_the_committed_figures() -> None:
+    script = ROOT / "infra/scripts/figures.py"
+    done = subprocess.run(
+        [sys.executable, script, "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -193,3 +193,23 @@ def _load(monkeypatch: pytest.MonkeyPatch, folder: Path | None) -> ModuleType:
     monkeypatch.setitem(sys.modules, "pynvml", module)  # it makes its errors as it is imported
     spec.loader.exec_module(module)
     return module
+
+
+def test_a_worker_on_a_cpu_keeps_the_memory_that_it_frees() -> None:
+    """Else every forward pass pays for new pages: 12,288 here."""
+    program = (
+        "import resource\n"
+        "for _ in range(5):\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    blocks = [bytes([n]) * 2**24 for n in (1, 2, 3)]\n"
+        "    del blocks\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | WorkerDevice("cpu").environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 1000
