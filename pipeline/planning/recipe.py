@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from bgpipe.config.presets import BACKGROUND
 from bgpipe.config.settings import Settings
@@ -252,4 +253,13 @@ def explain(error: ValueError) -> str:
     """Return the reason in one line, also of a validation error of pydantic."""
     if not isinstance(error, ValidationError):
         return str(error)
-    return "; ".join(f"{item['loc'][0]}: {item['msg'].lower()}" for item in error.errors())
+    return "; ".join(map(_explain_value, error.errors()))
+
+
+def _explain_value(problem: ErrorDetails) -> str:
+    name = str(problem["loc"][0])
+    if problem["type"] == "string_pattern_mismatch":
+        known = TypeAdapter(Preset).json_schema()["properties"]
+        if expected := known.get(name, {}).get("description"):
+            return f"{name} is not {expected}: {problem['input']}"
+    return f"{name}: {problem['msg'].lower()}"

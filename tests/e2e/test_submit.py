@@ -153,6 +153,7 @@ def test_a_dry_run_counts_and_writes_nothing(bgpipe: Bgpipe, photos: Path) -> No
         (("submit", "{photos}", "--preset", "nice"), 2, "unknown preset: nice"),
         (("submit", "{photos}", "--set", "contrast=9"), 2, "contrast"),
         (("submit", "{photos}", "--set", "sharpen=1"), 2, "sharpen"),
+        (("submit", "{photos}", "--size", "10"), 2, "size is not WIDTHxHEIGHT or empty: 10"),
         (("submit", "{photos}", "--set", "contrast"), 2, "--set"),
         (("submit", "{photos}", "--model", "birefnet-huge"), 2, "birefnet-huge"),
         (("submit", "{photos}", "--model", "birefnet-lite"), 4, "birefnet-lite"),
