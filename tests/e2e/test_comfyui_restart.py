@@ -47,7 +47,7 @@ def test_a_prompt_survives_a_restart_of_everything_in_its_middle(
         for command in ([BGPIPE, "dispatch"], [BGPIPE, "worker", "--device", "cpu"]):
             stack.enter_context(running(command, tmp_path, environment))
         assert [kind for kind, _ in events(socket, prompt)][-2:] == [
-            "execution_success",
             "executing",
+            "execution_success",
         ]
         assert comfy.image(comfy.wait(prompt)).shape == (300, 451, 4)
