@@ -16,7 +16,7 @@ from bgpipe.pipeline.images.color import from_srgb, parse_color, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode, read_pixel_count
 from bgpipe.pipeline.images.encode import encode
 from bgpipe.pipeline.images.limits import Limits, estimate_memory
-from bgpipe.pipeline.images.provenance import SCORE
+from bgpipe.pipeline.images.provenance import score_text
 from bgpipe.pipeline.matting.composite import blur_photo, composite, count_canvas_pixels
 from bgpipe.pipeline.matting.cutout import cut_out, keep_own_alpha
 from bgpipe.pipeline.matting.edges import solve_edges
@@ -101,9 +101,8 @@ class ImageProcessor:
             with timer("refine"):
                 score = expected_iou(matte) if matte else None
             cutouts = _CutoutMaker(image, matte, refined, self._review)
-            if score is not None:
-                text = {SCORE: f"{score:.2f}"}
-                requests = [replace(each, text={**each.text, **text}) for each in requests]
+            text = score_text(score)
+            requests = [replace(each, text={**each.text, **text}) for each in requests]
             files = [self._make_file(cutouts, request, timer) for request in requests]
             return files, Review(cutouts.flags, score)
 

@@ -22,9 +22,11 @@ from bgpipe.pipeline.images.color import from_srgb, parse_color, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode
 from bgpipe.pipeline.images.encode import encode
 from bgpipe.pipeline.images.limits import Limits, check_size
+from bgpipe.pipeline.images.provenance import RECIPE, score_text
 from bgpipe.pipeline.matting.composite import blur_photo, composite
 from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.matting.edges import solve_edges
+from bgpipe.pipeline.matting.score import expected_iou
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning.recipe import build_recipe
 from bgpipe.pipeline.storage.factory import StoreFactory, find_location
@@ -146,15 +148,15 @@ class BackgroundRemover:
 
     def _make_file(self, data: bytes, output: Output, metadata: Mapping[str, str]) -> bytes:
         image = decode(data, self._limits, output.depth == 16)
-        texts = {"bgpipe:recipe": self.recipe.text, **metadata}
-        return encode(self._cut_out(image), image, output, texts)
+        matte, refined = self._infer_mattes(image)
+        texts = {RECIPE: self.recipe.text, **metadata, **score_text(expected_iou(matte))}
+        return encode(self._compose(image, refined), image, output, texts)
 
     def _cut_out(self, image: DecodedImage) -> Cutout:
-        height, width, _ = image.rgb.shape
-        check_size((width, height), self._limits)
+        return self._compose(image, self._infer_mattes(image)[1])
+
+    def _compose(self, image: DecodedImage, matte: Matte) -> Cutout:
         preset = self.recipe.preset
-        with self._device_lock:
-            matte = self._infer_matte(image)
         cutout = cut_out(image, matte, preset)
         background = blur_photo(image.rgb, cutout.rgba[..., 3], preset)
         if background is None and preset.background:
@@ -164,17 +166,21 @@ class BackgroundRemover:
             outline = from_srgb(parse_color(preset.outline.partition(":")[2]), image.icc)
         return composite(cutout, preset, background, self._limits.max_pixels, outline)
 
-    def _infer_matte(self, image: DecodedImage) -> Matte:
+    def _infer_mattes(self, image: DecodedImage) -> tuple[Matte, Matte]:
+        """Return the network's matte, and that with its edges solved, if the recipe says so."""
         from bgpipe.pipeline.networks.preprocess import preprocess
 
-        pixels = to_viewed_srgb(preprocess(image.rgb, self.recipe.size), image.icc)
-        engine, edge_engine = self._engines
-        (matte,) = engine.infer([pixels])
-        matting = self.recipe.matting
-        if matting is None or edge_engine is None:
-            return matte
-        rgb = to_viewed_srgb(image.rgb, image.icc)
-        return Matte(solve_edges(rgb, matte.alpha, matting, edge_engine.infer))
+        height, width, _ = image.rgb.shape
+        check_size((width, height), self._limits)
+        with self._device_lock:
+            pixels = to_viewed_srgb(preprocess(image.rgb, self.recipe.size), image.icc)
+            engine, edge_engine = self._engines
+            (matte,) = engine.infer([pixels])
+            matting = self.recipe.matting
+            if matting is None or edge_engine is None:
+                return matte, matte
+            rgb = to_viewed_srgb(image.rgb, image.icc)
+            return matte, Matte(solve_edges(rgb, matte.alpha, matting, edge_engine.infer))
 
     @cached_property
     def _engines(self) -> tuple[BiRefNetEngine, VitMatteEngine | None]:

@@ -27,6 +27,11 @@ _ENTRY = re.compile(r'(bgpipe:\w+)="([^"]*)"')
 _QUOTES = {"&quot;": '"', "&#10;": "\n", "&#13;": "\r", "&#9;": "\t"}
 
 
+def score_text(score: float | None) -> dict[str, str]:
+    """Return the text of a score in [0, 1], if there is one."""
+    return {} if score is None else {SCORE: f"{score:.2f}"}
+
+
 def xmp_packet(text: Mapping[str, str]) -> bytes:
     """Return the text, its keywords in the form `bgpipe:word`, as an XMP packet."""
     entries = " ".join(f"{name}={_quote(value)}" for name, value in text.items())

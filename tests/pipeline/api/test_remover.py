@@ -65,6 +65,7 @@ def test_a_location_becomes_the_file_of_a_job_with_the_source_in_it(
         assert cutout.info["bgpipe:recipe"] == remover.recipe.text
         assert source is not None
         assert cutout.info["bgpipe:source"] == source.identity
+        assert 0 <= float(cutout.info["bgpipe:score"]) <= 1
         assert np.array_equal(np.asarray(cutout), np.asarray(remover(photo)))
     with pytest.raises(PermanentError, match=Code.MISSING):
         remover.from_location(str(tmp_path / "missing.png"))
