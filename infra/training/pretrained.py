@@ -27,10 +27,8 @@ def checkpoint() -> Path:
 
 def fill(backbone: EfficientNet, path: Path) -> None:
     """Load the features of `path`, converted to this project's normalisation."""
-    # Training only; the product reads safetensors. The weights are published as a PyTorch checkpoint alone.
-    tensors = torch.load(
-        path, map_location="cpu", weights_only=True
-    )  # refuses all but tensors: no code runs
+    # Training only, as these weights are published as nothing else; the product reads safetensors.
+    tensors = torch.load(path, map_location="cpu", weights_only=True)  # tensors alone: no code runs
     features = {k: v for k, v in tensors.items() if not k.startswith(CLASSIFIER)}
     backbone.load_state_dict(for_our_images(features))
 

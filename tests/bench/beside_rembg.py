@@ -1,8 +1,8 @@
 """What bgpipe and rembg spend around the same network: `python tests/bench/beside_rembg.py PYTHON [--rounds N]`.
 
 PYTHON has rembg installed (measured: 2.0.86). JPEG to PNG in memory, by rembg's `remove` with its session for
-BiRefNet, plain and with its estimation of the foreground; both get the same matte from a network that costs
-nothing, so its time is to be added to either. CPU time of one thread, the least of the rounds, in turns.
+BiRefNet, plain and with its estimation of the foreground; both get the same matte from a stub in
+place of the network, whose own time comes on top. CPU time of one thread, minimum of alternating rounds.
 """
 
 from __future__ import annotations

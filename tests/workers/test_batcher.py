@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -90,6 +90,17 @@ def batcher(
 
 def values_of(mattes: list[Matte]) -> list[int]:
     return [round(float(matte.alpha[0, 0]) * 255) for matte in mattes]
+
+
+def submit_in_order(
+    lanes: ThreadPoolExecutor, served: Batcher, items: list[tuple[int, str]]
+) -> list[Future[list[Matte]]]:
+    """Have lanes ask, one after the other, for images of a value by weights of a letter."""
+    answers = []
+    for value, weights in items:
+        answers.append(lanes.submit(served.infer, recipe(weights * 64), [image(value)]))
+        time.sleep(0.02)
+    return answers
 
 
 def test_every_lane_gets_its_own_matte_and_full_batches_go_at_once() -> None:
@@ -212,10 +223,7 @@ def test_when_the_device_is_lost_only_the_images_of_its_last_step_are_suspects()
 def test_the_next_full_batch_is_launched_before_the_last_is_read() -> None:
     engine = Arithmetic(passes_in_flight=2)
     with batcher(lambda _: engine, batch=2, wait=30) as (served, _), ThreadPoolExecutor(6) as lanes:
-        answers = []
-        for value in range(6):  # in order
-            answers.append(lanes.submit(served.infer, recipe(), [image(value)]))
-            time.sleep(0.02)
+        answers = submit_in_order(lanes, served, [(value, "a") for value in range(6)])
         engine.open.set()
         assert [values_of(answer.result(30)) for answer in answers] == [[v] for v in range(6)]
     assert engine.events == ["launch 0", "launch 2", "read 0", "launch 4", "read 2", "read 4"]
@@ -227,11 +235,8 @@ def test_a_pass_is_read_at_once_when_no_full_batch_of_its_model_can_follow() -> 
         batcher(lambda _: engine, batch=2, wait=0.05) as (served, _),
         ThreadPoolExecutor(5) as lanes,
     ):
-        answers = []
-        for value, weights in ((0, "a"), (1, "a"), (2, "b"), (3, "b"), (4, "a")):
-            spec = recipe(weights * 64)
-            answers.append(lanes.submit(served.infer, spec, [image(value)]))
-            time.sleep(0.02)
+        items = [(0, "a"), (1, "a"), (2, "b"), (3, "b"), (4, "a")]
+        answers = submit_in_order(lanes, served, items)
         engine.open.set()
         assert [values_of(answer.result(30)) for answer in answers] == [[v] for v in range(5)]
     assert engine.events == ["launch 0", "read 0", "launch 2", "read 2", "launch 4", "read 4"]
@@ -240,14 +245,12 @@ def test_a_pass_is_read_at_once_when_no_full_batch_of_its_model_can_follow() -> 
 def test_a_poisonous_image_fails_alone_while_another_batch_is_in_flight() -> None:
     engine = Arithmetic(passes_in_flight=2)
     with batcher(lambda _: engine, batch=2, wait=30) as (served, _), ThreadPoolExecutor(4) as lanes:
-        answers = {}
-        for value in (POISON, 1, 2, 3):
-            answers[value] = lanes.submit(served.infer, recipe(), [image(value)])
-            time.sleep(0.02)
+        items = [(value, "a") for value in (POISON, 1, 2, 3)]
+        poisoned, *answers = submit_in_order(lanes, served, items)
         engine.open.set()
         with pytest.raises(ArithmeticError, match="poison"):
-            answers.pop(POISON).result(30)
-        assert [values_of(answer.result(30)) for answer in answers.values()] == [[1], [2], [3]]
+            poisoned.result(30)
+        assert [values_of(answer.result(30)) for answer in answers] == [[1], [2], [3]]
     assert engine.events[:2] == [f"launch {POISON}", "launch 2"]
 
 
