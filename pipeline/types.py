@@ -186,10 +186,6 @@ class Job:
         """The outputs, also of a job that has none with a name."""
         return self.outputs or (JobOutput("", self.recipe, naming=self.naming),)
 
-    def with_output(self, output: JobOutput) -> Job:
-        """Return the job that makes this output alone."""
-        return replace(self, recipe=output.recipe, naming=output.naming, outputs=())
-
     @property
     def locations_digest(self) -> str:
         """64 hexadecimal digits, equal for jobs with the same source and target."""

@@ -17,12 +17,12 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from heapq import merge
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
@@ -44,8 +44,7 @@ FINGERPRINTS_READ = 8192
 """At once."""
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogRow:
+class CatalogRow(NamedTuple):
     """How the cutout at `target` was made: from the source of this `identity`, by this recipe's hash.
 
     `made` is the cutout's identity; it is empty where item `index` of the catalog's job makes it.
@@ -59,18 +58,13 @@ class CatalogRow:
     index: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class JoinedRow:
-    """One target's key: the source planned for it, the object listed there, and its catalog row.
-
-    `output` is the position of the target's output in the job.
-    """
+class JoinedRow(NamedTuple):
+    """A target's key, the source planned for it, the object listed there, and its catalog row."""
 
     key: str
-    source: ObjectInfo | None
-    listed: ObjectInfo | None
-    known: CatalogRow | None
-    output: int = 0
+    planned: PlannedTarget | None = None
+    listed: ObjectInfo | None = None
+    known: CatalogRow | None = None
 
 
 _ROW = TypeAdapter(tuple[str, str, str, str, str, int])
@@ -165,7 +159,7 @@ class CatalogWriter:
             # For readers, and to detect early that the target cannot be written. Not earlier: a
             # source without images, or one among its cutouts, leaves no trace.
             self._write(RECIPE, self._job.recipe.text.encode())
-        self._rows.append(json.dumps(astuple(row), separators=(",", ":")).encode())
+        self._rows.append(json.dumps(row, separators=(",", ":")).encode())
         if len(self._rows) >= PART_ROWS:
             self._write_part()
 
@@ -211,16 +205,14 @@ def merge_join(
     rows: Iterable[CatalogRow],
 ) -> Iterator[JoinedRow]:
     """Join all three by the target's key, in constant memory; each comes in the order of these keys."""
-    streams: list[Iterable[tuple[bytes, int, Any]]] = [
-        ((key_bytes(key), 0, (entry, *output)) for entry, key, *output in planned),
-        ((key_bytes(entry.key), 1, entry) for entry in listed),
-        ((key_bytes(row.target), 2, row) for row in rows),
+    streams: list[Iterable[tuple[bytes, str, Any]]] = [
+        ((key_bytes(target.key), "planned", target) for target in planned),
+        ((key_bytes(entry.key), "listed", entry) for entry in listed),
+        ((key_bytes(row.target), "known", row) for row in rows),
     ]
     for key, group in groupby(merge(*streams, key=itemgetter(0)), key=itemgetter(0)):
-        values = {kind: value for _, kind, value in group}
-        text = key.decode("utf-8", "surrogatepass")
-        source, *output = values.get(0, (None,))
-        yield JoinedRow(text, source, values.get(1), values.get(2), *output)
+        values = {name: value for _, name, value in group}
+        yield JoinedRow(key.decode("utf-8", "surrogatepass"), **values)
 
 
 def _read_header(store: Store, source: str) -> tuple[JobId, tuple[str, ...]]:

@@ -1,10 +1,10 @@
 """Compare planned targets with the objects at the target: new, changed, up to date, or foreign."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
+from typing import NamedTuple
 
 from bgpipe.pipeline.errors import Code, ItemError
 from bgpipe.pipeline.planning.catalog import Catalog, JoinedRow, merge_join
@@ -30,8 +30,7 @@ class TargetState(StrEnum):
     """A cutout made from a source that the plan does not contain."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedItem:
+class PlannedItem(NamedTuple):
     """A source, its target's key, and the state of the target.
 
     `made` is the cutout's identity where it is CURRENT or ORPHANED and a catalog is kept; `recipe` is
@@ -68,24 +67,29 @@ def compare(
     listed; a folder, which may hold many other files, is asked for each key. Orphans are among the
     items then.
     """
-    rows = _join(pairs, target, catalog)
-    jobs = [job.with_output(output) for output in job.every_output]
+    rows = _join(pairs, target, catalog, [output.recipe.hash for output in job.every_output])
     with ThreadPoolExecutor(THREADS, thread_name_prefix="inspect") as pool:
         while batch := list(islice(rows, BATCH)):
             states = [
-                _listed_state(row, jobs[row.output], catalog)
-                or pool.submit(_opened_state, row, target, jobs[row.output])
-                for row in batch
+                _listed_state(row, item, job, catalog)
+                or pool.submit(_opened_state, item, target, job)
+                for row, item in batch
             ]
-            items = (
-                _item(row, state.result() if isinstance(state, Future) else state, jobs[row.output])
-                for row, state in zip(batch, states, strict=True)
-            )
-            yield [item for item in items if item]
+            items = []
+            for (row, item), waiting in zip(batch, states, strict=True):
+                state = waiting.result() if isinstance(waiting, Future) else waiting
+                is_made = state in (TargetState.CURRENT, TargetState.ORPHANED)
+                made = row.listed.identity if row.listed and is_made else ""
+                if not item.is_orphan or state is TargetState.ORPHANED:
+                    items.append(item._replace(state=state, made=made))
+            yield items
 
 
-def target_state(target: Store, key: str, job: Job, identity: str) -> TargetState:
-    """Compare the object at `key` with the source of this `identity`, by the object's provenance."""
+def target_state(target: Store, key: str, job: Job, recipe: str, identity: str) -> TargetState:
+    """Return the state of the object at `key` by its provenance.
+
+    It is up to date if the recipe of this hash made it from the source of this `identity`.
+    """
     try:
         provenance = read_provenance(target, key)
     except ItemError as error:
@@ -96,58 +100,57 @@ def target_state(target: Store, key: str, job: Job, identity: str) -> TargetStat
         return TargetState.FOREIGN if is_foreign else TargetState.CHANGED
     if not provenance.ours:
         return TargetState.CHANGED if job.overwrite else TargetState.FOREIGN
-    is_current = provenance.matches(job.recipe.hash, identity) and not job.force
+    is_current = provenance.matches(recipe, identity) and not job.force
     return TargetState.CURRENT if is_current else TargetState.CHANGED
 
 
 def _join(
-    pairs: Iterable[PlannedTarget], target: Store, catalog: Catalog | None
-) -> Iterator[JoinedRow]:
+    pairs: Iterable[PlannedTarget], target: Store, catalog: Catalog | None, recipes: Sequence[str]
+) -> Iterator[tuple[JoinedRow, PlannedItem]]:
+    """Yield each row with the item that it is, if its target turns out as expected."""
     if catalog is None:
-        return (JoinedRow(key, source, None, None, *output) for source, key, *output in pairs)
-    listed = target.list(missing_ok=True) if target.is_remote else ()
-    rows = merge_join(pairs, listed, catalog.rows())
-    if not target.is_remote:
-        rows = (replace(row, listed=_head(target, row.key)) for row in rows)
-    return (row for row in rows if row.source or (row.listed and row.known))
+        rows = (JoinedRow(pair.key, pair) for pair in pairs)
+    elif target.is_remote:
+        rows = merge_join(pairs, target.list(missing_ok=True), catalog.rows())
+    else:
+        joined = merge_join(pairs, (), catalog.rows())
+        rows = (row._replace(listed=_head(target, row.key)) for row in joined)
+    for row in rows:
+        if row.planned:
+            source, key, output = row.planned
+            recipe = recipes[output]
+            yield row, PlannedItem(source, key, TargetState.CURRENT, recipe, output=output)
+        elif row.listed and row.known:
+            source = ObjectInfo(row.known.source, 0, row.known.identity)
+            yield row, PlannedItem(source, row.key, TargetState.ORPHANED, row.known.recipe)
 
 
-def _listed_state(row: JoinedRow, job: Job, catalog: Catalog | None) -> TargetState | None:
+def _listed_state(
+    row: JoinedRow, item: PlannedItem, job: Job, catalog: Catalog | None
+) -> TargetState | None:
     """Return none if the object has to be opened."""
-    source, known = row.source, row.known
+    known, source = row.known, item.source
     if catalog and row.listed is None:
         return TargetState.NEW
     if not (catalog and row.listed and known and catalog.confirms(known, row.listed)):
         return None
-    if source is None:
+    if item.is_orphan:
         return TargetState.ORPHANED
-    expected = (source.key, source.identity, job.recipe.hash)
+    expected = (source.key, source.identity, item.recipe)
     is_current = (known.source, known.identity, known.recipe) == expected and not job.force
     return TargetState.CURRENT if is_current else TargetState.CHANGED
 
 
-def _opened_state(row: JoinedRow, target: Store, job: Job) -> TargetState:
+def _opened_state(item: PlannedItem, target: Store, job: Job) -> TargetState:
     """Open the target; an object that its catalog row is not about is foreign to it."""
-    if row.source:
-        return target_state(target, row.key, job, row.source.identity)
-    known = row.known
+    if not item.is_orphan:
+        return target_state(target, item.target, job, item.recipe, item.source.identity)
     try:
-        is_orphan = known and read_provenance(target, row.key).matches(known.recipe, known.identity)
+        provenance = read_provenance(target, item.target)
     except ItemError:
-        is_orphan = False
+        return TargetState.FOREIGN
+    is_orphan = provenance.matches(item.recipe, item.source.identity)
     return TargetState.ORPHANED if is_orphan else TargetState.FOREIGN
-
-
-def _item(row: JoinedRow, state: TargetState, job: Job) -> PlannedItem | None:
-    """Return none for an object without a source that is not an orphan."""
-    is_made = state in (TargetState.CURRENT, TargetState.ORPHANED)
-    made = row.listed.identity if row.listed and is_made else ""
-    if row.source:
-        return PlannedItem(row.source, row.key, state, job.recipe.hash, made, row.output)
-    if row.known and state is TargetState.ORPHANED:
-        source = ObjectInfo(row.known.source, 0, row.known.identity)
-        return PlannedItem(source, row.key, state, row.known.recipe, made)
-    return None
 
 
 def _head(target: Store, key: str) -> ObjectInfo | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple
 from itertools import chain, groupby, islice
 from operator import attrgetter
 
@@ -25,22 +24,13 @@ def by_image(
     if not job.outputs:
         yield from ([[planned] for planned in batch] for batch in batches)
         return
-    rows = (
-        (
-            *astuple(planned.source),
-            planned.target,
-            planned.state,
-            planned.recipe,
-            planned.made,
-            planned.output,
-        )
-        for planned in chain.from_iterable(batches)
+    columns = attrgetter("source.key", "source.size", "source.identity", *PlannedItem._fields[1:])
+    rows = sort_rows(
+        map(columns, chain.from_iterable(batches)),
+        lambda row: (key_bytes(row[0]), row[4] == TargetState.ORPHANED, row[-1]),
     )
     ordered = (
-        PlannedItem(ObjectInfo(*row[:3]), row[3], TargetState(row[4]), *row[5:])
-        for row in sort_rows(
-            rows, lambda row: (key_bytes(row[0]), row[4] == TargetState.ORPHANED, row[-1])
-        )
+        PlannedItem(ObjectInfo(*row[:3]), row[3], TargetState(row[4]), *row[5:]) for row in rows
     )
     groups = groupby(
         ordered, lambda planned: planned.target if planned.is_orphan else planned.source
@@ -77,8 +67,7 @@ class PlanWriter:
         """Write the batches of `by_image`."""
         rows: Iterable[CatalogRow] = chain.from_iterable(map(self._write_images, batches))
         if self._job.outputs:  # the images are in the order of their sources' keys
-            columns = attrgetter(*CatalogRow.__slots__)
-            ordered = sort_rows(map(columns, rows), lambda row: key_bytes(row[0]))
+            ordered = sort_rows(rows, lambda row: key_bytes(row[0]))
             rows = (CatalogRow(*row) for row in ordered)
         for row in rows:
             if self._catalog:

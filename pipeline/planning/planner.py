@@ -19,12 +19,9 @@ from bgpipe.pipeline.planning.ownership import read_provenance
 from bgpipe.pipeline.planning.plan_writer import PlanWriter, by_image
 from bgpipe.pipeline.planning.prune import Prune, TooManyOrphans, handle_orphans
 from bgpipe.pipeline.planning.targets import (
-    NameTemplate,
     OverlappingLocations,
     PlannedTarget,
     TargetCollision,
-    assign_by_template,
-    assign_outputs,
     assign_targets,
     literal_key,
 )
@@ -182,26 +179,17 @@ def _assign(
             ignored.add(IgnoredReason.NOT_AN_IMAGE, entry.key)
         return is_source
 
-    model, suffix = job.recipe.model, job.recipe.output.suffix
-    pairs: Iterator[PlannedTarget]
-    if job.outputs:
-        has_template = any(output.naming for output in job.outputs)
-        images = filter(is_counted_image, entries) if has_template else entries
-        pairs = assign_outputs(images, job, is_counted_image)
-    elif job.naming:
-        template = NameTemplate(job.naming, suffix, model)
-        pairs = assign_by_template(filter(is_counted_image, entries), template)
-    else:
-        pairs = assign_targets(entries, suffix, is_counted_image)
+    has_template = any(output.naming for output in job.every_output)
+    images = filter(is_counted_image, entries) if has_template else entries
     prefix = prefix_within(target.location, source.location)
     is_file = bool(literal_key(job.naming))
-    for pair in pairs:
-        entry, key, *_ = pair
+    for pair in assign_targets(images, job, is_counted_image):
+        key, source_key = pair.key, pair.source.key
         if prefix is not None and (
-            key == prefix + entry.key if is_file else key.startswith(prefix)
+            key == prefix + source_key if is_file else key.startswith(prefix)
         ):
             raise OverlappingLocations(
-                f"the cutout would be written among the sources: {entry.key}: choose another --out"
+                f"the cutout would be written among the sources: {source_key}: choose another --out"
             )
         yield pair
 

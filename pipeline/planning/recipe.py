@@ -15,7 +15,7 @@ from bgpipe.pipeline.errors import ItemError, UsageError
 from bgpipe.pipeline.logging import Notify
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.models.hub import Hub
-from bgpipe.pipeline.planning.targets import NameTemplate, literal
+from bgpipe.pipeline.planning.targets import check_template, literal
 from bgpipe.pipeline.storage.factory import StoreFactory, find_location
 from bgpipe.pipeline.types import (
     JobOutput,
@@ -73,7 +73,7 @@ def build_recipe(
     output = output or Output()
     _check_output(preset, output)
     if naming:
-        NameTemplate(naming, output.suffix, model="").check_distinct()
+        check_template(naming)
     is_degraded = False
     if not isinstance(model, ResolvedModel):
         name = model or settings.model.name
@@ -121,7 +121,7 @@ def _build_job_output(settings: Settings, name: str, recipe: Recipe, naming: str
         suffix = f"-{name}" if named.suffix is None else named.suffix
         template = named.name or (naming and naming + literal(suffix))
         if template:
-            NameTemplate(template, output.suffix, model="").check_distinct()
+            check_template(template)
     except UsageError as error:
         raise UsageError(f"outputs.{name}: {error}") from error
     built = replace(recipe, preset=preset, output=output)

@@ -1,37 +1,39 @@
 """Target keys of sources: the source's own name with another suffix, or a name template.
 
-No two sources share a target. Pairs of source and target are sorted by the target's UTF-8 bytes, the
-order in which stores list, and in temporary files where they exceed memory.
+No two files share a target. Targets are sorted by their keys' UTF-8 bytes, the order in which stores
+list, and in temporary files where they exceed memory.
 """
 
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
 from string import Formatter
 from tempfile import TemporaryFile
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from bgpipe.pipeline.errors import StorageUnavailable, UsageError
-from bgpipe.pipeline.types import Job, ObjectInfo
+from bgpipe.pipeline.types import Job, JobOutput, ObjectInfo
 
 FIELDS = ("folder", "stem", "name", "suffix", "model")
 """The source's folder, its file name without the suffix, with it, the suffix, and the model."""
-PNG = ".png"
-CHUNK_PAIRS = 50_000
-"""Pairs sorted in memory at once: about 25 MB."""
+CHUNK_ROWS = 50_000
+"""Sorted in memory at once: about 25 MB."""
 
-SourceTarget = tuple[ObjectInfo, str]
-OutputTarget = tuple[ObjectInfo, str, int]
-"""A source, the key of one of its outputs, and the output's position in the job."""
-PlannedTarget = SourceTarget | OutputTarget
 Row = tuple[Any, ...]
 """Values of JSON."""
 NameGroup = tuple[str, list[ObjectInfo]]
 """Sources whose targets could collide: those of one folder and this name up to its first dot."""
+
+
+class PlannedTarget(NamedTuple):
+    """A source, the key of one of its outputs, and the output's position in the job."""
+
+    source: ObjectInfo
+    key: str
+    output: int = 0
 
 
 class TargetCollision(UsageError):
@@ -42,55 +44,46 @@ class OverlappingLocations(UsageError):
     """Cutouts would be written among their sources."""
 
 
-@dataclass(frozen=True, slots=True)
-class NameTemplate:
-    """A template of target keys, such as `{folder}/{stem}-cutout`; without fields, one whole key.
+def check_template(text: str) -> None:
+    """Refuse a template of target keys that is not one, or that gives all images one name.
 
-    `suffix` is appended to names that lack it, unless the template has no fields.
+    A template such as `{folder}/{stem}-cutout` has some of FIELDS, `stem` or `name` among them.
 
-    Raises UsageError if it has other fields than FIELDS.
+    Raises UsageError.
     """
-
-    text: str
-    suffix: str
-    model: str
-
-    def __post_init__(self) -> None:
-        if unknown := _field_names(self.text) - set(FIELDS):
-            raise UsageError(
-                f"--name has no field {sorted(unknown)[0]!r}: there are {', '.join(FIELDS)}"
-            )
-
-    def check_distinct(self) -> None:
-        """Refuse a template that gives all images one name.
-
-        Raises UsageError if it has neither `stem` nor `name`.
-        """
-        if not _field_names(self.text) & {"stem", "name"}:
-            raise UsageError(f"--name gives all images one name: {self.text}: put {{stem}} into it")
-
-    def target(self, key: str) -> str:
-        """Return the target's key for the source `key`.
-
-        Raises TargetCollision if it would leave the target's folder.
-        """
-        folder, _, name = key.rpartition("/")
-        stem, dot, suffix = name.rpartition(".")
-        text = self.text.format_map(
-            {
-                "folder": folder,
-                "stem": stem or name,
-                "name": name,
-                "suffix": suffix if dot else "",
-                "model": self.model.rpartition("/")[2],
-            }
+    names = _field_names(text)
+    if unknown := names - set(FIELDS):
+        raise UsageError(
+            f"--name has no field {sorted(unknown)[0]!r}: there are {', '.join(FIELDS)}"
         )
-        if _field_names(self.text) and not text.endswith(self.suffix):
-            text += self.suffix
-        parts = text.split("/")
-        if ".." in parts:
-            raise TargetCollision(f"--name leads out of the target's folder: {self.text}")
-        return "/".join(part for part in parts if part not in ("", "."))
+    if not names & {"stem", "name"}:
+        raise UsageError(f"--name gives all images one name: {text}: put {{stem}} into it")
+
+
+def expand_template(template: str, key: str, suffix: str, model: str) -> str:
+    """Return the target's key for the source `key`.
+
+    `suffix` is appended to a name that lacks it. A template without fields is a whole key.
+
+    Raises TargetCollision if it would leave the target's folder.
+    """
+    folder, _, name = key.rpartition("/")
+    stem, dot, ending = name.rpartition(".")
+    text = template.format_map(
+        {
+            "folder": folder,
+            "stem": stem or name,
+            "name": name,
+            "suffix": ending if dot else "",
+            "model": model.rpartition("/")[2],
+        }
+    )
+    if not text.endswith(suffix) and _field_names(template):
+        text += suffix
+    parts = text.split("/")
+    if ".." in parts:
+        raise TargetCollision(f"--name leads out of the target's folder: {template}")
+    return "/".join(part for part in parts if part not in ("", "."))
 
 
 def literal(key: str) -> str:
@@ -113,80 +106,54 @@ def _field_names(text: str) -> set[str]:
     return {field for _, field, _, _ in pieces if field is not None}
 
 
-def assign_by_template(
-    entries: Iterable[ObjectInfo], template: NameTemplate
-) -> Iterator[SourceTarget]:
-    """Yield each entry with the key that the template gives it, in the order of those keys.
-
-    Raises TargetCollision if two entries share a key, or one leaves the target.
-    """
-    last: str | None = None
-    for entry, target in sorted_by_target((entry, template.target(entry.key)) for entry in entries):
-        if target == last:
-            raise TargetCollision(
-                f"--name gives {entry.key} the place of another image: {target}: "
-                f"put {{folder}} or {{name}} into it"
-            )
-        last = target
-        yield entry, target
-
-
 def assign_targets(
     entries: Iterable[ObjectInfo],
-    suffix: str = PNG,
+    job: Job,
     is_image: Callable[[ObjectInfo], bool] = lambda entry: True,  # noqa: ARG005
-) -> Iterator[SourceTarget]:
-    """Yield each entry with its target's key, in the order of those keys.
+) -> Iterator[PlannedTarget]:
+    """Yield each entry with the key of each output of `job`, in the order of these keys.
 
-    `suffix` replaces the source's. Where two sources would share that key, or one equals another's
-    full name, `suffix` is appended instead. `entries` come in the order of their keys' UTF-8 bytes.
+    The suffix of an output without a template replaces the source's. Where two sources would share
+    that key, or one equals another's full name, it is appended instead. `entries` come in the order
+    of their keys' UTF-8 bytes.
 
     `is_image` is called for an entry without a suffix that would share its key: another kind of file
     is dropped, and changes no image's target.
 
-    Raises StorageUnavailable if entries come in another order, or twice.
+    Raises:
+        TargetCollision: two files share a key, or one leaves the target.
+        StorageUnavailable: entries come in another order, or twice.
     """
-    return sorted_by_target(
-        pair for group in _name_groups(entries) for pair in _assign_group(group, suffix, is_image)
-    )
 
+    def key(entry: ObjectInfo, base: str, output: JobOutput) -> str:
+        suffix = output.recipe.output.suffix
+        if output.naming:
+            return expand_template(output.naming, entry.key, suffix, job.recipe.model)
+        return base + output.suffix + suffix
 
-def assign_outputs(
-    entries: Iterable[ObjectInfo], job: Job, is_image: Callable[[ObjectInfo], bool]
-) -> Iterator[OutputTarget]:
-    """Yield each entry with the key of each output of `job`, in the order of these keys.
-
-    An output without a template replaces the source's suffix by its own. Sources that would share a key
-    then keep their full names, as in `assign_targets`, whose arguments these are.
-
-    Raises TargetCollision if two files would still share a key, or one leaves the target.
-    """
-    model, endings = job.recipe.model, [each.recipe.output.suffix for each in job.outputs]
-    templates = [
-        NameTemplate(output.naming, ending, model) if output.naming else None
-        for output, ending in zip(job.outputs, endings, strict=True)
-    ]
-
-    def key(entry: ObjectInfo, base: str, position: int) -> str:
-        template = templates[position]
-        ending = job.outputs[position].suffix + endings[position]
-        return template.target(entry.key) if template else base + ending
-
+    outputs = job.every_output
     rows = (
-        (entry.key, entry.size, entry.identity, key(entry, base, position), position)
+        (entry.key, entry.size, entry.identity, key(entry, base, output), position)
         for group in _name_groups(entries)
-        for entry, base in _assign_group(group, "", is_image)
-        for position in range(len(job.outputs))
+        for entry, base in _assign_group(group, is_image)
+        for position, output in enumerate(outputs)
     )
     last: str | None = None
     for *entry, target, position in sort_rows(rows, lambda row: key_bytes(row[3])):
         if target == last:
-            raise TargetCollision(
-                f"outputs.{job.outputs[position].name} gives {entry[0]} the place of another file: "
-                f"{target}: give it another suffix or name"
-            )
+            raise _collision(entry[0], target, outputs[position].name)
         last = target
-        yield ObjectInfo(*entry), target, position
+        yield PlannedTarget(ObjectInfo(*entry), target, position)
+
+
+def _collision(key: str, target: str, output: str) -> TargetCollision:
+    if output:
+        remedy = "give it another suffix or name"
+        return TargetCollision(
+            f"outputs.{output} gives {key} the place of another file: {target}: {remedy}"
+        )
+    remedy = "put {folder} or {name} into it"
+    return TargetCollision(f"--name gives {key} the place of another image: {target}: {remedy}")
 
 
 def _name_groups(entries: Iterable[ObjectInfo]) -> Iterator[NameGroup]:
@@ -207,24 +174,23 @@ def _name_groups(entries: Iterable[ObjectInfo]) -> Iterator[NameGroup]:
 
 
 def _assign_group(
-    group: NameGroup, suffix: str, is_image: Callable[[ObjectInfo], bool]
-) -> Iterator[SourceTarget]:
+    group: NameGroup, is_image: Callable[[ObjectInfo], bool]
+) -> Iterator[tuple[ObjectInfo, str]]:
+    """Yield the entries, each with what precedes the suffix in its target's key."""
     stem, entries = group
-    targets = {
-        entry.key: (stem if entry.key == stem else entry.key[: entry.key.rindex(".")]) + suffix
+    bases = {
+        entry.key: stem if entry.key == stem else entry.key[: entry.key.rindex(".")]
         for entry in entries
     }
-    collides = Counter(targets.values())[stem + suffix] > 1
+    collides = Counter(bases.values())[stem] > 1
     if entries[0].key == stem and collides and not is_image(entries[0]):
-        del targets[stem]
-    colliding = list(targets)
+        del bases[stem]
+    colliding = list(bases)
     while colliding:
-        counts = Counter(targets.values())
-        colliding = [
-            key for key, target in targets.items() if counts[target] > 1 and target != key + suffix
-        ]
-        targets.update((key, key + suffix) for key in colliding)
-    return ((entry, targets[entry.key]) for entry in entries if entry.key in targets)
+        counts = Counter(bases.values())
+        colliding = [key for key, base in bases.items() if counts[base] > 1 and base != key]
+        bases.update((key, key) for key in colliding)
+    return ((entry, bases[entry.key]) for entry in entries if entry.key in bases)
 
 
 def _stem(key: str) -> str:
@@ -233,17 +199,8 @@ def _stem(key: str) -> str:
     return key.removesuffix(name) + name.partition(".")[0]
 
 
-def sorted_by_target(
-    pairs: Iterable[SourceTarget], chunk_pairs: int = CHUNK_PAIRS
-) -> Iterator[SourceTarget]:
-    """Yield `pairs` by the UTF-8 bytes of the targets' keys."""
-    rows = ((entry.key, entry.size, entry.identity, target) for entry, target in pairs)
-    for *entry, target in sort_rows(rows, lambda row: key_bytes(row[3]), chunk_pairs):
-        yield ObjectInfo(*entry), target
-
-
 def sort_rows(
-    rows: Iterable[Row], order: Callable[[Row], Any], chunk_rows: int = CHUNK_PAIRS
+    rows: Iterable[Row], order: Callable[[Row], Any], chunk_rows: int = CHUNK_ROWS
 ) -> Iterator[Row]:
     """Yield `rows` in this order; chunks but the last wait in files."""
     rows = iter(rows)

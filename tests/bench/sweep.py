@@ -90,11 +90,12 @@ def settle(url: str) -> None:
     source, target = stores.open(SOURCE), stores.open(TARGET)
     with connect(url) as client:
         catalog = Catalog(target, SOURCE, JobStore(client).items)
-        writer = catalog.successor(make_job("before"))
-        for place in merge_join(assign_targets(source.list()), target.list(), []):
-            assert place.source
+        job = make_job("before")
+        writer = catalog.successor(job)
+        for place in merge_join(assign_targets(source.list(), job), target.list(), []):
+            assert place.planned
             assert place.listed
-            made, entry = place.listed.identity, place.source
+            made, entry = place.listed.identity, place.planned.source
             writer.add(CatalogRow(place.key, made, entry.key, entry.identity, RECIPE.hash))
         writer.close()
 

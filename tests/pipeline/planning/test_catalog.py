@@ -20,6 +20,7 @@ from bgpipe.pipeline.planning.catalog import (
     header_key,
     merge_join,
 )
+from bgpipe.pipeline.planning.targets import PlannedTarget
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, JobId, ObjectInfo
 
@@ -174,14 +175,14 @@ def test_all_three_are_joined_in_the_order_of_their_keys(
         return sorted(keys, key=str.encode)
 
     places = merge_join(
-        [(ObjectInfo(f"of {key}", 1, ""), key) for key in ordered(planned)],
+        [PlannedTarget(ObjectInfo(f"of {key}", 1, ""), key) for key in ordered(planned)],
         [ObjectInfo(key, 1, "") for key in ordered(listed)],
         [CatalogRow(key, "", "", "", "") for key in ordered(known)],
     )
     joined = [
         (
             place.key,
-            place.source and place.source.key,
+            place.planned and place.planned.source.key,
             place.listed and place.listed.key,
             place.known and place.known.target,
         )

@@ -37,7 +37,7 @@ def sources(*names: str) -> list[ObjectInfo]:
 def known(target: LocalStore, job_store: JobStore, job: Job, *names: str) -> None:
     """Cutouts of these sources, and the catalog that knows them."""
     writer = Catalog(target, SOURCE, job_store.items).successor(job)
-    for entry, key in assign_targets(sources(*names)):
+    for entry, key, _ in assign_targets(sources(*names), job):
         made = target.write(key, NOT_TO_BE_OPENED)
         writer.add(CatalogRow(key, made, entry.key, entry.identity, job.recipe.hash))
     writer.close()
@@ -48,7 +48,7 @@ def found(
 ) -> tuple[dict[str, TargetState], list[str]]:
     """Return the state of each target, and the sources of orphaned cutouts."""
     catalog = Catalog(target, SOURCE, job_store.items)
-    batches = list(compare(assign_targets(entries), target, job, catalog))
+    batches = list(compare(assign_targets(entries, job), target, job, catalog))
     states = {item.source.key: item.state for batch in batches for item in batch}
     orphans = [key for key, state in states.items() if state is TargetState.ORPHANED]
     return {key: state for key, state in states.items() if key not in orphans}, orphans

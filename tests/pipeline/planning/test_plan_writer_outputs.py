@@ -22,7 +22,7 @@ from bgpipe.pipeline.planning.dry_run import estimate_job
 from bgpipe.pipeline.planning.planner import list_job
 from bgpipe.pipeline.planning.prune import Orphans
 from bgpipe.pipeline.planning.recipe import build_outputs
-from bgpipe.pipeline.planning.targets import TargetCollision, assign_outputs, sort_rows
+from bgpipe.pipeline.planning.targets import TargetCollision, assign_targets, sort_rows
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import (
     Item,
@@ -103,7 +103,7 @@ def stale(items: list[Item]) -> dict[str, int]:
 def test_outputs_are_named_by_suffix_or_template_and_full_names_are_kept_where_sources_meet(
     parted: Job, source: LocalStore
 ) -> None:
-    pairs = assign_outputs(source.list(), parted, lambda _: True)
+    pairs = assign_targets(source.list(), parted)
     assert [(entry.key, key, output) for entry, key, output in pairs] == [
         ("a.jpg", "a.jpg-web.webp", 0),
         ("a.png", "a.png-web.webp", 0),
@@ -121,7 +121,7 @@ def test_two_outputs_that_would_share_a_file_are_refused(parted: Job, source: Lo
     with pytest.raises(
         TargetCollision, match=r"outputs.mask gives a.jpg the place of another file"
     ):
-        list(assign_outputs(source.list(), replace(parted, outputs=same), lambda _: True))
+        list(assign_targets(source.list(), replace(parted, outputs=same)))
 
 
 def test_an_image_is_one_item_whatever_is_stale_of_it(

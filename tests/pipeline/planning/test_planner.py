@@ -26,12 +26,15 @@ from bgpipe.pipeline.planning.planner import (
     plan_job,
     select_sources,
 )
-from bgpipe.pipeline.planning.targets import CHUNK_PAIRS, assign_targets
+from bgpipe.pipeline.planning.targets import CHUNK_ROWS, assign_targets
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, JobSummary, ObjectInfo, Preset, Recipe
 
 PAIR_BYTES = 500
 """More than a pair of the listing below needs in memory."""
+JOB = Job(
+    JobId("j"), "/photos", "/cutouts", Recipe("nano", "ab" * 32, (256, 320), Preset()), created=0.0
+)
 Opened = Callable[[Job, LocalStore, LocalStore], JobSummary]
 
 # Few names and suffixes, put together often, so that nearly every set of keys collides.
@@ -50,7 +53,11 @@ def entries(*names: str) -> list[ObjectInfo]:
 
 
 def targets(*names: str) -> dict[str, str]:
-    return {entry.key: target for entry, target in assign_targets(entries(*sorted(names)))}
+    return {entry.key: target for entry, target, _ in assign_targets(entries(*sorted(names)), JOB)}
+
+
+def state(target: LocalStore, key: str, job: Job, identity: str) -> TargetState:
+    return target_state(target, key, job, job.recipe.hash, identity)
 
 
 def cutout(recipe: Recipe, identity: str) -> bytes:
@@ -155,25 +162,25 @@ def test_a_source_without_a_suffix_keeps_its_target_to_itself() -> None:
 
 
 def test_a_long_plan_waits_in_files() -> None:
-    listed = (ObjectInfo(f"{number:06}.jpg", 1, "1") for number in range(4 * CHUNK_PAIRS))
+    listed = (ObjectInfo(f"{number:06}.jpg", 1, "1") for number in range(4 * CHUNK_ROWS))
     tracemalloc.start()
-    planned = assign_targets(listed)
+    planned = assign_targets(listed, JOB)
     held = next(planned)[1], tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert held[0] == "000000.png"
-    assert held[1] < 3 * CHUNK_PAIRS * PAIR_BYTES
+    assert held[1] < 3 * CHUNK_ROWS * PAIR_BYTES
 
 
 @pytest.mark.parametrize("names", [("b.jpg", "a.jpg"), ("a.jpg", "a.jpg")])
 def test_a_listing_out_of_order_is_refused(names: tuple[str, str]) -> None:
     with pytest.raises(StorageUnavailable, match="out of order"):
-        list(assign_targets(entries(*names)))
+        list(assign_targets(entries(*names), JOB))
 
 
 @given(st.sets(NASTY, max_size=40))
 @example({"shop.s/x.jpg", "shop.s/y.jpg", "shop.tif", "shop.webp/x.jpg"})
 def test_targets_come_in_the_order_of_their_keys(names: set[str]) -> None:
-    planned = [target for _, target in assign_targets(entries(*sorted(names)))]
+    planned = [target for _, target, _ in assign_targets(entries(*sorted(names)), JOB)]
     assert planned == sorted(planned)
 
 
@@ -214,12 +221,12 @@ def test_a_cutout_is_current_for_its_own_recipe_and_source_only(
 
     target.write("a.png", cutout(job.recipe, "10-1"))
     renamed, other = with_recipe(model="the same by another name"), with_recipe(preset=Preset())
-    assert target_state(target, "a.png", job, "10-1") is TargetState.CURRENT
-    assert target_state(target, "a.png", renamed, "10-1") is TargetState.CURRENT
-    assert target_state(target, "a.png", other, "10-1") is TargetState.CHANGED
-    assert target_state(target, "a.png", job, "10-2") is TargetState.CHANGED
-    assert target_state(target, "a.png", replace(job, force=True), "10-1") is TargetState.CHANGED
-    assert target_state(target, "b.png", job, "10-1") is TargetState.NEW
+    assert state(target, "a.png", job, "10-1") is TargetState.CURRENT
+    assert state(target, "a.png", renamed, "10-1") is TargetState.CURRENT
+    assert state(target, "a.png", other, "10-1") is TargetState.CHANGED
+    assert state(target, "a.png", job, "10-2") is TargetState.CHANGED
+    assert state(target, "a.png", replace(job, force=True), "10-1") is TargetState.CHANGED
+    assert state(target, "b.png", job, "10-1") is TargetState.NEW
 
 
 @pytest.mark.parametrize(
@@ -238,7 +245,7 @@ def test_a_cutout_is_current_for_its_own_recipe_and_source_only(
 )
 def test_a_damaged_cutout_is_made_again(target: LocalStore, job: Job, damage) -> None:
     target.write("a.png", damage(cutout(job.recipe, "10-1")))
-    assert target_state(target, "a.png", job, "10-1") is TargetState.CHANGED
+    assert state(target, "a.png", job, "10-1") is TargetState.CHANGED
     check_replaceable(target, "a.png")
 
 
@@ -255,11 +262,9 @@ def test_a_file_that_bgpipe_did_not_make_is_foreign(
     target: LocalStore, job: Job, content: bytes
 ) -> None:
     target.write("a.png", content)
-    assert target_state(target, "a.png", job, "10-1") is TargetState.FOREIGN
-    assert target_state(target, "a.png", replace(job, force=True), "10-1") is TargetState.FOREIGN
-    assert (
-        target_state(target, "a.png", replace(job, overwrite=True), "10-1") is TargetState.CHANGED
-    )
+    assert state(target, "a.png", job, "10-1") is TargetState.FOREIGN
+    assert state(target, "a.png", replace(job, force=True), "10-1") is TargetState.FOREIGN
+    assert state(target, "a.png", replace(job, overwrite=True), "10-1") is TargetState.CHANGED
     with pytest.raises(ItemError, match="was not made by bgpipe: pass --overwrite") as raised:
         check_replaceable(target, "a.png")
     assert raised.value.code is Code.TARGET
@@ -323,7 +328,7 @@ def test_a_job_skips_what_is_up_to_date_and_lists_the_rest(
 ) -> None:
     for number in range(120):
         photo(source.root, f"d/{number:03}.jpg")
-    for entry, key in assign_targets(source.list()):
+    for entry, key, _ in assign_targets(source.list(), job):
         if entry.key != "d/007.jpg":
             target.write(key, cutout(job.recipe, entry.identity))
     start = time.perf_counter()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.planning.targets import (
-    NameTemplate,
     TargetCollision,
-    assign_by_template,
     assign_targets,
+    check_template,
+    expand_template,
     literal,
     literal_key,
 )
-from bgpipe.pipeline.types import ObjectInfo
+from bgpipe.pipeline.types import ObjectInfo, Output
 
 
 def entries(*keys):
@@ -34,7 +36,7 @@ def entries(*keys):
     ],
 )
 def test_fields_stand_for_parts_of_the_source(text, key, target):
-    assert NameTemplate(text, ".png", "/models/nano").target(key) == target
+    assert expand_template(text, key, ".png", "/models/nano") == target
 
 
 @pytest.mark.parametrize(
@@ -43,18 +45,18 @@ def test_fields_stand_for_parts_of_the_source(text, key, target):
 )
 def test_what_is_no_template_is_refused(text):
     with pytest.raises(UsageError, match="--name"):
-        NameTemplate(text, ".png", "m")
+        check_template(text)
 
 
 @pytest.mark.parametrize("text", ["same", "{folder}/x"])
 def test_a_template_that_gives_all_one_name_is_refused(text):
     with pytest.raises(UsageError, match="one name"):
-        NameTemplate(text, ".png", "m").check_distinct()
+        check_template(text)
 
 
 def test_a_literal_is_the_whole_key_of_one_cutout():
     text = literal("out {1}.jpeg")
-    assert NameTemplate(text, ".jpg", "m").target("a/b.png") == "out {1}.jpeg"
+    assert expand_template(text, "a/b.png", ".jpg", "m") == "out {1}.jpeg"
     assert literal_key(text) == "out {1}.jpeg"
     assert literal_key("{stem}") == ""
 
@@ -62,27 +64,28 @@ def test_a_literal_is_the_whole_key_of_one_cutout():
 @pytest.mark.parametrize("text", ["../{stem}", "{folder}/../{stem}"])
 def test_a_template_does_not_lead_out_of_the_target(text):
     with pytest.raises(TargetCollision, match="leads out"):
-        NameTemplate(text, ".png", "m").target("a/b.jpg")
+        expand_template(text, "a/b.jpg", ".png", "m")
 
 
 def test_a_source_cannot_lead_out_of_the_target_through_a_template():
-    assert NameTemplate("{stem}", ".png", "m").target("...jpg") == "...png"
+    assert expand_template("{stem}", "...jpg", ".png", "m") == "...png"
     with pytest.raises(TargetCollision):
-        NameTemplate("{stem}/x", ".png", "m").target("...jpg")
+        expand_template("{stem}/x", "...jpg", ".png", "m")
 
 
-def test_two_images_of_one_name_are_refused():
-    template = NameTemplate("{stem}", ".webp", "m")
-    planned = assign_by_template(entries("a/x.jpg", "b/x.jpg"), template)
-    assert next(planned)[1] == "x.webp"
+def test_two_images_of_one_name_are_refused(job):
+    job = replace(job, recipe=replace(job.recipe, output=Output("webp")), naming="{stem}")
+    planned = assign_targets(entries("a/x.jpg", "b/x.jpg"), job)
+    assert next(planned).key == "x.webp"
     with pytest.raises(TargetCollision, match=r"b/x\.jpg the place of another image: x\.webp"):
         next(planned)
 
 
-@pytest.mark.parametrize("suffix", [".webp", ".jpg", ".zip"])
-def test_without_a_template_the_formats_suffix_takes_the_place_of_the_sources(suffix):
-    planned = assign_targets(entries("a/x.tif", "a/y.jpg", "a/y.png", "z"), suffix)
-    assert {entry.key: target for entry, target in planned} == {
+@pytest.mark.parametrize(("name", "suffix"), [("webp", ".webp"), ("jpeg", ".jpg"), ("zip", ".zip")])
+def test_without_a_template_the_formats_suffix_takes_the_place_of_the_sources(job, name, suffix):
+    job = replace(job, recipe=replace(job.recipe, output=Output(name)))
+    planned = assign_targets(entries("a/x.tif", "a/y.jpg", "a/y.png", "z"), job)
+    assert {entry.key: target for entry, target, _ in planned} == {
         "a/x.tif": f"a/x{suffix}",
         "a/y.jpg": f"a/y.jpg{suffix}",
         "a/y.png": f"a/y.png{suffix}",
