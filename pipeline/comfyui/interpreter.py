@@ -11,9 +11,16 @@ from dataclasses import asdict, dataclass, field, replace
 
 from bgpipe.config.presets import Enhancement
 from bgpipe.pipeline.comfyui import node_types
-from bgpipe.pipeline.comfyui.graph import Graph, Json, WorkflowError, unsupported_input
+from bgpipe.pipeline.comfyui.graph import (
+    Graph,
+    Json,
+    ValidatedGraph,
+    WorkflowError,
+    failed_outputs,
+    unsupported_input,
+    validate_graph,
+)
 from bgpipe.pipeline.comfyui.ui_format import is_ui_format, to_graph
-from bgpipe.pipeline.comfyui.validation import ValidatedGraph, failed_outputs, validate_graph
 from bgpipe.pipeline.types import Preset
 
 COLOR = re.compile(r"(#[0-9a-fA-F]{6})(ff)?")
@@ -104,8 +111,12 @@ def _read_graph(
 ) -> Workflow:
     validated = validate_graph(graph, node_types.make_node_types(models), has_image)
     interpreter = _Interpreter(validated, models)
-    outputs = [interpreter.read_output(node) for node in validated.valid_outputs]
-    supported = [output for output in outputs if output]
+    supported: list[OutputNode] = []
+    for node in validated.valid_outputs:
+        try:
+            supported.append(interpreter.read_output(node))
+        except _Unsupported as unsupported:
+            validated.add_error(unsupported.node, unsupported.error, node)
     saved = {name for name, kind in validated.types.items() if kind.name == node_types.SAVE}
     if not supported or not saved <= set(validated.valid_outputs):
         raise failed_outputs(validated)
@@ -134,26 +145,18 @@ class _Interpreter:
             node_types.REMOVE: self._read_remove,
             node_types.REMOVE_RMBG: self._read_remove,
             node_types.REMOVE_CORE: self._read_remove_core,
-            node_types.INVERT: self._read_invert,
+            node_types.INVERT: lambda node, _: _invert(self._read_input(node, "mask")),
             node_types.JOIN: self._read_join,
             node_types.SPLIT: self._read_split,
             node_types.TO_IMAGE: self._read_mask_as_image,
-            node_types.PREVIEW_MASK: self._read_preview_mask,
+            node_types.PREVIEW_MASK: lambda node, _: self._read_input(node, "mask"),
             node_types.SCALE: self._read_scale,
             node_types.ENHANCE: self._read_mask,
             node_types.REFINE: self._read_mask,
             node_types.CONVERT: self._read_convert,
         }
 
-    def read_output(self, node: str) -> OutputNode | None:
-        """Return the node's output, or None and record an error if it is not supported."""
-        try:
-            return self._read_output(node)
-        except _Unsupported as error:
-            self._validated.add_error(error.node, error.error, node)
-            return None
-
-    def _read_output(self, node: str) -> OutputNode:
+    def read_output(self, node: str) -> OutputNode:
         if self._validated.types[node].name == node_types.PREVIEW_MASK:
             return OutputNode(node, self._read_mask_as_image(node, 0), "", is_saved=False)
         spec = self._read_input(node, "images")
@@ -211,14 +214,8 @@ class _Interpreter:
             raise _Unsupported(node, "image", "its background is removed already")
         return image
 
-    def _read_invert(self, node: str, _slot: int) -> CutoutSpec:
-        return _invert(self._read_input(node, "mask"))
-
     def _read_mask_as_image(self, node: str, _slot: int) -> CutoutSpec:
         return replace(self._read_input(node, "mask"), is_mask=True)
-
-    def _read_preview_mask(self, node: str, _slot: int) -> CutoutSpec:
-        return self._read_input(node, "mask")
 
     def _read_join(self, node: str, _slot: int) -> CutoutSpec:
         image, alpha = self._read_input(node, "image"), self._read_input(node, "alpha")

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from bgpipe.pipeline.comfyui.graph import Json
+Json = Any
+"""The result of a JSON parser."""
 
 IMAGE, MASK, MODEL = "IMAGE", "MASK", "BACKGROUND_REMOVAL"
 LINKS = frozenset((IMAGE, MASK, MODEL))
@@ -96,10 +98,7 @@ class NodeInput:
 class NodeType:
     name: str
     inputs: tuple[NodeInput, ...]
-
-    @property
-    def outputs(self) -> tuple[tuple[str, str], ...]:
-        return OUTPUTS[self.name]
+    outputs: tuple[tuple[str, str], ...]
 
     @property
     def is_output(self) -> bool:
@@ -136,6 +135,10 @@ def make_node_types(models: Mapping[str, str], images: Sequence[str] = ()) -> di
     files = tuple(sorted(name for name in models if name.endswith(WEIGHTS)))
     rmbg = tuple(name for name in models if name in RMBG_MODELS)
     birefnet = tuple(name for name in models if name not in {*files, *rmbg})
+    offered = {"options": list(files), "tooltip": _meanings(files, models)}
+    methods = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
+    image, mask = NodeInput("image", IMAGE), NodeInput("mask", MASK)
+    saved = NodeInput("images", IMAGE)
     finish = (
         _optional("invert_output", "BOOLEAN", default=False),
         _optional("refine_foreground", "BOOLEAN", default=False),
@@ -145,7 +148,7 @@ def make_node_types(models: Mapping[str, str], images: Sequence[str] = ()) -> di
     inputs = {
         LOAD: (NodeInput("image", tuple(images), {"image_upload": True}),),
         REMOVE: (
-            NodeInput("image", IMAGE),
+            image,
             NodeInput("model", birefnet, {"tooltip": _meanings(birefnet, models)}),
             _number("sensitivity", 0.0, 1.0, 1.0, 0.01),
             _number("mask_blur", 0, 64),
@@ -153,7 +156,7 @@ def make_node_types(models: Mapping[str, str], images: Sequence[str] = ()) -> di
             *finish,
         ),
         REMOVE_RMBG: (
-            NodeInput("image", IMAGE),
+            image,
             NodeInput("model", rmbg, {"tooltip": _meanings(rmbg, models)}),
             _number("sensitivity", 0.0, 1.0, 1.0, 0.01),
             _number("process_res", 256, 2048, DEFAULT_RESOLUTION, 8),
@@ -161,33 +164,25 @@ def make_node_types(models: Mapping[str, str], images: Sequence[str] = ()) -> di
             _number("mask_offset", -64, 64),
             *finish,
         ),
-        LOAD_MODEL: (
-            NodeInput(
-                "bg_removal_name",
-                files,
-                {"options": list(files), "tooltip": _meanings(files, models)},
-            ),
-        ),
+        LOAD_MODEL: (NodeInput("bg_removal_name", files, offered),),
         REMOVE_CORE: (
             NodeInput("bg_removal_model", MODEL),
-            NodeInput("image", IMAGE),
+            image,
             _number("resolution", 256, 4096, DEFAULT_RESOLUTION, 32),
         ),
-        INVERT: (NodeInput("mask", MASK),),
-        JOIN: (NodeInput("image", IMAGE), NodeInput("alpha", MASK)),
-        SPLIT: (NodeInput("image", IMAGE),),
-        TO_IMAGE: (NodeInput("mask", MASK),),
+        INVERT: (mask,),
+        JOIN: (image, NodeInput("alpha", MASK)),
+        SPLIT: (image,),
+        TO_IMAGE: (mask,),
         SCALE: (
-            NodeInput("image", IMAGE),
-            NodeInput(
-                "upscale_method", ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
-            ),
+            image,
+            NodeInput("upscale_method", methods),
             _number("width", 0, MAX_SIDE, 512, required=True),
             _number("height", 0, MAX_SIDE, 512, required=True),
             NodeInput("crop", ("disabled", "center")),
         ),
         ENHANCE: (
-            NodeInput("mask", MASK),
+            mask,
             _number("sensitivity", 0.0, 1.0, 1.0, 0.01),
             _number("mask_blur", 0, 64),
             _number("mask_offset", -64, 64),
@@ -196,7 +191,7 @@ def make_node_types(models: Mapping[str, str], images: Sequence[str] = ()) -> di
             _optional("invert_output", "BOOLEAN", default=False),
         ),
         REFINE: (
-            NodeInput("mask", MASK),
+            mask,
             _number("contrast", 0.1, 4, 1.0, 0.05),
             _number("dilate", 0, 64, 0.0, 0.05),
             _number("erode", 0, 64, 0.0, 0.05),
@@ -209,14 +204,11 @@ def make_node_types(models: Mapping[str, str], images: Sequence[str] = ()) -> di
             NodeInput("mask", MASK, required=False),
             _optional("mask_channel", ("alpha", "red", "green", "blue"), "alpha"),
         ),
-        SAVE: (
-            NodeInput("images", IMAGE),
-            NodeInput("filename_prefix", "STRING", {"default": "ComfyUI"}),
-        ),
-        PREVIEW: (NodeInput("images", IMAGE),),
-        PREVIEW_MASK: (NodeInput("mask", MASK),),
+        SAVE: (saved, NodeInput("filename_prefix", "STRING", {"default": "ComfyUI"})),
+        PREVIEW: (saved,),
+        PREVIEW_MASK: (mask,),
     }
-    return {name: NodeType(name, each) for name, each in inputs.items()}
+    return {name: NodeType(name, each, OUTPUTS[name]) for name, each in inputs.items()}
 
 
 def _meanings(names: Sequence[str], models: Mapping[str, str]) -> str:

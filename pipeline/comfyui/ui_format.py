@@ -20,6 +20,7 @@ from bgpipe.pipeline.comfyui.graph import (
     Json,
     NodeError,
     WorkflowError,
+    invalid_outputs,
 )
 from bgpipe.pipeline.comfyui.node_types import NodeType
 
@@ -51,7 +52,7 @@ class _Level:
 
     def __post_init__(self) -> None:
         nodes = {_node_id(node): node for node in self.definition["nodes"]}
-        self.nodes.update((name, node) for name, node in nodes.items() if _mode(node) != MUTED)
+        self.nodes.update((name, node) for name, node in nodes.items() if node.get("mode") != MUTED)
         self.origins.update(_origins(self.definition, self.nodes))
 
 
@@ -82,19 +83,16 @@ def to_graph(document: dict[str, Json]) -> Graph:
 
 def _levels(document: dict[str, Json]) -> list[_Level]:
     """Return the document and every use of a subgraph, outer ones first."""
-    definitions = document.get("definitions")
     subgraphs = {
         str(each.get("id")): each
-        for each in _list_of_dicts(
-            definitions if isinstance(definitions, dict) else {}, "subgraphs"
-        )
+        for each in _list_of_dicts(document.get("definitions"), "subgraphs")
         if is_ui_format(each)
     }
     levels = [_Level(document)]
     count = len(levels[0].nodes)
     for level in levels:
         for name, node in level.nodes.items():
-            if _mode(node) == BYPASSED and node["type"] not in COMMENTS | {REROUTE}:
+            if node.get("mode") == BYPASSED and node["type"] not in COMMENTS | {REROUTE}:
                 message = "A node is bypassed: remove it"
                 raise WorkflowError("invalid_prompt", message, f"Node ID '#{level.prefix}{name}'")
             if subgraph := subgraphs.get(node["type"]):
@@ -114,27 +112,19 @@ def _node_id(node: Json) -> str:
     return str(node["id"])
 
 
-def _mode(node: Mapping[str, Json]) -> Json:
-    return node.get("mode", 0)
-
-
 def _origins(document: Json, nodes: Mapping[str, Json]) -> Iterator[tuple[Link, tuple[str, Json]]]:
     """Yield the origins of all links: from the table of links, then from the nodes' outputs."""
-    table = document.get("links")
-    for link in table if isinstance(table, list) else ():
+    for link in _list(document, "links"):
         match link:
-            case [number, origin, slot, *_]:
-                pass
-            case {"id": number, "origin_id": origin, "origin_slot": slot}:
-                pass
-            case _:
-                continue
-        if _is_link(number):
-            yield number, (str(origin), slot)
+            case [int() | str() as number, origin, slot, *_] | {
+                "id": int() | str() as number,
+                "origin_id": origin,
+                "origin_slot": slot,
+            }:
+                yield number, (str(origin), slot)
     for name, node in nodes.items():
         for slot, output in enumerate(_list_of_dicts(node, "outputs")):
-            links = output.get("links")
-            for link in filter(_is_link, links if isinstance(links, list) else ()):
+            for link in filter(_is_link, _list(output, "links")):
                 yield link, (name, slot)
 
 
@@ -171,8 +161,8 @@ def _trace(level: _Level, link: Json) -> Origin:
             level = level.parent
         elif name in level.inner:
             level = level.inner[name]
-            links = _item(level.definition, "outputs", slot).get("linkIds")
-            link = links[0] if isinstance(links, list) and links else None
+            links = _list(_item(level.definition, "outputs", slot), "linkIds")
+            link = links[0] if links else None
         elif level.nodes.get(name, {}).get("type") == REROUTE:
             link = _item(level.nodes[name], "inputs", 0).get("link")
         else:
@@ -182,8 +172,8 @@ def _trace(level: _Level, link: Json) -> Origin:
 
 def _promoted_values(level: _Level) -> dict[str, Json]:
     """Return the widget values of a use of a subgraph by input; without any, those inside count."""
-    values = level.use.get("widgets_values")
-    if not isinstance(values, list) or not values:
+    values = _list(level.use, "widgets_values")
+    if not values:
         return {}
     widgets = {
         each.get("link")
@@ -194,8 +184,7 @@ def _promoted_values(level: _Level) -> dict[str, Json]:
     names = [
         str(each.get("name"))
         for each in _list_of_dicts(level.definition, "inputs")
-        if isinstance(links := each.get("linkIds"), list)
-        and not widgets.isdisjoint(filter(_is_link, links))
+        if not widgets.isdisjoint(filter(_is_link, _list(each, "linkIds")))
     ]
     if len(names) != len(values):
         raise _invalid_widget(level.use, "widgets_values", values, f"{len(names)} values")
@@ -207,9 +196,13 @@ def _item(node: Mapping[str, Json], name: str, index: Json) -> dict[str, Json]:
     return items[index] if isinstance(index, int) and 0 <= index < len(items) else {}
 
 
-def _list_of_dicts(node: Mapping[str, Json], name: str) -> list[dict[str, Json]]:
-    values = node.get(name)
-    return [each for each in values if isinstance(each, dict)] if isinstance(values, list) else []
+def _list_of_dicts(node: Json, name: str) -> list[dict[str, Json]]:
+    return [each for each in _list(node, name) if isinstance(each, dict)]
+
+
+def _list(node: Json, name: str) -> list[Json]:
+    values = node.get(name) if isinstance(node, dict) else None
+    return values if isinstance(values, list) else []
 
 
 def _widget_values(node: Json, kind: NodeType | None) -> dict[str, Json]:
@@ -238,14 +231,7 @@ def _widget_values(node: Json, kind: NodeType | None) -> dict[str, Json]:
 def _invalid_widget(
     node: Mapping[str, Json], label: str, value: Json, expected: str
 ) -> WorkflowError:
-    error = NodeError(
-        "invalid_input_type",
-        f"Failed to convert an input value to {expected}",
-        f"{label}, {value}",
-        {"input_name": label, "received_value": value},
-    )
-    return WorkflowError(
-        "prompt_outputs_failed_validation",
-        "Prompt outputs failed validation",
-        nodes={str(node["id"]): InvalidNode(node["type"], [error])},
-    )
+    message = f"Failed to convert an input value to {expected}"
+    extra = {"input_name": label, "received_value": value}
+    error = NodeError("invalid_input_type", message, f"{label}, {value}", extra)
+    return invalid_outputs({str(node["id"]): InvalidNode(node["type"], [error])})
