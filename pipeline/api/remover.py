@@ -21,7 +21,7 @@ from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.images.color import from_srgb, parse_color, to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode
 from bgpipe.pipeline.images.encode import encode
-from bgpipe.pipeline.images.limits import Limits, check_size
+from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.images.provenance import RECIPE, score_text
 from bgpipe.pipeline.matting.composite import blur_photo, composite
 from bgpipe.pipeline.matting.cutout import cut_out
@@ -171,7 +171,7 @@ class BackgroundRemover:
         from bgpipe.pipeline.networks.preprocess import preprocess
 
         height, width, _ = image.rgb.shape
-        check_size((width, height), self._limits)
+        self._limits.check_size(width, height)
         with self._device_lock:
             pixels = to_viewed_srgb(preprocess(image.rgb, self.recipe.size), image.icc)
             engine, edge_engine = self._engines

@@ -115,7 +115,9 @@ def arrange(
     elif is_alpha:
         data = _save(image.getchannel("A"), name, None)
     else:
-        data = _save(_on(image, behind), name, source.icc)
+        if behind:
+            behind.paste(image, mask=image.getchannel("A"))
+        data = _save(behind or image, name, source.icc)
     return Arranged(data, name, image.size, subject)
 
 
@@ -171,13 +173,6 @@ def _background(
         source = decode(file, limits)
         return ImageOps.fit(Image.fromarray(to_viewed_srgb(source.rgb, source.icc)), size)
     return Image.new("RGB", size, color) if color else None
-
-
-def _on(image: Image.Image, background: Image.Image | None) -> Image.Image:
-    if background is None:
-        return image
-    background.paste(image, mask=image.getchannel("A"))
-    return background
 
 
 def _zip(image: Image.Image, background: Image.Image | None, icc: bytes | None) -> bytes:

@@ -11,14 +11,13 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageColor
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.types import Pixels
 
 _TAG_TABLE = 128
 """Offset in a profile (ICC.1:2022, 7.3)."""
-_NAMES = {"white": "#ffffff", "black": "#000000"}
 _MATRIX_TAGS = {b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC"}
 
 
@@ -48,8 +47,7 @@ def from_srgb(rgb: Pixels, icc: bytes | None) -> Pixels:
 
 def parse_color(color: str) -> Pixels:
     """Return white, black or #rrggbb as an image [1, 1, 3] in sRGB."""
-    value = bytes.fromhex(_NAMES.get(color, color).removeprefix("#"))
-    return np.frombuffer(value, np.uint8).reshape(1, 1, 3)
+    return np.array(ImageColor.getrgb(color), np.uint8).reshape(1, 1, 3)
 
 
 def _open_profile(profile: bytes | str) -> ImageCms.ImageCmsProfile:

@@ -1,28 +1,36 @@
-"""From the bytes of a file to upright pixels."""
+"""From the bytes of a file to upright pixels; camera RAW by LibRaw: rawpy, the extra `raw`."""
 
 from __future__ import annotations
 
+import io
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from bgpipe.pipeline.images.formats import RAW, detect_format, is_cut_short, truncation_error
+from bgpipe.pipeline.errors import Code, PermanentError
+from bgpipe.pipeline.images.formats import RAW, check_complete, detect_format, truncation_error
 from bgpipe.pipeline.images.header import (
     count_frames,
     open_image,
     read_orientation,
     read_resolution,
 )
-from bgpipe.pipeline.images.raw import decode_raw, read_raw_size
 from bgpipe.pipeline.images.samples import read_samples
+from bgpipe.pipeline.types import DecodedImage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rawpy import RawPy
+
     from bgpipe.pipeline.images.limits import Limits
-    from bgpipe.pipeline.types import DecodedImage, Pixels, Pixels16
+    from bgpipe.pipeline.types import Pixels, Pixels16
 
     Samples = TypeVar("Samples", Pixels, Pixels16)
 
+_SRGB_CURVE = (2.4, 12.92)
 _UPRIGHT = (False, None)
 # By EXIF orientation: whether to transpose, then the flip of cv2 (1 left to right, 0 top to bottom, -1 both).
 _TURNS: dict[int, tuple[bool, int | None]] = {
@@ -45,7 +53,7 @@ def decode(data: bytes, limits: Limits, keep_16_bits: bool = False) -> DecodedIm
     Raises PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
     """
     if detect_format(data) in RAW:
-        return decode_raw(data, limits, keep_16_bits)
+        return _decode_raw(data, limits, keep_16_bits)
     image = open_image(data, limits)
     frames = count_frames(image, data, limits)
     stored = read_samples(image, data, keep_16_bits=keep_16_bits)
@@ -63,8 +71,10 @@ def decode(data: bytes, limits: Limits, keep_16_bits: bool = False) -> DecodedIm
 
 def read_pixel_count(data: bytes, limits: Limits) -> int:
     """Read the number of pixels from the header alone. Raises as `decode` does."""
-    is_raw = detect_format(data) in RAW
-    width, height = read_raw_size(data, limits) if is_raw else open_image(data, limits).size
+    if detect_format(data) in RAW:
+        with _open_raw(data, limits) as raw:
+            return raw.sizes.width * raw.sizes.height
+    width, height = open_image(data, limits).size
     return width * height
 
 
@@ -75,8 +85,9 @@ def validate_header(data: bytes, limits: Limits) -> str:
     """
     read_pixel_count(data, limits)
     name = detect_format(data)
-    if name is None or is_cut_short(name, data):
+    if name is None:
         raise truncation_error(name, f"{len(data)} bytes are there")
+    check_complete(name, data)
     return name
 
 
@@ -93,3 +104,58 @@ def _turn(pixels: Samples, turn: tuple[bool, int | None]) -> Samples:
         return np.ascontiguousarray(upright[::down, ::across])
     turned = cv2.transpose(pixels) if transposed else pixels
     return np.asarray(turned if flip is None else cv2.flip(turned, flip), pixels.dtype)
+
+
+def _decode_raw(data: bytes, limits: Limits, keep_16_bits: bool) -> DecodedImage:
+    """Decode with the camera's white balance and exposure; `keep_16_bits` adds 16-bit samples.
+
+    Raises PermanentError: UNSUPPORTED, TOO_LARGE or TRUNCATED.
+    """
+    with _open_raw(data, limits) as raw:
+        samples = raw.postprocess(
+            use_camera_wb=True,
+            no_auto_bright=True,  # keeps a series of photos alike
+            gamma=_SRGB_CURVE,
+            output_bps=16 if keep_16_bits else 8,
+        )
+    if samples.shape[2] == 1:  # a sensor without color filters
+        samples = np.repeat(samples, 3, axis=2)
+    # Some sensors are rotated by 45 degrees.
+    limits.check_size(samples.shape[1], samples.shape[0])
+    if not keep_16_bits:
+        return DecodedImage(samples)
+    return DecodedImage((samples >> 8).astype(np.uint8), rgb16=samples.view(np.uint16))
+
+
+@contextmanager
+def _open_raw(data: bytes, limits: Limits) -> Iterator[RawPy]:
+    """Open the file: its header is read, its size within the limits."""
+    try:
+        import rawpy
+    except ImportError as error:
+        detail = "camera RAW needs rawpy: pip install 'bgpipe[raw]'"
+        raise PermanentError(Code.UNSUPPORTED, detail) from error
+    limits.check_bytes(data)
+    try:
+        with rawpy.imread(io.BytesIO(data)) as raw:
+            sizes = raw.sizes  # the raw ones include margins, which are decoded as well
+            width, height = max(sizes.raw_width, sizes.width), max(sizes.raw_height, sizes.height)
+            limits.check_size(width, height)
+            yield raw
+    except rawpy.LibRawTooBigError as error:
+        raise PermanentError(Code.TOO_LARGE, f"LibRaw: {_message(error)}") from error
+    except (
+        rawpy.LibRawFileUnsupportedError,
+        rawpy.LibRawNotImplementedError,
+        rawpy.NotSupportedError,
+    ) as error:
+        detail = f"kind of {detect_format(data)} that LibRaw does not support, or damaged"
+        raise PermanentError(Code.UNSUPPORTED, detail) from error
+    except (rawpy.LibRawError, OSError, MemoryError) as error:
+        raise truncation_error(detect_format(data), _message(error)) from error
+
+
+def _message(error: Exception) -> str:
+    """Return LibRaw's message, which rawpy passes on as bytes."""
+    (message,) = error.args or (error,)
+    return message.decode(errors="replace") if isinstance(message, bytes) else str(message)

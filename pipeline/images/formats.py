@@ -77,24 +77,26 @@ def is_readable(head: bytes) -> bool:
     return detect_format(head) in (*FORMATS, HEIF)
 
 
-def is_cut_short(name: str, data: bytes) -> bool:
-    """Whether the container announces more bytes than there are."""
+def check_complete(name: str, data: bytes) -> None:
+    """Raise PermanentError if the container announces more bytes than there are: TRUNCATED."""
     if name in _END_MARKS:
-        return _END_MARKS[name] not in data
-    if name == "WEBP":
-        return int.from_bytes(data[4:8], "little") + 8 > len(data)
-    return name in ("AVIF", HEIF) and any(end > len(data) for end in _box_ends(data))
+        is_complete = _END_MARKS[name] in data
+    elif name == "WEBP":
+        is_complete = int.from_bytes(data[4:8], "little") + 8 <= len(data)
+    else:
+        is_complete = name not in ("AVIF", HEIF) or max(_box_ends(data), default=0) <= len(data)
+    if not is_complete:
+        raise truncation_error(name, f"{len(data)} bytes are there")
 
 
 def header_error(data: bytes) -> PermanentError:
-    """Explain why no codec took the header."""
+    """Explain why no codec took the header; raises the error of `check_complete`."""
     name = detect_format(data)
     if name is None:
         return PermanentError(Code.NOT_IMAGE, "the content is not a known image format")
     if name not in (*FORMATS, HEIF):
         return PermanentError(Code.UNSUPPORTED, f"{name} is not supported: convert to PNG or JPEG")
-    if is_cut_short(name, data):
-        return truncation_error(name, f"{len(data)} bytes are there")
+    check_complete(name, data)
     if name == "PNG":  # few forms are valid and the header has a checksum: this one is damaged
         return PermanentError(Code.NOT_IMAGE, "the header of this PNG is damaged")
     return PermanentError(Code.UNSUPPORTED, f"unsupported kind of {name}, or damaged")

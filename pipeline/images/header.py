@@ -8,19 +8,19 @@ import zlib
 from collections.abc import Iterator
 from itertools import islice
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images.formats import (
     FORMATS,
     HEIF,
+    check_complete,
     detect_format,
     find_directories,
     header_error,
-    is_cut_short,
     truncation_error,
 )
-from bgpipe.pipeline.images.limits import Limits, check_bytes, check_size
+from bgpipe.pipeline.images.limits import Limits
 
 DAMAGE = (
     OSError,
@@ -41,7 +41,6 @@ DAMAGE = (
 
 _PICTURES = "bgpipe:pictures"
 """Key of the number of pictures in the `info` of an open HEIF file."""
-_ORIENTATION = 0x0112
 _MAX_BLOCKS = 1_000_000
 """Data blocks of a GIF that are walked through; frames behind them are not counted."""
 _GIF_HEADER = 13
@@ -53,13 +52,15 @@ def open_image(data: bytes, limits: Limits) -> Image.Image:
 
     Raises PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE or TRUNCATED.
     """
-    check_bytes(data, limits)
-    if size := _read_webp_canvas(data):  # which Pillow allocates as it opens the file
-        check_size(size, limits)
+    limits.check_bytes(data)
+    if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and len(data) >= 30:
+        # Pillow allocates the canvas of an extended WebP as it opens the file.
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        limits.check_size(width, height)
     image = _open_heif(data, limits) if detect_format(data) == HEIF else _open(data)
-    check_size(image.size, limits)
-    if image.format == "AVIF" and is_cut_short("AVIF", data):
-        raise truncation_error("AVIF", f"{len(data)} bytes are there")
+    limits.check_size(*image.size)
+    if image.format == "AVIF":
+        check_complete("AVIF", data)
     return image
 
 
@@ -68,7 +69,7 @@ def read_orientation(image: Image.Image) -> int:
     if image.format == HEIF:
         return 1
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except DAMAGE:
         return 1
     return value if isinstance(value, int) else 1
@@ -120,25 +121,16 @@ def _open_heif(data: bytes, limits: Limits) -> Image.Image:
     except ImportError as error:
         detail = "HEIF needs pillow-heif: pip install 'bgpipe[heic]'"
         raise PermanentError(Code.UNSUPPORTED, detail) from error
-    if is_cut_short(HEIF, data):
-        raise truncation_error(HEIF, f"{len(data)} bytes are there")
+    check_complete(HEIF, data)
     try:
         file = pillow_heif.open_heif(data)
-        check_size(file.size, limits)
+        limits.check_size(*file.size)
         image: Image.Image = file.to_pillow()
         image.format = HEIF
         image.info[_PICTURES] = len(file)
     except DAMAGE as error:
         raise truncation_error(HEIF, error) from error
     return image
-
-
-def _read_webp_canvas(data: bytes) -> tuple[int, int] | None:
-    """Return width and height from an extended WebP header."""
-    if data[:4] != b"RIFF" or data[8:16] != b"WEBPVP8X" or len(data) < 30:
-        return None
-    width, height = data[24:27], data[27:30]
-    return int.from_bytes(width, "little") + 1, int.from_bytes(height, "little") + 1
 
 
 def _find_gif_frames(data: bytes) -> Iterator[int]:

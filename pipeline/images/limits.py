@@ -25,22 +25,19 @@ class Limits:
     def from_settings(cls, images: ImageSettings) -> Self:
         return cls(images.max_pixels, images.max_side, images.max_bytes)
 
+    def check_bytes(self, data: bytes) -> None:
+        """Refuse a file that is empty or too large."""
+        if not data:
+            raise PermanentError(Code.EMPTY, "the file has no bytes")
+        if len(data) > self.max_bytes:
+            raise _too_large(f"{len(data)} bytes", f"{self.max_bytes} bytes")
 
-def check_bytes(data: bytes, limits: Limits) -> None:
-    """Refuse a file that is empty or too large."""
-    if not data:
-        raise PermanentError(Code.EMPTY, "the file has no bytes")
-    if len(data) > limits.max_bytes:
-        raise _too_large(f"{len(data)} bytes", f"{limits.max_bytes} bytes")
-
-
-def check_size(size: tuple[int, int], limits: Limits) -> None:
-    """Refuse an image with too many pixels; `size` is (width, height)."""
-    width, height = size
-    if width * height > limits.max_pixels:
-        raise _too_large(f"{width} x {height} pixels", f"{limits.max_pixels} pixels")
-    if max(size) > limits.max_side:
-        raise _too_large(f"{width} x {height} pixels", f"{limits.max_side} pixels on one side")
+    def check_size(self, width: int, height: int) -> None:
+        """Refuse an image with too many pixels."""
+        if width * height > self.max_pixels:
+            raise _too_large(f"{width} x {height} pixels", f"{self.max_pixels} pixels")
+        if max(width, height) > self.max_side:
+            raise _too_large(f"{width} x {height} pixels", f"{self.max_side} pixels on one side")
 
 
 def estimate_memory(file_bytes: int, pixels: int) -> int:

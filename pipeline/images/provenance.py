@@ -6,7 +6,7 @@ WebP, AVIF and ZIP at their very end, where it proves that the file was written 
 
 import re
 from collections.abc import Mapping
-from xml.sax.saxutils import quoteattr, unescape
+from xml.sax.saxutils import escape, unescape
 
 from bgpipe.pipeline.images import png
 
@@ -24,7 +24,8 @@ _NAMESPACE = "urn:bgpipe:xmp:1.0:"
 _OPENING = b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>'
 _CLOSING = b'<?xpacket end="r"?>'
 _ENTRY = re.compile(r'(bgpipe:\w+)="([^"]*)"')
-_QUOTES = {"&quot;": '"', "&#10;": "\n", "&#13;": "\r", "&#9;": "\t"}
+_ENTITIES = {'"': "&quot;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"}
+"""Of the characters that an attribute cannot hold, besides those of any XML."""
 
 
 def score_text(score: float | None) -> dict[str, str]:
@@ -34,7 +35,7 @@ def score_text(score: float | None) -> dict[str, str]:
 
 def xmp_packet(text: Mapping[str, str]) -> bytes:
     """Return the text, its keywords in the form `bgpipe:word`, as an XMP packet."""
-    entries = " ".join(f"{name}={_quote(value)}" for name, value in text.items())
+    entries = " ".join(f'{name}="{escape(value, _ENTITIES)}"' for name, value in text.items())
     body = (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
         '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -69,10 +70,5 @@ def _read_packet(data: bytes) -> dict[str, str]:
     if start < 0 or end < 0:
         return {}
     entries = _ENTRY.findall(data[start:end].decode("utf-8", "replace"))
-    return {name: unescape(value, _QUOTES) for name, value in entries}
-
-
-def _quote(value: str) -> str:
-    """Escape for XML, always in double quotes."""
-    quoted = quoteattr(value)
-    return quoted if quoted[0] == '"' else f'"{quoted[1:-1].replace(chr(34), "&quot;")}"'
+    characters = {entity: character for character, entity in _ENTITIES.items()}
+    return {name: unescape(value, characters) for name, value in entries}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import ExifTags, Image
 
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.images import color, png
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _PNG_DEPTH = 24
 """Offset in a PNG of the number of bits of a sample."""
-_BITS_PER_SAMPLE = 258
 _WHITES = (1, 255, 65535)
 """Float and 32-bit samples do not define white: it is the least of these that none exceeds."""
 
@@ -33,26 +32,23 @@ def read_samples(image: Image.Image, data: bytes, *, keep_16_bits: bool) -> Deco
     rgb, alpha = _decode(image, data)
     if alpha is not None and alpha.min() == 255:
         alpha = None
-    srgb = _convert_to_srgb(image, icc, rgb)
-    if srgb is not None:
-        return DecodedImage(srgb, alpha)
-    is_rgb = color.read_color_space(icc) == b"RGB " and image.mode != "CMYK"
-    keeps_profile = is_rgb and color.is_matrix_profile(icc)
-    rgb16 = _read_rgb16(image, data) if keep_16_bits else None
-    return DecodedImage(rgb, alpha, icc if keeps_profile else None, rgb16=rgb16)
-
-
-def _convert_to_srgb(image: Image.Image, icc: bytes, rgb: Pixels) -> Pixels | None:
-    """Convert if the profile is one whose numbers cannot be kept."""
+    profile: bytes | None = None
+    other: Image.Image | None = None
     match color.read_color_space(icc):
         case b"CMYK" if image.mode == "CMYK":
-            return color.convert(image, icc, "sRGB")
+            other = image
         case b"GRAY" if (rgb == rgb[..., :1]).all():
-            gray = Image.fromarray(np.ascontiguousarray(rgb[..., 0]))
-            return color.convert(gray, icc, "sRGB")
-        case b"RGB " if image.mode != "CMYK" and not color.is_matrix_profile(icc):
-            return color.convert(Image.fromarray(rgb), icc, "sRGB")
-    return None
+            other = Image.fromarray(np.ascontiguousarray(rgb[..., 0]))
+        case b"RGB " if image.mode != "CMYK" and color.is_matrix_profile(icc):
+            profile = icc
+        case b"RGB " if image.mode != "CMYK":
+            other = Image.fromarray(rgb)
+    # Converted if the profile is one whose numbers cannot be kept.
+    srgb = color.convert(other, icc, "sRGB") if other else None
+    if srgb is not None:
+        return DecodedImage(srgb, alpha)
+    rgb16 = _read_rgb16(image, data) if keep_16_bits else None
+    return DecodedImage(rgb, alpha, profile, rgb16=rgb16)
 
 
 def _decode(image: Image.Image, data: bytes) -> tuple[Pixels, Pixels | None]:
@@ -120,7 +116,7 @@ def _has_16_bits(image: Image.Image, data: bytes) -> bool:
     if image.format == "PNG":
         return data[_PNG_DEPTH] == 16
     if image.format == "TIFF":
-        bits = image.getexif().get(_BITS_PER_SAMPLE)
+        bits = image.getexif().get(ExifTags.Base.BitsPerSample)
         return bits is not None and max(bits if isinstance(bits, tuple) else (bits,)) == 16
     return False
 
