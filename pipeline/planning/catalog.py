@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from heapq import merge
 from itertools import groupby
 from operator import itemgetter
@@ -47,7 +48,7 @@ FINGERPRINTS_READ = 8192
 class CatalogRow(NamedTuple):
     """How the cutout at `target` was made: from the source of this `identity`, by this recipe's hash.
 
-    `made` is the cutout's identity; it is empty where item `index` of the catalog's job makes it.
+    `made` is the cutout's identity; it is empty where item number `item` of the catalog's job makes it.
     """
 
     target: str
@@ -55,7 +56,7 @@ class CatalogRow(NamedTuple):
     source: str
     identity: str
     recipe: str
-    index: int = -1
+    item: int = -1
 
 
 class JoinedRow(NamedTuple):
@@ -110,8 +111,7 @@ class Catalog:
         self._store = store
         self._items = items
         self._job, self.parts = _read_header(store, source)
-        self._block_number = -1
-        self._block: list[bytes] = []
+        self._read_block = lru_cache(1)(self._read_fingerprints)
 
     def rows(self) -> Iterator[CatalogRow]:
         """Yield every readable row in the order of the target's keys."""
@@ -123,15 +123,15 @@ class Catalog:
 
     def confirms(self, row: CatalogRow, listed: ObjectInfo) -> bool:
         """Whether `row` is about the listed object itself."""
-        if row.index < 0:
+        if row.item < 0:
             return row.made == listed.identity
-        # Read in blocks: rows come nearly in the order of their indices.
-        number, offset = divmod(row.index, FINGERPRINTS_READ)
-        if self._block_number != number:
-            start = number * FINGERPRINTS_READ
-            self._block_number = number
-            self._block = self._items.read_fingerprints(self._job, start, start + FINGERPRINTS_READ)
-        return self._block[offset] == fingerprint(listed.identity)
+        number, offset = divmod(row.item, FINGERPRINTS_READ)
+        return self._read_block(number)[offset] == fingerprint(listed.identity)
+
+    def _read_fingerprints(self, block: int) -> list[bytes]:
+        """Read in blocks: rows come nearly in the order of their indices."""
+        start = block * FINGERPRINTS_READ
+        return self._items.read_fingerprints(self._job, start, start + FINGERPRINTS_READ)
 
     def successor(self, job: Job) -> CatalogWriter:
         """Return the writer of the catalog that replaces this one."""

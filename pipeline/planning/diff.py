@@ -108,6 +108,7 @@ def _join(
     pairs: Iterable[PlannedTarget], target: Store, catalog: Catalog | None, recipes: Sequence[str]
 ) -> Iterator[tuple[JoinedRow, PlannedItem]]:
     """Yield each row with the item that it is, if its target turns out as expected."""
+    rows: Iterable[JoinedRow]
     if catalog is None:
         rows = (JoinedRow(pair.key, pair) for pair in pairs)
     elif target.is_remote:

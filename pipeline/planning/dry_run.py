@@ -88,21 +88,16 @@ def draw_sample(entries: Iterable[ObjectInfo], size: int) -> list[ObjectInfo]:
 def _count(images: Iterable[Sequence[PlannedItem]], report: DryRunReport) -> Iterator[ObjectInfo]:
     """Count images and outputs, and yield the sources of the images to do."""
     for image in images:
-        state = _state_of(image)
+        states = {planned.state for planned in image}
+        mixed = TargetState.FOREIGN if TargetState.FOREIGN in states else TargetState.CHANGED
+        state = mixed if len(states) > 1 else image[0].state
         report.states[state] += 1
         if state is not TargetState.ORPHANED:
-            for planned, states in zip(image, report.outputs.values(), strict=False):
-                states[planned.state] += 1
+            for planned, counts in zip(image, report.outputs.values(), strict=False):
+                counts[planned.state] += 1
         if state in (TargetState.NEW, TargetState.CHANGED):
             report.size += image[0].source.size
             yield image[0].source
-
-
-def _state_of(image: Sequence[PlannedItem]) -> TargetState:
-    states = {planned.state for planned in image}
-    if len(states) == 1:
-        return states.pop()
-    return TargetState.FOREIGN if TargetState.FOREIGN in states else TargetState.CHANGED
 
 
 def _count_megapixels(source: Store, entries: Iterable[ObjectInfo], limits: Limits) -> Counter[str]:

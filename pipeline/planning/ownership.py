@@ -61,10 +61,6 @@ def check_replaceable(target: Store, key: str) -> ProvenanceText | None:
 
 
 def refuse_cutout(data: bytes) -> None:
-    """Refuse a file that bgpipe made as a source.
-
-    Raises:
-        PermanentError: UNSUPPORTED.
-    """
+    """Refuse a file that bgpipe made as a source; raises PermanentError: UNSUPPORTED."""
     if provenance.is_ours(data[: provenance.HEAD], data[-provenance.TAIL :]):
         raise PermanentError(Code.UNSUPPORTED, "a cutout made by bgpipe is not taken as a source")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, groupby, islice
+from itertools import chain, groupby, islice, starmap
 from operator import attrgetter
 
 from bgpipe.pipeline.jobs.manifest import BLOCK
@@ -32,73 +32,65 @@ def by_image(
     ordered = (
         PlannedItem(ObjectInfo(*row[:3]), row[3], TargetState(row[4]), *row[5:]) for row in rows
     )
-    groups = groupby(
-        ordered, lambda planned: planned.target if planned.is_orphan else planned.source
-    )
+    groups = groupby(ordered, lambda item: item.target if item.is_orphan else item.source)
     images = (list(group) for _, group in groups)
     while batch := list(islice(images, BATCH)):
         yield batch
 
 
-class PlanWriter:
-    """Writes a plan into the job's item store and into the target's catalog, if any.
+def add_items(
+    jobs: JobStore,
+    job: Job,
+    token: int,
+    batches: Iterable[list[list[PlannedItem]]],
+    on_work: Callable[[], None],
+) -> Iterator[CatalogRow]:
+    """Add the images that need a worker to the job; yield the rows of all for `write_rows`.
 
-    `token` is that of the job's lease; `on_work` is called after each batch once an item needs a worker.
+    `batches` are those of `by_image`; `token` is that of the job's lease; `on_work` is called after each
+    batch once an item needs a worker.
     """
+    size = skipped = 0
+    pending: list[Item] = []
+    for images in batches:
+        rows: list[CatalogRow] = []
+        for image in images:
+            rows += _rows(image, size)
+            if any(planned.is_work for planned in image):
+                pending.append(_item(image, size))
+                size += 1
+            else:
+                skipped += not image[0].is_orphan
+        jobs.skip(job.id, skipped, token)
+        while len(pending) >= BLOCK:
+            jobs.add(job.id, pending[:BLOCK], token)
+            del pending[:BLOCK]
+        if size:
+            on_work()
+        yield from rows
+    jobs.add(job.id, pending, token)
 
-    def __init__(
-        self,
-        jobs: JobStore,
-        job: Job,
-        token: int,
-        catalog: CatalogWriter | None,
-        on_work: Callable[[], None],
-    ) -> None:
-        self._jobs = jobs
-        self._job = job
-        self._token = token
-        self._catalog = catalog
-        self._on_work = on_work
-        self._size = 0
-        self._skipped = 0
-        self._pending: list[Item] = []
 
-    def write(self, batches: Iterable[list[list[PlannedItem]]]) -> None:
-        """Write the batches of `by_image`."""
-        rows: Iterable[CatalogRow] = chain.from_iterable(map(self._write_images, batches))
-        if self._job.outputs:  # the images are in the order of their sources' keys
-            ordered = sort_rows(rows, lambda row: key_bytes(row[0]))
-            rows = (CatalogRow(*row) for row in ordered)
-        for row in rows:
-            if self._catalog:
-                self._catalog.add(row)
-        self._jobs.add(self._job.id, self._pending, self._token)
-        if self._catalog:
-            self._catalog.close()
+def write_rows(job: Job, rows: Iterable[CatalogRow], catalog: CatalogWriter | None) -> None:
+    """Write the rows of `add_items` into the target's catalog, if any."""
+    if job.outputs:  # the images are in the order of their sources' keys
+        rows = starmap(CatalogRow, sort_rows(rows, lambda row: key_bytes(row[0])))
+    for row in rows:
+        if catalog:
+            catalog.add(row)
+    if catalog:
+        catalog.close()
 
-    def _write_images(self, images: list[list[PlannedItem]]) -> Iterator[CatalogRow]:
-        """Add the images that need a worker to the job; return the rows of all."""
-        rows = [row for image in images for row in self._add(image)]
-        self._jobs.skip(self._job.id, self._skipped, self._token)
-        while len(self._pending) >= BLOCK:
-            self._jobs.add(self._job.id, self._pending[:BLOCK], self._token)
-            del self._pending[:BLOCK]
-        if self._size:
-            self._on_work()
-        return iter(rows)
 
-    def _add(self, image: Sequence[PlannedItem]) -> Iterator[CatalogRow]:
-        source, first = image[0].source, self._size * len(image)
-        if any(planned.is_work for planned in image):
-            target, *others = (planned.target for planned in image)
-            stale = sum(planned.is_work << planned.output for planned in image)
-            self._pending.append(
-                Item(self._size, source.key, target, source.identity, tuple(others), stale)
-            )
-            self._size += 1
-        else:
-            self._skipped += not image[0].is_orphan
-        for planned in image:
-            index = first + planned.output if planned.is_work else -1
-            made_by = (source.key, source.identity, planned.recipe)
-            yield CatalogRow(planned.target, planned.made, *made_by, index)
+def _item(image: Sequence[PlannedItem], index: int) -> Item:
+    source, (target, *others) = image[0].source, (planned.target for planned in image)
+    stale = sum(planned.is_work << planned.output for planned in image)
+    return Item(index, source.key, target, source.identity, tuple(others), stale)
+
+
+def _rows(image: Sequence[PlannedItem], index: int) -> Iterator[CatalogRow]:
+    """Yield the rows of an image; `index` is that of its item, if it needs a worker."""
+    for planned in image:
+        source, target, _, recipe, made, output = planned
+        item = index * len(image) + output if planned.is_work else -1
+        yield CatalogRow(target, made, source.key, source.identity, recipe, item)

@@ -14,9 +14,9 @@ from pathlib import PurePosixPath
 from bgpipe.pipeline.errors import Code, ItemError, NoImages
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.planning.catalog import Catalog, Catalogs
-from bgpipe.pipeline.planning.diff import THREADS, PlannedItem, TargetState, compare
+from bgpipe.pipeline.planning.diff import THREADS, PlannedItem, compare
 from bgpipe.pipeline.planning.ownership import read_provenance
-from bgpipe.pipeline.planning.plan_writer import PlanWriter, by_image
+from bgpipe.pipeline.planning.plan_writer import add_items, by_image, write_rows
 from bgpipe.pipeline.planning.prune import Prune, TooManyOrphans, handle_orphans
 from bgpipe.pipeline.planning.targets import (
     OverlappingLocations,
@@ -37,9 +37,6 @@ class IgnoredReason(StrEnum):
     CUTOUT = "made by bgpipe"
 
 
-NO_SUFFIX = "without suffix"
-
-
 @dataclass(slots=True)
 class IgnoredObjects:
     """Objects of a source that a job ignores. Counts by reason; those of NOT_AN_IMAGE also by suffix."""
@@ -50,7 +47,7 @@ class IgnoredObjects:
     def add(self, reason: IgnoredReason, key: str) -> None:
         self.reasons[reason] += 1
         if reason is IgnoredReason.NOT_AN_IMAGE:
-            self.suffixes[PurePosixPath(key).suffix or NO_SUFFIX] += 1
+            self.suffixes[PurePosixPath(key).suffix or "without suffix"] += 1
 
     def add_unread(self, key: str) -> None:
         """Count an object whose name is not an image's."""
@@ -121,7 +118,8 @@ def list_job(
         successor = catalog.successor(job) if catalog else None
         batches = plan_job(job, complete, source, target, catalog, ignored)
         planned = handle_orphans(batches, source, target, prune)
-        PlanWriter(jobs, job, token, successor, on_work).write(by_image(job, planned))
+        rows = add_items(jobs, job, token, by_image(job, planned), on_work)
+        write_rows(job, rows, successor)
     except (NoImages, OverlappingLocations, TargetCollision, TooManyOrphans):
         jobs.cancel(job.id)
         jobs.forget(job.id)
@@ -154,7 +152,7 @@ def plan_job(
     with ThreadPoolExecutor(THREADS, thread_name_prefix="source") as pool:
         for batch in compare(pairs, target, job, catalog):
             planned = list(_without_non_sources(batch, source, pool, ignored))
-            is_empty = is_empty and all(item.state is TargetState.ORPHANED for item in planned)
+            is_empty = is_empty and all(item.is_orphan for item in planned)
             yield planned
     if is_empty:
         raise no_images(source, ignored)

@@ -12,8 +12,6 @@ from bgpipe.pipeline.planning.ownership import read_provenance
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.types import Job
 
-CUTOUT_STATES = (TargetState.CHANGED, TargetState.CURRENT, TargetState.ORPHANED)
-
 
 class TooManyOrphans(UsageError):
     """More cutouts would be removed than the settings allow."""
@@ -71,14 +69,13 @@ def handle_orphans(
             return False
 
     orphans: list[PlannedItem] = []
-    cutouts = 0
-    for batch in batches:
-        yield batch
-        cutouts += sum(planned.state in CUTOUT_STATES for planned in batch)
-        candidates = [planned for planned in batch if planned.state is TargetState.ORPHANED]
-        if prune and candidates:
-            with ThreadPoolExecutor(THREADS, thread_name_prefix="orphan") as pool:
-                orphans += compress(candidates, pool.map(is_gone, candidates))
+    cutouts, no_cutout = 0, (TargetState.NEW, TargetState.FOREIGN)
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="orphan") as pool:
+        for batch in batches:
+            yield batch
+            cutouts += sum(planned.state not in no_cutout for planned in batch)
+            candidates = [planned for planned in batch if prune and planned.is_orphan]
+            orphans += compress(candidates, pool.map(is_gone, candidates))
     if prune:
         prune(Orphans(tuple(orphans), cutouts), target)
 

@@ -203,10 +203,7 @@ def choose_model(
 def choose_edges(
     settings: Settings, name: str, *, pull: bool = True, notify: Notify | None = None
 ) -> ResolvedModel | None:
-    """Return the weights that refine the edges of mattes; None for `none`.
-
-    Raises as `build_recipe`.
-    """
+    """Return the weights that refine edges; None for `none`. Raises as `build_recipe`."""
     if name == registry.NO_MATTING:
         return None
     cache, hub = settings.model_folder, _hub(settings, pull, notify)

@@ -12,7 +12,7 @@ from heapq import merge
 from itertools import islice
 from string import Formatter
 from tempfile import TemporaryFile
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from bgpipe.pipeline.errors import StorageUnavailable, UsageError
 from bgpipe.pipeline.types import Job, JobOutput, ObjectInfo
@@ -210,7 +210,8 @@ def sort_rows(
         while following := sorted(islice(rows, chunk_rows), key=order):
             file = files.enter_context(TemporaryFile("w+", encoding="utf-8"))
             file.writelines(json.dumps(row) + "\n" for row in chunk)
-            spilled.append(_read_chunk(file))
+            file.seek(0)
+            spilled.append(tuple(json.loads(line)) for line in file)
             chunk = following
         yield from merge(*spilled, chunk, key=order)
 
@@ -218,8 +219,3 @@ def sort_rows(
 def key_bytes(key: str) -> bytes:
     """Return what orders the keys of a store."""
     return key.encode("utf-8", "surrogatepass")
-
-
-def _read_chunk(file: TextIO) -> Iterator[Row]:
-    file.seek(0)
-    return (tuple(json.loads(line)) for line in file)
