@@ -12,6 +12,9 @@ from bgpipe.pipeline.errors import UsageError
 Graph = dict[str, dict[str, Json]]
 """Node id -> {"class_type": ..., "inputs": {name: value or [node id, slot]}}."""
 
+HasImage = Callable[[str], bool] | None
+"""Whether an image was uploaded; None if the images come from elsewhere."""
+
 MAX_NODES = 500
 CONVERSIONS: Mapping[str, Callable[[Json], Json]] = {"INT": int, "FLOAT": float, "BOOLEAN": bool}
 """Of an input's value by its type; others are texts."""
@@ -99,11 +102,11 @@ class ValidatedGraph:
 
 
 def validate_graph(
-    graph: Json, known: Mapping[str, NodeType], has_image: Callable[[str], bool] | None
+    graph: Json, known: Mapping[str, NodeType], has_image: HasImage
 ) -> ValidatedGraph:
     """Validate every output of `graph` by the `known` node types, each input in order.
 
-    A node whose source is invalid gets no error of its own. `has_image` says whether an image was uploaded; None if the images come from elsewhere.
+    A node whose source is invalid gets no error of its own.
 
     Raises WorkflowError if it is not a graph, has no outputs, or its nodes are unknown or form a cycle.
     """
@@ -200,7 +203,7 @@ def _errors(
     node: str,
     inputs: Mapping[str, Json],
     validated: ValidatedGraph,
-    has_image: Callable[[str], bool] | None,
+    has_image: HasImage,
 ) -> Iterator[NodeError]:
     kind, values = validated.types[node], validated.values[node]
     for each in kind.inputs:

@@ -13,6 +13,7 @@ from bgpipe.config.presets import Enhancement
 from bgpipe.pipeline.comfyui import node_types
 from bgpipe.pipeline.comfyui.graph import (
     Graph,
+    HasImage,
     Json,
     ValidatedGraph,
     WorkflowError,
@@ -87,11 +88,11 @@ class Workflow:
 
 
 def read_workflow(
-    document: Json, models: Mapping[str, str], has_image: Callable[[str], bool] | None = None
+    document: Json, models: Mapping[str, str], has_image: HasImage = None
 ) -> Workflow:
     """Read a workflow in API format or in UI format.
 
-    `models`: name in a graph -> bgpipe's name. `has_image`: see `validate_graph`.
+    `models`: name in a graph -> bgpipe's name.
 
     Raises WorkflowError if it is invalid, or an output that it saves is not supported.
     """
@@ -106,9 +107,7 @@ def read_workflow(
         ) from error
 
 
-def _read_graph(
-    graph: Json, models: Mapping[str, str], has_image: Callable[[str], bool] | None
-) -> Workflow:
+def _read_graph(graph: Json, models: Mapping[str, str], has_image: HasImage) -> Workflow:
     validated = validate_graph(graph, node_types.make_node_types(models), has_image)
     interpreter = _Interpreter(validated, models)
     supported: list[OutputNode] = []

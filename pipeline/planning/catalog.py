@@ -200,9 +200,7 @@ class CatalogWriter:
 
 
 def merge_join(
-    planned: Iterable[PlannedTarget],
-    listed: Iterable[ObjectInfo],
-    rows: Iterable[CatalogRow],
+    planned: Iterable[PlannedTarget], listed: Iterable[ObjectInfo], rows: Iterable[CatalogRow]
 ) -> Iterator[JoinedRow]:
     """Join all three by the target's key, in constant memory; each comes in the order of these keys."""
     streams: list[Iterable[tuple[bytes, str, Any]]] = [

@@ -56,10 +56,7 @@ class PlannedItem(NamedTuple):
 
 
 def compare(
-    pairs: Iterable[PlannedTarget],
-    target: Store,
-    job: Job,
-    catalog: Catalog | None,
+    pairs: Iterable[PlannedTarget], target: Store, job: Job, catalog: Catalog | None
 ) -> Iterator[list[PlannedItem]]:
     """Compare with the target, in batches; only targets unknown to `catalog` are opened.
 

@@ -1,7 +1,5 @@
 """Write a plan: its images into the job's item store, its targets into the catalog."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby, islice, starmap
 from operator import attrgetter
