@@ -15,8 +15,7 @@ from bgpipe.config.settings import Settings
 from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.cli.console import Console, counted, short_location
-from bgpipe.pipeline.cli.progress import format_rate, show_progress
-from bgpipe.pipeline.cli.summary import format_outputs, show_failures
+from bgpipe.pipeline.cli.summary import format_outputs, format_rate, show_failures, show_progress
 from bgpipe.pipeline.errors import RedisUnavailable, Unavailable, UsageError
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
@@ -43,7 +42,7 @@ def check_wait(settings: Settings, wait: bool | None) -> None:
 def open_job(
     session: Session, console: Console, job: Job, named: Sequence[str] = ()
 ) -> tuple[JobId, Lease]:
-    """Open the job or join the one that does the same, and warn if it is not simply opened."""
+    """Open the job or join the one that does the same; anything but the former is reported."""
     opened = session.submitter.open_or_join(job, named)
     if opened.replaced:
         console.warn(f"job {opened.replaced} was abandoned: replaced by {opened.id}")
@@ -92,7 +91,7 @@ class JobRun:
     """Objects that the job leaves out: those before the listing, then those that it finds."""
     stack: ExitStack = field(default_factory=ExitStack)
     start: float = field(default_factory=time.monotonic)
-    _own_worker: ChildProcess | None = field(default=None, init=False)
+    own_worker: ChildProcess | None = field(default=None, init=False)
 
     @property
     def summary(self) -> JobSummary:
@@ -115,7 +114,12 @@ class JobRun:
     def step(self, summary: JobSummary) -> None:
         """Advance the job, then pause unless it can be advanced further at once."""
         if summary.state is JobState.LISTING:
-            more = self._list()
+            ignored = self.session.submitter.list_and_start(
+                self.job_id, self.lease, self.growing, self._start_worker, self.prune
+            )
+            more = ignored is not None
+            if ignored:
+                self.ignored.include(ignored)
         elif self.session.is_dispatched():
             self._controller.release()
             more = False
@@ -128,11 +132,6 @@ class JobRun:
         if not more:
             self._pause()
 
-    def release_worker(self) -> None:
-        """Let the worker exit by itself without waiting for it: all images are settled."""
-        if self._own_worker:
-            self._own_worker.release()
-
     def _pause(self) -> None:
         """Wait for the next step, or until the job is closed."""
         end = time.monotonic() + self.session.settings.dispatch.poll
@@ -141,18 +140,9 @@ class JobRun:
             if self.summary.state in CLOSED_STATES:
                 return
 
-    def _list(self) -> bool:
-        """List the job unless another command does; returns whether it is listed now."""
-        ignored = self.session.submitter.list_and_start(
-            self.job_id, self.lease, self.growing, self._start_worker, self.prune
-        )
-        if ignored:
-            self.ignored.include(ignored)
-        return ignored is not None
-
     def _start_worker(self) -> None:
         if self.session.settings.embedded and self.worker is None:
-            self.worker = self._own_worker = self.stack.enter_context(run_worker(self.session))
+            self.worker = self.own_worker = self.stack.enter_context(run_worker(self.session))
 
 
 def run_worker(session: Session) -> AbstractContextManager[ChildProcess]:
@@ -168,8 +158,8 @@ def _wait(console: Console, run: JobRun) -> JobSummary:
             show(summary)
             run.step(summary)
         show(summary)
-    if summary.state is JobState.FINISHED:
-        run.release_worker()
+    if summary.state is JobState.FINISHED and run.own_worker:
+        run.own_worker.release()  # all images are settled: it exits by itself
     return summary
 
 

@@ -8,11 +8,11 @@ from dataclasses import asdict, replace
 from itertools import chain, count
 
 from bgpipe.config.settings import Settings, load_settings
-from bgpipe.pipeline.cli import job_options
+from bgpipe.pipeline.cli import planning
+from bgpipe.pipeline.cli.command_line import accept_licences
 from bgpipe.pipeline.cli.commands.submit import SubmitOptions
 from bgpipe.pipeline.cli.console import Console, short_location
 from bgpipe.pipeline.cli.endpoints import Endpoints, open_endpoints
-from bgpipe.pipeline.cli.planning import check_source, check_target, make_prune, show_dry_run
 from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion, run_worker
 from bgpipe.pipeline.errors import NoImages, StorageUnavailable, UsageError
 from bgpipe.pipeline.jobs.manifest import digest
@@ -38,7 +38,7 @@ def submit_images(console: Console, options: SubmitOptions) -> int:
         KeyboardInterrupt: a job was running.
         Unavailable: see `run_to_completion`.
     """
-    settings = job_options.accept_licences(load_settings(), options.accept_licence)
+    settings = accept_licences(load_settings(), options.accept_licence)
     check_wait(settings, options.wait)
     ignored = IgnoredObjects()
     with open_endpoints(options.sources, options.out, console, ignored) as endpoints:
@@ -49,9 +49,9 @@ def submit_images(console: Console, options: SubmitOptions) -> int:
             prune = None
             if options.prune:
                 maximum = settings.prune.most
-                prune = make_prune(session, console, job, maximum, dry_run=options.dry_run)
+                prune = planning.make_prune(session, console, job, maximum, dry_run=options.dry_run)
             if options.dry_run:
-                show_dry_run(session, console, job, endpoints.source.keys, prune)
+                planning.show_dry_run(session, console, job, endpoints.source.keys, prune)
                 return 0
             if options.watch:
                 code = _watch(session, console, job, prune)
@@ -105,19 +105,19 @@ def _build_recipe(
     settings: Settings, console: Console, options: SubmitOptions, endpoints: Endpoints
 ) -> Recipe:
     """Check all values, then source and target, and only then pull weights."""
-    spec = job_options.load_workflow(settings, options.workflow) if options.workflow else None
+    spec = planning.load_workflow(settings, options.workflow) if options.workflow else None
     file_format = endpoints.destination.format(options.format)
     values = asdict(options)
     values["format"] = file_format or ("mask" if spec and spec.is_mask else "png")
     name = options.preset or settings.refine.preset
     base = spec.preset if spec else recipe.preset_named(settings, name)
-    changes = job_options.parse_assignments(options.assignments or ())
+    changes = planning.parse_assignments(options.assignments or ())
     preset = recipe.apply_changes(base, changes | recipe.preset_changes(values))
     output = recipe.build_output(settings, values)
     stores = StoreFactory(settings.s3)
-    check_target(stores, endpoints.destination.out, writes=settings.embedded)
+    planning.check_target(stores, endpoints.destination.out, writes=settings.embedded)
     if endpoints.source.keys is None and not options.watch:
-        check_source(stores, endpoints.source.root)
+        planning.check_source(stores, endpoints.source.root)
     built = recipe.build_recipe(
         settings,
         model=options.model or (spec.model if spec else ""),
@@ -129,7 +129,7 @@ def _build_recipe(
         notify=console.notify,
     )
     if built.is_degraded:
-        job_options.warn_degraded(console)
+        planning.warn_degraded(console)
     return built.recipe
 
 

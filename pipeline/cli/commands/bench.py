@@ -5,7 +5,7 @@ import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter
 from typer import Context, Option, Typer
@@ -16,13 +16,14 @@ from bgpipe.pipeline.bench.protocol import BenchRequest, EndToEndResult, Machine
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.job_options import choose_model
+from bgpipe.pipeline.cli.planning import choose_model
 from bgpipe.pipeline.errors import Unavailable, UsageError
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning.recipe import build_recipe
 from bgpipe.pipeline.processes import request_lines
 from bgpipe.pipeline.types import ResolvedModel
 
+PRECISIONS = "|".join(Precision)
 MEGAPIXELS = (1.0, 4.0, 12.0, 24.0)
 STAGES = ("read", "decode", "resize", "infer", "refine", "encode", "write")
 MIB = 2**20
@@ -40,57 +41,42 @@ app = Typer()
 )
 def bench(
     context: Context,
-    model: Annotated[
-        str | None,
-        Option(
-            "--model",
-            "-m",
-            help="A name, or a path to safetensors. Default: model.name of the settings.",
-            autocompletion=completion.models,
-        ),
-    ] = None,
-    random: Annotated[
-        bool, Option("--random", help="Use random weights: as fast as trained ones.")
-    ] = False,
-    only: Annotated[
-        Literal["device", "whole"] | None,
-        Option(
-            metavar="device|whole",
-            help="Measure only the network (device), or only from file to cutout (whole).",
-        ),
-    ] = None,
-    precision: Annotated[
-        list[Precision] | None,
-        Option(
-            metavar="|".join(Precision),
-            help="For the network alone; repeatable. Default: all that the device supports.",
-        ),
-    ] = None,
-    batch: Annotated[
-        list[int] | None,
-        Option(
-            metavar="N", min=1, help="Images per forward pass; repeatable. Default: 1, 2, 4 ..."
-        ),
-    ] = None,
-    compile_: Annotated[
-        bool, Option("--compile", help="Compile the network before it is measured alone.")
-    ] = False,
-    graphs: Annotated[
-        bool | None,
-        Option(
-            "--graphs/--no-graphs",
-            help="Run the network alone with or without CUDA graphs. Default: engine.graphs.",
-        ),
-    ] = None,
-    size: Annotated[
-        list[float] | None,
-        Option(
-            metavar="MP",
-            min=0.01,
-            help="Megapixels of whole images; repeatable. Default: 1, 4, 12 and 24.",
-        ),
-    ] = None,
-    seconds: Annotated[float, Option(min=0.1, help="Duration of each measurement.")] = 10.0,
+    model: str | None = Option(
+        None,
+        "--model",
+        "-m",
+        help="A name, or a path to safetensors. Default: model.name of the settings.",
+        autocompletion=completion.models,
+    ),
+    random: bool = Option(False, "--random", help="Use random weights: as fast as trained ones."),
+    only: Literal["device", "whole"] | None = Option(
+        None,
+        metavar="device|whole",
+        help="Measure only the network (device), or only from file to cutout (whole).",
+    ),
+    precision: list[Precision] | None = Option(
+        None,
+        metavar=PRECISIONS,
+        help="For the network alone; repeatable. Default: all that the device supports.",
+    ),
+    batch: list[int] | None = Option(
+        None, metavar="N", min=1, help="Images per forward pass; repeatable. Default: 1, 2, 4 ..."
+    ),
+    compile_: bool = Option(
+        False, "--compile", help="Compile the network before it is measured alone."
+    ),
+    graphs: bool | None = Option(
+        None,
+        "--graphs/--no-graphs",
+        help="Run the network alone with or without CUDA graphs. Default: engine.graphs.",
+    ),
+    size: list[float] | None = Option(
+        None,
+        metavar="MP",
+        min=0.01,
+        help="Megapixels of whole images; repeatable. Default: 1, 4, 12 and 24.",
+    ),
+    seconds: float = Option(10.0, min=0.1, help="Duration of each measurement."),
 ) -> None:
     settings = load_settings()
     console: Console = context.obj

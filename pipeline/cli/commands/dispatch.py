@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated
 
 from typer import Option, Typer
 
@@ -27,12 +26,11 @@ app = Typer()
 
 @app.command(epilog=examples("bgpipe dispatch", "bgpipe dispatch --metrics 127.0.0.1:9640"))
 def dispatch(
-    metrics: Annotated[
-        str | None,
-        Option(
-            metavar="HOST:PORT", help="Serve metrics of the cluster to Prometheus at this address."
-        ),
-    ] = None,
+    metrics: str | None = Option(
+        None,
+        metavar="HOST:PORT",
+        help="Serve metrics of the cluster to Prometheus at this address.",
+    ),
 ) -> None:
     if metrics is not None:
         os.environ["BGPIPE_METRICS__DISPATCH"] = metrics

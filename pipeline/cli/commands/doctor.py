@@ -1,7 +1,5 @@
 """`bgpipe doctor`: checks of this machine, its workers, a dispatcher, or the security."""
 
-from typing import Annotated
-
 from typer import Context, Exit, Option, Typer
 
 from bgpipe.pipeline.cli.command_line import examples
@@ -18,15 +16,13 @@ app = Typer()
 @app.command(epilog=examples("bgpipe doctor", "bgpipe doctor --security", "bgpipe doctor --worker"))
 def doctor(
     context: Context,
-    worker: Annotated[
-        bool, Option("--worker", help="Check only that this machine's workers make progress.")
-    ] = False,
-    dispatcher: Annotated[
-        bool, Option("--dispatcher", help="Check only that a dispatcher leads the cluster.")
-    ] = False,
-    security: Annotated[
-        bool, Option("--security", help="Check only what others can access.")
-    ] = False,
+    worker: bool = Option(
+        False, "--worker", help="Check only that this machine's workers make progress."
+    ),
+    dispatcher: bool = Option(
+        False, "--dispatcher", help="Check only that a dispatcher leads the cluster."
+    ),
+    security: bool = Option(False, "--security", help="Check only what others can access."),
 ) -> None:
     groups = (
         (worker, checks.worker_checks),

@@ -4,17 +4,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import TypeAdapter
 from typer import Context, Exit, Option, Typer
 
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.cli import completion
-from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.command_line import check_output_file, examples
 from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.job_options import choose_model, parse_assignments
-from bgpipe.pipeline.cli.parameters import OptionalTexts, check_output_file
+from bgpipe.pipeline.cli.planning import choose_model, parse_assignments
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.evaluation.dataset import find_pairs
 from bgpipe.pipeline.evaluation.html import render_quality_page
@@ -47,57 +45,46 @@ app = Typer()
 )
 def evaluate(
     context: Context,
-    images: Annotated[
-        Path, Option(metavar="FOLDER", help="Folder of images.", exists=True, file_okay=False)
-    ],
-    truth: Annotated[
-        Path,
-        Option(
-            metavar="FOLDER",
-            help="Folder of ground truth: x.png or x_alpha.png for x.jpg.",
-            exists=True,
-            file_okay=False,
-        ),
-    ],
-    preset: Annotated[
-        OptionalTexts,
-        Option(
-            "--preset",
-            "-p",
-            help="Repeatable, to compare. Default: refine.preset of the settings.",
-            autocompletion=completion.presets,
-        ),
-    ] = None,
-    model: Annotated[
-        OptionalTexts,
-        Option(
-            "--model",
-            "-m",
-            help="Repeatable, to compare. Default: model.name of the settings. 'truth' scores the "
-            "ground truth itself, scaled down and up again.",
-            autocompletion=completion.models,
-        ),
-    ] = None,
-    set_: Annotated[
-        OptionalTexts,
-        Option("--set", metavar="KEY=VALUE", help="Change one value of every preset."),
-    ] = None,
-    matting: Annotated[
-        str | None,
-        Option(
-            metavar="MODEL",
-            help="Matting model for all: vitmatte, vitmatte-base, a path, or none.",
-            autocompletion=completion.matting_models,
-        ),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        Option(
-            metavar="FILE",
-            help="Also write a page, worst images first.",
-            callback=check_output_file,
-        ),
-    ] = None,
+    images: Path = Option(
+        ..., metavar="FOLDER", help="Folder of images.", exists=True, file_okay=False
+    ),
+    truth: Path = Option(
+        ...,
+        metavar="FOLDER",
+        help="Folder of ground truth: x.png or x_alpha.png for x.jpg.",
+        exists=True,
+        file_okay=False,
+    ),
+    preset: list[str] | None = Option(
+        None,
+        "--preset",
+        "-p",
+        help="Repeatable, to compare. Default: refine.preset of the settings.",
+        autocompletion=completion.presets,
+    ),
+    model: list[str] | None = Option(
+        None,
+        "--model",
+        "-m",
+        help="Repeatable, to compare. Default: model.name of the settings. 'truth' scores the "
+        "ground truth itself, scaled down and up again.",
+        autocompletion=completion.models,
+    ),
+    set_: list[str] | None = Option(
+        None, "--set", metavar="KEY=VALUE", help="Change one value of every preset."
+    ),
+    matting: str | None = Option(
+        None,
+        metavar="MODEL",
+        help="Matting model for all: vitmatte, vitmatte-base, a path, or none.",
+        autocompletion=completion.matting_models,
+    ),
+    html: Path | None = Option(
+        None,
+        metavar="FILE",
+        help="Also write a page, worst images first.",
+        callback=check_output_file,
+    ),
 ) -> None:
     console: Console = context.obj
     settings = load_settings()

@@ -2,17 +2,20 @@
 
 import time
 from dataclasses import asdict
-from typing import Annotated
 
 from typer import Context, Option, Typer
 
 from bgpipe.pipeline.broker.dead_messages import describe_dead
 from bgpipe.pipeline.cli import completion
-from bgpipe.pipeline.cli.command_line import examples, open_session
+from bgpipe.pipeline.cli.command_line import LATEST_JOB, NAMED_JOB, examples, open_session
 from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.parameters import OptionalJob, RequiredJob
-from bgpipe.pipeline.cli.progress import show_progress
-from bgpipe.pipeline.cli.summary import show_flags, show_jobs, show_scores, show_summary
+from bgpipe.pipeline.cli.summary import (
+    show_flags,
+    show_jobs,
+    show_progress,
+    show_scores,
+    show_summary,
+)
 from bgpipe.pipeline.errors import StoreCorrupted, UsageError
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import CLOSED_STATES, JobSummary
@@ -30,15 +33,12 @@ app = Typer()
 )
 def status(
     context: Context,
-    job: OptionalJob = None,
-    watch: Annotated[bool, Option("--watch", help="Follow the job until it ends.")] = False,
-    flagged: Annotated[
-        bool, Option("--flagged", help="Also list the cutouts that need a review.")
-    ] = False,
-    below: Annotated[
-        float,
-        Option(metavar="SCORE", min=0, max=1, help="Also list the cutouts with a lower score."),
-    ] = 0.0,
+    job: str | None = LATEST_JOB,
+    watch: bool = Option(False, "--watch", help="Follow the job until it ends."),
+    flagged: bool = Option(False, "--flagged", help="Also list the cutouts that need a review."),
+    below: float = Option(
+        0.0, metavar="SCORE", min=0, max=1, help="Also list the cutouts with a lower score."
+    ),
 ) -> None:
     with open_session(context) as (console, session):
         job_id = session.job(job)
@@ -71,14 +71,12 @@ def _follow(session: Session, console: Console, summary: JobSummary) -> JobSumma
 @app.command(epilog=examples("bgpipe jobs", "bgpipe jobs --forget spring-2026"))
 def jobs(
     context: Context,
-    forget: Annotated[
-        str | None,
-        Option(
-            metavar="JOB",
-            help="Remove a job that has ended from the list. Its cutouts stay.",
-            autocompletion=completion.jobs,
-        ),
-    ] = None,
+    forget: str | None = Option(
+        None,
+        metavar="JOB",
+        help="Remove a job that has ended from the list. Its cutouts stay.",
+        autocompletion=completion.jobs,
+    ),
 ) -> None:
     with open_session(context) as (console, session):
         if forget:
@@ -99,17 +97,15 @@ def jobs(
 
 
 @app.command(epilog=examples("bgpipe errors", "bgpipe --json errors spring-2026 | jq -r .source"))
-def errors(context: Context, job: OptionalJob = None) -> None:
+def errors(context: Context, job: str | None = LATEST_JOB) -> None:
     with open_session(context) as (console, session):
         for failure in session.jobs.items.failures(session.job(job)):
-            line = (
-                f"{failure.code}  {failure.source}: {failure.detail} (attempts: {failure.attempts})"
-            )
-            console.show(asdict(failure), line)
+            line = f"{failure.code}  {failure.source}: {failure.detail}"
+            console.show(asdict(failure), f"{line} (attempts: {failure.attempts})")
 
 
 @app.command(epilog=examples("bgpipe cancel spring-2026"))
-def cancel(context: Context, job: RequiredJob) -> None:
+def cancel(context: Context, job: str = NAMED_JOB) -> None:
     with open_session(context) as (console, session):
         job_id = session.job(job)
         session.jobs.cancel(job_id)

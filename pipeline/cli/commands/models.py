@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -10,10 +10,8 @@ from typer import Argument, Context, Option, Typer
 
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.cli import completion
-from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.command_line import LICENCE_HELP, accept_licences, examples
 from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.job_options import accept_licences
-from bgpipe.pipeline.cli.parameters import LICENCE_HELP, OptionalTexts
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.models.hub import Hub
 from bgpipe.pipeline.types import ResolvedModel
@@ -26,14 +24,12 @@ COMMERCIAL = {
     "no": "the license of the weights forbids it",
 }
 
-Name = Annotated[
-    str,
-    Argument(
-        metavar="NAME",
-        help="A name that bgpipe models list shows.",
-        autocompletion=completion.all_models,
-    ),
-]
+NAME = Argument(
+    ...,
+    metavar="NAME",
+    help="A name that bgpipe models list shows.",
+    autocompletion=completion.all_models,
+)
 
 
 @app.command(
@@ -62,7 +58,7 @@ def list_(context: Context) -> None:
 
 
 @app.command(epilog=examples("bgpipe models info rmbg-2.0"))
-def info(context: Context, name: Name) -> None:
+def info(context: Context, name: str = NAME) -> None:
     """Show what a model is, where it comes from, its terms, and who states them."""
     console: Console = context.obj
     cache = load_settings().model_folder
@@ -98,11 +94,10 @@ def info(context: Context, name: Name) -> None:
 )
 def pull(
     context: Context,
-    name: Name,
-    accept_licence: Annotated[
-        OptionalTexts,
-        Option(metavar="NAME", help=LICENCE_HELP, autocompletion=completion.all_models),
-    ] = None,
+    name: str = NAME,
+    accept_licence: list[str] | None = Option(
+        None, metavar="NAME", help=LICENCE_HELP, autocompletion=completion.all_models
+    ),
 ) -> None:
     """Download the weights of a model. Their commit and sha256 are pinned."""
     settings, console = accept_licences(load_settings(), accept_licence), context.obj
@@ -113,14 +108,12 @@ def pull(
 @app.command(epilog=examples("bgpipe models verify", "bgpipe models verify birefnet-general"))
 def verify(
     context: Context,
-    name: Annotated[
-        str | None,
-        Argument(
-            metavar="NAME",
-            help="Default: all on this machine.",
-            autocompletion=completion.all_models,
-        ),
-    ] = None,
+    name: str | None = Argument(
+        None,
+        metavar="NAME",
+        help="Default: all on this machine.",
+        autocompletion=completion.all_models,
+    ),
 ) -> None:
     """Compare the weights on this machine with their pinned sha256."""
     cache = load_settings().model_folder
@@ -130,7 +123,7 @@ def verify(
 
 
 @app.command(epilog=examples("bgpipe models path birefnet-nano"))
-def path(context: Context, name: Name) -> None:
+def path(context: Context, name: str = NAME) -> None:
     """Print the path of a model's weights."""
     model = registry.resolve(name, cache=load_settings().model_folder)
     console: Console = context.obj

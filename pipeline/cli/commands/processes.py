@@ -5,7 +5,6 @@ import sys
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
 
 from typer import Option, Typer
 
@@ -27,17 +26,13 @@ app = Typer()
     )
 )
 def worker(
-    device: Annotated[
-        list[str] | None,
-        Option(help="cuda:0, cuda:0.1 (a MIG instance) or cpu; repeatable. Default: every GPU."),
-    ] = None,
-    lanes: Annotated[
-        int | None, Option(metavar="N", min=1, help="Images in flight per device.")
-    ] = None,
-    compiled: Annotated[
-        bool,
-        Option("--compile", help="Compile the model at start. Takes minutes once, then cached."),
-    ] = False,
+    device: list[str] | None = Option(
+        None, help="cuda:0, cuda:0.1 (a MIG instance) or cpu; repeatable. Default: every GPU."
+    ),
+    lanes: int | None = Option(None, metavar="N", min=1, help="Images in flight per device."),
+    compiled: bool = Option(
+        False, "--compile", help="Compile the model at start. Takes minutes once, then cached."
+    ),
 ) -> None:
     if load_settings().embedded:
         raise UsageError(
@@ -51,12 +46,10 @@ def worker(
 
 @app.command(epilog=examples("bgpipe serve", "bgpipe serve --host 0.0.0.0 --port 8080"))
 def serve(
-    host: Annotated[
-        str | None, Option(help="Address to listen on. Default: serve.host, 127.0.0.1.")
-    ] = None,
-    port: Annotated[
-        int | None, Option(min=0, max=65535, help="0 picks a free port. Default: serve.port, 8000.")
-    ] = None,
+    host: str | None = Option(None, help="Address to listen on. Default: serve.host, 127.0.0.1."),
+    port: int | None = Option(
+        None, min=0, max=65535, help="0 picks a free port. Default: serve.port, 8000."
+    ),
 ) -> None:
     if not (find_spec("fastapi") and find_spec("uvicorn")):
         raise UsageError("the HTTP service is an extra: pip install 'bgpipe[serve]'")
@@ -72,8 +65,8 @@ def serve(
     epilog=examples("bgpipe flower", "FLOWER_BASIC_AUTH=me:secret bgpipe flower --port 5556")
 )
 def flower(
-    address: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, Option(min=0, max=65535, help="Port to listen on.")] = 5555,
+    address: str = Option("127.0.0.1", help="Address to listen on."),
+    port: int = Option(5555, min=0, max=65535, help="Port to listen on."),
 ) -> None:
     settings = load_settings()
     if settings.embedded:

@@ -3,12 +3,10 @@
 import webbrowser
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
 
 from typer import Context, Option, Typer
 
-from bgpipe.pipeline.cli.command_line import examples, open_session
-from bgpipe.pipeline.cli.parameters import OptionalJob, check_output_file
+from bgpipe.pipeline.cli.command_line import LATEST_JOB, check_output_file, examples, open_session
 from bgpipe.pipeline.report.contact_sheet import render_contact_sheet
 from bgpipe.pipeline.report.thumbnails import load_thumbnails
 from bgpipe.pipeline.session import Session
@@ -22,22 +20,20 @@ app = Typer()
 )
 def report(
     context: Context,
-    job: OptionalJob = None,
-    out: Annotated[
-        Path | None,
-        Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="Output file. Default: JOB.html.",
-            callback=check_output_file,
-        ),
-    ] = None,
-    open_: Annotated[bool, Option("--open", help="Show it in the browser.")] = False,
-    images: Annotated[int, Option(metavar="N", min=1, help="Maximum number of images.")] = 1000,
-    per_page: Annotated[
-        int, Option(metavar="N", min=1, help="Images per file; the rest go to more files.")
-    ] = 1000,
+    job: str | None = LATEST_JOB,
+    out: Path | None = Option(
+        None,
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="Output file. Default: JOB.html.",
+        callback=check_output_file,
+    ),
+    open_: bool = Option(False, "--open", help="Show it in the browser."),
+    images: int = Option(1000, metavar="N", min=1, help="Maximum number of images."),
+    per_page: int = Option(
+        1000, metavar="N", min=1, help="Images per file; the rest go to more files."
+    ),
 ) -> None:
     with open_session(context) as (console, session):
         summary = session.jobs.summary(session.job(job))

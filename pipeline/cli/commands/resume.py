@@ -5,8 +5,7 @@ from collections.abc import Callable
 from typer import Context, Exit, Typer
 
 from bgpipe.pipeline.broker.lease import Lease
-from bgpipe.pipeline.cli.command_line import examples, open_session
-from bgpipe.pipeline.cli.parameters import OptionalJob, Wait
+from bgpipe.pipeline.cli.command_line import LATEST_JOB, WAIT, examples, open_session
 from bgpipe.pipeline.cli.run import JobRun, check_wait, run_to_completion
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.session import Session
@@ -16,7 +15,7 @@ app = Typer()
 
 
 @app.command(epilog=examples("bgpipe resume", "bgpipe resume spring-2026 --detach"))
-def resume(context: Context, job: OptionalJob = None, wait: Wait = None) -> None:
+def resume(context: Context, job: str | None = LATEST_JOB, wait: bool | None = WAIT) -> None:
     def reopen(session: Session, job_id: JobId, lease: Lease) -> None:
         session.jobs.unpause(job_id)
         if session.jobs.summary(job_id).state is JobState.CANCELLED:
@@ -26,7 +25,7 @@ def resume(context: Context, job: OptionalJob = None, wait: Wait = None) -> None
 
 
 @app.command(epilog=examples("bgpipe retry", "bgpipe retry spring-2026 --detach"))
-def retry(context: Context, job: OptionalJob = None, wait: Wait = None) -> None:
+def retry(context: Context, job: str | None = LATEST_JOB, wait: bool | None = WAIT) -> None:
     def reopen(session: Session, job_id: JobId, lease: Lease) -> None:
         if not session.jobs.summary(job_id).failed:
             raise UsageError(f"nothing to retry: no image of job {job_id} has failed")
