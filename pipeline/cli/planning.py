@@ -122,18 +122,17 @@ def show_dry_run(
     prune: Prune | None = None,
 ) -> None:
     """Print what the job would do. `named`: the keys to process, None for all of the source."""
-    settings = session.settings
     source, target = session.stores.open(job.source), session.stores.open(job.out)
     report = estimate_job(
         job,
         source,
         target,
-        Limits.from_settings(settings.images),
+        Limits.from_settings(session.settings.images),
         entries=named_entries(source, named) if named else None,
         catalog=session.catalogs.of(job, target),
         prune=prune,
     )
-    hours, cost = estimate(report.to_do, settings.estimate)
+    hours, cost = estimate(report.to_do, session.settings.estimate)
     console.show(
         {
             "total": report.states.total(),
@@ -179,9 +178,8 @@ def _describe(job: Job, report: DryRunReport) -> Iterator[str]:
         yield ignored
     if report.orphans:
         yield f"{report.orphans} cutouts at the target belong to none of these sources"
-    if report.megapixels:
-        counts = ((band, report.megapixels[band]) for band in BANDS)
-        bands = ", ".join(f"{band}: {count}" for band, count in counts if count)
+    if counts := report.megapixels:
+        bands = ", ".join(f"{band}: {counts[band]}" for band in BANDS if counts[band])
         yield f"megapixels ({report.megapixels.total()} of {report.sample} sampled): {bands}"
 
 

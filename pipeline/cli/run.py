@@ -15,7 +15,7 @@ from bgpipe.config.settings import Settings
 from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.cli.console import Console, counted, short_location
-from bgpipe.pipeline.cli.summary import format_outputs, format_rate, show_failures, show_progress
+from bgpipe.pipeline.cli.summary import format_outputs, format_rate, progress, show_failures
 from bgpipe.pipeline.errors import RedisUnavailable, Unavailable, UsageError
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
@@ -54,11 +54,8 @@ def open_job(
 def run_to_completion(console: Console, run: JobRun, *, wait: bool | None) -> int:
     """Wait for the end of the job, or only for its publication; returns the exit code.
 
-    The lease is renewed meanwhile and released at the end.
-
-    Raises:
-        KeyboardInterrupt: INT or TERM; the worker has drained, and the job can be resumed.
-        Unavailable: Redis, a store or the embedded worker is lost.
+    The lease is renewed meanwhile and released at the end. Raises KeyboardInterrupt at INT or TERM: the
+    worker has drained, and the job can be resumed; Unavailable if Redis, a store or the worker is lost.
     """
     waits = run.session.settings.embedded or (sys.stdout.isatty() if wait is None else wait)
     with _resumable(console, run.job_id), run.stack:
@@ -86,20 +83,20 @@ class JobRun:
     """Keys of the source that are not complete yet and left for a later job."""
     prune: Prune | None = None
     worker: ChildProcess | None = None
-    """A worker that outlives the job; without it the embedded mode starts one."""
+    """One that outlives the job; without it the embedded mode starts `own_worker`."""
     ignored: IgnoredObjects = field(default_factory=IgnoredObjects)
     """Objects that the job leaves out: those before the listing, then those that it finds."""
     stack: ExitStack = field(default_factory=ExitStack)
     start: float = field(default_factory=time.monotonic)
     own_worker: ChildProcess | None = field(default=None, init=False)
 
-    @property
-    def summary(self) -> JobSummary:
-        return self.session.jobs.summary(self.job_id)
-
     @cached_property
     def _controller(self) -> JobController:
         return self.session.controller(self.job_id, self.lease)
+
+    @property
+    def summary(self) -> JobSummary:
+        return self.session.jobs.summary(self.job_id)
 
     def prepare(self) -> None:
         """Without a cluster, start the worker early if it is likely needed, and forget old jobs."""
@@ -153,7 +150,7 @@ def run_worker(session: Session) -> AbstractContextManager[ChildProcess]:
 
 def _wait(console: Console, run: JobRun) -> JobSummary:
     run.prepare()
-    with show_progress(console, _title_of(run.session, run.job_id)) as show:
+    with progress(console, _title_of(run.session, run.job_id)) as show:
         while (summary := run.summary).state not in CLOSED_STATES:
             show(summary)
             run.step(summary)
@@ -168,9 +165,8 @@ def _title_of(session: Session, job_id: JobId) -> Callable[[], str]:
 
     The devices come from the workers' heartbeats, which take a moment to arrive.
     """
-    job = session.jobs.job(job_id)
-    presets = session.settings.presets
-    names = (name for name, preset in presets.items() if preset == job.recipe.preset)
+    job, presets = session.jobs.job(job_id), session.settings.presets.items()
+    names = (name for name, preset in presets if preset == job.recipe.preset)
     locations = f"{short_location(job.source)} → {short_location(job.out)}"
     look = f"{next(names, 'own values')} · {job.recipe.model}"
 

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from itertools import chain, count
 
@@ -32,12 +32,7 @@ BUCKET_POLL = 30.0
 
 
 def submit_images(console: Console, options: SubmitOptions) -> int:
-    """Submit, and return the exit code.
-
-    Raises:
-        KeyboardInterrupt: a job was running.
-        Unavailable: see `run_to_completion`.
-    """
+    """Submit, and return the exit code. Raises as `run_to_completion`."""
     settings = accept_licences(load_settings(), options.accept_licence)
     check_wait(settings, options.wait)
     ignored = IgnoredObjects()
@@ -54,14 +49,16 @@ def submit_images(console: Console, options: SubmitOptions) -> int:
                 planning.show_dry_run(session, console, job, endpoints.source.keys, prune)
                 return 0
             if options.watch:
-                code = _watch(session, console, job, prune)
-            else:
-                job_id, lease = open_job(session, console, job, endpoints.source.keys or ())
-                run = JobRun(session, job_id, lease, prune=prune, ignored=ignored)
-                code = run_to_completion(console, run, wait=endpoints.is_private or options.wait)
-                if endpoints.is_private:
-                    _finish_private(session, console, job_id, endpoints)
-    return code
+                return _watch(session, console, job, prune)
+            job_id, lease = open_job(session, console, job, endpoints.source.keys or ())
+            run = JobRun(session, job_id, lease, prune=prune, ignored=ignored)
+            code = run_to_completion(console, run, wait=endpoints.is_private or options.wait)
+            if endpoints.is_private:
+                endpoints.write_stdout()
+                for failure in session.jobs.items.failures(job_id):
+                    console.warn(f"bgpipe: {failure.code}: {failure.detail}")
+                session.jobs.forget(job_id)
+            return code
 
 
 def _check_options(options: SubmitOptions, endpoints: Endpoints) -> None:
@@ -133,16 +130,6 @@ def _build_recipe(
     return built.recipe
 
 
-def _finish_private(
-    session: Session, console: Console, job_id: JobId, endpoints: Endpoints
-) -> None:
-    """Write the cutout to stdout, or its error to stderr, and forget the job."""
-    endpoints.write_stdout()
-    for failure in session.jobs.items.failures(job_id):
-        console.warn(f"bgpipe: {failure.code}: {failure.detail}")
-    session.jobs.forget(job_id)
-
-
 def _watch(session: Session, console: Console, job: Job, prune: Prune | None) -> int:
     """Run jobs like `job` until interrupted; only the first prunes. Returns the exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -170,7 +157,7 @@ def _arrivals(session: Session, console: Console, job: Job) -> Iterator[frozense
     is_bucket = session.stores.open(job.source).is_remote
     seen: Mapping[str, str] = {}
     previous: Mapping[str, str] = {}
-    try:
+    with suppress(KeyboardInterrupt):
         while True:
             current = _list_images(session, console, job) or previous
             complete = current if is_bucket else dict(current.items() & previous.items())
@@ -179,8 +166,6 @@ def _arrivals(session: Session, console: Console, job: Job) -> Iterator[frozense
                 seen = complete
                 yield frozenset(current.keys() - complete.keys())
             time.sleep(BUCKET_POLL if is_bucket else POLL)
-    except KeyboardInterrupt:
-        return
 
 
 def _list_images(session: Session, console: Console, job: Job) -> Mapping[str, str]:

@@ -4,12 +4,12 @@ It makes no requests: its Content-Security-Policy allows only the inline style a
 All text is escaped.
 """
 
-import base64
-import hashlib
 import re
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from html import escape
 from importlib.resources import files
 from itertools import islice
@@ -63,10 +63,11 @@ def render_contact_sheet(
     `names` are the file names of all pages, in one folder, of which this is `number`, from 1.
     """
     style, script = "".join(map(read_asset, STYLES)), _bundle([*MODULES, "sheet.js"])
+    hashes = (b64encode(sha256(text.encode()).digest()).decode() for text in (style, script))
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: blob:; "
-        f"style-src {_hash(style)}; script-src {_hash(script)}"
-    )
+        "style-src 'sha256-{}'; script-src 'sha256-{}'"
+    ).format(*hashes)
     yield "<!doctype html>"
     yield f'<html lang="en"><head><meta charset="utf-8"><title>{escape(summary.job)}</title>'
     yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -104,11 +105,6 @@ def _bundle(modules: Iterable[str]) -> str:
     """Join modules to one, without the statements that would load the others."""
     joined = "\n".join(map(read_asset, modules))
     return re.sub(r"^import .*\n|^export ", "", joined, flags=re.MULTILINE)
-
-
-def _hash(text: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
 
 
 def _summary(summary: JobSummary, recipe: Recipe) -> Iterator[str]:
@@ -165,22 +161,18 @@ def _figure(image: SheetImage) -> str:
     flags = "".join(f'<span class="flag">{flag}</span>' for flag in image.flags)
     if image.score is not None:
         flags += f'<span class="score" title="expected IoU of the matte">{image.score:.2f}</span>'
+    webp = {"cutout": image.after, "source": image.before}
+    images = "".join(
+        f'<img class="{kind}" alt="" decoding="async" '
+        f'src="data:image/webp;base64,{b64encode(data).decode()}">'
+        for kind, data in webp.items()
+    )
     return (
         f'<figure tabindex="0" data-name="{name}" data-flags="{" ".join(image.flags)}">'
-        f"{_stage(image)}<figcaption>{name} {flags}</figcaption></figure>"
-    )
-
-
-def _stage(image: SheetImage) -> str:
-    return (
-        f'<div class="stage"><img class="cutout" alt="" decoding="async"{_src(image.after)}>'
-        f'<img class="source" alt="" decoding="async"{_src(image.before)}>'
+        f'<div class="stage">{images}'
         '<input type="range" aria-label="before and after" min="0" max="100" value="50"></div>'
+        f"<figcaption>{name} {flags}</figcaption></figure>"
     )
-
-
-def _src(webp: bytes) -> str:
-    return f' src="data:image/webp;base64,{base64.b64encode(webp).decode()}"'
 
 
 def _pages(names: Sequence[str], shown: int) -> Iterator[str]:
@@ -211,7 +203,6 @@ def _failures(summary: JobSummary, failures: Sequence[Failure]) -> Iterator[str]
 
 def _dialogs() -> Iterator[str]:
     yield '<dialog id="help" aria-label="keys"><table>'
-    yield from (
-        f"<tr><td><kbd>{key}</kbd></td><td>{action}</td></tr>" for key, action in KEYS.items()
-    )
+    for key, action in KEYS.items():
+        yield f"<tr><td><kbd>{key}</kbd></td><td>{action}</td></tr>"
     yield '</table><p><button type="button" class="button" data-close>close</button></p></dialog>'

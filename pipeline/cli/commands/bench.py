@@ -17,7 +17,7 @@ from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.planning import choose_model
-from bgpipe.pipeline.errors import Unavailable, UsageError
+from bgpipe.pipeline.errors import Unavailable
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning.recipe import build_recipe
 from bgpipe.pipeline.processes import request_lines
@@ -115,9 +115,7 @@ def bench(
 
 def _make_random_model(settings: Settings, name: str, folder: Path) -> ResolvedModel:
     """Write random weights in the shape of a registered model."""
-    entry = registry.read_models().get(name)
-    if entry is None:
-        raise UsageError(f"not a registered model: {name}: see bgpipe models list")
+    entry = registry.find_entry(name)
     path = folder / f"{name}.safetensors"
     module = "bgpipe.pipeline.bench.random_weights"
     command = [sys.executable, "-m", module, entry.backbone, str(path)]

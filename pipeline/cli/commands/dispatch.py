@@ -5,8 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from types import FrameType
 
 from typer import Option, Typer
@@ -18,7 +17,7 @@ from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.logging import log_to_stderr
 from bgpipe.pipeline.monitoring.collectors import ClusterCollector, serve_metrics
 from bgpipe.pipeline.scheduling.sweeps import SweepScheduler
-from bgpipe.pipeline.session import Session, open_session
+from bgpipe.pipeline.session import open_session
 
 log = logging.getLogger(__name__)
 app = Typer()
@@ -40,7 +39,13 @@ def dispatch(
             "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit feeds its own job)"
         )
     log_to_stderr(settings.log.format)
-    with open_session(settings) as session, _serve_metrics(session):
+    with ExitStack() as stack:
+        session = stack.enter_context(open_session(settings))
+        if address := settings.metrics.dispatch:
+            client = stack.enter_context(connect(session.redis_url, retry_seconds=0))
+            collector = ClusterCollector(client, settings)
+            stack.enter_context(serve_metrics(collector, *parse_address(address)))
+            log.info("metrics served", extra={"fields": {"address": f"http://{address}/metrics"}})
         dispatcher, retry = session.dispatcher(), settings.dispatch.sweep_retry
         scheduler = SweepScheduler(settings.sweeps, session.client, session.jobs, retry)
 
@@ -51,21 +56,6 @@ def dispatch(
         log.info("dispatcher started")
         dispatcher.run(_stopped_by_signal(), step_sweeps)
         log.info("dispatcher stopped")
-
-
-@contextmanager
-def _serve_metrics(session: Session) -> Iterator[None]:
-    """Serve metrics until the block ends, if the settings have an address."""
-    address = session.settings.metrics.dispatch
-    if not address:
-        yield
-        return
-    with (
-        connect(session.redis_url, retry_seconds=0) as client,
-        serve_metrics(ClusterCollector(client, session.settings), *parse_address(address)),
-    ):
-        log.info("metrics served", extra={"fields": {"address": f"http://{address}/metrics"}})
-        yield
 
 
 def _stopped_by_signal() -> threading.Event:

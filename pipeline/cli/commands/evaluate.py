@@ -14,14 +14,9 @@ from bgpipe.pipeline.cli.command_line import check_output_file, examples
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.planning import choose_model, parse_assignments
 from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.evaluation import protocol
 from bgpipe.pipeline.evaluation.dataset import find_pairs
 from bgpipe.pipeline.evaluation.html import render_quality_page
-from bgpipe.pipeline.evaluation.protocol import (
-    EdgeMatting,
-    EvaluatedModel,
-    EvaluationRequest,
-    EvaluationResult,
-)
 from bgpipe.pipeline.evaluation.scores import HIGHER_IS_BETTER, Scores, mean_scores
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.planning import recipe
@@ -95,7 +90,7 @@ def evaluate(
     changes = parse_assignments(set_ or [])
     names = preset or [settings.refine.preset]
     edges = recipe.choose_edges(settings, matting or settings.matting.model, notify=console.notify)
-    request = EvaluationRequest(
+    request = protocol.EvaluationRequest(
         pairs=pairs,
         sources=tuple(models),
         presets={
@@ -105,10 +100,10 @@ def evaluate(
         limits=Limits.from_settings(settings.images),
         threads=settings.worker.cpu_threads,
         thumbnail=THUMBNAIL if html else 0,
-        edges=EdgeMatting(recipe.matting_with(settings, edges), edges) if edges else None,
+        edges=protocol.EdgeMatting(recipe.matting_with(settings, edges), edges) if edges else None,
     )
     results = []
-    for result in request_lines(PROGRAM, request, TypeAdapter(EvaluationResult)):
+    for result in request_lines(PROGRAM, request, TypeAdapter(protocol.EvaluationResult)):
         results.append(result)
         scores = asdict(result.scores) if result.scores else {"error": result.error}
         trial = {"model": result.model, "preset": result.preset, "image": result.image}
@@ -120,17 +115,19 @@ def evaluate(
     raise Exit(1 if errors else 0)
 
 
-def _find_model(settings: Settings, console: Console, name: str) -> EvaluatedModel:
+def _find_model(settings: Settings, console: Console, name: str) -> protocol.EvaluatedModel:
     kind, _, side = name.partition(":")
     if kind == TRUTH:
         if side and not side.isdecimal():
             raise UsageError(f"not a size in pixels: {name}: write {TRUTH}:{TRUTH_SIDE}")
-        return EvaluatedModel(name, (int(side or TRUTH_SIDE),) * 2, None)
+        return protocol.EvaluatedModel(name, (int(side or TRUTH_SIDE),) * 2, None)
     model = choose_model(settings, console, name)
-    return EvaluatedModel(model.name, model.size, model)
+    return protocol.EvaluatedModel(model.name, model.size, model)
 
 
-def _show(console: Console, results: Sequence[EvaluationResult], html: Path | None) -> None:
+def _show(
+    console: Console, results: Sequence[protocol.EvaluationResult], html: Path | None
+) -> None:
     """Print the means of every trial, and write the page if requested."""
     scored = defaultdict[str, list[Scores]](list)
     for result in results:

@@ -9,13 +9,7 @@ from bgpipe.pipeline.broker.dead_messages import describe_dead
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import LATEST_JOB, NAMED_JOB, examples, open_session
 from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.summary import (
-    show_flags,
-    show_jobs,
-    show_progress,
-    show_scores,
-    show_summary,
-)
+from bgpipe.pipeline.cli.summary import progress, show_flags, show_jobs, show_scores, show_summary
 from bgpipe.pipeline.errors import StoreCorrupted, UsageError
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import CLOSED_STATES, JobSummary
@@ -56,7 +50,7 @@ def status(
 def _follow(session: Session, console: Console, summary: JobSummary) -> JobSummary:
     """Show the progress until the job is closed; returns its last summary."""
     warned = False
-    with show_progress(console) as show:
+    with progress(console) as show:
         while summary.state not in CLOSED_STATES:
             show(summary)
             if summary.interrupted and not warned:

@@ -17,10 +17,10 @@ app = Typer()
 
 def _option(
     panel: str,
-    default: object,
     metavar: str,
     text: str,
     *names: str,
+    default: object = None,
     offer: Callable[[], Any] | None = None,
 ) -> Any:  # noqa: ANN401  # as dataclasses.field
     """Declare a field as an option in a panel of the help."""
@@ -46,13 +46,12 @@ class SubmitOptions:
     """Options that are fields of `Preset` or `Output` have the field's name; None: the setting's."""
 
     sources: list[str] = field(metadata={"parameter": _SOURCE})
-    include: list[str] | None = _source(None, "GLOB", "Take only matching keys; repeatable.")
-    exclude: list[str] | None = _source(None, "GLOB", "Skip matching keys; repeatable.")
+    include: list[str] | None = _source("GLOB", "Take only matching keys; repeatable.")
+    exclude: list[str] | None = _source("GLOB", "Skip matching keys; repeatable.")
     input_alpha: str = _source(
-        "multiply", "MODE", "Transparency of a source: multiply, keep or ignore it."
+        "MODE", "Transparency of a source: multiply, keep or ignore it.", default="multiply"
     )
     preset: str | None = _look(
-        None,
         "NAME",
         "balanced, products, portraits, catalogue or raw. Default: balanced.",
         "--preset",
@@ -60,11 +59,10 @@ class SubmitOptions:
         offer=completion.presets,
     )
     assignments: list[str] | None = _look(
-        None, "KEY=VALUE", "Change one value of the preset; repeatable.", "--set"
+        "KEY=VALUE", "Change one value of the preset; repeatable.", "--set"
     )
-    workflow: Path | None = _look(None, "FILE", "A ComfyUI workflow instead of a preset.")
+    workflow: Path | None = _look("FILE", "A ComfyUI workflow instead of a preset.")
     model: str | None = _look(
-        None,
         "NAME",
         "A model (see bgpipe models list), or a path to safetensors. Default: auto.",
         "--model",
@@ -72,69 +70,62 @@ class SubmitOptions:
         offer=completion.models,
     )
     matting: str | None = _look(
-        None,
         "NAME",
         "Second network for hair and fur: vitmatte, vitmatte-base, a path, or none. Default: none.",
         offer=completion.matting_models,
     )
-    accept_licence: list[str] | None = _look(
-        None, "NAME", LICENCE_HELP, offer=completion.all_models
-    )
-    crop: bool | None = _look(None, "", "Crop to the subject.", "--crop")
-    margin: float | None = _look(
-        None, "PERCENT", "Margin, in percent of the longer side of the crop."
-    )
-    canvas: str | None = _look(None, "SIZE", "Fit into 2000x2000 pixels, or pad to 4:5.")
-    place: str | None = _look(
-        None, "SIDE", "Position on the canvas: middle, top, bottom, left or right."
-    )
+    accept_licence: list[str] | None = _look("NAME", LICENCE_HELP, offer=completion.all_models)
+    crop: bool | None = _look("", "Crop to the subject.", "--crop")
+    margin: float | None = _look("PERCENT", "Margin, in percent of the longer side of the crop.")
+    canvas: str | None = _look("SIZE", "Fit into 2000x2000 pixels, or pad to 4:5.")
+    place: str | None = _look("SIDE", "Position on the canvas: middle, top, bottom, left or right.")
     background: str | None = _look(
-        None,
         "COLOR",
         "white, black, #rrggbb, blur:RADIUS for the photo itself, or the path of an image. "
         "Default: transparent.",
     )
-    shadow: float | None = _look(None, "0..1", "Darkness of a shadow on the ground.")
-    outline: str | None = _look(
-        None, "WIDTH:COLOR", "Outline in pixels of the result, such as 8:white."
-    )
-    size: str | None = _look(None, "SIZE", "Scale down to fit into 1600x1600 pixels.")
-    enlarge: bool | None = _look(None, "", "Let --size enlarge smaller images.", "--enlarge")
+    shadow: float | None = _look("0..1", "Darkness of a shadow on the ground.")
+    outline: str | None = _look("WIDTH:COLOR", "Outline in pixels of the result, such as 8:white.")
+    size: str | None = _look("SIZE", "Scale down to fit into 1600x1600 pixels.")
+    enlarge: bool | None = _look("", "Let --size enlarge smaller images.", "--enlarge")
     out: str | None = _output(
-        None,
         "DEST",
         "Folder or s3:// prefix; for one image also a file, or - for stdout. "
         "Default: SOURCE-cutouts.",
         "--out",
         "-o",
     )
-    format: str | None = _output(
-        None, "FORMAT", "png, webp, avif, jpeg, mask or zip. Default: png."
+    format: str | None = _output("FORMAT", "png, webp, avif, jpeg, mask or zip. Default: png.")
+    quality: int = _output(
+        "1..100", "Quality of JPEG, AVIF and WebP (100: lossless WebP).", default=90
     )
-    quality: int = _output(90, "1..100", "Quality of JPEG, AVIF and WebP (100: lossless WebP).")
     compression: str = _output(
-        "fast", "MODE", "PNG compression: fast, or small (many times slower).", "--png"
+        "MODE", "PNG compression: fast, or small (many times slower).", "--png", default="fast"
     )
-    depth: int = _output(8, "BITS", "8, or 16 to keep 16-bit colors in PNG.")
+    depth: int = _output("BITS", "8, or 16 to keep 16-bit colors in PNG.", default=8)
     outputs: str = _output(
-        "",
         "NAMES",
         "A file for each of these [outputs], such as web,print,mask.",
+        default="",
         offer=completion.outputs,
     )
-    name: str = _output("", "TEMPLATE", "Names of the cutouts, such as {folder}/{stem}-cutout.")
+    name: str = _output(
+        "TEMPLATE", "Names of the cutouts, such as {folder}/{stem}-cutout.", default=""
+    )
     overwrite: bool = _output(
-        False, "", "Replace files at DEST that bgpipe did not make.", "--overwrite"
+        "", "Replace files at DEST that bgpipe did not make.", "--overwrite", default=False
     )
-    prune: bool = _output(False, "", "Remove cutouts whose source is gone.", "--prune")
+    prune: bool = _output("", "Remove cutouts whose source is gone.", "--prune", default=False)
     review_below: float | None = _run(
-        None, "SCORE", "Flag cutouts with a lower score, from 0 to 1, for review."
+        "SCORE", "Flag cutouts with a lower score, from 0 to 1, for review."
     )
-    force: bool = _run(False, "", "Redo cutouts that are up to date.", "--force")
-    dry_run: bool = _run(False, "", "Count what would be done, without doing it.", "--dry-run")
-    watch: bool = _run(False, "", "Follow new files until Ctrl-C.", "--watch")
-    wait: bool | None = _run(None, "", WAIT_HELP, "--wait/--detach")
-    job: str | None = _run(None, "NAME", "Name of the job. Default: date and time.", "--job", "-j")
+    force: bool = _run("", "Redo cutouts that are up to date.", "--force", default=False)
+    dry_run: bool = _run(
+        "", "Count what would be done, without doing it.", "--dry-run", default=False
+    )
+    watch: bool = _run("", "Follow new files until Ctrl-C.", "--watch", default=False)
+    wait: bool | None = _run("", WAIT_HELP, "--wait/--detach")
+    job: str | None = _run("NAME", "Name of the job. Default: date and time.", "--job", "-j")
 
 
 @app.command(
