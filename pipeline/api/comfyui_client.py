@@ -205,6 +205,6 @@ def _error_message(response: httpx2.Response) -> str:
 
 
 def _failure(status: dict[str, Json]) -> str:
-    errors = [data for kind, data in status["messages"] if kind == "execution_error"]
-    texts = [f"{error['exception_type']}: {error['exception_message']}" for error in errors]
-    return texts[0] if texts else "interrupted"
+    errors = (data for kind, data in status["messages"] if kind == "execution_error")
+    texts = (f"{error['exception_type']}: {error['exception_message']}" for error in errors)
+    return next(texts, "interrupted")

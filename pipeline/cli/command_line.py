@@ -31,11 +31,8 @@ WAIT_HELP = (
 LICENCE_HELP = "Accept the terms of a model (see bgpipe models info NAME); repeatable."
 
 WAIT = typer.Option(None, "--wait/--detach", help=WAIT_HELP, show_default=False)
-LATEST_JOB = typer.Argument(
+JOB = typer.Argument(
     None, metavar="JOB", help="Default: the latest job.", autocompletion=completion.jobs
-)
-NAMED_JOB = typer.Argument(
-    ..., metavar="JOB", help="A name that bgpipe jobs lists.", autocompletion=completion.jobs
 )
 
 

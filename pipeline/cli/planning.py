@@ -37,10 +37,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
 
 
 def choose_model(settings: Settings, console: Console, name: str) -> ResolvedModel:
-    """Return the weights of `name`, pulled if need be; warns if the bundled ones replace `auto`'s.
-
-    Raises as `recipe.build_recipe`.
-    """
+    """Return the weights as `recipe.choose_model`; warns if the bundled ones replace `auto`'s."""
     model, is_degraded = recipe.choose_model(settings, name, notify=console.notify)
     if is_degraded:
         warn_degraded(console)

@@ -17,7 +17,7 @@ from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.cli.console import Console, counted, short_location
 from bgpipe.pipeline.cli.summary import format_outputs, format_rate, progress, show_failures
 from bgpipe.pipeline.errors import RedisUnavailable, Unavailable, UsageError
-from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
+from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
 from bgpipe.pipeline.planning.planner import IgnoredObjects
 from bgpipe.pipeline.planning.prune import Prune
@@ -62,7 +62,7 @@ def run_to_completion(console: Console, run: JobRun, *, wait: bool | None) -> in
         run.stack.enter_context(run.lease.renewing())
         if waits:
             summary = _wait(console, run)
-            _show_result(console, run.session.jobs, summary, run.ignored)
+            _show_result(console, run, summary)
         else:
             summary = _publish(console, run)
             console.show(asdict(summary), run.job_id)
@@ -177,10 +177,9 @@ def _title_of(session: Session, job_id: JobId) -> Callable[[], str]:
     return make_title
 
 
-def _show_result(
-    console: Console, jobs: JobStore, summary: JobSummary, ignored: IgnoredObjects
-) -> None:
+def _show_result(console: Console, run: JobRun, summary: JobSummary) -> None:
     """Print how a job ended: where the cutouts are, what failed, what was ignored."""
+    jobs, ignored = run.session.jobs, run.ignored
     argument = "" if jobs.latest() == summary.job else f" {summary.job}"
     lines = _result(summary, jobs.job(summary.job), argument)
     console.show(asdict(summary) | ignored.record(), *lines)

@@ -138,11 +138,9 @@ def _watch(session: Session, console: Console, job: Job, prune: Prune | None) ->
     with run_worker(session) if session.settings.embedded else nullcontext() as worker:
         for growing in _arrivals(session, console, job):
             batch = replace(job, id=next(names), created=time.time())
-            job_id, lease = open_job(session, console, batch)
+            run = JobRun(session, *open_job(session, console, batch), growing, prune, worker)
             try:
-                run_to_completion(
-                    console, JobRun(session, job_id, lease, growing, prune, worker), wait=True
-                )
+                run_to_completion(console, run, wait=True)
             except NoImages as error:
                 console.warn(f"bgpipe: {error}")
             prune = None

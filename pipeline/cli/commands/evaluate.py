@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 from typer import Context, Exit, Option, Typer
@@ -27,6 +28,7 @@ TRUTH = "truth"
 """In place of a model: the truth itself, scaled to 1024 x 1024 pixels or `truth:SIDE` and back."""
 TRUTH_SIDE = 1024
 THUMBNAIL = 320
+FOLDER: dict[str, Any] = {"metavar": "FOLDER", "exists": True, "file_okay": False}
 
 app = Typer()
 
@@ -40,15 +42,9 @@ app = Typer()
 )
 def evaluate(
     context: Context,
-    images: Path = Option(
-        ..., metavar="FOLDER", help="Folder of images.", exists=True, file_okay=False
-    ),
+    images: Path = Option(..., help="Folder of images.", **FOLDER),
     truth: Path = Option(
-        ...,
-        metavar="FOLDER",
-        help="Folder of ground truth: x.png or x_alpha.png for x.jpg.",
-        exists=True,
-        file_okay=False,
+        ..., help="Folder of ground truth: x.png or x_alpha.png for x.jpg.", **FOLDER
     ),
     preset: list[str] | None = Option(
         None,

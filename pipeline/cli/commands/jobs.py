@@ -1,18 +1,28 @@
-"""Commands on existing jobs that start nothing: `status`, `jobs`, `errors` and `cancel`."""
+"""Commands on existing jobs: what they did, their end, their continuation, their contact sheet."""
+
+from __future__ import annotations
 
 import time
+import webbrowser
+from collections.abc import Callable
 from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from typer import Context, Option, Typer
+from typer import Argument, Context, Exit, Option, Typer
 
 from bgpipe.pipeline.broker.dead_messages import describe_dead
 from bgpipe.pipeline.cli import completion
-from bgpipe.pipeline.cli.command_line import LATEST_JOB, NAMED_JOB, examples, open_session
+from bgpipe.pipeline.cli.command_line import JOB, WAIT, check_output_file, examples, open_session
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.summary import progress, show_flags, show_jobs, show_scores, show_summary
 from bgpipe.pipeline.errors import StoreCorrupted, UsageError
 from bgpipe.pipeline.session import Session
-from bgpipe.pipeline.types import CLOSED_STATES, JobSummary
+from bgpipe.pipeline.types import CLOSED_STATES, JobId, JobState, JobSummary
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.broker.lease import Lease
 
 app = Typer()
 
@@ -27,7 +37,7 @@ app = Typer()
 )
 def status(
     context: Context,
-    job: str | None = LATEST_JOB,
+    job: str | None = JOB,
     watch: bool = Option(False, "--watch", help="Follow the job until it ends."),
     flagged: bool = Option(False, "--flagged", help="Also list the cutouts that need a review."),
     below: float = Option(
@@ -91,7 +101,7 @@ def jobs(
 
 
 @app.command(epilog=examples("bgpipe errors", "bgpipe --json errors spring-2026 | jq -r .source"))
-def errors(context: Context, job: str | None = LATEST_JOB) -> None:
+def errors(context: Context, job: str | None = JOB) -> None:
     with open_session(context) as (console, session):
         for failure in session.jobs.items.failures(session.job(job)):
             line = f"{failure.code}  {failure.source}: {failure.detail}"
@@ -99,12 +109,113 @@ def errors(context: Context, job: str | None = LATEST_JOB) -> None:
 
 
 @app.command(epilog=examples("bgpipe cancel spring-2026"))
-def cancel(context: Context, job: str = NAMED_JOB) -> None:
+def cancel(
+    context: Context,
+    job: str = Argument(
+        ..., metavar="JOB", help="A name that bgpipe jobs lists.", autocompletion=completion.jobs
+    ),
+) -> None:
     with open_session(context) as (console, session):
         job_id = session.job(job)
         session.jobs.cancel(job_id)
         console.print_json(asdict(session.jobs.summary(job_id)))
         console.print(f"cancelled: {job_id}: continue with bgpipe resume {job_id}")
+
+
+@app.command(epilog=examples("bgpipe resume", "bgpipe resume spring-2026 --detach"))
+def resume(context: Context, job: str | None = JOB, wait: bool | None = WAIT) -> None:
+    def reopen(session: Session, job_id: JobId, lease: Lease) -> None:
+        session.jobs.unpause(job_id)
+        if session.jobs.summary(job_id).state is JobState.CANCELLED:
+            session.jobs.resume(job_id, _acquire(session, lease))
+
+    _continue(context, job, wait, reopen)
+
+
+@app.command(epilog=examples("bgpipe retry", "bgpipe retry spring-2026 --detach"))
+def retry(context: Context, job: str | None = JOB, wait: bool | None = WAIT) -> None:
+    def reopen(session: Session, job_id: JobId, lease: Lease) -> None:
+        if not session.jobs.summary(job_id).failed:
+            raise UsageError(f"nothing to retry: no image of job {job_id} has failed")
+        session.jobs.retry(job_id, _acquire(session, lease))
+
+    _continue(context, job, wait, reopen)
+
+
+@app.command(
+    epilog=examples("bgpipe report", "bgpipe report spring-2026 --out sheet.html --images 200")
+)
+def report(
+    context: Context,
+    job: str | None = JOB,
+    out: Path | None = Option(
+        None,
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="Output file. Default: JOB.html.",
+        callback=check_output_file,
+    ),
+    open_: bool = Option(False, "--open", help="Show it in the browser."),
+    images: int = Option(1000, metavar="N", min=1, help="Maximum number of images."),
+    per_page: int = Option(
+        1000, metavar="N", min=1, help="Images per file; the rest go to more files."
+    ),
+) -> None:
+    with open_session(context) as (console, session):
+        summary = session.jobs.summary(session.job(job))
+        if not summary.done + summary.failed:
+            console.print(f"no contact sheet written: job {summary.job} made no cutouts")
+            return
+        first = out or Path(f"{summary.job}.html")
+        pages = _write_pages(session, summary, first, images, per_page)
+    further = f" and {pages - 1} more beside it" if pages > 1 else ""
+    record = {"job": summary.job, "report": str(first), "pages": pages}
+    console.show(record, f"contact sheet: {first}{further}")
+    if open_ and not webbrowser.open(first.absolute().as_uri()):
+        console.warn(f"no browser found: open {first} yourself")
+
+
+def _continue(
+    context: Context,
+    name: str | None,
+    wait: bool | None,
+    reopen: Callable[[Session, JobId, Lease], None],
+) -> None:
+    from bgpipe.pipeline.cli.run import JobRun, check_wait, run_to_completion
+
+    with open_session(context) as (console, session):
+        check_wait(session.settings, wait)
+        job_id = session.job(name)
+        lease = session.submitter.lease(job_id)
+        reopen(session, job_id, lease)
+        code = run_to_completion(console, JobRun(session, job_id, lease), wait=wait)
+    raise Exit(code)
+
+
+def _acquire(session: Session, lease: Lease) -> int:
+    """Return the lease's token; a command that was killed keeps it for a while."""
+    settings = session.settings.dispatch
+    return lease.acquire(settings.lease + settings.poll)
+
+
+def _write_pages(
+    session: Session, summary: JobSummary, first: Path, images: int, per_page: int
+) -> int:
+    """Write the pages and return their number."""
+    from bgpipe.pipeline.report.contact_sheet import load_thumbnails, render_contact_sheet
+
+    jobs, job_id = session.jobs, summary.job
+    recipe = jobs.job(job_id).recipe
+    shown = load_thumbnails(jobs, session.stores, job_id, session.settings.images, images)
+    count = -(-min(images, max(summary.done, 1)) // per_page)
+    paths = [first, *(first.with_stem(f"{first.stem}-{n}") for n in range(2, count + 1))]
+    names = [path.name for path in paths]
+    for number, path in enumerate(paths, 1):
+        batch, failures = list(islice(shown, per_page)), jobs.items.failures(job_id)
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(render_contact_sheet(summary, recipe, batch, failures, names, number))
+    return count
 
 
 def _resume_hint(summary: JobSummary) -> str:

@@ -1,20 +1,33 @@
-"""`bgpipe worker`, `serve` and `flower`: each replaces this process, so that signals reach the new one."""
+"""Commands that run until they are stopped: `bgpipe worker`, `dispatch`, `serve` and `flower`.
 
+All but `dispatch` replace this process, so that signals reach the new one.
+"""
+
+import logging
 import os
+import signal
 import sys
+import threading
+from contextlib import ExitStack
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 
 from typer import Option, Typer
 
-from bgpipe.config.settings import load_settings
+from bgpipe.config.settings import load_settings, parse_address
+from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.broker.sentinel import SCHEME
 from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.logging import log_to_stderr
+from bgpipe.pipeline.session import open_session
 
+NO_CLUSTER = "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit {})"
 ACCOUNTS = "FLOWER_BASIC_AUTH"
 
+log = logging.getLogger(__name__)
 app = Typer()
 
 
@@ -35,13 +48,47 @@ def worker(
     ),
 ) -> None:
     if load_settings().embedded:
-        raise UsageError(
-            "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit starts its own worker)"
-        )
+        raise UsageError(NO_CLUSTER.format("starts its own worker"))
     options = [f"--device={name}" for name in device or ()]
     options += [f"--lanes={lanes}"] if lanes else []
     options += ["--compile"] if compiled else []
     os.execv(sys.executable, [sys.executable, "-m", "bgpipe.workers", *options])  # noqa: S606
+
+
+@app.command(epilog=examples("bgpipe dispatch", "bgpipe dispatch --metrics 127.0.0.1:9640"))
+def dispatch(
+    metrics: str | None = Option(
+        None,
+        metavar="HOST:PORT",
+        help="Serve metrics of the cluster to Prometheus at this address.",
+    ),
+) -> None:
+    from bgpipe.pipeline.monitoring.collectors import ClusterCollector, serve_metrics
+    from bgpipe.pipeline.scheduling.sweeps import SweepScheduler
+
+    if metrics is not None:
+        os.environ["BGPIPE_METRICS__DISPATCH"] = metrics
+    settings = load_settings()
+    if settings.embedded:
+        raise UsageError(NO_CLUSTER.format("feeds its own job"))
+    log_to_stderr(settings.log.format)
+    with ExitStack() as stack:
+        session = stack.enter_context(open_session(settings))
+        if address := settings.metrics.dispatch:
+            client = stack.enter_context(connect(session.redis_url, retry_seconds=0))
+            collector = ClusterCollector(client, settings)
+            stack.enter_context(serve_metrics(collector, *parse_address(address)))
+            log.info("metrics served", extra={"fields": {"address": f"http://{address}/metrics"}})
+        dispatcher, retry = session.dispatcher(), settings.dispatch.sweep_retry
+        scheduler = SweepScheduler(settings.sweeps, session.client, session.jobs, retry)
+
+        def step_sweeps() -> None:
+            if dispatcher.is_leader:
+                scheduler.step()
+
+        log.info("dispatcher started")
+        dispatcher.run(_stopped_by_signal(), step_sweeps)
+        log.info("dispatcher stopped")
 
 
 @app.command(epilog=examples("bgpipe serve", "bgpipe serve --host 0.0.0.0 --port 8080"))
@@ -85,6 +132,21 @@ def flower(
     # Secrets go into the environment: arguments are visible to every user of the machine.
     secrets = {"CELERY_BROKER_URL": settings.redis_url, ACCOUNTS: _read_accounts()}
     os.execve(sys.executable, command, os.environ | secrets)  # noqa: S606
+
+
+def _stopped_by_signal() -> threading.Event:
+    """Return an event that INT and TERM set; a second signal ends the process at once."""
+    stopped = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        if stopped.is_set():
+            sys.exit(128 + number)
+        stopped.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    return stopped
 
 
 def _read_accounts() -> str:
