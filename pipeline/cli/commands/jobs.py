@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +24,7 @@ from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import CLOSED_STATES, JobId, JobState, JobSummary
 
 if TYPE_CHECKING:
-    from bgpipe.pipeline.broker.lease import Lease
+    from bgpipe.pipeline.jobs.store import JobStore
 
 app = Typer()
 
@@ -124,22 +126,18 @@ def cancel(
 
 @app.command(epilog=examples("bgpipe resume", "bgpipe resume spring-2026 --detach"))
 def resume(context: Context, job: str | None = JOB, wait: bool | None = WAIT) -> None:
-    def reopen(session: Session, job_id: JobId, lease: Lease) -> None:
-        session.jobs.unpause(job_id)
-        if session.jobs.summary(job_id).state is JobState.CANCELLED:
-            session.jobs.resume(job_id, _acquire(session, lease))
-
-    _continue(context, job, wait, reopen)
+    with _continued(context, job, wait) as (store, job_id, acquire):
+        store.unpause(job_id)
+        if store.summary(job_id).state is JobState.CANCELLED:
+            store.resume(job_id, acquire())
 
 
 @app.command(epilog=examples("bgpipe retry", "bgpipe retry spring-2026 --detach"))
 def retry(context: Context, job: str | None = JOB, wait: bool | None = WAIT) -> None:
-    def reopen(session: Session, job_id: JobId, lease: Lease) -> None:
-        if not session.jobs.summary(job_id).failed:
+    with _continued(context, job, wait) as (store, job_id, acquire):
+        if not store.summary(job_id).failed:
             raise UsageError(f"nothing to retry: no image of job {job_id} has failed")
-        session.jobs.retry(job_id, _acquire(session, lease))
-
-    _continue(context, job, wait, reopen)
+        store.retry(job_id, acquire())
 
 
 @app.command(
@@ -176,27 +174,23 @@ def report(
         console.warn(f"no browser found: open {first} yourself")
 
 
-def _continue(
-    context: Context,
-    name: str | None,
-    wait: bool | None,
-    reopen: Callable[[Session, JobId, Lease], None],
-) -> None:
+@contextmanager
+def _continued(
+    context: Context, name: str | None, wait: bool | None
+) -> Iterator[tuple[JobStore, JobId, Callable[[], int]]]:
+    """Let the block reopen a job by the token of its lease; then run it, and exit with its code."""
     from bgpipe.pipeline.cli.run import JobRun, check_wait, run_to_completion
 
     with open_session(context) as (console, session):
         check_wait(session.settings, wait)
-        job_id = session.job(name)
+        job_id, settings = session.job(name), session.settings.dispatch
         lease = session.submitter.lease(job_id)
-        reopen(session, job_id, lease)
+        patience = (
+            settings.lease + settings.poll
+        )  # a command that was killed keeps its lease so long
+        yield session.jobs, job_id, partial(lease.acquire, patience)
         code = run_to_completion(console, JobRun(session, job_id, lease), wait=wait)
     raise Exit(code)
-
-
-def _acquire(session: Session, lease: Lease) -> int:
-    """Return the lease's token; a command that was killed keeps it for a while."""
-    settings = session.settings.dispatch
-    return lease.acquire(settings.lease + settings.poll)
 
 
 def _write_pages(
