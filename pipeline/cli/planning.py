@@ -120,14 +120,11 @@ def show_dry_run(
 ) -> None:
     """Print what the job would do. `named`: the keys to process, None for all of the source."""
     source, target = session.stores.open(job.source), session.stores.open(job.out)
+    limits = Limits.from_settings(session.settings.images)
+    entries = named_entries(source, named) if named else None
+    catalog = session.catalogs.of(job, target)
     report = estimate_job(
-        job,
-        source,
-        target,
-        Limits.from_settings(session.settings.images),
-        entries=named_entries(source, named) if named else None,
-        catalog=session.catalogs.of(job, target),
-        prune=prune,
+        job, source, target, limits, entries=entries, catalog=catalog, prune=prune
     )
     hours, cost = estimate(report.to_do, session.settings.estimate)
     console.show(

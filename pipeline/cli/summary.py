@@ -163,13 +163,8 @@ def _bar(make_title: Callable[[], str]) -> Iterator[Watcher]:
 
     console, window = Console(stderr=True), ProgressWindow()
     title = ""
-    bar = Progress(
-        BarColumn(bar_width=None),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-        TextColumn("{task.description}"),
-        console=console,
-        expand=True,
-    )
+    text = TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.description}")
+    bar = Progress(BarColumn(bar_width=None), text, console=console, expand=True)
     task = bar.add_task("starting", total=0)
     with Live(bar, console=console, transient=True, refresh_per_second=4) as live:
 
@@ -187,11 +182,8 @@ def _bar(make_title: Callable[[], str]) -> Iterator[Watcher]:
                 total=summary.total - summary.skipped,
                 completed=summary.done + summary.failed,
             )
-            lines = [
-                Text(line, no_wrap=True, overflow="ellipsis")
-                for line in (title.removesuffix(" · ..."), "" if is_wide else counts, pause)
-                if line
-            ]
+            texts = (title.removesuffix(" · ..."), "" if is_wide else counts, pause)
+            lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in texts if line]
             live.update(Group(*lines[:1], bar, *lines[1:]))
 
         yield watch

@@ -82,11 +82,10 @@ def bench(
     console: Console = context.obj
     name = model or settings.model.name
     with tempfile.TemporaryDirectory(prefix="bgpipe-bench-") as folder:
-        resolved = (
-            _make_random_model(settings, name, Path(folder))
-            if random
-            else choose_model(settings, console, name)
-        )
+        if random:
+            resolved = _make_random_model(settings, name, Path(folder))
+        else:
+            resolved = choose_model(settings, console, name)
         height, width = resolved.size
         console.show(
             {"model": name, "size": resolved.size, "random": random},

@@ -133,14 +133,10 @@ def _show(
     images = len({result.image for result in results})
     trials = {trial: asdict(scores) for trial, scores in means.items()}
     console.print_json({"images": images, "trials": trials})
-    rows = [
-        (
-            name,
-            "higher" if name in HIGHER_IS_BETTER else "lower",
-            *(f"{scores[name]:.4g}" for scores in trials.values()),
-        )
-        for name in next(iter(trials.values()), ())
-    ]
+    rows = []
+    for name in next(iter(trials.values()), ()):
+        better = "higher" if name in HIGHER_IS_BETTER else "lower"
+        rows.append((name, better, *(f"{scores[name]:.4g}" for scores in trials.values())))
     console.print_table(("mean", "better", *means), rows, right=means)
     if html:
         html.write_text(render_quality_page(means, results), encoding="utf-8")

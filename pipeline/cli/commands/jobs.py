@@ -185,10 +185,8 @@ def _continued(
         check_wait(session.settings, wait)
         job_id, settings = session.job(name), session.settings.dispatch
         lease = session.submitter.lease(job_id)
-        patience = (
-            settings.lease + settings.poll
-        )  # a command that was killed keeps its lease so long
-        yield session.jobs, job_id, partial(lease.acquire, patience)
+        # A command that was killed keeps its lease for a while.
+        yield session.jobs, job_id, partial(lease.acquire, settings.lease + settings.poll)
         code = run_to_completion(console, JobRun(session, job_id, lease), wait=wait)
     raise Exit(code)
 

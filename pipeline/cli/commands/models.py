@@ -46,12 +46,8 @@ def list_(context: Context) -> None:
         record = _record(name, entry, cache)
         console.print_json(record)
         here = "bundled" if entry.repo is None else "here" if record["path"] else "not here"
-        facts = [
-            name,
-            f"{_input(entry)}, {_megabytes(entry)}",
-            here,
-            f"commercial: {entry.commercial}",
-        ]
+        size = f"{_input(entry)}, {_megabytes(entry)}"
+        facts = (name, size, here, f"commercial: {entry.commercial}")
         about = [entry.summary, entry.repo, f"weights: {entry.license}", f"data: {entry.data}"]
         table.add_row("\n".join(facts), Text("\n".join(filter(None, about))))
     console.render(table)
@@ -64,13 +60,12 @@ def info(context: Context, name: str = NAME) -> None:
     cache = load_settings().model_folder
     entry = registry.find_entry(name)
     console.print_json(_record(name, entry, cache))
+    origin = f"{entry.repo} at {entry.revision}: {entry.file}, {_megabytes(entry)}"
     rows = {
         "model": f"{name}: {entry.summary}",
         "input": _input(entry),
         "network": f"{entry.backbone}, patches in {entry.patch_order} order",
-        "from": f"{entry.repo} at {entry.revision}: {entry.file}, {_megabytes(entry)}"
-        if entry.repo
-        else "",
+        "from": origin if entry.repo else "",
         "here": str(registry.locate(name, cache=cache) or "no"),
         "weights": entry.license,
         "data": entry.data,

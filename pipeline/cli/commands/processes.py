@@ -121,14 +121,9 @@ def flower(
     if settings.redis_url.startswith(SCHEME):
         raise UsageError("flower does not ask Sentinel: set BGPIPE_REDIS_URL to a server's address")
     settings.state_folder.mkdir(parents=True, exist_ok=True)
-    options = {
-        "conf": files("bgpipe.config") / "flowerconfig.py",
-        "db": settings.state_folder / "flower",
-        "address": address,
-        "port": port,
-    }
-    command = [sys.executable, "-P", "-m", "celery", "flower"]
-    command += [f"--{name}={value}" for name, value in options.items()]
+    config, database = files("bgpipe.config") / "flowerconfig.py", settings.state_folder / "flower"
+    options = [f"--conf={config}", f"--db={database}", f"--address={address}", f"--port={port}"]
+    command = [sys.executable, "-P", "-m", "celery", "flower", *options]
     # Secrets go into the environment: arguments are visible to every user of the machine.
     secrets = {"CELERY_BROKER_URL": settings.redis_url, ACCOUNTS: _read_accounts()}
     os.execve(sys.executable, command, os.environ | secrets)  # noqa: S606
