@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,26 @@ JOB = typer.Argument(
 )
 
 
+def check_output_file(path: Path | None) -> Path | None:
+    """Raise UsageError, as an option's callback before any work, if the file cannot be written."""
+    if path is None:
+        return None
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"no such folder: {path.parent}: create it, or name another file")
+    if path.is_dir():
+        raise UsageError(f"not a file: {path}: name a file in it")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise UsageError(f"not writable: {path}: name another file, or change its permissions")
+    return path
+
+
+_option = partial(typer.Option, None)
+model_option = partial(_option, "--model", "-m", autocompletion=completion.models)
+preset_option = partial(_option, "--preset", "-p", autocompletion=completion.presets)
+file_option = partial(_option, metavar="FILE", callback=check_output_file)
+
+
 @contextmanager
 def open_session(context: typer.Context) -> Iterator[tuple[Console, session.Session]]:
     """Read the settings and connect to Redis. Raises as `pipeline.session` does."""
@@ -50,20 +70,6 @@ def accept_licences(settings: Settings, names: Sequence[str] | None) -> Settings
     """Return the settings with the values of --accept-licence."""
     accepted = {"accept_licences": [*settings.model.accept_licences, *(names or ())]}
     return settings.model_copy(update={"model": settings.model.model_copy(update=accepted)})
-
-
-def check_output_file(path: Path | None) -> Path | None:
-    """Raise UsageError, as an option's callback before any work, if the file cannot be written."""
-    if path is None:
-        return None
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise UsageError(f"no such folder: {path.parent}: create it, or name another file")
-    if path.is_dir():
-        raise UsageError(f"not a file: {path}: name a file in it")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise UsageError(f"not writable: {path}: name another file, or change its permissions")
-    return path
 
 
 def examples(*lines: str) -> str:

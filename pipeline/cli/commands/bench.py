@@ -13,8 +13,7 @@ from typer import Context, Option, Typer
 from bgpipe.config.settings import Precision, Settings, load_settings
 from bgpipe.pipeline.bench.end_to_end import open_bench_cluster
 from bgpipe.pipeline.bench.protocol import BenchRequest, EndToEndResult, Machine, NetworkResult
-from bgpipe.pipeline.cli import completion
-from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.command_line import examples, model_option
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.planning import choose_model
 from bgpipe.pipeline.errors import Unavailable
@@ -23,7 +22,6 @@ from bgpipe.pipeline.planning.recipe import build_recipe
 from bgpipe.pipeline.processes import request_lines
 from bgpipe.pipeline.types import ResolvedModel
 
-PRECISIONS = "|".join(Precision)
 MEGAPIXELS = (1.0, 4.0, 12.0, 24.0)
 STAGES = ("read", "decode", "resize", "infer", "refine", "encode", "write")
 MIB = 2**20
@@ -41,12 +39,8 @@ app = Typer()
 )
 def bench(
     context: Context,
-    model: str | None = Option(
-        None,
-        "--model",
-        "-m",
-        help="A name, or a path to safetensors. Default: model.name of the settings.",
-        autocompletion=completion.models,
+    model: str | None = model_option(
+        help="A name, or a path to safetensors. Default: model.name of the settings."
     ),
     random: bool = Option(False, "--random", help="Use random weights: as fast as trained ones."),
     only: Literal["device", "whole"] | None = Option(
@@ -56,7 +50,7 @@ def bench(
     ),
     precision: list[Precision] | None = Option(
         None,
-        metavar=PRECISIONS,
+        metavar="|".join(Precision),
         help="For the network alone; repeatable. Default: all that the device supports.",
     ),
     batch: list[int] | None = Option(
@@ -87,10 +81,8 @@ def bench(
         else:
             resolved = choose_model(settings, console, name)
         height, width = resolved.size
-        console.show(
-            {"model": name, "size": resolved.size, "random": random},
-            f"{name}, {height}x{width}{', random weights' if random else ''}",
-        )
+        title = f"{name}, {height}x{width}{', random weights' if random else ''}"
+        console.show({"model": name, "size": resolved.size, "random": random}, title)
         if only != "whole":
             request = BenchRequest(
                 resolved,

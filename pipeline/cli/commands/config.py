@@ -21,9 +21,6 @@ from bgpipe.pipeline.types import ModelTask
 
 app = Typer(no_args_is_help=True)
 
-Entry = tuple[str, Any, str]
-"""Key, value and origin: default, FILE:LINE, a variable, a file of secrets, or presets.toml."""
-
 
 @app.command(
     epilog=examples(
@@ -43,10 +40,16 @@ def show(
 ) -> None:
     """Show the settings in effect and where each comes from. Passwords are masked."""
     console: Console = context.obj
-    entries = _selected(list(_entries(*load_with_layers())), keys or [])
-    for key, value, origin in entries:
+    settings, layers = load_with_layers()
+    values = dict(_leaves(settings.model_dump(mode="json")))
+    rows = []
+    for path in _selected(list(values), keys or []):
+        layer = find_layer(layers, path)
+        key, origin = dotted(path), layer.origin(path) if layer else "default"
+        value = values[path]
+        value = mask_passwords(value) if isinstance(value, str) else value
         console.print_json({"key": key, "value": value, "origin": origin})
-    rows = [(key, json.dumps(value, ensure_ascii=False), origin) for key, value, origin in entries]
+        rows.append((key, json.dumps(value, ensure_ascii=False), origin))
     console.print_table(("key", "value", "from"), rows)
 
 
@@ -75,13 +78,6 @@ def read_checked() -> tuple[Settings, Sequence[Layer]]:
     return settings, layers
 
 
-def _entries(settings: Settings, layers: Sequence[Layer]) -> Iterator[Entry]:
-    for path, value in _leaves(settings.model_dump(mode="json")):
-        layer = find_layer(layers, path)
-        shown = mask_passwords(value) if isinstance(value, str) else value
-        yield dotted(path), shown, layer.origin(path) if layer else "default"
-
-
 def _leaves(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     for name, value in table.items():
         if isinstance(value, dict):
@@ -90,9 +86,9 @@ def _leaves(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyP
             yield (*path, name), value
 
 
-def _selected(entries: Sequence[Entry], keys: Sequence[str]) -> list[Entry]:
-    """Return the entries below `keys`, all without keys. Raises UsageError if a key matches none."""
-    names = [entry[0] for entry in entries]
+def _selected(paths: Sequence[KeyPath], keys: Sequence[str]) -> list[KeyPath]:
+    """Return the paths below `keys`, all without keys. Raises UsageError if a key matches none."""
+    names = list(map(dotted, paths))
     for key in keys:
         if not any(f"{name}.".startswith(f"{key}.") for name in names):
             known = {*names, *(name.split(".")[0] for name in names)}
@@ -100,7 +96,7 @@ def _selected(entries: Sequence[Entry], keys: Sequence[str]) -> list[Entry]:
             hint = f"; did you mean {close[0]}?" if close else ": see bgpipe config show"
             raise UsageError(f"no such setting: {key}{hint}")
     requested = tuple(f"{key}." for key in keys) or ""
-    return [entry for entry in entries if f"{entry[0]}.".startswith(requested)]
+    return [path for path in paths if f"{dotted(path)}.".startswith(requested)]
 
 
 def _unknown_names(settings: Settings, layers: Sequence[Layer]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typer import Context, Exit, Option, Typer
 
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.cli import completion
-from bgpipe.pipeline.cli.command_line import check_output_file, examples
+from bgpipe.pipeline.cli.command_line import examples, file_option, model_option, preset_option
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.planning import choose_model, parse_assignments
 from bgpipe.pipeline.errors import UsageError
@@ -46,20 +46,12 @@ def evaluate(
     truth: Path = Option(
         ..., help="Folder of ground truth: x.png or x_alpha.png for x.jpg.", **FOLDER
     ),
-    preset: list[str] | None = Option(
-        None,
-        "--preset",
-        "-p",
-        help="Repeatable, to compare. Default: refine.preset of the settings.",
-        autocompletion=completion.presets,
+    preset: list[str] | None = preset_option(
+        help="Repeatable, to compare. Default: refine.preset of the settings."
     ),
-    model: list[str] | None = Option(
-        None,
-        "--model",
-        "-m",
+    model: list[str] | None = model_option(
         help="Repeatable, to compare. Default: model.name of the settings. 'truth' scores the "
-        "ground truth itself, scaled down and up again.",
-        autocompletion=completion.models,
+        "ground truth itself, scaled down and up again."
     ),
     set_: list[str] | None = Option(
         None, "--set", metavar="KEY=VALUE", help="Change one value of every preset."
@@ -70,12 +62,7 @@ def evaluate(
         help="Matting model for all: vitmatte, vitmatte-base, a path, or none.",
         autocompletion=completion.matting_models,
     ),
-    html: Path | None = Option(
-        None,
-        metavar="FILE",
-        help="Also write a page, worst images first.",
-        callback=check_output_file,
-    ),
+    html: Path | None = file_option(help="Also write a page, worst images first."),
 ) -> None:
     console: Console = context.obj
     settings = load_settings()

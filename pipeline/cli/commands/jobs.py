@@ -16,7 +16,7 @@ from typer import Argument, Context, Exit, Option, Typer
 
 from bgpipe.pipeline.broker.dead_messages import describe_dead
 from bgpipe.pipeline.cli import completion
-from bgpipe.pipeline.cli.command_line import JOB, WAIT, check_output_file, examples, open_session
+from bgpipe.pipeline.cli.command_line import JOB, WAIT, examples, file_option, open_session
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.summary import progress, show_flags, show_jobs, show_scores, show_summary
 from bgpipe.pipeline.errors import StoreCorrupted, UsageError
@@ -146,14 +146,7 @@ def retry(context: Context, job: str | None = JOB, wait: bool | None = WAIT) -> 
 def report(
     context: Context,
     job: str | None = JOB,
-    out: Path | None = Option(
-        None,
-        "--out",
-        "-o",
-        metavar="FILE",
-        help="Output file. Default: JOB.html.",
-        callback=check_output_file,
-    ),
+    out: Path | None = file_option("--out", "-o", help="Output file. Default: JOB.html."),
     open_: bool = Option(False, "--open", help="Show it in the browser."),
     images: int = Option(1000, metavar="N", min=1, help="Maximum number of images."),
     per_page: int = Option(

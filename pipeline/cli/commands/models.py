@@ -1,6 +1,7 @@
 """`bgpipe models`: the model registry, and the weights on this machine."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,8 @@ COMMERCIAL = {
     "no": "the license of the weights forbids it",
 }
 
-NAME = Argument(
-    ...,
-    metavar="NAME",
-    help="A name that bgpipe models list shows.",
-    autocompletion=completion.all_models,
-)
+_name = partial(Argument, metavar="NAME", autocompletion=completion.all_models)
+NAME = _name(..., help="A name that bgpipe models list shows.")
 
 
 @app.command(
@@ -103,12 +100,7 @@ def pull(
 @app.command(epilog=examples("bgpipe models verify", "bgpipe models verify birefnet-general"))
 def verify(
     context: Context,
-    name: str | None = Argument(
-        None,
-        metavar="NAME",
-        help="Default: all on this machine.",
-        autocompletion=completion.all_models,
-    ),
+    name: str | None = _name(None, help="Default: all on this machine."),
 ) -> None:
     """Compare the weights on this machine with their pinned sha256."""
     cache = load_settings().model_folder
