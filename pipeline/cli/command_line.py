@@ -30,7 +30,9 @@ WAIT_HELP = (
 )
 LICENCE_HELP = "Accept the terms of a model (see bgpipe models info NAME); repeatable."
 
-WAIT = typer.Option(None, "--wait/--detach", help=WAIT_HELP, show_default=False)
+flag = partial(typer.Option, False)
+option = partial(typer.Option, None)
+WAIT = option("--wait/--detach", help=WAIT_HELP, show_default=False)
 JOB = typer.Argument(
     None, metavar="JOB", help="Default: the latest job.", autocompletion=completion.jobs
 )
@@ -50,10 +52,8 @@ def check_output_file(path: Path | None) -> Path | None:
     return path
 
 
-_option = partial(typer.Option, None)
-model_option = partial(_option, "--model", "-m", autocompletion=completion.models)
-preset_option = partial(_option, "--preset", "-p", autocompletion=completion.presets)
-file_option = partial(_option, metavar="FILE", callback=check_output_file)
+model_option = partial(option, "--model", "-m", autocompletion=completion.models)
+file_option = partial(option, metavar="FILE", callback=check_output_file)
 
 
 @contextmanager
@@ -129,20 +129,15 @@ def _show_version(value: bool) -> None:
 
 
 def _declare_global_options(
-    config: Path | None = typer.Option(
-        None,
+    config: Path | None = option(
         metavar="FILE",
         help="Settings file. Default: bgpipe.toml in the current folder.",
         callback=_set_config,
     ),
-    json: bool = typer.Option(
-        False, "--json", help="Print one JSON object per line.", callback=_set_flag
-    ),
-    quiet: bool = typer.Option(
-        False, "--quiet", "-q", help="Print warnings and errors only.", callback=_set_flag
-    ),
-    version: bool = typer.Option(
-        False, "--version", "-V", help="Show the version.", callback=_show_version, is_eager=True
+    json: bool = flag("--json", help="Print one JSON object per line.", callback=_set_flag),
+    quiet: bool = flag("--quiet", "-q", help="Print warnings and errors only.", callback=_set_flag),
+    version: bool = flag(
+        "--version", "-V", help="Show the version.", callback=_show_version, is_eager=True
     ),
 ) -> None:
     """Declare the options; their callbacks do the work, for every command that gets them."""

@@ -58,7 +58,8 @@ def progress(
 
     `make_title` makes the line above the bar; it is called until its result does not end in dots.
     """
-    return _bar(make_title) if console.is_live else nullcontext(_lines(console))
+    is_live = console.is_verbose and sys.stderr.isatty()
+    return _bar(make_title) if is_live else nullcontext(_lines(console))
 
 
 def format_rate(images_per_second: float) -> str:

@@ -13,7 +13,7 @@ from typer import Context, Option, Typer
 from bgpipe.config.settings import Precision, Settings, load_settings
 from bgpipe.pipeline.bench.end_to_end import open_bench_cluster
 from bgpipe.pipeline.bench.protocol import BenchRequest, EndToEndResult, Machine, NetworkResult
-from bgpipe.pipeline.cli.command_line import examples, model_option
+from bgpipe.pipeline.cli.command_line import examples, flag, model_option, option
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.planning import choose_model
 from bgpipe.pipeline.errors import Unavailable
@@ -42,30 +42,24 @@ def bench(
     model: str | None = model_option(
         help="A name, or a path to safetensors. Default: model.name of the settings."
     ),
-    random: bool = Option(False, "--random", help="Use random weights: as fast as trained ones."),
-    only: Literal["device", "whole"] | None = Option(
-        None,
+    random: bool = flag("--random", help="Use random weights: as fast as trained ones."),
+    only: Literal["device", "whole"] | None = option(
         metavar="device|whole",
         help="Measure only the network (device), or only from file to cutout (whole).",
     ),
-    precision: list[Precision] | None = Option(
-        None,
+    precision: list[Precision] | None = option(
         metavar="|".join(Precision),
         help="For the network alone; repeatable. Default: all that the device supports.",
     ),
-    batch: list[int] | None = Option(
-        None, metavar="N", min=1, help="Images per forward pass; repeatable. Default: 1, 2, 4 ..."
+    batch: list[int] | None = option(
+        metavar="N", min=1, help="Images per forward pass; repeatable. Default: 1, 2, 4 ..."
     ),
-    compile_: bool = Option(
-        False, "--compile", help="Compile the network before it is measured alone."
-    ),
-    graphs: bool | None = Option(
-        None,
+    compile_: bool = flag("--compile", help="Compile the network before it is measured alone."),
+    graphs: bool | None = option(
         "--graphs/--no-graphs",
         help="Run the network alone with or without CUDA graphs. Default: engine.graphs.",
     ),
-    size: list[float] | None = Option(
-        None,
+    size: list[float] | None = option(
         metavar="MP",
         min=0.01,
         help="Megapixels of whole images; repeatable. Default: 1, 4, 12 and 24.",

@@ -1,8 +1,8 @@
 """`bgpipe doctor`: checks of this machine, its workers, a dispatcher, or the security."""
 
-from typer import Context, Exit, Option, Typer
+from typer import Context, Exit, Typer
 
-from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.command_line import examples, flag
 from bgpipe.pipeline.cli.commands.config import read_checked
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.diagnostics import checks
@@ -16,13 +16,9 @@ app = Typer()
 @app.command(epilog=examples("bgpipe doctor", "bgpipe doctor --security", "bgpipe doctor --worker"))
 def doctor(
     context: Context,
-    worker: bool = Option(
-        False, "--worker", help="Check only that this machine's workers make progress."
-    ),
-    dispatcher: bool = Option(
-        False, "--dispatcher", help="Check only that a dispatcher leads the cluster."
-    ),
-    security: bool = Option(False, "--security", help="Check only what others can access."),
+    worker: bool = flag("--worker", help="Check only that this machine's workers make progress."),
+    dispatcher: bool = flag("--dispatcher", help="Check only that a dispatcher leads the cluster."),
+    security: bool = flag("--security", help="Check only what others can access."),
 ) -> None:
     groups = (
         (worker, checks.worker_checks),

@@ -11,7 +11,7 @@ from typer import Context, Exit, Option, Typer
 
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.cli import completion
-from bgpipe.pipeline.cli.command_line import examples, file_option, model_option, preset_option
+from bgpipe.pipeline.cli.command_line import examples, file_option, model_option, option
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.planning import choose_model, parse_assignments
 from bgpipe.pipeline.errors import UsageError
@@ -46,18 +46,20 @@ def evaluate(
     truth: Path = Option(
         ..., help="Folder of ground truth: x.png or x_alpha.png for x.jpg.", **FOLDER
     ),
-    preset: list[str] | None = preset_option(
-        help="Repeatable, to compare. Default: refine.preset of the settings."
+    preset: list[str] | None = option(
+        "--preset",
+        "-p",
+        help="Repeatable, to compare. Default: refine.preset of the settings.",
+        autocompletion=completion.presets,
     ),
     model: list[str] | None = model_option(
         help="Repeatable, to compare. Default: model.name of the settings. 'truth' scores the "
         "ground truth itself, scaled down and up again."
     ),
-    set_: list[str] | None = Option(
-        None, "--set", metavar="KEY=VALUE", help="Change one value of every preset."
+    set_: list[str] | None = option(
+        "--set", metavar="KEY=VALUE", help="Change one value of every preset."
     ),
-    matting: str | None = Option(
-        None,
+    matting: str | None = option(
         metavar="MODEL",
         help="Matting model for all: vitmatte, vitmatte-base, a path, or none.",
         autocompletion=completion.matting_models,

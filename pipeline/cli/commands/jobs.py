@@ -16,7 +16,7 @@ from typer import Argument, Context, Exit, Option, Typer
 
 from bgpipe.pipeline.broker.dead_messages import describe_dead
 from bgpipe.pipeline.cli import completion
-from bgpipe.pipeline.cli.command_line import JOB, WAIT, examples, file_option, open_session
+from bgpipe.pipeline.cli.command_line import JOB, WAIT, examples, file_option, flag, open_session
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.summary import progress, show_flags, show_jobs, show_scores, show_summary
 from bgpipe.pipeline.errors import StoreCorrupted, UsageError
@@ -40,8 +40,8 @@ app = Typer()
 def status(
     context: Context,
     job: str | None = JOB,
-    watch: bool = Option(False, "--watch", help="Follow the job until it ends."),
-    flagged: bool = Option(False, "--flagged", help="Also list the cutouts that need a review."),
+    watch: bool = flag("--watch", help="Follow the job until it ends."),
+    flagged: bool = flag("--flagged", help="Also list the cutouts that need a review."),
     below: float = Option(
         0.0, metavar="SCORE", min=0, max=1, help="Also list the cutouts with a lower score."
     ),
@@ -147,7 +147,7 @@ def report(
     context: Context,
     job: str | None = JOB,
     out: Path | None = file_option("--out", "-o", help="Output file. Default: JOB.html."),
-    open_: bool = Option(False, "--open", help="Show it in the browser."),
+    open_: bool = flag("--open", help="Show it in the browser."),
     images: int = Option(1000, metavar="N", min=1, help="Maximum number of images."),
     per_page: int = Option(
         1000, metavar="N", min=1, help="Images per file; the rest go to more files."

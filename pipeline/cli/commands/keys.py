@@ -3,9 +3,9 @@
 import time
 from dataclasses import asdict
 
-from typer import Argument, Context, Option, Typer
+from typer import Argument, Context, Typer
 
-from bgpipe.pipeline.cli.command_line import examples, open_session
+from bgpipe.pipeline.cli.command_line import examples, flag, open_session
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.http.api_keys import ApiKeys
 
@@ -16,9 +16,7 @@ app = Typer(no_args_is_help=True)
 def add(
     context: Context,
     name: str = Argument(..., metavar="NAME", help="Owner of the key. Jobs belong to a name."),
-    everything: bool = Option(
-        False, "--everything", help="Allow access to the jobs of all owners."
-    ),
+    everything: bool = flag("--everything", help="Allow access to the jobs of all owners."),
 ) -> None:
     """Create a key and print it. Only a digest of it is stored."""
     with open_session(context) as (console, session):

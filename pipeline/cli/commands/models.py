@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.table import Table
 from rich.text import Text
-from typer import Argument, Context, Option, Typer
+from typer import Argument, Context, Typer
 
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.cli import completion
-from bgpipe.pipeline.cli.command_line import LICENCE_HELP, accept_licences, examples
+from bgpipe.pipeline.cli.command_line import LICENCE_HELP, accept_licences, examples, option
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.models.hub import Hub
@@ -87,8 +87,8 @@ def info(context: Context, name: str = NAME) -> None:
 def pull(
     context: Context,
     name: str = NAME,
-    accept_licence: list[str] | None = Option(
-        None, metavar="NAME", help=LICENCE_HELP, autocompletion=completion.all_models
+    accept_licence: list[str] | None = option(
+        metavar="NAME", help=LICENCE_HELP, autocompletion=completion.all_models
     ),
 ) -> None:
     """Download the weights of a model. Their commit and sha256 are pinned."""

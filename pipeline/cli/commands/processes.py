@@ -19,7 +19,7 @@ from typer import Option, Typer
 from bgpipe.config.settings import load_settings, parse_address
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.broker.sentinel import SCHEME
-from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.command_line import examples, flag, option
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.logging import log_to_stderr
 from bgpipe.pipeline.session import open_session
@@ -39,12 +39,12 @@ app = Typer()
     )
 )
 def worker(
-    device: list[str] | None = Option(
-        None, help="cuda:0, cuda:0.1 (a MIG instance) or cpu; repeatable. Default: every GPU."
+    device: list[str] | None = option(
+        help="cuda:0, cuda:0.1 (a MIG instance) or cpu; repeatable. Default: every GPU."
     ),
-    lanes: int | None = Option(None, metavar="N", min=1, help="Images in flight per device."),
-    compiled: bool = Option(
-        False, "--compile", help="Compile the model at start. Takes minutes once, then cached."
+    lanes: int | None = option(metavar="N", min=1, help="Images in flight per device."),
+    compiled: bool = flag(
+        "--compile", help="Compile the model at start. Takes minutes once, then cached."
     ),
 ) -> None:
     if load_settings().embedded:
@@ -57,8 +57,7 @@ def worker(
 
 @app.command(epilog=examples("bgpipe dispatch", "bgpipe dispatch --metrics 127.0.0.1:9640"))
 def dispatch(
-    metrics: str | None = Option(
-        None,
+    metrics: str | None = option(
         metavar="HOST:PORT",
         help="Serve metrics of the cluster to Prometheus at this address.",
     ),
@@ -93,9 +92,9 @@ def dispatch(
 
 @app.command(epilog=examples("bgpipe serve", "bgpipe serve --host 0.0.0.0 --port 8080"))
 def serve(
-    host: str | None = Option(None, help="Address to listen on. Default: serve.host, 127.0.0.1."),
-    port: int | None = Option(
-        None, min=0, max=65535, help="0 picks a free port. Default: serve.port, 8000."
+    host: str | None = option(help="Address to listen on. Default: serve.host, 127.0.0.1."),
+    port: int | None = option(
+        min=0, max=65535, help="0 picks a free port. Default: serve.port, 8000."
     ),
 ) -> None:
     if not (find_spec("fastapi") and find_spec("uvicorn")):

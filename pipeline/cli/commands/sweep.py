@@ -3,12 +3,12 @@
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from typer import Argument, Context, Exit, Option, Typer
+from typer import Argument, Context, Exit, Typer
 
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.config.sweeps import Sweep
 from bgpipe.pipeline.cli import completion
-from bgpipe.pipeline.cli.command_line import WAIT, examples
+from bgpipe.pipeline.cli.command_line import WAIT, examples, flag, option
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.cli.planning import make_prune, show_dry_run
 from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
@@ -31,13 +31,10 @@ def run(
     name: str = Argument(
         ..., metavar="NAME", help="NAME of [sweeps.NAME].", autocompletion=completion.sweeps
     ),
-    dry_run: bool = Option(
-        False, "--dry-run", help="Count what a run would do, without running it."
-    ),
-    prune_: bool = Option(False, "--prune", help="Remove cutouts whose source is gone."),
+    dry_run: bool = flag("--dry-run", help="Count what a run would do, without running it."),
+    prune_: bool = flag("--prune", help="Remove cutouts whose source is gone."),
     wait: bool | None = WAIT,
-    due: datetime | None = Option(
-        None,
+    due: datetime | None = option(
         metavar="TIME",
         formats=["%Y-%m-%dT%H:%M:%S%z"],
         help="Scheduled start of this run, for its deadline.",
