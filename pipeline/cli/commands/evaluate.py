@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 from typer import Context, Exit, Option, Typer
@@ -28,9 +28,9 @@ TRUTH = "truth"
 """In place of a model: the truth itself, scaled to 1024 x 1024 pixels or `truth:SIDE` and back."""
 TRUTH_SIDE = 1024
 THUMBNAIL = 320
-FOLDER: dict[str, Any] = {"metavar": "FOLDER", "exists": True, "file_okay": False}
 
 app = Typer()
+_folder = partial(Option, ..., metavar="FOLDER", exists=True, file_okay=False)
 
 
 @app.command(
@@ -42,10 +42,8 @@ app = Typer()
 )
 def evaluate(
     context: Context,
-    images: Path = Option(..., help="Folder of images.", **FOLDER),
-    truth: Path = Option(
-        ..., help="Folder of ground truth: x.png or x_alpha.png for x.jpg.", **FOLDER
-    ),
+    images: Path = _folder(help="Folder of images."),
+    truth: Path = _folder(help="Folder of ground truth: x.png or x_alpha.png for x.jpg."),
     preset: list[str] | None = option(
         "--preset",
         "-p",

@@ -99,8 +99,7 @@ def pull(
 
 @app.command(epilog=examples("bgpipe models verify", "bgpipe models verify birefnet-general"))
 def verify(
-    context: Context,
-    name: str | None = _name(None, help="Default: all on this machine."),
+    context: Context, name: str | None = _name(None, help="Default: all on this machine.")
 ) -> None:
     """Compare the weights on this machine with their pinned sha256."""
     cache = load_settings().model_folder
