@@ -87,23 +87,19 @@ class BackgroundRemovalAPI:
         max_retries: int = 600,
     ) -> Batch:
         """Post all images, `delay_between` seconds apart, and wait for each."""
-        posted = []
+        details: list[Detail] = []
         for index, image in enumerate(image_files):
             if index:
                 time.sleep(delay_between)
-            posted.append((str(image), *self._post(image, output_prefix)))
-        details: list[Detail] = []
-        for name, success, result in posted:
-            if success:
-                success, result = self._wait(result, poll_interval, max_retries)
-            details.append({"image": name, "success": success, "result": result})
-        succeeded = sum(detail["success"] for detail in details)
-        return {
-            "total": len(details),
-            "succeeded": succeeded,
-            "failed": len(details) - succeeded,
-            "details": details,
-        }
+            success, result = self._post(image, output_prefix)
+            details.append({"image": str(image), "success": success, "result": result})
+        for detail in details:
+            if detail["success"]:
+                ended = self._wait(detail["result"], poll_interval, max_retries)
+                detail["success"], detail["result"] = ended
+        total, succeeded = len(details), sum(detail["success"] for detail in details)
+        failed = total - succeeded
+        return {"total": total, "succeeded": succeeded, "failed": failed, "details": details}
 
     def save(self, job: str, folder: str | Path) -> list[Path]:
         """Download what a job saved, until it expires, into `folder`, which is created; return the paths."""
@@ -209,6 +205,6 @@ def _error_message(response: httpx2.Response) -> str:
 
 
 def _failure(status: dict[str, Json]) -> str:
-    errors = [data for kind, data in status["messages"] if kind == "execution_error"]
-    texts = [f"{error['exception_type']}: {error['exception_message']}" for error in errors]
-    return texts[0] if texts else "interrupted"
+    errors = (data for kind, data in status["messages"] if kind == "execution_error")
+    texts = (f"{error['exception_type']}: {error['exception_message']}" for error in errors)
+    return next(texts, "interrupted")

@@ -48,14 +48,9 @@ _remover_lock = threading.Lock()
 def remove(image: Photo, *, model: str = "", preset: str = "", device: str = "") -> Photo:
     """Remove the background of an image; the cutout has the image's type.
 
-    A Pillow image and an array are as in `BackgroundRemover`. Bytes are an image file and become a
-    PNG file. The first call with the same `model`, `preset` and `device` loads weights and settings,
-    which are kept. Threads may call it.
-
-    Raises:
-        UsageError: a name, the configuration or the type of the image is wrong.
-        ModelUnavailable: the weights are not on this machine and cannot be pulled.
-        ItemError: the image is too large or damaged, or the device failed.
+    A Pillow image and an array are as in `BackgroundRemover`, which raises the errors too. Bytes are an
+    image file and become a PNG file. The first call with the same `model`, `preset` and `device` loads
+    weights and settings, which are kept. Threads may call it.
     """
     with _remover_lock:  # two threads would load the same network twice
         remover = _cached_remover(model, preset, device=device)
@@ -83,11 +78,8 @@ class BackgroundRemover:
         """Choose weights (a name, or a path to safetensors) and preset; empty: those of the settings.
 
         `changes` are single values of the preset. `device` is cpu or cuda; empty: a GPU if available.
-        Weights that are not on this machine are pulled.
-
-        Raises:
-            UsageError: a name, a value or the configuration is wrong.
-            ModelUnavailable: the weights are not on this machine and cannot be pulled.
+        Raises UsageError if a name, a value or the configuration is wrong, ModelUnavailable if the
+        weights are not on this machine and cannot be pulled.
         """
         self._settings = settings or load_settings()
         built = build_recipe(self._settings, model=model, preset=preset, changes=changes)
@@ -109,11 +101,8 @@ class BackgroundRemover:
 
         An array is uint8 [H, W, 3 or 4], RGB or RGBA in sRGB, and becomes RGBA [H, W, 4]. A Pillow
         image is rotated upright and becomes one in RGBA that keeps its color profile. An existing
-        alpha is multiplied with the new one.
-
-        Raises:
-            UsageError: it is not such an array or image.
-            ItemError: it is too large, or the device failed.
+        alpha is multiplied with the new one. Raises UsageError if it is not such an array or image,
+        ItemError if it is too large, or the device failed.
         """
         if isinstance(image, Image.Image):
             decoded = _decode_pillow(image)
@@ -124,20 +113,17 @@ class BackgroundRemover:
         return self._cut_out(_decode_array(image)).rgba
 
     def file(self, data: bytes, output: Output | None = None) -> bytes:
-        """Return the cutout of an image file as a file, as a worker writes it; by default a PNG.
+        """Return the cutout of an image file as a worker writes it, by default a PNG file.
 
-        Raises ItemError: with the code that the image would have in a job.
+        Raises ItemError with the code that the image would have in a job.
         """
         return self._make_file(data, output or Output(), {})
 
     def from_location(self, location: str) -> bytes:
         """Return the cutout of the file at a path or s3:// URL, byte for byte as a job writes it.
 
-        A job with the same recipe that finds it in its place takes it as done.
-
-        Raises:
-            UsageError: the location is neither a path nor an s3:// URL.
-            ItemError: with the code that the image would have in a job.
+        A job with the same recipe that finds it in its place takes it as done. Raises UsageError if the
+        location is neither a path nor an s3:// URL, ItemError as `file`.
         """
         folder, _, key = find_location(location).rpartition("/")
         store = StoreFactory(self._settings.s3).open(folder or "/")

@@ -35,9 +35,8 @@ COMMANDS = {
 }
 """Each command's help, which `bgpipe --help` shows without an import of the command."""
 MODULES = {
-    **dict.fromkeys(("status", "errors", "cancel"), "jobs"),
-    **dict.fromkeys(("worker", "serve", "flower"), "processes"),
-    "retry": "resume",
+    **dict.fromkeys(("status", "errors", "retry", "cancel", "resume", "report"), "jobs"),
+    **dict.fromkeys(("worker", "dispatch", "serve", "flower"), "processes"),
     "eval": "evaluate",
 }
 """Modules of the commands that are not in one of their own name."""

@@ -1,30 +1,59 @@
-"""Shared by all commands: sessions, global options, examples below their help, plain text in it."""
+"""Shared by all commands: sessions, global options, common parameters, and the text of the help."""
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, partial, wraps
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from bgpipe.pipeline import session
+from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.console import Console
+from bgpipe.pipeline.errors import UsageError
 
-Options = TypeVar("Options")
+if TYPE_CHECKING:
+    from bgpipe.config.settings import Settings
 
 GLOBAL = "Global"
 """Panel of the options that every command takes."""
 HELP = ["-h", "--help"]
+WAIT_HELP = (
+    "Wait until the job ends, or return once it is queued. Default: wait if stdout is a terminal."
+)
+LICENCE_HELP = "Accept the terms of a model (see bgpipe models info NAME); repeatable."
 
-_option: Callable[..., Any] = partial(typer.Option, expose_value=False, rich_help_panel=GLOBAL)
+flag = partial(typer.Option, False)
+option = partial(typer.Option, None)
+WAIT = option("--wait/--detach", help=WAIT_HELP, show_default=False)
+JOB = typer.Argument(
+    None, metavar="JOB", help="Default: the latest job.", autocompletion=completion.jobs
+)
+
+
+def check_output_file(path: Path | None) -> Path | None:
+    """Raise UsageError, as an option's callback before any work, if the file cannot be written."""
+    if path is None:
+        return None
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"no such folder: {path.parent}: create it, or name another file")
+    if path.is_dir():
+        raise UsageError(f"not a file: {path}: name a file in it")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise UsageError(f"not writable: {path}: name another file, or change its permissions")
+    return path
+
+
+model_option = partial(option, "--model", "-m", autocompletion=completion.models)
+file_option = partial(option, metavar="FILE", callback=check_output_file)
 
 
 @contextmanager
@@ -37,27 +66,15 @@ def open_session(context: typer.Context) -> Iterator[tuple[Console, session.Sess
         yield console, opened
 
 
+def accept_licences(settings: Settings, names: Sequence[str] | None) -> Settings:
+    """Return the settings with the values of --accept-licence."""
+    accepted = {"accept_licences": [*settings.model.accept_licences, *(names or ())]}
+    return settings.model_copy(update={"model": settings.model.model_copy(update=accepted)})
+
+
 def examples(*lines: str) -> str:
     """Return the text below a command's help. Its indentation is measured from the second line on."""
     return "\n".join(["\nExamples:", *(f"  {line}" for line in lines)])
-
-
-def options_of(
-    model: type[Options],
-) -> Callable[[Callable[[typer.Context, Options], None]], Callable[..., None]]:
-    """Give the decorated command a parameter for each field of the dataclass `model`."""
-
-    def attach(function: Callable[[typer.Context, Options], None]) -> Callable[..., None]:
-        @wraps(function)
-        def command(context: typer.Context, **values: Any) -> None:  # noqa: ANN401
-            function(context, model(**values))
-
-        context, _ = inspect.signature(function, eval_str=True).parameters.values()
-        options = inspect.signature(model, eval_str=True).parameters.values()
-        command.__signature__ = inspect.Signature([context, *options])  # type: ignore[attr-defined]  # Typer reads it
-        return command
-
-    return attach
 
 
 def complete(command: Any) -> Any:  # noqa: ANN401  # click's classes, or Typer's own copies of them
@@ -93,37 +110,6 @@ def _plain(text: str | None) -> str | None:
     return text and re.sub(r"(?<!\\)\[(?=[a-z#/@])", r"\\[", text)
 
 
-@cache
-def _global_options() -> list[Any]:
-    app = typer.Typer(add_completion=False)
-    app.callback(invoke_without_command=True)(_declare_global_options)
-    options: list[Any] = typer.main.get_command(app).params
-    return options
-
-
-def _declare_global_options(
-    config: Annotated[
-        Path | None,
-        _option(
-            metavar="FILE",
-            help="Settings file. Default: bgpipe.toml in the current folder.",
-            callback=_set_config,
-        ),
-    ] = None,
-    json: Annotated[
-        bool, _option("--json", help="Print one JSON object per line.", callback=_set_flag)
-    ] = False,
-    quiet: Annotated[
-        bool, _option("--quiet", "-q", help="Print warnings and errors only.", callback=_set_flag)
-    ] = False,
-    version: Annotated[
-        bool,
-        _option("--version", "-V", help="Show the version.", callback=_show_version, is_eager=True),
-    ] = False,
-) -> None:
-    """Declare the options; their callbacks do the work, for every command that gets them."""
-
-
 def _set_config(file: Path | None) -> None:
     if file:
         # In the environment, because the processes that a command starts read it too.
@@ -140,3 +126,28 @@ def _show_version(value: bool) -> None:
         # importlib.metadata is slow to import, and `import bgpipe` would lead to torch.
         Console().print(f"bgpipe {import_module('bgpipe').__version__}")
         raise typer.Exit
+
+
+def _declare_global_options(
+    config: Path | None = option(
+        metavar="FILE",
+        help="Settings file. Default: bgpipe.toml in the current folder.",
+        callback=_set_config,
+    ),
+    json: bool = flag("--json", help="Print one JSON object per line.", callback=_set_flag),
+    quiet: bool = flag("--quiet", "-q", help="Print warnings and errors only.", callback=_set_flag),
+    version: bool = flag(
+        "--version", "-V", help="Show the version.", callback=_show_version, is_eager=True
+    ),
+) -> None:
+    """Declare the options; their callbacks do the work, for every command that gets them."""
+
+
+@cache
+def _global_options() -> list[Any]:
+    app = typer.Typer(add_completion=False)
+    app.command()(_declare_global_options)
+    options: list[Any] = typer.main.get_command(app).params
+    for option in options:
+        option.expose_value, option.rich_help_panel = False, GLOBAL
+    return options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -17,16 +18,15 @@ JOBS = 50
 """Number of jobs offered, the newest."""
 
 
-def presets() -> list[str]:
-    return list(settings.presets) if (settings := _settings()) else []
+def _names_in(table: str) -> Callable[[], list[str]]:
+    def names() -> list[str]:
+        settings = _settings()
+        return list(getattr(settings, table)) if settings else []
+
+    return names
 
 
-def outputs() -> list[str]:
-    return list(settings.outputs) if (settings := _settings()) else []
-
-
-def sweeps() -> list[str]:
-    return list(settings.sweeps) if (settings := _settings()) else []
+presets, outputs, sweeps = map(_names_in, ("presets", "outputs", "sweeps"))
 
 
 def models() -> list[tuple[str, str]]:

@@ -52,11 +52,6 @@ class Console:
         """Whether prose is printed."""
         return not (self.json or self.quiet)
 
-    @property
-    def is_live(self) -> bool:
-        """Whether a progress bar may be drawn on stderr."""
-        return sys.stderr.isatty() and self.is_verbose
-
     def print_table(
         self, names: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()
     ) -> None:

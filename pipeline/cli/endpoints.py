@@ -1,7 +1,6 @@
 """SOURCE and DEST of the command line: locations, lists of files, and the standard streams."""
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -70,23 +69,19 @@ class Endpoints:
     destination: Destination
     is_private: bool
 
-    @property
-    def _to_stdout(self) -> bool:
-        return self.destination.file == STDOUT_KEY
-
     def adapt(self, settings: Settings, console: Console) -> tuple[Settings, Console]:
         """Make a private job use the embedded server and print no prose to stdout."""
         if not self.is_private:
             return settings, console
         embedded = settings.model_copy(update={"redis_url": ""})
-        return embedded, replace(console, quiet=console.quiet or self._to_stdout)
+        is_stdout = self.destination.file == STDOUT_KEY
+        return embedded, replace(console, quiet=console.quiet or is_stdout)
 
     def write_stdout(self) -> None:
         """Write the cutout to stdout if it belongs there and exists."""
         path = Path(self.destination.out) / STDOUT_KEY
-        if self._to_stdout and path.exists():
-            with path.open("rb") as file:
-                shutil.copyfileobj(file, sys.stdout.buffer)
+        if self.destination.file == STDOUT_KEY and path.exists():
+            sys.stdout.buffer.write(path.read_bytes())
             sys.stdout.buffer.flush()
 
 
@@ -96,9 +91,8 @@ def open_endpoints(
 ) -> Iterator[Endpoints]:
     """Read SOURCE... and DEST; either may be a standard stream. Raises UsageError."""
     with TemporaryDirectory(prefix="bgpipe-") as folder:
-        source = (
-            _read_stdin(Path(folder)) if list(texts) == [STREAM] else find_source(texts, ignored)
-        )
+        is_stdin = list(texts) == [STREAM]
+        source = _read_stdin(Path(folder)) if is_stdin else find_source(texts, ignored)
         from_stdin = source.root == folder
         if from_stdin and out is None:
             raise UsageError("no destination for an image from stdin: pass --out FILE or --out -")
@@ -114,11 +108,8 @@ def find_source(texts: Sequence[str], ignored: IgnoredObjects) -> Source:
     """Read SOURCE...; the root of several is the deepest folder that contains them all.
 
     In a bucket, an address with an image's suffix is an object, any other one a prefix. Of several
-    files, as a shell makes of `*`, those without an image's suffix go into `ignored`.
-
-    Raises:
-        UsageError: one does not exist, has an unsupported scheme, or a list is empty.
-        NoImages: none of several is an image.
+    files, as a shell makes of `*`, those without an image's suffix go into `ignored`. Raises UsageError
+    if one does not exist, has an unsupported scheme, or a list is empty; NoImages if none is an image.
     """
     if len(texts) == 1:
         return _find_one(texts[0])
@@ -162,13 +153,10 @@ def _expand(text: str, ignore: Callable[[str], None]) -> Iterator[str]:
     location = find_location(text)
     if location.startswith(S3):
         if not is_image_name(text.rpartition("/")[2]):
-            raise UsageError(
-                f"a prefix cannot be combined with other sources: {text}: submit it alone"
-            )
+            kind = "a prefix cannot be combined with other sources"
+            raise UsageError(f"{kind}: {text}: submit it alone")
         yield location
-        return
-    path = _existing_path(location, text)
-    if path.is_dir():
+    elif (path := _existing_path(location, text)).is_dir():
         yield from (f"{location}/{entry.key}" for entry in LocalStore(path).list(on_skipped=ignore))
     elif is_candidate_name(path.name):
         yield location
@@ -196,11 +184,8 @@ def _read_list(data: bytes, name: str) -> Source:
     try:
         lines = data.decode().split("\n")
     except UnicodeDecodeError as error:
-        raise UsageError(
-            "stdin holds neither an image nor a list of files"
-            if name == STREAM
-            else f"list is not UTF-8: {name}"
-        ) from error
+        neither = "stdin holds neither an image nor a list of files"
+        raise UsageError(neither if name == STREAM else f"list is not UTF-8: {name}") from error
     locations = [find_location(text) for line in lines if (text := line.rstrip("\r"))]
     if not locations:
         raise UsageError(f"the list is empty: {name}")

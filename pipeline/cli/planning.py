@@ -1,15 +1,19 @@
-"""Checks of source and target before a job starts, `--dry-run` and `--prune`."""
+"""What a job is planned from: values of options, locations that are checked, `--dry-run`, `--prune`."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from bgpipe.config.settings import EstimateSettings
+from bgpipe.config.settings import EstimateSettings, Settings
 from bgpipe.pipeline.cli.console import Console, counted
+from bgpipe.pipeline.comfyui.interpreter import CutoutSpec, read_workflow
 from bgpipe.pipeline.errors import ItemError, StorageUnavailable, UsageError
 from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.models import registry
+from bgpipe.pipeline.planning import recipe
 from bgpipe.pipeline.planning.diff import PlannedItem, TargetState
 from bgpipe.pipeline.planning.dry_run import BANDS, DryRunReport, estimate_job
 from bgpipe.pipeline.planning.ownership import FOREIGN
@@ -18,7 +22,53 @@ from bgpipe.pipeline.planning.prune import Orphans, Prune, check_prunable, remov
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.storage.factory import StoreFactory
-from bgpipe.pipeline.types import Job
+from bgpipe.pipeline.types import Job, ResolvedModel
+
+MAX_WORKFLOW = 10_000_000
+"""Bytes of a workflow."""
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
+    """Parse the values of --set. Raises UsageError: one is not of the form `field=value`."""
+    for assignment in assignments:
+        if "=" not in assignment:
+            raise UsageError(f"not of the form field=value: --set {assignment}")
+    return dict(assignment.split("=", 1) for assignment in assignments)
+
+
+def choose_model(settings: Settings, console: Console, name: str) -> ResolvedModel:
+    """Return the weights as `recipe.choose_model`; warns if the bundled ones replace `auto`'s."""
+    model, is_degraded = recipe.choose_model(settings, name, notify=console.notify)
+    if is_degraded:
+        warn_degraded(console)
+    return model
+
+
+def warn_degraded(console: Console) -> None:
+    """Warn that the bundled model replaces that of `auto`."""
+    console.warn(
+        f"warning: {registry.DEFAULT} is not on this machine and the model hub is unreachable: using "
+        f"the bundled {registry.TRIAL}, whose mattes are clearly worse. For real work run "
+        f"bgpipe models pull {registry.DEFAULT} and submit again, which redoes these cutouts."
+    )
+
+
+def load_workflow(settings: Settings, path: Path) -> CutoutSpec:
+    """Read what a workflow's file saves; the photo that it names is ignored. Raises UsageError."""
+    try:
+        if path.stat().st_size > MAX_WORKFLOW:
+            raise UsageError(f"workflow exceeds {MAX_WORKFLOW} bytes: {path}")
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"workflow is not readable: {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"workflow is not valid JSON: {path}: {error}") from error
+    if isinstance(document, dict):
+        document = document.get("prompt", document)
+    workflow = read_workflow(document, settings.comfyui.models)
+    if workflow.main is None:
+        raise UsageError(f"the workflow saves several images: {path}: leave one SaveImage in it")
+    return workflow.main.spec
 
 
 def check_source(stores: StoreFactory, location: str) -> None:
@@ -69,18 +119,14 @@ def show_dry_run(
     prune: Prune | None = None,
 ) -> None:
     """Print what the job would do. `named`: the keys to process, None for all of the source."""
-    settings = session.settings
     source, target = session.stores.open(job.source), session.stores.open(job.out)
+    limits = Limits.from_settings(session.settings.images)
+    entries = named_entries(source, named) if named else None
+    catalog = session.catalogs.of(job, target)
     report = estimate_job(
-        job,
-        source,
-        target,
-        Limits.from_settings(settings.images),
-        entries=named_entries(source, named) if named else None,
-        catalog=session.catalogs.of(job, target),
-        prune=prune,
+        job, source, target, limits, entries=entries, catalog=catalog, prune=prune
     )
-    hours, cost = estimate(report.to_do, settings.estimate)
+    hours, cost = estimate(report.to_do, session.settings.estimate)
     console.show(
         {
             "total": report.states.total(),
@@ -126,9 +172,8 @@ def _describe(job: Job, report: DryRunReport) -> Iterator[str]:
         yield ignored
     if report.orphans:
         yield f"{report.orphans} cutouts at the target belong to none of these sources"
-    if report.megapixels:
-        counts = ((band, report.megapixels[band]) for band in BANDS)
-        bands = ", ".join(f"{band}: {count}" for band, count in counts if count)
+    if counts := report.megapixels:
+        bands = ", ".join(f"{band}: {counts[band]}" for band in BANDS if counts[band])
         yield f"megapixels ({report.megapixels.total()} of {report.sample} sampled): {bands}"
 
 

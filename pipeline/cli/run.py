@@ -15,10 +15,9 @@ from bgpipe.config.settings import Settings
 from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.cli.console import Console, counted, short_location
-from bgpipe.pipeline.cli.progress import format_rate, show_progress
-from bgpipe.pipeline.cli.summary import format_outputs, show_failures
+from bgpipe.pipeline.cli.summary import format_outputs, format_rate, progress, show_failures
 from bgpipe.pipeline.errors import RedisUnavailable, Unavailable, UsageError
-from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
+from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
 from bgpipe.pipeline.planning.planner import IgnoredObjects
 from bgpipe.pipeline.planning.prune import Prune
@@ -43,7 +42,7 @@ def check_wait(settings: Settings, wait: bool | None) -> None:
 def open_job(
     session: Session, console: Console, job: Job, named: Sequence[str] = ()
 ) -> tuple[JobId, Lease]:
-    """Open the job or join the one that does the same, and warn if it is not simply opened."""
+    """Open the job or join the one that does the same; anything but the former is reported."""
     opened = session.submitter.open_or_join(job, named)
     if opened.replaced:
         console.warn(f"job {opened.replaced} was abandoned: replaced by {opened.id}")
@@ -55,18 +54,15 @@ def open_job(
 def run_to_completion(console: Console, run: JobRun, *, wait: bool | None) -> int:
     """Wait for the end of the job, or only for its publication; returns the exit code.
 
-    The lease is renewed meanwhile and released at the end.
-
-    Raises:
-        KeyboardInterrupt: INT or TERM; the worker has drained, and the job can be resumed.
-        Unavailable: Redis, a store or the embedded worker is lost.
+    The lease is renewed meanwhile and released at the end. Raises KeyboardInterrupt at INT or TERM: the
+    worker has drained, and the job can be resumed; Unavailable if Redis, a store or the worker is lost.
     """
     waits = run.session.settings.embedded or (sys.stdout.isatty() if wait is None else wait)
     with _resumable(console, run.job_id), run.stack:
         run.stack.enter_context(run.lease.renewing())
         if waits:
             summary = _wait(console, run)
-            _show_result(console, run.session.jobs, summary, run.ignored)
+            _show_result(console, run, summary)
         else:
             summary = _publish(console, run)
             console.show(asdict(summary), run.job_id)
@@ -87,20 +83,20 @@ class JobRun:
     """Keys of the source that are not complete yet and left for a later job."""
     prune: Prune | None = None
     worker: ChildProcess | None = None
-    """A worker that outlives the job; without it the embedded mode starts one."""
+    """One that outlives the job; without it the embedded mode starts `own_worker`."""
     ignored: IgnoredObjects = field(default_factory=IgnoredObjects)
     """Objects that the job leaves out: those before the listing, then those that it finds."""
     stack: ExitStack = field(default_factory=ExitStack)
     start: float = field(default_factory=time.monotonic)
-    _own_worker: ChildProcess | None = field(default=None, init=False)
-
-    @property
-    def summary(self) -> JobSummary:
-        return self.session.jobs.summary(self.job_id)
+    own_worker: ChildProcess | None = field(default=None, init=False)
 
     @cached_property
     def _controller(self) -> JobController:
         return self.session.controller(self.job_id, self.lease)
+
+    @property
+    def summary(self) -> JobSummary:
+        return self.session.jobs.summary(self.job_id)
 
     def prepare(self) -> None:
         """Without a cluster, start the worker early if it is likely needed, and forget old jobs."""
@@ -115,7 +111,12 @@ class JobRun:
     def step(self, summary: JobSummary) -> None:
         """Advance the job, then pause unless it can be advanced further at once."""
         if summary.state is JobState.LISTING:
-            more = self._list()
+            ignored = self.session.submitter.list_and_start(
+                self.job_id, self.lease, self.growing, self._start_worker, self.prune
+            )
+            more = ignored is not None
+            if ignored:
+                self.ignored.include(ignored)
         elif self.session.is_dispatched():
             self._controller.release()
             more = False
@@ -128,11 +129,6 @@ class JobRun:
         if not more:
             self._pause()
 
-    def release_worker(self) -> None:
-        """Let the worker exit by itself without waiting for it: all images are settled."""
-        if self._own_worker:
-            self._own_worker.release()
-
     def _pause(self) -> None:
         """Wait for the next step, or until the job is closed."""
         end = time.monotonic() + self.session.settings.dispatch.poll
@@ -141,18 +137,9 @@ class JobRun:
             if self.summary.state in CLOSED_STATES:
                 return
 
-    def _list(self) -> bool:
-        """List the job unless another command does; returns whether it is listed now."""
-        ignored = self.session.submitter.list_and_start(
-            self.job_id, self.lease, self.growing, self._start_worker, self.prune
-        )
-        if ignored:
-            self.ignored.include(ignored)
-        return ignored is not None
-
     def _start_worker(self) -> None:
         if self.session.settings.embedded and self.worker is None:
-            self.worker = self._own_worker = self.stack.enter_context(run_worker(self.session))
+            self.worker = self.own_worker = self.stack.enter_context(run_worker(self.session))
 
 
 def run_worker(session: Session) -> AbstractContextManager[ChildProcess]:
@@ -163,13 +150,13 @@ def run_worker(session: Session) -> AbstractContextManager[ChildProcess]:
 
 def _wait(console: Console, run: JobRun) -> JobSummary:
     run.prepare()
-    with show_progress(console, _title_of(run.session, run.job_id)) as show:
+    with progress(console, _title_of(run.session, run.job_id)) as show:
         while (summary := run.summary).state not in CLOSED_STATES:
             show(summary)
             run.step(summary)
         show(summary)
-    if summary.state is JobState.FINISHED:
-        run.release_worker()
+    if summary.state is JobState.FINISHED and run.own_worker:
+        run.own_worker.release()  # all images are settled: it exits by itself
     return summary
 
 
@@ -178,9 +165,8 @@ def _title_of(session: Session, job_id: JobId) -> Callable[[], str]:
 
     The devices come from the workers' heartbeats, which take a moment to arrive.
     """
-    job = session.jobs.job(job_id)
-    presets = session.settings.presets
-    names = (name for name, preset in presets.items() if preset == job.recipe.preset)
+    job, presets = session.jobs.job(job_id), session.settings.presets.items()
+    names = (name for name, preset in presets if preset == job.recipe.preset)
     locations = f"{short_location(job.source)} → {short_location(job.out)}"
     look = f"{next(names, 'own values')} · {job.recipe.model}"
 
@@ -191,10 +177,9 @@ def _title_of(session: Session, job_id: JobId) -> Callable[[], str]:
     return make_title
 
 
-def _show_result(
-    console: Console, jobs: JobStore, summary: JobSummary, ignored: IgnoredObjects
-) -> None:
+def _show_result(console: Console, run: JobRun, summary: JobSummary) -> None:
     """Print how a job ended: where the cutouts are, what failed, what was ignored."""
+    jobs, ignored = run.session.jobs, run.ignored
     argument = "" if jobs.latest() == summary.job else f" {summary.job}"
     lines = _result(summary, jobs.job(summary.job), argument)
     console.show(asdict(summary) | ignored.record(), *lines)

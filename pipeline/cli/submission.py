@@ -3,16 +3,16 @@
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from itertools import chain, count
 
 from bgpipe.config.settings import Settings, load_settings
-from bgpipe.pipeline.cli import job_options
+from bgpipe.pipeline.cli import planning
+from bgpipe.pipeline.cli.command_line import accept_licences
 from bgpipe.pipeline.cli.commands.submit import SubmitOptions
 from bgpipe.pipeline.cli.console import Console, short_location
 from bgpipe.pipeline.cli.endpoints import Endpoints, open_endpoints
-from bgpipe.pipeline.cli.planning import check_source, check_target, make_prune, show_dry_run
 from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion, run_worker
 from bgpipe.pipeline.errors import NoImages, StorageUnavailable, UsageError
 from bgpipe.pipeline.jobs.manifest import digest
@@ -32,13 +32,8 @@ BUCKET_POLL = 30.0
 
 
 def submit_images(console: Console, options: SubmitOptions) -> int:
-    """Submit, and return the exit code.
-
-    Raises:
-        KeyboardInterrupt: a job was running.
-        Unavailable: see `run_to_completion`.
-    """
-    settings = job_options.accept_licences(load_settings(), options.accept_licence)
+    """Submit, and return the exit code. Raises as `run_to_completion`."""
+    settings = accept_licences(load_settings(), options.accept_licence)
     check_wait(settings, options.wait)
     ignored = IgnoredObjects()
     with open_endpoints(options.sources, options.out, console, ignored) as endpoints:
@@ -49,19 +44,21 @@ def submit_images(console: Console, options: SubmitOptions) -> int:
             prune = None
             if options.prune:
                 maximum = settings.prune.most
-                prune = make_prune(session, console, job, maximum, dry_run=options.dry_run)
+                prune = planning.make_prune(session, console, job, maximum, dry_run=options.dry_run)
             if options.dry_run:
-                show_dry_run(session, console, job, endpoints.source.keys, prune)
+                planning.show_dry_run(session, console, job, endpoints.source.keys, prune)
                 return 0
             if options.watch:
-                code = _watch(session, console, job, prune)
-            else:
-                job_id, lease = open_job(session, console, job, endpoints.source.keys or ())
-                run = JobRun(session, job_id, lease, prune=prune, ignored=ignored)
-                code = run_to_completion(console, run, wait=endpoints.is_private or options.wait)
-                if endpoints.is_private:
-                    _finish_private(session, console, job_id, endpoints)
-    return code
+                return _watch(session, console, job, prune)
+            job_id, lease = open_job(session, console, job, endpoints.source.keys or ())
+            run = JobRun(session, job_id, lease, prune=prune, ignored=ignored)
+            code = run_to_completion(console, run, wait=endpoints.is_private or options.wait)
+            if endpoints.is_private:
+                endpoints.write_stdout()
+                for failure in session.jobs.items.failures(job_id):
+                    console.warn(f"bgpipe: {failure.code}: {failure.detail}")
+                session.jobs.forget(job_id)
+            return code
 
 
 def _check_options(options: SubmitOptions, endpoints: Endpoints) -> None:
@@ -105,19 +102,19 @@ def _build_recipe(
     settings: Settings, console: Console, options: SubmitOptions, endpoints: Endpoints
 ) -> Recipe:
     """Check all values, then source and target, and only then pull weights."""
-    spec = job_options.load_workflow(settings, options.workflow) if options.workflow else None
+    spec = planning.load_workflow(settings, options.workflow) if options.workflow else None
     file_format = endpoints.destination.format(options.format)
     values = asdict(options)
     values["format"] = file_format or ("mask" if spec and spec.is_mask else "png")
     name = options.preset or settings.refine.preset
     base = spec.preset if spec else recipe.preset_named(settings, name)
-    changes = job_options.parse_assignments(options.assignments or ())
+    changes = planning.parse_assignments(options.assignments or ())
     preset = recipe.apply_changes(base, changes | recipe.preset_changes(values))
     output = recipe.build_output(settings, values)
     stores = StoreFactory(settings.s3)
-    check_target(stores, endpoints.destination.out, writes=settings.embedded)
+    planning.check_target(stores, endpoints.destination.out, writes=settings.embedded)
     if endpoints.source.keys is None and not options.watch:
-        check_source(stores, endpoints.source.root)
+        planning.check_source(stores, endpoints.source.root)
     built = recipe.build_recipe(
         settings,
         model=options.model or (spec.model if spec else ""),
@@ -129,18 +126,8 @@ def _build_recipe(
         notify=console.notify,
     )
     if built.is_degraded:
-        job_options.warn_degraded(console)
+        planning.warn_degraded(console)
     return built.recipe
-
-
-def _finish_private(
-    session: Session, console: Console, job_id: JobId, endpoints: Endpoints
-) -> None:
-    """Write the cutout to stdout, or its error to stderr, and forget the job."""
-    endpoints.write_stdout()
-    for failure in session.jobs.items.failures(job_id):
-        console.warn(f"bgpipe: {failure.code}: {failure.detail}")
-    session.jobs.forget(job_id)
 
 
 def _watch(session: Session, console: Console, job: Job, prune: Prune | None) -> int:
@@ -151,11 +138,9 @@ def _watch(session: Session, console: Console, job: Job, prune: Prune | None) ->
     with run_worker(session) if session.settings.embedded else nullcontext() as worker:
         for growing in _arrivals(session, console, job):
             batch = replace(job, id=next(names), created=time.time())
-            job_id, lease = open_job(session, console, batch)
+            run = JobRun(session, *open_job(session, console, batch), growing, prune, worker)
             try:
-                run_to_completion(
-                    console, JobRun(session, job_id, lease, growing, prune, worker), wait=True
-                )
+                run_to_completion(console, run, wait=True)
             except NoImages as error:
                 console.warn(f"bgpipe: {error}")
             prune = None
@@ -170,7 +155,7 @@ def _arrivals(session: Session, console: Console, job: Job) -> Iterator[frozense
     is_bucket = session.stores.open(job.source).is_remote
     seen: Mapping[str, str] = {}
     previous: Mapping[str, str] = {}
-    try:
+    with suppress(KeyboardInterrupt):
         while True:
             current = _list_images(session, console, job) or previous
             complete = current if is_bucket else dict(current.items() & previous.items())
@@ -179,8 +164,6 @@ def _arrivals(session: Session, console: Console, job: Job) -> Iterator[frozense
                 seen = complete
                 yield frozenset(current.keys() - complete.keys())
             time.sleep(BUCKET_POLL if is_bucket else POLL)
-    except KeyboardInterrupt:
-        return
 
 
 def _list_images(session: Session, console: Console, job: Job) -> Mapping[str, str]:

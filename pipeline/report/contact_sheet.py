@@ -4,21 +4,33 @@ It makes no requests: its Content-Security-Policy allows only the inline style a
 All text is escaped.
 """
 
-import base64
-import hashlib
 import re
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from html import escape
 from importlib.resources import files
 from itertools import islice
 from urllib.parse import quote
 
-from bgpipe.pipeline.types import Failure, JobSummary, Recipe, ReviewFlag
+from bgpipe.config.settings import ImageSettings
+from bgpipe.pipeline.errors import ItemError
+from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.jobs.store import JobStore
+from bgpipe.pipeline.storage.factory import StoreFactory
+from bgpipe.pipeline.types import Failure, Item, JobId, JobSummary, Recipe, ReviewFlag
 
 THUMBNAIL = 320
 """Longer side of a thumbnail, in pixels."""
+THREADS = 4
+"""Each holds a decoded image; the codecs release the GIL."""
+CHUNK = 64
+"""Images loaded ahead of the page."""
+FLAGGED_SCORE = 0.5
+"""A good score excludes only some of the faults that raise a flag."""
 FAILURES = 2000
 """Maximum number of failures on a page; `bgpipe errors` lists all."""
 
@@ -50,6 +62,42 @@ class SheetImage:
     score: float | None = None
 
 
+def load_thumbnails(
+    job_store: JobStore, stores: StoreFactory, job_id: JobId, settings: ImageSettings, maximum: int
+) -> Iterator[SheetImage]:
+    """Yield up to `maximum` images whose source and cutout are readable, the lowest score first.
+
+    Flagged ones count as FLAGGED_SCORE at most, and ones without a score as good.
+    """
+    from bgpipe.pipeline.images.preview import render_thumbnail  # Pillow, which a page does without
+
+    job, flags = job_store.job(job_id), job_store.items.flags(job_id)
+    scores = dict(enumerate(job_store.items.scores(job_id)))
+    source, target = stores.open(job.source), stores.open(job.out)
+    limits = Limits.from_settings(settings)
+
+    def load(item: Item) -> SheetImage | None:
+        try:
+            before = render_thumbnail(source.read(item.source, limits.max_bytes), limits, THUMBNAIL)
+            after = render_thumbnail(target.read(item.target, limits.max_bytes), limits, THUMBNAIL)
+        except ItemError:
+            return None  # the page lists failures in any case
+        return SheetImage(
+            item.source, before, after, flags.get(item.index, ()), scores.get(item.index)
+        )
+
+    def rank(index: int) -> float:
+        score = scores.get(index)
+        return min(1 if score is None else score, FLAGGED_SCORE if index in flags else 1)
+
+    indices = sorted(range(job_store.items.size(job_id)), key=rank)
+    items = job_store.items.manifests.pick(job_id, indices)
+    chunks = iter(lambda: list(islice(items, CHUNK)), [])
+    with ThreadPoolExecutor(THREADS) as pool:
+        images = (image for chunk in chunks for image in pool.map(load, chunk))
+        yield from islice(filter(None, images), maximum)
+
+
 def render_contact_sheet(
     summary: JobSummary,
     recipe: Recipe,
@@ -63,10 +111,11 @@ def render_contact_sheet(
     `names` are the file names of all pages, in one folder, of which this is `number`, from 1.
     """
     style, script = "".join(map(read_asset, STYLES)), _bundle([*MODULES, "sheet.js"])
+    hashes = (b64encode(sha256(text.encode()).digest()).decode() for text in (style, script))
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: blob:; "
-        f"style-src {_hash(style)}; script-src {_hash(script)}"
-    )
+        "style-src 'sha256-{}'; script-src 'sha256-{}'"
+    ).format(*hashes)
     yield "<!doctype html>"
     yield f'<html lang="en"><head><meta charset="utf-8"><title>{escape(summary.job)}</title>'
     yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -104,11 +153,6 @@ def _bundle(modules: Iterable[str]) -> str:
     """Join modules to one, without the statements that would load the others."""
     joined = "\n".join(map(read_asset, modules))
     return re.sub(r"^import .*\n|^export ", "", joined, flags=re.MULTILINE)
-
-
-def _hash(text: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
 
 
 def _summary(summary: JobSummary, recipe: Recipe) -> Iterator[str]:
@@ -165,22 +209,18 @@ def _figure(image: SheetImage) -> str:
     flags = "".join(f'<span class="flag">{flag}</span>' for flag in image.flags)
     if image.score is not None:
         flags += f'<span class="score" title="expected IoU of the matte">{image.score:.2f}</span>'
+    webp = {"cutout": image.after, "source": image.before}
+    images = "".join(
+        f'<img class="{kind}" alt="" decoding="async" '
+        f'src="data:image/webp;base64,{b64encode(data).decode()}">'
+        for kind, data in webp.items()
+    )
     return (
         f'<figure tabindex="0" data-name="{name}" data-flags="{" ".join(image.flags)}">'
-        f"{_stage(image)}<figcaption>{name} {flags}</figcaption></figure>"
-    )
-
-
-def _stage(image: SheetImage) -> str:
-    return (
-        f'<div class="stage"><img class="cutout" alt="" decoding="async"{_src(image.after)}>'
-        f'<img class="source" alt="" decoding="async"{_src(image.before)}>'
+        f'<div class="stage">{images}'
         '<input type="range" aria-label="before and after" min="0" max="100" value="50"></div>'
+        f"<figcaption>{name} {flags}</figcaption></figure>"
     )
-
-
-def _src(webp: bytes) -> str:
-    return f' src="data:image/webp;base64,{base64.b64encode(webp).decode()}"'
 
 
 def _pages(names: Sequence[str], shown: int) -> Iterator[str]:
@@ -211,7 +251,6 @@ def _failures(summary: JobSummary, failures: Sequence[Failure]) -> Iterator[str]
 
 def _dialogs() -> Iterator[str]:
     yield '<dialog id="help" aria-label="keys"><table>'
-    yield from (
-        f"<tr><td><kbd>{key}</kbd></td><td>{action}</td></tr>" for key, action in KEYS.items()
-    )
+    for key, action in KEYS.items():
+        yield f"<tr><td><kbd>{key}</kbd></td><td>{action}</td></tr>"
     yield '</table><p><button type="button" class="button" data-close>close</button></p></dialog>'

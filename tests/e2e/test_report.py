@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image, ImageDraw
 
-from bgpipe.pipeline.report.contact_sheet import SheetImage, render_contact_sheet
-from bgpipe.pipeline.report.thumbnails import FLAGGED_SCORE
+from bgpipe.pipeline.report.contact_sheet import FLAGGED_SCORE, SheetImage, render_contact_sheet
 from bgpipe.pipeline.types import Failure, JobId, JobState, JobSummary, Preset, Recipe, ReviewFlag
 
 webdriver = pytest.importorskip("selenium.webdriver")

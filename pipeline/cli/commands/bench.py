@@ -5,7 +5,7 @@ import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter
 from typer import Context, Option, Typer
@@ -13,11 +13,10 @@ from typer import Context, Option, Typer
 from bgpipe.config.settings import Precision, Settings, load_settings
 from bgpipe.pipeline.bench.end_to_end import open_bench_cluster
 from bgpipe.pipeline.bench.protocol import BenchRequest, EndToEndResult, Machine, NetworkResult
-from bgpipe.pipeline.cli import completion
-from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.command_line import examples, flag, model_option, option
 from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.job_options import choose_model
-from bgpipe.pipeline.errors import Unavailable, UsageError
+from bgpipe.pipeline.cli.planning import choose_model
+from bgpipe.pipeline.errors import Unavailable
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning.recipe import build_recipe
 from bgpipe.pipeline.processes import request_lines
@@ -40,72 +39,44 @@ app = Typer()
 )
 def bench(
     context: Context,
-    model: Annotated[
-        str | None,
-        Option(
-            "--model",
-            "-m",
-            help="A name, or a path to safetensors. Default: model.name of the settings.",
-            autocompletion=completion.models,
-        ),
-    ] = None,
-    random: Annotated[
-        bool, Option("--random", help="Use random weights: as fast as trained ones.")
-    ] = False,
-    only: Annotated[
-        Literal["device", "whole"] | None,
-        Option(
-            metavar="device|whole",
-            help="Measure only the network (device), or only from file to cutout (whole).",
-        ),
-    ] = None,
-    precision: Annotated[
-        list[Precision] | None,
-        Option(
-            metavar="|".join(Precision),
-            help="For the network alone; repeatable. Default: all that the device supports.",
-        ),
-    ] = None,
-    batch: Annotated[
-        list[int] | None,
-        Option(
-            metavar="N", min=1, help="Images per forward pass; repeatable. Default: 1, 2, 4 ..."
-        ),
-    ] = None,
-    compile_: Annotated[
-        bool, Option("--compile", help="Compile the network before it is measured alone.")
-    ] = False,
-    graphs: Annotated[
-        bool | None,
-        Option(
-            "--graphs/--no-graphs",
-            help="Run the network alone with or without CUDA graphs. Default: engine.graphs.",
-        ),
-    ] = None,
-    size: Annotated[
-        list[float] | None,
-        Option(
-            metavar="MP",
-            min=0.01,
-            help="Megapixels of whole images; repeatable. Default: 1, 4, 12 and 24.",
-        ),
-    ] = None,
-    seconds: Annotated[float, Option(min=0.1, help="Duration of each measurement.")] = 10.0,
+    model: str | None = model_option(
+        help="A name, or a path to safetensors. Default: model.name of the settings."
+    ),
+    random: bool = flag("--random", help="Use random weights: as fast as trained ones."),
+    only: Literal["device", "whole"] | None = option(
+        metavar="device|whole",
+        help="Measure only the network (device), or only from file to cutout (whole).",
+    ),
+    precision: list[Precision] | None = option(
+        metavar="|".join(Precision),
+        help="For the network alone; repeatable. Default: all that the device supports.",
+    ),
+    batch: list[int] | None = option(
+        metavar="N", min=1, help="Images per forward pass; repeatable. Default: 1, 2, 4 ..."
+    ),
+    compile_: bool = flag("--compile", help="Compile the network before it is measured alone."),
+    graphs: bool | None = option(
+        "--graphs/--no-graphs",
+        help="Run the network alone with or without CUDA graphs. Default: engine.graphs.",
+    ),
+    size: list[float] | None = option(
+        metavar="MP",
+        min=0.01,
+        help="Megapixels of whole images; repeatable. Default: 1, 4, 12 and 24.",
+    ),
+    seconds: float = Option(10.0, min=0.1, help="Duration of each measurement."),
 ) -> None:
     settings = load_settings()
     console: Console = context.obj
     name = model or settings.model.name
     with tempfile.TemporaryDirectory(prefix="bgpipe-bench-") as folder:
-        resolved = (
-            _make_random_model(settings, name, Path(folder))
-            if random
-            else choose_model(settings, console, name)
-        )
+        if random:
+            resolved = _make_random_model(settings, name, Path(folder))
+        else:
+            resolved = choose_model(settings, console, name)
         height, width = resolved.size
-        console.show(
-            {"model": name, "size": resolved.size, "random": random},
-            f"{name}, {height}x{width}{', random weights' if random else ''}",
-        )
+        title = f"{name}, {height}x{width}{', random weights' if random else ''}"
+        console.show({"model": name, "size": resolved.size, "random": random}, title)
         if only != "whole":
             request = BenchRequest(
                 resolved,
@@ -129,9 +100,7 @@ def bench(
 
 def _make_random_model(settings: Settings, name: str, folder: Path) -> ResolvedModel:
     """Write random weights in the shape of a registered model."""
-    entry = registry.read_models().get(name)
-    if entry is None:
-        raise UsageError(f"not a registered model: {name}: see bgpipe models list")
+    entry = registry.find_entry(name)
     path = folder / f"{name}.safetensors"
     module = "bgpipe.pipeline.bench.random_weights"
     command = [sys.executable, "-m", module, entry.backbone, str(path)]

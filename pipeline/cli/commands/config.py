@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from typer import Argument, Context, Typer
 
@@ -22,24 +21,6 @@ from bgpipe.pipeline.types import ModelTask
 
 app = Typer(no_args_is_help=True)
 
-Keys = Annotated[
-    list[str] | None,
-    Argument(
-        metavar="KEY",
-        help="Sections or keys, such as worker or worker.lanes. Default: all.",
-        autocompletion=completion.setting_keys,
-    ),
-]
-
-
-@dataclass(frozen=True, slots=True)
-class EffectiveSetting:
-    """`origin`: default, FILE:LINE, a variable, a file of the secrets folder, or presets.toml."""
-
-    key: str
-    value: Any
-    origin: str
-
 
 @app.command(
     epilog=examples(
@@ -48,13 +29,27 @@ class EffectiveSetting:
         "bgpipe --json config show | jq -r 'select(.origin != \"default\").key'",
     )
 )
-def show(context: Context, keys: Keys = None) -> None:
+def show(
+    context: Context,
+    keys: list[str] | None = Argument(
+        None,
+        metavar="KEY",
+        help="Sections or keys, such as worker or worker.lanes. Default: all.",
+        autocompletion=completion.setting_keys,
+    ),
+) -> None:
     """Show the settings in effect and where each comes from. Passwords are masked."""
     console: Console = context.obj
-    entries = _selected(list(_entries(*load_with_layers())), keys or [])
-    for entry in entries:
-        console.print_json(asdict(entry))
-    rows = [(each.key, json.dumps(each.value, ensure_ascii=False), each.origin) for each in entries]
+    settings, layers = load_with_layers()
+    values = dict(_leaves(settings.model_dump(mode="json")))
+    rows = []
+    for path in _selected(list(values), keys or []):
+        layer = find_layer(layers, path)
+        key, origin = dotted(path), layer.origin(path) if layer else "default"
+        value = values[path]
+        value = mask_passwords(value) if isinstance(value, str) else value
+        console.print_json({"key": key, "value": value, "origin": origin})
+        rows.append((key, json.dumps(value, ensure_ascii=False), origin))
     console.print_table(("key", "value", "from"), rows)
 
 
@@ -83,13 +78,6 @@ def read_checked() -> tuple[Settings, Sequence[Layer]]:
     return settings, layers
 
 
-def _entries(settings: Settings, layers: Sequence[Layer]) -> Iterator[EffectiveSetting]:
-    for path, value in _leaves(settings.model_dump(mode="json")):
-        layer = find_layer(layers, path)
-        shown = mask_passwords(value) if isinstance(value, str) else value
-        yield EffectiveSetting(dotted(path), shown, layer.origin(path) if layer else "default")
-
-
 def _leaves(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     for name, value in table.items():
         if isinstance(value, dict):
@@ -98,16 +86,17 @@ def _leaves(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyP
             yield (*path, name), value
 
 
-def _selected(entries: Sequence[EffectiveSetting], keys: Sequence[str]) -> list[EffectiveSetting]:
-    """Return the entries below `keys`, all without keys. Raises UsageError if a key matches none."""
+def _selected(paths: Sequence[KeyPath], keys: Sequence[str]) -> list[KeyPath]:
+    """Return the paths below `keys`, all without keys. Raises UsageError if a key matches none."""
+    names = list(map(dotted, paths))
     for key in keys:
-        if not any(f"{entry.key}.".startswith(f"{key}.") for entry in entries):
-            known = {name for entry in entries for name in (entry.key.split(".")[0], entry.key)}
+        if not any(f"{name}.".startswith(f"{key}.") for name in names):
+            known = {*names, *(name.split(".")[0] for name in names)}
             close = get_close_matches(key, sorted(known), n=1)
             hint = f"; did you mean {close[0]}?" if close else ": see bgpipe config show"
             raise UsageError(f"no such setting: {key}{hint}")
     requested = tuple(f"{key}." for key in keys) or ""
-    return [entry for entry in entries if f"{entry.key}.".startswith(requested)]
+    return [path for path in paths if f"{dotted(path)}.".startswith(requested)]
 
 
 def _unknown_names(settings: Settings, layers: Sequence[Layer]) -> Iterator[str]:

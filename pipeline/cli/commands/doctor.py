@@ -1,10 +1,8 @@
 """`bgpipe doctor`: checks of this machine, its workers, a dispatcher, or the security."""
 
-from typing import Annotated
+from typer import Context, Exit, Typer
 
-from typer import Context, Exit, Option, Typer
-
-from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.command_line import examples, flag
 from bgpipe.pipeline.cli.commands.config import read_checked
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.diagnostics import checks
@@ -18,15 +16,9 @@ app = Typer()
 @app.command(epilog=examples("bgpipe doctor", "bgpipe doctor --security", "bgpipe doctor --worker"))
 def doctor(
     context: Context,
-    worker: Annotated[
-        bool, Option("--worker", help="Check only that this machine's workers make progress.")
-    ] = False,
-    dispatcher: Annotated[
-        bool, Option("--dispatcher", help="Check only that a dispatcher leads the cluster.")
-    ] = False,
-    security: Annotated[
-        bool, Option("--security", help="Check only what others can access.")
-    ] = False,
+    worker: bool = flag("--worker", help="Check only that this machine's workers make progress."),
+    dispatcher: bool = flag("--dispatcher", help="Check only that a dispatcher leads the cluster."),
+    security: bool = flag("--security", help="Check only what others can access."),
 ) -> None:
     groups = (
         (worker, checks.worker_checks),

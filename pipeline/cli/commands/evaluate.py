@@ -3,27 +3,21 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import TypeAdapter
 from typer import Context, Exit, Option, Typer
 
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.cli import completion
-from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.command_line import examples, file_option, model_option, option
 from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.job_options import choose_model, parse_assignments
-from bgpipe.pipeline.cli.parameters import OptionalTexts, check_output_file
+from bgpipe.pipeline.cli.planning import choose_model, parse_assignments
 from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.evaluation import protocol
 from bgpipe.pipeline.evaluation.dataset import find_pairs
 from bgpipe.pipeline.evaluation.html import render_quality_page
-from bgpipe.pipeline.evaluation.protocol import (
-    EdgeMatting,
-    EvaluatedModel,
-    EvaluationRequest,
-    EvaluationResult,
-)
 from bgpipe.pipeline.evaluation.scores import HIGHER_IS_BETTER, Scores, mean_scores
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.planning import recipe
@@ -36,6 +30,7 @@ TRUTH_SIDE = 1024
 THUMBNAIL = 320
 
 app = Typer()
+_folder = partial(Option, ..., metavar="FOLDER", exists=True, file_okay=False)
 
 
 @app.command(
@@ -47,57 +42,27 @@ app = Typer()
 )
 def evaluate(
     context: Context,
-    images: Annotated[
-        Path, Option(metavar="FOLDER", help="Folder of images.", exists=True, file_okay=False)
-    ],
-    truth: Annotated[
-        Path,
-        Option(
-            metavar="FOLDER",
-            help="Folder of ground truth: x.png or x_alpha.png for x.jpg.",
-            exists=True,
-            file_okay=False,
-        ),
-    ],
-    preset: Annotated[
-        OptionalTexts,
-        Option(
-            "--preset",
-            "-p",
-            help="Repeatable, to compare. Default: refine.preset of the settings.",
-            autocompletion=completion.presets,
-        ),
-    ] = None,
-    model: Annotated[
-        OptionalTexts,
-        Option(
-            "--model",
-            "-m",
-            help="Repeatable, to compare. Default: model.name of the settings. 'truth' scores the "
-            "ground truth itself, scaled down and up again.",
-            autocompletion=completion.models,
-        ),
-    ] = None,
-    set_: Annotated[
-        OptionalTexts,
-        Option("--set", metavar="KEY=VALUE", help="Change one value of every preset."),
-    ] = None,
-    matting: Annotated[
-        str | None,
-        Option(
-            metavar="MODEL",
-            help="Matting model for all: vitmatte, vitmatte-base, a path, or none.",
-            autocompletion=completion.matting_models,
-        ),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        Option(
-            metavar="FILE",
-            help="Also write a page, worst images first.",
-            callback=check_output_file,
-        ),
-    ] = None,
+    images: Path = _folder(help="Folder of images."),
+    truth: Path = _folder(help="Folder of ground truth: x.png or x_alpha.png for x.jpg."),
+    preset: list[str] | None = option(
+        "--preset",
+        "-p",
+        help="Repeatable, to compare. Default: refine.preset of the settings.",
+        autocompletion=completion.presets,
+    ),
+    model: list[str] | None = model_option(
+        help="Repeatable, to compare. Default: model.name of the settings. 'truth' scores the "
+        "ground truth itself, scaled down and up again."
+    ),
+    set_: list[str] | None = option(
+        "--set", metavar="KEY=VALUE", help="Change one value of every preset."
+    ),
+    matting: str | None = option(
+        metavar="MODEL",
+        help="Matting model for all: vitmatte, vitmatte-base, a path, or none.",
+        autocompletion=completion.matting_models,
+    ),
+    html: Path | None = file_option(help="Also write a page, worst images first."),
 ) -> None:
     console: Console = context.obj
     settings = load_settings()
@@ -108,7 +73,7 @@ def evaluate(
     changes = parse_assignments(set_ or [])
     names = preset or [settings.refine.preset]
     edges = recipe.choose_edges(settings, matting or settings.matting.model, notify=console.notify)
-    request = EvaluationRequest(
+    request = protocol.EvaluationRequest(
         pairs=pairs,
         sources=tuple(models),
         presets={
@@ -118,10 +83,10 @@ def evaluate(
         limits=Limits.from_settings(settings.images),
         threads=settings.worker.cpu_threads,
         thumbnail=THUMBNAIL if html else 0,
-        edges=EdgeMatting(recipe.matting_with(settings, edges), edges) if edges else None,
+        edges=protocol.EdgeMatting(recipe.matting_with(settings, edges), edges) if edges else None,
     )
     results = []
-    for result in request_lines(PROGRAM, request, TypeAdapter(EvaluationResult)):
+    for result in request_lines(PROGRAM, request, TypeAdapter(protocol.EvaluationResult)):
         results.append(result)
         scores = asdict(result.scores) if result.scores else {"error": result.error}
         trial = {"model": result.model, "preset": result.preset, "image": result.image}
@@ -133,17 +98,19 @@ def evaluate(
     raise Exit(1 if errors else 0)
 
 
-def _find_model(settings: Settings, console: Console, name: str) -> EvaluatedModel:
+def _find_model(settings: Settings, console: Console, name: str) -> protocol.EvaluatedModel:
     kind, _, side = name.partition(":")
     if kind == TRUTH:
         if side and not side.isdecimal():
             raise UsageError(f"not a size in pixels: {name}: write {TRUTH}:{TRUTH_SIDE}")
-        return EvaluatedModel(name, (int(side or TRUTH_SIDE),) * 2, None)
+        return protocol.EvaluatedModel(name, (int(side or TRUTH_SIDE),) * 2, None)
     model = choose_model(settings, console, name)
-    return EvaluatedModel(model.name, model.size, model)
+    return protocol.EvaluatedModel(model.name, model.size, model)
 
 
-def _show(console: Console, results: Sequence[EvaluationResult], html: Path | None) -> None:
+def _show(
+    console: Console, results: Sequence[protocol.EvaluationResult], html: Path | None
+) -> None:
     """Print the means of every trial, and write the page if requested."""
     scored = defaultdict[str, list[Scores]](list)
     for result in results:
@@ -153,14 +120,10 @@ def _show(console: Console, results: Sequence[EvaluationResult], html: Path | No
     images = len({result.image for result in results})
     trials = {trial: asdict(scores) for trial, scores in means.items()}
     console.print_json({"images": images, "trials": trials})
-    rows = [
-        (
-            name,
-            "higher" if name in HIGHER_IS_BETTER else "lower",
-            *(f"{scores[name]:.4g}" for scores in trials.values()),
-        )
-        for name in next(iter(trials.values()), ())
-    ]
+    rows = []
+    for name in next(iter(trials.values()), ()):
+        better = "higher" if name in HIGHER_IS_BETTER else "lower"
+        rows.append((name, better, *(f"{scores[name]:.4g}" for scores in trials.values())))
     console.print_table(("mean", "better", *means), rows, right=means)
     if html:
         html.write_text(render_quality_page(means, results), encoding="utf-8")

@@ -2,11 +2,10 @@
 
 import time
 from dataclasses import asdict
-from typing import Annotated
 
-from typer import Argument, Context, Option, Typer
+from typer import Argument, Context, Typer
 
-from bgpipe.pipeline.cli.command_line import examples, open_session
+from bgpipe.pipeline.cli.command_line import examples, flag, open_session
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.http.api_keys import ApiKeys
 
@@ -16,10 +15,8 @@ app = Typer(no_args_is_help=True)
 @app.command(epilog=examples("bgpipe keys add alice", "bgpipe keys add admin --everything"))
 def add(
     context: Context,
-    name: Annotated[str, Argument(metavar="NAME", help="Owner of the key. Jobs belong to a name.")],
-    everything: Annotated[
-        bool, Option("--everything", help="Allow access to the jobs of all owners.")
-    ] = False,
+    name: str = Argument(..., metavar="NAME", help="Owner of the key. Jobs belong to a name."),
+    everything: bool = flag("--everything", help="Allow access to the jobs of all owners."),
 ) -> None:
     """Create a key and print it. Only a digest of it is stored."""
     with open_session(context) as (console, session):
@@ -41,9 +38,7 @@ def list_(context: Context) -> None:
 @app.command(epilog=examples("bgpipe keys revoke alice", "bgpipe keys revoke 3f2a91c0"))
 def revoke(
     context: Context,
-    name: Annotated[
-        str, Argument(metavar="NAME", help="Owner, or the digits that keys list shows.")
-    ],
+    name: str = Argument(..., metavar="NAME", help="Owner, or the digits that keys list shows."),
 ) -> None:
     """Revoke all keys of an owner, or one key, at once."""
     with open_session(context) as (console, session):

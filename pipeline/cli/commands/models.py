@@ -1,19 +1,18 @@
 """`bgpipe models`: the model registry, and the weights on this machine."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
-from typer import Argument, Context, Option, Typer
+from typer import Argument, Context, Typer
 
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.cli import completion
-from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.command_line import LICENCE_HELP, accept_licences, examples, option
 from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.job_options import accept_licences
-from bgpipe.pipeline.cli.parameters import LICENCE_HELP, OptionalTexts
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.models.hub import Hub
 from bgpipe.pipeline.types import ResolvedModel
@@ -26,14 +25,8 @@ COMMERCIAL = {
     "no": "the license of the weights forbids it",
 }
 
-Name = Annotated[
-    str,
-    Argument(
-        metavar="NAME",
-        help="A name that bgpipe models list shows.",
-        autocompletion=completion.all_models,
-    ),
-]
+_name = partial(Argument, metavar="NAME", autocompletion=completion.all_models)
+NAME = _name(..., help="A name that bgpipe models list shows.")
 
 
 @app.command(
@@ -50,31 +43,26 @@ def list_(context: Context) -> None:
         record = _record(name, entry, cache)
         console.print_json(record)
         here = "bundled" if entry.repo is None else "here" if record["path"] else "not here"
-        facts = [
-            name,
-            f"{_input(entry)}, {_megabytes(entry)}",
-            here,
-            f"commercial: {entry.commercial}",
-        ]
+        size = f"{_input(entry)}, {_megabytes(entry)}"
+        facts = (name, size, here, f"commercial: {entry.commercial}")
         about = [entry.summary, entry.repo, f"weights: {entry.license}", f"data: {entry.data}"]
         table.add_row("\n".join(facts), Text("\n".join(filter(None, about))))
     console.render(table)
 
 
 @app.command(epilog=examples("bgpipe models info rmbg-2.0"))
-def info(context: Context, name: Name) -> None:
+def info(context: Context, name: str = NAME) -> None:
     """Show what a model is, where it comes from, its terms, and who states them."""
     console: Console = context.obj
     cache = load_settings().model_folder
     entry = registry.find_entry(name)
     console.print_json(_record(name, entry, cache))
+    origin = f"{entry.repo} at {entry.revision}: {entry.file}, {_megabytes(entry)}"
     rows = {
         "model": f"{name}: {entry.summary}",
         "input": _input(entry),
         "network": f"{entry.backbone}, patches in {entry.patch_order} order",
-        "from": f"{entry.repo} at {entry.revision}: {entry.file}, {_megabytes(entry)}"
-        if entry.repo
-        else "",
+        "from": origin if entry.repo else "",
         "here": str(registry.locate(name, cache=cache) or "no"),
         "weights": entry.license,
         "data": entry.data,
@@ -98,11 +86,10 @@ def info(context: Context, name: Name) -> None:
 )
 def pull(
     context: Context,
-    name: Name,
-    accept_licence: Annotated[
-        OptionalTexts,
-        Option(metavar="NAME", help=LICENCE_HELP, autocompletion=completion.all_models),
-    ] = None,
+    name: str = NAME,
+    accept_licence: list[str] | None = option(
+        metavar="NAME", help=LICENCE_HELP, autocompletion=completion.all_models
+    ),
 ) -> None:
     """Download the weights of a model. Their commit and sha256 are pinned."""
     settings, console = accept_licences(load_settings(), accept_licence), context.obj
@@ -112,15 +99,7 @@ def pull(
 
 @app.command(epilog=examples("bgpipe models verify", "bgpipe models verify birefnet-general"))
 def verify(
-    context: Context,
-    name: Annotated[
-        str | None,
-        Argument(
-            metavar="NAME",
-            help="Default: all on this machine.",
-            autocompletion=completion.all_models,
-        ),
-    ] = None,
+    context: Context, name: str | None = _name(None, help="Default: all on this machine.")
 ) -> None:
     """Compare the weights on this machine with their pinned sha256."""
     cache = load_settings().model_folder
@@ -130,7 +109,7 @@ def verify(
 
 
 @app.command(epilog=examples("bgpipe models path birefnet-nano"))
-def path(context: Context, name: Name) -> None:
+def path(context: Context, name: str = NAME) -> None:
     """Print the path of a model's weights."""
     model = registry.resolve(name, cache=load_settings().model_folder)
     console: Console = context.obj

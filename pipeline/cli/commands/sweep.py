@@ -2,16 +2,14 @@
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated
 
-from typer import Argument, Context, Exit, Option, Typer
+from typer import Argument, Context, Exit, Typer
 
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.config.sweeps import Sweep
 from bgpipe.pipeline.cli import completion
-from bgpipe.pipeline.cli.command_line import examples
+from bgpipe.pipeline.cli.command_line import WAIT, examples, flag, option
 from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.parameters import Wait
 from bgpipe.pipeline.cli.planning import make_prune, show_dry_run
 from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
 from bgpipe.pipeline.cli.summary import format_summary
@@ -26,28 +24,21 @@ PROBE = ".bgpipe/check"
 
 app = Typer(no_args_is_help=True)
 
-SweepArgument = Annotated[
-    str, Argument(metavar="NAME", help="NAME of [sweeps.NAME].", autocompletion=completion.sweeps)
-]
-
 
 @app.command(epilog=examples("bgpipe sweep run products", "bgpipe sweep run products --dry-run"))
 def run(
     context: Context,
-    name: SweepArgument,
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Count what a run would do, without running it.")
-    ] = False,
-    prune_: Annotated[bool, Option("--prune", help="Remove cutouts whose source is gone.")] = False,
-    wait: Wait = None,
-    due: Annotated[
-        datetime | None,
-        Option(
-            metavar="TIME",
-            formats=["%Y-%m-%dT%H:%M:%S%z"],
-            help="Scheduled start of this run, for its deadline.",
-        ),
-    ] = None,
+    name: str = Argument(
+        ..., metavar="NAME", help="NAME of [sweeps.NAME].", autocompletion=completion.sweeps
+    ),
+    dry_run: bool = flag("--dry-run", help="Count what a run would do, without running it."),
+    prune_: bool = flag("--prune", help="Remove cutouts whose source is gone."),
+    wait: bool | None = WAIT,
+    due: datetime | None = option(
+        metavar="TIME",
+        formats=["%Y-%m-%dT%H:%M:%S%z"],
+        help="Scheduled start of this run, for its deadline.",
+    ),
 ) -> None:
     """Run a sweep now, until its deadline."""
     console: Console = context.obj

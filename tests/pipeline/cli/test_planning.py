@@ -9,7 +9,7 @@ import pytest
 
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.cli.commands.submit import SubmitOptions
-from bgpipe.pipeline.cli.job_options import parse_assignments
+from bgpipe.pipeline.cli.planning import parse_assignments
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.planning.recipe import (
     apply_changes,
