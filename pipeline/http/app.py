@@ -1,17 +1,15 @@
 """The ASGI application: routes, middleware, and what lives as long as it does."""
 
-from __future__ import annotations
-
 import importlib.metadata
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
 
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.formparsers import MultiPartParser
 
+from bgpipe.config.settings import Settings
 from bgpipe.pipeline.http.background import MaintenanceLoop, embedded_worker
 from bgpipe.pipeline.http.body_limits import BODY_BYTES, BodyLimitMiddleware
 from bgpipe.pipeline.http.comfyui import routes as comfyui
@@ -20,9 +18,6 @@ from bgpipe.pipeline.http.middleware import AuthMiddleware, HeadMiddleware
 from bgpipe.pipeline.http.problems import DOCUMENTED, HANDLERS
 from bgpipe.pipeline.http.routes import browser, items, jobs, removebg, service, uploads
 from bgpipe.pipeline.processes import background_thread
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
 
 SPOOL_BYTES = 1 << 16
 """Size above which an image of a form is buffered on disk: a form may have a thousand."""

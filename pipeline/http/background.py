@@ -1,7 +1,5 @@
 """The embedded dispatcher and worker, and the maintenance of jobs, which one server leads at a time."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal
@@ -11,11 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.errors import BgpipeError, RedisUnavailable, Unavailable
+from bgpipe.pipeline.http.dependencies import AppState
 from bgpipe.pipeline.http.schemas import job_body
 from bgpipe.pipeline.jobs.scripts import run_script
 from bgpipe.pipeline.jobs.store import JobNotFound
@@ -23,9 +22,6 @@ from bgpipe.pipeline.processes import background_thread
 from bgpipe.pipeline.scheduling.dispatcher import CLEANING_INTERVAL
 from bgpipe.pipeline.scheduling.webhook import post_webhook
 from bgpipe.pipeline.types import DAY_SECONDS, JobId, JobState
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.http.dependencies import AppState
 
 CONCURRENCY = 8
 """Listings and webhooks that one server runs at once."""

@@ -1,21 +1,15 @@
 """Middleware: the size and speed of request bodies, enforced before anything is parsed."""
 
-from __future__ import annotations
-
 import re
 import time
-from typing import TYPE_CHECKING
 
 import anyio
 from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import Code
 from bgpipe.pipeline.http.problems import Problem
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from bgpipe.config.settings import Settings
 
 BODY_BYTES = 1 << 16
 """Maximum size of a body, and of what a form has besides its images."""

@@ -1,31 +1,26 @@
 """Dependencies of the endpoints: the application's state and the caller."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import BoundedSemaphore
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, cast
 
 import anyio
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPBearer
 
+from bgpipe.config.settings import Settings
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.http.api_keys import ApiKey, ApiKeys
 from bgpipe.pipeline.http.uploads import UploadStore
 from bgpipe.pipeline.images.limits import Limits
-from bgpipe.pipeline.jobs.store import JobNotFound
+from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.monitoring.collectors import ClusterCollector
 from bgpipe.pipeline.session import Session, open_session
 from bgpipe.pipeline.types import Job, JobId
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.jobs.store import JobStore
 
 RETRY_SECONDS = 3.0
 """Seconds for which a request waits for Redis."""

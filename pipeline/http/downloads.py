@@ -1,7 +1,5 @@
 """Stored objects as responses: whole, by Range (RFC 9110, section 14), or all cutouts as one ZIP."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re
@@ -9,22 +7,19 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 from zipfile import ZipFile, ZipInfo
 
+from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from bgpipe.config.output import MEDIA_TYPES
 from bgpipe.pipeline.errors import Code, ItemError, PermanentError
 from bgpipe.pipeline.jobs.items import ItemState
-
-if TYPE_CHECKING:
-    from fastapi import Request
-
-    from bgpipe.pipeline.jobs.store import JobStore
-    from bgpipe.pipeline.storage.base import Store
-    from bgpipe.pipeline.types import Job, ObjectInfo
+from bgpipe.pipeline.jobs.store import JobStore
+from bgpipe.pipeline.storage.base import Store
+from bgpipe.pipeline.types import Job, ObjectInfo
 
 CHUNK_BYTES = 1 << 20
 PAGE_ITEMS = 500

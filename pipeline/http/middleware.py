@@ -7,30 +7,23 @@ the server's own. A proxy that adds no header and speaks HTTP/1.1 cannot be dete
 `serve.public_url` or `serve.keys`.
 """
 
-from __future__ import annotations
-
 import base64
 import re
 import time
 from contextlib import suppress
 from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from anyio import CancelScope, to_thread
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bgpipe.config.settings import ServeSettings
 from bgpipe.pipeline.errors import BgpipeError
-from bgpipe.pipeline.http.api_keys import LOCAL_OWNER, MINUTE, ApiKey
+from bgpipe.pipeline.http.api_keys import LOCAL_OWNER, MINUTE, ApiKey, ApiKeys
 from bgpipe.pipeline.http.dependencies import get_state
 from bgpipe.pipeline.http.problems import REMOVEBG, Problem, problem_of, problem_response
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from bgpipe.config.settings import ServeSettings
-    from bgpipe.pipeline.http.api_keys import ApiKeys
 
 HEADERS = {
     "Content-Security-Policy": (

@@ -1,30 +1,25 @@
 """From a request to a job: checks, recipe, submission."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from contextlib import suppress
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx2
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import NoImages, UsageError
+from bgpipe.pipeline.http.dependencies import AppState
 from bgpipe.pipeline.http.problems import Problem
+from bgpipe.pipeline.http.schemas import CutoutOptions
 from bgpipe.pipeline.jobs.scripts import run_script
 from bgpipe.pipeline.jobs.store import new_job_id
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe as recipes
 from bgpipe.pipeline.storage.base import S3, contains, is_safe_key
 from bgpipe.pipeline.types import Job, JobId, Output
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.http.dependencies import AppState
-    from bgpipe.pipeline.http.schemas import CutoutOptions
 
 RETRY_AFTER = 10
 """Seconds after which a full queue may have room."""

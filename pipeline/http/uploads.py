@@ -4,27 +4,22 @@
 <root>/<owner>/results/<job>/<name>.png    the cutouts of one job
 """
 
-from __future__ import annotations
-
 import re
 import secrets
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.images.decode import validate_header
-from bgpipe.pipeline.storage.base import is_hidden, is_image_name, is_safe_key
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.broker.client import RedisClient
-    from bgpipe.pipeline.images.limits import Limits
-    from bgpipe.pipeline.storage.base import Store
-    from bgpipe.pipeline.storage.factory import StoreFactory
-    from bgpipe.pipeline.types import JobId
+from bgpipe.pipeline.images.limits import Limits
+from bgpipe.pipeline.storage.base import Store, is_hidden, is_image_name, is_safe_key
+from bgpipe.pipeline.storage.factory import StoreFactory
+from bgpipe.pipeline.types import JobId
 
 UPLOAD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NAME_BYTES, PART_BYTES = 700, 200

@@ -1,14 +1,12 @@
 """What the routes depend on: the caller's prompts and images, the JSON body, errors in ComfyUI's shape."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-from fastapi import Depends
+from fastapi import Depends, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.requests import HTTPConnection, Request
 from fastapi.responses import JSONResponse
@@ -22,9 +20,6 @@ from bgpipe.pipeline.http.comfyui.input_images import InputImages
 from bgpipe.pipeline.http.comfyui.prompt_store import Prompt, PromptStore
 from bgpipe.pipeline.http.dependencies import AppState, get_caller, get_state
 from bgpipe.pipeline.http.problems import Problem, problem_of
-
-if TYPE_CHECKING:
-    from fastapi import Response
 
 HISTORY = 1000
 """Maximum number of prompts listed, the newest ones."""

@@ -1,23 +1,16 @@
 """The state of a prompt in ComfyUI's terms: its entry in the history, its events on the websocket."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.comfyui import node_types
-from bgpipe.pipeline.jobs.store import JobNotFound
-from bgpipe.pipeline.types import JobState
+from bgpipe.pipeline.comfyui.graph import Json
+from bgpipe.pipeline.http.comfyui.prompt_store import Prompt
+from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
+from bgpipe.pipeline.types import Failure, JobState, JobSummary
 
-if TYPE_CHECKING:
-    from bgpipe.pipeline.comfyui.graph import Json
-    from bgpipe.pipeline.http.comfyui.prompt_store import Prompt
-    from bgpipe.pipeline.jobs.store import JobStore
-    from bgpipe.pipeline.types import Failure, JobSummary
-
-Event = tuple[str, dict[str, "Json"]]
+Event = tuple[str, dict[str, Json]]
 """The event's type and data."""
 
 

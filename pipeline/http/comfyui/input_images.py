@@ -1,22 +1,18 @@
 """Images uploaded for `LoadImage`: each is an upload by itself, to which a name refers."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.http.comfyui.prompt_store import digest_of
+from bgpipe.pipeline.http.dependencies import AppState
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.submission import touch_folder
 from bgpipe.pipeline.http.uploads import validate_name
 from bgpipe.pipeline.types import DAY_SECONDS
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.http.dependencies import AppState
 
 INPUT_MARK = " [input]"
 """An optional ending of a name in a graph."""

@@ -1,22 +1,17 @@
 """Posted prompts in Redis: records that never change; their progress is that of their jobs."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from pydantic import TypeAdapter
+from redis.client import Pipeline
 
 from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.comfyui.graph import Graph, Json
 from bgpipe.pipeline.types import DAY_SECONDS, JobId
-
-if TYPE_CHECKING:
-    from redis.client import Pipeline
-
-    from bgpipe.pipeline.broker.client import RedisClient
 
 PENDING_PER_CLIENT = 100
 """Prompts of one client whose events are kept until it connects."""

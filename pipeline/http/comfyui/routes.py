@@ -1,18 +1,17 @@
 """ComfyUI's routes under / and under /api: prompts, images, files, and what the server supports."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 
+from bgpipe.pipeline.comfyui.graph import Json
 from bgpipe.pipeline.comfyui.node_types import make_node_types
 from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.http.comfyui import user_files, websocket
@@ -29,14 +28,10 @@ from bgpipe.pipeline.http.downloads import Download
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.submission import check_queue_capacity
 from bgpipe.pipeline.http.uploads import validate_name
-from bgpipe.pipeline.images.preview import put_alpha, render_channels
+from bgpipe.pipeline.images.preview import Channels, Encoding, put_alpha, render_channels
 from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.comfyui.graph import Json
-    from bgpipe.pipeline.images.preview import Channels, Encoding
-    from bgpipe.pipeline.storage.base import Store
+from bgpipe.pipeline.storage.base import Store
 
 COMFYUI_VERSION = "0.3.64"
 """The version of ComfyUI whose interface this is."""

@@ -1,7 +1,5 @@
 """From a posted prompt to jobs: one for each different cutout of its outputs."""
 
-from __future__ import annotations
-
 import logging
 import re
 import time
@@ -9,21 +7,17 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.comfyui.graph import WorkflowError, no_prompt
+from bgpipe.pipeline.comfyui.graph import Json, WorkflowError, no_prompt
 from bgpipe.pipeline.comfyui.interpreter import CutoutSpec, OutputNode, Workflow, read_workflow
 from bgpipe.pipeline.comfyui.ui_format import is_ui_format
 from bgpipe.pipeline.errors import ModelUnavailable, UsageError
+from bgpipe.pipeline.http.comfyui.dependencies import PromptService
 from bgpipe.pipeline.http.comfyui.prompt_store import OutputFile, Prompt, PromptStore
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.submission import check_new_job, submit
 from bgpipe.pipeline.planning.recipe import build_recipe
 from bgpipe.pipeline.types import Job, JobId, Output
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.comfyui.graph import Json
-    from bgpipe.pipeline.http.comfyui.dependencies import PromptService
 
 CLIENT_ID_LENGTH = 200
 PREVIEW_PREFIX = "ComfyUI_temp"

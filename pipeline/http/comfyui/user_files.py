@@ -1,22 +1,18 @@
 """Settings and small files that clients keep on the server."""
 
-from __future__ import annotations
-
 import json
 import time
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.comfyui.graph import Json
 from bgpipe.pipeline.http.comfyui.dependencies import Body, ComfyRoute, Service
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.uploads import validate_name
 from bgpipe.pipeline.types import DAY_SECONDS
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.comfyui.graph import Json
 
 MAX_FILES, MAX_BYTES = 32, 250_000
 """Of one caller: Redis stores them."""

@@ -1,24 +1,17 @@
 """/ws: the events by which clients wait for their prompts, derived from the jobs in Redis."""
 
-from __future__ import annotations
-
 import time
 import uuid
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import anyio
 from anyio import to_thread
 from fastapi import WebSocket, WebSocketDisconnect
 
+from bgpipe.pipeline.comfyui.graph import Json
 from bgpipe.pipeline.errors import BgpipeError
-from bgpipe.pipeline.http.comfyui.dependencies import get_service
-from bgpipe.pipeline.http.comfyui.history import PromptStatus, read_prompt_state
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.comfyui.graph import Json
-    from bgpipe.pipeline.http.comfyui.dependencies import PromptService
-    from bgpipe.pipeline.http.comfyui.history import Event, PromptState
+from bgpipe.pipeline.http.comfyui.dependencies import PromptService, get_service
+from bgpipe.pipeline.http.comfyui.history import Event, PromptState, PromptStatus, read_prompt_state
 
 BUSY_POLL, IDLE_POLL = 0.1, 0.5
 """Seconds between two reads, with and without open prompts of the client."""

@@ -1,7 +1,5 @@
 """/v1.0/removebg: an image in, its cutout out, in the shape of remove.bg's API 1.0 (infra/docs/http.md)."""
 
-from __future__ import annotations
-
 import base64
 import json
 import time
