@@ -11,10 +11,14 @@ from starlette.formparsers import MultiPartParser
 
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.http.background import MaintenanceLoop, embedded_worker
-from bgpipe.pipeline.http.body_limits import BODY_BYTES, BodyLimitMiddleware
 from bgpipe.pipeline.http.comfyui import routes as comfyui
 from bgpipe.pipeline.http.dependencies import open_state
-from bgpipe.pipeline.http.middleware import AuthMiddleware, HeadMiddleware
+from bgpipe.pipeline.http.middleware import (
+    BODY_BYTES,
+    AuthMiddleware,
+    BodyLimitMiddleware,
+    HeadMiddleware,
+)
 from bgpipe.pipeline.http.problems import DOCUMENTED, HANDLERS
 from bgpipe.pipeline.http.routes import browser, items, jobs, removebg, service, uploads
 from bgpipe.pipeline.processes import background_thread

@@ -17,9 +17,9 @@ from starlette.types import Message
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http import submission
-from bgpipe.pipeline.http.body_limits import ENCODED_BYTES
 from bgpipe.pipeline.http.dependencies import AppState, Caller, State
 from bgpipe.pipeline.http.downloads import CHUNK_BYTES
+from bgpipe.pipeline.http.middleware import ENCODED_BYTES
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.routes.jobs import delete_job
 from bgpipe.pipeline.http.schemas import CutoutOptions, Value
