@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
@@ -16,9 +17,10 @@ from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.errors import BgpipeError, RedisUnavailable, Unavailable
 from bgpipe.pipeline.http.dependencies import AppState
 from bgpipe.pipeline.http.schemas import job_body
+from bgpipe.pipeline.http.submission import remove_folder
 from bgpipe.pipeline.jobs.scripts import run_script
 from bgpipe.pipeline.jobs.store import JobNotFound
-from bgpipe.pipeline.processes import background_thread
+from bgpipe.pipeline.processes import background_thread, start_daemon
 from bgpipe.pipeline.scheduling.dispatcher import CLEANING_INTERVAL
 from bgpipe.pipeline.scheduling.webhook import post_webhook
 from bgpipe.pipeline.types import DAY_SECONDS, JobId, JobState
@@ -102,21 +104,16 @@ class MaintenanceLoop:
 
     def _start(self, job: str, task: Callable[[], None]) -> None:
         """Run `task` in a thread, unless it runs already or too many do."""
-        if job in self._tasks or len(self._tasks) >= CONCURRENCY:
-            return
+        if job not in self._tasks and len(self._tasks) < CONCURRENCY:
+            self._tasks[job], result = start_daemon(f"maintenance {job}", task)
+            result.add_done_callback(partial(self._end, job))
 
-        def run() -> None:
-            try:
-                task()
-            except BgpipeError as error:
-                fields = {"job": job, "error": error}
-                log.warning("maintenance failed", extra={"fields": fields})
-            finally:
-                del self._tasks[job]
-
-        thread = threading.Thread(target=run, name=f"maintenance {job}", daemon=True)
-        self._tasks[job] = thread
-        thread.start()
+    def _end(self, job: str, result: Future[None]) -> None:
+        del self._tasks[job]
+        if error := result.exception():
+            trace = None if isinstance(error, BgpipeError) else error
+            fields = {"job": job, "error": error}
+            log.warning("maintenance failed", exc_info=trace, extra={"fields": fields})
 
     def _list(self, job_id: JobId) -> None:
         """List an open job, unless another process does."""
@@ -140,16 +137,9 @@ class MaintenanceLoop:
         self._client.zrem(keys.SERVED, f"{owner}/{job_id}")
 
     def _remove(self, folder: str) -> None:
-        """Remove a folder of uploads, or one of results together with its job."""
-        owner, kind, name = folder.split("/")
         try:
-            if kind == "results":
-                with suppress(JobNotFound):
-                    self._state.jobs.forget(JobId(name))
-                self._client.zrem(keys.of_owner(owner), name)
-            self._state.session.stores.open(f"{self._state.uploads.root}/{folder}").clear()
+            remove_folder(self._state, folder)
         except BgpipeError as error:  # the job is open, or the store unavailable: retried later
             log.warning("cannot remove", extra={"fields": {"folder": folder, "error": error}})
-            return
-        self._client.zrem(keys.FOLDERS, folder)
-        log.info("removed", extra={"fields": {"folder": folder}})
+        else:
+            log.info("removed", extra={"fields": {"folder": folder}})

@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 from zipfile import ZipFile, ZipInfo
@@ -30,40 +29,36 @@ FILE_MODE = 0o100644
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
-@dataclass(frozen=True, slots=True)
-class Download:
-    """An object of `store`, offered as a file to save."""
+def download(request: Request, store: Store, info: ObjectInfo) -> Response:
+    """Return an object of `store` as a file to save, or the part of it that is requested.
 
-    store: Store
-    info: ObjectInfo
-
-    def respond(self, request: Request) -> Response:
-        """Return 304 for a current copy, 206 for one range, 416 for one outside, else 200."""
-        tag, size, key = etag_of(self.info), self.info.size, self.info.key
-        headers = {
-            "ETag": tag,
-            "Accept-Ranges": "bytes",
-            "Cache-Control": "private, no-cache",
-            "Content-Disposition": attachment(key.rpartition("/")[2]),
-        }
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers=headers)
-        status, part = 200, range(size)
-        if request.headers.get("if-range", tag) == tag:
-            requested = _parse_range(request.headers.get("range", ""), size)
-            status, part = (200, part) if requested is None else (206, requested)
-        if status == 206 and not part:
-            headers["Content-Range"] = f"bytes */{size}"
-            return Response(status_code=416, headers=headers)
-        if status == 206:
-            headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
-        headers["Content-Length"] = str(len(part))
-        media_type = MEDIA_TYPES.get(key[key.rfind(".") :].lower(), "application/octet-stream")
-        return StreamingResponse(self._read(part), status, headers, media_type)
-
-    def _read(self, part: range) -> Iterator[bytes]:
-        for start in part[::CHUNK_BYTES]:
-            yield self.store.read_range(self.info.key, start, min(CHUNK_BYTES, part.stop - start))
+    304 for a current copy, 206 for one range, 416 for one outside, else 200.
+    """
+    tag, size, key = etag_of(info), info.size, info.key
+    headers = {
+        "ETag": tag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, no-cache",
+        "Content-Disposition": attachment(key.rpartition("/")[2]),
+    }
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    status, part = 200, range(size)
+    is_same = request.headers.get("if-range", tag) == tag
+    requested = _parse_range(request.headers.get("range", ""), size) if is_same else None
+    if requested == range(0):
+        headers["Content-Range"] = f"bytes */{size}"
+        return Response(status_code=416, headers=headers)
+    if requested:
+        status, part = 206, requested
+        headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
+    headers["Content-Length"] = str(len(part))
+    media_type = MEDIA_TYPES.get(key[key.rfind(".") :].lower(), "application/octet-stream")
+    chunks = (
+        store.read_range(key, start, min(CHUNK_BYTES, part.stop - start))
+        for start in part[::CHUNK_BYTES]
+    )
+    return StreamingResponse(chunks, status, headers, media_type)
 
 
 def object_info(store: Store, key: str) -> ObjectInfo:

@@ -15,7 +15,7 @@ from bgpipe.pipeline.http.dependencies import AppState
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.schemas import CutoutOptions
 from bgpipe.pipeline.jobs.scripts import run_script
-from bgpipe.pipeline.jobs.store import new_job_id
+from bgpipe.pipeline.jobs.store import JobNotFound, new_job_id
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe as recipes
 from bgpipe.pipeline.storage.base import S3, contains, is_safe_key
@@ -94,7 +94,9 @@ def register_job(state: AppState, job: Job) -> None:
     lists = [keys.of_open_jobs(job.owner), keys.of_owner(job.owner), keys.SERVED]
     values = job.id, f"{job.owner}/{job.id}", job.created, state.settings.serve.open_jobs
     _check_open_jobs(run_script(state.session.client, "register", lists, *values))
-    touch_folder(state, f"{job.owner}/results/{job.id}")
+    state.uploads.touch(f"{job.owner}/results/{job.id}")
+    if upload := state.uploads.id_at(job.source):
+        state.uploads.touch(f"{job.owner}/uploads/{upload}")
 
 
 def _check_open_jobs(excess: int) -> None:
@@ -103,9 +105,19 @@ def _check_open_jobs(excess: int) -> None:
         raise Problem(429, "too-many-jobs", detail, RETRY_AFTER)
 
 
-def touch_folder(state: AppState, folder: str) -> None:
-    """Record that a folder below the uploads' root is in use; it expires `serve.keep_days` later."""
-    state.session.client.zadd(keys.FOLDERS, {folder: time.time()})
+def remove_folder(state: AppState, folder: str) -> None:
+    """Remove a folder of uploads, or one of results together with its job.
+
+    Raises UsageError if the job is open.
+    """
+    owner, kind, name = folder.split("/")
+    client = state.session.client
+    if kind == "results":
+        with suppress(JobNotFound):
+            state.jobs.forget(JobId(name))
+        client.zrem(keys.of_owner(owner), name)
+    state.session.stores.open(f"{state.uploads.root}/{folder}").clear()
+    client.zrem(keys.FOLDERS, folder)
 
 
 def check_queue_capacity(state: AppState) -> None:

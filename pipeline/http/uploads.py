@@ -6,6 +6,7 @@
 
 import re
 import secrets
+import time
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
@@ -36,10 +37,6 @@ class UploadStore:
     limits: Limits
     quota: int
     """Bytes that an owner may store."""
-
-    def new_id(self) -> str:
-        """Return an id that cannot be guessed."""
-        return secrets.token_urlsafe(16)
 
     def location(self, owner: str, upload: str) -> str:
         if not UPLOAD_ID.fullmatch(upload):
@@ -74,8 +71,13 @@ class UploadStore:
         if not is_image_name(key.rpartition("/")[2]):
             key = f"{key}.{file_format.lower()}"
         self._reserve(owner, len(data))
+        self.touch(f"{owner}/uploads/{upload}")
         self.open(owner, upload).write(key, data)
         return key
+
+    def touch(self, folder: str) -> None:
+        """Record that a folder below the root is in use; it expires `serve.keep_days` later."""
+        self.client.zadd(keys.FOLDERS, {folder: time.time()})
 
     def _reserve(self, owner: str, size: int) -> None:
         used = int(self.client.hincrby(keys.USAGE, owner, size))
@@ -101,6 +103,11 @@ class UploadStore:
         usage.subtract({owner.decode(): int(size) for owner, size in before.items()})
         for owner, change in usage.items():
             self.client.hincrby(keys.USAGE, owner, change)
+
+
+def new_upload_id() -> str:
+    """Return an id that cannot be guessed."""
+    return secrets.token_urlsafe(16)
 
 
 def validate_name(name: str) -> str:

@@ -10,8 +10,7 @@ from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.http.comfyui.prompt_store import digest_of
 from bgpipe.pipeline.http.dependencies import AppState
 from bgpipe.pipeline.http.problems import Problem
-from bgpipe.pipeline.http.submission import touch_folder
-from bgpipe.pipeline.http.uploads import validate_name
+from bgpipe.pipeline.http.uploads import new_upload_id, validate_name
 from bgpipe.pipeline.types import DAY_SECONDS
 
 INPUT_MARK = " [input]"
@@ -50,10 +49,6 @@ class InputImages:
         exists = self._state.uploads.open(self._owner, upload).head(key)
         return InputImage(upload, key) if exists else None
 
-    def touch(self, upload: str) -> None:
-        """Record that an image is in use now, which postpones its removal."""
-        touch_folder(self._state, f"{self._owner}/uploads/{upload}")
-
     def names(self) -> list[str]:
         """Return the names of the newest images, sorted."""
         index = keys.input_images_of(self._owner)
@@ -69,8 +64,7 @@ class InputImages:
         """
         requested = validate_name(name)
         path = PurePosixPath(requested)
-        upload = self._state.uploads.new_id()
-        self.touch(upload)
+        upload = new_upload_id()
         key = self._state.uploads.write(self._owner, upload, path.name, data)
         for number in range(SAME_NAME):
             numbered = str(path.with_stem(f"{path.stem} ({number})")) if number else requested

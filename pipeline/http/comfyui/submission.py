@@ -136,7 +136,6 @@ def _make_job(service: PromptService, job_id: JobId, spec: CutoutSpec) -> Job:
     image = service.images.find(spec.photo)
     if image is None:  # removed since validation
         raise Problem(404, "unknown-photo", f"image not found: {spec.photo}")
-    service.images.touch(image.upload)
     state, preset, output = service.state, spec.preset, Output()
     if spec.is_mask:
         preset, output = replace(preset, background="", foreground=False), Output(format="mask")

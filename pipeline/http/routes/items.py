@@ -8,9 +8,9 @@ from fastapi.responses import Response, StreamingResponse
 from bgpipe.config.output import MEDIA_TYPES
 from bgpipe.pipeline.http.dependencies import KEYED, Caller, OwnJob, State, get_own_job
 from bgpipe.pipeline.http.downloads import (
-    Download,
     attachment,
     document_file,
+    download,
     etag_of,
     object_info,
     stream_zip,
@@ -40,8 +40,6 @@ def get_own_item(state: State, caller: Caller, job: str, index: Index) -> tuple[
 
 OwnItem = Annotated[tuple[Job, ItemView], Depends(get_own_item)]
 """The job and the item in the path, which the caller may see."""
-
-
 OutputName = Annotated[str, Query(max_length=40)]
 
 
@@ -80,7 +78,7 @@ def download_result(
     """The cutout, or one of its named outputs, by default the first; parts of it by Range."""
     job, view = own
     target = state.session.stores.open(job.out)
-    return Download(target, object_info(target, _target_key(job, view, output))).respond(request)
+    return download(request, target, object_info(target, _target_key(job, view, output)))
 
 
 @router.get("/jobs/{job}/items/{index}/preview", response_class=Response, responses=PREVIEW)

@@ -21,8 +21,7 @@ from bgpipe.pipeline.http.downloads import CHUNK_BYTES
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.routes.uploads import store_files
 from bgpipe.pipeline.http.schemas import JobBody, JobForm, JobPage, JobRequest, job_body
-from bgpipe.pipeline.http.submission import touch_folder
-from bgpipe.pipeline.http.uploads import upload_not_found
+from bgpipe.pipeline.http.uploads import new_upload_id, upload_not_found
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.types import CLOSED_STATES, Job, JobId, JobState
 
@@ -58,7 +57,6 @@ def create_job(
         source = state.uploads.location(caller.name, request.upload)
         if not state.uploads.count(caller.name, request.upload, 1):
             raise upload_not_found(request.upload)
-        touch_folder(state, f"{caller.name}/uploads/{request.upload}")
     else:
         source = submission.check_source(state, request.source)
     job = submission.make_job(state, caller.name, source, request, idempotency_key)
@@ -77,11 +75,10 @@ def create_job_from_images(
     """Upload images and make cutouts of them in one request; if one is refused, all are."""
     options = form.to_options()
     submission.check_new_job(state, caller.name, options.on_finish)
-    upload = _content_id(form.files, idempotency_key) if idempotency_key else state.uploads.new_id()
+    upload = _content_id(form.files, idempotency_key) if idempotency_key else new_upload_id()
     source = state.uploads.location(caller.name, upload)
     job = submission.make_job(state, caller.name, source, options, idempotency_key)
     if not _is_repeated(state.jobs, job, idempotency_key):
-        touch_folder(state, f"{caller.name}/uploads/{upload}")
         store_files(state, caller.name, upload, form.files)
     return _submit_once(state, job, response, idempotency_key)
 
@@ -143,11 +140,10 @@ def retry_job(state: State, job: OwnJob) -> JobBody:
 def delete_job(state: State, job: OwnJob) -> None:
     """Forget a closed job, and remove its cutouts if the server stores them."""
     with _conflicts():
-        state.jobs.forget(job.id)
-    state.session.client.zrem(keys.of_owner(job.owner), job.id)
-    state.session.client.zrem(keys.FOLDERS, f"{job.owner}/results/{job.id}")
-    if job.owner and job.out == state.uploads.results_location(job.owner, job.id):
-        state.session.stores.open(job.out).clear()
+        if job.owner:
+            submission.remove_folder(state, f"{job.owner}/results/{job.id}")
+        else:  # a command's
+            state.jobs.forget(job.id)
 
 
 STREAM: dict[int | str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BeforeValidator, Field, ValidationError
 from starlette.types import Message
 
-from bgpipe.pipeline.broker import keys
+from bgpipe.config.output import MEDIA_TYPES
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http import submission
 from bgpipe.pipeline.http.dependencies import AppState, Caller, State
@@ -23,6 +23,7 @@ from bgpipe.pipeline.http.middleware import ENCODED_BYTES
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.routes.jobs import delete_job
 from bgpipe.pipeline.http.schemas import CutoutOptions, Value
+from bgpipe.pipeline.http.uploads import new_upload_id
 from bgpipe.pipeline.images.arrangement import Arranged, Arrangement, arrange
 from bgpipe.pipeline.types import CLOSED_STATES, Job
 
@@ -33,21 +34,8 @@ SECONDS, POLL = 60.0, 0.1
 SEPARATORS = 200
 """Maximum number of brackets and commas in a JSON body, which is flat."""
 PRESETS = {"person": "portraits", "product": "products"}
-PLAIN: dict[str, Value] = {
-    "crop": False,
-    "canvas": "",
-    "size": "",
-    "background": "",
-    "shadow": 0.0,
-    "outline": "",
-}
+PLAIN = dict[str, Value](crop=False, canvas="", size="", background="", shadow=0.0, outline="")
 """What a preset may do to a cutout, and `arrange` does here."""
-MEDIA_TYPES = {
-    "jpg": "image/jpeg",
-    "png": "image/png",
-    "webp": "image/webp",
-    "zip": "application/zip",
-}
 
 
 def _decode(text: object) -> UploadFile:
@@ -158,14 +146,12 @@ async def remove_background(
         data = {f"foreground_{name}": value for name, value in box.items()}
         encoded = base64.b64encode(arranged.data).decode()
         return JSONResponse({"data": {"result_b64": encoded} | data}, headers=headers)
-    return Response(arranged.data, 200, headers, MEDIA_TYPES[arranged.format])
+    return Response(arranged.data, 200, headers, MEDIA_TYPES[f".{arranged.format}"])
 
 
 def _start(state: AppState, owner: str, parameters: Parameters) -> Job:
     submission.check_new_job(state, owner)
-    upload = state.uploads.new_id()
-    folder = f"{owner}/uploads/{upload}"
-    submission.touch_folder(state, folder)
+    upload = new_upload_id()
     with state.image_slots:
         state.uploads.write(owner, upload, "image", parameters.read_image())
     options = CutoutOptions(preset=PRESETS.get(parameters.type, ""), set=PLAIN)
@@ -192,8 +178,7 @@ def _finish(state: AppState, job: Job, parameters: Parameters) -> Arranged:
             arranged = arrange(cutout, parameters, background, limits)
     finally:
         delete_job(state, job)
-        state.session.stores.open(job.source).clear()
-        state.session.client.zrem(keys.FOLDERS, job.source.removeprefix(f"{state.uploads.root}/"))
+        submission.remove_folder(state, job.source.removeprefix(f"{state.uploads.root}/"))
     if arranged is None:
         raise Problem(400, "unknown_foreground", "could not identify a foreground in the image")
     return arranged

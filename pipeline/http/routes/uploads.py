@@ -10,8 +10,8 @@ from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, State
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.schemas import UploadBody
-from bgpipe.pipeline.http.submission import check_queue_capacity, touch_folder
-from bgpipe.pipeline.http.uploads import UPLOAD_ID
+from bgpipe.pipeline.http.submission import check_queue_capacity
+from bgpipe.pipeline.http.uploads import UPLOAD_ID, new_upload_id
 
 router = APIRouter(prefix="/v1", tags=["uploads"], dependencies=KEYED)
 
@@ -20,12 +20,10 @@ Files = Annotated[list[UploadFile], File(min_length=1)]
 
 
 @router.post("/uploads", status_code=201)
-def create_upload(state: State, caller: Caller) -> UploadBody:
+def create_upload(state: State) -> UploadBody:
     """Create an empty upload."""
     check_queue_capacity(state)
-    upload = state.uploads.new_id()
-    touch_folder(state, f"{caller.name}/uploads/{upload}")
-    return UploadBody(upload=upload, files=[])
+    return UploadBody(upload=new_upload_id(), files=[])
 
 
 @router.post("/uploads/{upload}/files", status_code=201)

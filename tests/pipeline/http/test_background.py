@@ -20,7 +20,8 @@ pytest.importorskip("fastapi")
 from bgpipe.pipeline.http.background import MaintenanceLoop
 from bgpipe.pipeline.http.dependencies import AppState, open_state
 from bgpipe.pipeline.http.schemas import CutoutOptions
-from bgpipe.pipeline.http.submission import make_job, register_job, submit, touch_folder
+from bgpipe.pipeline.http.submission import make_job, register_job, submit
+from bgpipe.pipeline.http.uploads import new_upload_id
 
 DAY = 86_400.0
 
@@ -49,9 +50,8 @@ def state(
 @pytest.fixture
 def job(state: AppState, photo: Callable[..., Path]) -> Job:
     """Return a job of an upload, not yet opened."""
-    upload = state.uploads.new_id()
+    upload = new_upload_id()
     state.uploads.write("anna", upload, "a.png", photo("a.png").read_bytes())
-    touch_folder(state, f"anna/uploads/{upload}")
     return make_job(state, "anna", state.uploads.location("anna", upload), CutoutOptions())
 
 
