@@ -20,7 +20,7 @@ from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.monitoring.collectors import ClusterCollector
 from bgpipe.pipeline.session import Session, open_session
-from bgpipe.pipeline.types import Job, JobId
+from bgpipe.pipeline.types import DAY_SECONDS, Job, JobId
 
 RETRY_SECONDS = 3.0
 """Seconds for which a request waits for Redis."""
@@ -49,6 +49,11 @@ class AppState:
     @property
     def jobs(self) -> JobStore:
         return self.session.jobs
+
+    @property
+    def keep_seconds(self) -> int:
+        """Seconds for which Redis keeps records of clients, at least 1."""
+        return max(1, int(self.settings.serve.keep_days * DAY_SECONDS))
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Images uploaded for `LoadImage`: each is an upload by itself, to which a name refers."""
 
 import time
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import cast
 
@@ -11,7 +10,6 @@ from bgpipe.pipeline.http.comfyui.prompt_store import digest_of
 from bgpipe.pipeline.http.dependencies import AppState
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.uploads import new_upload_id, validate_name
-from bgpipe.pipeline.types import DAY_SECONDS
 
 INPUT_MARK = " [input]"
 """An optional ending of a name in a graph."""
@@ -20,24 +18,16 @@ SAME_NAME = 1000
 LISTED = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class InputImage:
-    """The image `key` of `upload`."""
-
-    upload: str
-    key: str
-
-
 class InputImages:
     """The images of one owner."""
 
     def __init__(self, state: AppState, owner: str) -> None:
-        self._state = state
-        self._client = state.session.client
-        self._owner = owner
-        self._seconds = max(1, int(state.settings.serve.keep_days * DAY_SECONDS))
+        self._client, self._uploads = state.session.client, state.uploads
+        self._owner, self._seconds = owner, state.keep_seconds
+        self._index = keys.input_images_of(owner)
 
-    def find(self, name: str) -> InputImage | None:
+    def find(self, name: str) -> tuple[str, str] | None:
+        """Return the upload and the key of an image."""
         try:
             plain = validate_name(name.removesuffix(INPUT_MARK))
         except ItemError:
@@ -46,13 +36,12 @@ class InputImages:
         if reference is None:
             return None
         upload, _, key = reference.decode().partition("/")
-        exists = self._state.uploads.open(self._owner, upload).head(key)
-        return InputImage(upload, key) if exists else None
+        exists = self._uploads.open(self._owner, upload).head(key)
+        return (upload, key) if exists else None
 
     def names(self) -> list[str]:
         """Return the names of the newest images, sorted."""
-        index = keys.input_images_of(self._owner)
-        names = cast("list[bytes]", self._client.zrange(index, -LISTED, -1))
+        names = cast("list[bytes]", self._client.zrange(self._index, -LISTED, -1))
         return sorted(name.decode() for name in names)
 
     def write(self, name: str, data: bytes, *, overwrite: bool) -> str:
@@ -65,18 +54,17 @@ class InputImages:
         requested = validate_name(name)
         path = PurePosixPath(requested)
         upload = new_upload_id()
-        key = self._state.uploads.write(self._owner, upload, path.name, data)
+        key = self._uploads.write(self._owner, upload, path.name, data)
         for number in range(SAME_NAME):
             numbered = str(path.with_stem(f"{path.stem} ({number})")) if number else requested
             if self._assign(numbered, f"{upload}/{key}", overwrite=overwrite):
                 return numbered
-            if (other := self.find(numbered)) and self._read(other) == data:
-                return numbered
+            if other := self.find(numbered):
+                upload_id, other_key = other
+                store = self._uploads.open(self._owner, upload_id)
+                if store.read(other_key, self._uploads.limits.max_bytes) == data:
+                    return numbered
         raise Problem(409, "too-many-names", f"too many images of this name: {requested}")
-
-    def _read(self, image: InputImage) -> bytes:
-        store = self._state.uploads.open(self._owner, image.upload)
-        return store.read(image.key, self._state.settings.images.max_bytes)
 
     def _assign(self, name: str, reference: str, *, overwrite: bool) -> bool:
         """Let `name` refer to an image; returns False if it refers to another one that exists."""
@@ -86,10 +74,9 @@ class InputImages:
             if other != reference.encode() and self.find(name):
                 return False
         self._client.set(key, reference, ex=seconds)
-        index = keys.input_images_of(self._owner)
-        self._client.zadd(index, {name: time.time()})
-        self._client.zremrangebyscore(index, "-inf", time.time() - seconds)
-        self._client.expire(index, seconds)
+        self._client.zadd(self._index, {name: time.time()})
+        self._client.zremrangebyscore(self._index, "-inf", time.time() - seconds)
+        self._client.expire(self._index, seconds)
         return True
 
     def _key(self, name: str) -> str:

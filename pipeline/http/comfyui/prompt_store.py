@@ -1,7 +1,9 @@
-"""Posted prompts in Redis: records that never change; their progress is that of their jobs."""
+"""The prompts of one owner in Redis: records that never change; their progress is that of their jobs."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, replace
 from hashlib import blake2b
 from typing import cast
 
@@ -9,71 +11,36 @@ from pydantic import TypeAdapter
 from redis.client import Pipeline
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.broker.client import RedisClient
-from bgpipe.pipeline.comfyui.graph import Graph, Json
-from bgpipe.pipeline.types import DAY_SECONDS, JobId
+from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.http.comfyui.prompts import (
+    OutputFile,
+    Prompt,
+    PromptState,
+    PromptStatus,
+    read_prompt_state,
+)
+from bgpipe.pipeline.http.dependencies import AppState
+from bgpipe.pipeline.types import JobId
 
+HISTORY = 1000
+"""Maximum number of prompts listed, the newest ones."""
+CHECKED_PROMPTS = 20
+"""Open prompts checked when they are counted; the oldest end first."""
 PENDING_PER_CLIENT = 100
 """Prompts of one client whose events are kept until it connects."""
 LISTENER_SECONDS = 3
 """After its last read of events, a client counts as connected for this long."""
 
-
-@dataclass(frozen=True, slots=True)
-class OutputFile:
-    """A file of an output node: the cutout of `job`, or its alpha. Stored as JSON in Redis."""
-
-    node: str
-    filename: str
-    subfolder: str
-    type: str
-    """`output`, or `temp` for a preview."""
-    job: JobId
-    is_mask: bool = False
-
-    @property
-    def reference(self) -> dict[str, str]:
-        """The file as ComfyUI names it."""
-        return {"filename": self.filename, "subfolder": self.subfolder, "type": self.type}
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A posted prompt, stored as JSON in Redis. `created` is Unix time.
-
-    `client`, if not empty, gets events; `kept` are the output files.
-    """
-
-    id: str
-    number: int | float
-    owner: str
-    client: str
-    graph: Graph
-    extra_data: dict[str, Json]
-    outputs: tuple[str, ...]
-    kept: tuple[OutputFile, ...]
-    created: float
-
-    @property
-    def jobs(self) -> list[JobId]:
-        return list(dict.fromkeys(file.job for file in self.kept))
-
-    @property
-    def queue_item(self) -> list[Json]:
-        """The prompt as ComfyUI lists it in queue and history."""
-        return [self.number, self.id, self.graph, self.extra_data, list(self.outputs)]
-
-
 _FILE, _PROMPT = TypeAdapter(OutputFile), TypeAdapter(Prompt)
 
 
 class PromptStore:
-    """The prompts of one owner."""
+    """The prompts of one owner. Its calls block: endpoints that use it are plain `def`."""
 
-    def __init__(self, client: RedisClient, owner: str, keep_days: float) -> None:
-        self._client = client
-        self._owner = owner
-        self._seconds = max(1, int(keep_days * DAY_SECONDS))
+    def __init__(self, state: AppState, owner: str) -> None:
+        self._jobs, self._client = state.jobs, state.session.client
+        self._owner, self._seconds = owner, state.keep_seconds
+        self._listed, self._open = keys.prompts_of(owner), keys.open_prompts_of(owner)
 
     def next_number(self) -> int:
         """Return the number of the next prompt; counts from 0 for all owners."""
@@ -92,8 +59,8 @@ class PromptStore:
 
     def add(self, prompt: Prompt) -> None:
         """Store a prompt whose jobs are open."""
-        listed, pending = keys.prompts_of(self._owner), self._pending_key(prompt.client)
-        indices = {listed: prompt.created, keys.open_prompts_of(self._owner): prompt.number}
+        pending = self._pending_key(prompt.client)
+        indices = {self._listed: prompt.created, self._open: prompt.number}
         if prompt.client:
             indices[pending] = prompt.number
 
@@ -104,64 +71,56 @@ class PromptStore:
             for key, score in indices.items():
                 pipeline.zadd(key, {prompt.id: score})
                 pipeline.expire(key, self._seconds)
-            pipeline.zremrangebyscore(listed, "-inf", prompt.created - self._seconds)
+            pipeline.zremrangebyscore(self._listed, "-inf", prompt.created - self._seconds)
             pipeline.zremrangebyrank(pending, 0, -PENDING_PER_CLIENT - 1)
 
         self._client.run_pipeline(write)
 
-    def read(self, ids: list[str]) -> list[Prompt]:
-        """Return the owner's prompts among these; `ids` must not be empty."""
-        records = self._client.mget([keys.of_prompt(prompt_id) for prompt_id in ids])
-        prompts = [_PROMPT.validate_python(json.loads(record)) for record in records if record]
-        return [prompt for prompt in prompts if prompt.owner == self._owner]
+    def find(self, prompt_id: str) -> list[PromptState]:
+        """Return the owner's prompt of this id, if there is one."""
+        return self._states(self._read([prompt_id]))
 
-    def newest(self, maximum: int) -> list[Prompt]:
-        """Return the newest prompts, oldest first."""
-        return self._list(keys.prompts_of(self._owner), -maximum, -1)
+    def open(self, maximum: int = 0) -> list[PromptState]:
+        """Return the prompts that have not ended, by number; `maximum` of them are checked, or all."""
+        states = self._states(self._list(self._open, 0, maximum - 1))
+        return [state for state in states if not state.has_ended]
 
-    def open(self, maximum: int = 0) -> list[Prompt]:
-        """Return the prompts not marked as ended, by number; at most `maximum` unless it is 0."""
-        return self._list(keys.open_prompts_of(self._owner), 0, maximum - 1)
+    def ended(self) -> list[PromptState]:
+        """Return the newest prompts that have ended, oldest first."""
+        states = self._states(self._list(self._listed, -HISTORY, -1))
+        return [state for state in states if state.has_ended]
 
-    def open_count(self) -> int:
-        return self._client.zcard(keys.open_prompts_of(self._owner))
+    def count_open(self) -> int:
+        self.open(CHECKED_PROMPTS)
+        return self._client.zcard(self._open)
 
     def mark_ended(self, prompt_id: str) -> None:
-        self._client.zrem(keys.open_prompts_of(self._owner), prompt_id)
+        self._client.zrem(self._open, prompt_id)
 
-    def is_withheld(self, prompt: Prompt) -> bool:
-        """Whether the prompt's client is connected and has not received its end.
-
-        Until it has, the prompt counts as running.
-        """
-        if not prompt.client:
-            return False
-
-        def read(pipeline: Pipeline) -> None:
-            pipeline.zscore(keys.open_prompts_of(self._owner), prompt.id)
-            pipeline.zscore(self._pending_key(prompt.client), prompt.id)
-            pipeline.get(self._listener_key(prompt.client))
-
-        return None not in self._client.run_pipeline(read)
-
-    def pending_events(self, client: str) -> list[Prompt]:
+    def unreported(self, client: str) -> list[PromptState]:
         """Return the newest prompts whose end was not yet reported to this client, by number.
 
         The client counts as connected from now on.
         """
         self._client.set(self._listener_key(client), 1, ex=LISTENER_SECONDS)
-        return self._list(self._pending_key(client), -PENDING_PER_CLIENT, -1)
+        prompts = self._list(self._pending_key(client), -PENDING_PER_CLIENT, -1)
+        return [*filter(None, (read_prompt_state(self._jobs, prompt) for prompt in prompts))]
 
     def mark_notified(self, client: str, prompt_id: str) -> None:
         """Record that this client has received the prompt's end."""
         self._client.zrem(self._pending_key(client), prompt_id)
 
+    def cancel(self, prompt: Prompt) -> None:
+        """Cancel the prompt's jobs; images in progress are finished and not shown."""
+        for job in prompt.jobs:
+            with suppress(UsageError):  # it has ended
+                self._jobs.cancel(job)
+
     def forget(self, prompt: Prompt) -> None:
         """Remove the record; files and jobs stay until they expire."""
         self._client.delete(keys.of_prompt(prompt.id))
-        self._client.zrem(keys.prompts_of(self._owner), prompt.id)
-        self._client.zrem(self._pending_key(prompt.client), prompt.id)
-        self.mark_ended(prompt.id)
+        for index in (self._listed, self._pending_key(prompt.client), self._open):
+            self._client.zrem(index, prompt.id)
 
     def find_file(self, type_: str, name: str) -> OutputFile | None:
         """Return the output file of this name, which may have folders."""
@@ -173,10 +132,44 @@ class PromptStore:
     def _list(self, index: str, first: int, last: int) -> list[Prompt]:
         members = cast("list[bytes]", self._client.zrange(index, first, last))
         ids = [member.decode() for member in members]
-        prompts = self.read(ids) if ids else []
+        prompts = self._read(ids) if ids else []
         if expired := set(ids) - {prompt.id for prompt in prompts}:
             self._client.zrem(index, *expired)
         return prompts
+
+    def _read(self, ids: list[str]) -> list[Prompt]:
+        records = self._client.mget([keys.of_prompt(prompt_id) for prompt_id in ids])
+        prompts = [_PROMPT.validate_python(json.loads(record)) for record in records if record]
+        return [prompt for prompt in prompts if prompt.owner == self._owner]
+
+    def _states(self, prompts: Iterable[Prompt]) -> list[PromptState]:
+        """Return the states of `prompts`, without those whose jobs were forgotten.
+
+        A prompt whose client is connected runs until its websocket has announced it: clients look
+        here at its first event, and take what has ended for a cached result without events.
+        """
+        states = []
+        for prompt in prompts:
+            state = read_prompt_state(self._jobs, prompt)
+            if state and state.has_ended and self._is_withheld(prompt):
+                state = replace(state, status=PromptStatus.RUNNING)
+            if state:
+                states.append(state)
+            if not state or state.has_ended:
+                self.mark_ended(prompt.id)
+        return states
+
+    def _is_withheld(self, prompt: Prompt) -> bool:
+        """Whether the prompt's client is connected and has not received its end."""
+        if not prompt.client:
+            return False
+
+        def read(pipeline: Pipeline) -> None:
+            pipeline.zscore(self._open, prompt.id)
+            pipeline.zscore(self._pending_key(prompt.client), prompt.id)
+            pipeline.get(self._listener_key(prompt.client))
+
+        return None not in self._client.run_pipeline(read)
 
     def _pending_key(self, client: str) -> str:
         return keys.unreported_prompts_of(self._owner, digest_of(client))

@@ -15,16 +15,11 @@ from bgpipe.pipeline.comfyui.graph import Json
 from bgpipe.pipeline.comfyui.node_types import make_node_types
 from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.http.comfyui import user_files, websocket
-from bgpipe.pipeline.http.comfyui.dependencies import (
-    HISTORY,
-    Body,
-    ComfyRoute,
-    PromptService,
-    Service,
-)
-from bgpipe.pipeline.http.comfyui.history import PromptState, PromptStatus
+from bgpipe.pipeline.http.comfyui.dependencies import Body, ComfyRoute, PromptService, Service
+from bgpipe.pipeline.http.comfyui.prompt_store import HISTORY
+from bgpipe.pipeline.http.comfyui.prompts import PromptState, PromptStatus
 from bgpipe.pipeline.http.comfyui.submission import submit_prompt
-from bgpipe.pipeline.http.downloads import Download
+from bgpipe.pipeline.http.downloads import download
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.submission import check_queue_capacity
 from bgpipe.pipeline.http.uploads import validate_name
@@ -32,6 +27,7 @@ from bgpipe.pipeline.images.preview import Channels, Encoding, put_alpha, render
 from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
 from bgpipe.pipeline.storage.base import Store
+from bgpipe.pipeline.types import ObjectInfo
 
 COMFYUI_VERSION = "0.3.64"
 """The version of ComfyUI whose interface this is."""
@@ -62,13 +58,13 @@ def post_prompt(service: Service, body: Body) -> JSONResponse:
 
 @router.get("/prompt")
 def show_prompt(service: Service) -> JSONResponse:
-    return JSONResponse(websocket.exec_info(service.count_open()))
+    return JSONResponse(websocket.exec_info(service.prompts.count_open()))
 
 
 @router.get("/queue")
 def show_queue(service: Service) -> JSONResponse:
     queue: dict[str, list[Json]] = {"queue_running": [], "queue_pending": []}
-    for state in service.open_prompts():
+    for state in service.prompts.open():
         is_running = state.status is PromptStatus.RUNNING
         queue["queue_running" if is_running else "queue_pending"].append(state.prompt.queue_item)
     return JSONResponse(queue)
@@ -77,10 +73,10 @@ def show_queue(service: Service) -> JSONResponse:
 @router.post("/queue")
 def edit_queue(service: Service, body: Body) -> Response:
     """Remove pending prompts; running ones stay."""
-    states = service.open_prompts()
+    states = service.prompts.open()
     pending = [state for state in states if state.status is PromptStatus.PENDING]
     for state in _select(pending, body):
-        service.cancel(state.prompt)
+        service.prompts.cancel(state.prompt)
         service.prompts.forget(state.prompt)
     return Response()
 
@@ -89,9 +85,9 @@ def edit_queue(service: Service, body: Body) -> Response:
 def interrupt(service: Service, body: Body) -> Response:
     """Cancel one running prompt, or all of the caller's."""
     prompt_id = body.get("prompt_id") if isinstance(body, dict) else None
-    for state in service.open_prompts():
+    for state in service.prompts.open():
         if state.status is PromptStatus.RUNNING and prompt_id in (None, state.prompt.id):
-            service.cancel(state.prompt)
+            service.prompts.cancel(state.prompt)
     return Response()
 
 
@@ -100,7 +96,7 @@ def show_history(
     service: Service, max_items: int = HISTORY, offset: int | None = None
 ) -> JSONResponse:
     """The newest entries, or those from `offset` on; oldest first."""
-    ended = service.ended_prompts()
+    ended = service.prompts.ended()
     count = min(max(max_items, 0), HISTORY)
     first = max(len(ended) - count, 0) if offset is None or offset < 0 else offset
     page = ended[first : first + count]
@@ -109,15 +105,14 @@ def show_history(
 
 @router.get("/history/{prompt}")
 def show_entry(service: Service, prompt: str) -> JSONResponse:
-    states = service.read_states(service.prompts.read([prompt]))
-    ended = (state for state in states if state.status.has_ended)
+    ended = (state for state in service.prompts.find(prompt) if state.has_ended)
     return JSONResponse({state.prompt.id: state.history_entry for state in ended})
 
 
 @router.post("/history")
 def edit_history(service: Service, body: Body) -> Response:
     """Remove entries; their files stay until they expire."""
-    for state in _select(service.ended_prompts(), body):
+    for state in _select(service.prompts.ended(), body):
         service.prompts.forget(state.prompt)
     return Response()
 
@@ -164,9 +159,9 @@ def _put_alpha(service: PromptService, reference: str, mask: bytes) -> bytes:
     except ValidationError as error:
         raise Problem(400, "invalid_request", f"not a file: {reference[:100]}") from error
     name = _join(original.subfolder, original.filename)
-    download, _ = _find_file(service, original.type, name)
+    store, info, _ = _find_file(service, original.type, name)
     limits = service.state.uploads.limits
-    return put_alpha(download.store.read(download.info.key, limits.max_bytes), mask, limits)
+    return put_alpha(store.read(info.key, limits.max_bytes), mask, limits)
 
 
 @router.get("/view")
@@ -187,13 +182,19 @@ def view(
         raise Problem(400, "invalid_name", error.detail) from error
     if "/" in filename or "\\" in filename:
         raise Problem(400, "invalid_name", "filename has folders: use subfolder")
-    download, is_mask = _find_file(service, type_, name)
+    store, info, is_mask = _find_file(service, type_, name)
     channels: Channels = "grey" if is_mask else channel
-    encoding = _PREVIEW.fullmatch(preview)
-    if channels == "rgba" and not encoding:
-        response = download.respond(request)
+    rendered = _PREVIEW.fullmatch(preview)
+    if channels == "rgba" and not rendered:
+        response = download(request, store, info)
     else:
-        response = _respond_rendered(service, download, channels, encoding)
+        encoding: Encoding = rendered[1] if rendered else "png"  # type: ignore[assignment]  # as the pattern says
+        quality = min(max(int(rendered[2] or QUALITY), 1), 100) if rendered else QUALITY
+        limits = service.state.uploads.limits
+        with service.state.image_slots:
+            data = store.read(info.key, limits.max_bytes)
+            image = render_channels(data, limits, channels, encoding, quality)
+        response = Response(image, media_type=f"image/{encoding}")
     ascii_name = re.sub(r"[^A-Za-z0-9._() -]", "_", filename)
     response.headers["Content-Disposition"] = f'filename="{ascii_name}"'
     return response
@@ -210,13 +211,13 @@ def _join(folder: str, filename: str) -> str:
     return f"{folder.strip('/')}/{filename}".removeprefix("/")
 
 
-def _find_file(service: PromptService, type_: str, name: str) -> tuple[Download, bool]:
+def _find_file(service: PromptService, type_: str, name: str) -> tuple[Store, ObjectInfo, bool]:
     """Return an uploaded image or an output, and whether its alpha alone is shown; Problem 404."""
     state, is_mask, key = service.state, False, ""
     store: Store | None = None
     if type_ == "input":
         if image := service.images.find(name):
-            store, key = state.uploads.open(service.owner, image.upload), image.key
+            store, key = state.uploads.open(service.owner, image[0]), image[1]
     elif file := service.prompts.find_file(type_, name):
         is_mask = file.is_mask
         with suppress(JobNotFound):
@@ -225,19 +226,7 @@ def _find_file(service: PromptService, type_: str, name: str) -> tuple[Download,
     info = store.head(key) if store and key else None
     if store is None or info is None:
         raise Problem(404, "unknown_file", f"unknown file: {name[:100]}")
-    return Download(store, info), is_mask
-
-
-def _respond_rendered(
-    service: PromptService, download: Download, channels: Channels, match: re.Match[str] | None
-) -> Response:
-    encoding: Encoding = match[1] if match else "png"  # type: ignore[assignment]  # as the pattern says
-    quality = min(max(int(match[2] or QUALITY), 1), 100) if match else QUALITY
-    limits = service.state.uploads.limits
-    with service.state.image_slots:
-        data = download.store.read(download.info.key, limits.max_bytes)
-        image = render_channels(data, limits, channels, encoding, quality)
-    return Response(image, media_type=f"image/{encoding}")
+    return store, info, is_mask
 
 
 @router.get("/object_info")

@@ -13,13 +13,13 @@ from bgpipe.pipeline.comfyui.interpreter import CutoutSpec, OutputNode, Workflow
 from bgpipe.pipeline.comfyui.ui_format import is_ui_format
 from bgpipe.pipeline.errors import ModelUnavailable, UsageError
 from bgpipe.pipeline.http.comfyui.dependencies import PromptService
-from bgpipe.pipeline.http.comfyui.prompt_store import OutputFile, Prompt, PromptStore
+from bgpipe.pipeline.http.comfyui.prompt_store import PromptStore
+from bgpipe.pipeline.http.comfyui.prompts import CLIENT_ID_LENGTH, OutputFile, Prompt
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.submission import check_new_job, submit
 from bgpipe.pipeline.planning.recipe import build_recipe
 from bgpipe.pipeline.types import Job, JobId, Output
 
-CLIENT_ID_LENGTH = 200
 PREVIEW_PREFIX = "ComfyUI_temp"
 MAX_NUMBER = 1e15
 """Largest absolute number that a client may give its prompt."""
@@ -155,7 +155,7 @@ def _make_job(service: PromptService, job_id: JobId, spec: CutoutSpec) -> Job:
         log.warning("using the bundled model")
     return Job(
         job_id,
-        state.uploads.location(service.owner, image.upload),
+        state.uploads.location(service.owner, image[0]),
         state.uploads.results_location(service.owner, job_id),
         built.recipe,
         time.time(),

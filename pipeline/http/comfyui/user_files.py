@@ -12,7 +12,6 @@ from bgpipe.pipeline.comfyui.graph import Json
 from bgpipe.pipeline.http.comfyui.dependencies import Body, ComfyRoute, Service
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.uploads import validate_name
-from bgpipe.pipeline.types import DAY_SECONDS
 
 MAX_FILES, MAX_BYTES = 32, 250_000
 """Of one caller: Redis stores them."""
@@ -62,8 +61,7 @@ def list_files(
 ) -> JSONResponse:
     """The paths below a folder, with their parts if `split`."""
     head = folder.strip("/") + "/"
-    names = [name.decode() for name in _names(service)]
-    paths = sorted(name.removeprefix(head) for name in names if name.startswith(head))
+    paths = sorted(name.removeprefix(head) for name in _names(service) if name.startswith(head))
     if not paths:
         raise Problem(404, "unknown_folder", f"unknown folder: {folder[:100]}")
     paths = [path for path in paths if recurse == "true" or "/" not in path]
@@ -87,7 +85,7 @@ def write_file(
     full_info: str = "",
 ) -> JSONResponse:
     """Store a file; its path, or with `full_info` also its size and date, is the response."""
-    if overwrite == "false" and path.encode() in _names(service):
+    if overwrite == "false" and path in _names(service):
         raise Problem(409, "conflict", f"file exists: {path}: overwrite=true replaces it")
     _write(service, path, data)
     info = {"path": path, "size": len(data), "modified": int(1000 * time.time())}
@@ -105,10 +103,9 @@ def _settings(service: Service) -> dict[str, Json]:
     return settings
 
 
-def _names(service: Service) -> list[bytes]:
-    return cast(
-        "list[bytes]", service.state.session.client.hkeys(keys.user_files_of(service.owner))
-    )
+def _names(service: Service) -> list[str]:
+    names = service.state.session.client.hkeys(keys.user_files_of(service.owner))
+    return [name.decode() for name in cast("list[bytes]", names)]
 
 
 def _read(service: Service, path: str) -> bytes | None:
@@ -118,8 +115,8 @@ def _read(service: Service, path: str) -> bytes | None:
 
 def _write(service: Service, path: str, data: bytes) -> None:
     validate_name(path)
-    if len(data) > MAX_BYTES or len({*_names(service), path.encode()}) > MAX_FILES:
+    if len(data) > MAX_BYTES or len({*_names(service), path}) > MAX_FILES:
         raise Problem(413, "too-large", f"more than {MAX_FILES} files of {MAX_BYTES} bytes")
     client, key = service.state.session.client, keys.user_files_of(service.owner)
     client.hset(key, path, data)
-    client.expire(key, max(1, int(service.state.settings.serve.keep_days * DAY_SECONDS)))
+    client.expire(key, service.state.keep_seconds)

@@ -10,8 +10,9 @@ from fastapi import WebSocket, WebSocketDisconnect
 
 from bgpipe.pipeline.comfyui.graph import Json
 from bgpipe.pipeline.errors import BgpipeError
-from bgpipe.pipeline.http.comfyui.dependencies import PromptService, get_service
-from bgpipe.pipeline.http.comfyui.history import Event, PromptState, PromptStatus, read_prompt_state
+from bgpipe.pipeline.http.comfyui.dependencies import get_service
+from bgpipe.pipeline.http.comfyui.prompt_store import PromptStore
+from bgpipe.pipeline.http.comfyui.prompts import CLIENT_ID_LENGTH, Event, PromptState, PromptStatus
 
 BUSY_POLL, IDLE_POLL = 0.1, 0.5
 """Seconds between two reads, with and without open prompts of the client."""
@@ -20,7 +21,6 @@ GRACE = 0.2
 
 Many clients listen only once they have its id, and for outputs only after its first event.
 """
-CLIENT_ID_LENGTH = 200
 
 
 def exec_info(remaining: int) -> dict[str, Json]:
@@ -32,7 +32,7 @@ async def send_events(socket: WebSocket) -> None:
     """Serve /ws until the client disconnects."""
     client = socket.query_params.get("clientId", "")[:CLIENT_ID_LENGTH] or uuid.uuid4().hex
     await socket.accept()
-    stream = EventStream(get_service(socket), client)
+    stream = EventStream(get_service(socket).prompts, client)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_receive, socket, tasks.cancel_scope)
         try:
@@ -44,8 +44,8 @@ async def send_events(socket: WebSocket) -> None:
 class EventStream:
     """The unsent events of one client. Its calls block."""
 
-    def __init__(self, service: PromptService, client: str) -> None:
-        self._service = service
+    def __init__(self, prompts: PromptStore, client: str) -> None:
+        self._prompts = prompts
         self._client = client
         self._seen: dict[str, float] = {}
         self._started: dict[str, float] = {}
@@ -54,11 +54,10 @@ class EventStream:
 
     def next_events(self) -> list[Event]:
         """Return the events since the last call; a shorter queue comes after the ends of prompts."""
-        prompts = self._service.prompts.pending_events(self._client)
-        states = [read_prompt_state(self._service.state.jobs, prompt) for prompt in prompts]
-        self.has_open_prompts = any(states)
-        events = [event for state in states if state for event in self._events_of(state)]
-        remaining = self._service.count_open()
+        states = self._prompts.unreported(self._client)
+        self.has_open_prompts = bool(states)
+        events = [event for state in states for event in self._events_of(state)]
+        remaining = self._prompts.count_open()
         if remaining != self._remaining:
             sid = {"sid": self._client} if self._remaining < 0 else {}
             is_shorter = remaining < self._remaining
@@ -71,7 +70,7 @@ class EventStream:
         """Record that the client has received the events, among them the ends of prompts."""
         for kind, data in events:
             if kind == "executing" and data["node"] is None:
-                self._service.prompts.mark_notified(self._client, data["prompt_id"])
+                self._prompts.mark_notified(self._client, data["prompt_id"])
 
     def _events_of(self, state: PromptState) -> list[Event]:
         prompt_id, now = state.prompt.id, time.monotonic()
@@ -81,9 +80,9 @@ class EventStream:
                 return []
             self._started[prompt_id] = now
             return list(state.start_events())
-        if not state.status.has_ended or now - self._started[prompt_id] < GRACE:
+        if not state.has_ended or now - self._started[prompt_id] < GRACE:
             return []
-        self._service.prompts.mark_ended(prompt_id)  # clients look at the history at the last event
+        self._prompts.mark_ended(prompt_id)  # clients look at the history at the last event
         del self._seen[prompt_id], self._started[prompt_id]
         return list(state.end_events())
 

@@ -1,17 +1,62 @@
-"""The state of a prompt in ComfyUI's terms: its entry in the history, its events on the websocket."""
+"""Prompts and their files, as Redis holds them; state, history and events of a prompt in ComfyUI's terms."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from bgpipe.pipeline.comfyui import node_types
-from bgpipe.pipeline.comfyui.graph import Json
-from bgpipe.pipeline.http.comfyui.prompt_store import Prompt
+from bgpipe.pipeline.comfyui.graph import Graph, Json
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
-from bgpipe.pipeline.types import Failure, JobState, JobSummary
+from bgpipe.pipeline.types import Failure, JobId, JobState, JobSummary
 
 Event = tuple[str, dict[str, Json]]
 """The event's type and data."""
+CLIENT_ID_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A file of an output node: the cutout of `job`, or its alpha. Stored as JSON in Redis."""
+
+    node: str
+    filename: str
+    subfolder: str
+    type: str
+    """`output`, or `temp` for a preview."""
+    job: JobId
+    is_mask: bool = False
+
+    @property
+    def reference(self) -> dict[str, str]:
+        """The file as ComfyUI names it."""
+        return {"filename": self.filename, "subfolder": self.subfolder, "type": self.type}
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A posted prompt, stored as JSON in Redis. `created` is Unix time.
+
+    `client`, if not empty, gets events; `kept` are the output files.
+    """
+
+    id: str
+    number: int | float
+    owner: str
+    client: str
+    graph: Graph
+    extra_data: dict[str, Json]
+    outputs: tuple[str, ...]
+    kept: tuple[OutputFile, ...]
+    created: float
+
+    @property
+    def jobs(self) -> list[JobId]:
+        return list(dict.fromkeys(file.job for file in self.kept))
+
+    @property
+    def queue_item(self) -> list[Json]:
+        """The prompt as ComfyUI lists it in queue and history."""
+        return [self.number, self.id, self.graph, self.extra_data, list(self.outputs)]
 
 
 class PromptStatus(StrEnum):
@@ -20,10 +65,6 @@ class PromptStatus(StrEnum):
     DONE = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
-
-    @property
-    def has_ended(self) -> bool:
-        return self not in {PromptStatus.PENDING, PromptStatus.RUNNING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +75,10 @@ class PromptState:
     status: PromptStatus
     ended: int
     failure: Failure | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status not in {PromptStatus.PENDING, PromptStatus.RUNNING}
 
     @property
     def history_entry(self) -> dict[str, Json]:
