@@ -20,7 +20,7 @@ from bgpipe.pipeline.http.middleware import (
     HeadMiddleware,
 )
 from bgpipe.pipeline.http.problems import DOCUMENTED, HANDLERS
-from bgpipe.pipeline.http.routes import browser, items, jobs, removebg, service, uploads
+from bgpipe.pipeline.http.routes import items, jobs, removebg, service, uploads
 from bgpipe.pipeline.processes import background_thread
 
 SPOOL_BYTES = 1 << 16
@@ -72,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["Content-Disposition", "RateLimit", "Retry-After"],
         )
-    modules = (service, browser, uploads, jobs, items, removebg)
+    modules = (service, uploads, jobs, items, removebg)
     for router in (*(module.router for module in modules), jobs.events_router, comfyui.router):
         app.include_router(router)
     app.include_router(comfyui.router, prefix="/api")

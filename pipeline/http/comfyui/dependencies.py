@@ -14,8 +14,7 @@ from starlette.exceptions import HTTPException
 
 from bgpipe.pipeline.comfyui.graph import Json, WorkflowError, no_prompt
 from bgpipe.pipeline.errors import BgpipeError
-from bgpipe.pipeline.http.comfyui.input_images import InputImages
-from bgpipe.pipeline.http.comfyui.prompt_store import PromptStore
+from bgpipe.pipeline.http.comfyui.prompt_store import InputImages, PromptStore
 from bgpipe.pipeline.http.dependencies import AppState, get_caller, get_state
 from bgpipe.pipeline.http.problems import Problem, problem_of
 
