@@ -10,15 +10,10 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.formparsers import MultiPartParser
 
 from bgpipe.config.settings import Settings
+from bgpipe.pipeline.http import middleware
 from bgpipe.pipeline.http.background import MaintenanceLoop, embedded_worker
 from bgpipe.pipeline.http.comfyui import routes as comfyui
 from bgpipe.pipeline.http.dependencies import open_state
-from bgpipe.pipeline.http.middleware import (
-    BODY_BYTES,
-    AuthMiddleware,
-    BodyLimitMiddleware,
-    HeadMiddleware,
-)
 from bgpipe.pipeline.http.problems import DOCUMENTED, HANDLERS
 from bgpipe.pipeline.http.routes import items, jobs, removebg, service, uploads
 from bgpipe.pipeline.processes import background_thread
@@ -59,11 +54,11 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url="/v1/openapi.json",
         exception_handlers=HANDLERS,
         responses=DOCUMENTED,
-        form_limits={"max_fields": 100, "max_part_size": BODY_BYTES},
+        form_limits={"max_fields": 100, "max_part_size": middleware.BODY_BYTES},
     )
-    app.add_middleware(HeadMiddleware)  # the first one is the innermost
-    app.add_middleware(BodyLimitMiddleware, settings=settings)
-    app.add_middleware(AuthMiddleware, settings=settings.serve)
+    app.add_middleware(middleware.HeadMiddleware)  # the first one is the innermost
+    app.add_middleware(middleware.BodyLimitMiddleware, settings=settings)
+    app.add_middleware(middleware.AuthMiddleware, settings=settings.serve)
     if settings.serve.origins:
         app.add_middleware(
             CORSMiddleware,

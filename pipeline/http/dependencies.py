@@ -60,9 +60,7 @@ class AppState:
 def open_state(settings: Settings) -> Iterator[AppState]:
     """Connect to the cluster's Redis, or to the embedded server, until the block ends.
 
-    Raises:
-        UsageError: a cluster has no `serve.uploads`.
-        RedisUnavailable: Redis does not answer.
+    UsageError if a cluster has no `serve.uploads`; RedisUnavailable if Redis does not answer.
     """
     if not settings.serve.uploads and not settings.embedded:
         raise UsageError(

@@ -39,7 +39,7 @@ def download(request: Request, store: Store, info: ObjectInfo) -> Response:
         "ETag": tag,
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, no-cache",
-        "Content-Disposition": attachment(key.rpartition("/")[2]),
+        "Content-Disposition": _attachment(key.rpartition("/")[2]),
     }
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
@@ -55,8 +55,7 @@ def download(request: Request, store: Store, info: ObjectInfo) -> Response:
     headers["Content-Length"] = str(len(part))
     media_type = MEDIA_TYPES.get(key[key.rfind(".") :].lower(), "application/octet-stream")
     chunks = (
-        store.read_range(key, start, min(CHUNK_BYTES, part.stop - start))
-        for start in part[::CHUNK_BYTES]
+        store.read_range(key, at, min(CHUNK_BYTES, part.stop - at)) for at in part[::CHUNK_BYTES]
     )
     return StreamingResponse(chunks, status, headers, media_type)
 
@@ -75,7 +74,7 @@ def etag_of(info: ObjectInfo, *variant: str) -> str:
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
 
-def attachment(name: str) -> str:
+def _attachment(name: str) -> str:
     """Return a Content-Disposition with which a browser saves the file (RFC 6266)."""
     ascii_name = re.sub(r"[^A-Za-z0-9._ -]", "_", name)
     return f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name, safe='')}"
@@ -106,11 +105,17 @@ def _parse_range(header: str, size: int) -> range | None:
     return None if match[2] and last < first else range(first, min(last + 1, size))
 
 
-def stream_zip(jobs: JobStore, job: Job, target: Store) -> Iterator[bytes]:
-    """Yield a ZIP of the job's cutouts, stored uncompressed, without those removed since.
+def download_zip(jobs: JobStore, job: Job, target: Store) -> Response:
+    """Return a ZIP of the job's cutouts, stored uncompressed, without those removed since.
 
     It is made while it is sent, with one cutout in memory at a time, and dated as the job.
     """
+    headers = {"Content-Disposition": _attachment(f"{job.id}.zip")}
+    chunks = _zip_chunks(jobs, job, target)
+    return StreamingResponse(chunks, media_type="application/zip", headers=headers)
+
+
+def _zip_chunks(jobs: JobStore, job: Job, target: Store) -> Iterator[bytes]:
     date = time.localtime(job.created)[:6]
     buffer = _Buffer()
     with ZipFile(buffer, "w") as archive:

@@ -30,11 +30,8 @@ def make_job(
 ) -> Job:
     """Return the job of a request, with the same id for the same idempotency key.
 
-    Other ids sort by time; none can be guessed.
-
-    Raises:
-        UsageError: a name or a value is wrong.
-        ModelUnavailable: the weights are not on this machine; a request pulls nothing.
+    Other ids sort by time; none can be guessed. UsageError if a name or a value is wrong;
+    ModelUnavailable if the weights are not on this machine: a request pulls nothing.
     """
     # A path would reveal which files the server has; only the settings may name one.
     models = (registry.AUTO, *registry.read_models())
@@ -68,12 +65,8 @@ def make_job(
 def submit(state: AppState, job: Job, *, list_now: bool = True) -> None:
     """Open `job`, list its source, and publish until the queue is full; a dispatcher does the rest.
 
-    Without `list_now` the maintenance loop of a server lists it.
-
-    Raises:
-        UsageError: a job of this id exists.
-        JobConflict: another job with the same source and target is open.
-        NoImages: its source is empty.
+    Without `list_now` the maintenance loop of a server lists it. Raises as `Submitter.open_job`, and
+    NoImages if its source is empty.
     """
     session, submitter = state.session, state.session.submitter
     register_job(state, job)
@@ -87,10 +80,7 @@ def submit(state: AppState, job: Job, *, list_now: bool = True) -> None:
 
 
 def register_job(state: AppState, job: Job) -> None:
-    """Add a job to the lists of its owner and of the maintenance loops, before it is opened.
-
-    Raises Problem 429 if the owner has too many open jobs.
-    """
+    """List a job for its owner and for maintenance, before it is opened; Problem 429 if too many are."""
     lists = [keys.of_open_jobs(job.owner), keys.of_owner(job.owner), keys.SERVED]
     values = job.id, f"{job.owner}/{job.id}", job.created, state.settings.serve.open_jobs
     _check_open_jobs(run_script(state.session.client, "register", lists, *values))
@@ -106,10 +96,7 @@ def _check_open_jobs(excess: int) -> None:
 
 
 def remove_folder(state: AppState, folder: str) -> None:
-    """Remove a folder of uploads, or one of results together with its job.
-
-    Raises UsageError if the job is open.
-    """
+    """Remove a folder of uploads, or one of results with its job; UsageError if that is open."""
     owner, kind, name = folder.split("/")
     client = state.session.client
     if kind == "results":

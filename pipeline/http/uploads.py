@@ -61,10 +61,8 @@ class UploadStore:
     def write(self, owner: str, upload: str, name: str, data: bytes) -> str:
         """Store an image after a check of its header; return its key, with an image's suffix.
 
-        Raises:
-            PermanentError: EMPTY, NOT_IMAGE, UNSUPPORTED, TOO_LARGE, TRUNCATED or TARGET.
-            Problem: 413: the owner's quota is used up.
-            TransientError: the store failed.
+        PermanentError if it is not an allowed image or its name leaves the upload; Problem 413 if the
+        owner's quota is used up.
         """
         key = validate_name(name)
         file_format = validate_header(data, self.limits)
@@ -111,10 +109,7 @@ def new_upload_id() -> str:
 
 
 def validate_name(name: str) -> str:
-    """Return a client's file name as a key, with folders.
-
-    Raises PermanentError: TARGET: it leaves the upload, is hidden, or is too long.
-    """
+    """Return a client's file name as a key; PermanentError if it is hidden, outside, or too long."""
     key = name.replace("\\", "/")
     if not is_safe_key(name) or not is_safe_key(key) or not key.isprintable() or is_hidden(key):
         raise PermanentError(Code.TARGET, f"not a name below the upload: {name[:100]!r}")

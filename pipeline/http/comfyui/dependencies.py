@@ -40,9 +40,7 @@ def get_service(connection: HTTPConnection) -> PromptService:
 async def read_json(request: Request) -> Json:
     """Return the body, whatever its content type: many clients send none.
 
-    Raises:
-        WorkflowError: it is not JSON, not valid in UTF-8 (NaN, lone surrogates), or of too many parts.
-        Problem: it is too large.
+    WorkflowError if it is not JSON, not valid in UTF-8 (NaN, lone surrogates), or has too many parts.
     """
     body = await request.body()
     if sum(map(body.count, b"[{")) > CONTAINERS:

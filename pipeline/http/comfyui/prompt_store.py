@@ -14,13 +14,7 @@ from redis.client import Pipeline
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import ItemError, UsageError
-from bgpipe.pipeline.http.comfyui.prompts import (
-    OutputFile,
-    Prompt,
-    PromptState,
-    PromptStatus,
-    read_prompt_state,
-)
+from bgpipe.pipeline.http.comfyui.prompts import OutputFile, Prompt, PromptState, PromptStatus
 from bgpipe.pipeline.http.dependencies import AppState
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.uploads import new_upload_id, validate_name
@@ -113,7 +107,7 @@ class PromptStore:
         """
         self._client.set(self._listener_key(client), 1, ex=LISTENER_SECONDS)
         prompts = self._list(self._pending_key(client), -PENDING_PER_CLIENT, -1)
-        return [*filter(None, (read_prompt_state(self._jobs, prompt) for prompt in prompts))]
+        return [*filter(None, (PromptState.read(self._jobs, prompt) for prompt in prompts))]
 
     def mark_notified(self, client: str, prompt_id: str) -> None:
         """Record that this client has received the prompt's end."""
@@ -159,7 +153,7 @@ class PromptStore:
         """
         states = []
         for prompt in prompts:
-            state = read_prompt_state(self._jobs, prompt)
+            state = PromptState.read(self._jobs, prompt)
             if state and state.has_ended and self._is_withheld(prompt):
                 state = replace(state, status=PromptStatus.RUNNING)
             if state:
@@ -218,11 +212,9 @@ class InputImages:
         return sorted(name.decode() for name in names)
 
     def write(self, name: str, data: bytes, *, overwrite: bool) -> str:
-        """Store an image; return its name, numbered if `name` belongs to another image.
+        """Store an image as `UploadStore.write` does; return its name, numbered if another has it.
 
-        Raises:
-            ItemError: it is not an image, or the name leaves the upload.
-            Problem: too many images have this name.
+        Problem 409 if too many images have this name.
         """
         requested = validate_name(name)
         path = PurePosixPath(requested)

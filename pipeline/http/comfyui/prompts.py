@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 from bgpipe.pipeline.comfyui import node_types
 from bgpipe.pipeline.comfyui.graph import Graph, Json
@@ -75,6 +76,21 @@ class PromptState:
     status: PromptStatus
     ended: int
     failure: Failure | None = None
+
+    @classmethod
+    def read(cls, jobs: JobStore, prompt: Prompt) -> Self | None:
+        """Return the state of `prompt`, or None if its jobs were forgotten."""
+        failure = None
+        try:
+            summaries = [jobs.summary(job) for job in prompt.jobs]
+            status = _status_of(summaries)
+            if status is PromptStatus.FAILED:
+                failed = (failure for job in prompt.jobs for failure in jobs.items.failures(job))
+                failure = next(failed, None)
+        except JobNotFound:
+            return None
+        seconds = max(summary.seconds for summary in summaries)
+        return cls(prompt, status, int(1000 * (prompt.created + seconds)), failure)
 
     @property
     def has_ended(self) -> bool:
@@ -156,21 +172,6 @@ class PromptState:
         for file in kept if self.status is PromptStatus.DONE else ():
             outputs.setdefault(file.node, {"images": []})["images"].append(file.reference)
         return outputs
-
-
-def read_prompt_state(jobs: JobStore, prompt: Prompt) -> PromptState | None:
-    """Return the state of `prompt`, or None if its jobs were forgotten."""
-    failure = None
-    try:
-        summaries = [jobs.summary(job) for job in prompt.jobs]
-        status = _status_of(summaries)
-        if status is PromptStatus.FAILED:
-            failed = (failure for job in prompt.jobs for failure in jobs.items.failures(job))
-            failure = next(failed, None)
-    except JobNotFound:
-        return None
-    seconds = max(summary.seconds for summary in summaries)
-    return PromptState(prompt, status, int(1000 * (prompt.created + seconds)), failure)
 
 
 def _status_of(summaries: Sequence[JobSummary]) -> PromptStatus:

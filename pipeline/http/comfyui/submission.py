@@ -33,10 +33,7 @@ def submit_prompt(service: PromptService, body: Json) -> tuple[Prompt, Mapping[s
     """Submit the body of POST /prompt: {"prompt": graph, ...}, or a document in UI format.
 
     Returns the prompt, whose jobs are open, and the errors of those previews that it lacks.
-
-    Raises:
-        WorkflowError: the workflow is invalid or not supported.
-        Problem: the id exists, or the queue is full.
+    WorkflowError if the workflow is invalid; Problem if the id exists, or the queue is full.
     """
     document, request = body, {}
     if not is_ui_format(body):

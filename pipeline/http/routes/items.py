@@ -8,12 +8,11 @@ from fastapi.responses import Response, StreamingResponse
 from bgpipe.config.output import MEDIA_TYPES
 from bgpipe.pipeline.http.dependencies import KEYED, Caller, OwnJob, State, get_own_job
 from bgpipe.pipeline.http.downloads import (
-    attachment,
     document_file,
     download,
+    download_zip,
     etag_of,
     object_info,
-    stream_zip,
 )
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.schemas import ImageKind, ItemBody, ItemPage, item_body
@@ -107,8 +106,6 @@ def preview(
 
 
 @router.get("/jobs/{job}/results.zip", response_class=StreamingResponse, responses=ZIP)
-def download_all(state: State, job: OwnJob) -> StreamingResponse:
+def download_all(state: State, job: OwnJob) -> Response:
     """All cutouts made so far, streamed as one ZIP."""
-    chunks = stream_zip(state.jobs, job, state.session.stores.open(job.out))
-    headers = {"Content-Disposition": attachment(f"{job.id}.zip")}
-    return StreamingResponse(chunks, media_type="application/zip", headers=headers)
+    return download_zip(state.jobs, job, state.session.stores.open(job.out))

@@ -61,7 +61,7 @@ def create_job(
         source = submission.check_source(state, request.source)
     job = submission.make_job(state, caller.name, source, request, idempotency_key)
     job = replace(job, include=tuple(request.include))
-    return _submit_once(state, job, response, idempotency_key)
+    return _submit_once(state, job, response)
 
 
 @router.post("/jobs/from-images", status_code=201)
@@ -78,9 +78,9 @@ def create_job_from_images(
     upload = _content_id(form.files, idempotency_key) if idempotency_key else new_upload_id()
     source = state.uploads.location(caller.name, upload)
     job = submission.make_job(state, caller.name, source, options, idempotency_key)
-    if not _is_repeated(state.jobs, job, idempotency_key):
+    if not _is_repeated(state.jobs, job):
         store_files(state, caller.name, upload, form.files)
-    return _submit_once(state, job, response, idempotency_key)
+    return _submit_once(state, job, response)
 
 
 @router.get("/jobs")
@@ -159,8 +159,7 @@ def follow_job(
 ) -> StreamingResponse:
     """`summary` events with the job's summary, whenever it changes; `end` is the last one.
 
-    Each event is complete, so a client that reconnects misses nothing. The event of Last-Event-ID is
-    not repeated.
+    Each event is complete: a client that reconnects, with Last-Event-ID, misses and repeats nothing.
     """
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_events(state, job, last), 200, headers, "text/event-stream")
@@ -188,30 +187,26 @@ async def _events(state: AppState, job: Job, last: str) -> AsyncIterator[str]:
         await anyio.sleep(POLL)
 
 
-def _submit_once(state: AppState, job: Job, response: Response, idempotency_key: str) -> JobBody:
+def _submit_once(state: AppState, job: Job, response: Response) -> JobBody:
     """Submit the job, unless the same request has done so."""
-    if not _is_repeated(state.jobs, job, idempotency_key):
+    if not _is_repeated(state.jobs, job):
         try:
             submission.submit(state, job, list_now=state.uploads.id_at(job.source) is not None)
         except UsageError:
             # A concurrent request with the same key may have made the job.
-            if not _is_repeated(state.jobs, job, idempotency_key):
+            if not _is_repeated(state.jobs, job):
                 raise
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job_body(state, job)
 
 
-def _is_repeated(jobs: JobStore, job: Job, idempotency_key: str) -> bool:
+def _is_repeated(jobs: JobStore, job: Job) -> bool:
     """Whether the same request has made the job; Problem 422 if the key was another request's."""
-    if not idempotency_key:
-        return False
-    try:
-        existing = jobs.job(job.id)
-    except JobNotFound:
-        return False
-    if not job.same_as(existing):
-        raise Problem(422, "key-reused", "this Idempotency-Key was used for another request")
-    return True
+    with suppress(JobNotFound):
+        if not job.same_as(jobs.job(job.id)):
+            raise Problem(422, "key-reused", "this Idempotency-Key was used for another request")
+        return True
+    return False
 
 
 def _content_id(files: list[UploadFile], idempotency_key: str) -> str:

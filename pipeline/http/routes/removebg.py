@@ -163,9 +163,7 @@ def _start(state: AppState, owner: str, parameters: Parameters) -> Job:
 def _finish(state: AppState, job: Job, parameters: Parameters) -> Arranged:
     """Return the arranged cutout of a closed job, and remove the job and its files.
 
-    Raises:
-        PermanentError: the image, or that of the background, has failed.
-        Problem: 400: nothing was found in the image.
+    PermanentError if an image has failed; Problem 400 if nothing was found in it.
     """
     background = parameters.bg_image_file.file.read() if parameters.bg_image_file else b""
     try:

@@ -37,11 +37,9 @@ def add_files(state: State, caller: Caller, upload: UploadId, files: Files) -> U
 
 
 def store_files(state: AppState, owner: str, upload: str, files: list[UploadFile]) -> list[str]:
-    """Check and store images; return their keys, which are distinct.
+    """Store images as `UploadStore.write` does; return their keys, which are distinct.
 
-    Raises:
-        PermanentError: one is not an image, too large, or has a name outside the upload.
-        Problem: 413: the upload would have too many images.
+    Problem 413 if the upload would have too many images.
     """
     maximum, image_bytes = state.settings.serve.files, state.uploads.limits.max_bytes
     if state.uploads.count(owner, upload, maximum + 1) + len(files) > maximum:
