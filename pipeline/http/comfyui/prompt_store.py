@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import PurePosixPath
-from typing import cast
+from typing import NamedTuple, cast
 
 from pydantic import TypeAdapter
 from redis.client import Pipeline
@@ -18,7 +18,7 @@ from bgpipe.pipeline.http.comfyui.prompts import OutputFile, Prompt, PromptState
 from bgpipe.pipeline.http.dependencies import AppState
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.uploads import new_upload_id, validate_name
-from bgpipe.pipeline.types import JobId
+from bgpipe.pipeline.types import JobId, ObjectInfo
 
 HISTORY = 1000
 """Maximum number of prompts listed, the newest ones."""
@@ -185,6 +185,11 @@ class PromptStore:
         return keys.prompt_file_of(self._owner, digest_of(reference))
 
 
+class InputImage(NamedTuple):
+    upload: str
+    info: ObjectInfo
+
+
 class InputImages:
     """The images of one owner for `LoadImage`: each is an upload by itself, to which a name refers."""
 
@@ -193,8 +198,7 @@ class InputImages:
         self._owner, self._seconds = owner, state.keep_seconds
         self._index = keys.input_images_of(owner)
 
-    def find(self, name: str) -> tuple[str, str] | None:
-        """Return the upload and the key of an image."""
+    def find(self, name: str) -> InputImage | None:
         try:
             plain = validate_name(name.removesuffix(INPUT_MARK))
         except ItemError:
@@ -203,8 +207,8 @@ class InputImages:
         if reference is None:
             return None
         upload, _, key = reference.decode().partition("/")
-        exists = self._uploads.open(self._owner, upload).head(key)
-        return (upload, key) if exists else None
+        info = self._uploads.open(self._owner, upload).head(key)
+        return InputImage(upload, info) if info else None
 
     def names(self) -> list[str]:
         """Return the names of the newest images, sorted."""
@@ -225,9 +229,8 @@ class InputImages:
             if self._assign(numbered, f"{upload}/{key}", overwrite=overwrite):
                 return numbered
             if other := self.find(numbered):
-                upload_id, other_key = other
-                store = self._uploads.open(self._owner, upload_id)
-                if store.read(other_key, self._uploads.limits.max_bytes) == data:
+                store = self._uploads.open(self._owner, other.upload)
+                if store.read(other.info.key, self._uploads.limits.max_bytes) == data:
                     return numbered
         raise Problem(409, "too-many-names", f"too many images of this name: {requested}")
 

@@ -152,7 +152,7 @@ def _make_job(service: PromptService, job_id: JobId, spec: CutoutSpec) -> Job:
         log.warning("using the bundled model")
     return Job(
         job_id,
-        state.uploads.location(service.owner, image[0]),
+        state.uploads.location(service.owner, image.upload),
         state.uploads.results_location(service.owner, job_id),
         built.recipe,
         time.time(),
