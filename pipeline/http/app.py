@@ -18,9 +18,6 @@ from bgpipe.pipeline.http.problems import DOCUMENTED, HANDLERS
 from bgpipe.pipeline.http.routes import items, jobs, removebg, service, uploads
 from bgpipe.pipeline.processes import background_thread
 
-SPOOL_BYTES = 1 << 16
-"""Size above which an image of a form is buffered on disk: a form may have a thousand."""
-
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application, which connects to Redis at startup.
@@ -42,7 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
             finally:
                 await to_thread.run_sync(stack.close)
 
-    MultiPartParser.spool_max_size = SPOOL_BYTES
+    MultiPartParser.spool_max_size = 1 << 16  # larger images, of a thousand in a form, go to disk
     app = FastAPI(
         title="bgpipe",
         summary="Removes the backgrounds of very many photos.",

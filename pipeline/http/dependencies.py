@@ -76,8 +76,7 @@ def open_state(settings: Settings) -> Iterator[AppState]:
         quota = settings.serve.quota_bytes
         uploads = UploadStore(session.client, session.stores, root.rstrip("/"), limits, quota)
         cluster = ClusterCollector(impatient, settings)
-        slots = BoundedSemaphore(IMAGES_IN_MEMORY)
-        api_keys = ApiKeys(session.client)
+        slots, api_keys = BoundedSemaphore(IMAGES_IN_MEMORY), ApiKeys(session.client)
         yield AppState(session, api_keys, uploads, slots, anyio.Lock(), cluster)
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from bgpipe.config.output import MEDIA_TYPES
-from bgpipe.pipeline.http.dependencies import KEYED, Caller, OwnJob, State, get_own_job
+from bgpipe.pipeline.http.dependencies import KEYED, OwnJob, State
 from bgpipe.pipeline.http.downloads import (
     document_file,
     download,
@@ -29,12 +29,11 @@ ZIP = document_file("application/zip")
 PREVIEW = document_file("image/webp")
 
 
-def get_own_item(state: State, caller: Caller, job: str, index: Index) -> tuple[Job, ItemView]:
-    own_job = get_own_job(state, caller, job)
-    views = state.jobs.items.views(own_job.id, index, index + 1)
+def get_own_item(state: State, job: OwnJob, index: Index) -> tuple[Job, ItemView]:
+    views = state.jobs.items.views(job.id, index, index + 1)
     if not views:
-        raise Problem(404, "unknown-item", f"job {job} has no item: {index}")
-    return own_job, views[0]
+        raise Problem(404, "unknown-item", f"job {job.id} has no item: {index}")
+    return job, views[0]
 
 
 OwnItem = Annotated[tuple[Job, ItemView], Depends(get_own_item)]
@@ -44,10 +43,10 @@ OutputName = Annotated[str, Query(max_length=40)]
 
 def _target_key(job: Job, view: ItemView, output: str) -> str:
     """Return the key of an output, by default the first; raises Problem 404 without such a one."""
-    names = [each.name for each in job.outputs]
-    if output and output not in names:
+    targets = dict(zip((each.name for each in job.outputs), view.item.targets, strict=False))
+    if output and output not in targets:
         raise Problem(404, "unknown-item", f"job {job.id} has no output: {output}")
-    return view.item.targets[names.index(output) if output else 0]
+    return targets[output] if output else view.item.target
 
 
 @router.get("/jobs/{job}/items")
@@ -98,10 +97,9 @@ def preview(
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    limits = state.uploads.limits
+    limits, is_mask = state.uploads.limits, of is ImageKind.MASK
     with state.image_slots:
-        data = store.read(key, limits.max_bytes)
-        data = render_thumbnail(data, limits, side, mask=of is ImageKind.MASK)
+        data = render_thumbnail(store.read(key, limits.max_bytes), limits, side, mask=is_mask)
     return Response(data, media_type="image/webp", headers=headers)
 
 
