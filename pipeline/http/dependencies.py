@@ -15,7 +15,7 @@ from bgpipe.config.settings import Settings
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.http.api_keys import ApiKey, ApiKeys
-from bgpipe.pipeline.http.uploads import UploadStore
+from bgpipe.pipeline.http.files import UploadStore
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.monitoring.collectors import ClusterCollector

@@ -16,8 +16,8 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import ItemError, UsageError
 from bgpipe.pipeline.http.comfyui.prompts import OutputFile, Prompt, PromptState, PromptStatus
 from bgpipe.pipeline.http.dependencies import AppState
+from bgpipe.pipeline.http.files import new_upload_id, validate_name
 from bgpipe.pipeline.http.problems import Problem
-from bgpipe.pipeline.http.uploads import new_upload_id, validate_name
 from bgpipe.pipeline.types import JobId, ObjectInfo
 
 HISTORY = 1000

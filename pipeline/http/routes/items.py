@@ -7,13 +7,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from bgpipe.config.output import MEDIA_TYPES
 from bgpipe.pipeline.http.dependencies import KEYED, OwnJob, State
-from bgpipe.pipeline.http.downloads import (
-    document_file,
-    download,
-    download_zip,
-    etag_of,
-    object_info,
-)
+from bgpipe.pipeline.http.files import document_file, download, download_zip, etag_of, object_info
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.schemas import ImageKind, ItemBody, ItemPage, item_body
 from bgpipe.pipeline.images.preview import render_thumbnail

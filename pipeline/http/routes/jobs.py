@@ -17,11 +17,10 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.errors import BgpipeError, StoreCorrupted, UsageError
 from bgpipe.pipeline.http import submission
 from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, OwnJob, State
-from bgpipe.pipeline.http.downloads import CHUNK_BYTES
+from bgpipe.pipeline.http.files import CHUNK_BYTES, new_upload_id, upload_not_found
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.routes.uploads import store_files
 from bgpipe.pipeline.http.schemas import JobBody, JobForm, JobPage, JobRequest, job_body
-from bgpipe.pipeline.http.uploads import new_upload_id, upload_not_found
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.types import CLOSED_STATES, Job, JobId, JobState
 

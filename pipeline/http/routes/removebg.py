@@ -18,12 +18,11 @@ from bgpipe.config.output import MEDIA_TYPES
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http import submission
 from bgpipe.pipeline.http.dependencies import AppState, Caller, State
-from bgpipe.pipeline.http.downloads import CHUNK_BYTES
+from bgpipe.pipeline.http.files import CHUNK_BYTES, new_upload_id
 from bgpipe.pipeline.http.middleware import ENCODED_BYTES
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.routes.jobs import delete_job
 from bgpipe.pipeline.http.schemas import CutoutOptions, Value
-from bgpipe.pipeline.http.uploads import new_upload_id
 from bgpipe.pipeline.images.arrangement import Arranged, Arrangement, arrange
 from bgpipe.pipeline.types import CLOSED_STATES, Job
 

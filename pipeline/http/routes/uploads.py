@@ -8,10 +8,10 @@ from fastapi import APIRouter, File, Path, UploadFile
 
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, State
+from bgpipe.pipeline.http.files import UPLOAD_ID, new_upload_id
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.schemas import UploadBody
 from bgpipe.pipeline.http.submission import check_queue_capacity
-from bgpipe.pipeline.http.uploads import UPLOAD_ID, new_upload_id
 
 router = APIRouter(prefix="/v1", tags=["uploads"], dependencies=KEYED)
 

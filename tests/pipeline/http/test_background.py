@@ -19,9 +19,9 @@ from bgpipe.pipeline.types import Job, JobState
 pytest.importorskip("fastapi")
 from bgpipe.pipeline.http.background import MaintenanceLoop
 from bgpipe.pipeline.http.dependencies import AppState, open_state
+from bgpipe.pipeline.http.files import new_upload_id
 from bgpipe.pipeline.http.schemas import CutoutOptions
 from bgpipe.pipeline.http.submission import make_job, register_job, submit
-from bgpipe.pipeline.http.uploads import new_upload_id
 
 DAY = 86_400.0
 
