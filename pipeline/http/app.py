@@ -1,8 +1,12 @@
 """The ASGI application: routes, middleware, and what lives as long as it does."""
 
 import importlib.metadata
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+import logging
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -10,13 +14,17 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.formparsers import MultiPartParser
 
 from bgpipe.config.settings import Settings
+from bgpipe.pipeline.broker.embedded import worker
+from bgpipe.pipeline.errors import Unavailable
 from bgpipe.pipeline.http import middleware
-from bgpipe.pipeline.http.background import MaintenanceLoop, embedded_worker
 from bgpipe.pipeline.http.comfyui import routes as comfyui
-from bgpipe.pipeline.http.dependencies import open_state
+from bgpipe.pipeline.http.dependencies import AppState, open_state
+from bgpipe.pipeline.http.lifecycle import MaintenanceLoop
 from bgpipe.pipeline.http.problems import DOCUMENTED, HANDLERS
-from bgpipe.pipeline.http.routes import items, jobs, removebg, service, uploads
+from bgpipe.pipeline.http.routes import items, jobs, removebg, service
 from bgpipe.pipeline.processes import background_thread
+
+log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -64,8 +72,29 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["Content-Disposition", "RateLimit", "Retry-After"],
         )
-    modules = (service, uploads, jobs, items, removebg)
-    for router in (*(module.router for module in modules), jobs.events_router, comfyui.router):
+    routers = (service.router, jobs.uploads_router, jobs.router, items.router, removebg.router)
+    for router in (*routers, jobs.events_router, comfyui.router):
         app.include_router(router)
     app.include_router(comfyui.router, prefix="/api")
     return app
+
+
+@contextmanager
+def embedded_worker(state: AppState) -> Iterator[None]:
+    """Run a dispatcher thread and a worker process until the block ends."""
+    session, settings = state.session, state.settings
+
+    def dispatch(stopped: threading.Event) -> None:
+        try:
+            session.dispatcher().run(stopped, child.check)
+        except Unavailable as error:
+            log.critical("cannot work", extra={"fields": {"error": error}})
+            # Without a worker the server would accept jobs that never end.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    drain = settings.worker.drain_timeout
+    with (
+        worker(session.redis_url, settings.state_folder, drain) as child,
+        background_thread("dispatch", dispatch),
+    ):
+        yield

@@ -15,8 +15,8 @@ from bgpipe.pipeline.comfyui.graph import Json
 from bgpipe.pipeline.errors import ItemError
 from bgpipe.pipeline.http.comfyui.dependencies import Body, ComfyRoute, PromptService, Service
 from bgpipe.pipeline.http.files import download, validate_name
+from bgpipe.pipeline.http.lifecycle import check_queue_capacity
 from bgpipe.pipeline.http.problems import Problem
-from bgpipe.pipeline.http.submission import check_queue_capacity
 from bgpipe.pipeline.images.preview import Channels, Encoding, put_alpha, render_channels
 from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.storage.base import Store

@@ -15,8 +15,8 @@ from bgpipe.pipeline.errors import ModelUnavailable, UsageError
 from bgpipe.pipeline.http.comfyui.dependencies import PromptService
 from bgpipe.pipeline.http.comfyui.prompt_store import PromptStore
 from bgpipe.pipeline.http.comfyui.prompts import CLIENT_ID_LENGTH, OutputFile, Prompt
+from bgpipe.pipeline.http.lifecycle import check_new_job, submit
 from bgpipe.pipeline.http.problems import Problem
-from bgpipe.pipeline.http.submission import check_new_job, submit
 from bgpipe.pipeline.planning.recipe import build_recipe
 from bgpipe.pipeline.types import Job, JobId, Output
 

@@ -16,7 +16,7 @@ from starlette.types import Message
 
 from bgpipe.config.output import MEDIA_TYPES
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.http import submission
+from bgpipe.pipeline.http import lifecycle
 from bgpipe.pipeline.http.dependencies import AppState, Caller, State
 from bgpipe.pipeline.http.files import CHUNK_BYTES, new_upload_id
 from bgpipe.pipeline.http.middleware import ENCODED_BYTES
@@ -130,7 +130,7 @@ async def remove_background(
     while (await run_sync(state.jobs.summary, job.id)).state not in CLOSED_STATES:
         if time.monotonic() > deadline:
             await run_sync(state.jobs.cancel, job.id)
-            raise Problem(503, "timeout", f"no cutout in {SECONDS:.0f} s", submission.RETRY_AFTER)
+            raise Problem(503, "timeout", f"no cutout in {SECONDS:.0f} s", lifecycle.RETRY_AFTER)
         await anyio.sleep(POLL)  # not in a thread, of which there are few
     arranged = await run_sync(_finish, state, job, parameters)
     left, top, right, bottom = arranged.subject
@@ -149,13 +149,13 @@ async def remove_background(
 
 
 def _start(state: AppState, owner: str, parameters: Parameters) -> Job:
-    submission.check_new_job(state, owner)
+    lifecycle.check_new_job(state, owner)
     upload = new_upload_id()
     with state.image_slots:
         state.uploads.write(owner, upload, "image", parameters.read_image())
     options = CutoutOptions(preset=PRESETS.get(parameters.type, ""), set=PLAIN)
-    job = submission.make_job(state, owner, state.uploads.location(owner, upload), options)
-    submission.submit(state, job)
+    job = lifecycle.make_job(state, owner, state.uploads.location(owner, upload), options)
+    lifecycle.submit(state, job)
     return job
 
 
@@ -175,7 +175,7 @@ def _finish(state: AppState, job: Job, parameters: Parameters) -> Arranged:
             arranged = arrange(cutout, parameters, background, limits)
     finally:
         delete_job(state, job)
-        submission.remove_folder(state, job.source.removeprefix(f"{state.uploads.root}/"))
+        lifecycle.remove_folder(state, job.source.removeprefix(f"{state.uploads.root}/"))
     if arranged is None:
         raise Problem(400, "unknown_foreground", "could not identify a foreground in the image")
     return arranged

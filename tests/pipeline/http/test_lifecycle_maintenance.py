@@ -17,11 +17,10 @@ from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import Job, JobState
 
 pytest.importorskip("fastapi")
-from bgpipe.pipeline.http.background import MaintenanceLoop
 from bgpipe.pipeline.http.dependencies import AppState, open_state
 from bgpipe.pipeline.http.files import new_upload_id
+from bgpipe.pipeline.http.lifecycle import MaintenanceLoop, make_job, register_job, submit
 from bgpipe.pipeline.http.schemas import CutoutOptions
-from bgpipe.pipeline.http.submission import make_job, register_job, submit
 
 DAY = 86_400.0
 
