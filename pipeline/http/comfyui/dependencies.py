@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Response
@@ -14,27 +13,16 @@ from starlette.exceptions import HTTPException
 
 from bgpipe.pipeline.comfyui.graph import Json, WorkflowError, no_prompt
 from bgpipe.pipeline.errors import BgpipeError
-from bgpipe.pipeline.http.comfyui.prompt_store import InputImages, PromptStore
-from bgpipe.pipeline.http.dependencies import AppState, get_caller, get_state
+from bgpipe.pipeline.http.comfyui.prompt_service import PromptService
+from bgpipe.pipeline.http.dependencies import get_caller, get_state
 from bgpipe.pipeline.http.problems import Problem, problem_of
 
 CONTAINERS = 50_000
 """Maximum number of lists and objects in a body: a parser makes 30 times its size of empty ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class PromptService:
-    """The prompts and images of one owner."""
-
-    state: AppState
-    owner: str
-    prompts: PromptStore
-    images: InputImages
-
-
 def get_service(connection: HTTPConnection) -> PromptService:
-    state, owner = get_state(connection), get_caller(connection).name
-    return PromptService(state, owner, PromptStore(state, owner), InputImages(state, owner))
+    return PromptService(get_state(connection), get_caller(connection).name)
 
 
 async def read_json(request: Request) -> Json:

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.comfyui.graph import Json
 from bgpipe.pipeline.errors import ItemError
-from bgpipe.pipeline.http.comfyui.dependencies import Body, ComfyRoute, PromptService, Service
+from bgpipe.pipeline.http.comfyui.dependencies import Body, ComfyRoute, Service
+from bgpipe.pipeline.http.comfyui.prompt_service import PromptService
 from bgpipe.pipeline.http.files import download, validate_name
 from bgpipe.pipeline.http.lifecycle import check_queue_capacity
 from bgpipe.pipeline.http.problems import Problem
@@ -132,7 +133,7 @@ def _find_file(service: PromptService, type_: str, name: str) -> tuple[Store, Ob
     if type_ == "input":
         if image := service.images.find(name):
             return state.uploads.open(service.owner, image.upload), image.info, False
-    elif file := service.prompts.find_file(type_, name):
+    elif file := service.find_file(type_, name):
         with suppress(JobNotFound):
             store = state.session.stores.open(state.jobs.job(file.job).out)
             if info := store.head(state.jobs.items.get(file.job, 0).target):

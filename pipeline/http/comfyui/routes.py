@@ -17,7 +17,7 @@ from bgpipe.pipeline.comfyui.node_types import make_node_types
 from bgpipe.pipeline.errors import BgpipeError
 from bgpipe.pipeline.http.comfyui import files
 from bgpipe.pipeline.http.comfyui.dependencies import Body, ComfyRoute, Service, get_service
-from bgpipe.pipeline.http.comfyui.prompt_store import HISTORY, PromptStore
+from bgpipe.pipeline.http.comfyui.prompt_service import HISTORY, PromptService
 from bgpipe.pipeline.http.comfyui.prompts import CLIENT_ID_LENGTH, Event, PromptState, PromptStatus
 from bgpipe.pipeline.http.comfyui.submission import submit_prompt
 from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
@@ -45,13 +45,13 @@ def post_prompt(service: Service, body: Body) -> JSONResponse:
 
 @router.get("/prompt")
 def show_prompt(service: Service) -> JSONResponse:
-    return JSONResponse(exec_info(service.prompts.count_open()))
+    return JSONResponse(exec_info(service.count_open()))
 
 
 @router.get("/queue")
 def show_queue(service: Service) -> JSONResponse:
     queue: dict[str, list[Json]] = {"queue_running": [], "queue_pending": []}
-    for state in service.prompts.open():
+    for state in service.open():
         is_running = state.status is PromptStatus.RUNNING
         queue["queue_running" if is_running else "queue_pending"].append(state.prompt.queue_item)
     return JSONResponse(queue)
@@ -60,11 +60,11 @@ def show_queue(service: Service) -> JSONResponse:
 @router.post("/queue")
 def edit_queue(service: Service, body: Body) -> Response:
     """Remove pending prompts; running ones stay."""
-    states = service.prompts.open()
+    states = service.open()
     pending = [state for state in states if state.status is PromptStatus.PENDING]
     for state in _select(pending, body):
-        service.prompts.cancel(state.prompt)
-        service.prompts.forget(state.prompt)
+        service.cancel(state.prompt)
+        service.forget(state.prompt)
     return Response()
 
 
@@ -72,9 +72,9 @@ def edit_queue(service: Service, body: Body) -> Response:
 def interrupt(service: Service, body: Body) -> Response:
     """Cancel one running prompt, or all of the caller's."""
     prompt_id = body.get("prompt_id") if isinstance(body, dict) else None
-    for state in service.prompts.open():
+    for state in service.open():
         if state.status is PromptStatus.RUNNING and prompt_id in (None, state.prompt.id):
-            service.prompts.cancel(state.prompt)
+            service.cancel(state.prompt)
     return Response()
 
 
@@ -83,7 +83,7 @@ def show_history(
     service: Service, max_items: int = HISTORY, offset: int | None = None
 ) -> JSONResponse:
     """The newest entries, or those from `offset` on; oldest first."""
-    ended = service.prompts.ended()
+    ended = service.ended()
     count = min(max(max_items, 0), HISTORY)
     first = max(len(ended) - count, 0) if offset is None or offset < 0 else offset
     page = ended[first : first + count]
@@ -92,15 +92,15 @@ def show_history(
 
 @router.get("/history/{prompt}")
 def show_entry(service: Service, prompt: str) -> JSONResponse:
-    ended = (state for state in service.prompts.find(prompt) if state.has_ended)
+    ended = (state for state in service.find(prompt) if state.has_ended)
     return JSONResponse({state.prompt.id: state.history_entry for state in ended})
 
 
 @router.post("/history")
 def edit_history(service: Service, body: Body) -> Response:
     """Remove entries; their files stay until they expire."""
-    for state in _select(service.prompts.ended(), body):
-        service.prompts.forget(state.prompt)
+    for state in _select(service.ended(), body):
+        service.forget(state.prompt)
     return Response()
 
 
@@ -123,7 +123,7 @@ async def send_events(socket: WebSocket) -> None:
     """Serve /ws until the client disconnects."""
     client = socket.query_params.get("clientId", "")[:CLIENT_ID_LENGTH] or uuid.uuid4().hex
     await socket.accept()
-    stream = EventStream(get_service(socket).prompts, client)
+    stream = EventStream(get_service(socket), client)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_receive, socket, tasks.cancel_scope)
         try:
@@ -135,8 +135,8 @@ async def send_events(socket: WebSocket) -> None:
 class EventStream:
     """The unsent events of one client. Its calls block."""
 
-    def __init__(self, prompts: PromptStore, client: str) -> None:
-        self._prompts = prompts
+    def __init__(self, service: PromptService, client: str) -> None:
+        self._service = service
         self._client = client
         self._seen: dict[str, float] = {}
         self._started: dict[str, float] = {}
@@ -145,10 +145,10 @@ class EventStream:
 
     def next_events(self) -> list[Event]:
         """Return the events since the last call; a shorter queue comes after the ends of prompts."""
-        states = self._prompts.unreported(self._client)
+        states = self._service.unreported(self._client)
         self.has_open_prompts = bool(states)
         events = [event for state in states for event in self._events_of(state)]
-        remaining = self._prompts.count_open()
+        remaining = self._service.count_open()
         if remaining != self._remaining:
             sid = {"sid": self._client} if self._remaining < 0 else {}
             is_shorter = remaining < self._remaining
@@ -161,7 +161,7 @@ class EventStream:
         """Record that the client has received the events, among them the ends of prompts."""
         for kind, data in events:
             if kind == "executing" and data["node"] is None:
-                self._prompts.mark_notified(self._client, data["prompt_id"])
+                self._service.mark_notified(self._client, data["prompt_id"])
 
     def _events_of(self, state: PromptState) -> list[Event]:
         prompt_id, now = state.prompt.id, time.monotonic()
@@ -173,7 +173,7 @@ class EventStream:
             return list(state.start_events())
         if not state.has_ended or now - self._started[prompt_id] < GRACE:
             return []
-        self._prompts.mark_ended(prompt_id)  # clients look at the history at the last event
+        self._service.mark_ended(prompt_id)  # clients look at the history at the last event
         del self._seen[prompt_id], self._started[prompt_id]
         return list(state.end_events())
 

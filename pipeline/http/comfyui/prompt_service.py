@@ -37,12 +37,16 @@ LISTED = 1000
 _FILE, _PROMPT = TypeAdapter(OutputFile), TypeAdapter(Prompt)
 
 
-class PromptStore:
-    """The prompts of one owner. Its calls block: endpoints that use it are plain `def`."""
+class PromptService:
+    """The prompts and images of one owner. Its calls block: endpoints that use it are plain `def`."""
 
     def __init__(self, state: AppState, owner: str) -> None:
-        self._jobs, self._client = state.jobs, state.session.client
-        self._owner, self._seconds = owner, state.keep_seconds
+        self.state, self.owner, self.images = state, owner, InputImages(state, owner)
+        self._jobs, self._client, self._seconds = (
+            state.jobs,
+            state.session.client,
+            state.keep_seconds,
+        )
         self._listed, self._open = keys.prompts_of(owner), keys.open_prompts_of(owner)
 
     def next_number(self) -> int:
@@ -51,7 +55,7 @@ class PromptStore:
 
     def next_count(self, prefix: str) -> int:
         """Return the number of the next file with this prefix; counts from 1."""
-        name = keys.prompt_names_of(self._owner)
+        name = keys.prompt_names_of(self.owner)
         count = self._client.hincrby(name, prefix, 1)
         self._client.expire(name, self._seconds)
         return count
@@ -143,7 +147,7 @@ class PromptStore:
     def _read(self, ids: list[str]) -> list[Prompt]:
         records = self._client.mget([keys.of_prompt(prompt_id) for prompt_id in ids])
         prompts = [_PROMPT.validate_python(json.loads(record)) for record in records if record]
-        return [prompt for prompt in prompts if prompt.owner == self._owner]
+        return [prompt for prompt in prompts if prompt.owner == self.owner]
 
     def _states(self, prompts: Iterable[Prompt]) -> list[PromptState]:
         """Return the states of `prompts`, without those whose jobs were forgotten.
@@ -175,14 +179,14 @@ class PromptStore:
         return None not in self._client.run_pipeline(read)
 
     def _pending_key(self, client: str) -> str:
-        return keys.unreported_prompts_of(self._owner, digest_of(client))
+        return keys.unreported_prompts_of(self.owner, digest_of(client))
 
     def _listener_key(self, client: str) -> str:
-        return keys.listener_of(self._owner, digest_of(client))
+        return keys.listener_of(self.owner, digest_of(client))
 
     def _file_key(self, file: OutputFile) -> str:
         reference = json.dumps(file.reference, sort_keys=True)
-        return keys.prompt_file_of(self._owner, digest_of(reference))
+        return keys.prompt_file_of(self.owner, digest_of(reference))
 
 
 class InputImage(NamedTuple):
