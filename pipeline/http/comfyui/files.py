@@ -213,7 +213,7 @@ def write_file(
 
 @router.delete("/userdata/{path:path}", status_code=204)
 def remove_file(service: Service, path: str) -> None:
-    if not service.state.session.client.hdel(keys.user_files_of(service.owner), path):
+    if not service.client.hdel(keys.user_files_of(service.owner), path):
         raise Problem(404, "unknown_file", f"unknown file: {path[:100]}")
 
 
@@ -223,19 +223,18 @@ def _settings(service: Service) -> dict[str, Json]:
 
 
 def _names(service: Service) -> list[str]:
-    names = service.state.session.client.hkeys(keys.user_files_of(service.owner))
+    names = service.client.hkeys(keys.user_files_of(service.owner))
     return [name.decode() for name in cast("list[bytes]", names)]
 
 
 def _read(service: Service, path: str) -> bytes | None:
-    client, key = service.state.session.client, keys.user_files_of(service.owner)
-    return cast("bytes | None", client.hget(key, path))
+    return cast("bytes | None", service.client.hget(keys.user_files_of(service.owner), path))
 
 
 def _write(service: Service, path: str, data: bytes) -> None:
     validate_name(path)
     if len(data) > MAX_BYTES or len({*_names(service), path}) > MAX_FILES:
         raise Problem(413, "too-large", f"more than {MAX_FILES} files of {MAX_BYTES} bytes")
-    client, key = service.state.session.client, keys.user_files_of(service.owner)
+    client, key = service.client, keys.user_files_of(service.owner)
     client.hset(key, path, data)
     client.expire(key, service.state.keep_seconds)

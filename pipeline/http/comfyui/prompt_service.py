@@ -41,28 +41,25 @@ class PromptService:
     """The prompts and images of one owner. Its calls block: endpoints that use it are plain `def`."""
 
     def __init__(self, state: AppState, owner: str) -> None:
-        self.state, self.owner, self.images = state, owner, InputImages(state, owner)
-        self._jobs, self._client, self._seconds = (
-            state.jobs,
-            state.session.client,
-            state.keep_seconds,
-        )
+        self.state, self.owner, self.client = state, owner, state.session.client
+        self.images = InputImages(state, owner)
+        self._jobs, self._seconds = state.jobs, state.keep_seconds
         self._listed, self._open = keys.prompts_of(owner), keys.open_prompts_of(owner)
 
     def next_number(self) -> int:
         """Return the number of the next prompt; counts from 0 for all owners."""
-        return self._client.incr(keys.PROMPT_NUMBERS) - 1
+        return self.client.incr(keys.PROMPT_NUMBERS) - 1
 
     def next_count(self, prefix: str) -> int:
         """Return the number of the next file with this prefix; counts from 1."""
         name = keys.prompt_names_of(self.owner)
-        count = self._client.hincrby(name, prefix, 1)
-        self._client.expire(name, self._seconds)
+        count = self.client.hincrby(name, prefix, 1)
+        self.client.expire(name, self._seconds)
         return count
 
     def exists(self, prompt_id: str) -> bool:
         """Whether any owner has a prompt of this id."""
-        return bool(self._client.exists(keys.of_prompt(prompt_id)))
+        return bool(self.client.exists(keys.of_prompt(prompt_id)))
 
     def add(self, prompt: Prompt) -> None:
         """Store a prompt whose jobs are open."""
@@ -81,7 +78,7 @@ class PromptService:
             pipeline.zremrangebyscore(self._listed, "-inf", prompt.created - self._seconds)
             pipeline.zremrangebyrank(pending, 0, -PENDING_PER_CLIENT - 1)
 
-        self._client.run_pipeline(write)
+        self.client.run_pipeline(write)
 
     def find(self, prompt_id: str) -> list[PromptState]:
         """Return the owner's prompt of this id, if there is one."""
@@ -99,23 +96,23 @@ class PromptService:
 
     def count_open(self) -> int:
         self.open(CHECKED_PROMPTS)
-        return self._client.zcard(self._open)
+        return self.client.zcard(self._open)
 
     def mark_ended(self, prompt_id: str) -> None:
-        self._client.zrem(self._open, prompt_id)
+        self.client.zrem(self._open, prompt_id)
 
     def unreported(self, client: str) -> list[PromptState]:
         """Return the newest prompts whose end was not yet reported to this client, by number.
 
         The client counts as connected from now on.
         """
-        self._client.set(self._listener_key(client), 1, ex=LISTENER_SECONDS)
+        self.client.set(self._listener_key(client), 1, ex=LISTENER_SECONDS)
         prompts = self._list(self._pending_key(client), -PENDING_PER_CLIENT, -1)
         return [*filter(None, (PromptState.read(self._jobs, prompt) for prompt in prompts))]
 
     def mark_notified(self, client: str, prompt_id: str) -> None:
         """Record that this client has received the prompt's end."""
-        self._client.zrem(self._pending_key(client), prompt_id)
+        self.client.zrem(self._pending_key(client), prompt_id)
 
     def cancel(self, prompt: Prompt) -> None:
         """Cancel the prompt's jobs; images in progress are finished and not shown."""
@@ -125,27 +122,27 @@ class PromptService:
 
     def forget(self, prompt: Prompt) -> None:
         """Remove the record; files and jobs stay until they expire."""
-        self._client.delete(keys.of_prompt(prompt.id))
+        self.client.delete(keys.of_prompt(prompt.id))
         for index in (self._listed, self._pending_key(prompt.client), self._open):
-            self._client.zrem(index, prompt.id)
+            self.client.zrem(index, prompt.id)
 
     def find_file(self, type_: str, name: str) -> OutputFile | None:
         """Return the output file of this name, which may have folders."""
         subfolder, _, filename = name.rpartition("/")
         reference = OutputFile("", filename, subfolder, type_, JobId(""))
-        record = cast("bytes | None", self._client.get(self._file_key(reference)))
+        record = cast("bytes | None", self.client.get(self._file_key(reference)))
         return _FILE.validate_python(json.loads(record)) if record else None
 
     def _list(self, index: str, first: int, last: int) -> list[Prompt]:
-        members = cast("list[bytes]", self._client.zrange(index, first, last))
+        members = cast("list[bytes]", self.client.zrange(index, first, last))
         ids = [member.decode() for member in members]
         prompts = self._read(ids) if ids else []
         if expired := set(ids) - {prompt.id for prompt in prompts}:
-            self._client.zrem(index, *expired)
+            self.client.zrem(index, *expired)
         return prompts
 
     def _read(self, ids: list[str]) -> list[Prompt]:
-        records = self._client.mget([keys.of_prompt(prompt_id) for prompt_id in ids])
+        records = self.client.mget([keys.of_prompt(prompt_id) for prompt_id in ids])
         prompts = [_PROMPT.validate_python(json.loads(record)) for record in records if record]
         return [prompt for prompt in prompts if prompt.owner == self.owner]
 
@@ -176,7 +173,7 @@ class PromptService:
             pipeline.zscore(self._pending_key(prompt.client), prompt.id)
             pipeline.get(self._listener_key(prompt.client))
 
-        return None not in self._client.run_pipeline(read)
+        return None not in self.client.run_pipeline(read)
 
     def _pending_key(self, client: str) -> str:
         return keys.unreported_prompts_of(self.owner, digest_of(client))

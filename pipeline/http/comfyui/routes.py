@@ -234,7 +234,7 @@ def show_system(service: Service) -> JSONResponse:
         "bgpipe_version": importlib.metadata.version("bgpipe"),
     }
     memory = dict.fromkeys(("vram_total", "vram_free", "torch_vram_total", "torch_vram_free"), 0)
-    workers = [heartbeat.worker for heartbeat in read_heartbeats(service.state.session.client)]
+    workers = [heartbeat.worker for heartbeat in read_heartbeats(service.client)]
     devices: list[Json] = [
         {"name": name, "type": "cpu" if name.startswith("cpu") else "cuda", "index": index} | memory
         for index, name in enumerate(workers)
