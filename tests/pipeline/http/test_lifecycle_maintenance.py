@@ -83,6 +83,8 @@ def test_a_job_that_is_over_is_open_no_longer(state: AppState, job: Job) -> None
 def test_what_was_kept_for_long_enough_is_removed_with_its_job(
     state: AppState, job: Job, root: str
 ) -> None:
+    upload = job.source.removeprefix(f"{root}/").encode()
+    assert state.session.client.zrange(keys.FOLDERS, 0, -1) == [upload]  # without a job, too
     submit(state, job)
     state.jobs.cancel(job.id)
     store = state.session.stores.open(root)
