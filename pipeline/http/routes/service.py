@@ -65,9 +65,7 @@ def show_options(state: State, caller: Caller) -> Options:
         preset=settings.refine.preset,
         models=[
             ModelOption(
-                name=name,
-                summary=model.summary,
-                here=registry.locate(name, cache=cache) is not None,
+                name=name, summary=model.summary, here=bool(registry.locate(name, cache=cache))
             )
             for name, model in registry.read_models().items()
             if model.task is ModelTask.SUBJECT
