@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from bgpipe.config.output import MEDIA_TYPES
-from bgpipe.pipeline.http.dependencies import KEYED, OwnJob, State
+from bgpipe.pipeline.http.dependencies import KEYED, Caller, OwnJob, State, get_own_job
 from bgpipe.pipeline.http.files import document_file, download, download_zip, etag_of, object_info
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.schemas import ImageKind, ItemBody, ItemPage, item_body
@@ -23,11 +23,12 @@ ZIP = document_file("application/zip")
 PREVIEW = document_file("image/webp")
 
 
-def get_own_item(state: State, job: OwnJob, index: Index) -> tuple[Job, ItemView]:
-    views = state.jobs.items.views(job.id, index, index + 1)
+def get_own_item(state: State, caller: Caller, job: str, index: Index) -> tuple[Job, ItemView]:
+    own_job = get_own_job(state, caller, job)
+    views = state.jobs.items.views(own_job.id, index, index + 1)
     if not views:
-        raise Problem(404, "unknown-item", f"job {job.id} has no item: {index}")
-    return job, views[0]
+        raise Problem(404, "unknown-item", f"job {job} has no item: {index}")
+    return own_job, views[0]
 
 
 OwnItem = Annotated[tuple[Job, ItemView], Depends(get_own_item)]
