@@ -79,13 +79,11 @@ def interrupt(service: Service, body: Body) -> Response:
 
 
 @router.get("/history")
-def show_history(
-    service: Service, max_items: int = HISTORY, offset: int | None = None
-) -> JSONResponse:
-    """The newest entries, or those from `offset` on; oldest first."""
+def show_history(service: Service, max_items: int = HISTORY, offset: int = -1) -> JSONResponse:
+    """The newest entries, or those from `offset` on if that is not negative; oldest first."""
     ended = service.ended()
     count = min(max(max_items, 0), HISTORY)
-    first = max(len(ended) - count, 0) if offset is None or offset < 0 else offset
+    first = max(len(ended) - count, 0) if offset < 0 else offset
     page = ended[first : first + count]
     return JSONResponse({state.prompt.id: state.history_entry for state in page})
 

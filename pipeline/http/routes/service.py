@@ -79,15 +79,13 @@ def show_options(state: State, caller: Caller) -> Options:
 
 
 @router.post("/v1/session", tags=["session"], status_code=204)
-def begin_session(
-    state: State, session: BrowserSession, request: Request, response: Response
-) -> None:
+def begin_session(state: State, body: BrowserSession, request: Request, response: Response) -> None:
     """Admit this browser for some hours, by a cookie that no script can read."""
-    if state.api_keys.find(session.key) is None:
+    if state.api_keys.find(body.key) is None:
         raise Problem(401, "no-key", "not an API key of this server")
     response.set_cookie(
         COOKIE,
-        state.api_keys.begin_session(session.key),
+        state.api_keys.begin_session(body.key),
         max_age=SESSION_SECONDS,
         httponly=True,
         samesite="strict",
