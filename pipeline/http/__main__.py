@@ -21,7 +21,6 @@ from bgpipe.pipeline.logging import log_to_stderr
 
 GRACE = 5
 """Seconds that open requests may take after a signal; event streams end then."""
-PROXY_NOTICE = "required behind a proxy: set serve.public_url"
 MESSAGE_BYTES = 1 << 16
 """Maximum size of a client's message on a websocket."""
 M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 1 << 20
@@ -80,9 +79,8 @@ def main() -> int:
 def _serve(settings: Settings) -> int:
     host = settings.serve.host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    address = host, settings.serve.port
     try:
-        listener = socket.create_server(address, family=family, backlog=2048)
+        listener = socket.create_server((host, settings.serve.port), family=family, backlog=2048)
     except OSError as error:
         log.critical("cannot listen", extra={"fields": {"error": error}})
         return 2
@@ -102,7 +100,8 @@ def _serve(settings: Settings) -> int:
         signal.signal(number, lambda *_: None)
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    keys = "required" if settings.serve.needs_keys else PROXY_NOTICE
+    proxied = "required behind a proxy: set serve.public_url"
+    keys = "required" if settings.serve.needs_keys else proxied
     log.info("serving", extra={"fields": {"url": url, "keys": keys}})
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)

@@ -43,10 +43,7 @@ class ApiKeys:
         self._client = client
 
     def add(self, name: str, *, everything: bool = False) -> str:
-        """Create a key and return its secret, which cannot be read again.
-
-        Raises UsageError if the name is invalid or reserved.
-        """
+        """Create a key and return its secret, kept nowhere; UsageError if the name is not allowed."""
         if not NAME.fullmatch(name) or name == LOCAL_OWNER:
             allowed = "use up to 40 letters, digits, - and _"
             raise UsageError(f"not a name for a key: {name!r}: {allowed}")

@@ -1,31 +1,30 @@
 """The ASGI application: routes, middleware, and what lives as long as it does."""
 
-from __future__ import annotations
-
 import importlib.metadata
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+import logging
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.formparsers import MultiPartParser
 
-from bgpipe.pipeline.http.background import MaintenanceLoop, embedded_worker
-from bgpipe.pipeline.http.body_limits import BODY_BYTES, BodyLimitMiddleware
+from bgpipe.config.settings import Settings
+from bgpipe.pipeline.broker.embedded import worker
+from bgpipe.pipeline.errors import Unavailable
+from bgpipe.pipeline.http import middleware
 from bgpipe.pipeline.http.comfyui import routes as comfyui
-from bgpipe.pipeline.http.dependencies import open_state
-from bgpipe.pipeline.http.middleware import AuthMiddleware, HeadMiddleware
+from bgpipe.pipeline.http.dependencies import AppState, open_state
+from bgpipe.pipeline.http.lifecycle import MaintenanceLoop
 from bgpipe.pipeline.http.problems import DOCUMENTED, HANDLERS
-from bgpipe.pipeline.http.routes import browser, items, jobs, removebg, service, uploads
+from bgpipe.pipeline.http.routes import items, jobs, removebg, service
 from bgpipe.pipeline.processes import background_thread
 
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-
-SPOOL_BYTES = 1 << 16
-"""Size above which an image of a form is buffered on disk: a form may have a thousand."""
+log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -48,7 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
             finally:
                 await to_thread.run_sync(stack.close)
 
-    MultiPartParser.spool_max_size = SPOOL_BYTES
+    MultiPartParser.spool_max_size = 1 << 16  # larger images, of a thousand in a form, go to disk
     app = FastAPI(
         title="bgpipe",
         summary="Removes the backgrounds of very many photos.",
@@ -60,11 +59,11 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url="/v1/openapi.json",
         exception_handlers=HANDLERS,
         responses=DOCUMENTED,
-        form_limits={"max_fields": 100, "max_part_size": BODY_BYTES},
+        form_limits={"max_fields": 100, "max_part_size": middleware.BODY_BYTES},
     )
-    app.add_middleware(HeadMiddleware)  # the first one is the innermost
-    app.add_middleware(BodyLimitMiddleware, settings=settings)
-    app.add_middleware(AuthMiddleware, settings=settings.serve)
+    app.add_middleware(middleware.HeadMiddleware)  # the first one is the innermost
+    app.add_middleware(middleware.BodyLimitMiddleware, settings=settings)
+    app.add_middleware(middleware.AuthMiddleware, settings=settings.serve)
     if settings.serve.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -73,8 +72,29 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["Content-Disposition", "RateLimit", "Retry-After"],
         )
-    modules = (service, browser, uploads, jobs, items, removebg)
-    for router in (*(module.router for module in modules), jobs.events_router, comfyui.router):
+    routers = (service.router, jobs.uploads_router, jobs.router, items.router, removebg.router)
+    for router in (*routers, jobs.events_router, comfyui.router):
         app.include_router(router)
     app.include_router(comfyui.router, prefix="/api")
     return app
+
+
+@contextmanager
+def embedded_worker(state: AppState) -> Iterator[None]:
+    """Run a dispatcher thread and a worker process until the block ends."""
+    session, settings = state.session, state.settings
+
+    def dispatch(stopped: threading.Event) -> None:
+        try:
+            session.dispatcher().run(stopped, child.check)
+        except Unavailable as error:
+            log.critical("cannot work", extra={"fields": {"error": error}})
+            # Without a worker the server would accept jobs that never end.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    drain = settings.worker.drain_timeout
+    with (
+        worker(session.redis_url, settings.state_folder, drain) as child,
+        background_thread("dispatch", dispatch),
+    ):
+        yield

@@ -1,31 +1,26 @@
 """Dependencies of the endpoints: the application's state and the caller."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import BoundedSemaphore
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, cast
 
 import anyio
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPBearer
 
+from bgpipe.config.settings import Settings
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.http.api_keys import ApiKey, ApiKeys
-from bgpipe.pipeline.http.uploads import UploadStore
+from bgpipe.pipeline.http.files import UploadStore
 from bgpipe.pipeline.images.limits import Limits
-from bgpipe.pipeline.jobs.store import JobNotFound
+from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.monitoring.collectors import ClusterCollector
 from bgpipe.pipeline.session import Session, open_session
-from bgpipe.pipeline.types import Job, JobId
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import Settings
-    from bgpipe.pipeline.jobs.store import JobStore
+from bgpipe.pipeline.types import DAY_SECONDS, Job, JobId
 
 RETRY_SECONDS = 3.0
 """Seconds for which a request waits for Redis."""
@@ -55,14 +50,17 @@ class AppState:
     def jobs(self) -> JobStore:
         return self.session.jobs
 
+    @property
+    def keep_seconds(self) -> int:
+        """Seconds for which Redis keeps records of clients, at least 1."""
+        return max(1, int(self.settings.serve.keep_days * DAY_SECONDS))
+
 
 @contextmanager
 def open_state(settings: Settings) -> Iterator[AppState]:
     """Connect to the cluster's Redis, or to the embedded server, until the block ends.
 
-    Raises:
-        UsageError: a cluster has no `serve.uploads`.
-        RedisUnavailable: Redis does not answer.
+    UsageError if a cluster has no `serve.uploads`; RedisUnavailable if Redis does not answer.
     """
     if not settings.serve.uploads and not settings.embedded:
         raise UsageError(
@@ -78,8 +76,7 @@ def open_state(settings: Settings) -> Iterator[AppState]:
         quota = settings.serve.quota_bytes
         uploads = UploadStore(session.client, session.stores, root.rstrip("/"), limits, quota)
         cluster = ClusterCollector(impatient, settings)
-        slots = BoundedSemaphore(IMAGES_IN_MEMORY)
-        api_keys = ApiKeys(session.client)
+        slots, api_keys = BoundedSemaphore(IMAGES_IN_MEMORY), ApiKeys(session.client)
         yield AppState(session, api_keys, uploads, slots, anyio.Lock(), cluster)
 
 

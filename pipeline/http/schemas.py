@@ -1,10 +1,8 @@
 """The bodies of requests and responses under /v1."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,12 +10,10 @@ from pydantic.dataclasses import dataclass
 
 from bgpipe.config.output import OutputOptions
 from bgpipe.pipeline.errors import UsageError
+from bgpipe.pipeline.http.dependencies import AppState
 from bgpipe.pipeline.jobs.items import ItemState, ItemView
 from bgpipe.pipeline.planning.recipe import explain
 from bgpipe.pipeline.types import Job, JobSummary, ReviewFlag
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.http.dependencies import AppState
 
 Value = bool | float | Annotated[str, Field(max_length=40)]
 Assignment = Annotated[str, Field(max_length=80)]

@@ -1,62 +1,40 @@
-"""ComfyUI's routes under / and under /api: prompts, images, files, and what the server supports."""
-
-from __future__ import annotations
+"""ComfyUI's routes under / and under /api: prompts, their events, and what the server supports."""
 
 import importlib.metadata
 import os
 import platform
-import re
+import time
+import uuid
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Literal
 
-from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
+import anyio
+from anyio import to_thread
+from fastapi import APIRouter, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ValidationError
 
+from bgpipe.pipeline.comfyui.graph import Json
 from bgpipe.pipeline.comfyui.node_types import make_node_types
-from bgpipe.pipeline.errors import ItemError
-from bgpipe.pipeline.http.comfyui import user_files, websocket
-from bgpipe.pipeline.http.comfyui.dependencies import (
-    HISTORY,
-    Body,
-    ComfyRoute,
-    PromptService,
-    Service,
-)
-from bgpipe.pipeline.http.comfyui.history import PromptState, PromptStatus
+from bgpipe.pipeline.errors import BgpipeError
+from bgpipe.pipeline.http.comfyui import files
+from bgpipe.pipeline.http.comfyui.dependencies import Body, ComfyRoute, Service, get_service
+from bgpipe.pipeline.http.comfyui.prompt_service import HISTORY, PromptService
+from bgpipe.pipeline.http.comfyui.prompts import CLIENT_ID_LENGTH, Event, PromptState, PromptStatus
 from bgpipe.pipeline.http.comfyui.submission import submit_prompt
-from bgpipe.pipeline.http.downloads import Download
-from bgpipe.pipeline.http.problems import Problem
-from bgpipe.pipeline.http.submission import check_queue_capacity
-from bgpipe.pipeline.http.uploads import validate_name
-from bgpipe.pipeline.images.preview import put_alpha, render_channels
-from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.comfyui.graph import Json
-    from bgpipe.pipeline.images.preview import Channels, Encoding
-    from bgpipe.pipeline.storage.base import Store
 
 COMFYUI_VERSION = "0.3.64"
 """The version of ComfyUI whose interface this is."""
-TRUE = ("true", "1")
-QUALITY = 90
+BUSY_POLL, IDLE_POLL = 0.1, 0.5
+"""Seconds between two reads, with and without open prompts of the client."""
+GRACE = 0.2
+"""Seconds before the first event of a prompt, and again before those of its end.
 
+Many clients listen only once they have its id, and for outputs only after its first event.
+"""
 
-class FileReference(BaseModel):
-    """A file as ComfyUI names it."""
-
-    filename: str
-    subfolder: str = ""
-    type: Literal["output", "input", "temp"] = "output"
-
-
-_PREVIEW = re.compile(r"(webp|jpeg)(?:;(\d{1,3}))?")
 
 router = APIRouter(route_class=ComfyRoute, include_in_schema=False)
-router.add_api_websocket_route("/ws", websocket.send_events)
-router.include_router(user_files.router)
+router.include_router(files.router)
 
 
 @router.post("/prompt")
@@ -67,13 +45,13 @@ def post_prompt(service: Service, body: Body) -> JSONResponse:
 
 @router.get("/prompt")
 def show_prompt(service: Service) -> JSONResponse:
-    return JSONResponse(websocket.exec_info(service.count_open()))
+    return JSONResponse(exec_info(service.count_open()))
 
 
 @router.get("/queue")
 def show_queue(service: Service) -> JSONResponse:
     queue: dict[str, list[Json]] = {"queue_running": [], "queue_pending": []}
-    for state in service.open_prompts():
+    for state in service.open():
         is_running = state.status is PromptStatus.RUNNING
         queue["queue_running" if is_running else "queue_pending"].append(state.prompt.queue_item)
     return JSONResponse(queue)
@@ -82,11 +60,11 @@ def show_queue(service: Service) -> JSONResponse:
 @router.post("/queue")
 def edit_queue(service: Service, body: Body) -> Response:
     """Remove pending prompts; running ones stay."""
-    states = service.open_prompts()
+    states = service.open()
     pending = [state for state in states if state.status is PromptStatus.PENDING]
     for state in _select(pending, body):
         service.cancel(state.prompt)
-        service.prompts.forget(state.prompt)
+        service.forget(state.prompt)
     return Response()
 
 
@@ -94,36 +72,33 @@ def edit_queue(service: Service, body: Body) -> Response:
 def interrupt(service: Service, body: Body) -> Response:
     """Cancel one running prompt, or all of the caller's."""
     prompt_id = body.get("prompt_id") if isinstance(body, dict) else None
-    for state in service.open_prompts():
+    for state in service.open():
         if state.status is PromptStatus.RUNNING and prompt_id in (None, state.prompt.id):
             service.cancel(state.prompt)
     return Response()
 
 
 @router.get("/history")
-def show_history(
-    service: Service, max_items: int = HISTORY, offset: int | None = None
-) -> JSONResponse:
-    """The newest entries, or those from `offset` on; oldest first."""
-    ended = service.ended_prompts()
+def show_history(service: Service, max_items: int = HISTORY, offset: int = -1) -> JSONResponse:
+    """The newest entries, or those from `offset` on if that is not negative; oldest first."""
+    ended = service.ended()
     count = min(max(max_items, 0), HISTORY)
-    first = max(len(ended) - count, 0) if offset is None or offset < 0 else offset
+    first = max(len(ended) - count, 0) if offset < 0 else offset
     page = ended[first : first + count]
     return JSONResponse({state.prompt.id: state.history_entry for state in page})
 
 
 @router.get("/history/{prompt}")
 def show_entry(service: Service, prompt: str) -> JSONResponse:
-    states = service.read_states(service.prompts.read([prompt]))
-    ended = (state for state in states if state.status.has_ended)
+    ended = (state for state in service.find(prompt) if state.has_ended)
     return JSONResponse({state.prompt.id: state.history_entry for state in ended})
 
 
 @router.post("/history")
 def edit_history(service: Service, body: Body) -> Response:
     """Remove entries; their files stay until they expire."""
-    for state in _select(service.ended_prompts(), body):
-        service.prompts.forget(state.prompt)
+    for state in _select(service.ended(), body):
+        service.forget(state.prompt)
     return Response()
 
 
@@ -136,113 +111,90 @@ def _select(states: list[PromptState], body: object) -> list[PromptState]:
     return [state for state in states if body.get("clear") or state.prompt.id in deleted]
 
 
-@router.post("/upload/image")
-@router.post("/upload/mask")
-def upload_image(
-    service: Service,
-    image: Annotated[UploadFile, File()],
-    overwrite: Annotated[str, Form()] = "",
-    type_: Annotated[Literal["input"], Form(alias="type")] = "input",
-    subfolder: Annotated[str, Form()] = "",
-    original_ref: Annotated[str, Form()] = "",
-) -> JSONResponse:
-    """Store an image; if another one has its name, it gets a number.
-
-    With `original_ref`, a file as JSON, that file is stored with the alpha of the image.
-    """
-    check_queue_capacity(service.state)
-    requested = _join(subfolder, image.filename or "")
-    is_overwrite = overwrite.lower() in TRUE
-    with image.file, service.state.image_slots:
-        data = image.file.read()
-        if original_ref:
-            data = _put_alpha(service, original_ref, data)
-        name = service.images.write(requested, data, overwrite=is_overwrite)
-    folder, _, filename = name.rpartition("/")
-    return JSONResponse({"name": filename, "subfolder": folder, "type": type_})
+def exec_info(remaining: int) -> dict[str, Json]:
+    """Return the response of GET /prompt, also a part of the event `status`."""
+    return {"exec_info": {"queue_remaining": remaining}}
 
 
-def _put_alpha(service: PromptService, reference: str, mask: bytes) -> bytes:
-    """Return the file of `reference` as PNG, with the alpha of the image `mask`."""
+@router.websocket("/ws")
+async def send_events(socket: WebSocket) -> None:
+    """Serve /ws until the client disconnects."""
+    client = socket.query_params.get("clientId", "")[:CLIENT_ID_LENGTH] or uuid.uuid4().hex
+    await socket.accept()
+    stream = EventStream(get_service(socket), client)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_receive, socket, tasks.cancel_scope)
+        try:
+            await _send_all(socket, stream)
+        except (WebSocketDisconnect, RuntimeError):  # disconnected while sending
+            tasks.cancel_scope.cancel()
+
+
+class EventStream:
+    """The unsent events of one client. Its calls block."""
+
+    def __init__(self, service: PromptService, client: str) -> None:
+        self._service = service
+        self._client = client
+        self._seen: dict[str, float] = {}
+        self._started: dict[str, float] = {}
+        self._remaining = -1
+        self.has_open_prompts = False
+
+    def next_events(self) -> list[Event]:
+        """Return the events since the last call; a shorter queue comes after the ends of prompts."""
+        states = self._service.unreported(self._client)
+        self.has_open_prompts = bool(states)
+        events = [event for state in states for event in self._events_of(state)]
+        remaining = self._service.count_open()
+        if remaining != self._remaining:
+            sid = {"sid": self._client} if self._remaining < 0 else {}
+            is_shorter = remaining < self._remaining
+            status = ("status", {"status": exec_info(remaining)} | sid)
+            events.insert(len(events) if is_shorter else 0, status)
+            self._remaining = remaining
+        return events
+
+    def mark_notified(self, events: list[Event]) -> None:
+        """Record that the client has received the events, among them the ends of prompts."""
+        for kind, data in events:
+            if kind == "executing" and data["node"] is None:
+                self._service.mark_notified(self._client, data["prompt_id"])
+
+    def _events_of(self, state: PromptState) -> list[Event]:
+        prompt_id, now = state.prompt.id, time.monotonic()
+        if prompt_id not in self._started:
+            seen = self._seen.setdefault(prompt_id, now)
+            if state.status is PromptStatus.PENDING or now - seen < GRACE:
+                return []
+            self._started[prompt_id] = now
+            return list(state.start_events())
+        if not state.has_ended or now - self._started[prompt_id] < GRACE:
+            return []
+        self._service.mark_ended(prompt_id)  # clients look at the history at the last event
+        del self._seen[prompt_id], self._started[prompt_id]
+        return list(state.end_events())
+
+
+async def _send_all(socket: WebSocket, stream: EventStream) -> None:
+    while True:
+        with suppress(BgpipeError):  # Redis is away: retried, and events may repeat
+            events = await to_thread.run_sync(stream.next_events)
+            for kind, data in events:
+                await socket.send_json({"type": kind, "data": data})
+            await to_thread.run_sync(stream.mark_notified, events)
+        await anyio.sleep(BUSY_POLL if stream.has_open_prompts else IDLE_POLL)
+
+
+async def _receive(socket: WebSocket, scope: anyio.CancelScope) -> None:
+    """Answer the client's feature flags, and cancel `scope` when it disconnects."""
     try:
-        original = FileReference.model_validate_json(reference)
-    except ValidationError as error:
-        raise Problem(400, "invalid_request", f"not a file: {reference[:100]}") from error
-    name = _join(original.subfolder, original.filename)
-    download, _ = _find_file(service, original.type, name)
-    limits = service.state.uploads.limits
-    return put_alpha(download.store.read(download.info.key, limits.max_bytes), mask, limits)
-
-
-@router.get("/view")
-def view(
-    request: Request,
-    service: Service,
-    filename: str,
-    subfolder: str = "",
-    type_: Annotated[Literal["output", "input", "temp"], Query(alias="type")] = "output",
-    preview: str = "",
-    channel: Literal["rgba", "rgb", "a"] = "rgba",
-) -> Response:
-    """A file, one of its channels, or a smaller version."""
-    name = _join(subfolder, filename)
-    try:
-        validate_name(name)  # before any lookup
-    except ItemError as error:
-        raise Problem(400, "invalid_name", error.detail) from error
-    if "/" in filename or "\\" in filename:
-        raise Problem(400, "invalid_name", "filename has folders: use subfolder")
-    download, is_mask = _find_file(service, type_, name)
-    channels: Channels = "grey" if is_mask else channel
-    encoding = _PREVIEW.fullmatch(preview)
-    if channels == "rgba" and not encoding:
-        response = download.respond(request)
-    else:
-        response = _respond_rendered(service, download, channels, encoding)
-    ascii_name = re.sub(r"[^A-Za-z0-9._() -]", "_", filename)
-    response.headers["Content-Disposition"] = f'filename="{ascii_name}"'
-    return response
-
-
-@router.get("/output/{name:path}")
-def show_output(request: Request, service: Service, name: str) -> Response:
-    """A saved file by its path, as scripts expect it of a web server in front of ComfyUI."""
-    folder, _, filename = name.rpartition("/")
-    return view(request, service, filename, folder)
-
-
-def _join(folder: str, filename: str) -> str:
-    return f"{folder.strip('/')}/{filename}".removeprefix("/")
-
-
-def _find_file(service: PromptService, type_: str, name: str) -> tuple[Download, bool]:
-    """Return an uploaded image or an output, and whether its alpha alone is shown; Problem 404."""
-    state, is_mask, key = service.state, False, ""
-    store: Store | None = None
-    if type_ == "input":
-        if image := service.images.find(name):
-            store, key = state.uploads.open(service.owner, image.upload), image.key
-    elif file := service.prompts.find_file(type_, name):
-        is_mask = file.is_mask
-        with suppress(JobNotFound):
-            store = state.session.stores.open(state.jobs.job(file.job).out)
-            key = state.jobs.items.get(file.job, 0).target
-    info = store.head(key) if store and key else None
-    if store is None or info is None:
-        raise Problem(404, "unknown_file", f"unknown file: {name[:100]}")
-    return Download(store, info), is_mask
-
-
-def _respond_rendered(
-    service: PromptService, download: Download, channels: Channels, match: re.Match[str] | None
-) -> Response:
-    encoding: Encoding = match[1] if match else "png"  # type: ignore[assignment]  # as the pattern says
-    quality = min(max(int(match[2] or QUALITY), 1), 100) if match else QUALITY
-    limits = service.state.uploads.limits
-    with service.state.image_slots:
-        data = download.store.read(download.info.key, limits.max_bytes)
-        image = render_channels(data, limits, channels, encoding, quality)
-    return Response(image, media_type=f"image/{encoding}")
+        if "feature_flags" in await socket.receive_text():
+            await socket.send_json({"type": "feature_flags", "data": {}})
+        while True:
+            await socket.receive_text()
+    except (WebSocketDisconnect, KeyError):  # a binary message has no text
+        scope.cancel()
 
 
 @router.get("/object_info")
@@ -280,7 +232,7 @@ def show_system(service: Service) -> JSONResponse:
         "bgpipe_version": importlib.metadata.version("bgpipe"),
     }
     memory = dict.fromkeys(("vram_total", "vram_free", "torch_vram_total", "torch_vram_free"), 0)
-    workers = [heartbeat.worker for heartbeat in read_heartbeats(service.state.session.client)]
+    workers = [heartbeat.worker for heartbeat in read_heartbeats(service.client)]
     devices: list[Json] = [
         {"name": name, "type": "cpu" if name.startswith("cpu") else "cuda", "index": index} | memory
         for index, name in enumerate(workers)

@@ -1,7 +1,5 @@
 """From a posted prompt to jobs: one for each different cutout of its outputs."""
 
-from __future__ import annotations
-
 import logging
 import re
 import time
@@ -9,23 +7,18 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from bgpipe.pipeline.comfyui.graph import WorkflowError, no_prompt
+from bgpipe.pipeline.comfyui.graph import Json, WorkflowError, no_prompt
 from bgpipe.pipeline.comfyui.interpreter import CutoutSpec, OutputNode, Workflow, read_workflow
 from bgpipe.pipeline.comfyui.ui_format import is_ui_format
 from bgpipe.pipeline.errors import ModelUnavailable, UsageError
-from bgpipe.pipeline.http.comfyui.prompt_store import OutputFile, Prompt, PromptStore
+from bgpipe.pipeline.http.comfyui.prompt_service import PromptService
+from bgpipe.pipeline.http.comfyui.prompts import CLIENT_ID_LENGTH, OutputFile, Prompt
+from bgpipe.pipeline.http.lifecycle import check_new_job, submit
 from bgpipe.pipeline.http.problems import Problem
-from bgpipe.pipeline.http.submission import check_new_job, submit
 from bgpipe.pipeline.planning.recipe import build_recipe
 from bgpipe.pipeline.types import Job, JobId, Output
 
-if TYPE_CHECKING:
-    from bgpipe.pipeline.comfyui.graph import Json
-    from bgpipe.pipeline.http.comfyui.dependencies import PromptService
-
-CLIENT_ID_LENGTH = 200
 PREVIEW_PREFIX = "ComfyUI_temp"
 MAX_NUMBER = 1e15
 """Largest absolute number that a client may give its prompt."""
@@ -39,17 +32,14 @@ def submit_prompt(service: PromptService, body: Json) -> tuple[Prompt, Mapping[s
     """Submit the body of POST /prompt: {"prompt": graph, ...}, or a document in UI format.
 
     Returns the prompt, whose jobs are open, and the errors of those previews that it lacks.
-
-    Raises:
-        WorkflowError: the workflow is invalid or not supported.
-        Problem: the id exists, or the queue is full.
+    WorkflowError if the workflow is invalid; Problem if the id exists, or the queue is full.
     """
     document, request = body, {}
     if not is_ui_format(body):
         if not isinstance(body, dict) or "prompt" not in body:
             raise no_prompt()
         document, request = body["prompt"], body
-    prompt_id = _prompt_id(request, service.prompts)
+    prompt_id = _prompt_id(request, service)
     check_new_job(service.state, service.owner)
     models, images = service.state.settings.comfyui.models, service.images
     workflow = read_workflow(document, models, lambda name: images.find(name) is not None)
@@ -68,40 +58,38 @@ def submit_prompt(service: PromptService, body: Json) -> tuple[Prompt, Mapping[s
     extra_data = given if isinstance(given, dict) else {}
     prompt = Prompt(
         id=prompt_id,
-        number=_number(request, service.prompts),
+        number=_number(request, service),
         owner=service.owner,
         client=str(client or "")[:CLIENT_ID_LENGTH],
         graph=workflow.graph,
         extra_data=extra_data | ({"client_id": client} if client else {}),
         outputs=tuple(output.node for output in outputs),
-        kept=tuple(
-            _output_file(service.prompts, output, specs[output], jobs) for output in outputs
-        ),
+        kept=tuple(_output_file(service, output, specs[output], jobs) for output in outputs),
         created=next(iter(jobs.values())).created,
     )
-    service.prompts.add(prompt)
+    service.add(prompt)
     return prompt, workflow.errors
 
 
-def _prompt_id(request: Mapping[str, Json], prompts: PromptStore) -> str:
+def _prompt_id(request: Mapping[str, Json], service: PromptService) -> str:
     prompt_id = request.get("prompt_id")
     if prompt_id is None:
         return str(uuid.uuid4())
     if not isinstance(prompt_id, str) or not _UUID.fullmatch(prompt_id):
         message = "The prompt_id is not a UUID in lower case"
         raise WorkflowError("invalid_prompt_id", message, str(prompt_id))
-    if prompts.exists(prompt_id):
+    if service.exists(prompt_id):
         raise Problem(409, "conflict", "prompt_id already exists")
     return prompt_id
 
 
-def _number(request: Mapping[str, Json], prompts: PromptStore) -> float:
+def _number(request: Mapping[str, Json], service: PromptService) -> float:
     """Return the prompt's position in listings; it does not change the order of work."""
     requested: Json = request.get("number", "")
     is_number = isinstance(requested, int | float) and not isinstance(requested, bool)
     if is_number and abs(requested) < MAX_NUMBER:
         return float(requested)
-    number = prompts.next_number()
+    number = service.next_number()
     return -number if request.get("front") else number
 
 
@@ -142,7 +130,6 @@ def _make_job(service: PromptService, job_id: JobId, spec: CutoutSpec) -> Job:
     image = service.images.find(spec.photo)
     if image is None:  # removed since validation
         raise Problem(404, "unknown-photo", f"image not found: {spec.photo}")
-    service.images.touch(image.upload)
     state, preset, output = service.state, spec.preset, Output()
     if spec.is_mask:
         preset, output = replace(preset, background="", foreground=False), Output(format="mask")
@@ -171,13 +158,13 @@ def _make_job(service: PromptService, job_id: JobId, spec: CutoutSpec) -> Job:
 
 
 def _output_file(
-    prompts: PromptStore, output: OutputNode, spec: CutoutSpec, jobs: Mapping[CutoutSpec, Job]
+    service: PromptService, output: OutputNode, spec: CutoutSpec, jobs: Mapping[CutoutSpec, Job]
 ) -> OutputFile:
     prefix = output.prefix or PREVIEW_PREFIX
     folder, _, stem = prefix.rpartition("/")
     return OutputFile(
         node=output.node,
-        filename=f"{stem}_{prompts.next_count(prefix):05}_.png",
+        filename=f"{stem}_{service.next_count(prefix):05}_.png",
         subfolder=folder,
         type="output" if output.is_saved else "temp",
         job=jobs[spec].id,

@@ -7,14 +7,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from bgpipe.config.output import MEDIA_TYPES
 from bgpipe.pipeline.http.dependencies import KEYED, Caller, OwnJob, State, get_own_job
-from bgpipe.pipeline.http.downloads import (
-    Download,
-    attachment,
-    document_file,
-    etag_of,
-    object_info,
-    stream_zip,
-)
+from bgpipe.pipeline.http.files import document_file, download, download_zip, etag_of, object_info
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.schemas import ImageKind, ItemBody, ItemPage, item_body
 from bgpipe.pipeline.images.preview import render_thumbnail
@@ -40,17 +33,15 @@ def get_own_item(state: State, caller: Caller, job: str, index: Index) -> tuple[
 
 OwnItem = Annotated[tuple[Job, ItemView], Depends(get_own_item)]
 """The job and the item in the path, which the caller may see."""
-
-
 OutputName = Annotated[str, Query(max_length=40)]
 
 
 def _target_key(job: Job, view: ItemView, output: str) -> str:
     """Return the key of an output, by default the first; raises Problem 404 without such a one."""
-    names = [each.name for each in job.outputs]
-    if output and output not in names:
+    targets = dict(zip((each.name for each in job.outputs), view.item.targets, strict=False))
+    if output and output not in targets:
         raise Problem(404, "unknown-item", f"job {job.id} has no output: {output}")
-    return view.item.targets[names.index(output) if output else 0]
+    return targets[output] if output else view.item.target
 
 
 @router.get("/jobs/{job}/items")
@@ -80,7 +71,7 @@ def download_result(
     """The cutout, or one of its named outputs, by default the first; parts of it by Range."""
     job, view = own
     target = state.session.stores.open(job.out)
-    return Download(target, object_info(target, _target_key(job, view, output))).respond(request)
+    return download(request, target, object_info(target, _target_key(job, view, output)))
 
 
 @router.get("/jobs/{job}/items/{index}/preview", response_class=Response, responses=PREVIEW)
@@ -101,16 +92,13 @@ def preview(
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    limits = state.uploads.limits
+    limits, is_mask = state.uploads.limits, of is ImageKind.MASK
     with state.image_slots:
-        data = store.read(key, limits.max_bytes)
-        data = render_thumbnail(data, limits, side, mask=of is ImageKind.MASK)
+        data = render_thumbnail(store.read(key, limits.max_bytes), limits, side, mask=is_mask)
     return Response(data, media_type="image/webp", headers=headers)
 
 
 @router.get("/jobs/{job}/results.zip", response_class=StreamingResponse, responses=ZIP)
-def download_all(state: State, job: OwnJob) -> StreamingResponse:
+def download_all(state: State, job: OwnJob) -> Response:
     """All cutouts made so far, streamed as one ZIP."""
-    chunks = stream_zip(state.jobs, job, state.session.stores.open(job.out))
-    headers = {"Content-Disposition": attachment(f"{job.id}.zip")}
-    return StreamingResponse(chunks, media_type="application/zip", headers=headers)
+    return download_zip(state.jobs, job, state.session.stores.open(job.out))

@@ -1,35 +1,36 @@
-"""/v1/jobs: submit, list, cancel, retry and delete jobs, and follow one by events."""
+"""/v1/uploads: images for jobs. /v1/jobs: submit, list, cancel, retry, delete and follow jobs."""
 
 import hashlib
 import json
+import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Annotated, Any, cast
 
 import anyio
 from anyio import to_thread
-from fastapi import APIRouter, Form, Header, Query, Response, UploadFile
+from fastapi import APIRouter, File, Form, Header, Path, Query, Response, UploadFile
 from fastapi.responses import StreamingResponse
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.errors import BgpipeError, StoreCorrupted, UsageError
-from bgpipe.pipeline.http import submission
+from bgpipe.pipeline.errors import BgpipeError, Code, PermanentError, StoreCorrupted, UsageError
+from bgpipe.pipeline.http import lifecycle
 from bgpipe.pipeline.http.dependencies import KEYED, AppState, Caller, OwnJob, State
-from bgpipe.pipeline.http.downloads import CHUNK_BYTES
+from bgpipe.pipeline.http.files import CHUNK_BYTES, UPLOAD_ID, new_upload_id, upload_not_found
 from bgpipe.pipeline.http.problems import Problem
-from bgpipe.pipeline.http.routes.uploads import store_files
-from bgpipe.pipeline.http.schemas import JobBody, JobForm, JobPage, JobRequest, job_body
-from bgpipe.pipeline.http.submission import touch_folder
-from bgpipe.pipeline.http.uploads import upload_not_found
+from bgpipe.pipeline.http.schemas import JobBody, JobForm, JobPage, JobRequest, UploadBody, job_body
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.types import CLOSED_STATES, Job, JobId, JobState
 
+uploads_router = APIRouter(prefix="/v1", tags=["uploads"], dependencies=KEYED)
 router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=KEYED)
 events_router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=KEYED)
 """Included after the items' routes, whose order in the OpenAPI document is fixed."""
 
+UploadId = Annotated[str, Path(pattern=f"^{UPLOAD_ID.pattern}$")]
+Files = Annotated[list[UploadFile], File(min_length=1)]
 IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", max_length=255)]
 CLOCKS = ("seconds", "images_per_second")
 """Fields of a summary whose changes are no event."""
@@ -37,6 +38,23 @@ POLL = 0.5
 """Seconds between two reads of a followed job."""
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a comment keeps the connection open."""
+
+
+@uploads_router.post("/uploads", status_code=201)
+def create_upload(state: State) -> UploadBody:
+    """Create an empty upload."""
+    lifecycle.check_queue_capacity(state)
+    return UploadBody(upload=new_upload_id(), files=[])
+
+
+@uploads_router.post("/uploads/{upload}/files", status_code=201)
+def add_files(state: State, caller: Caller, upload: UploadId, files: Files) -> UploadBody:
+    """Add images to an upload; an image replaces one of the same name.
+
+    If one is refused, those before it stay.
+    """
+    lifecycle.check_queue_capacity(state)
+    return UploadBody(upload=upload, files=_store_files(state, caller.name, upload, files))
 
 
 @router.post("/jobs", status_code=201)
@@ -53,17 +71,16 @@ def create_job(
     """
     if bool(request.upload) == bool(request.source):
         raise UsageError("pass either upload or source")
-    submission.check_new_job(state, caller.name, request.on_finish)
+    lifecycle.check_new_job(state, caller.name, request.on_finish)
     if request.upload:
         source = state.uploads.location(caller.name, request.upload)
         if not state.uploads.count(caller.name, request.upload, 1):
             raise upload_not_found(request.upload)
-        touch_folder(state, f"{caller.name}/uploads/{request.upload}")
     else:
-        source = submission.check_source(state, request.source)
-    job = submission.make_job(state, caller.name, source, request, idempotency_key)
+        source = lifecycle.check_source(state, request.source)
+    job = lifecycle.make_job(state, caller.name, source, request, idempotency_key)
     job = replace(job, include=tuple(request.include))
-    return _submit_once(state, job, response, idempotency_key)
+    return _submit_once(state, job, response)
 
 
 @router.post("/jobs/from-images", status_code=201)
@@ -76,14 +93,13 @@ def create_job_from_images(
 ) -> JobBody:
     """Upload images and make cutouts of them in one request; if one is refused, all are."""
     options = form.to_options()
-    submission.check_new_job(state, caller.name, options.on_finish)
-    upload = _content_id(form.files, idempotency_key) if idempotency_key else state.uploads.new_id()
+    lifecycle.check_new_job(state, caller.name, options.on_finish)
+    upload = _content_id(form.files, idempotency_key) if idempotency_key else new_upload_id()
     source = state.uploads.location(caller.name, upload)
-    job = submission.make_job(state, caller.name, source, options, idempotency_key)
-    if not _is_repeated(state.jobs, job, idempotency_key):
-        touch_folder(state, f"{caller.name}/uploads/{upload}")
-        store_files(state, caller.name, upload, form.files)
-    return _submit_once(state, job, response, idempotency_key)
+    job = lifecycle.make_job(state, caller.name, source, options, idempotency_key)
+    if not _is_repeated(state.jobs, job):
+        _store_files(state, caller.name, upload, form.files)
+    return _submit_once(state, job, response)
 
 
 @router.get("/jobs")
@@ -125,9 +141,9 @@ def retry_job(state: State, job: OwnJob) -> JobBody:
     """Retry the failed images of a finished job."""
     if state.jobs.summary(job.id).state is not JobState.FINISHED:
         raise Problem(409, "conflict", f"job not finished: {job.id}: wait for its end")
-    submission.check_queue_capacity(state)
+    lifecycle.check_queue_capacity(state)
     if job.owner:
-        submission.register_job(state, job)
+        lifecycle.register_job(state, job)
     lease, dispatch = state.session.lease(keys.lease_of_job(job.id)), state.settings.dispatch
     try:
         # The job's last leader may hold the lease a moment longer.
@@ -143,11 +159,10 @@ def retry_job(state: State, job: OwnJob) -> JobBody:
 def delete_job(state: State, job: OwnJob) -> None:
     """Forget a closed job, and remove its cutouts if the server stores them."""
     with _conflicts():
-        state.jobs.forget(job.id)
-    state.session.client.zrem(keys.of_owner(job.owner), job.id)
-    state.session.client.zrem(keys.FOLDERS, f"{job.owner}/results/{job.id}")
-    if job.owner and job.out == state.uploads.results_location(job.owner, job.id):
-        state.session.stores.open(job.out).clear()
+        if job.owner:
+            lifecycle.remove_folder(state, f"{job.owner}/results/{job.id}")
+        else:  # a command's
+            state.jobs.forget(job.id)
 
 
 STREAM: dict[int | str, dict[str, Any]] = {
@@ -163,8 +178,7 @@ def follow_job(
 ) -> StreamingResponse:
     """`summary` events with the job's summary, whenever it changes; `end` is the last one.
 
-    Each event is complete, so a client that reconnects misses nothing. The event of Last-Event-ID is
-    not repeated.
+    Each event is complete: a client that reconnects, with Last-Event-ID, misses and repeats nothing.
     """
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_events(state, job, last), 200, headers, "text/event-stream")
@@ -192,30 +206,55 @@ async def _events(state: AppState, job: Job, last: str) -> AsyncIterator[str]:
         await anyio.sleep(POLL)
 
 
-def _submit_once(state: AppState, job: Job, response: Response, idempotency_key: str) -> JobBody:
+def _store_files(state: AppState, owner: str, upload: str, files: list[UploadFile]) -> list[str]:
+    """Store images as `UploadStore.write` does; return their keys, which are distinct.
+
+    Problem 413 if the upload would have too many images.
+    """
+    maximum, image_bytes = state.settings.serve.files, state.uploads.limits.max_bytes
+    if state.uploads.count(owner, upload, maximum + 1) + len(files) > maximum:
+        raise Problem(413, "too-many-files", f"too many images: the maximum is {maximum} an upload")
+    keys: list[str] = []
+    for file in files:
+        with file.file, state.image_slots:
+            name = _make_distinct(file.filename or "image", keys)
+            if (file.size or 0) > image_bytes:
+                detail = f"{file.size} bytes: the maximum of an image is {image_bytes}"
+                raise PermanentError(Code.TOO_LARGE, detail)
+            keys.append(state.uploads.write(owner, upload, name, file.file.read()))
+    return keys
+
+
+def _make_distinct(name: str, others: Collection[str]) -> str:
+    """Number the stem of `name` if one of `others` has it: phones reuse names."""
+    stem, dot, suffix = name.rpartition(".") if "." in name else (name, "", "")
+    number, distinct = 1, name
+    while any(re.fullmatch(rf"{re.escape(distinct)}(\.\w+)?", other) for other in others):
+        number += 1
+        distinct = f"{stem}-{number}{dot}{suffix}"
+    return distinct
+
+
+def _submit_once(state: AppState, job: Job, response: Response) -> JobBody:
     """Submit the job, unless the same request has done so."""
-    if not _is_repeated(state.jobs, job, idempotency_key):
+    if not _is_repeated(state.jobs, job):
         try:
-            submission.submit(state, job, list_now=state.uploads.id_at(job.source) is not None)
+            lifecycle.submit(state, job, list_now=state.uploads.id_at(job.source) is not None)
         except UsageError:
             # A concurrent request with the same key may have made the job.
-            if not _is_repeated(state.jobs, job, idempotency_key):
+            if not _is_repeated(state.jobs, job):
                 raise
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job_body(state, job)
 
 
-def _is_repeated(jobs: JobStore, job: Job, idempotency_key: str) -> bool:
+def _is_repeated(jobs: JobStore, job: Job) -> bool:
     """Whether the same request has made the job; Problem 422 if the key was another request's."""
-    if not idempotency_key:
-        return False
-    try:
-        existing = jobs.job(job.id)
-    except JobNotFound:
-        return False
-    if not job.same_as(existing):
-        raise Problem(422, "key-reused", "this Idempotency-Key was used for another request")
-    return True
+    with suppress(JobNotFound):
+        if not job.same_as(jobs.job(job.id)):
+            raise Problem(422, "key-reused", "this Idempotency-Key was used for another request")
+        return True
+    return False
 
 
 def _content_id(files: list[UploadFile], idempotency_key: str) -> str:

@@ -1,7 +1,5 @@
 """/v1.0/removebg: an image in, its cutout out, in the shape of remove.bg's API 1.0 (infra/docs/http.md)."""
 
-from __future__ import annotations
-
 import base64
 import json
 import time
@@ -16,12 +14,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BeforeValidator, Field, ValidationError
 from starlette.types import Message
 
-from bgpipe.pipeline.broker import keys
+from bgpipe.config.output import MEDIA_TYPES
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.http import submission
-from bgpipe.pipeline.http.body_limits import ENCODED_BYTES
+from bgpipe.pipeline.http import lifecycle
 from bgpipe.pipeline.http.dependencies import AppState, Caller, State
-from bgpipe.pipeline.http.downloads import CHUNK_BYTES
+from bgpipe.pipeline.http.files import CHUNK_BYTES, new_upload_id
+from bgpipe.pipeline.http.middleware import ENCODED_BYTES
 from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.routes.jobs import delete_job
 from bgpipe.pipeline.http.schemas import CutoutOptions, Value
@@ -35,21 +33,8 @@ SECONDS, POLL = 60.0, 0.1
 SEPARATORS = 200
 """Maximum number of brackets and commas in a JSON body, which is flat."""
 PRESETS = {"person": "portraits", "product": "products"}
-PLAIN: dict[str, Value] = {
-    "crop": False,
-    "canvas": "",
-    "size": "",
-    "background": "",
-    "shadow": 0.0,
-    "outline": "",
-}
+PLAIN = dict[str, Value](crop=False, canvas="", size="", background="", shadow=0.0, outline="")
 """What a preset may do to a cutout, and `arrange` does here."""
-MEDIA_TYPES = {
-    "jpg": "image/jpeg",
-    "png": "image/png",
-    "webp": "image/webp",
-    "zip": "application/zip",
-}
 
 
 def _decode(text: object) -> UploadFile:
@@ -145,7 +130,7 @@ async def remove_background(
     while (await run_sync(state.jobs.summary, job.id)).state not in CLOSED_STATES:
         if time.monotonic() > deadline:
             await run_sync(state.jobs.cancel, job.id)
-            raise Problem(503, "timeout", f"no cutout in {SECONDS:.0f} s", submission.RETRY_AFTER)
+            raise Problem(503, "timeout", f"no cutout in {SECONDS:.0f} s", lifecycle.RETRY_AFTER)
         await anyio.sleep(POLL)  # not in a thread, of which there are few
     arranged = await run_sync(_finish, state, job, parameters)
     left, top, right, bottom = arranged.subject
@@ -160,28 +145,24 @@ async def remove_background(
         data = {f"foreground_{name}": value for name, value in box.items()}
         encoded = base64.b64encode(arranged.data).decode()
         return JSONResponse({"data": {"result_b64": encoded} | data}, headers=headers)
-    return Response(arranged.data, 200, headers, MEDIA_TYPES[arranged.format])
+    return Response(arranged.data, 200, headers, MEDIA_TYPES[f".{arranged.format}"])
 
 
 def _start(state: AppState, owner: str, parameters: Parameters) -> Job:
-    submission.check_new_job(state, owner)
-    upload = state.uploads.new_id()
-    folder = f"{owner}/uploads/{upload}"
-    submission.touch_folder(state, folder)
+    lifecycle.check_new_job(state, owner)
+    upload = new_upload_id()
     with state.image_slots:
         state.uploads.write(owner, upload, "image", parameters.read_image())
     options = CutoutOptions(preset=PRESETS.get(parameters.type, ""), set=PLAIN)
-    job = submission.make_job(state, owner, state.uploads.location(owner, upload), options)
-    submission.submit(state, job)
+    job = lifecycle.make_job(state, owner, state.uploads.location(owner, upload), options)
+    lifecycle.submit(state, job)
     return job
 
 
 def _finish(state: AppState, job: Job, parameters: Parameters) -> Arranged:
     """Return the arranged cutout of a closed job, and remove the job and its files.
 
-    Raises:
-        PermanentError: the image, or that of the background, has failed.
-        Problem: 400: nothing was found in the image.
+    PermanentError if an image has failed; Problem 400 if nothing was found in it.
     """
     background = parameters.bg_image_file.file.read() if parameters.bg_image_file else b""
     try:
@@ -194,8 +175,7 @@ def _finish(state: AppState, job: Job, parameters: Parameters) -> Arranged:
             arranged = arrange(cutout, parameters, background, limits)
     finally:
         delete_job(state, job)
-        state.session.stores.open(job.source).clear()
-        state.session.client.zrem(keys.FOLDERS, job.source.removeprefix(f"{state.uploads.root}/"))
+        lifecycle.remove_folder(state, job.source.removeprefix(f"{state.uploads.root}/"))
     if arranged is None:
         raise Problem(400, "unknown_foreground", "could not identify a foreground in the image")
     return arranged

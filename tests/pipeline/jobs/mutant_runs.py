@@ -34,7 +34,7 @@ UNIT_TESTS = {
         "tests/pipeline/jobs/test_store.py",
         "tests/pipeline/jobs/test_store_lost_replies.py",
     ),
-    "served": ("tests/pipeline/http/test_background.py",),
+    "served": ("tests/pipeline/http/test_lifecycle_maintenance.py",),
     "monitoring": ("tests/pipeline/monitoring/test_collectors_stats.py",),
 }
 

@@ -17,7 +17,7 @@ from websockets.sync.client import connect as dial
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.http.api_keys import ApiKeys
-from bgpipe.pipeline.http.comfyui.prompt_store import digest_of
+from bgpipe.pipeline.http.comfyui.prompt_service import digest_of
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import JobId
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.http.api_keys import ApiKeys
-from bgpipe.pipeline.http.comfyui.user_files import MAX_BYTES, MAX_FILES
+from bgpipe.pipeline.http.comfyui.files import MAX_BYTES, MAX_FILES
 
 from ....support.http_service import Service
 

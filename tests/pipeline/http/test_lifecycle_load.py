@@ -1,6 +1,6 @@
 """Two hundred clients at once, for a minute: nothing but 'come back later' is refused.
 
-    pytest tests/pipeline/http/test_submission_load.py --slow -s
+    pytest tests/pipeline/http/test_lifecycle_load.py --slow -s
 
 prints the figures of infra/docs/http.md.
 """

@@ -1,24 +1,63 @@
-"""The state of a prompt in ComfyUI's terms: its entry in the history, its events on the websocket."""
-
-from __future__ import annotations
+"""Prompts and their files, as Redis holds them; state, history and events of a prompt in ComfyUI's terms."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import Self
 
 from bgpipe.pipeline.comfyui import node_types
-from bgpipe.pipeline.jobs.store import JobNotFound
-from bgpipe.pipeline.types import JobState
+from bgpipe.pipeline.comfyui.graph import Graph, Json
+from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
+from bgpipe.pipeline.types import Failure, JobId, JobState, JobSummary
 
-if TYPE_CHECKING:
-    from bgpipe.pipeline.comfyui.graph import Json
-    from bgpipe.pipeline.http.comfyui.prompt_store import Prompt
-    from bgpipe.pipeline.jobs.store import JobStore
-    from bgpipe.pipeline.types import Failure, JobSummary
-
-Event = tuple[str, dict[str, "Json"]]
+Event = tuple[str, dict[str, Json]]
 """The event's type and data."""
+CLIENT_ID_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A file of an output node: the cutout of `job`, or its alpha. Stored as JSON in Redis."""
+
+    node: str
+    filename: str
+    subfolder: str
+    type: str
+    """`output`, or `temp` for a preview."""
+    job: JobId
+    is_mask: bool = False
+
+    @property
+    def reference(self) -> dict[str, str]:
+        """The file as ComfyUI names it."""
+        return {"filename": self.filename, "subfolder": self.subfolder, "type": self.type}
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A posted prompt, stored as JSON in Redis. `created` is Unix time.
+
+    `client`, if not empty, gets events; `kept` are the output files.
+    """
+
+    id: str
+    number: int | float
+    owner: str
+    client: str
+    graph: Graph
+    extra_data: dict[str, Json]
+    outputs: tuple[str, ...]
+    kept: tuple[OutputFile, ...]
+    created: float
+
+    @property
+    def jobs(self) -> list[JobId]:
+        return list(dict.fromkeys(file.job for file in self.kept))
+
+    @property
+    def queue_item(self) -> list[Json]:
+        """The prompt as ComfyUI lists it in queue and history."""
+        return [self.number, self.id, self.graph, self.extra_data, list(self.outputs)]
 
 
 class PromptStatus(StrEnum):
@@ -27,10 +66,6 @@ class PromptStatus(StrEnum):
     DONE = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
-
-    @property
-    def has_ended(self) -> bool:
-        return self not in {PromptStatus.PENDING, PromptStatus.RUNNING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +76,25 @@ class PromptState:
     status: PromptStatus
     ended: int
     failure: Failure | None = None
+
+    @classmethod
+    def read(cls, jobs: JobStore, prompt: Prompt) -> Self | None:
+        """Return the state of `prompt`, or None if its jobs were forgotten."""
+        failure = None
+        try:
+            summaries = [jobs.summary(job) for job in prompt.jobs]
+            status = _status_of(summaries)
+            if status is PromptStatus.FAILED:
+                failed = (failure for job in prompt.jobs for failure in jobs.items.failures(job))
+                failure = next(failed, None)
+        except JobNotFound:
+            return None
+        seconds = max(summary.seconds for summary in summaries)
+        return cls(prompt, status, int(1000 * (prompt.created + seconds)), failure)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status not in {PromptStatus.PENDING, PromptStatus.RUNNING}
 
     @property
     def history_entry(self) -> dict[str, Json]:
@@ -118,21 +172,6 @@ class PromptState:
         for file in kept if self.status is PromptStatus.DONE else ():
             outputs.setdefault(file.node, {"images": []})["images"].append(file.reference)
         return outputs
-
-
-def read_prompt_state(jobs: JobStore, prompt: Prompt) -> PromptState | None:
-    """Return the state of `prompt`, or None if its jobs were forgotten."""
-    failure = None
-    try:
-        summaries = [jobs.summary(job) for job in prompt.jobs]
-        status = _status_of(summaries)
-        if status is PromptStatus.FAILED:
-            failed = (failure for job in prompt.jobs for failure in jobs.items.failures(job))
-            failure = next(failed, None)
-    except JobNotFound:
-        return None
-    seconds = max(summary.seconds for summary in summaries)
-    return PromptState(prompt, status, int(1000 * (prompt.created + seconds)), failure)
 
 
 def _status_of(summaries: Sequence[JobSummary]) -> PromptStatus:

@@ -17,10 +17,10 @@ from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import Job, JobState
 
 pytest.importorskip("fastapi")
-from bgpipe.pipeline.http.background import MaintenanceLoop
 from bgpipe.pipeline.http.dependencies import AppState, open_state
+from bgpipe.pipeline.http.files import new_upload_id
+from bgpipe.pipeline.http.lifecycle import MaintenanceLoop, make_job, register_job, submit
 from bgpipe.pipeline.http.schemas import CutoutOptions
-from bgpipe.pipeline.http.submission import make_job, register_job, submit, touch_folder
 
 DAY = 86_400.0
 
@@ -49,9 +49,8 @@ def state(
 @pytest.fixture
 def job(state: AppState, photo: Callable[..., Path]) -> Job:
     """Return a job of an upload, not yet opened."""
-    upload = state.uploads.new_id()
+    upload = new_upload_id()
     state.uploads.write("anna", upload, "a.png", photo("a.png").read_bytes())
-    touch_folder(state, f"anna/uploads/{upload}")
     return make_job(state, "anna", state.uploads.location("anna", upload), CutoutOptions())
 
 
@@ -84,6 +83,8 @@ def test_a_job_that_is_over_is_open_no_longer(state: AppState, job: Job) -> None
 def test_what_was_kept_for_long_enough_is_removed_with_its_job(
     state: AppState, job: Job, root: str
 ) -> None:
+    upload = job.source.removeprefix(f"{root}/").encode()
+    assert state.session.client.zrange(keys.FOLDERS, 0, -1) == [upload]  # without a job, too
     submit(state, job)
     state.jobs.cancel(job.id)
     store = state.session.stores.open(root)
