@@ -11,12 +11,14 @@ from dataclasses import replace
 from functools import cache, partial, wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from bgpipe.pipeline import session
 from bgpipe.pipeline.cli.console import Console
+
+if TYPE_CHECKING:
+    from bgpipe.pipeline.session import Session
 
 Options = TypeVar("Options")
 
@@ -28,9 +30,10 @@ _option: Callable[..., Any] = partial(typer.Option, expose_value=False, rich_hel
 
 
 @contextmanager
-def open_session(context: typer.Context) -> Iterator[tuple[Console, session.Session]]:
+def open_session(context: typer.Context) -> Iterator[tuple[Console, Session]]:
     """Read the settings and connect to Redis. Raises as `pipeline.session` does."""
     from bgpipe.config.settings import load_settings  # pydantic, which --help does not need
+    from bgpipe.pipeline import session  # Redis, likewise
 
     console: Console = context.obj
     with session.open_session(load_settings(), notify=console.notify) as opened:

@@ -25,7 +25,8 @@ from bgpipe.pipeline.planning.prune import Prune
 from bgpipe.pipeline.planning.targets import literal_key
 from bgpipe.pipeline.processes import ChildProcess
 from bgpipe.pipeline.report.contact_sheet import format_duration
-from bgpipe.pipeline.scheduling.dispatcher import JobController, forget_old
+from bgpipe.pipeline.scheduling.dispatcher import JobController, forget_old, make_feeder
+from bgpipe.pipeline.scheduling.submission import list_and_start, open_or_join
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import CLOSED_STATES, Job, JobId, JobState, JobSummary
 
@@ -44,7 +45,7 @@ def open_job(
     session: Session, console: Console, job: Job, named: Sequence[str] = ()
 ) -> tuple[JobId, Lease]:
     """Open the job or join the one that does the same, and warn if it is not simply opened."""
-    opened = session.submitter.open_or_join(job, named)
+    opened = open_or_join(session, job, named)
     if opened.replaced:
         console.warn(f"job {opened.replaced} was abandoned: replaced by {opened.id}")
     if opened.id != job.id:
@@ -100,7 +101,7 @@ class JobRun:
 
     @cached_property
     def _controller(self) -> JobController:
-        return self.session.controller(self.job_id, self.lease)
+        return JobController(make_feeder(self.session), self.lease, self.job_id)
 
     def prepare(self) -> None:
         """Without a cluster, start the worker early if it is likely needed, and forget old jobs."""
@@ -110,7 +111,7 @@ class JobRun:
         has_target = "://" in job.out or Path(job.out).exists()
         if self.lease.acquire() and (job.named or not has_target):
             self._start_worker()
-        forget_old(self.session.jobs, self.session.settings.dispatch.keep_days)
+        forget_old(self.session)
 
     def step(self, summary: JobSummary) -> None:
         """Advance the job, then pause unless it can be advanced further at once."""
@@ -120,7 +121,7 @@ class JobRun:
             self._controller.release()
             more = False
         else:
-            more = self._controller.step(self.session.feeder.capacity())
+            more = self._controller.step(self._controller.feeder.capacity())
             if self._controller.is_leader:
                 self._start_worker()
             if self.worker:
@@ -143,8 +144,8 @@ class JobRun:
 
     def _list(self) -> bool:
         """List the job unless another command does; returns whether it is listed now."""
-        ignored = self.session.submitter.list_and_start(
-            self.job_id, self.lease, self.growing, self._start_worker, self.prune
+        ignored = list_and_start(
+            self.session, self.job_id, self.lease, self.growing, self._start_worker, self.prune
         )
         if ignored:
             self.ignored.include(ignored)

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, cast
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.embedded import worker
+from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.errors import BgpipeError, RedisUnavailable, Unavailable
 from bgpipe.pipeline.http.schemas import job_body
 from bgpipe.pipeline.jobs.scripts import run_script
 from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.processes import background_thread
-from bgpipe.pipeline.scheduling.dispatcher import CLEANING_INTERVAL
+from bgpipe.pipeline.scheduling.dispatcher import CLEANING_INTERVAL, Dispatcher
+from bgpipe.pipeline.scheduling.submission import list_and_start
 from bgpipe.pipeline.scheduling.webhook import post_webhook
 from bgpipe.pipeline.types import DAY_SECONDS, JobId, JobState
 
@@ -44,7 +46,7 @@ def embedded_worker(state: AppState) -> Iterator[None]:
 
     def dispatch(stopped: threading.Event) -> None:
         try:
-            session.dispatcher().run(stopped, child.check)
+            Dispatcher(session, state.feeder).run(stopped, child.check)
         except Unavailable as error:
             log.critical("cannot work", extra={"fields": {"error": error}})
             # Without a worker the server would accept jobs that never end.
@@ -92,7 +94,7 @@ class MaintenanceLoop:
         for member, state, created in served:
             owner, _, name = member.decode().rpartition("/")
             if state.decode() == JobState.LISTING:
-                if not self._state.session.is_held(keys.lease_of_job(JobId(name))):
+                if not is_held(self._client, keys.lease_of_job(JobId(name))):
                     self._start(name, partial(self._list, JobId(name)))
             elif state or time.time() - float(created) > OPENING_SECONDS:
                 self._start(name, partial(self._conclude, owner, JobId(name)))
@@ -124,11 +126,10 @@ class MaintenanceLoop:
 
     def _list(self, job_id: JobId) -> None:
         """List an open job, unless another process does."""
-        submitter = self._state.session.submitter
-        lease = submitter.lease(job_id)
+        lease = self._state.session.job_lease(job_id)
         if lease.acquire():
             with lease.renewing():
-                submitter.list_and_start(job_id, lease)
+                list_and_start(self._state.session, job_id, lease)
 
     def _conclude(self, owner: str, job_id: JobId) -> None:
         """Post the job's webhook, and take it off the lists of open jobs."""

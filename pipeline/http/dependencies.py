@@ -20,6 +20,7 @@ from bgpipe.pipeline.http.uploads import UploadStore
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.monitoring.collectors import ClusterCollector
+from bgpipe.pipeline.scheduling.dispatcher import Feeder, make_feeder
 from bgpipe.pipeline.session import Session, open_session
 from bgpipe.pipeline.types import Job, JobId
 
@@ -38,6 +39,7 @@ class AppState:
     """Shared by all threads. Its calls block: endpoints that use it are plain `def`."""
 
     session: Session
+    feeder: Feeder
     api_keys: ApiKeys
     uploads: UploadStore
     image_slots: BoundedSemaphore
@@ -80,7 +82,9 @@ def open_state(settings: Settings) -> Iterator[AppState]:
         cluster = ClusterCollector(impatient, settings)
         slots = BoundedSemaphore(IMAGES_IN_MEMORY)
         api_keys = ApiKeys(session.client)
-        yield AppState(session, api_keys, uploads, slots, anyio.Lock(), cluster)
+        yield AppState(
+            session, make_feeder(session), api_keys, uploads, slots, anyio.Lock(), cluster
+        )
 
 
 def get_state(connection: HTTPConnection) -> AppState:

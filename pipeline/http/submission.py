@@ -19,6 +19,8 @@ from bgpipe.pipeline.jobs.scripts import run_script
 from bgpipe.pipeline.jobs.store import new_job_id
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe as recipes
+from bgpipe.pipeline.scheduling.dispatcher import JobController
+from bgpipe.pipeline.scheduling.submission import list_and_start, open_job
 from bgpipe.pipeline.storage.base import S3, contains, is_safe_key
 from bgpipe.pipeline.types import Job, JobId, Output
 
@@ -80,13 +82,12 @@ def submit(state: AppState, job: Job, *, list_now: bool = True) -> None:
         JobConflict: another job with the same source and target is open.
         NoImages: its source is empty.
     """
-    session, submitter = state.session, state.session.submitter
     register_job(state, job)
-    lease = submitter.open_job(job)
+    lease = open_job(state.session, job)
     try:
         if list_now:
-            submitter.list_and_start(job.id, lease)
-            session.controller(job.id, lease).step(session.feeder.capacity())
+            list_and_start(state.session, job.id, lease)
+            JobController(state.feeder, lease, job.id).step(state.feeder.capacity())
     finally:
         lease.release()
 
@@ -115,7 +116,7 @@ def touch_folder(state: AppState, folder: str) -> None:
 
 def check_queue_capacity(state: AppState) -> None:
     """Refuse new work while the queue is full: raises Problem 429 with Retry-After."""
-    depth = state.session.feeder.depth()
+    depth = state.feeder.depth()
     if depth >= state.settings.serve.queue_mark:
         detail = f"queue full: {depth} images: retry after {RETRY_AFTER} s"
         raise Problem(429, "queue-full", detail, RETRY_AFTER)

@@ -18,6 +18,7 @@ from bgpipe.pipeline.cli.command_line import examples
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.logging import log_to_stderr
 from bgpipe.pipeline.monitoring.collectors import ClusterCollector, serve_metrics
+from bgpipe.pipeline.scheduling.dispatcher import Dispatcher, make_feeder
 from bgpipe.pipeline.scheduling.sweeps import SweepScheduler
 from bgpipe.pipeline.session import Session, open_session
 
@@ -43,8 +44,7 @@ def dispatch(
         )
     log_to_stderr(settings.log.format)
     with open_session(settings) as session, _serve_metrics(session):
-        dispatcher, retry = session.dispatcher(), settings.dispatch.sweep_retry
-        scheduler = SweepScheduler(settings.sweeps, session.client, session.jobs, retry)
+        dispatcher, scheduler = Dispatcher(session, make_feeder(session)), SweepScheduler(session)
 
         def step_sweeps() -> None:
             if dispatcher.is_leader:

@@ -44,7 +44,7 @@ def _continue(
     with open_session(context) as (console, session):
         check_wait(session.settings, wait)
         job_id = session.job(name)
-        lease = session.submitter.lease(job_id)
+        lease = session.job_lease(job_id)
         reopen(session, job_id, lease)
         code = run_to_completion(console, JobRun(session, job_id, lease), wait=wait)
     raise Exit(code)

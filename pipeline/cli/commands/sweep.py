@@ -17,9 +17,15 @@ from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_complet
 from bgpipe.pipeline.cli.summary import format_summary
 from bgpipe.pipeline.errors import BgpipeError, ItemError, StorageUnavailable
 from bgpipe.pipeline.scheduling import run_sweep
-from bgpipe.pipeline.scheduling.sweeps import SweepStateStore, deadline_of, next_start
+from bgpipe.pipeline.scheduling.sweeps import (
+    SweepStateStore,
+    deadline_of,
+    next_start,
+    notify_finished,
+)
 from bgpipe.pipeline.session import open_session
 from bgpipe.pipeline.storage.factory import StoreFactory
+from bgpipe.pipeline.types import JobState
 
 PROBE = ".bgpipe/check"
 """The key that `check` writes and deletes at a target."""
@@ -67,15 +73,16 @@ def run(
             return
         deadline = deadline_of(sweep, due or datetime.now(UTC))
         states = SweepStateStore(session.client)
-        sweep_run = run_sweep.SweepRun(name, sweep, states, session.jobs, deadline)
         job_id, lease = open_job(session, console, job)
         if job_id == job.id:
-            sweep_run.begin(job_id)
-        with sweep_run.stopped_at_deadline(job_id):
+            states.write_run(name, job_id, deadline)
+        with run_sweep.stopped_at_deadline(session.jobs, name, job_id, deadline):
             job_run = JobRun(session, job_id, lease, prune=prune)
             code = run_to_completion(console, job_run, wait=wait)
         if not session.is_dispatched():
-            sweep_run.notify_finished(job_id)
+            summary = session.jobs.summary(job_id)
+            if summary.state is JobState.FINISHED:
+                notify_finished(states, name, sweep, summary)
     raise Exit(code)
 
 
