@@ -90,11 +90,7 @@ class RedisClient(redis.Redis):
                 raise
 
         return retry_while_away(
-            attempt,
-            address=self.address,
-            retry_seconds=self.retry_seconds,
-            notify=self.notify,
-            command=command,
+            attempt, self.address, self.retry_seconds, notify=self.notify, command=command
         )
 
 
@@ -123,7 +119,7 @@ def connect(
     with report_wait(notify, _waiting_for(address)):
         if redis_url.startswith("rediss:"):
             _check_tls(redis_url, address)
-        retry_while_away(ping, address=address, retry_seconds=retry_seconds, away_seconds=PAUSE)
+        retry_while_away(ping, address, retry_seconds, away_seconds=PAUSE)
     return client
 
 
@@ -169,9 +165,9 @@ def _read_lua(package: str, names: Sequence[str]) -> tuple[str, str]:
 
 def retry_while_away(
     work: Callable[[], Result],
-    *,
     address: str,
     retry_seconds: float = RETRY_SECONDS,
+    *,
     away_seconds: float | None = None,
     notify: Notify | None = None,
     command: Sequence[object] = (),

@@ -91,7 +91,7 @@ def publish(
         sent, size = sent + size, 2 * size
 
     while sent < len(items):
-        retry_while_away(send, errors=_ERRORS, address=address, notify=notify)
+        retry_while_away(send, address, errors=_ERRORS, notify=notify)
 
 
 def read_depth(client: RedisClient, queue: str) -> int:
