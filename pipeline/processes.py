@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 
 @contextmanager
 def background_thread(name: str, run: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Call `run` in a supervised thread; set its event at the end of the block, and wait for its return."""
+    """Call `run` in a supervised thread; set its event and wait for it at the end of the block."""
     stopped = threading.Event()
     thread = start_supervised(name, run, stopped)
     try:

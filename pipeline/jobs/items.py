@@ -268,7 +268,10 @@ class ItemStore:
     def _indices(
         self, names: Sequence[str], start: int, stop: int, *, set_bits: bool
     ) -> Iterator[int]:
-        """Yield the indices from `start` to before `stop` whose bit is set in one of the bitmaps, or in none."""
+        """Yield the indices from `start` to before `stop` whose bit is set in one of the bitmaps.
+
+        With `set_bits` False, those whose bit is set in none; bits beyond a bitmap's end are not.
+        """
         end = -(-stop // 8)
         for first in range(start // 8, end, CHUNK):
             length = min(CHUNK, end - first)

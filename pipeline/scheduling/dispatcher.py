@@ -1,4 +1,4 @@
-"""Lead jobs: publish their messages below a high-water mark, republish lost ones, forget old jobs."""
+"""Lead jobs: publish messages below a high-water mark, republish lost ones, forget old jobs."""
 
 import logging
 import threading
@@ -104,7 +104,7 @@ class JobController:
     lease: Lease
     job_id: JobId
     margin: float = 30.0
-    """Seconds beyond the visibility timeout after which messages count as lost in a busy queue too."""
+    """Seconds beyond the visibility timeout until messages count as lost in a busy queue too."""
     is_leader: bool = field(default=False, init=False)
     """Whether the last step held the lease."""
     _idle_steps: int = field(default=0, init=False)
