@@ -1,19 +1,19 @@
 """A session: the settings, a Redis, the jobs in it, and the stores that they name."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 from bgpipe.config.settings import Settings
-from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker import embedded, keys
 from bgpipe.pipeline.broker.client import RETRY_SECONDS, RedisClient, connect
-from bgpipe.pipeline.broker.embedded import redis_server
 from bgpipe.pipeline.broker.lease import Lease, is_held
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.logging import Notify
 from bgpipe.pipeline.planning.catalog import Catalogs
+from bgpipe.pipeline.processes import ChildProcess
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import JobId
 
@@ -39,6 +39,11 @@ class Session:
     def job_lease(self, job: JobId) -> Lease:
         return self.lease(keys.lease_of_job(job))
 
+    def worker(self) -> AbstractContextManager[ChildProcess]:
+        """Run an embedded worker until the block ends."""
+        drain_timeout = self.settings.worker.drain_timeout
+        return embedded.worker(self.redis_url, self.settings.state_folder, drain_timeout)
+
     def is_dispatched(self) -> bool:
         """Whether a dispatcher feeds the jobs of this cluster."""
         return not self.settings.embedded and is_held(self.client, keys.DISPATCH)
@@ -61,6 +66,8 @@ def open_session(
     takes. `notify` gets a line about each longer wait.
     """
     with ExitStack() as stack:
-        url = settings.redis_url or stack.enter_context(redis_server(settings.state_folder))
+        url = settings.redis_url or stack.enter_context(
+            embedded.redis_server(settings.state_folder)
+        )
         client = stack.enter_context(connect(url, retry_seconds, notify))
         yield Session(settings, url, client, JobStore(client))

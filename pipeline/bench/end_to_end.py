@@ -12,7 +12,6 @@ from PIL import Image
 
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.bench.protocol import EndToEndResult
-from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.errors import Unavailable
 from bgpipe.pipeline.monitoring.heartbeat import Histogram, WorkerStats, read_heartbeats
 from bgpipe.pipeline.processes import ChildProcess
@@ -97,10 +96,7 @@ class BenchCluster:
 def open_bench_cluster(settings: Settings, folder: Path) -> Iterator[BenchCluster]:
     """Start a Redis server and a worker whatever the settings name, and write only into `folder`."""
     own = settings.model_copy(update={"redis_url": "", "state_dir": str(folder / "state")})
-    with (
-        open_session(own) as session,
-        worker(session.redis_url, own.state_folder, own.worker.drain_timeout) as child,
-    ):
+    with open_session(own) as session, session.worker() as child:
         yield BenchCluster(session, child, folder)
 
 

@@ -6,13 +6,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from bgpipe.config.settings import Settings
-from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.cli.console import Console, counted, short_location
 from bgpipe.pipeline.cli.progress import format_rate, show_progress
@@ -153,13 +152,7 @@ class JobRun:
 
     def _start_worker(self) -> None:
         if self.session.settings.embedded and self.worker is None:
-            self.worker = self._own_worker = self.stack.enter_context(run_worker(self.session))
-
-
-def run_worker(session: Session) -> AbstractContextManager[ChildProcess]:
-    """Run an embedded worker until the block ends."""
-    settings = session.settings
-    return worker(session.redis_url, settings.state_folder, settings.worker.drain_timeout)
+            self.worker = self._own_worker = self.stack.enter_context(self.session.worker())
 
 
 def _wait(console: Console, run: JobRun) -> JobSummary:

@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.errors import BgpipeError, RedisUnavailable, Unavailable
 from bgpipe.pipeline.http.schemas import job_body
@@ -42,7 +41,7 @@ log = logging.getLogger(__name__)
 @contextmanager
 def embedded_worker(state: AppState) -> Iterator[None]:
     """Run a dispatcher thread and a worker process until the block ends."""
-    session, settings = state.session, state.settings
+    session = state.session
 
     def dispatch(stopped: threading.Event) -> None:
         try:
@@ -52,11 +51,7 @@ def embedded_worker(state: AppState) -> Iterator[None]:
             # Without a worker the server would accept jobs that never end.
             os.kill(os.getpid(), signal.SIGTERM)
 
-    drain = settings.worker.drain_timeout
-    with (
-        worker(session.redis_url, settings.state_folder, drain) as child,
-        background_thread("dispatch", dispatch),
-    ):
+    with session.worker() as child, background_thread("dispatch", dispatch):
         yield
 
 
