@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import partial
 
 from bgpipe.pipeline.processes import background_thread
 
@@ -97,17 +96,17 @@ def report_wait(notify: Notify | None, activity: str) -> Iterator[None]:
     if notify is None:
         yield
         return
-    with background_thread("report", partial(_report, notify, activity)):
+
+    def report(ended: threading.Event) -> None:
+        if ended.wait(DELAY):
+            return
+        start = time.monotonic() - DELAY
+        notify(f"{activity} ...")
+        while not ended.wait(INTERVAL):
+            notify(f"{activity} ({time.monotonic() - start:.0f} s) ...")
+
+    with background_thread("report", report):
         yield
-
-
-def _report(notify: Notify, activity: str, ended: threading.Event) -> None:
-    if ended.wait(DELAY):
-        return
-    start = time.monotonic() - DELAY
-    notify(f"{activity} ...")
-    while not ended.wait(INTERVAL):
-        notify(f"{activity} ({time.monotonic() - start:.0f} s) ...")
 
 
 def _text(value: object) -> str:

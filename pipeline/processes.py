@@ -35,10 +35,7 @@ Result = TypeVar("Result")
 
 @contextmanager
 def background_thread(name: str, run: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Call `run` in a thread; set its event at the end of the block, and wait for its return.
-
-    It is supervised: see `start_supervised`.
-    """
+    """Call `run` in a supervised thread; set its event and wait for it at the end of the block."""
     stopped = threading.Event()
     thread = start_supervised(name, run, stopped)
     try:
@@ -90,9 +87,7 @@ class ChildProcess:
     """A command that reads a pipe from this process, whose end signals that the parent is gone.
 
     It has a session of its own, so that Ctrl-C reaches only the parent. It appends to `log` and keeps
-    the `inherited` descriptors.
-
-    Raises Unavailable if the command or its log cannot be opened.
+    the `inherited` descriptors. Raises Unavailable if the command or its log cannot be opened.
     """
 
     def __init__(
@@ -121,10 +116,7 @@ class ChildProcess:
         self._stdin = cast("IO[bytes]", self._process.stdin)
 
     def check(self) -> None:
-        """Return while the process runs.
-
-        Raises Unavailable if it has ended; the message holds the last lines of its log.
-        """
+        """Raise Unavailable with the last lines of its log if the process has ended."""
         if (status := self._process.poll()) is not None:
             lines = last_lines(self._log, self._log_start)
             raise Unavailable(f"the worker ended with status {status}: see {self._log}\n{lines}")

@@ -41,15 +41,12 @@ ADDED_FIELDS: Mapping[str, object] = {"size": "", "enlarge": False, "outline": "
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """An object of a store.
-
-    `key` is relative to the store's root, with `/` between its parts; `identity` changes with the
-    content (a file's size and time of change, an object's ETag).
-    """
+    """An object of a store. `key` is relative to the store's root, with `/` between its parts."""
 
     key: str
     size: int
     identity: str
+    """Changes with the content: a file's size and time of change, an object's ETag."""
 
 
 class ModelTask(StrEnum):
@@ -92,12 +89,6 @@ class Matting:
     """Width of the edge to either side, as a share of the image's longer side."""
 
 
-def preset_values(preset: Preset) -> dict[str, Any]:
-    """Return the fields as they are stored, as values of JSON."""
-    added = ADDED_FIELDS.items()
-    return {name: value for name, value in asdict(preset).items() if (name, value) not in added}
-
-
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything that determines the pixels of a cutout, apart from the source itself."""
@@ -133,8 +124,8 @@ class Recipe:
     @property
     def values(self) -> dict[str, Any]:
         """The fields as they are stored, as values of JSON."""
-        values = asdict(self)
-        values["preset"] = preset_values(self.preset)
+        values, added = asdict(self), ADDED_FIELDS.items()
+        values["preset"] = dict(each for each in values["preset"].items() if each not in added)
         return values
 
 

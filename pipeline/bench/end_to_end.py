@@ -12,10 +12,11 @@ from PIL import Image
 
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.bench.protocol import EndToEndResult
-from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.errors import Unavailable
 from bgpipe.pipeline.monitoring.heartbeat import Histogram, WorkerStats, read_heartbeats
 from bgpipe.pipeline.processes import ChildProcess
+from bgpipe.pipeline.scheduling.dispatcher import JobController, make_feeder
+from bgpipe.pipeline.scheduling.submission import list_and_start, open_job
 from bgpipe.pipeline.session import Session, open_session
 from bgpipe.pipeline.types import Job, JobId, Recipe
 
@@ -59,11 +60,11 @@ class BenchCluster:
         before, session = self._read_stats(), self.session
         job = Job(JobId(f"bench-{name}"), str(source), f"{source}-cutouts", recipe, time.time())
         start = time.perf_counter()
-        lease = session.submitter.open_job(job)
-        session.submitter.list_and_start(job.id, lease)
-        controller = session.controller(job.id, lease)
+        lease = open_job(session, job)
+        list_and_start(session, job.id, lease)
+        controller = JobController(make_feeder(session), lease, job.id)
         while (summary := session.jobs.summary(job.id)).state != "finished":
-            controller.step(session.feeder.capacity())
+            controller.step(controller.feeder.capacity())
             self.child.check()
             time.sleep(POLL_SECONDS)
         elapsed = time.perf_counter() - start
@@ -95,10 +96,7 @@ class BenchCluster:
 def open_bench_cluster(settings: Settings, folder: Path) -> Iterator[BenchCluster]:
     """Start a Redis server and a worker whatever the settings name, and write only into `folder`."""
     own = settings.model_copy(update={"redis_url": "", "state_dir": str(folder / "state")})
-    with (
-        open_session(own) as session,
-        worker(session.redis_url, own.state_folder, own.worker.drain_timeout) as child,
-    ):
+    with open_session(own) as session, session.worker() as child:
         yield BenchCluster(session, child, folder)
 
 

@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -91,27 +90,8 @@ class RedisClient(redis.Redis):
                 raise
 
         return retry_while_away(
-            attempt,
-            address=self.address,
-            retry_seconds=self.retry_seconds,
-            notify=self.notify,
-            command=command,
+            attempt, self.address, self.retry_seconds, notify=self.notify, command=command
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A script in Lua, which the server may have forgotten: after a failover, for example."""
-
-    client: RedisClient
-    text: str
-    digest: str
-
-    def __call__(self, keys: Sequence[Any], args: Sequence[Any] = ()) -> Any:  # noqa: ANN401  # the reply
-        try:
-            return self.client.evalsha(self.digest, len(keys), *keys, *args)
-        except redis.exceptions.NoScriptError:  # a reload could be forgotten again before its use
-            return self.client.eval(self.text, len(keys), *keys, *args)
 
 
 def connect(
@@ -142,7 +122,7 @@ def connect(
     with report_wait(notify, _waiting_for(address)):
         if redis_url.startswith("rediss:"):
             _check_tls(redis_url, address)
-        retry_while_away(ping, address=address, retry_seconds=retry_seconds, away_seconds=PAUSE)
+        retry_while_away(ping, address, retry_seconds, away_seconds=PAUSE)
     return client
 
 
@@ -155,27 +135,28 @@ def _check_tls(redis_url: str, address: str) -> None:
     try:
         with redis.Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0), **limits) as client:
             client.ping()
-    except redis.RedisError as error:  # any other cause fails the next attempt too
-        if _replies_without_tls(redis_url):
-            raise RedisUnavailable(
-                f"redis is not available: {address}: the server replies without TLS: begin its URL "
-                "with redis://, or turn on TLS there"
-            ) from error
+    except redis.RedisError as error:
+        parts = urlsplit(redis_url)
+        server = (parts.hostname or "localhost", parts.port or 6379)
+        # Any other cause fails the next attempt too. No password: it would be sent in plain text.
+        with suppress(OSError), socket.create_connection(server, TLS_TIMEOUT) as connection:
+            connection.sendall(b"PING\r\n")
+            if connection.recv(1) in {b"+", b"-"}:
+                raise RedisUnavailable(
+                    f"redis is not available: {address}: the server replies without TLS: begin its "
+                    "URL with redis://, or turn on TLS there"
+                ) from error
 
 
-def _replies_without_tls(redis_url: str) -> bool:
-    """Ask without a password, which must not be sent in plain text."""
-    parts = urlsplit(redis_url)
-    server = (parts.hostname or "localhost", parts.port or 6379)
-    with suppress(OSError), socket.create_connection(server, TLS_TIMEOUT) as connection:
-        connection.sendall(b"PING\r\n")
-        return connection.recv(1) in {b"+", b"-"}
-    return False
-
-
-def load_lua(client: RedisClient, package: str, *names: str) -> Script:
-    """Return the files lua/NAME.lua of `package`, joined in this order, as one script."""
-    return Script(client, *_read_lua(package, names))
+def run_lua(
+    client: RedisClient, package: str, *names: str, keys: Sequence[Any], args: Sequence[Any] = ()
+) -> Any:  # noqa: ANN401  # the reply
+    """Run the files lua/NAME.lua of `package`, joined in this order, as one script."""
+    text, digest = _read_lua(package, names)
+    try:
+        return client.evalsha(digest, len(keys), *keys, *args)
+    except redis.exceptions.NoScriptError:  # a reload could be forgotten again before its use
+        return client.eval(text, len(keys), *keys, *args)
 
 
 @cache
@@ -187,9 +168,9 @@ def _read_lua(package: str, names: Sequence[str]) -> tuple[str, str]:
 
 def retry_while_away(
     work: Callable[[], Result],
-    *,
     address: str,
     retry_seconds: float = RETRY_SECONDS,
+    *,
     away_seconds: float | None = None,
     notify: Notify | None = None,
     command: Sequence[object] = (),

@@ -146,7 +146,13 @@ class ServerProcess:
         try:
             self._wait_until_ready()
         except DataUnreadable:
-            writer, folder = self._recorded(), self._move_data()
+            writer = self._recorded()
+            # Beside `home`, whose locks other commands wait for.
+            name = f"{self._home.name}-unreadable-{time.strftime('%Y%m%d-%H%M%S')}"
+            folder = make_private(self._home.with_name(name))
+            for file in DATA:
+                with suppress(FileNotFoundError):
+                    (self._home / file).rename(folder / file)
             self._wait_until_ready()
             log.warning(
                 f"{self._recorded()} cannot read the jobs of earlier commands, which {writer} wrote: "
@@ -191,26 +197,11 @@ class ServerProcess:
                 )
             time.sleep(PAUSE)
         if spawned:
-            self._record()
-
-    def _move_data(self) -> Path:
-        """Move the data into a new folder beside `home`, whose locks other commands wait for."""
-        name = f"{self._home.name}-unreadable-{time.strftime('%Y%m%d-%H%M%S')}"
-        folder = make_private(self._home.with_name(name))
-        for file in DATA:
-            with suppress(FileNotFoundError):
-                (self._home / file).rename(folder / file)
-        return folder
-
-    def _record(self) -> None:
-        """Record the server that has the data.
-
-        The number comes first, for earlier versions of bgpipe, which refuse one above their own.
-        """
-        with self._client() as client:
-            server = client.info("server")
-        version = server.get("valkey_version", server["redis_version"])
-        self._version.write_text(f"{version} {server.get('server_name', 'redis')}\n")
+            with self._client() as client:
+                server = client.info("server")
+            version = server.get("valkey_version", server["redis_version"])
+            # The number comes first: earlier versions of bgpipe refuse one above their own.
+            self._version.write_text(f"{version} {server.get('server_name', 'redis')}\n")
 
     def _recorded(self) -> str:
         """Return the server that had the data last, as in "valkey 9.1.2"."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.broker.client import RedisClient, load_lua
+from bgpipe.pipeline.broker.client import RedisClient, run_lua
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.processes import start_supervised
 
@@ -25,11 +25,10 @@ class Lease:
     """One process's view of the lease `name`, which expires `seconds` after its last renewal."""
 
     def __init__(self, client: RedisClient, name: str, seconds: float) -> None:
+        self._client = client
         self._key = keys.of_lease(name)
         self._seconds = seconds
         self._holder = f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self._acquire = load_lua(client, __package__, "acquire")
-        self._release = load_lua(client, __package__, "release")
 
     def acquire(self, timeout: float = 0) -> int:
         """Acquire or renew the lease; while another process holds it, try for `timeout` seconds.
@@ -37,16 +36,16 @@ class Lease:
         Returns the fencing token, higher than any before, or 0 if another process still holds it.
         """
         deadline = time.monotonic() + timeout
-        arguments: list[str | int] = [self._holder, round(self._seconds * 1000)]
+        names, args = [self._key, keys.FENCE], [self._holder, round(self._seconds * 1000)]
         while True:
-            token: int = self._acquire(keys=[self._key, keys.FENCE], args=arguments)
+            token: int = run_lua(self._client, __package__, "acquire", keys=names, args=args)
             if token or time.monotonic() >= deadline:
                 return token
             time.sleep(ACQUIRE_PAUSE)
 
     def release(self) -> None:
         """Free the lease if this process holds it."""
-        self._release(keys=[self._key], args=[self._holder])
+        run_lua(self._client, __package__, "release", keys=[self._key], args=[self._holder])
 
     @contextmanager
     def renewing(self) -> Iterator[None]:

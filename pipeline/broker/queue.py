@@ -17,7 +17,7 @@ from bgpipe.config.celery import celery_config
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.broker import client as redis_client
 from bgpipe.pipeline.broker import keys, sentinel
-from bgpipe.pipeline.broker.client import RedisClient, load_lua, public_address, retry_while_away
+from bgpipe.pipeline.broker.client import RedisClient, public_address, retry_while_away, run_lua
 from bgpipe.pipeline.logging import Notify
 from bgpipe.pipeline.types import Item, JobId
 
@@ -91,7 +91,7 @@ def publish(
         sent, size = sent + size, 2 * size
 
     while sent < len(items):
-        retry_while_away(send, errors=_ERRORS, address=address, notify=notify)
+        retry_while_away(send, address, errors=_ERRORS, notify=notify)
 
 
 def read_depth(client: RedisClient, queue: str) -> int:
@@ -99,7 +99,7 @@ def read_depth(client: RedisClient, queue: str) -> int:
 
     A message that a worker is just receiving counts as neither for a moment.
     """
-    count: int = load_lua(client, __package__, "depth")(keys=[queue, keys.UNACKED])
+    count: int = run_lua(client, __package__, "depth", keys=[queue, keys.UNACKED])
     return count
 
 
@@ -114,9 +114,8 @@ class QueueStats:
 
 def read_stats(client: RedisClient, queue: str) -> QueueStats:
     """Read the queue's numbers; the age is 0 without messages, and compares the clocks of two hosts."""
-    ready, unacked, *oldest = load_lua(client, __package__, "queue_stats")(
-        keys=[queue, keys.UNACKED, keys.UNACKED_INDEX]
-    )
+    names = [queue, keys.UNACKED, keys.UNACKED_INDEX]
+    ready, unacked, *oldest = run_lua(client, __package__, "queue_stats", keys=names)
     now = time.time()
     published = [_published(message, now) for message in oldest if message]
     return QueueStats(ready, unacked, max(0.0, now - min(published, default=now)))

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 SCHEME = "sentinel://"
-PORT = 26379
+PORT = "26379"
 MASTER = "mymaster"
 """Name of the primary in Redis' own example of a configuration."""
 
@@ -22,17 +22,16 @@ def make_pool(url: str, timeout: float, options: Mapping[str, Any]) -> SentinelC
 
     ValueError if a port or the database is not a number.
     """
-    parts = urlsplit(url)
+    parts, (hosts, master, database) = urlsplit(url), _parse(url)
     sentinels = Sentinel(  # type: ignore[no-untyped-call]
-        [(host, int(port or PORT)) for host, _, port in _hosts(url)],
-        sentinel_kwargs=_limits(timeout),
+        [(host, int(port)) for host, port in hosts], sentinel_kwargs=_limits(timeout)
     )
     return SentinelConnectionPool(  # type: ignore[no-untyped-call]
-        _master(url),
+        master,
         sentinels,
         username=unquote(parts.username or "") or None,
         password=unquote(parts.password or "") or None,
-        db=int(_database(url)),
+        db=int(database),
         **options,
     )
 
@@ -40,15 +39,13 @@ def make_pool(url: str, timeout: float, options: Mapping[str, Any]) -> SentinelC
 def broker_url(url: str) -> str:
     """Return kombu's form, a URL for each Sentinel."""
     login, at, _ = urlsplit(url).netloc.rpartition("@")
-    return ";".join(
-        f"{SCHEME}{login}{at}{host}:{port or PORT}/{_database(url)}"
-        for host, _, port in _hosts(url)
-    )
+    hosts, _, database = _parse(url)
+    return ";".join(f"{SCHEME}{login}{at}{host}:{port}/{database}" for host, port in hosts)
 
 
 def transport_options(url: str, timeout: float) -> dict[str, Any]:
     """Return kombu's options beside `broker_url`."""
-    return {"master_name": _master(url), "sentinel_kwargs": _limits(timeout)}
+    return {"master_name": _parse(url)[1], "sentinel_kwargs": _limits(timeout)}
 
 
 def _limits(timeout: float) -> dict[str, float | None]:
@@ -56,14 +53,9 @@ def _limits(timeout: float) -> dict[str, float | None]:
     return {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": None}
 
 
-def _hosts(url: str) -> list[tuple[str, str, str]]:
-    """Return host, separator and port of each Sentinel."""
-    return [host.partition(":") for host in urlsplit(url).netloc.rpartition("@")[2].split(",")]
-
-
-def _master(url: str) -> str:
-    return parse_qs(urlsplit(url).query).get("master", [MASTER])[0]
-
-
-def _database(url: str) -> str:
-    return urlsplit(url).path.strip("/") or "0"
+def _parse(url: str) -> tuple[list[tuple[str, str]], str, str]:
+    """Return host and port of each Sentinel, the primary's name, and the database."""
+    parts = urlsplit(url)
+    hosts = (host.partition(":") for host in parts.netloc.rpartition("@")[2].split(","))
+    master = parse_qs(parts.query).get("master", [MASTER])[0]
+    return [(host, port or PORT) for host, _, port in hosts], master, parts.path.strip("/") or "0"

@@ -21,6 +21,7 @@ from bgpipe.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
+    from bgpipe.pipeline.session import Session
 
 GLOBAL = "Global"
 """Panel of the options that every command takes."""
@@ -57,7 +58,7 @@ file_option = partial(option, metavar="FILE", callback=check_output_file)
 
 
 @contextmanager
-def open_session(context: typer.Context) -> Iterator[tuple[Console, session.Session]]:
+def open_session(context: typer.Context) -> Iterator[tuple[Console, Session]]:
     """Read the settings and connect to Redis. Raises as `pipeline.session` does."""
     from bgpipe.config.settings import load_settings  # pydantic, which --help does not need
 

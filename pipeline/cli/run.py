@@ -6,13 +6,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from bgpipe.config.settings import Settings
-from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.cli.console import Console, counted, short_location
 from bgpipe.pipeline.cli.summary import format_outputs, format_rate, progress, show_failures
@@ -24,7 +23,8 @@ from bgpipe.pipeline.planning.prune import Prune
 from bgpipe.pipeline.planning.targets import literal_key
 from bgpipe.pipeline.processes import ChildProcess
 from bgpipe.pipeline.report.contact_sheet import format_duration
-from bgpipe.pipeline.scheduling.dispatcher import JobController, forget_old
+from bgpipe.pipeline.scheduling.dispatcher import JobController, forget_old, make_feeder
+from bgpipe.pipeline.scheduling.submission import list_and_start, open_or_join
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import CLOSED_STATES, Job, JobId, JobState, JobSummary
 
@@ -43,7 +43,7 @@ def open_job(
     session: Session, console: Console, job: Job, named: Sequence[str] = ()
 ) -> tuple[JobId, Lease]:
     """Open the job or join the one that does the same; anything but the former is reported."""
-    opened = session.submitter.open_or_join(job, named)
+    opened = open_or_join(session, job, named)
     if opened.replaced:
         console.warn(f"job {opened.replaced} was abandoned: replaced by {opened.id}")
     if opened.id != job.id:
@@ -92,7 +92,7 @@ class JobRun:
 
     @cached_property
     def _controller(self) -> JobController:
-        return self.session.controller(self.job_id, self.lease)
+        return JobController(make_feeder(self.session), self.lease, self.job_id)
 
     @property
     def summary(self) -> JobSummary:
@@ -106,13 +106,13 @@ class JobRun:
         has_target = "://" in job.out or Path(job.out).exists()
         if self.lease.acquire() and (job.named or not has_target):
             self._start_worker()
-        forget_old(self.session.jobs, self.session.settings.dispatch.keep_days)
+        forget_old(self.session)
 
     def step(self, summary: JobSummary) -> None:
         """Advance the job, then pause unless it can be advanced further at once."""
         if summary.state is JobState.LISTING:
-            ignored = self.session.submitter.list_and_start(
-                self.job_id, self.lease, self.growing, self._start_worker, self.prune
+            ignored = list_and_start(
+                self.session, self.job_id, self.lease, self.growing, self._start_worker, self.prune
             )
             more = ignored is not None
             if ignored:
@@ -121,7 +121,7 @@ class JobRun:
             self._controller.release()
             more = False
         else:
-            more = self._controller.step(self.session.feeder.capacity())
+            more = self._controller.step(self._controller.feeder.capacity())
             if self._controller.is_leader:
                 self._start_worker()
             if self.worker:
@@ -139,13 +139,7 @@ class JobRun:
 
     def _start_worker(self) -> None:
         if self.session.settings.embedded and self.worker is None:
-            self.worker = self.own_worker = self.stack.enter_context(run_worker(self.session))
-
-
-def run_worker(session: Session) -> AbstractContextManager[ChildProcess]:
-    """Run an embedded worker until the block ends."""
-    settings = session.settings
-    return worker(session.redis_url, settings.state_folder, settings.worker.drain_timeout)
+            self.worker = self.own_worker = self.stack.enter_context(self.session.worker())
 
 
 def _wait(console: Console, run: JobRun) -> JobSummary:

@@ -13,7 +13,7 @@ from bgpipe.pipeline.cli.command_line import accept_licences
 from bgpipe.pipeline.cli.commands.submit import SubmitOptions
 from bgpipe.pipeline.cli.console import Console, short_location
 from bgpipe.pipeline.cli.endpoints import Endpoints, open_endpoints
-from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion, run_worker
+from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
 from bgpipe.pipeline.errors import NoImages, StorageUnavailable, UsageError
 from bgpipe.pipeline.jobs.manifest import digest
 from bgpipe.pipeline.jobs.store import new_job_id
@@ -135,7 +135,7 @@ def _watch(session: Session, console: Console, job: Job, prune: Prune | None) ->
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console.print(f"watching {short_location(job.source)}: stop with Ctrl-C")
     names = chain([job.id], (JobId(f"{job.id}-{number}") for number in count(2)))
-    with run_worker(session) if session.settings.embedded else nullcontext() as worker:
+    with session.worker() if session.settings.embedded else nullcontext() as worker:
         for growing in _arrivals(session, console, job):
             batch = replace(job, id=next(names), created=time.time())
             run = JobRun(session, *open_job(session, console, batch), growing, prune, worker)

@@ -14,7 +14,6 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.formparsers import MultiPartParser
 
 from bgpipe.config.settings import Settings
-from bgpipe.pipeline.broker.embedded import worker
 from bgpipe.pipeline.errors import Unavailable
 from bgpipe.pipeline.http import middleware
 from bgpipe.pipeline.http.comfyui import routes as comfyui
@@ -23,6 +22,7 @@ from bgpipe.pipeline.http.lifecycle import MaintenanceLoop
 from bgpipe.pipeline.http.problems import DOCUMENTED, HANDLERS
 from bgpipe.pipeline.http.routes import items, jobs, removebg, service
 from bgpipe.pipeline.processes import background_thread
+from bgpipe.pipeline.scheduling.dispatcher import Dispatcher
 
 log = logging.getLogger(__name__)
 
@@ -82,19 +82,15 @@ def create_app(settings: Settings) -> FastAPI:
 @contextmanager
 def embedded_worker(state: AppState) -> Iterator[None]:
     """Run a dispatcher thread and a worker process until the block ends."""
-    session, settings = state.session, state.settings
+    session = state.session
 
     def dispatch(stopped: threading.Event) -> None:
         try:
-            session.dispatcher().run(stopped, child.check)
+            Dispatcher(session, state.feeder).run(stopped, child.check)
         except Unavailable as error:
             log.critical("cannot work", extra={"fields": {"error": error}})
             # Without a worker the server would accept jobs that never end.
             os.kill(os.getpid(), signal.SIGTERM)
 
-    drain = settings.worker.drain_timeout
-    with (
-        worker(session.redis_url, settings.state_folder, drain) as child,
-        background_thread("dispatch", dispatch),
-    ):
+    with session.worker() as child, background_thread("dispatch", dispatch):
         yield

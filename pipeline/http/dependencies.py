@@ -19,6 +19,7 @@ from bgpipe.pipeline.http.files import UploadStore
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.jobs.store import JobNotFound, JobStore
 from bgpipe.pipeline.monitoring.collectors import ClusterCollector
+from bgpipe.pipeline.scheduling.dispatcher import Feeder, make_feeder
 from bgpipe.pipeline.session import Session, open_session
 from bgpipe.pipeline.types import DAY_SECONDS, Job, JobId
 
@@ -33,6 +34,7 @@ class AppState:
     """Shared by all threads. Its calls block: endpoints that use it are plain `def`."""
 
     session: Session
+    feeder: Feeder
     api_keys: ApiKeys
     uploads: UploadStore
     image_slots: BoundedSemaphore
@@ -77,7 +79,8 @@ def open_state(settings: Settings) -> Iterator[AppState]:
         uploads = UploadStore(session.client, session.stores, root.rstrip("/"), limits, quota)
         cluster = ClusterCollector(impatient, settings)
         slots, api_keys = BoundedSemaphore(IMAGES_IN_MEMORY), ApiKeys(session.client)
-        yield AppState(session, api_keys, uploads, slots, anyio.Lock(), cluster)
+        feeder = make_feeder(session)
+        yield AppState(session, feeder, api_keys, uploads, slots, anyio.Lock(), cluster)
 
 
 def get_state(connection: HTTPConnection) -> AppState:

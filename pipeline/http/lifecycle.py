@@ -16,6 +16,7 @@ from typing import cast
 import httpx2
 
 from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.errors import BgpipeError, NoImages, RedisUnavailable, UsageError
 from bgpipe.pipeline.http.dependencies import AppState
 from bgpipe.pipeline.http.problems import Problem
@@ -25,7 +26,8 @@ from bgpipe.pipeline.jobs.store import JobNotFound, new_job_id
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe as recipes
 from bgpipe.pipeline.processes import start_daemon
-from bgpipe.pipeline.scheduling.dispatcher import CLEANING_INTERVAL
+from bgpipe.pipeline.scheduling.dispatcher import CLEANING_INTERVAL, JobController
+from bgpipe.pipeline.scheduling.submission import list_and_start, open_job
 from bgpipe.pipeline.scheduling.webhook import post_webhook
 from bgpipe.pipeline.storage.base import S3, contains, is_safe_key
 from bgpipe.pipeline.types import DAY_SECONDS, Job, JobId, JobState, Output
@@ -82,16 +84,15 @@ def make_job(
 def submit(state: AppState, job: Job, *, list_now: bool = True) -> None:
     """Open `job`, list its source, and publish until the queue is full; a dispatcher does the rest.
 
-    Without `list_now` the maintenance loop of a server lists it. Raises as `Submitter.open_job`, and
+    Without `list_now` the maintenance loop of a server lists it. Raises as `open_job`, and
     NoImages if its source is empty.
     """
-    session, submitter = state.session, state.session.submitter
     register_job(state, job)
-    lease = submitter.open_job(job)
+    lease = open_job(state.session, job)
     try:
         if list_now:
-            submitter.list_and_start(job.id, lease)
-            session.controller(job.id, lease).step(session.feeder.capacity())
+            list_and_start(state.session, job.id, lease)
+            JobController(state.feeder, lease, job.id).step(state.feeder.capacity())
     finally:
         lease.release()
 
@@ -126,7 +127,7 @@ def remove_folder(state: AppState, folder: str) -> None:
 
 def check_queue_capacity(state: AppState) -> None:
     """Refuse new work while the queue is full: raises Problem 429 with Retry-After."""
-    depth = state.session.feeder.depth()
+    depth = state.feeder.depth()
     if depth >= state.settings.serve.queue_mark:
         detail = f"queue full: {depth} images: retry after {RETRY_AFTER} s"
         raise Problem(429, "queue-full", detail, RETRY_AFTER)
@@ -197,7 +198,7 @@ class MaintenanceLoop:
         for member, state, created in served:
             owner, _, name = member.decode().rpartition("/")
             if state.decode() == JobState.LISTING:
-                if not self._state.session.is_held(keys.lease_of_job(JobId(name))):
+                if not is_held(self._client, keys.lease_of_job(JobId(name))):
                     self._start(name, partial(self._list, JobId(name)))
             elif state or time.time() - float(created) > OPENING_SECONDS:
                 self._start(name, partial(self._conclude, owner, JobId(name)))
@@ -224,11 +225,10 @@ class MaintenanceLoop:
 
     def _list(self, job_id: JobId) -> None:
         """List an open job, unless another process does."""
-        submitter = self._state.session.submitter
-        lease = submitter.lease(job_id)
+        lease = self._state.session.job_lease(job_id)
         if lease.acquire():
             with lease.renewing():
-                submitter.list_and_start(job_id, lease)
+                list_and_start(self._state.session, job_id, lease)
 
     def _conclude(self, owner: str, job_id: JobId) -> None:
         """Post the job's webhook, and take it off the lists of open jobs."""

@@ -16,16 +16,8 @@ from typing import cast
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.jobs import scripts
+from bgpipe.pipeline.jobs import records, scripts
 from bgpipe.pipeline.jobs.manifest import ManifestStore
-from bgpipe.pipeline.jobs.records import (
-    read_failure,
-    read_flags,
-    read_record,
-    read_score,
-    write_flags,
-    write_score,
-)
 from bgpipe.pipeline.jobs.scripts import change_job, read_head, run_script
 from bgpipe.pipeline.types import Failure, Item, Job, JobId, Outcome, OutputResult, ReviewFlag
 
@@ -97,7 +89,7 @@ class ItemStore:
         self.manifests = ManifestStore(client)
         self._client = client
         self._cached_job = lru_cache(JOBS_CACHED)(
-            lambda job, _edition: read_record(job, read_head(client, job, "job"))
+            lambda job, _edition: records.read_record(job, read_head(client, job, "job"))
         )
 
     def size(self, job: JobId) -> int:
@@ -149,16 +141,13 @@ class ItemStore:
         if `claim` is on an earlier job of this name.
         """
         names = keys.of_job(job)
-        fingerprints = [
-            fingerprint(each.identity) if each.identity else NO_OBJECT for each in outputs
-        ]
-        if identity:
-            fingerprints = [fingerprint(identity)]
+        written = [identity] if identity else [each.identity for each in outputs]
+        fingerprints = [fingerprint(each) if each else NO_OBJECT for each in written]
         named = [each.name for each in outputs]
         failed = [each.name for each in outputs if each.is_failed]
         code, flags = outcome.code, outcome.flags
         error = json.dumps({"code": code, "detail": outcome.detail[:DETAIL]}) if code else ""
-        flagged = [str(write_flags(flags)), *flags] if flags else []
+        flagged = [str(records.write_flags(flags)), *flags] if flags else []
         changed = (names.head, names.done, names.failed, names.running, names.errors, names.flags)
         reply = change_job(
             self._client,
@@ -168,7 +157,7 @@ class ItemStore:
             *(outcome.index, claim.job.created if claim else ""),
             *(b"".join(fingerprints), code or "", error),
             *(json.dumps(named), json.dumps(failed)),
-            write_score(outcome.score),
+            records.write_score(outcome.score),
             *flagged,
             no_item=_no_item(job, outcome.index),
         )
@@ -222,18 +211,18 @@ class ItemStore:
             repeats = self._client.hmget(names.repeats, fields)
             items = self.manifests.pick(job, page)  # block by block: some readers want few
             for item, error, repeated in zip(items, errors, repeats, strict=True):
-                yield read_failure(job, item, error, int(repeated or 0))
+                yield records.read_failure(job, item, error, int(repeated or 0))
 
     def flags(self, job: JobId) -> dict[int, tuple[ReviewFlag, ...]]:
         """Return the flags of the cutouts that have any, in the order of the manifest."""
         stored = self._client.hscan_iter(keys.of_job(job).flags, count=PAGE)
         bits = {int(index): int(value) for index, value in stored}
-        return {index: read_flags(bits[index]) for index in sorted(bits)}
+        return {index: records.read_flags(bits[index]) for index in sorted(bits)}
 
     def scores(self, job: JobId, start: int = 0, stop: int = MOST_ITEMS) -> list[float | None]:
         """Return the scores from `start` to before `stop`; items after the last one with a score are missing."""
         data = cast("bytes", self._client.getrange(keys.of_job(job).scores, start, stop - 1))
-        return [read_score(byte) for byte in data]
+        return [records.read_score(byte) for byte in data]
 
     def views(self, job: JobId, start: int, stop: int) -> list[ItemView]:
         """Return the items from `start` to before `stop` with their states, as far as they exist."""
@@ -258,7 +247,11 @@ class ItemStore:
 
         return [
             ItemView(
-                item, state(item.index), failures.get(item.index), read_flags(int(bits or 0)), score
+                item,
+                state(item.index),
+                failures.get(item.index),
+                records.read_flags(int(bits or 0)),
+                score,
             )
             for item, bits, score in zip(items, flags, chain(scores, repeat(None)), strict=False)
         ]
@@ -277,8 +270,7 @@ class ItemStore:
     ) -> Iterator[int]:
         """Yield the indices from `start` to before `stop` whose bit is set in one of the bitmaps.
 
-        With `set_bits` False, those whose bit is set in none of them. Bits beyond a bitmap's end are
-        not set.
+        With `set_bits` False, those whose bit is set in none; bits beyond a bitmap's end are not.
         """
         end = -(-stop // 8)
         for first in range(start // 8, end, CHUNK):

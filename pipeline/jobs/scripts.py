@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.broker.client import RedisClient, load_lua
+from bgpipe.pipeline.broker.client import RedisClient, run_lua
 from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.types import JobId
 
@@ -37,7 +37,7 @@ def run_script(
     client: RedisClient, name: str, names: Sequence[str], *args: str | bytes | float
 ) -> Any:  # noqa: ANN401  # the script's reply
     """Run lua/NAME.lua, behind lua/common.lua, with the keys `names`."""
-    return load_lua(client, __package__, "common", name)(keys=names, args=args)
+    return run_lua(client, __package__, "common", name, keys=names, args=args)
 
 
 def change_job(
@@ -51,9 +51,7 @@ def change_job(
 ) -> Any:  # noqa: ANN401  # the script's reply
     """Run a script that changes `job`; one that claims its target returns the target's holder.
 
-    Raises:
-        JobNotFound, LeaseLost, JobConflict: see there.
-        UsageError: the job is in another state, or has no such item: the messages are given.
+    Raises JobNotFound, LeaseLost, JobConflict, or UsageError with one of the given messages.
     """
     reply = run_script(client, name, names, *args)
     if reply == UNKNOWN_JOB:

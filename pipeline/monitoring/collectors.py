@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.broker.client import RedisClient, load_lua
+from bgpipe.pipeline.broker.client import RedisClient, run_lua
 from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.broker.queue import QueueStats, read_stats
 from bgpipe.pipeline.errors import Code, RedisUnavailable, StoreCorrupted, UsageError
@@ -69,8 +69,9 @@ class ClusterStats:
 
 
 def read_cluster_stats(client: RedisClient) -> ClusterStats:
-    script = load_lua(client, __package__, "cluster_stats")
-    totals, stats = map(_pairs, script(keys=[keys.JOBS, keys.TOTALS], args=[keys.JOB_PREFIX]))
+    names, args = [keys.JOBS, keys.TOTALS], [keys.JOB_PREFIX]
+    replies = run_lua(client, __package__, "cluster_stats", keys=names, args=args)
+    totals, stats = map(_pairs, replies)
     since = totals.pop("since", "")
     return ClusterStats(
         totals=OutcomeTotals(since, Counter({name: int(n) for name, n in totals.items()})),

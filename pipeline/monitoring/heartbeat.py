@@ -18,7 +18,7 @@ from math import inf
 from typing import Any
 
 from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.broker.client import RedisClient, load_lua
+from bgpipe.pipeline.broker.client import RedisClient, run_lua
 
 BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, inf)
 """Upper bounds of a histogram's buckets in seconds, from a fast step to the limit of a stage."""
@@ -164,7 +164,7 @@ def read_heartbeats(client: RedisClient) -> list[Heartbeat]:
     """Return the last heartbeat of each worker seen within `LIFE` seconds, by name."""
     prefix = keys.of_worker("")
     names = list(client.scan_iter(match=keys.of_worker("*"), count=1000))
-    replies = load_lua(client, __package__, "heartbeats")(keys=names) if names else []
+    replies = run_lua(client, __package__, "heartbeats", keys=names) if names else []
     latest: dict[str, Heartbeat] = {}
     for name, (flat, milliseconds) in zip(names, replies, strict=True):
         stored = dict(zip(*[(text.decode() for text in flat)] * 2, strict=True))

@@ -1,24 +1,30 @@
-"""Lead jobs: publish their messages, republish lost ones, and forget old jobs."""
+"""Lead jobs: publish messages below a high-water mark, republish lost ones, forget old jobs."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice, takewhile
 
-from bgpipe.config.settings import DispatchSettings
+from celery import Celery
+
+from bgpipe.config.settings import QueueSettings
+from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import Lease
+from bgpipe.pipeline.broker.queue import make_app, publish, read_depth, waiting_messages
 from bgpipe.pipeline.errors import RedisUnavailable, StoreCorrupted, UsageError
 from bgpipe.pipeline.jobs.store import JobStore, LeaseLost
-from bgpipe.pipeline.scheduling.feeder import BATCH, Feeder
+from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import DAY_SECONDS, JobId, JobSummary
 
+BATCH = 1000
+"""Messages published between two writes of the cursor."""
 IDLE_STEPS = 2
 """Consecutive steps with an empty queue before messages count as lost: a message that a worker is
 just receiving is in no visible place."""
-MARGIN = 30.0
-"""Seconds beyond the visibility timeout after which messages count as lost in a busy queue too."""
 PROBE_INTERVAL = 30.0
 """Maximum seconds between two probes of a paused job."""
 CLEANING_INTERVAL = 600.0
@@ -29,16 +35,76 @@ INDEX_INTERVAL = 30.0
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Feeder:
+    """Moves items from the job store to the queue. A crash in between publishes a batch twice."""
+
+    jobs: JobStore
+    app: Celery
+    client: RedisClient
+    settings: QueueSettings
+
+    def depth(self) -> int:
+        """Return the number of messages of all jobs that are published and not acknowledged."""
+        return read_depth(self.client, self.settings.name)
+
+    def capacity(self) -> int:
+        """Return the number of messages below the high-water mark."""
+        return max(0, self.settings.high_water - self.depth())
+
+    def publish_next(self, job_id: JobId, capacity: int, token: int) -> bool:
+        """Publish at most `capacity` unsettled items after the cursor; returns whether all are."""
+        cursor, size = self.jobs.lead(job_id, token), self.jobs.items.size(job_id)
+        if cursor == size:
+            return True
+        missing = self.jobs.items.missing(job_id, cursor)
+        published = 0
+        for batch in _batches(islice(missing, capacity)):
+            self._publish(job_id, batch)
+            self.jobs.set_cursor(job_id, batch[-1] + 1, token)
+            published += len(batch)
+        if published == capacity:
+            return False
+        self.jobs.set_cursor(job_id, size, token)
+        return True
+
+    def publish_probe(self, job_id: JobId, token: int) -> None:
+        """Publish the first unsettled item of a paused job as its probe."""
+        for index in islice(self.jobs.items.missing(job_id), 1):
+            self.jobs.set_probe(job_id, index, token)
+            self._publish(job_id, [index])
+
+    def republish_lost(self, job_id: JobId, *, claimed: bool = False) -> None:
+        """Republish unsettled items before the cursor that are in no queue.
+
+        Items claimed by a live worker are left to it, unless `claimed`. The high-water mark holds.
+        """
+        elsewhere = waiting_messages(self.client, self.settings.name, job_id)
+        if not claimed:
+            claims = self.jobs.items.claims(job_id)
+            workers = set(claims.values())
+            alive = {worker for worker in workers if self.client.exists(keys.of_worker(worker))}
+            elsewhere |= {index for index, worker in claims.items() if worker in alive}
+        cursor = self.jobs.cursor(job_id)
+        published = takewhile(lambda index: index < cursor, self.jobs.items.missing(job_id))
+        lost = (index for index in published if index not in elsewhere)
+        for batch in _batches(islice(lost, self.capacity())):
+            self._publish(job_id, batch)
+
+    def _publish(self, job_id: JobId, indices: Iterable[int]) -> None:
+        items = self.jobs.items.pick(job_id, indices)
+        publish(self.app, job_id, items, self.settings.name, self.client.notify)
+
+
 @dataclass(slots=True)
 class JobController:
     """Leads one job while this process holds its lease, for a command or a dispatcher."""
 
-    jobs: JobStore
     feeder: Feeder
     lease: Lease
     job_id: JobId
-    patience: float
-    """Seconds without an outcome after which published messages may be lost."""
+    margin: float = 30.0
+    """Seconds beyond the visibility timeout until messages count as lost in a busy queue too."""
     is_leader: bool = field(default=False, init=False)
     """Whether the last step held the lease."""
     _idle_steps: int = field(default=0, init=False)
@@ -53,7 +119,7 @@ class JobController:
         self.is_leader = bool(token)
         if not token:
             return False
-        summary = self.jobs.summary(self.job_id)
+        summary = self.feeder.jobs.summary(self.job_id)
         try:
             if summary.paused:
                 self._probe(token)
@@ -86,7 +152,7 @@ class JobController:
         if self._idle_steps >= IDLE_STEPS:
             self._idle_steps = 0
             self.feeder.republish_lost(self.job_id)
-        elif now - self._last_progress >= self.patience:
+        elif now - self._last_progress >= self.feeder.settings.visibility_timeout + self.margin:
             self._last_progress = now
             self.feeder.republish_lost(self.job_id, claimed=True)
 
@@ -95,19 +161,19 @@ class JobController:
 class Dispatcher:
     """Leads all running jobs of a cluster while this process holds the dispatchers' lease."""
 
-    jobs: JobStore
+    session: Session
     feeder: Feeder
-    lease: Lease
-    control: Callable[[JobId], JobController]
-    """Makes the controller of a job."""
-    settings: DispatchSettings
     is_leader: bool = field(default=False, init=False)
     """Whether the last step held the lease."""
+    _lease: Lease = field(init=False)
     _controllers: dict[JobId, JobController] = field(default_factory=dict, init=False)
     _errors: dict[JobId, str] = field(default_factory=dict, init=False)
     _steps: int = field(default=0, init=False)
     _cleaned: float = field(default=-CLEANING_INTERVAL, init=False)
     _indexed: float = field(default=-INDEX_INTERVAL, init=False)
+
+    def __post_init__(self) -> None:
+        self._lease = self.session.lease(keys.DISPATCH)
 
     def run(self, stopped: threading.Event, after_step: Callable[[], None]) -> None:
         """Step until `stopped` is set, also while Redis is away; calls `after_step` each time.
@@ -122,13 +188,13 @@ class Dispatcher:
                 log.warning("waiting for redis", extra={"fields": {"error": error}})
                 has_more = False
             if not has_more:
-                stopped.wait(self.settings.poll)
+                stopped.wait(self.session.settings.dispatch.poll)
         with suppress(RedisUnavailable):  # the lease expires by itself
             self.release()
 
     def step(self) -> bool:
         """Advance every job once; returns whether more could follow at once."""
-        was_leader, self.is_leader = self.is_leader, bool(self.lease.acquire())
+        was_leader, self.is_leader = self.is_leader, bool(self._lease.acquire())
         if self.is_leader != was_leader:
             log.info("leads" if self.is_leader else "stands by")
         if not self.is_leader:
@@ -136,18 +202,18 @@ class Dispatcher:
             return False
         if time.monotonic() - self._cleaned >= CLEANING_INTERVAL:
             self._cleaned = time.monotonic()
-            for job_id in forget_old(self.jobs, self.settings.keep_days):
+            for job_id in forget_old(self.session):
                 log.info("job forgotten", extra={"fields": {"job": job_id}})
         if time.monotonic() - self._indexed >= INDEX_INTERVAL:
             self._indexed = time.monotonic()
-            self.jobs.index_running()
-        running = self.jobs.running_ids()
+            self.session.jobs.index_running()
+        running = self.session.jobs.running_ids()
         self._release_all(but=running)
         return self._feed(running)
 
     def release(self) -> None:
         self._release_all()
-        self.lease.release()
+        self._lease.release()
 
     def _feed(self, running: Sequence[JobId]) -> bool:
         """Feed submitted jobs first, then the sweeps up to their own limit."""
@@ -155,7 +221,7 @@ class Dispatcher:
         submitted = [job_id for job_id in running if job_id not in sweeps]
         self._steps += 1
         has_more = self._share(submitted, self.feeder.capacity)
-        most = self.settings.sweep_messages
+        most = self.session.settings.dispatch.sweep_messages
         return self._share(sweeps, lambda: max(0, most - self.feeder.depth())) or has_more
 
     def _share(self, job_ids: Sequence[JobId], capacity: Callable[[], int]) -> bool:
@@ -171,14 +237,15 @@ class Dispatcher:
 
     def _is_sweep(self, job_id: JobId) -> bool:
         try:
-            return bool(self.jobs.job(job_id).sweep)
+            return bool(self.session.jobs.job(job_id).sweep)
         except (StoreCorrupted, UsageError):
             return False  # its step logs the error
 
     def _step_job(self, job_id: JobId, capacity: int) -> bool:
         """Step one job; its errors are logged once and do not affect other jobs."""
         if job_id not in self._controllers:
-            self._controllers[job_id] = self.control(job_id)
+            lease = self.session.job_lease(job_id)
+            self._controllers[job_id] = JobController(self.feeder, lease, job_id)
         try:
             return self._controllers[job_id].step(capacity)
         except (StoreCorrupted, UsageError) as error:
@@ -192,9 +259,20 @@ class Dispatcher:
             self._controllers.pop(job_id).release()
 
 
-def forget_old(jobs: JobStore, keep_days: float) -> list[JobId]:
-    """Forget the jobs that ended more than `keep_days` ago; returns them."""
-    old = jobs.closed_before(time.time() - keep_days * DAY_SECONDS)
+def make_feeder(session: Session) -> Feeder:
+    app = make_app(session.settings, session.redis_url)
+    return Feeder(session.jobs, app, session.client, session.settings.queue)
+
+
+def forget_old(session: Session) -> list[JobId]:
+    """Forget the jobs that ended more than `keep_days` of the settings ago; returns them."""
+    keep_seconds = session.settings.dispatch.keep_days * DAY_SECONDS
+    old = session.jobs.closed_before(time.time() - keep_seconds)
     for job_id in old:
-        jobs.forget(job_id)
+        session.jobs.forget(job_id)
     return old
+
+
+def _batches(indices: Iterator[int]) -> Iterator[list[int]]:
+    while batch := list(islice(indices, BATCH)):
+        yield batch

@@ -11,19 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.config.sweeps import Sweep
-from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.errors import BgpipeError, ItemError, UsageError
 from bgpipe.pipeline.jobs.store import JobStore, new_job_id
 from bgpipe.pipeline.logging import Notify, log_to_stderr
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe as recipes
-from bgpipe.pipeline.planning.catalog import Catalogs
 from bgpipe.pipeline.planning.diff import PlannedItem
 from bgpipe.pipeline.planning.prune import (
     Orphans,
@@ -33,10 +30,11 @@ from bgpipe.pipeline.planning.prune import (
     remove_orphans,
 )
 from bgpipe.pipeline.scheduling import sweeps
-from bgpipe.pipeline.scheduling.submission import Submitter
+from bgpipe.pipeline.scheduling.submission import list_and_start, open_or_join
+from bgpipe.pipeline.session import open_session
 from bgpipe.pipeline.storage.base import Store, is_image_name
-from bgpipe.pipeline.storage.factory import StoreFactory, find_location
-from bgpipe.pipeline.types import Job, JobId, JobState
+from bgpipe.pipeline.storage.factory import find_location
+from bgpipe.pipeline.types import Job, JobId
 
 log = logging.getLogger(__name__)
 
@@ -82,37 +80,20 @@ def build_job(settings: Settings, name: str, sweep: Sweep, notify: Notify | None
     )
 
 
-@dataclass(frozen=True, slots=True)
-class SweepRun:
-    """A run of the sweep `name`."""
-
-    name: str
-    sweep: Sweep
-    states: sweeps.SweepStateStore
-    jobs: JobStore
-    deadline: datetime | None
-
-    def begin(self, job_id: JobId) -> None:
-        self.states.write_run(self.name, job_id, self.deadline)
-
-    @contextmanager
-    def stopped_at_deadline(self, job_id: JobId) -> Iterator[None]:
-        """Cancel the job at its deadline if the block lasts that long."""
-        seconds = self.deadline.timestamp() - time.time() if self.deadline else 0.0
-        timer = threading.Timer(max(seconds, 0.0), sweeps.stop_run, (self.jobs, self.name, job_id))
-        timer.daemon = True
-        if self.deadline:
-            timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-    def notify_finished(self, job_id: JobId) -> None:
-        """Report the end of the job if it has finished."""
-        summary = self.jobs.summary(job_id)
-        if summary.state is JobState.FINISHED:
-            sweeps.notify_finished(self.states, self.name, self.sweep, summary)
+@contextmanager
+def stopped_at_deadline(
+    jobs: JobStore, name: str, job_id: JobId, deadline: datetime | None
+) -> Iterator[None]:
+    """Cancel a run at its deadline if the block lasts that long."""
+    seconds = deadline.timestamp() - time.time() if deadline else 0.0
+    timer = threading.Timer(max(seconds, 0.0), sweeps.stop_run, (jobs, name, job_id))
+    timer.daemon = True
+    if deadline:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def tolerate_too_many(prune: Prune, warn: Callable[[str], None]) -> Prune:
@@ -149,21 +130,18 @@ def list_run(settings: Settings, name: str, scheduled: datetime) -> None:
     """Open and list a run in the cluster; the dispatcher feeds it."""
     sweep = find_sweep(settings, name)
     job = build_job(settings, name, sweep)
-    with connect(settings.redis_url) as client:
-        jobs, stores = JobStore(client), StoreFactory(settings.s3)
-        catalogs = Catalogs(jobs.items, settings.state_folder / "catalogs")
-        submitter = Submitter(client, jobs, stores, catalogs, settings.dispatch.lease)
+    with open_session(settings) as session:
         deadline = sweeps.deadline_of(sweep, scheduled)
-        run = SweepRun(name, sweep, sweeps.SweepStateStore(client), jobs, deadline)
         prune = None
         if sweep.prune:
-            check_prunable(job, stores.open(job.out))
+            check_prunable(job, session.stores.open(job.out))
             prune = _prune(maximum_pruned(settings, sweep))
-        opened = submitter.open_or_join(job)
+        opened = open_or_join(session, job)
         if opened.id == job.id:
-            run.begin(job.id)
-        with opened.lease.renewing(), run.stopped_at_deadline(opened.id):
-            submitter.list_and_start(opened.id, opened.lease, prune=prune)
+            sweeps.SweepStateStore(session.client).write_run(name, job.id, deadline)
+        stopped = stopped_at_deadline(session.jobs, name, opened.id, deadline)
+        with opened.lease.renewing(), stopped:
+            list_and_start(session, opened.id, opened.lease, prune=prune)
 
 
 def _prune(maximum: float) -> Prune:

@@ -8,7 +8,7 @@ aware of their zone; schedules follow Debian's cron rules.
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,6 +26,7 @@ from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.errors import Unavailable, UsageError
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.scheduling.webhook import post_webhook
+from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import OPEN_STATES, JobId, JobState, JobSummary
 
 MAX_RETRY_SECONDS = 3600.0
@@ -107,29 +108,26 @@ def start_process(name: str, scheduled: datetime) -> subprocess.Popen[bytes]:
 class SweepScheduler:
     """Starts, stops and reports sweeps. Call `step` repeatedly, in one process only."""
 
-    sweeps: Mapping[str, Sweep]
-    client: RedisClient
-    jobs: JobStore
-    retry_seconds: float
-    """Pause after the first failed start; it doubles with each further one."""
+    session: Session
     start: Callable[[str, datetime], subprocess.Popen[bytes]] = start_process
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
     _notifications: dict[str, Thread] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._states = SweepStateStore(self.client)
+        self._states = SweepStateStore(self.session.client)
 
     def step(self) -> None:
         """Advance every sweep once."""
         now = datetime.now(UTC)
-        for name, sweep in self.sweeps.items():
+        jobs = self.session.jobs
+        for name, sweep in self.session.settings.sweeps.items():
             state = self._states.read(name, now)
             summary = None
             with suppress(UsageError):  # forgotten
-                summary = self.jobs.summary(state.job) if state.job else None
+                summary = jobs.summary(state.job) if state.job else None
             is_open = summary is not None and summary.state in OPEN_STATES
             if is_open and 0 < state.deadline <= now.timestamp():
-                stop_run(self.jobs, name, state.job)
+                stop_run(jobs, name, state.job)
             elif summary and summary.state is JobState.FINISHED and not state.notified:
                 self._notify(name, sweep, summary)
             if self._is_starting(name, state, now):
@@ -137,7 +135,7 @@ class SweepScheduler:
             # The process that lists a run holds the lease; a listed run is the dispatcher's.
             lease = keys.lease_of_job(state.job)
             is_listing = summary is not None and summary.state is JobState.LISTING
-            if is_open and (not is_listing or is_held(self.client, lease)):
+            if is_open and (not is_listing or is_held(self.session.client, lease)):
                 # A start that becomes due meanwhile follows when this run has ended.
                 self._states.clear_retry(name)
             else:
@@ -150,14 +148,10 @@ class SweepScheduler:
         if scheduled is None:
             return
         is_new = scheduled.timestamp() > max(state.first_seen, state.start)
-        if is_new or 0 < state.retry_at <= now.timestamp():
-            self._start_run(name, sweep, scheduled, now, is_new=is_new)
-        elif is_abandoned and not state.retry_at:
-            self._schedule_retry(name, state, now, "its listing was abandoned")
-
-    def _start_run(
-        self, name: str, sweep: Sweep, scheduled: datetime, now: datetime, *, is_new: bool
-    ) -> None:
+        if not is_new and not 0 < state.retry_at <= now.timestamp():
+            if is_abandoned and not state.retry_at:
+                self._schedule_retry(name, state, now, "its listing was abandoned")
+            return
         fields = {"sweep": name, "due": scheduled.isoformat()}
         deadline = deadline_of(sweep, scheduled)
         if deadline is None or now < deadline:
@@ -174,7 +168,8 @@ class SweepScheduler:
 
     def _schedule_retry(self, name: str, state: SweepState, now: datetime, reason: str) -> None:
         failures = state.failures + 1
-        delay = min(self.retry_seconds * 2.0**state.failures, MAX_RETRY_SECONDS)
+        first = self.session.settings.dispatch.sweep_retry
+        delay = min(first * 2.0**state.failures, MAX_RETRY_SECONDS)
         self._states.write_failure(name, failures, now + timedelta(seconds=delay))
         fields = {"sweep": name, "reason": reason, "failures": failures, "again_in": delay}
         log.error("sweep did not start", extra={"fields": fields})

@@ -6,7 +6,7 @@ empty objects with a trailing slash that represent folders.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,9 +19,15 @@ from botocore.response import StreamingBody
 
 from bgpipe.config.output import MEDIA_TYPES
 from bgpipe.config.settings import S3Settings
-from bgpipe.pipeline.errors import Code, PermanentError, StorageUnavailable, UsageError
+from bgpipe.pipeline.errors import (
+    Code,
+    PermanentError,
+    Refused,
+    StorageUnavailable,
+    TransientError,
+    UsageError,
+)
 from bgpipe.pipeline.storage.base import S3, ignore, is_candidate_name, is_hidden, is_safe_key
-from bgpipe.pipeline.storage.s3_errors import is_known_error, item_errors, store_errors
 from bgpipe.pipeline.types import ObjectInfo
 
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
@@ -34,6 +40,66 @@ READS = 3
 """Attempts to read an object whose content breaks off; boto3 does not retry that."""
 _INCOMPLETE = (boto.HTTPClientError, boto.IncompleteReadError, boto.FlexibleChecksumError)
 _CONTENT_TYPES = {**MEDIA_TYPES, ".gz": "application/gzip", ".json": "application/json"}
+
+_NETWORK = "check the network, and endpoint_url of [s3] or AWS_ENDPOINT_URL"
+# Codes of responses, and classes of errors without one. Responses to HEAD have no body, so that boto3
+# gives their status as the code. STORAGE is transient, every other code of bgpipe permanent.
+_OF_OBJECTS = (
+    (Code.MISSING, "it was deleted or renamed after the listing", "404 NoSuchKey NoSuchVersion"),
+    (
+        Code.ACCESS,
+        "allow s3:ListBucket on the bucket, s3:GetObject on sources and s3:PutObject on targets",
+        "403 AccessDenied AccessDeniedException",
+    ),
+    (Code.ACCESS, "restore it from the archive first", "InvalidObjectState"),
+    (Code.TARGET, "shorten the name: 1024 bytes with its prefix at most", "KeyTooLongError"),
+    (
+        Code.STORAGE,
+        "the server is busy: try again later, or with fewer lanes",
+        "500 InternalError OperationAborted RequestTimeout",
+    ),
+    (Code.STORAGE, _NETWORK, "HTTPClientError"),
+)
+# Those that do not depend on the object, whatever the request.
+_OF_STORES = (
+    (Code.MISSING, "create the bucket or correct its name", "NoSuchBucket"),
+    (Code.ACCESS, "ask the owner of the account", "AllAccessDisabled AccountProblem"),
+    (
+        Code.ACCESS,
+        "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile of [s3]",
+        "InvalidAccessKeyId SignatureDoesNotMatch InvalidSecurity "
+        "NoCredentialsError PartialCredentialsError ProfileNotFound",
+    ),
+    (
+        Code.ACCESS,
+        "log in again (aws sso login) or export fresh credentials",
+        "ExpiredToken ExpiredTokenException InvalidToken TokenRefreshRequired "
+        "CredentialRetrievalError TokenRetrievalError SSOError LoginError",
+    ),
+    (
+        Code.ACCESS,
+        "name the bucket's region: region of [s3], or AWS_DEFAULT_REGION",
+        "301 PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException "
+        "NoRegionError",
+    ),
+    (Code.ACCESS, "set this machine's clock", "RequestTimeTooSkewed"),
+    (
+        Code.ACCESS,
+        "check kms_key of [s3] and the right to use it",
+        "KMS.DisabledException KMS.InvalidStateException "
+        "KMS.KMSInvalidStateException KMS.NotFoundException",
+    ),
+    (Code.STORAGE, "try with fewer lanes", "429 503 ServiceUnavailable SlowDown"),
+    (Code.STORAGE, "make room on the server", "QuotaExceeded XMinioStorageFull"),
+    (Code.STORAGE, _NETWORK, "ConnectionError"),
+)
+_MEANINGS = {
+    name: (code, advice)
+    for code, advice, names in (*_OF_OBJECTS, *_OF_STORES)
+    for name in names.split()
+}
+_REFUSALS = {name for *_, names in _OF_STORES for name in names.split()}
+_UNKNOWN = (Code.STORAGE, "try again; if it persists, ask the server's operator")
 
 
 def make_client(settings: S3Settings, connections: int) -> BaseClient:
@@ -49,7 +115,7 @@ def make_client(settings: S3Settings, connections: int) -> BaseClient:
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         s3={"addressing_style": settings.addressing},
     )
-    with store_errors("no client for S3", settings.endpoint_url or settings.profile or "AWS"):
+    with _store_errors("no client for S3", settings.endpoint_url or settings.profile or "AWS"):
         # A new session: threads must not share the default one while it makes clients.
         session = boto3.Session(
             profile_name=settings.profile or None, region_name=settings.region or None
@@ -109,7 +175,7 @@ class S3Store:
             try:
                 response = self._client.head_object(**self._name(key))
             except boto.ClientError as error:
-                if is_known_error(error, "404", "NoSuchKey"):
+                if _error_name(error) in {"404", "NoSuchKey"}:
                     return None
                 raise
         return ObjectInfo(key, response["ContentLength"], _identity(response))
@@ -146,13 +212,13 @@ class S3Store:
             self._client.delete_object(**self._name(key))
 
     def clear(self) -> None:
-        with store_errors("cannot be removed", self.location):
+        with _store_errors("cannot be removed", self.location):
             for key, _ in self._objects():
                 self._client.delete_object(**self._bucket, Key=self._root + key)
 
     def _objects(self) -> Iterator[tuple[str, dict[str, Any]]]:
         pages = self._client.get_paginator("list_objects_v2")
-        with store_errors("cannot be listed", self.location):
+        with _store_errors("cannot be listed", self.location):
             for page in pages.paginate(**self._bucket, Prefix=self._root):
                 for properties in page.get("Contents", ()):
                     yield properties["Key"].removeprefix(self._root), properties
@@ -168,7 +234,7 @@ class S3Store:
                 with closing(self._open(key, request, limit)) as body:
                     return bytes(body.read())
             except boto.ClientError as error:
-                if is_known_error(error, "InvalidRange", "416"):
+                if _error_name(error) in {"InvalidRange", "416"}:
                     return b""
                 raise
 
@@ -194,3 +260,45 @@ class S3Store:
 
 def _identity(properties: dict[str, Any]) -> str:
     return str(properties["ETag"]).strip('"')
+
+
+@contextmanager
+def item_errors(key: str, bucket: str) -> Iterator[None]:
+    """Translate boto3's errors of one object into ItemError; Refused if they are those of all."""
+    try:
+        yield
+    except (boto.ClientError, boto.BotoCoreError) as error:
+        name = _error_name(error)
+        code, advice = _MEANINGS.get(name, _UNKNOWN)
+        if name in _REFUSALS:
+            raise Refused(code, f"s3://{bucket} answers {name}: {advice}") from error
+        kind = TransientError if code is Code.STORAGE else PermanentError
+        raise kind(code, f"{_message(error)}: {key}: {advice}") from error
+
+
+@contextmanager
+def _store_errors(problem: str, location: str) -> Iterator[None]:
+    """Translate boto3's errors of a whole store into StorageUnavailable.
+
+    `problem` begins the message, as in "cannot be listed".
+    """
+    try:
+        yield
+    except (boto.ClientError, boto.BotoCoreError) as error:
+        _, advice = _MEANINGS.get(_error_name(error), _UNKNOWN)
+        raise StorageUnavailable(f"{problem}, {_message(error)}: {location}: {advice}") from error
+
+
+def _error_name(error: boto.ClientError | boto.BotoCoreError) -> str:
+    """Return the code of a response, or the first known class of an error without one."""
+    if isinstance(error, boto.ClientError):
+        return str(error.response.get("Error", {}).get("Code", ""))
+    return next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _MEANINGS), "")
+
+
+def _message(error: boto.ClientError | boto.BotoCoreError) -> str:
+    """Return the error on one line, without the common beginning of boto3's messages."""
+    if isinstance(error, boto.ClientError):
+        details = error.response.get("Error", {})
+        return f"{details.get('Code', 'unknown')} ({details.get('Message', 'no message')})"
+    return " ".join(str(error).split())

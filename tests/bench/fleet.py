@@ -26,6 +26,7 @@ from bgpipe.pipeline.broker.client import RedisClient, connect
 from bgpipe.pipeline.broker.embedded import redis_server
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
+from bgpipe.pipeline.scheduling.dispatcher import Dispatcher, make_feeder
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, Recipe
 
@@ -116,7 +117,7 @@ def run(session: Session, home: Path, images: int) -> float:
 
     def dispatch() -> None:
         start = time.thread_time()
-        session.dispatcher().run(stopped, lambda: None)
+        Dispatcher(session, make_feeder(session)).run(stopped, lambda: None)
         used[0] = time.thread_time() - start
 
     thread = threading.Thread(target=dispatch)

@@ -38,7 +38,7 @@ from bgpipe.pipeline.models.registry import resolve
 from bgpipe.pipeline.networks.birefnet.checkpoint import load
 from bgpipe.pipeline.networks.birefnet.fused import fuse
 from bgpipe.pipeline.planning.planner import list_job
-from bgpipe.pipeline.scheduling.feeder import Feeder
+from bgpipe.pipeline.scheduling.dispatcher import Feeder
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, JobId, Outcome, Recipe
 

@@ -34,7 +34,7 @@ from bgpipe.pipeline.broker.queue import make_app, read_depth
 from bgpipe.pipeline.errors import Code, PermanentError
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.planning.planner import list_job
-from bgpipe.pipeline.scheduling.feeder import BATCH, Feeder
+from bgpipe.pipeline.scheduling.dispatcher import BATCH, Feeder
 from bgpipe.pipeline.storage.base import ignore
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Job, JobId, ObjectInfo, Outcome, Recipe

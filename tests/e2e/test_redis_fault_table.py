@@ -21,6 +21,8 @@ import pytest
 
 from bgpipe.config.settings import Settings, load_settings
 from bgpipe.pipeline.errors import BgpipeError, UsageError
+from bgpipe.pipeline.scheduling.dispatcher import Dispatcher, JobController, make_feeder
+from bgpipe.pipeline.scheduling.submission import open_job
 from bgpipe.pipeline.session import Session, open_session
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, Preset, Recipe
 
@@ -87,11 +89,11 @@ class Case:
         with open_session(settings(url)) as session:
             job = self.open_job(session)
             deadline = time.monotonic() + SECONDS
-            controller = session.controller(job)
+            controller = JobController(make_feeder(session), session.job_lease(job), job)
             while session.jobs.summary(job).state is not JobState.FINISHED:
                 assert time.monotonic() < deadline, "the job hangs"
                 if self.role != "dispatch":
-                    controller.step(session.feeder.capacity())
+                    controller.step(controller.feeder.capacity())
                 time.sleep(0.05)
             controller.release()
         assert self.cluster.jobs.summary(job).done == len(NAMES)
@@ -107,7 +109,7 @@ class Case:
         job = JobId(f"{self.role}-{self.jobs}")
         items = [Item(i, name, f"{name}.png", f"id-{i}") for i, name in enumerate(NAMES)]
         source, out = str(self.cluster.source), str(self.cluster.out)
-        lease = session.submitter.open_job(Job(job, source, out, RECIPE, time.time()))
+        lease = open_job(session, Job(job, source, out, RECIPE, time.time()))
         token = lease.acquire()
         session.jobs.relist(job, token)
         session.jobs.add(job, items, token)
@@ -123,7 +125,7 @@ class Case:
             while not stopped.is_set():  # as a service manager would
                 try:
                     with open_session(settings(self.proxy.url)) as session:
-                        session.dispatcher().run(stopped, lambda: None)
+                        Dispatcher(session, make_feeder(session)).run(stopped, lambda: None)
                 except Exception as error:  # whatever ends the process
                     self.dispatcher_error.append(error)
 

@@ -14,7 +14,7 @@ import pytest
         "cli",
         "cli.run",
         "broker.embedded",
-        "scheduling.feeder",
+        "scheduling.dispatcher",
         "jobs.store",
         "planning.planner",
         "broker.queue",

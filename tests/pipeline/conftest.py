@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.broker.client import RedisClient, connect
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.planning.catalog import Catalogs
+from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import Item, Job, JobId, Preset, Recipe
 
 
@@ -27,6 +29,12 @@ def job_store(client: RedisClient) -> JobStore:
 @pytest.fixture
 def catalogs(job_store: JobStore, tmp_path: Path) -> Catalogs:
     return Catalogs(job_store.items, tmp_path / "state" / "catalogs")
+
+
+@pytest.fixture
+def session(client: RedisClient, job_store: JobStore, redis_url: str, tmp_path: Path) -> Session:
+    changes = {"redis_url": redis_url, "state_dir": str(tmp_path / "state")}
+    return Session(load_settings().model_copy(update=changes), redis_url, client, job_store)
 
 
 @pytest.fixture

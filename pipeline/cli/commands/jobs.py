@@ -177,7 +177,7 @@ def _continued(
     with open_session(context) as (console, session):
         check_wait(session.settings, wait)
         job_id, settings = session.job(name), session.settings.dispatch
-        lease = session.submitter.lease(job_id)
+        lease = session.job_lease(job_id)
         # A command that was killed keeps its lease for a while.
         yield session.jobs, job_id, partial(lease.acquire, settings.lease + settings.poll)
         code = run_to_completion(console, JobRun(session, job_id, lease), wait=wait)

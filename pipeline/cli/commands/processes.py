@@ -63,6 +63,7 @@ def dispatch(
     ),
 ) -> None:
     from bgpipe.pipeline.monitoring.collectors import ClusterCollector, serve_metrics
+    from bgpipe.pipeline.scheduling.dispatcher import Dispatcher, make_feeder
     from bgpipe.pipeline.scheduling.sweeps import SweepScheduler
 
     if metrics is not None:
@@ -78,8 +79,7 @@ def dispatch(
             collector = ClusterCollector(client, settings)
             stack.enter_context(serve_metrics(collector, *parse_address(address)))
             log.info("metrics served", extra={"fields": {"address": f"http://{address}/metrics"}})
-        dispatcher, retry = session.dispatcher(), settings.dispatch.sweep_retry
-        scheduler = SweepScheduler(settings.sweeps, session.client, session.jobs, retry)
+        dispatcher, scheduler = Dispatcher(session, make_feeder(session)), SweepScheduler(session)
 
         def step_sweeps() -> None:
             if dispatcher.is_leader:

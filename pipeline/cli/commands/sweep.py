@@ -14,10 +14,10 @@ from bgpipe.pipeline.cli.planning import make_prune, show_dry_run
 from bgpipe.pipeline.cli.run import JobRun, check_wait, open_job, run_to_completion
 from bgpipe.pipeline.cli.summary import format_summary
 from bgpipe.pipeline.errors import BgpipeError, ItemError, StorageUnavailable
-from bgpipe.pipeline.scheduling import run_sweep
-from bgpipe.pipeline.scheduling.sweeps import SweepStateStore, deadline_of, next_start
+from bgpipe.pipeline.scheduling import run_sweep, sweeps
 from bgpipe.pipeline.session import open_session
 from bgpipe.pipeline.storage.factory import StoreFactory
+from bgpipe.pipeline.types import JobState
 
 PROBE = ".bgpipe/check"
 """The key that `check` writes and deletes at a target."""
@@ -56,17 +56,18 @@ def run(
         if dry_run:
             show_dry_run(session, console, job, prune=prune)
             return
-        deadline = deadline_of(sweep, due or datetime.now(UTC))
-        states = SweepStateStore(session.client)
-        sweep_run = run_sweep.SweepRun(name, sweep, states, session.jobs, deadline)
+        deadline = sweeps.deadline_of(sweep, due or datetime.now(UTC))
+        states = sweeps.SweepStateStore(session.client)
         job_id, lease = open_job(session, console, job)
         if job_id == job.id:
-            sweep_run.begin(job_id)
-        with sweep_run.stopped_at_deadline(job_id):
+            states.write_run(name, job_id, deadline)
+        with run_sweep.stopped_at_deadline(session.jobs, name, job_id, deadline):
             job_run = JobRun(session, job_id, lease, prune=prune)
             code = run_to_completion(console, job_run, wait=wait)
         if not session.is_dispatched():
-            sweep_run.notify_finished(job_id)
+            summary = session.jobs.summary(job_id)
+            if summary.state is JobState.FINISHED:
+                sweeps.notify_finished(states, name, sweep, summary)
     raise Exit(code)
 
 
@@ -77,9 +78,9 @@ def list_(context: Context) -> None:
     settings, now = load_settings(), datetime.now(UTC)
     with open_session(settings, notify=console.notify) as session:
         for name, sweep in settings.sweeps.items():
-            state = SweepStateStore(session.client).read(name, now)
+            state = sweeps.SweepStateStore(session.client).read(name, now)
             last = session.jobs.summary(state.job) if state.job in session.jobs.ids() else None
-            start = next_start(sweep, now)
+            start = sweeps.next_start(sweep, now)
             retry = datetime.fromtimestamp(state.retry_at, UTC) if state.retry_at else None
             record = {
                 "sweep": name,

@@ -144,7 +144,7 @@ def retry_job(state: State, job: OwnJob) -> JobBody:
     lifecycle.check_queue_capacity(state)
     if job.owner:
         lifecycle.register_job(state, job)
-    lease, dispatch = state.session.lease(keys.lease_of_job(job.id)), state.settings.dispatch
+    lease, dispatch = state.session.job_lease(job.id), state.settings.dispatch
     try:
         # The job's last leader may hold the lease a moment longer.
         token = lease.acquire(timeout=dispatch.lease + dispatch.poll)

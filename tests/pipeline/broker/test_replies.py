@@ -11,9 +11,8 @@ import pytest
 import redis
 
 from bgpipe.config.settings import load_settings
-from bgpipe.pipeline.broker import keys
-from bgpipe.pipeline.broker.client import connect, load_lua
-from bgpipe.pipeline.broker.queue import make_app, publish
+from bgpipe.pipeline.broker.client import connect
+from bgpipe.pipeline.broker.queue import make_app, publish, read_depth
 from bgpipe.pipeline.errors import RedisUnavailable, StoreCorrupted
 from bgpipe.pipeline.types import Item, JobId
 
@@ -71,22 +70,21 @@ def test_a_right_that_is_missing_is_an_error_at_once_and_named(redis_url) -> Non
         connect(redis_url.replace("//", "//reader:pass@")) as client,
         pytest.raises(RedisUnavailable, match=r"ACL SETUSER NAME \+evalsha"),
     ):
-        load_lua(client, "bgpipe.pipeline.broker", "depth")(keys=["bgpipe", keys.UNACKED])
+        read_depth(client, "bgpipe")
     assert time.monotonic() - began < 5
 
 
 def test_a_script_that_the_server_forgets_again_and_again_runs(proxy) -> None:
     with connect(proxy.url) as client:
-        depth = load_lua(client, "bgpipe.pipeline.broker", "depth")
         proxy.plan.answer("EVALSHA", "NOSCRIPT")
-        assert [depth(keys=["bgpipe", keys.UNACKED]) for _ in range(3)] == [0, 0, 0]
+        assert [read_depth(client, "bgpipe") for _ in range(3)] == [0, 0, 0]
 
 
 def test_a_value_that_a_script_cannot_use_is_damage(redis_url) -> None:
     with connect(redis_url) as client:
         client.set("bgpipe", "no list")
         with pytest.raises(StoreCorrupted, match="damaged: bgpipe or one below it: WRONGTYPE"):
-            load_lua(client, "bgpipe.pipeline.broker", "depth")(keys=["bgpipe", keys.UNACKED])
+            read_depth(client, "bgpipe")
         client.set("number", "none")
         with pytest.raises(StoreCorrupted, match="damaged: number or"):
             client.incr("number")

@@ -21,7 +21,7 @@ from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.errors import Code, RedisUnavailable, UsageError
 from bgpipe.pipeline.jobs.items import Claim
 from bgpipe.pipeline.jobs.store import JobConflict, JobNotFound, JobStore, LeaseLost
-from bgpipe.pipeline.scheduling.feeder import Feeder
+from bgpipe.pipeline.scheduling.dispatcher import Feeder
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, Outcome, Preset, Recipe, ReviewFlag
 from bgpipe.workers.claims import ClaimedElsewhere, ClaimManager
 from bgpipe.workers.heartbeat import is_alive

@@ -8,15 +8,20 @@ from dataclasses import replace
 
 import pytest
 
-from bgpipe.config.settings import QueueSettings, load_settings
+from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import Lease
-from bgpipe.pipeline.broker.queue import make_app
 from bgpipe.pipeline.jobs.items import REFUSALS
 from bgpipe.pipeline.jobs.store import JobStore
-from bgpipe.pipeline.scheduling.dispatcher import Dispatcher, JobController, forget_old
-from bgpipe.pipeline.scheduling.feeder import Feeder
+from bgpipe.pipeline.scheduling.dispatcher import (
+    Dispatcher,
+    Feeder,
+    JobController,
+    forget_old,
+    make_feeder,
+)
+from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, Outcome
 
 Items = Callable[[int], list[Item]]
@@ -29,28 +34,32 @@ PATIENCE = 0.3
 
 
 @pytest.fixture
-def feeder(job_store: JobStore, client: RedisClient, redis_url: str) -> Iterator[Feeder]:
-    values = load_settings().queue.model_dump() | {"high_water": HIGH_WATER}
-    with make_app(load_settings(), redis_url) as app:
-        yield Feeder(job_store, app, client, QueueSettings(**values))
+def session(session: Session) -> Session:
+    settings = session.settings
+    queue = settings.queue.model_copy(update={"high_water": HIGH_WATER})
+    dispatch = settings.dispatch.model_copy(update={"lease": LEASE, "keep_days": 1.0})
+    changes = {"queue": queue, "dispatch": dispatch}
+    return replace(session, settings=settings.model_copy(update=changes))
 
 
 @pytest.fixture
-def lead(job_store: JobStore, client: RedisClient, feeder: Feeder) -> Lead:
+def feeder(session: Session) -> Iterator[Feeder]:
+    feeder = make_feeder(session)
+    with feeder.app:
+        yield feeder
+
+
+@pytest.fixture
+def lead(session: Session, feeder: Feeder) -> Lead:
     """`lead(job)`: another leader of the job, as of another process."""
-    return lambda job: JobController(
-        job_store, feeder, Lease(client, keys.lease_of_job(job), LEASE), job, PATIENCE
-    )
+    margin = PATIENCE - session.settings.queue.visibility_timeout
+    return lambda job: JobController(feeder, session.job_lease(job), job, margin)
 
 
 @pytest.fixture
-def dispatcher(
-    job_store: JobStore, client: RedisClient, feeder: Feeder, lead: Lead
-) -> Callable[[], Dispatcher]:
+def dispatcher(session: Session, feeder: Feeder) -> Callable[[], Dispatcher]:
     """`dispatcher()`: another dispatcher, as of another process."""
-    return lambda: Dispatcher(
-        job_store, feeder, Lease(client, keys.DISPATCH, LEASE), lead, load_settings().dispatch
-    )
+    return lambda: Dispatcher(session, feeder)
 
 
 def take(client: RedisClient, count: int) -> list[tuple[str, int]]:
@@ -280,13 +289,16 @@ def test_a_damaged_job_is_reported_once_and_the_others_continue(
 
 
 def test_closed_jobs_are_forgotten_when_they_are_old(
-    open_jobs: Callable[..., list[JobId]], job_store: JobStore, client: RedisClient
+    open_jobs: Callable[..., list[JobId]],
+    job_store: JobStore,
+    client: RedisClient,
+    session: Session,
 ) -> None:
     _, old, cancelled, _ = open_jobs(running=1, old=0, cancelled=1, young=0)
     job_store.cancel(cancelled)
     for job in (old, cancelled):
         client.hset(keys.of_job(job).head, "finished", time.time() - 2 * 86_400)
-    assert set(forget_old(job_store, keep_days=1.0)) == {old, cancelled}
+    assert set(forget_old(session)) == {old, cancelled}
     assert set(job_store.ids()) == {"running", "young"}
     assert not list(client.scan_iter(f"{keys.of_job(old).head}*"))
 

@@ -17,6 +17,7 @@ from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.scheduling.sweeps import SweepScheduler, SweepStateStore
+from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import Job
 
 NAME = "night"
@@ -72,10 +73,17 @@ def records(client: RedisClient) -> SweepStateStore:
 
 @pytest.fixture
 def sweeper(
-    records: SweepStateStore, client: RedisClient, job_store: JobStore, command: Command
+    records: SweepStateStore, session: Session, command: Command
 ) -> Callable[[Sweep], SweepScheduler]:
     """`sweeper(sweep)`: another one, as of another dispatcher."""
-    return lambda sweep: SweepScheduler({NAME: sweep}, client, job_store, RETRY, command)
+    return lambda sweep: scheduler(session, sweep, command)
+
+
+def scheduler(session: Session, sweep: Sweep, command: Command) -> SweepScheduler:
+    settings = session.settings
+    dispatch = settings.dispatch.model_copy(update={"sweep_retry": RETRY})
+    changes = {"sweeps": {NAME: sweep}, "dispatch": dispatch}
+    return SweepScheduler(replace(session, settings=settings.model_copy(update=changes)), command)
 
 
 def turns(sweeper: SweepScheduler, command: Command, count: int = 5) -> None:
@@ -103,9 +111,9 @@ def test_a_start_that_was_missed_is_caught_up_once(
 
 
 def test_a_start_before_the_sweep_was_declared_was_not_missed(
-    job_store: JobStore, client: RedisClient, command: Command
+    session: Session, command: Command
 ) -> None:
-    turns(SweepScheduler({NAME: sweep()}, client, job_store, RETRY, command), command)
+    turns(scheduler(session, sweep(), command), command)
     assert not command.processes
 
 

@@ -22,7 +22,7 @@ from bgpipe.pipeline.errors import (
     UsageError,
 )
 from bgpipe.pipeline.storage.factory import StoreFactory
-from bgpipe.pipeline.storage.s3_errors import item_errors
+from bgpipe.pipeline.storage.s3 import item_errors
 
 pytestmark = pytest.mark.usefixtures("aws")
 

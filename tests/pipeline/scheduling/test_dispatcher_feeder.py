@@ -10,7 +10,7 @@ from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.queue import make_app, read_depth, waiting_messages
 from bgpipe.pipeline.jobs.store import JobStore, LeaseLost
-from bgpipe.pipeline.scheduling.feeder import Feeder
+from bgpipe.pipeline.scheduling.dispatcher import Feeder
 from bgpipe.pipeline.types import JobId, Outcome
 
 OpenJob = Callable[[int], JobId]
