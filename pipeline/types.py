@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NewType
+from typing import TYPE_CHECKING, Any, NewType, TypeAlias
 
 from bgpipe.config.output import Output as Output  # exported: parts of every recipe
 from bgpipe.config.presets import Preset as Preset
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 
     from bgpipe.pipeline.errors import Code, ItemError
 
-    Pixels = npt.NDArray[np.uint8]
-    """uint8 [H, W, C], RGB or RGBA; [H, W], gray or alpha."""
-    Pixels16 = npt.NDArray[np.uint16]
-    """uint16 [H, W, 3], RGB."""
-    Plane = npt.NDArray[np.float32]
-    """float32 [H, W] in [0, 1]."""
-    Floats = npt.NDArray[np.float32]
-    """float32 of any shape and range."""
-    Mask = npt.NDArray[np.bool_]
-    """bool [H, W]."""
+# Quoted, because the submitting side does without numpy.
+Pixels: TypeAlias = "npt.NDArray[np.uint8]"
+"""uint8 [H, W, C], RGB or RGBA; [H, W], gray or alpha."""
+Pixels16: TypeAlias = "npt.NDArray[np.uint16]"
+"""uint16 [H, W, 3], RGB."""
+Plane: TypeAlias = "npt.NDArray[np.float32]"
+"""float32 [H, W] in [0, 1]."""
+Floats: TypeAlias = "npt.NDArray[np.float32]"
+"""float32 of any shape and range."""
+Mask: TypeAlias = "npt.NDArray[np.bool_]"
+"""bool [H, W]."""
 
 JobId = NewType("JobId", str)
 

@@ -3,14 +3,11 @@
 It calls what a worker's lane calls, without queue and storage, so that scores are those of a job.
 """
 
-from __future__ import annotations
-
 import base64
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,28 +15,24 @@ from pydantic import TypeAdapter
 
 from bgpipe.pipeline.errors import Code, ItemError, PermanentError
 from bgpipe.pipeline.evaluation.dataset import ImagePair
+from bgpipe.pipeline.evaluation.metrics import score
 from bgpipe.pipeline.evaluation.protocol import (
     EvaluatedModel,
     EvaluationRequest,
     EvaluationResult,
     ResultImages,
 )
-from bgpipe.pipeline.evaluation.scores import score
 from bgpipe.pipeline.images import png
 from bgpipe.pipeline.images.color import to_viewed_srgb
 from bgpipe.pipeline.images.decode import decode
 from bgpipe.pipeline.images.preview import render_thumbnail
-from bgpipe.pipeline.inference.engine import BiRefNetEngine
+from bgpipe.pipeline.inference.engine import BiRefNetEngine, Engine
 from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.matting.edges import solve_edges
 from bgpipe.pipeline.matting.resample import resize, to_unit
 from bgpipe.pipeline.networks.preprocess import preprocess
 from bgpipe.pipeline.processes import serve_lines
-from bgpipe.pipeline.types import DecodedImage, Matte, Preset
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.inference.vitmatte_engine import VitMatteEngine
-    from bgpipe.pipeline.types import Pixels
+from bgpipe.pipeline.types import DecodedImage, Matte, Pixels, Preset
 
 
 def evaluate(request: EvaluationRequest) -> Iterator[EvaluationResult]:
@@ -67,8 +60,8 @@ def _evaluate_pair(
     request: EvaluationRequest,
     model: EvaluatedModel,
     pair: ImagePair,
-    engine: BiRefNetEngine | None,
-    solver: VitMatteEngine | None,
+    engine: Engine | None,
+    solver: Engine | None,
 ) -> Iterator[EvaluationResult]:
     image = decode(_read(pair.image), request.limits)
     truth = _true_cutout(image, decode(_read(pair.truth), request.limits))

@@ -2,11 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from html import escape
 
+from bgpipe.pipeline.evaluation.metrics import HIGHER_IS_BETTER, Scores
 from bgpipe.pipeline.evaluation.protocol import EvaluationResult
-from bgpipe.pipeline.evaluation.scores import HIGHER_IS_BETTER, Scores
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fafafa; --card: #fff; --ink: #222; --faint: #666; --line: #ddd; }
@@ -52,7 +51,7 @@ def _table(means: Mapping[str, Scores]) -> Iterator[str]:
     yield '<div class="scores"><table><tr><th>mean</th>'
     yield from (f"<th>{escape(trial)}</th>" for trial in means)
     yield "</tr>"
-    rows = [asdict(scores) for scores in means.values()]
+    rows = list(means.values())
     for name in rows[0] if rows else ():
         values = [row[name] for row in rows]
         higher = name in HIGHER_IS_BETTER
@@ -77,15 +76,15 @@ def _sections(results: Sequence[EvaluationResult]) -> Iterator[str]:
 
 def _mean_sad(trials: Sequence[EvaluationResult]) -> float:
     """Infinite without scores."""
-    sads = [result.scores.sad for result in trials if result.scores]
+    sads = [result.scores["sad"] for result in trials if result.scores]
     return sum(sads) / len(sads) if sads else float("inf")
 
 
 def _trial_figure(result: EvaluationResult) -> str:
     if not (result.scores and result.images):
         return _figure(f"{result.trial}: {result.error}")
-    scores = result.scores
-    caption = f"{result.trial}: SAD {scores.sad:.3g}, MSE {scores.mse:.3g}, IoU {scores.iou:.3f}"
+    sad, mse, iou = (result.scores[name] for name in ("sad", "mse", "iou"))
+    caption = f"{result.trial}: SAD {sad:.3g}, MSE {mse:.3g}, IoU {iou:.3f}"
     return _figure(caption, result.images.cutout)
 
 

@@ -1,4 +1,4 @@
-"""Scores of a matte: as a mask of the subject, and as fractional alpha.
+"""Scores of a cutout: as a mask of the subject, as fractional alpha, and on new backgrounds.
 
 For a mask, the truth is thresholded at 0.5. If it is empty, precision and recall are undefined: the
 F-measures are then 1 for a matte that is empty too (nowhere above 0.5), else 0.
@@ -8,30 +8,30 @@ Motivated Online Benchmark for Image Matting, CVPR 2009, over all pixels instead
 unknown region. Sums are in thousands, as is customary.
 """
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
+from bgpipe.pipeline.matting.resample import to_unit
+from bgpipe.pipeline.types import Floats, Mask, Pixels, Plane
 
-    from bgpipe.pipeline.types import Mask, Plane
+Doubles = npt.NDArray[np.float64]
+Scores = dict[str, float]
+"""Of one cutout, or their means, by name."""
 
-    Doubles = npt.NDArray[np.float64]
-
+BACKGROUNDS = {"white": (255, 255), "black": (0, 0), "grey": (128, 128), "checks": (204, 255)}
+"""Levels of the squares of each background."""
+SQUARE = 8  # side of a square, in pixels
 LEVELS = 256
 """Levels of a matte. Each level above 0 is a threshold, whose mask contains the pixels at or above it."""
 EPSILON = np.finfo(np.float64).eps
 GRADIENT_SIGMA = 1.4
-CONNECTIVITY_STEPS = 10
-"""Levels of opacity at which connectivity is tested."""
-CONNECTIVITY_TOLERANCE = 0.15
-"""Unconnected opacity without penalty."""
+CONNECTIVITY_STEPS = 10  # levels of opacity at which connectivity is tested
+CONNECTIVITY_TOLERANCE = 0.15  # unconnected opacity without penalty
 
 # Weighted F-measure: range over which errors depend on each other, and their decay with distance.
 _DEPENDENCE_SIGMA = 5.0
@@ -105,17 +105,17 @@ def e_measure(matte: Plane, truth: Plane) -> float:
         return float((1 - selected / size).mean())
     if inside == size:
         return float((selected / size).mean())
-    counts = {
-        (1, 1): hits,
-        (1, 0): selected - hits,
-        (0, 1): inside - hits,
-        (0, 0): size - inside - (selected - hits),
-    }
-    aligned = [
+    false_hits, misses = selected - hits, inside - hits
+    aligned = sum(
         count * _alignment(value - selected / size, true_value - inside / size)
-        for (value, true_value), count in counts.items()
-    ]
-    return float(np.sum(aligned, axis=0).mean() / size)
+        for value, true_value, count in (
+            (1, 1, hits),
+            (1, 0, false_hits),
+            (0, 1, misses),
+            (0, 0, size - inside - false_hits),
+        )
+    )
+    return float(np.mean(aligned) / size)
 
 
 def s_measure(matte: Plane, truth: Plane) -> float:
@@ -152,6 +152,56 @@ def connectivity_error(matte: Plane, truth: Plane) -> float:
     connected = _connected_level(matte, truth)
     difference = _connectivity(matte, connected) - _connectivity(truth, connected)
     return float(np.abs(difference).sum()) / _THOUSAND
+
+
+METRICS: Mapping[str, Callable[[Plane, Plane], float]] = {
+    "mae": mean_absolute_error,
+    "iou": iou,
+    "s_measure": s_measure,
+    "f_max": max_f_measure,
+    "f_weighted": weighted_f_measure,
+    "e_measure": e_measure,
+    "sad": sum_of_absolute_differences,
+    "mse": mean_squared_error,
+    "gradient": gradient_error,
+    "connectivity": connectivity_error,
+}
+HIGHER_IS_BETTER = frozenset({"iou", "s_measure", "f_max", "f_weighted", "e_measure"})
+
+
+def score(cutout: Pixels, truth: Pixels) -> Scores:
+    """Compare two cutouts of one image, uint8 [H, W, 4]: METRICS, and the errors on BACKGROUNDS."""
+    matte, true_matte = to_unit(cutout[..., 3]), to_unit(truth[..., 3])
+    scores = {name: metric(matte, true_matte) for name, metric in METRICS.items()}
+    for name in BACKGROUNDS:
+        scores[f"composite_{name}"] = composite_error(cutout, truth, name)
+    return scores
+
+
+def mean_scores(scores: Sequence[Scores]) -> Scores:
+    """Return the mean of each score; there is at least one cutout."""
+    means = np.mean([list(each.values()) for each in scores], axis=0)
+    return dict(zip(scores[0], means.tolist(), strict=True))
+
+
+def composite_error(cutout: Pixels, truth: Pixels, name: str) -> float:
+    """Mean absolute difference of two RGBA images over a background, in levels of 255."""
+    background = make_background(name, *cutout.shape[:2])
+    difference = np.abs(composite_over(cutout, background) - composite_over(truth, background))
+    return float(difference.mean(axis=2).mean(dtype=np.float64))
+
+
+def composite_over(rgba: Pixels, background: Floats) -> Floats:
+    """Composite with "over", straight alpha (T. Porter and T. Duff, Compositing Digital Images, 1984)."""
+    alpha = rgba[..., 3:].astype(np.float32) / 255
+    return np.asarray(alpha * rgba[..., :3] + (1 - alpha) * background, np.float32)
+
+
+def make_background(name: str, height: int, width: int) -> Floats:
+    """Return one of BACKGROUNDS."""
+    rows, columns = (np.arange(side) // SQUARE % 2 for side in (height, width))
+    squares = np.where(rows[:, None] == columns, *BACKGROUNDS[name])
+    return np.repeat(squares[..., None], 3, axis=2).astype(np.float32)
 
 
 def _f_measure_of_empty_truth(matte: Plane) -> float:

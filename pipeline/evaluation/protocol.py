@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bgpipe.pipeline.evaluation.dataset import ImagePair
-from bgpipe.pipeline.evaluation.scores import Scores
+from bgpipe.pipeline.evaluation.metrics import Scores
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.types import Matting, Preset, ResolvedModel
 

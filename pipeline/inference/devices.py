@@ -3,8 +3,6 @@
 The supervisor lists devices without torch, which only `check_device` imports.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -21,10 +19,8 @@ from bgpipe.pipeline.processes import start_daemon
 CPU = "cpu"
 KEPT_BYTES = 2**25
 """Largest block that glibc takes from its heap instead of the kernel: the most it allows."""
-CHECK_SIDE = 128
-"""Side of matrices of -1, 0 and 1, whose product every precision holds exactly."""
-NVML_SECONDS = 10.0
-"""Time for the driver to list its GPUs; some faults make it never answer."""
+CHECK_SIDE = 128  # side of matrices of -1, 0 and 1, whose product every precision holds exactly
+NVML_SECONDS = 10.0  # time for the driver to list its GPUs; some faults make it never answer
 WITHOUT_GPU = "use the CPU: worker --device cpu, or CUDA_VISIBLE_DEVICES= for submit"
 DRIVERS = {"12": 525, "13": 580}
 """The oldest driver for each major version of CUDA ("CUDA Compatibility", minor version compatibility)."""

@@ -7,16 +7,12 @@ Weights are cast once; autocast would cost Swin about half its speed. Sampling p
 and the last sigmoid are float32 in every precision.
 """
 
-from __future__ import annotations
-
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from itertools import chain
-from typing import TYPE_CHECKING
+from itertools import chain, zip_longest
 
 import numpy as np
 import torch
@@ -26,14 +22,11 @@ from bgpipe.config.settings import Precision
 from bgpipe.pipeline.errors import Code, DeviceLost, Refused, TransientError, UsageError
 from bgpipe.pipeline.inference.devices import is_out_of_memory
 from bgpipe.pipeline.inference.kernel_choice import choose_kernels
-from bgpipe.pipeline.inference.transfer import CudaTransfer, HostTransfer, Step, capture_graph
+from bgpipe.pipeline.inference.transfer import CudaTransfer, Outputs, Step, capture_graph
 from bgpipe.pipeline.networks.birefnet.checkpoint import load
 from bgpipe.pipeline.networks.birefnet.fused import fuse, move
-from bgpipe.pipeline.networks.preprocess import Normalizer
-from bgpipe.pipeline.types import Matte
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.types import Pixels, ResolvedModel
+from bgpipe.pipeline.networks.preprocess import Normalizer, stack_images
+from bgpipe.pipeline.types import Matte, Pixels, Plane, ResolvedModel
 
 PASSES_IN_FLIGHT = {"cuda": 2, "cpu": 1}
 """On a GPU, one is copied and read while the other is computed."""
@@ -43,10 +36,10 @@ DTYPES = {
     Precision.TF32: torch.float32,
     Precision.FLOAT32: torch.float32,
 }
-TENSOR_CORES = (7, 0)
-"""Compute capability from which float16 is many times as fast as float32."""
-AMPERE = (8, 0)
-"""Compute capability from which TensorFloat-32 and bfloat16 are."""
+TENSOR_CORES = (7, 0)  # compute capability from which float16 is many times as fast as float32
+AMPERE = (8, 0)  # compute capability from which TensorFloat-32 and bfloat16 are
+
+LOST = "device failed"
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +106,7 @@ class Engine(ABC):
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     if isinstance(error, torch.AcceleratorError):
-                        raise _lost(error) from error
+                        raise DeviceLost(Code.DEVICE, f"{LOST}: {error}") from error
                     raise
             # Repeated outside the handler, which would keep the tensors alive.
             if self.batch == 1:
@@ -130,7 +123,7 @@ class Engine(ABC):
             try:
                 return launched()
             except torch.AcceleratorError as error:
-                raise _lost(error) from error
+                raise DeviceLost(Code.DEVICE, f"{LOST}: {error}") from error
 
         return read
 
@@ -176,10 +169,13 @@ class BiRefNetEngine(Engine):
         torch.backends.cudnn.deterministic = True
         self._network = cast_network(load(model), self.precision, self._device)
         self._allocated = 0
-        self._free: list[HostTransfer | CudaTransfer] = []
+        self._free: list[CudaTransfer] = []
         self._step: Step = self._forward
         if kernels and self._on_gpu:
-            self._choose_kernels()
+            shape = (1, *self._size, 3)
+            with torch.inference_mode():
+                pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=self._device)
+                choose_kernels(self._network, lambda: self._forward(pixels))
         if compiled:
             self._network.compile(dynamic=False)
             log.info("compiling the model: takes minutes the first time, is cached then")
@@ -188,10 +184,14 @@ class BiRefNetEngine(Engine):
 
     @torch.inference_mode()
     def _launch(self, images: Sequence[Pixels]) -> LaunchedPass:
+        count = len(images)
+        if not self._on_gpu:
+            outputs = self._forward(stack_images(images, self.batch))
+            return lambda: _read_mattes(outputs, count)
         if self._allocated != self.batch:
             self._allocate()
-        free, count = self._free, len(images)
-        transfer = free.pop() if free else self._make_transfer()
+        free = self._free
+        transfer = free.pop() if free else CudaTransfer(self.batch, self._size, self._device)
         try:
             transfer.launch(images, self._step)
         except BaseException:
@@ -200,31 +200,20 @@ class BiRefNetEngine(Engine):
 
         def read() -> list[Matte]:
             try:
-                alphas, coarse, is_finite = (output[:count] for output in transfer.outputs())
+                outputs = transfer.outputs()
             finally:
                 free.append(transfer)
-            mattes = make_mattes(alphas, is_finite)
-            return [
-                replace(matte, coarse=plane.numpy())
-                for matte, plane in zip(mattes, coarse, strict=True)
-            ]
+            return _read_mattes(outputs, count)
 
         return read
 
-    def _make_transfer(self) -> HostTransfer | CudaTransfer:
-        if self._on_gpu:
-            return CudaTransfer(self.batch, self._size, self._device)
-        return HostTransfer(self.batch, self._size)
-
     def _allocate(self) -> None:
         """Replace the buffers, and the graph if there is one, by those of the batch's size."""
-        if self._on_gpu:
-            torch.cuda.synchronize(self._device)  # passes in flight use the old ones
+        torch.cuda.synchronize(self._device)  # passes in flight use the old ones
         self._free, self._step = [], self._forward
-        if self._on_gpu:
-            torch.cuda.empty_cache()
-            if self._graphs:
-                self._step = self._capture_graph()
+        torch.cuda.empty_cache()
+        if self._graphs:
+            self._step = self._capture_graph()
         self._allocated = self.batch
 
     def _capture_graph(self) -> Step:
@@ -239,13 +228,7 @@ class BiRefNetEngine(Engine):
             log.warning("no CUDA graph, launching each operation", extra={"fields": fields})
             return self._forward
 
-    @torch.inference_mode()
-    def _choose_kernels(self) -> None:
-        shape = (1, *self._size, 3)
-        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=self._device)
-        choose_kernels(self._network, lambda: self._forward(pixels))
-
-    def _forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+    def _forward(self, pixels: Tensor) -> Outputs:
         """Return mattes [B, h, w] and coarse ones of uint8 [B, h, w, 3], and whether each is finite [B]."""
         image = self._normalize(pixels.permute(0, 3, 1, 2))  # [B, 3, h, w], channels last
         outputs = self._network(image.to(DTYPES[self.precision]))
@@ -254,15 +237,17 @@ class BiRefNetEngine(Engine):
         return torch.sigmoid(logits), torch.sigmoid(coarse), is_finite
 
 
-def make_mattes(alphas: Tensor, is_finite: Tensor) -> list[Matte]:
+def _read_mattes(outputs: Outputs, count: int) -> list[Matte]:
+    """Return the first `count` mattes of `_forward`'s outputs, on the host."""
+    alphas, coarse, is_finite = (output[:count] for output in outputs)
+    return make_mattes(alphas, is_finite, [plane.numpy() for plane in coarse])
+
+
+def make_mattes(alphas: Tensor, is_finite: Tensor, coarse: Sequence[Plane] = ()) -> list[Matte]:
     """Return alphas of the host, float32 [N, h, w], as mattes; `is_finite` [N]: judged by the device."""
     if not is_finite.all():
         raise TransientError(Code.DEVICE, "model output contains NaN or infinity")
-    return [Matte(alpha.numpy()) for alpha in alphas]
-
-
-def _lost(error: torch.AcceleratorError) -> DeviceLost:
-    return DeviceLost(Code.DEVICE, f"device failed: {error}")
+    return [Matte(alpha.numpy(), plane) for alpha, plane in zip_longest(alphas, coarse)]
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Precision:

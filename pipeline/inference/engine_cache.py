@@ -31,8 +31,7 @@ from bgpipe.pipeline.types import Matting, Recipe, ResolvedModel
 if TYPE_CHECKING:
     from bgpipe.pipeline.inference.engine import Engine
 
-GPU_THREADS = 4
-"""Of the host, which copy pixels and mattes beside the lanes."""
+GPU_THREADS = 4  # of the host, which copy pixels and mattes beside the lanes
 
 log = logging.getLogger(__name__)
 

@@ -7,20 +7,19 @@ call that it might fall otherwise on an equal host goes to the kernel (decisions
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from importlib.util import find_spec
 from subprocess import SubprocessError
 
 import torch
 from torch import Tensor, nn
 
 from bgpipe.pipeline.inference.devices import is_out_of_memory
-from bgpipe.pipeline.networks.birefnet.kernels import ModuleWithKernel, is_available
+from bgpipe.pipeline.networks.birefnet.kernels import ModuleWithKernel
 
 ROUNDS = 5
-TOLERANCE = 16
-"""Largest difference, in steps of the precision at the largest value."""
-MARGIN = 1.25
-"""Times as long as torch's operations that a kernel may take."""
+TOLERANCE = 16  # largest difference, in steps of the precision at the largest value
+MARGIN = 1.25  # times as long as torch's operations that a kernel may take
 
 log = logging.getLogger(__name__)
 
@@ -30,23 +29,20 @@ Clock = Callable[[], float]
 
 def choose_kernels(
     network: nn.Module, forward: Callable[[], object], clock: Clock = time.perf_counter
-) -> list[str]:
+) -> None:
     """Let the layers of `network` run by kernels where these are equal and not slower.
 
-    `forward` runs a pass over some image, in which the largest layer of each kind is compared. Returns
-    the kinds with a kernel. Raises torch.AcceleratorError if one breaks the device.
+    `forward` runs a pass over some image, in which the largest layer of each kind is compared. Raises
+    torch.AcceleratorError if one breaks the device.
     """
-    if not is_available():
+    if find_spec("triton") is None:  # which torch's builds for CUDA bring
         log.info("no Triton kernels: Triton is not installed")
-        return []
-    chosen = []
+        return
     for kind, (layer, inputs) in find_largest(network, forward).items():
-        if _is_better(kind.__name__, layer, inputs, clock):
-            chosen.append(kind.__name__)
+        is_better = _is_better(kind.__name__, layer, inputs, clock)
         for module in network.modules():
             if type(module) is kind:
-                module.kernel = kind.__name__ in chosen
-    return chosen
+                module.kernel = is_better
 
 
 def find_largest(
@@ -101,18 +97,14 @@ def _is_better(name: str, layer: ModuleWithKernel, inputs: Inputs, clock: Clock)
 def _run(layer: ModuleWithKernel, inputs: Inputs, clock: Clock) -> tuple[Tensor, float]:
     """Return the output and the median seconds of a run; the first run compiles."""
     out: Tensor = layer(*inputs)
-    return out, statistics.median(_time(layer, inputs, out.device, clock))
-
-
-def _time(
-    layer: ModuleWithKernel, inputs: Inputs, device: torch.device, clock: Clock
-) -> Iterator[float]:
+    seconds = []
     for _ in range(ROUNDS):
-        _wait(device)
+        _wait(out.device)
         start = clock()
         layer(*inputs)
-        _wait(device)
-        yield clock() - start
+        _wait(out.device)
+        seconds.append(clock() - start)
+    return out, statistics.median(seconds)
 
 
 def _wait(device: torch.device) -> None:

@@ -4,24 +4,19 @@ On a GPU, page-locked memory and a stream for each direction let the copies run 
 computes another micro-batch, and a CUDA graph launches a whole forward pass at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from bgpipe.pipeline.types import Pixels
+from bgpipe.pipeline.types import Pixels
 
 Outputs = tuple[Tensor, ...]
 """[B, ...] each."""
 Step = Callable[[Tensor], Outputs]
 """A forward pass on the device: uint8 [B, h, w, 3] to its outputs."""
 
-WARM_UPS = 3
-"""Libraries choose and allocate in their first calls, which a graph must not contain."""
+WARM_UPS = 3  # libraries choose and allocate in their first calls, which a graph must not contain
 
 
 def capture_graph(step: Step, shape: tuple[int, ...], device: torch.device) -> Step:
@@ -45,26 +40,11 @@ def capture_graph(step: Step, shape: tuple[int, ...], device: torch.device) -> S
     return replay
 
 
-class HostTransfer:
-    """The CPU's, for micro-batches of `batch` images of `size` (height, width)."""
-
-    def __init__(self, batch: int, size: tuple[int, int]) -> None:
-        self._pixels = torch.zeros((batch, *size, 3), dtype=torch.uint8)
-        self._outputs: Outputs = ()
-
-    def launch(self, images: Sequence[Pixels], step: Step) -> None:
-        """Start the step on the images; rows of the batch without an image hold earlier ones."""
-        _fill(self._pixels, images)
-        self._outputs = step(self._pixels)
-
-    def outputs(self) -> Outputs:
-        """Wait for the launched step and return its outputs, which the caller owns, on the host."""
-        outputs, self._outputs = self._outputs, ()
-        return outputs
-
-
 class CudaTransfer:
-    """A GPU's HostTransfer, for one micro-batch at a time; two of them make a pipeline."""
+    """Copies micro-batches of `batch` images of `size` (height, width), one at a time.
+
+    Two of them make a pipeline.
+    """
 
     def __init__(self, batch: int, size: tuple[int, int], device: torch.device) -> None:
         shape = (batch, *size, 3)
@@ -76,9 +56,11 @@ class CudaTransfer:
         self._host_outputs: Outputs = ()
 
     def launch(self, images: Sequence[Pixels], step: Step) -> None:
+        """Start the step on the images; rows of the batch without an image hold earlier ones."""
         for stream in (self._inward, self._outward):  # in case the previous pass failed midway
             stream.synchronize()
-        _fill(self._host_pixels, images)
+        for row, image in zip(self._host_pixels, images, strict=False):
+            row.copy_(torch.from_numpy(image))
         with torch.cuda.stream(self._inward):
             self._pixels.copy_(self._host_pixels, non_blocking=True)
         self._compute.wait_stream(self._inward)
@@ -94,6 +76,7 @@ class CudaTransfer:
                 host.copy_(stored, non_blocking=True)
 
     def outputs(self) -> Outputs:
+        """Wait for the launched step and return its outputs, which the caller owns, on the host."""
         self._outward.synchronize()
         return tuple(output.clone() for output in self._host_outputs)
 
@@ -104,8 +87,3 @@ def _new_stream(device: torch.device) -> torch.cuda.Stream:
 
 def _page_locked(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.zeros(shape, dtype=dtype, pin_memory=True)
-
-
-def _fill(rows: Tensor, images: Sequence[Pixels]) -> None:
-    for row, image in zip(rows, images, strict=False):
-        row.copy_(torch.from_numpy(image))

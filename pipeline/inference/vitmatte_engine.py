@@ -4,21 +4,16 @@ As in engine.py a micro-batch has a fixed number of tiles, an incomplete one is 
 normalization stays in float32, so that the alpha of a tile does not depend on its neighbors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bgpipe.pipeline.inference.engine import Engine, LaunchedPass, make_mattes
 from bgpipe.pipeline.matting.edges import UNKNOWN
+from bgpipe.pipeline.networks.preprocess import stack_images
 from bgpipe.pipeline.networks.vitmatte import load
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.types import Pixels, ResolvedModel
+from bgpipe.pipeline.types import Pixels, ResolvedModel
 
 
 class VitMatteEngine(Engine):
@@ -41,9 +36,7 @@ class VitMatteEngine(Engine):
 
     @torch.inference_mode()
     def _launch(self, images: Sequence[Pixels]) -> LaunchedPass:
-        """Start a pass over tiles, padded with copies of the last one."""
-        padded = [*images, *[images[-1]] * (self.batch - len(images))]
-        pixels = torch.from_numpy(np.stack(padded)).to(self._device)  # [B, h, w, 4]
+        pixels = stack_images(images, self.batch).to(self._device)  # [B, h, w, 4]
         alphas = self._network(self._make_input(pixels)).alphas  # [B, 1, h, w]
         alphas = alphas[: len(images), 0].float()
         is_finite = alphas.isfinite().flatten(1).all(dim=1)

@@ -2,57 +2,41 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from bgpipe.config.presets import BLUR
 from bgpipe.pipeline.errors import Code, PermanentError
-from bgpipe.pipeline.types import Cutout
+from bgpipe.pipeline.matting.resample import Positions
+from bgpipe.pipeline.types import Cutout, Floats, Mask, Pixels, Plane, Preset
 
-if TYPE_CHECKING:
-    from bgpipe.pipeline.matting.resample import Positions
-    from bgpipe.pipeline.types import Floats, Pixels, Plane, Preset
-
-SOLID = 10
-"""Alpha above which a pixel belongs to the subject; below is the haze of a soft matte."""
-DUST = 0.005
-"""Share of the largest part's area below which a part of the subject is dust."""
-SHADOW_SOURCE = 0.35
-"""Share of the subject's height, from its foot, that throws the shadow."""
-SHADOW_HEIGHT = 0.12
-"""Height of the shadow, as a share of the subject's width or height, whichever is less."""
-SHADOW_BLUR = 0.035
-"""Sigma, as a share of the same."""
-COARSE_SIGMA = 4
-"""Sigma, in pixels of a reduced copy, at which a stronger blur is computed."""
+SOLID = 10  # alpha above which a pixel belongs to the subject; below is the haze of a soft matte
+DUST = 0.005  # share of the largest part's area below which a part of the subject is dust
+SHADOW_SOURCE = 0.35  # share of the subject's height, from its foot, that throws the shadow
+SHADOW_HEIGHT = 0.12  # as a share of the subject's width or height, whichever is less
+SHADOW_BLUR = 0.035  # sigma, as a share of the same
+COARSE_SIGMA = 4  # in pixels of a reduced copy, at which a stronger blur is computed
 LEAST_WEIGHT = 1 / 255
 """Weight of the subject in the blur of the background: it only fills what is hidden behind it."""
-BLOCK_PIXELS = 1 << 18
-"""Mixed at once: in float they take ten times their memory."""
+BLOCK_PIXELS = 1 << 18  # mixed at once: in float they take ten times their memory
 
 
 @dataclass(frozen=True, slots=True)
 class PixelBox:
-    """Columns and rows of the source; `right` and `bottom` are exclusive."""
+    """Columns and rows of the source."""
 
     left: int
     top: int
-    right: int
-    bottom: int
+    width: int
+    height: int
 
-    @property
-    def width(self) -> int:
-        return self.right - self.left
-
-    @property
-    def height(self) -> int:
-        return self.bottom - self.top
-
-    def expand(self, left: int, top: int, right: int, bottom: int) -> PixelBox:
-        return PixelBox(self.left - left, self.top - top, self.right + right, self.bottom + bottom)
+    def expand(self, left: int, top: int, across: int, down: int) -> PixelBox:
+        """Return a box with more columns and rows; `left` and `top` of them come before its own."""
+        return PixelBox(self.left - left, self.top - top, self.width + across, self.height + down)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +67,23 @@ def composite(
 
     Raises PermanentError: TOO_LARGE, margin and aspect ask for more than `max_pixels`.
     """
+    rgba = cutout.rgba
     if preset.crop or preset.margin or preset.canvas or preset.size:
-        frame = layout(cutout.rgba[..., 3], preset)
+        frame = layout(rgba[..., 3], preset)
         width, height = frame.size
         if width * height > max_pixels:
             asked = f"margin and canvas ask for {width} x {height} pixels"
             raise PermanentError(Code.TOO_LARGE, f"{asked}: more than images allow, {max_pixels}")
-        cutout = Cutout(render(cutout.rgba, frame))
-    shadow = _make_shadow(cutout.rgba, preset.shadow) if preset.shadow else None
+        rgba = render(rgba, frame)
+    shadow = _make_shadow(rgba[..., 3], preset.shadow) if preset.shadow else None
     if outline is not None:
-        width = int(preset.outline.partition(":")[0])
-        cutout = Cutout(_put_over_outline(cutout.rgba, outline, width))
-    if not preset.shadow and background is None:
-        return cutout
-    return Cutout(_put_over(cutout.rgba, shadow, background))
+        border = _make_outline(rgba[..., 3], int(preset.outline.partition(":")[0]))
+        rgba = _put_over_layer(rgba, border, outline)
+    if background is not None:
+        rgba = _put_over_background(rgba, shadow, _cover(background, rgba.shape))
+    elif shadow is not None:
+        rgba = _put_over_layer(rgba, shadow, np.zeros(3, np.uint8))
+    return Cutout(rgba)
 
 
 def blur_photo(rgb: Pixels, alpha: Pixels, preset: Preset) -> Pixels | None:
@@ -133,46 +120,38 @@ def find_subject_box(alpha: Pixels) -> PixelBox | None:
     if count == 1:  # only the background
         return None
     areas = parts[1:, cv2.CC_STAT_AREA]
-    large = parts[1:][areas >= DUST * areas.max()]
-    left, top = large[:, cv2.CC_STAT_LEFT], large[:, cv2.CC_STAT_TOP]
-    right, bottom = left + large[:, cv2.CC_STAT_WIDTH], top + large[:, cv2.CC_STAT_HEIGHT]
-    return PixelBox(int(left.min()), int(top.min()), int(right.max()), int(bottom.max()))
+    left, top, width, height, _ = parts[1:][areas >= DUST * areas.max()].T
+    first, upper = int(left.min()), int(top.min())
+    right, bottom = int((left + width).max()), int((top + height).max())
+    return PixelBox(first, upper, right - first, bottom - upper)
 
 
 def count_canvas_pixels(preset: Preset) -> int:
     """Return the pixels that the preset may enlarge an image to; 0 if it does not."""
     size = preset.size if preset.enlarge else ""
-    sizes = (_parse_pair(text, "x") for text in (preset.canvas, size) if "x" in text)
+    sizes = (_parse_pair(text) for text in (preset.canvas, size) if "x" in text)
     return max((width * height for width, height in sizes), default=0)
 
 
 def layout(alpha: Pixels, preset: Preset) -> Layout:
     """Apply the preset's crop, margin, canvas, place and size to a cutout with this alpha."""
     height, width = alpha.shape
-    whole = PixelBox(0, 0, width, height)
-    box = (find_subject_box(alpha) or whole) if preset.crop else whole
+    box = PixelBox(0, 0, width, height)
+    if preset.crop:
+        box = find_subject_box(alpha) or box
     margin = round(preset.margin / 100 * max(box.width, box.height))
-    box = box.expand(margin, margin, margin, margin)
+    box = box.expand(margin, margin, 2 * margin, 2 * margin)
     if ":" in preset.canvas:
-        box = _expand_to_aspect(box, *_parse_pair(preset.canvas, ":"), preset.place)
-    if "x" not in preset.canvas:
-        size = _fit(box, preset)
-        return Layout(box, size, (0, 0), size)
-    canvas = _parse_pair(preset.canvas, "x")
-    scale = min(canvas[0] / box.width, canvas[1] / box.height)
-    inner = (max(1, round(box.width * scale)), max(1, round(box.height * scale)))
-    at = _split_space(canvas[0] - inner[0], canvas[1] - inner[1], preset.place)
-    return Layout(box, inner, at, canvas)
-
-
-def _fit(box: PixelBox, preset: Preset) -> tuple[int, int]:
-    """Return the box's own width and height, or those that the preset's size scales it to."""
-    if not preset.size:
-        return box.width, box.height
-    width, height = _parse_pair(preset.size, "x")
-    scale = min(width / box.width, height / box.height)
-    scale = scale if preset.enlarge else min(scale, 1)
-    return max(1, round(box.width * scale)), max(1, round(box.height * scale))
+        box = _expand_to_aspect(box, *_parse_pair(preset.canvas), preset.place)
+    inner = size = (box.width, box.height)
+    if "x" in preset.canvas:
+        size = _parse_pair(preset.canvas)
+        inner = _fit(inner, size)
+    elif preset.size:
+        fitted = _fit(inner, _parse_pair(preset.size))
+        inner = size = fitted if preset.enlarge else min(fitted, inner)  # both of one aspect
+    at = _split_space(size[0] - inner[0], size[1] - inner[1], preset.place)
+    return Layout(box, inner, at, size)
 
 
 def render(rgba: Pixels, frame: Layout) -> Pixels:
@@ -188,87 +167,82 @@ def render(rgba: Pixels, frame: Layout) -> Pixels:
     return canvas
 
 
-def _make_shadow(rgba: Pixels, opacity: float) -> Plane | None:
+def _make_shadow(alpha: Pixels, opacity: float) -> Plane | None:
     """Return the shadow's opacity: the subject's foot, flattened and blurred, darkest at its end."""
-    alpha = rgba[..., 3]
     box = find_subject_box(alpha)
     if box is None:
         return None
-    extent = min(box.width, box.height)
-    foot = alpha[box.bottom - max(1, round(SHADOW_SOURCE * box.height)) : box.bottom]
+    extent, bottom = min(box.width, box.height), box.top + box.height
+    foot = alpha[bottom - max(1, round(SHADOW_SOURCE * box.height)) : bottom]
     nearness = np.linspace(0, 1, len(foot) + 1, dtype=np.float32)[1:, None] ** 2
     height = max(1, round(SHADOW_HEIGHT * extent))
     shadow = np.zeros(alpha.shape, np.float32)
-    top = box.bottom - height // 2
-    rows = shadow[max(top, 0) : top + height]
-    rows[:] = (foot * nearness).max(axis=0)
+    top = bottom - height // 2
+    shadow[max(top, 0) : top + height] = (foot * nearness).max(axis=0)
     sigma = max(SHADOW_BLUR * extent, 0.5)
     blurred = cv2.GaussianBlur(shadow, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
     return np.asarray(blurred * np.float32(opacity / 255), np.float32)
 
 
-def _put_over_outline(rgba: Pixels, color: Pixels, width: int) -> Pixels:
-    """Put the cutout over the disc of radius `width` around each of its half opaque pixels but dust.
+def _make_outline(alpha: Pixels, width: int) -> Plane:
+    """Return the outline's opacity: a disc of radius `width` around each half opaque pixel but dust.
 
-    The outline's alpha falls from 1 to 0 within the pixel that its border runs through.
+    It falls from 1 to 0 within the pixel that the outline's border runs through.
     """
-    solid = (rgba[..., 3] >= 128).astype(np.uint8)
+    solid = (alpha >= 128).astype(np.uint8)
     _, parts, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
     areas = stats[:, cv2.CC_STAT_AREA]
     areas[0] = 0  # the background
     if not areas.any():
-        return rgba
+        return np.zeros(alpha.shape, np.float32)
     outside = (areas < DUST * areas.max())[parts].astype(np.uint8)
     distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    under = np.clip(width + np.float32(0.5) - distance, 0, 1).reshape(-1, 1)
-    out = rgba.copy()
-    pixels = out.reshape(-1, 4)
-    positions = np.flatnonzero((rgba[..., 3].reshape(-1) < 255) & (under[:, 0] > 0))
-    for start in range(0, positions.size, BLOCK_PIXELS):
-        block = positions[start : start + BLOCK_PIXELS]
-        a, o = pixels[block, 3:] / np.float32(255), under[block]
-        alpha = a + (1 - a) * o
-        mixed = (a * pixels[block, :3] + (1 - a) * o * color.reshape(1, 3)) / alpha
-        pixels[block] = np.rint(np.concatenate([mixed, 255 * alpha], axis=1))
-        pixels[block[pixels[block, 3] == 0]] = 0
-    return out
+    return np.asarray(np.clip(width + np.float32(0.5) - distance, 0, 1), np.float32)
 
 
-def _put_over(rgba: Pixels, shadow: Plane | None, background: Pixels | None) -> Pixels:
-    """Put the cutout over its shadow over the background, wherever it is not opaque."""
-    alpha = rgba[..., 3]
-    behind = None if background is None else _cover(background, rgba.shape)
-    out = rgba.copy()
-    pixels = out.reshape(-1, 4)
+def _put_over_layer(rgba: Pixels, opacity: Plane, color: Pixels) -> Pixels:
+    """Put the cutout over a layer of one color [3], whose opacity is given for each pixel."""
+
+    def mix(pixels: Floats, positions: Positions) -> Floats:
+        a = pixels[:, 3:] / np.float32(255)
+        under = (1 - a) * opacity.reshape(-1, 1)[positions]
+        alpha = a + under
+        colors = (a * pixels[:, :3] + under * color.reshape(3)) / np.maximum(alpha, 1e-6)
+        return np.concatenate([colors, alpha * 255], axis=1)
+
+    return _mix_pixels(rgba.copy(), (rgba[..., 3] < 255) & (opacity > 0), mix)
+
+
+def _put_over_background(rgba: Pixels, shadow: Plane | None, background: Pixels) -> Pixels:
+    """Put the cutout and its shadow over a background [H, W, 3] or [1, 1, 3]."""
+    alpha, out = rgba[..., 3], rgba.copy()
     mixed = alpha < 255
-    if behind is not None and shadow is None:  # most pixels, and nothing to compute
-        opaque = np.dstack([behind, np.full(behind.shape[:2], 255, np.uint8)])
+    if shadow is None:  # most pixels, and nothing to compute
+        opaque = np.dstack([background, np.full(background.shape[:2], 255, np.uint8)])
         np.copyto(out.view(np.uint32), opaque.view(np.uint32), where=(alpha == 0)[..., None])
         mixed &= alpha > 0
-    positions = np.flatnonzero(mixed)
+
+    def mix(pixels: Floats, positions: Positions) -> Floats:
+        a = pixels[:, 3:] / np.float32(255)
+        light = 1 - a
+        if shadow is not None:
+            light *= 1 - shadow.reshape(-1, 1)[positions]
+        behind = background.reshape(-1, 3)
+        colors = a * pixels[:, :3] + light * (behind[positions] if len(behind) > 1 else behind)
+        return np.concatenate([colors, np.full_like(a, 255)], axis=1)
+
+    return _mix_pixels(out, mixed, mix)
+
+
+def _mix_pixels(rgba: Pixels, where: Mask, mix: Callable[[Floats, Positions], Floats]) -> Pixels:
+    """Replace the pixels at `where` by what `mix` makes of a block of them [N, 4], in [0, 255]."""
+    pixels, positions = rgba.reshape(-1, 4), np.flatnonzero(where)
     for start in range(0, positions.size, BLOCK_PIXELS):
         block = positions[start : start + BLOCK_PIXELS]
-        s = np.float32(0) if shadow is None else shadow.reshape(-1, 1)[block]
-        pixels[block] = _mix(pixels[block].astype(np.float32), s, behind, block)
-    return out
-
-
-def _mix(
-    pixels: Floats, s: Plane | np.float32, behind: Pixels | None, positions: Positions
-) -> Pixels:
-    """Return RGBA of pixels [N, 4] over a black shadow of opacity `s` [N, 1] over `behind`."""
-    a = pixels[:, 3:] / np.float32(255)
-    own = a * pixels[:, :3]
-    if behind is None:
-        alpha = a + (1 - a) * s
-        color = own / np.maximum(alpha, np.float32(1e-6))
-    else:
-        alpha = np.ones_like(a)
-        background = behind if behind.size == 3 else behind.reshape(-1, 3)[positions]
-        color = own + (1 - a) * (1 - s) * background.reshape(-1, 3)
-    mixed = np.rint(np.concatenate([color, alpha * 255], axis=1)).astype(np.uint8)
-    mixed[mixed[:, 3] == 0] = 0
-    return np.asarray(mixed, np.uint8)
+        mixed = np.rint(mix(pixels[block].astype(np.float32), block)).astype(np.uint8)
+        mixed[mixed[:, 3] == 0] = 0
+        pixels[block] = mixed
+    return rgba
 
 
 def _cover(background: Pixels, shape: tuple[int, ...]) -> Pixels:
@@ -285,17 +259,22 @@ def _cover(background: Pixels, shape: tuple[int, ...]) -> Pixels:
     return np.ascontiguousarray(cover[top : top + height, left : left + width])
 
 
-def _parse_pair(text: str, separator: str) -> tuple[int, int]:
-    width, _, height = text.partition(separator)
+def _parse_pair(text: str) -> tuple[int, int]:
+    width, height = re.split("[x:]", text)
     return int(width), int(height)
+
+
+def _fit(size: tuple[int, int], limits: tuple[int, int]) -> tuple[int, int]:
+    """Return the largest (width, height) of the aspect of `size` within `limits`."""
+    scale = min(limits[0] / size[0], limits[1] / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _expand_to_aspect(box: PixelBox, width: int, height: int, place: str) -> PixelBox:
     """Return the smallest box around this one with the aspect width to height, rounded up."""
-    missing_width = max(0, -(-box.height * width // height) - box.width)
-    missing_height = max(0, -(-box.width * height // width) - box.height)
-    left, top = _split_space(missing_width, missing_height, place)
-    return box.expand(left, top, missing_width - left, missing_height - top)
+    across = max(0, -(-box.height * width // height) - box.width)
+    down = max(0, -(-box.width * height // width) - box.height)
+    return box.expand(*_split_space(across, down, place), across, down)
 
 
 def _split_space(across: int, down: int, place: str) -> tuple[int, int]:
@@ -307,10 +286,9 @@ def _split_space(across: int, down: int, place: str) -> tuple[int, int]:
 
 def _crop(rgba: Pixels, box: PixelBox) -> Pixels:
     """Return the box of the cutout, transparent where it extends beyond."""
-    height, width = rgba.shape[:2]
     piece = np.zeros((box.height, box.width, 4), np.uint8)
     left, top = max(box.left, 0), max(box.top, 0)
-    inside = rgba[top : min(box.bottom, height), left : min(box.right, width)]
+    inside = rgba[top : box.top + box.height, left : box.left + box.width]
     rows, columns = inside.shape[:2]
     piece[top - box.top :, left - box.left :][:rows, :columns] = inside
     return piece

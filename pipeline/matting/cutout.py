@@ -1,9 +1,6 @@
 """From an image and its matte to a cutout."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -13,10 +10,7 @@ from bgpipe.pipeline.matting.foreground import estimate_foreground
 from bgpipe.pipeline.matting.guided_filter import guided_filter
 from bgpipe.pipeline.matting.refine import refine
 from bgpipe.pipeline.matting.resample import resize
-from bgpipe.pipeline.types import Cutout
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.types import DecodedImage, Matte, Pixels, Preset
+from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Pixels, Preset
 
 
 def cut_out(image: DecodedImage, matte: Matte, preset: Preset) -> Cutout:

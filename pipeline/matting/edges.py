@@ -4,33 +4,24 @@ A trimap marks the band around the edge; the image is split into overlapping til
 band are solved, and their alphas are blended.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from bgpipe.pipeline.matting.resample import resize
+from bgpipe.pipeline.types import Floats, Matte, Matting, Pixels, Plane
 
-if TYPE_CHECKING:
-    from bgpipe.pipeline.types import Floats, Matte, Matting, Pixels, Plane
+Solve = Callable[[Sequence[Pixels]], Sequence[Matte]]
+"""From tiles uint8 [h, w, 4], RGB and trimap, all of one size, to their alphas [h, w]."""
 
-    Solve = Callable[[Sequence[Pixels]], Sequence[Matte]]
-    """From tiles uint8 [h, w, 4], RGB and trimap, all of one size, to their alphas [h, w]."""
-
-BACKGROUND, UNKNOWN, SUBJECT = 0, 128, 255
-"""Values of a trimap, uint8 [H, W]."""
-CERTAIN = 0.05
-"""A matte this close to 0 or 1 is certain."""
-STRIDE = 32
-"""The sides of a tile are multiples of it."""
+BACKGROUND, UNKNOWN, SUBJECT = 0, 128, 255  # values of a trimap, uint8 [H, W]
+CERTAIN = 0.05  # a matte this close to 0 or 1 is certain
+STRIDE = 32  # the sides of a tile are multiples of it
 OVERLAP = 0.25
 """Minimum share of a tile that its neighbor also covers: alpha is least exact at a tile's border."""
-TILES_AT_ONCE = 16
-"""Enough to fill a batch, and a bound on memory."""
+TILES_AT_ONCE = 16  # enough to fill a batch, and a bound on memory
 
 
 def solve_edges(rgb: Pixels, matte: Plane, matting: Matting, solve: Solve) -> Plane:
@@ -45,7 +36,11 @@ def solve_edges(rgb: Pixels, matte: Plane, matting: Matting, solve: Solve) -> Pl
     if not (trimap == SUBJECT).any() or not (trimap == UNKNOWN).any():
         return full
     solved = np.zeros_like(full)
-    tiles = [tile for tile in split_tiles(full.shape, matting.size) if tile.has_edge(trimap)]
+    tiles = [
+        tile
+        for tile in split_tiles(full.shape, matting.size)
+        if (trimap[tile.rows, tile.columns] == UNKNOWN).any()
+    ]
     for start in range(0, len(tiles), TILES_AT_ONCE):
         group = tiles[start : start + TILES_AT_ONCE]
         mattes = solve([tile.cut(rgb, trimap) for tile in group])
@@ -79,9 +74,6 @@ class Tile:
     columns: slice
     row_weights: Floats
     column_weights: Floats
-
-    def has_edge(self, trimap: Pixels) -> bool:
-        return bool((trimap[self.rows, self.columns] == UNKNOWN).any())
 
     def cut(self, rgb: Pixels, trimap: Pixels) -> Pixels:
         """Return RGB and trimap uint8 [h, w, 4], the last row and column repeated up to STRIDE."""

@@ -10,26 +10,18 @@ the full-size pixels, and only for those requested.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy as np
 
-from bgpipe.pipeline.matting.resample import sample
+from bgpipe.pipeline.matting.resample import Positions, sample
+from bgpipe.pipeline.types import Floats, Pixels, Plane
 
-if TYPE_CHECKING:
-    from bgpipe.pipeline.matting.resample import Positions
-    from bgpipe.pipeline.types import Floats, Pixels, Plane
+Means = tuple[Floats, Floats]
+"""Of the foreground and of the background, [h, w, 3] in [0, 255]."""
 
-    Means = tuple[Floats, Floats]
-    """Of the foreground and of the background, [h, w, 3] in [0, 255]."""
-
-REDUCED_SIDE = 1024
-"""Longer side of the copy on which means are taken."""
-KERNELS = (90, 6)
-"""Sides of the neighborhoods of the two passes, in pixels of the full-size image."""
-BLOCK = 1 << 20
-"""Pixels solved at once: in float they take thirty times their memory."""
+REDUCED_SIDE = 1024  # longer side of the copy on which means are taken
+KERNELS = (90, 6)  # sides of the neighborhoods of the two passes, in pixels of the full-size image
+BLOCK = 1 << 20  # pixels solved at once: in float they take thirty times their memory
 
 EPSILON = 1e-5
 

@@ -6,27 +6,18 @@ fitted as a linear function of the image's color at that size; the function is t
 colors of the full-size pixels where the matte is soft.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy as np
 
 from bgpipe.pipeline.matting.resample import sample, to_unit
+from bgpipe.pipeline.types import Floats, Mask, Pixels, Plane
 
-if TYPE_CHECKING:
-    from bgpipe.pipeline.types import Floats, Mask, Pixels, Plane
-
-RADIUS = 1
-"""Of the windows, in pixels of the network's matte."""
-EPSILON = 1e-4
-"""Squared intensity: the variance below which the colors of a window are ignored."""
+RADIUS = 1  # of the windows, in pixels of the network's matte
+EPSILON = 1e-4  # squared intensity: the variance below which the colors of a window are ignored
 SHARE = 0.5
 """Of the filter in the result; the rest is the matte as it was. Where glass or smoke makes a matte
 soft, colors mislead the filter; measured in infra/docs/quality.md."""
 HALF_LEVEL = 0.5 / 255
-
 _WINDOW = (2 * RADIUS + 1, 2 * RADIUS + 1)
 
 

@@ -3,31 +3,23 @@
 The disc of radius r holds the pixels whose centers are within r of its own.
 """
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import cv2
 import numpy as np
+import numpy.typing as npt
+from cv2.typing import MatLike
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from bgpipe.pipeline.types import Pixels, Plane
 
-    import numpy.typing as npt
-    from cv2.typing import MatLike
-
-    from bgpipe.pipeline.types import Pixels, Plane
-
-    Choose = Callable[[Plane, Pixels], MatLike]
-    """cv2.dilate or cv2.erode."""
+Choose = Callable[[Plane, Pixels], MatLike]
+"""cv2.dilate or cv2.erode."""
 
 LARGEST_HOLE = 0.01
 """Share of the subject's area; a larger hole is part of its shape, such as the inside of a handle."""
-RIMS = (0.95, 1 - 0.5 / 255)
-"""Levels up to which the soft rim of a hole is filled with it."""
-LARGEST_DIRECT = 8
-"""Radius up to which OpenCV filters with the whole disc."""
+RIMS = (0.95, 1 - 0.5 / 255)  # levels up to which the soft rim of a hole is filled with it
+LARGEST_DIRECT = 8  # radius up to which OpenCV filters with the whole disc
 
 
 def make_disc(radius: int) -> Pixels:

@@ -4,31 +4,20 @@ All is computed in float and quantized once, in the cutout. Tiles that are empty
 any operation reaches are computed as a single pixel: most of a large image.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Iterator
 from itertools import product
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from bgpipe.pipeline.matting.mask_enhancer import enhance
 from bgpipe.pipeline.matting.morphology import dilate, erode, fill_holes, white_top_hat
+from bgpipe.pipeline.types import Plane, Preset
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    Window = tuple[slice, ...]
-
-    from bgpipe.pipeline.types import Plane, Preset
-
-HALF_LEVEL = 0.5 / 255
-"""A matte this close to 0 or 1 is quantized to it."""
-MIN_SMOOTH = 1.0
-"""Sigma of `smooth` without `blur`."""
-STRAND_RADIUS = 4
-"""Radius of a disc; thinner details count as strands of hair."""
+HALF_LEVEL = 0.5 / 255  # a matte this close to 0 or 1 is quantized to it
+MIN_SMOOTH = 1.0  # sigma of `smooth` without `blur`
+STRAND_RADIUS = 4  # radius of a disc; thinner details count as strands of hair
 
 _TILE = 512
 
@@ -49,13 +38,14 @@ def refine(matte: Plane, preset: Preset) -> Plane:
 
 
 def _refine_tiles(matte: Plane, preset: Preset) -> Plane:
-    refined = np.empty_like(matte)
-    for tile, around, inside in _split_tiles(matte.shape, _reach(preset)):
-        patch = matte[around]
+    refined, reach = np.empty_like(matte), _reach(preset)
+    spans = (_split_axis(length, reach) for length in matte.shape)
+    for (row, rows, inner_row), (column, columns, inner_column) in product(*spans):
+        patch = matte[rows, columns]
         if patch.max() < HALF_LEVEL or patch.min() > 1 - HALF_LEVEL:
-            refined[tile] = _refine_patch(np.rint(patch[:1, :1]), preset)
+            refined[row, column] = _refine_patch(np.rint(patch[:1, :1]), preset)
         else:
-            refined[tile] = _refine_patch(patch, preset)[inside]
+            refined[row, column] = _refine_patch(patch, preset)[inner_row, inner_column]
     return refined
 
 
@@ -70,14 +60,8 @@ def _reach(preset: Preset) -> int:
     return math.ceil(preset.dilate) + math.ceil(preset.erode) + max(blur, strands)
 
 
-def _split_tiles(shape: tuple[int, ...], reach: int) -> Iterator[tuple[Window, Window, Window]]:
-    """Yield each tile, the tile with `reach` around it, and the first within the second."""
-    for spans in product(*(_split_axis(length, reach) for length in shape)):
-        tile, around, inside = zip(*spans, strict=True)
-        yield tile, around, inside
-
-
 def _split_axis(length: int, reach: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Yield each tile's span, the span with `reach` around it, and the first within the second."""
     for start in range(0, length, _TILE):
         stop, first = min(start + _TILE, length), max(start - reach, 0)
         around = slice(first, min(stop + reach, length))

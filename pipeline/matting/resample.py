@@ -1,20 +1,13 @@
 """Resampling of float planes: whole, and at single pixels of a larger image."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-    from cv2.typing import MatLike
+from bgpipe.pipeline.types import Floats, Pixels, Plane
 
-    from bgpipe.pipeline.types import Floats, Pixels, Plane
-
-    Positions = npt.NDArray[np.intp]
-    """[N]: row * width + column."""
+Positions = npt.NDArray[np.intp]
+"""[N]: row * width + column."""
 
 _REMAP_COLUMNS = 4096  # cv2.remap takes sides up to 32767
 
@@ -31,8 +24,15 @@ def resize(plane: Plane, height: int, width: int) -> Plane:
     takes the mean over the area that a pixel covers, which cannot alias.
     """
     rows, columns = plane.shape
-    shrunk = _resize(plane, min(rows, height), min(columns, width), cv2.INTER_AREA)
-    return np.asarray(_resize(shrunk, height, width, cv2.INTER_LINEAR), np.float32)
+    least = (min(columns, width), min(rows, height))
+    shrunk = cv2.resize(plane, least, interpolation=cv2.INTER_AREA)
+    full = cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(full, np.float32)
+
+
+def shrink(plane: Plane, side: int) -> Plane:
+    """Resize the plane to at most `side` pixels along each axis, its aspect given up."""
+    return resize(plane, *(min(length, side) for length in plane.shape))
 
 
 def sample(reduced: Floats, pixels: Positions, shape: tuple[int, ...]) -> Floats:
@@ -45,9 +45,3 @@ def sample(reduced: Floats, pixels: Positions, shape: tuple[int, ...]) -> Floats
     )
     values = cv2.remap(reduced, columns, lines, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(values, np.float32).reshape(-1, *reduced.shape[2:])[: pixels.size]
-
-
-def _resize(plane: MatLike, height: int, width: int, method: int) -> MatLike:
-    if plane.shape == (height, width):
-        return plane
-    return cv2.resize(plane, (width, height), interpolation=method)

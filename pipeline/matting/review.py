@@ -8,22 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from bgpipe.pipeline.types import ReviewFlag
-
-if TYPE_CHECKING:
-    from bgpipe.config.settings import ReviewSettings
-    from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Pixels, Plane, Preset
+from bgpipe.config.settings import ReviewSettings
+from bgpipe.pipeline.matting.resample import shrink
+from bgpipe.pipeline.types import Cutout, DecodedImage, Matte, Plane, Preset, ReviewFlag
 
 SIDE = 256
 CERTAIN_PERCENTILE = 95
 """Percentile of the subject's alpha that must be certain: even a soft subject is so somewhere."""
-CERTAIN = 0.05
-"""A matte this close to 0 or 1 is not soft."""
+CERTAIN = 0.05  # a matte this close to 0 or 1 is not soft
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +49,14 @@ def review(
     """
     flags = {ReviewFlag.MORE_FRAMES} if image.frames > 1 else set()
     if matte is not None:
-        small = _resize(matte.alpha, *(min(side, SIDE) for side in matte.alpha.shape))
+        small = shrink(matte.alpha, SIDE)
         flags.update(_judge(small, settings))
         if preset.fill_holes and not preset.invert:
-            opaque = _resize(cutout.rgba[..., 3], *small.shape) > 191
+            alpha, size = cutout.rgba[..., 3], small.shape[::-1]
+            opaque = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA) > 191
             if np.mean((small < 0.25) & opaque) > settings.filled:
                 flags.add(ReviewFlag.FILLED_HOLE)
     return tuple(flag for flag in ReviewFlag if flag in flags)
-
-
-def _resize(plane: Plane | Pixels, height: int, width: int) -> Plane:
-    """Resize by the mean over each pixel's area."""
-    return np.asarray(cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _judge(matte: Plane, settings: ReviewSettings) -> Iterator[ReviewFlag]:

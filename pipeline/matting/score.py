@@ -5,33 +5,25 @@ and disagreement with the coarse matte of the decoder's own supervised head. `in
 fits it on photos that the network did not learn from.
 """
 
-from __future__ import annotations
-
 import tomllib
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 
-from bgpipe.pipeline.matting.resample import resize
-
-if TYPE_CHECKING:
-    from bgpipe.pipeline.matting.resample import Positions
-    from bgpipe.pipeline.types import Floats, Matte, Plane
+from bgpipe.pipeline.matting.resample import Positions, resize, shrink
+from bgpipe.pipeline.types import Floats, Matte, Plane
 
 SIDE, COARSE_SIDE = 256, 36
 """Pixels of the longer sides of the copies that are judged: signs do not depend on the model's size."""
-EDGE = np.ones((9, 9), np.uint8)
-"""Reach of the edge, where a matte is unsure for good reasons."""
-PIECE = 0.001
-"""Share of the image from which a part of the subject counts as a piece."""
+EDGE = np.ones((9, 9), np.uint8)  # reach of the edge, where a matte is unsure for good reasons
+PIECE = 0.001  # share of the image from which a part of the subject counts as a piece
 MOST_PIECES = 6
 LIMIT = 3.0
 """A sign further from its mean, in standard deviations, counts as this far: it is beyond the fit's photos."""
-OFFSET = 1e-3
-"""Added to shares and probabilities before a logarithm."""
+OFFSET = 1e-3  # added to shares and probabilities before a logarithm
 
 
 def expected_iou(matte: Matte) -> float | None:
@@ -58,7 +50,7 @@ SIGNS = (
 
 def measure(alpha: Plane, coarse: Plane) -> Floats:
     """Return the signs [7] of a matte [h, w] and its coarse one, in the order of SIGNS."""
-    alpha = _shrink(alpha, SIDE)
+    alpha = shrink(alpha, SIDE)
     subject = alpha > 0.5
     count = max(int(subject.sum()), 1)
     mask = subject.astype(np.uint8)
@@ -69,7 +61,7 @@ def measure(alpha: Plane, coarse: Plane) -> Floats:
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask, ltype=cv2.CV_16U)
     pieces = int(np.count_nonzero(stats[1:, cv2.CC_STAT_AREA] >= PIECE * mask.size))
     confidence = alpha[subject].mean() if subject.any() else 0.0
-    coarse = _shrink(coarse, COARSE_SIDE)
+    coarse = shrink(coarse, COARSE_SIDE)
     fine = resize(alpha, *coarse.shape)
     fine_count = max(float(fine.sum()), OFFSET * fine.size)
     beyond = cv2.dilate(fine, np.ones((3, 3), np.uint8)) <= 0.2
@@ -90,10 +82,6 @@ def read_model() -> dict[str, Any]:
     """Return the fitted model: its intercept, and mean, standard deviation and weight of each sign."""
     text = files("bgpipe.config").joinpath("score.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
-
-
-def _shrink(plane: Plane, side: int) -> Plane:
-    return resize(plane, *(min(length, side) for length in plane.shape))
 
 
 def _entropy(plane: Plane) -> tuple[Floats, Positions]:

@@ -78,16 +78,15 @@ class Hub:
         if self.notify is None:
             disable_progress_bars()
         with _translate_errors(repo):
-            return Path(
-                hf_hub_download(
-                    repo,
-                    file,
-                    revision=commit,
-                    cache_dir=folder,
-                    etag_timeout=self.timeout,
-                    endpoint=self.endpoint,
-                )
+            path = hf_hub_download(
+                repo,
+                file,
+                revision=commit,
+                cache_dir=folder,
+                etag_timeout=self.timeout,
+                endpoint=self.endpoint,
             )
+        return Path(path)
 
 
 def find_cached(repo: str, file: str, commit: str, folder: Path) -> Path | None:

@@ -1,16 +1,13 @@
 """From an image to the input of a network: resized on the host, normalized on the device."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from bgpipe.pipeline.types import Pixels
+from bgpipe.pipeline.types import Pixels
 
 MEAN = (0.485, 0.456, 0.406)
 """Mean and standard deviation of ImageNet's RGB in [0, 1], as all bundled and released networks were trained with."""
@@ -27,6 +24,11 @@ def preprocess(rgb: Pixels, size: tuple[int, int]) -> Pixels:
     image = pixels.permute(2, 0, 1)[None]  # [1, 3, H, W]
     resized = functional.interpolate(image, size=size, mode="bilinear", antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())  # [h, w, 3]
+
+
+def stack_images(images: Sequence[Pixels], batch: int) -> Tensor:
+    """Return uint8 [batch, h, w, C], padded with copies of the last image."""
+    return torch.from_numpy(np.stack([*images, *[images[-1]] * (batch - len(images))]))
 
 
 class Normalizer:

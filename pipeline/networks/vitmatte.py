@@ -16,6 +16,7 @@ from bgpipe.pipeline.errors import ModelUnavailable
 from bgpipe.pipeline.networks.birefnet.checkpoint import (
     InvalidWeights,
     Shapes,
+    fill,
     list_shapes,
     read,
     refusing_shapes,
@@ -46,15 +47,9 @@ def assemble(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
         key: tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
         for key, tensor in tensors.items()
     }
-    if broken := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
-        raise InvalidWeights(f"NaN or infinity in: {broken[0]} as {dtype}")
     with torch.device("meta"):  # saves memory and time for weights that are replaced at once
         network: nn.Module = VitMatteForImageMatting(config)
-    try:
-        network.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise InvalidWeights(" ".join(str(error).split())) from error
-    return network.eval().requires_grad_(requires_grad=False)
+    return fill(network, state)
 
 
 @refusing_shapes()

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from bgpipe.pipeline.errors import UsageError
 from bgpipe.pipeline.evaluation import protocol
 from bgpipe.pipeline.evaluation.dataset import find_pairs
 from bgpipe.pipeline.evaluation.html import render_quality_page
-from bgpipe.pipeline.evaluation.scores import HIGHER_IS_BETTER, Scores, mean_scores
+from bgpipe.pipeline.evaluation.metrics import HIGHER_IS_BETTER, Scores, mean_scores
 from bgpipe.pipeline.images.limits import Limits
 from bgpipe.pipeline.planning import recipe
 from bgpipe.pipeline.processes import request_lines
@@ -88,9 +87,8 @@ def evaluate(
     results = []
     for result in request_lines(PROGRAM, request, TypeAdapter(protocol.EvaluationResult)):
         results.append(result)
-        scores = asdict(result.scores) if result.scores else {"error": result.error}
         trial = {"model": result.model, "preset": result.preset, "image": result.image}
-        console.print_json(trial | scores)
+        console.print_json({**trial, **(result.scores or {"error": result.error})})
     errors = {result.image: result.error for result in results if result.error}
     for image, error in errors.items():
         console.warn(f"{image}: {error}")
@@ -118,12 +116,11 @@ def _show(
             scored[result.trial].append(result.scores)
     means = {trial: mean_scores(scores) for trial, scores in scored.items()}
     images = len({result.image for result in results})
-    trials = {trial: asdict(scores) for trial, scores in means.items()}
-    console.print_json({"images": images, "trials": trials})
+    console.print_json({"images": images, "trials": means})
     rows = []
-    for name in next(iter(trials.values()), ()):
+    for name in next(iter(means.values()), {}):
         better = "higher" if name in HIGHER_IS_BETTER else "lower"
-        rows.append((name, better, *(f"{scores[name]:.4g}" for scores in trials.values())))
+        rows.append((name, better, *(f"{scores[name]:.4g}" for scores in means.values())))
     console.print_table(("mean", "better", *means), rows, right=means)
     if html:
         html.write_text(render_quality_page(means, results), encoding="utf-8")

@@ -4,16 +4,16 @@ Released checkpoints hold more than inference needs and do not state their confi
 inferred from the shapes. A checkpoint that does not fit exactly is refused.
 """
 
-import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from itertools import count, groupby, takewhile
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from bgpipe.pipeline.errors import ModelUnavailable
 from bgpipe.pipeline.networks.birefnet.config import EfficientNetConfig, ModelConfig, SwinConfig
@@ -22,6 +22,7 @@ from bgpipe.pipeline.networks.birefnet.network import BiRefNet
 from bgpipe.pipeline.networks.birefnet.swin import relative_position_index
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
 
+Network = TypeVar("Network", bound=nn.Module)
 Shapes = Mapping[str, tuple[int, ...]]
 """Of a state dict's tensors."""
 
@@ -29,57 +30,30 @@ WRAPPERS = ("module.", "_orig_mod.")  # prefixes from data parallelism and compi
 TRAINING_ONLY = ("decoder.conv_ms_spvn_", "decoder.gdt_convs_pred_")
 COUNTER = ".num_batches_tracked"
 POSITION_INDEX = ".relative_position_index"
-COMPUTED = (COUNTER, POSITION_INDEX)
 LISTED_KEYS = 3
 
-_OURS, _THEIRS = "bb.layers.*.blocks.*.", "bb.swin.encoder.layers.*.blocks.*."
-KEY_MAP: Mapping[str, Sequence[str]] = {
-    "squeeze_module.**": ["squeeze_module.**"],
-    "bb.patch_embed.proj.*": ["bb.swin.embeddings.patch_embeddings.projection.*"],
-    "bb.patch_embed.norm.*": ["bb.swin.embeddings.norm.*"],
-    f"{_OURS}norm1.*": [f"{_THEIRS}layernorm_before.*"],
-    f"{_OURS}attn.qkv.*": [f"{_THEIRS}attention.{part}_proj.*" for part in "qkv"],
-    f"{_OURS}attn.relative_position_bias_table": [
-        f"{_THEIRS}attention.relative_position_bias.relative_position_bias_table"
-    ],
-    f"{_OURS}attn.proj.*": [f"{_THEIRS}attention.o_proj.*"],
-    f"{_OURS}norm2.*": [f"{_THEIRS}layernorm_after.*"],
-    f"{_OURS}mlp.**": [f"{_THEIRS}mlp.**"],
-    "bb.layers.*.downsample.**": ["bb.swin.encoder.layers.*.downsample.**"],
-    **{f"bb.norm{i}.*": [f"bb.hidden_states_norms.stage{i + 1}.*"] for i in range(4)},
-    **{f"decoder.ipt_blk{n}.**": [f"decoder.ipt_blks.{5 - n}.**"] for n in (5, 4, 3, 2, 1)},
+NOBG = "bb.swin."  # prefix that only nobg's names have
+NOBG_UNUSED = {"bb.swin.layernorm.weight", "bb.swin.layernorm.bias"}  # by no forward pass
+NOBG_PARTS: Mapping[str, str] = {
+    "bb.swin.embeddings.patch_embeddings.projection.": "bb.patch_embed.proj.",
+    "bb.swin.embeddings.norm.": "bb.patch_embed.norm.",
+    "bb.swin.encoder.layers.": "bb.layers.",
+    ".layernorm_before.": ".norm1.",
+    ".layernorm_after.": ".norm2.",
+    ".attention.o_proj.": ".attn.proj.",
+    ".attention.relative_position_bias.": ".attn.",
+    **{f"bb.hidden_states_norms.stage{i + 1}.": f"bb.norm{i}." for i in range(4)},
+    **{f"decoder.ipt_blks.{5 - n}.": f"decoder.ipt_blk{n}." for n in (5, 4, 3, 2, 1)},
+    **{f"decoder.decoder_blocks.{4 - n}.": f"decoder.decoder_block{n}." for n in (4, 3, 2, 1)},
+    **{f"decoder.lateral_blocks.{4 - n}.": f"decoder.lateral_block{n}." for n in (4, 3, 2)},
     **{
-        f"decoder.decoder_block{n}.**": [f"decoder.decoder_blocks.{4 - n}.**"] for n in (4, 3, 2, 1)
-    },
-    **{f"decoder.lateral_block{n}.**": [f"decoder.lateral_blocks.{4 - n}.**"] for n in (4, 3, 2)},
-    **{
-        f"decoder.{name}_{n}.**": [f"decoder.{name}.{4 - n}.**"]
+        f"decoder.{name}.{4 - n}.": f"decoder.{name}_{n}."
         for name in ("gdt_convs", "gdt_convs_attn", "gdt_convs_pred", "conv_ms_spvn")
         for n in (4, 3, 2)
     },
-    "decoder.conv_out1.**": ["decoder.conv_out1.**"],
 }
-"""Released names, and those of nobg (github.com/feyninc/nobg), whose backbone is transformers' Swin.
-
-`*` is one part of a name, `**` the rest; several tensors are joined along their first axis.
-"""
-NOBG = "bb.swin."  # prefix that only nobg's names have
-NOBG_UNUSED = ("bb.swin.layernorm.weight", "bb.swin.layernorm.bias")  # by no forward pass
-
-
-def _compile(name: str) -> re.Pattern[str]:
-    return re.compile(re.escape(name).replace(r"\*\*", "(.+)").replace(r"\*", r"([^.]+)"))
-
-
-def _to_format(name: str) -> str:
-    return name.replace("**", "{}").replace("*", "{}")
-
-
-_RENAMES = [
-    (_compile(name), _to_format(released), [_to_format(name) for name in group])
-    for released, group in KEY_MAP.items()
-    for name in group
-]
+"""Parts of the names of nobg (github.com/feyninc/nobg), whose backbone is transformers' Swin, and the
+released ones."""
 
 
 class InvalidWeights(ValueError):
@@ -125,9 +99,21 @@ def assemble(
     if patch_order is PatchOrder.LEGACY:
         tensors = to_current_order(tensors)
     state = {key: _convert(key, tensors.get(key), like, dtype) for key, like in template.items()}
+    return fill(network, state)
+
+
+def fill(network: Network, state: Mapping[str, Tensor]) -> Network:
+    """Return the network, made on the meta device, in eval mode and with the tensors of `state`.
+
+    Raises InvalidWeights unless these are finite and fit exactly.
+    """
     if broken := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
-        raise InvalidWeights(f"NaN or infinity in: {_list_some(broken)}")
-    network.load_state_dict(state, assign=True)
+        first = state[broken[0]].dtype
+        raise InvalidWeights(f"NaN or infinity in: {_list_some(broken)} as {first}")
+    try:
+        network.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise InvalidWeights(" ".join(str(error).split())) from error
     return network.eval().requires_grad_(requires_grad=False)
 
 
@@ -162,23 +148,27 @@ def infer_config(shapes: Shapes) -> ModelConfig:
 
 
 def to_released_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename and join the tensors of a nobg checkpoint by `KEY_MAP`.
+    """Rename the tensors of a nobg checkpoint, and join its queries, keys and values.
 
-    Raises InvalidWeights for a name that is not in it, or an incomplete or unequal group.
+    Raises InvalidWeights for two tensors of one name, or a group that is incomplete or unequal.
     """
-    groups: dict[str, list[str]] = {}
-    unknown = []
-    for key in sorted(tensors.keys() - set(NOBG_UNUSED)):
-        for pattern, released, group in _RENAMES:
-            if match := pattern.fullmatch(key):
-                parts = match.groups()
-                groups[released.format(*parts)] = [name.format(*parts) for name in group]
-                break
-        else:
-            unknown.append(key)
-    if unknown:
-        raise InvalidWeights(f"unknown tensors: {_list_some(unknown)}")
-    return {released: _join(tensors, names) for released, names in groups.items()}
+    named: dict[str, Tensor] = {}
+    for key in sorted(tensors.keys() - NOBG_UNUSED):
+        name = key
+        for theirs, released in NOBG_PARTS.items():
+            name = name.replace(theirs, released)
+        if name in named:
+            raise InvalidWeights(f"two tensors of one name: {name}")
+        named[name] = tensors[key]
+    for query in [name for name in named if ".attention.q_proj." in name]:
+        group = [query.replace("q_proj", f"{part}_proj") for part in "qkv"]
+        if missing := [name for name in group if name not in named]:
+            raise InvalidWeights(f"tensors missing: {_list_some(missing)}")
+        parts = [named.pop(name) for name in group]
+        if any(part.shape != parts[0].shape or not part.ndim for part in parts):
+            raise InvalidWeights(f"shapes differ: {_list_some(group)}")
+        named[query.replace("attention.q_proj", "attn.qkv")] = torch.cat(parts)
+    return named
 
 
 def to_current_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -204,15 +194,6 @@ def _unwrap(key: str) -> str:
     return key
 
 
-def _join(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    if missing := [name for name in names if name not in tensors]:
-        raise InvalidWeights(f"tensors missing: {_list_some(missing)}")
-    first, *rest = (tensors[name] for name in names)
-    if any(tensor.shape != first.shape or not first.ndim for tensor in rest):
-        raise InvalidWeights(f"shapes differ: {_list_some(list(names))}")
-    return torch.cat([first, *rest]) if rest else first
-
-
 def _infer_swin(shapes: Shapes) -> SwinConfig:
     embed = shapes["bb.patch_embed.proj.weight"][0]
     stages = [f"bb.layers.{i}.blocks." for i in range(4)]
@@ -236,7 +217,9 @@ def _infer_efficientnet(shapes: Shapes) -> EfficientNetConfig:
 
 
 def _check_keys(keys: Set[str], known: Set[str]) -> None:
-    optional = {k for k in known if k.startswith(TRAINING_ONLY) or k.endswith(COMPUTED)}
+    optional = {
+        k for k in known if k.startswith(TRAINING_ONLY) or k.endswith((COUNTER, POSITION_INDEX))
+    }
     if missing := sorted(known - keys - optional):
         raise InvalidWeights(f"tensors missing: {_list_some(missing)}")
     if unknown := sorted(keys - known):

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from bgpipe.pipeline.networks.birefnet.config import ModelConfig
 from bgpipe.pipeline.networks.birefnet.deform_conv import DeformableConv
 
-COARSE = 2
-"""Level whose head for training also gives the coarse matte at inference."""
+COARSE = 2  # level whose head for training also gives the coarse matte at inference
 TILES = {5: 32, 4: 16, 3: 8, 2: 4, 1: 1}
 """Tiles per side of the image in the image branch of each level."""
 

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 # its cache; on a GPU only the memory counts.
 CPU_VALUES = 2**20
 GPU_VALUES = 2**28
-BORDER = (1, 2)
-"""Zeros before and behind each axis: the neighbors of positions from -1 to the side."""
+BORDER = (1, 2)  # zeros before and behind each axis: the neighbors of positions from -1 to the side
 
 
 class DeformableConv(nn.Module):

@@ -31,8 +31,7 @@ from bgpipe.pipeline.networks.birefnet.layers import (
 from bgpipe.pipeline.networks.birefnet.network import BiRefNet, check_size
 from bgpipe.pipeline.networks.birefnet.swin import Swin
 
-ALIGNMENT = 8
-"""Tensor cores compute outputs of a convolution by so many."""
+ALIGNMENT = 8  # tensor cores compute outputs of a convolution by so many
 
 
 @torch.no_grad()
@@ -57,7 +56,8 @@ def move(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     none. On a GPU, zeros are appended to their outputs up to a multiple of ALIGNMENT; a CPU would only
     get other last bits.
     """
-    convs = [module.conv for module in network.modules() if isinstance(module, PointConv)]
+    modules = network.modules()
+    convs = [module.points for module in modules if isinstance(module, FusedDeformableBranch)]
     exact = [[parameter.data for parameter in conv.parameters()] for conv in convs]
     network.to(device, dtype)
     for conv, parameters in zip(convs, exact, strict=True):
@@ -163,29 +163,14 @@ class FusedPlainBranch(nn.Module):
         return out
 
 
-class PointConv(nn.Module):
-    """Predicts sampling points."""
-
-    def __init__(self, offset: nn.Conv2d, modulator: nn.Conv2d) -> None:
-        """Join the convolutions for offsets, along y and along x, and modulators, in this order."""
-        super().__init__()
-        weight, bias = (
-            torch.cat([offset.get_parameter(name)[0::2], offset.get_parameter(name)[1::2], last])
-            for name, last in modulator.named_parameters()
-        )
-        self.conv = make_convolution(weight, bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x)
-        return out
-
-
 class FusedDeformableBranch(ModuleWithKernel):
     """As FusedPlainBranch."""
 
     def __init__(self, conv: DeformableConv, share: Tensor) -> None:
         super().__init__()
-        self.points = PointConv(conv.offset_conv, conv.modulator_conv)
+        points = zip(conv.offset_conv.parameters(), conv.modulator_conv.parameters(), strict=True)
+        # Offsets along y, those along x, and modulators.
+        self.points = make_convolution(*(torch.cat([o[0::2], o[1::2], m]) for o, m in points))
         self.side = conv.regular_conv.kernel_size[0]
         weight, bias = conv.regular_conv.weight, conv.regular_conv.bias
         # Doubled, since mask = 2 * sigmoid.
@@ -195,23 +180,20 @@ class FusedDeformableBranch(ModuleWithKernel):
     @property
     def precision(self) -> torch.dtype:
         """That of the sampling points: see `move`."""
-        return self.points.conv.weight.dtype
+        return self.points.weight.dtype
 
     def forward(self, x: Tensor, exact: Tensor) -> Tensor:
-        points = self.points(exact).permute(0, 2, 3, 1)
-        sampled, dim = (self._sample_images, 0) if self.kernel else (self._sample_lines, 1)
-        return torch.cat([self.mix(self.taps(part)) for part in sampled(x, points)], dim=dim)
-
-    def _sample_lines(self, x: Tensor, points: Tensor) -> Iterator[Tensor]:
-        taps = self.side**2
-        mask = points[..., 2 * taps : 3 * taps].sigmoid()
-        return sample_bilinear(x, torch.cat([points[..., : 2 * taps], mask], dim=3))
-
-    def _sample_images(self, x: Tensor, points: Tensor) -> Iterator[Tensor]:
-        count = max(1, GPU_VALUES // (self.side**2 * x[0].numel()))
-        rows = torch.split(x.permute(0, 2, 3, 1), count)
-        parts = zip(rows, torch.split(points, count), strict=True)
-        return (sample_points(*part, self.side) for part in parts)
+        points, taps = self.points(exact).permute(0, 2, 3, 1), self.side**2
+        sampled: Iterator[Tensor]
+        if self.kernel:  # some images at a time
+            count = max(1, GPU_VALUES // (taps * x[0].numel()))
+            images, dim = torch.split(x.permute(0, 2, 3, 1), count), 0
+            parts = zip(images, torch.split(points, count), strict=True)
+            sampled = (sample_points(*part, self.side) for part in parts)
+        else:  # some lines
+            mask, dim = points[..., 2 * taps : 3 * taps].sigmoid(), 1
+            sampled = sample_bilinear(x, torch.cat([points[..., : 2 * taps], mask], dim=3))
+        return torch.cat([self.mix(self.taps(part)) for part in sampled], dim=dim)
 
 
 class ImageHead(nn.Module):

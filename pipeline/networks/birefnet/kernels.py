@@ -4,25 +4,14 @@ torch sees each as one operation, whose result has a known shape, so that a pass
 captured in a CUDA graph, or counted on the meta device. They have no gradients.
 """
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor, nn
 
-SAMPLES = 64
-"""Samples of a program that samples: each copies the channels of four pixels."""
-GELU_TILE = (128, 128, 64)
-"""Rows, outputs and inputs that a program multiplies at a time."""
+SAMPLES = 64  # samples of a program that samples: each copies the channels of four pixels
+GELU_TILE = (128, 128, 64)  # rows, outputs and inputs that a program multiplies at a time
 GELU_OPTIONS = {"num_warps": 8, "num_stages": 3}
-QUERIES, KEYS = 64, 32
-"""Slots of a window that a program of attention multiplies at a time."""
-SMALLEST_DOT = 16
-"""Of each side of a matrix product on tensor cores."""
-
-
-def is_available() -> bool:
-    """Whether Triton is installed: torch's builds for CUDA bring it."""
-    return find_spec("triton") is not None
+QUERIES, KEYS = 64, 32  # slots of a window that a program of attention multiplies at a time
+SMALLEST_DOT = 16  # of each side of a matrix product on tensor cores
 
 
 class ModuleWithKernel(nn.Module):

@@ -72,7 +72,8 @@ class Swin(nn.Module):
                 module.windows = module.make_windows(grids)
                 grids = [_divide(grid) for grid in grids]
             elif isinstance(module, WindowAttention):
-                module.fix_bias()
+                module.bias = module.make_bias()
+                del module.relative_position_bias_table, module.relative_position_index
 
 
 class PatchEmbed(nn.Module):
@@ -149,7 +150,7 @@ class WindowAttention(ModuleWithKernel):
         self.proj = DenseLayer(dim, dim)
 
     def forward(self, x: Tensor, windows: BatchWindows) -> Tensor:
-        bias = self._make_bias() if self.bias is None else self.bias
+        bias = self.make_bias() if self.bias is None else self.bias
         if self.kernel:
             token, kind = windows.of_one
             attended = window_attention(self.qkv(x), self.qkv.bias, token, kind, bias)
@@ -170,14 +171,9 @@ class WindowAttention(ModuleWithKernel):
             if kind.start < kind.stop
         ]
         rows = _join([heads.transpose(1, 2).flatten(2).flatten(0, 1) for heads in out], dim=0)
-        return windows.scatter(rows).view(batch, size, -1)
+        return rows.index_select(0, windows.slot).view(batch, size, -1)
 
-    def fix_bias(self) -> None:
-        """Compute the bias once for all, and drop what it is made of."""
-        self.bias = self._make_bias()
-        del self.relative_position_bias_table, self.relative_position_index
-
-    def _make_bias(self) -> Tensor:
+    def make_bias(self) -> Tensor:
         """Return [kinds, heads, N, N, rounded up]: the bias, plus each kind's mask if shifted."""
         bias = self.relative_position_bias_table[self.relative_position_index]
         bias = bias.permute(2, 0, 1).unsqueeze(0)
@@ -244,10 +240,6 @@ class BatchWindows(NamedTuple):
         if len(self.padding):
             windows[self.padding] = padding
         return windows.view(-1, self.of_one[0].shape[1], x.shape[2])
-
-    def scatter(self, windows: Tensor) -> Tensor:
-        """Undo `gather`: [windows * B * N, C] to tokens [B * T, C]."""
-        return windows.index_select(0, self.slot)
 
 
 class Windows(nn.Module):

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bgpipe.pipeline.evaluation.scores import composite_over
+from bgpipe.pipeline.evaluation.metrics import composite_over
 from bgpipe.pipeline.matting.cutout import cut_out
 from bgpipe.pipeline.types import DecodedImage, Matte, Preset
 

@@ -16,7 +16,7 @@ from bgpipe.pipeline.networks.birefnet import (
     deform_conv,
     swin,
 )
-from bgpipe.pipeline.networks.birefnet.fused import ALIGNMENT, PointConv, fuse, move
+from bgpipe.pipeline.networks.birefnet.fused import ALIGNMENT, FusedDeformableBranch, fuse, move
 from bgpipe.pipeline.networks.birefnet.kernels import ModuleWithKernel
 from bgpipe.pipeline.networks.birefnet.layers import set_weights
 
@@ -123,11 +123,16 @@ def test_a_finite_mask_gives_the_bits_of_an_infinite_one(
     nn.init.normal_(layer.relative_position_bias_table, std=5)
     layer, x = layer.to(dtype), torch.randn(2, 720, 64).to(dtype)
     with torch.inference_mode():
-        finite, bias = layer(x, windows), layer._make_bias()
+        finite, bias = layer(x, windows), layer.make_bias()
         monkeypatch.setattr(swin, "APART", -torch.inf)
         assert bias.isfinite().all()
-        assert layer._make_bias().isinf().any()
+        assert layer.make_bias().isinf().any()
         assert layer(x, windows).equal(finite)
+
+
+def point_convolutions(network: nn.Module) -> list[nn.Conv2d]:
+    branches = (m for m in network.modules() if isinstance(m, FusedDeformableBranch))
+    return [branch.points for branch in branches]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -138,7 +143,7 @@ def test_sampling_points_are_exact_in_half_precision(dtype: torch.dtype) -> None
         if "offset_conv" in name:
             nn.init.constant_(parameter, 9 + 2**-7 if name.endswith("bias") else 0)
     fused = fuse(network, (64, 64))
-    convs = [module for module in fused.modules() if isinstance(module, PointConv)]
+    convs = point_convolutions(fused)
     points: list[Tensor] = []
     for conv in convs:
         conv.register_forward_hook(lambda _, inputs, out: points.append(out))
@@ -155,18 +160,17 @@ def test_outputs_that_fill_tensor_cores_change_nothing() -> None:
     fused = fuse(plain(SHIFTED), (64, 64))
     with torch.inference_mode():
         expected, _ = fused(image(64, 64))
-        for module in fused.modules():
-            if isinstance(module, PointConv):
-                weight, bias = (
-                    torch.cat([each, each.new_zeros(-len(each) % ALIGNMENT, *each.shape[1:])])
-                    for each in module.conv.parameters()
-                )
-                set_weights(module.conv, weight, bias)
+        for conv in point_convolutions(fused):
+            weight, bias = (
+                torch.cat([each, each.new_zeros(-len(each) % ALIGNMENT, *each.shape[1:])])
+                for each in conv.parameters()
+            )
+            set_weights(conv, weight, bias)
         assert (fused(image(64, 64))[0] - expected).abs().max() < BOUND
     move(fused, torch.device("meta"), torch.float16)
     aligned = fuse(plain(SHIFTED), (64, 64))
     move(aligned, torch.device("meta"), torch.float16)
-    convs = [module.conv for module in aligned.modules() if isinstance(module, PointConv)]
+    convs = point_convolutions(aligned)
     assert convs
     assert all(len(conv.weight) % ALIGNMENT == 0 for conv in convs)
 
