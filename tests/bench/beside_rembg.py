@@ -1,8 +1,15 @@
-"""What bgpipe and rembg spend around the same network: `python tests/bench/beside_rembg.py PYTHON [--rounds N]`.
+"""bgpipe and rembg around networks of equal cost: `python tests/bench/beside_rembg.py PYTHON [--rounds N]`.
 
-PYTHON has rembg installed (measured: 2.0.86). JPEG to PNG in memory, by rembg's `remove` with its session for
-BiRefNet, plain and with its estimation of the foreground; both get the same matte from a stub in
-place of the network, whose own time comes on top. CPU time of one thread, minimum of alternating rounds.
+PYTHON is an interpreter of this version with rembg (measured: rembg 2.0.86, onnxruntime 1.32):
+
+    python3 -m venv /tmp/rembg && /tmp/rembg/bin/pip install rembg==2.0.86 onnxruntime onnx
+
+JPEG to PNG in memory on one thread, by `BackgroundRemover.file` and by rembg's `remove`, both with a worker's memory settings;
+rembg plain and with its estimation of the foreground, which bgpipe always does. Twice: first both run the
+bundled network, rembg by ONNX Runtime in its session u2net_custom, and both at that session's size. Then bgpipe runs
+birefnet-lite with random weights, and rembg in its session dis_custom convolutions that alone take the same time. All
+go on with the matte of images.py. CPU time, the least of the rounds, in which all take turns. `--network nano`
+or `lite`: one of the two.
 """
 
 from __future__ import annotations
@@ -13,82 +20,189 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
+import torch
+from end_to_end import use_worker_environment
+from images import photo, samples, soft_disc
+from model import random_network
+from torch import Tensor, nn
+
+from bgpipe.pipeline.api.remover import BackgroundRemover
+from bgpipe.pipeline.inference.engine import BiRefNetEngine
+from bgpipe.pipeline.models.registry import resolve
+from bgpipe.pipeline.networks.birefnet.checkpoint import load
+from bgpipe.pipeline.networks.birefnet.fused import fuse
+from bgpipe.pipeline.types import Output
 
 SIZES = (1.0, 4.0, 12.0)
-CHILD = "--child"
+NANO, LITE = (320, 320), (1024, 1024)
+"""The sizes of rembg's sessions u2net_custom and dis_custom."""
+LAYERS = 4
+"""Of the first stack of convolutions that is tried; the second has twice as many."""
+WIDTH, STRIDE = 64, 4
+"""Of a stack: channels, and pixels between its positions."""
+NOTHING = 1e-30
+"""Factor of what is to be computed, but not to be seen."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("python")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--network", choices=("nano", "lite"))
     given = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-
-    import cv2
-    import torch
-    from images import Ours, photo, samples, soft_disc
-
+    use_worker_environment(OMP_NUM_THREADS="1")
     cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    matte = soft_disc()
-    print("| ms of CPU | bgpipe | rembg | rembg, decontaminated |\n|---|---|---|---|")
+    find = "import sysconfig; print(sysconfig.get_path('platlib'))"
+    found = subprocess.run([given.python, "-c", find], capture_output=True, text=True, check=True)
+    sys.path.append(found.stdout.strip())  # torch's exporter imports onnx
+    with tempfile.TemporaryDirectory() as folder, rembg(given.python, folder) as other:
+        for name, prepare in {"nano": prepare_nano, "lite": prepare_lite}.items():
+            if given.network in (None, name):
+                engine, alone = prepare(Path(folder), other)
+                show(name, engine, alone, other, Path(folder), given.rounds)
+
+
+@dataclass(frozen=True, slots=True)
+class Rembg:
+    process: subprocess.Popen[str]
+
+    def ask(self, *words: object) -> float:
+        """Return the CPU seconds that it took."""
+        assert self.process.stdin
+        assert self.process.stdout
+        print(*words, file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
+
+
+@contextmanager
+def rembg(python: str, home: str) -> Iterator[Rembg]:
+    """Start it; its models have to be in `home`."""
+    environment = os.environ | {"REMBG_HOME": home, "NUMBA_NUM_THREADS": "1"}
+    command = [python, Path(__file__).with_name("rembg_server.py")]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield Rembg(process)
+        finally:
+            process.kill()
+
+
+def prepare_nano(folder: Path, other: Rembg) -> tuple[BiRefNetEngine, float]:
+    """Load the bundled network in both; returns the seconds of rembg's too."""
+    model, matte = resolve("birefnet-nano", cache=folder), disc(NANO)
+    engine = make_engine(Replaced(fuse(load(model), NANO), matte.logit()), NANO, folder)
+    network = Computed(load(model), matte)
+    return engine, other.ask("load", "u2net_custom", export(network, NANO, folder))
+
+
+def prepare_lite(folder: Path, other: Rembg) -> tuple[BiRefNetEngine, float]:
+    """Load birefnet-lite here, and there as many convolutions as take its time."""
+    matte = disc(LITE)
+    engine = make_engine(
+        Replaced(fuse(random_network("swin_v1_t"), LITE), matte.logit()), LITE, folder
+    )
+
+    def cost(layers: int) -> float:
+        first = nn.Conv2d(3, WIDTH, STRIDE, STRIDE)
+        others = (nn.Conv2d(WIDTH, WIDTH, 3, padding=1) for _ in range(layers))
+        network = Computed(nn.Sequential(first, *others), matte)
+        return other.ask("load", "dis_custom", export(network, LITE, folder))
+
+    wanted, few, many = time_network(engine), cost(LAYERS), cost(2 * LAYERS)
+    return engine, cost(LAYERS + round(LAYERS * (wanted - few) / (many - few)))
+
+
+def disc(size: tuple[int, int]) -> Tensor:
+    """Return the matte of images.py [1, 1, h, w]."""
+    matte = cv2.resize(soft_disc(), size, interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(matte)[None, None].clamp(1e-4, 1 - 1e-4)
+
+
+def make_engine(network: nn.Module, size: tuple[int, int], cache: Path) -> BiRefNetEngine:
+    model = replace(resolve("birefnet-nano", cache=cache), size=size)
+    return BiRefNetEngine(model, "cpu", batch=1, threads=1, load=lambda _: network)
+
+
+class Replaced(nn.Module):
+    """An engine's network that is computed and whose logits are then replaced."""
+
+    def __init__(self, network: nn.Module, logits: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("logits", logits)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        _, coarse = self.network(image)
+        return self.logits, coarse
+
+
+class Computed(nn.Module):
+    """The same for ONNX, where what has no effect would be left out."""
+
+    def __init__(self, network: nn.Module, matte: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("matte", matte)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.matte + NOTHING * self.network(image).mean()
+
+
+def export(network: nn.Module, size: tuple[int, int], folder: Path) -> Path:
+    """Write the network as ONNX."""
+    path = folder / "network.onnx"
+    with warnings.catch_warnings(action="ignore"):  # the old exporter, which needs least
+        torch.onnx.export(network.eval(), (torch.zeros(1, 3, *size),), path, dynamo=False)
+    return path
+
+
+def show(
+    name: str, engine: BiRefNetEngine, alone: float, other: Rembg, folder: Path, rounds: int
+) -> None:
+    """Print a table; `alone` are the seconds of rembg's network."""
+    remover = BackgroundRemover("birefnet-nano")
+    remover._engines = engine, None
+    remover.recipe = replace(remover.recipe, size=engine._size)
+    print(f"| {name}, s of CPU | bgpipe | rembg | rembg, decontaminated |\n|---|---|---|---|")
+    network = min(time_network(engine) for _ in range(rounds))
+    print(f"| network alone | {network:.2f} | {alone:.2f} | {alone:.2f} |", flush=True)
     for size in SIZES:
-        data, ours, times = photo(samples(), size), Ours(), []
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "photo.jpg").write_bytes(data)
-            np.save(Path(folder) / "matte.npy", matte)
-            for _ in range(given.rounds):
-                start = time.process_time()
-                ours.decode(data)
-                ours.shrink()
-                ours.cut(matte)
-                ours.write(ours.cutout)
-                command = [given.python, __file__, CHILD, folder]
-                own = time.process_time() - start
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                times.append((own, *map(float, done.stdout.split())))
-        least = [1e3 * min(column) for column in zip(*times[1:] or times, strict=True)]
-        cells = (f"{each:.0f} ({each / least[0]:.1f}x)" for each in least[1:])
-        print(f"| {size:g} MP | {least[0]:.0f} | " + " | ".join(cells) + " |", flush=True)
+        data, path = photo(samples(), size), folder / "photo.jpg"
+        path.write_bytes(data)
+
+        def make(data: bytes = data) -> bytes:
+            return remover.file(data, Output())
+
+        rows = [
+            (seconds(make), other.ask("remove", path, 0), other.ask("remove", path, 1))
+            for _ in range(rounds)
+        ]
+        least = [min(column) for column in zip(*rows, strict=True)]
+        cells = (f"{each:.2f} ({each / least[0]:.2f}x)" for each in least[1:])
+        print(f"| {size:g} MP | {least[0]:.2f} | " + " | ".join(cells) + " |", flush=True)
+    print(flush=True)
 
 
-def child(folder: Path) -> None:
-    """Print the seconds of `remove`, plain and decontaminated, in an environment that has rembg."""
-    from rembg import remove
-    from rembg.sessions.birefnet_general import BiRefNetSessionGeneral
+def time_network(engine: BiRefNetEngine) -> float:
+    blank = [np.zeros((*engine._size, 3), np.uint8)]
+    engine.infer(blank)
+    return seconds(lambda: engine.infer(blank))
 
-    matte = np.clip(np.load(folder / "matte.npy"), 1e-4, 1 - 1e-4)
-    logits = np.log(matte / (1 - matte))[None, None]
 
-    class Network:
-        @staticmethod
-        def get_inputs() -> list[type[Network]]:
-            return [Network]
-
-        name = "image"
-
-        @staticmethod
-        def run(names: object, inputs: object) -> list[np.ndarray]:
-            return [logits]
-
-    session = BiRefNetSessionGeneral.__new__(BiRefNetSessionGeneral)
-    session.inner_session = Network()
-    data = (folder / "photo.jpg").read_bytes()
-    for decontaminate in (False, True):
-        seconds = []
-        for _ in range(2):
-            start = time.process_time()
-            remove(data, session=session, decontaminate=decontaminate)
-            seconds.append(time.process_time() - start)
-        print(min(seconds))
+def seconds(step: Callable[[], object]) -> float:
+    start = time.process_time()
+    step()
+    return time.process_time() - start
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == CHILD:
-        child(Path(sys.argv[2]))
-    else:
-        main()
+    main()

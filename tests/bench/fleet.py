@@ -1,173 +1,321 @@
-"""What workers cost Redis and the dispatcher: `python tests/bench/fleet.py [--workers N ...] [--images N]`.
+"""How many workers one Redis and one dispatcher feed: `python tests/bench/fleet.py carried|saturated|slowed`.
 
-Real worker processes on a real Redis, whose device, decoder and encoder sleep (sleeping_worker.py), and a real
-dispatcher in this process. Per image: commands, bytes through Redis' connections, processor time of Redis'
-thread and of the dispatcher. Per idle worker and second: the same. From these the images/s at which Redis'
-one thread or one dispatcher is full, for fleets that are larger than a machine.
+One dispatcher process, one Redis server with its append-only file, and forks of the real worker whose device
+sleeps and whose codec does nothing (sleeping_worker.py); files are a few bytes in memory. Everything else is the product. Each
+fleet is measured in the middle of a job: carried, after it was idle, at rates for which this machine has the
+processors; saturated, at rates for which it has not; slowed, with a Redis that is stopped nine tenths of the time, so
+that it is full before the workers' processors are. Cores are CPU time by time; of Redis that of its main thread.
+`--fleets N` measures the first N alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
-
-from overlap import Contestant, worker
 
 from bgpipe.config.presets import Preset
-from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.broker.client import RedisClient, connect
 from bgpipe.pipeline.broker.embedded import redis_server
 from bgpipe.pipeline.jobs.store import JobStore
-from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
-from bgpipe.pipeline.scheduling.dispatcher import Dispatcher, make_feeder
-from bgpipe.pipeline.session import Session
-from bgpipe.pipeline.types import Item, Job, JobId, JobState, Recipe
+from bgpipe.pipeline.monitoring.heartbeat import WorkerStats, read_heartbeats
+from bgpipe.pipeline.processes import background_thread
+from bgpipe.pipeline.types import Item, Job, JobId, Recipe
 
-FLEETS = (1, 8, 64, 256, 1000)
-RATES = (4.5, 17.0, 60.0)
-"""Images/s of a device."""
+LANES = 8
+SETTLE = 8.0
+"""Seconds before a measurement."""
+IDLE = 10.0
+PERIOD = 5.0
+"""Seconds between two heartbeats."""
+MESSAGES = 2000
+"""Of the high-water mark, beside those that workers hold: few, so that the dispatcher feeds all the time."""
+TICKS = os.sysconf("SC_CLK_TCK")
+MEMORY = "/dev/shm"  # the workers' files wait for no disk
 FULL = 0.8
 """Share of a core up to which a part keeps up."""
-IDLE_SECONDS = 10.0
-
-COMMAND, TIME = "calls of ", "time of "
-MOST = 12
+DEVICES = 1000
+MOST = 8
 """Commands that are listed."""
+RATES = (4.5, 17.0, 60.0)
+"""Images/s of a device, computed."""
 
-Figures = dict[str, float]
+SLOW = 0.1
+"""Of a core, for a server that is slowed."""
+PULSE = 0.01
+"""Seconds between two stops of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Workers with a device of `rate` images/s each, at a Redis that has `core` of a core."""
+
+    workers: int
+    rate: float
+    core: float = 1.0
+
+
+PARTS = {
+    "carried": (Fleet(1, 60), Fleet(8, 20), Fleet(64, 2.5), Fleet(256, 0.6)),
+    "saturated": (Fleet(1, 1000), Fleet(8, 100), Fleet(64, 12), Fleet(256, 3)),
+    "slowed": tuple(Fleet(64, rate, SLOW) for rate in (1, 2, 3, 4)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What was used until `time`: CPU seconds, commands, bytes."""
+
+    time: float
+    redis: float
+    dispatcher: float
+    workers: float
+    commands: float
+    bytes: float
+
+    def per_second(self, before: Usage) -> Usage:
+        passed = self.time - before.time
+        return Usage(*((getattr(self, n) - getattr(before, n)) / passed for n in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A fleet's images/s, and the shares of time in which its devices waited and its lanes had an image."""
+
+    images: float
+    waiting: float
+    lanes: float
+    busy: Usage
+    idle: Usage
+    """Zeros where it was not measured."""
+    commands: dict[str, tuple[float, float]]
+    """Calls an image of each command, also of those inside scripts, and their microseconds."""
+
+    def per_image(self, name: str) -> float:
+        """Return what an image takes beyond what the idle fleet does."""
+        return (getattr(self.busy, name) - getattr(self.idle, name)) / self.images
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workers", nargs="+", type=int, default=[1, 4])
-    parser.add_argument("--images", type=int, default=1500)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--fleets", type=int)
     given = parser.parse_args()
-    busy, idle = [], []
+    print(f"| {given.part} | images/s | waiting | lanes busy | Redis | dispatcher | workers |")
+    print("|---" * 7 + "|")
+    measured = []
+    for fleet in PARTS[given.part][: given.fleets]:
+        measured.append(found := measure(fleet, given.seconds, is_idle=given.part == "carried"))
+        wanted = f"{fleet.workers} \N{MULTIPLICATION SIGN} {fleet.rate:g}"
+        cells = [f"{found.images:.0f}", f"{found.waiting:.0%}", f"{found.lanes:.0%}"]
+        cells += [f"{getattr(found.busy, name):.2f}" for name in ("redis", "dispatcher", "workers")]
+        print(f"| {wanted} | " + " | ".join(cells) + " |", flush=True)
+    if given.part == "carried":
+        show_costs(PARTS[given.part], measured)
+        show_commands(measured[-1])
+        show_limits(PARTS[given.part][len(measured) - 1].workers, measured[-1])
+
+
+def show_costs(fleets: Sequence[Fleet], measured: Sequence[Measured]) -> None:
     print(
-        "| | commands | bytes | Redis, µs | dispatcher, µs | images/s |\n|---|---|---|---|---|---|"
+        "\n| an image | commands | bytes | µs: Redis | dispatcher | worker |\n|---|---|---|---|---|---|"
     )
-    for count in given.workers:
-        image, second = measure(count, given.images)
-        show(f"an image, {count} workers", image)
-        show(f"an idle worker, a second, of {count}", second)
-        busy.append(image)
-        idle.append(second)
-    show_commands(busy[0])
-    redis_seconds = 1e-6 * median(figures["redis"] for figures in busy)
-    idle_seconds = 1e-6 * median(figures["redis"] for figures in idle)
-    feeding = 1e-6 * median(figures["dispatcher"] for figures in busy)
-    print("\n| devices | " + " | ".join(f"{rate:g} images/s each" for rate in RATES) + " |")
-    print("|---|" + "---|" * len(RATES))
-    for count in FLEETS:
-        cells = (
-            f"{count * rate * redis_seconds + count * idle_seconds:.0%}, {count * rate * feeding:.0%}"
-            for rate in RATES
-        )
-        print(f"| {count} | " + " | ".join(cells) + " |")
-    print(f"\nRedis is full ({FULL:.0%}) at {FULL / redis_seconds:.0f} images/s, the dispatcher at")
-    print(f"{FULL / feeding:.0f}.")
+    for fleet, found in zip(fleets, measured, strict=False):
+        amounts = (found.per_image(name) for name in ("commands", "bytes"))
+        times = (1e6 * found.per_image(name) for name in ("redis", "dispatcher", "workers"))
+        cells = (f"{each:.0f}" for each in (*amounts, *times))
+        print(f"| {fleet.workers} | " + " | ".join(cells) + " |")
+    fleet, idle = fleets[len(measured) - 1], measured[-1].idle
+    amounts = (f"{idle.commands / fleet.workers:.1f}", f"{idle.bytes / fleet.workers:.0f}")
+    times = (1e6 * each / fleet.workers for each in (idle.redis, idle.dispatcher, idle.workers))
+    cells = (*amounts, *(f"{each:.0f}" for each in times))
+    print(f"| {fleet.workers}, an idle second | " + " | ".join(cells) + " |")
 
 
-def measure(workers: int, images: int) -> tuple[Figures, Figures]:
-    """Return the figures of an image, and of a second of an idle worker."""
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        home = Path(folder)
-        os.environ["BGPIPE_REDIS_URL"] = url = stack.enter_context(redis_server(home / "state"))
-        settings = load_settings()
-        client = stack.enter_context(connect(url))
-        session = Session(settings, url, client, JobStore(client))
-        for number in range(workers):
-            contestant = Contestant(lanes=24, images=0, queue=settings.queue.name)
-            stack.enter_context(worker(contestant, url, home, f"bench-{number}"))
-        while len(list(read_heartbeats(client))) < workers:
-            time.sleep(0.1)
-        run(session, home, 48 * workers)  # imports, connections and threads
-        before = read_redis(client)
-        start = time.perf_counter()
-        cpu = run(session, home, images)
-        seconds = time.perf_counter() - start
-        busy = difference(before, read_redis(client), images)
-        before = read_redis(client)
-        time.sleep(IDLE_SECONDS)
-        idle = difference(before, read_redis(client), workers * IDLE_SECONDS)
-        return busy | {"dispatcher": 1e6 * cpu / images, "rate": images / seconds}, idle
-
-
-def run(session: Session, home: Path, images: int) -> float:
-    """Run a job of so many images; returns the processor time of the dispatcher, in seconds."""
-    job, jobs = JobId(f"fleet-{time.monotonic_ns()}"), session.jobs
-    source, out = home / "source", home / job
-    for folder in (source, out):
-        folder.mkdir(exist_ok=True)
-    items = [Item(i, f"{i:05}.jpg", f"{i:05}.png", "identity") for i in range(images)]
-    for item in items:
-        (source / item.source).write_bytes(b"a photo")
-    recipe = Recipe("asleep", "0" * 64, (32, 32), Preset(foreground=False))
-    jobs.open(Job(job, str(source), str(out), recipe, time.time(), force=True))
-    jobs.add(job, items)
-    jobs.start(job)
-    stopped, used = threading.Event(), [0.0]
-
-    def dispatch() -> None:
-        start = time.thread_time()
-        Dispatcher(session, make_feeder(session)).run(stopped, lambda: None)
-        used[0] = time.thread_time() - start
-
-    thread = threading.Thread(target=dispatch)
-    thread.start()
-    while (summary := jobs.summary(job)).state != JobState.FINISHED:
-        time.sleep(0.5)
-    stopped.set()
-    thread.join()
-    assert summary.done == images, summary
-    return used[0]
-
-
-def read_redis(client: RedisClient) -> Figures:
-    info = client.info("everything")
-    calls = {f"{COMMAND}{name[8:]}": stats["calls"] for name, stats in commands(info)}
-    times = {f"{TIME}{name[8:]}": stats["usec"] for name, stats in commands(info)}
-    return (
-        calls
-        | times
-        | {
-            "commands": info["total_commands_processed"],
-            "bytes": info["total_net_input_bytes"] + info["total_net_output_bytes"],
-            "redis": 1e6 * (info["used_cpu_sys_main_thread"] + info["used_cpu_user_main_thread"]),
-        }
-    )
-
-
-def commands(info: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
-    return [(name, stats) for name, stats in info.items() if name.startswith("cmdstat_")]
-
-
-def difference(before: Figures, after: Figures, count: float) -> Figures:
-    return {name: (value - before.get(name, 0.0)) / count for name, value in after.items()}
-
-
-def show_commands(figures: Figures) -> None:
+def show_commands(found: Measured) -> None:
     """Print the commands of an image that take the most time of Redis."""
     print("\n| command | an image | µs |\n|---|---|---|")
-    names = sorted((n for n in figures if n.startswith(TIME)), key=lambda n: -figures[n])
-    for name in names[:MOST]:
-        command = name.removeprefix(TIME)
-        print(f"| {command} | {figures[COMMAND + command]:.2f} | {figures[name]:.1f} |")
+    for name, (calls, spent) in sorted(found.commands.items(), key=lambda each: -each[1][1])[:MOST]:
+        print(f"| {name} | {calls:.2f} | {spent:.1f} |")
 
 
-def show(what: str, figures: Figures) -> None:
-    cells = (figures.get(name) for name in ("commands", "bytes", "redis", "dispatcher", "rate"))
-    print(
-        f"| {what} | " + " | ".join("" if c is None else f"{c:.1f}" for c in cells) + " |",
-        flush=True,
-    )
+def show_limits(workers: int, found: Measured) -> None:
+    """Print what larger fleets need, computed from one of so many workers."""
+    print("\n| | images/s | " + " | ".join(f"devices at {rate:g}" for rate in RATES) + " |")
+    print("|---|---|" + "---|" * len(RATES))
+    needs = {"Redis": found.idle.redis / workers, "dispatcher": 0.0}
+    for name, idle in needs.items():
+        image = found.per_image(name.lower())
+        devices = (f"{FULL / (rate * image + idle):.0f}" for rate in RATES)
+        print(f"| {name}, {FULL:.0%} busy | {FULL / image:.0f} | " + " | ".join(devices) + " |")
+    for name, idle in needs.items():
+        cores = (f"{DEVICES * (rate * found.per_image(name.lower()) + idle):.1f}" for rate in RATES)
+        print(f"| {name} cores, {DEVICES} devices | | " + " | ".join(cores) + " |")
+
+
+def measure(fleet: Fleet, seconds: float, *, is_idle: bool) -> Measured:
+    """Start everything anew, and measure a job for `seconds`, after the fleet without one if `is_idle`."""
+    with ExitStack() as stack:
+        state, home = (
+            Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
+            for folder in (None, MEMORY)
+        )
+        url = stack.enter_context(redis_server(state))
+        client = stack.enter_context(connect(url))
+        serving = Serving(client, home, url, fleet)
+        dispatcher = stack.enter_context(serving.start("-m", "bgpipe.pipeline.cli", "dispatch"))
+        script = str(Path(__file__).with_name("sleeping_worker.py"))
+        count, step = str(fleet.workers), str(1 / fleet.rate)
+        parent = stack.enter_context(
+            serving.start(script, "--name", "fleet@bench", "--count", count, "--step", step)
+        )
+        while len(read_heartbeats(client)) < fleet.workers:
+            time.sleep(0.5)
+        idle = Usage(*[0.0] * len(Usage.__slots__))
+        if is_idle:
+            time.sleep(SETTLE)
+            before = serving.read_usage(dispatcher, parent)
+            time.sleep(IDLE)
+            idle = serving.read_usage(dispatcher, parent).per_second(before)
+        duration = 2 * SETTLE + 2 * seconds
+        serving.start_job(round(fleet.workers * (fleet.rate * duration + 2 * LANES)))
+        stack.enter_context(slowed(client.info("server")["process_id"], fleet.core))
+        time.sleep(SETTLE)
+        calls = read_calls(client)
+        before, beats = serving.read_usage(dispatcher, parent), [read_stats(client)]
+        for _ in range(max(1, round(seconds / PERIOD))):
+            time.sleep(PERIOD)
+            beats.append(read_stats(client))
+        busy = serving.read_usage(dispatcher, parent).per_second(before)
+        images, waiting, lanes = summarize(beats)
+        ended = images * (time.perf_counter() - before.time)
+        commands = {
+            name: ((now - calls[name][0]) / ended, (spent - calls[name][1]) / ended)
+            for name, (now, spent) in read_calls(client).items()
+            if name in calls
+        }
+        return Measured(images, waiting, lanes, busy, idle, commands)
+
+
+def summarize(beats: Sequence[dict[str, WorkerStats]]) -> tuple[float, float, float]:
+    """Compare the first and the last heartbeat of each worker, and average its lanes over all."""
+    pairs = [(old, beats[-1][name]) for name, old in beats[0].items()]
+    images = sum((new.images - old.images) / (new.beat - old.beat) for old, new in pairs)
+    steps = [
+        (new.device_seconds - old.device_seconds) / (new.beat - old.beat) for old, new in pairs
+    ]
+    lanes = [stats.in_flight / LANES for beat in beats for stats in beat.values()]
+    return images, 1 - sum(steps) / len(steps), sum(lanes) / len(lanes)
+
+
+def read_stats(client: RedisClient) -> dict[str, WorkerStats]:
+    return {heartbeat.worker: heartbeat.stats for heartbeat in read_heartbeats(client)}
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Processes that serve one Redis, and a job for them."""
+
+    client: RedisClient
+    home: Path
+    url: str
+    fleet: Fleet
+
+    @contextmanager
+    def start(self, *command: str) -> Iterator[int]:
+        """Run Python with `command`; yields the id of the process."""
+        environment = os.environ | {
+            "BGPIPE_REDIS_URL": self.url,
+            "BGPIPE_WORKER__LANES": str(LANES),
+            "BGPIPE_WORKER__BATCH": "1",
+            "BGPIPE_QUEUE__HIGH_WATER": str(2 * LANES * self.fleet.workers + MESSAGES),
+        }
+        with (self.home / "log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            yield process.pid
+        finally:
+            process.terminate()
+            process.communicate()
+
+    def start_job(self, images: int) -> None:
+        source = self.home / "source"
+        source.mkdir()
+        (source / "photo").write_bytes(b"a photo")
+        items = [Item(i, f"{i:06}.jpg", f"{i:06}.png", "identity") for i in range(images)]
+        for item in items:
+            os.link(source / "photo", source / item.source)
+        recipe = Recipe("asleep", "0" * 64, (32, 32), Preset(foreground=False))
+        out = str(self.home / "out")
+        job = Job(JobId("fleet"), str(source), out, recipe, time.time(), force=True)
+        jobs = JobStore(self.client)
+        jobs.open(job)
+        jobs.add(job.id, items)
+        jobs.start(job.id)
+
+    def read_usage(self, dispatcher: int, parent: int) -> Usage:
+        """Read the counters of the server, of process `dispatcher` and of the children of `parent`."""
+        workers = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        info = self.client.info("stats")
+        return Usage(
+            time.perf_counter(),
+            redis_seconds(self.client),
+            cpu_seconds(dispatcher),
+            sum(map(cpu_seconds, workers)),
+            info["total_commands_processed"],
+            info["total_net_input_bytes"] + info["total_net_output_bytes"],
+        )
+
+
+def redis_seconds(client: RedisClient) -> float:
+    """Return the CPU seconds of the server's main thread."""
+    info = client.info("cpu")
+    return float(info["used_cpu_sys_main_thread"] + info["used_cpu_user_main_thread"])
+
+
+def read_calls(client: RedisClient) -> dict[str, tuple[float, float]]:
+    """Return the calls and the microseconds of each command so far."""
+    found = client.info("commandstats").items()
+    return {name.removeprefix("cmdstat_"): (each["calls"], each["usec"]) for name, each in found}
+
+
+def cpu_seconds(process: int | str) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+@contextmanager
+def slowed(server: int, core: float) -> Iterator[None]:
+    """Let the server run for the share `core` of each PULSE alone, until the block ends."""
+
+    def run(stopped: threading.Event) -> None:
+        while not stopped.is_set():
+            os.kill(server, signal.SIGSTOP)
+            time.sleep((1 - core) * PULSE)
+            os.kill(server, signal.SIGCONT)
+            time.sleep(core * PULSE)
+
+    if core == 1.0:
+        yield
+        return
+    with background_thread("slow", run):
+        yield
 
 
 if __name__ == "__main__":
