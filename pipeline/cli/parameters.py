@@ -9,10 +9,8 @@ from typer import Argument, Option
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.errors import UsageError
 
-WAIT_HELP = (
-    "Wait until the job ends, or return once it is queued. Default: wait if stdout is a terminal."
-)
-LICENCE_HELP = "Accept the terms of a model (see bgpipe models info NAME); repeatable."
+WAIT_HELP = "Wait for the end, or only queue the job. Default: wait on a terminal."
+LICENCE_HELP = "Accept the terms of a model (bgpipe models info NAME); repeatable."
 
 OptionalText = str | None
 OptionalTexts = list[str] | None

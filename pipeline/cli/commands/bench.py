@@ -56,14 +56,14 @@ def bench(
         Literal["device", "whole"] | None,
         Option(
             metavar="device|whole",
-            help="Measure only the network (device), or only from file to cutout (whole).",
+            help="Measure only the network (device), or only whole images.",
         ),
     ] = None,
     precision: Annotated[
         list[Precision] | None,
         Option(
             metavar="|".join(Precision),
-            help="For the network alone; repeatable. Default: all that the device supports.",
+            help="Of the network alone; repeatable. Default: all that the device supports.",
         ),
     ] = None,
     batch: Annotated[
@@ -73,13 +73,13 @@ def bench(
         ),
     ] = None,
     compile_: Annotated[
-        bool, Option("--compile", help="Compile the network before it is measured alone.")
+        bool, Option("--compile", help="Compile the network measured alone.")
     ] = False,
     graphs: Annotated[
         bool | None,
         Option(
             "--graphs/--no-graphs",
-            help="Run the network alone with or without CUDA graphs. Default: engine.graphs.",
+            help="CUDA graphs for the network alone. Default: engine.graphs.",
         ),
     ] = None,
     size: Annotated[

@@ -30,7 +30,7 @@ def dispatch(
     metrics: Annotated[
         str | None,
         Option(
-            metavar="HOST:PORT", help="Serve metrics of the cluster to Prometheus at this address."
+            metavar="HOST:PORT", help="Serve the cluster's metrics to Prometheus there."
         ),
     ] = None,
 ) -> None:

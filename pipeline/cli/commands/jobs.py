@@ -75,7 +75,7 @@ def jobs(
         str | None,
         Option(
             metavar="JOB",
-            help="Remove a job that has ended from the list. Its cutouts stay.",
+            help="Remove an ended job from the list. Its cutouts stay.",
             autocompletion=completion.jobs,
         ),
     ] = None,

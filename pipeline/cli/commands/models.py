@@ -30,7 +30,7 @@ Name = Annotated[
     str,
     Argument(
         metavar="NAME",
-        help="A name that bgpipe models list shows.",
+        help="A name of bgpipe models list.",
         autocompletion=completion.all_models,
     ),
 ]
@@ -41,7 +41,7 @@ Name = Annotated[
     epilog=examples("bgpipe models list", "bgpipe --json models list | jq -r 'select(.path).name'"),
 )
 def list_(context: Context) -> None:
-    """List the models with size, licence, training data and use, and which are on this machine."""
+    """List the models: size, licence, training data, use, and whether they are on this machine."""
     console: Console = context.obj
     cache = load_settings().model_folder
     table = Table("model", "about", box=None, padding=(0, 2, 1, 0))

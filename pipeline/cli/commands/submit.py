@@ -68,7 +68,7 @@ class SubmitOptions:
         OptionalText,
         _look(
             "NAME",
-            "A model (see bgpipe models list), or a path to safetensors. Default: auto.",
+            "A name of bgpipe models list, or a path to safetensors. Default: auto.",
             "--model",
             "-m",
             offer=completion.models,
