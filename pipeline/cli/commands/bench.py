@@ -45,7 +45,7 @@ def bench(
         Option(
             "--model",
             "-m",
-            help="A name, or a path to safetensors. Default: model.name of the settings.",
+            help="A name, or a path to safetensors. Default: model.name.",
             autocompletion=completion.models,
         ),
     ] = None,

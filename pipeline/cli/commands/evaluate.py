@@ -64,7 +64,7 @@ def evaluate(
         Option(
             "--preset",
             "-p",
-            help="Repeatable, to compare. Default: refine.preset of the settings.",
+            help="Repeatable, to compare. Default: refine.preset.",
             autocompletion=completion.presets,
         ),
     ] = None,
@@ -73,7 +73,7 @@ def evaluate(
         Option(
             "--model",
             "-m",
-            help="Repeatable, to compare. Default: model.name of the settings. 'truth' scores the "
+            help="Repeatable, to compare. Default: model.name. 'truth' scores the "
             "ground truth itself, scaled down and up again.",
             autocompletion=completion.models,
         ),
