@@ -1,12 +1,12 @@
 """The network by bgpipe, ONNX Runtime and OpenVINO, on a CPU in float32.
 
-    python -m venv ENV && ENV/bin/pip install . onnx onnxruntime openvino
+    python -m venv ENV && ENV/bin/pip install . onnx onnxscript onnxruntime openvino
     ENV/bin/python tests/bench/runtimes.py
 
 All have the same random weights and take the same images in turn. The ONNX file has one DeformConv for each
-deformable convolution (opset 22, the first that ONNX Runtime computes on a CPU), not the usual decomposition, which
-is slower in both. ONNX Runtime's threads do not spin while they wait, as that would count as the others' time.
-CPU seconds are medians over the rounds, after one that is not counted.
+deformable convolution (opset 22, which ONNX Runtime computes on a CPU). ONNX Runtime's threads do not spin while
+they wait: that would count as the others' time. CPU seconds are medians over the rounds, after one that is not
+counted.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def onnx_runtime(path: Path, threads: int) -> Callable[[Array], Array]:
 
 
 def convert(node: NodeContext) -> Any:
-    """Return OpenVINO's own operator, which its reader of ONNX files does not know by this name."""
+    """Return OpenVINO's own operator for DeformConv, which its reader of ONNX files does not know."""
     x, weight, offset, _, mask = (node.get_input(i) for i in range(5))
     pads = [weight.get_partial_shape()[2].get_length() // 2] * 2
     out = opset8.deformable_convolution(

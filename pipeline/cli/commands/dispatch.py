@@ -29,9 +29,7 @@ app = Typer()
 def dispatch(
     metrics: Annotated[
         str | None,
-        Option(
-            metavar="HOST:PORT", help="Serve the cluster's metrics to Prometheus there."
-        ),
+        Option(metavar="HOST:PORT", help="Serve the cluster's metrics to Prometheus there."),
     ] = None,
 ) -> None:
     if metrics is not None:

@@ -35,9 +35,7 @@ def report(
     ] = None,
     open_: Annotated[bool, Option("--open", help="Show it in the browser.")] = False,
     images: Annotated[int, Option(metavar="N", min=1, help="Maximum number of images.")] = 1000,
-    per_page: Annotated[
-        int, Option(metavar="N", min=1, help="Images per file.")
-    ] = 1000,
+    per_page: Annotated[int, Option(metavar="N", min=1, help="Images per file.")] = 1000,
 ) -> None:
     with open_session(context) as (console, session):
         summary = session.jobs.summary(session.job(job))
