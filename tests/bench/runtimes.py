@@ -1,11 +1,11 @@
 """The network by bgpipe, ONNX Runtime and OpenVINO, on a CPU in float32.
 
     python -m venv ENV && ENV/bin/pip install . onnx onnxscript onnxruntime openvino
-    ENV/bin/python tests/bench/runtimes.py
+    OMP_NUM_THREADS=1 ENV/bin/python tests/bench/runtimes.py
 
-All have the same random weights and take the same images in turn. The ONNX file has one DeformConv for each
-deformable convolution (opset 22, which ONNX Runtime computes on a CPU). ONNX Runtime's threads do not spin while
-they wait: that would count as the others' time. CPU seconds are medians over the rounds, after one that is not
+One thread: on a busy machine, several of torch's wait for each other in loops, which is CPU time. All have the same
+random weights and take the same images in turn. The ONNX file has one DeformConv for each deformable convolution
+(opset 22, which ONNX Runtime computes on a CPU). CPU seconds are medians over the rounds, after one that is not
 counted.
 """
 
@@ -87,7 +87,6 @@ def ours(network: nn.Module, side: int) -> Callable[[Array], Array]:
 def onnx_runtime(path: Path, threads: int) -> Callable[[Array], Array]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda image: session.run(None, {"image": image})[0]
 
@@ -141,7 +140,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--sizes", nargs="+", type=int, default=[512, 1024])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     print("| CPU s | bgpipe | ONNX Runtime | OpenVINO | logits differ by |\n|---|---|---|---|---|")
