@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 GLOBAL = "Global"
 """Panel of the options that every command takes."""
 HELP = ["-h", "--help"]
-WAIT_HELP = (
-    "Wait until the job ends, or return once it is queued. Default: wait if stdout is a terminal."
-)
-LICENCE_HELP = "Accept the terms of a model (see bgpipe models info NAME); repeatable."
+WAIT_HELP = "Wait for the end, or only queue the job. Default: wait on a terminal."
+LICENCE_HELP = "Accept the terms of a model (bgpipe models info NAME); repeatable."
 
 flag = partial(typer.Option, False)
 option = partial(typer.Option, None)

@@ -1,8 +1,8 @@
-"""Each Redis command of each process meets each fault once: what its user sees, as a table of the documents.
+"""Each Redis command of each process meets each fault once: what its user sees.
 
     REWRITE_SNAPSHOTS=1 python -m pytest tests/e2e/test_redis_fault_table.py --slow
 
-writes infra/docs/redis-faults.md anew. A process is the real one where it has a process of its own to lose, the
+writes tests/e2e/redis_faults.md anew. A process is the real one where it has a process of its own to lose, the
 worker; submitter and dispatcher run in threads, with sessions as their commands open.
 """
 
@@ -33,7 +33,7 @@ from ..workers.conftest import Cluster, _show_log, model
 
 __all__ = ["_show_log", "fragile", "model"]
 
-PAGE = ROOT / "infra/docs/redis-faults.md"
+PAGE = ROOT / "tests/e2e/redis_faults.md"
 REWRITE = os.environ.get("REWRITE_SNAPSHOTS") == "1"
 NAMES = ("a.jpg", "b.jpg", "c.jpg")
 SECONDS = 60.0

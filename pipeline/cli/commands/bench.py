@@ -39,25 +39,23 @@ app = Typer()
 )
 def bench(
     context: Context,
-    model: str | None = model_option(
-        help="A name, or a path to safetensors. Default: model.name of the settings."
-    ),
+    model: str | None = model_option(help="A name, or a path to safetensors. Default: model.name."),
     random: bool = flag("--random", help="Use random weights: as fast as trained ones."),
     only: Literal["device", "whole"] | None = option(
         metavar="device|whole",
-        help="Measure only the network (device), or only from file to cutout (whole).",
+        help="Measure only the network (device), or only whole images.",
     ),
     precision: list[Precision] | None = option(
         metavar="|".join(Precision),
-        help="For the network alone; repeatable. Default: all that the device supports.",
+        help="Of the network alone; repeatable. Default: all that the device supports.",
     ),
     batch: list[int] | None = option(
         metavar="N", min=1, help="Images per forward pass; repeatable. Default: 1, 2, 4 ..."
     ),
-    compile_: bool = flag("--compile", help="Compile the network before it is measured alone."),
+    compile_: bool = flag("--compile", help="Compile the network measured alone."),
     graphs: bool | None = option(
         "--graphs/--no-graphs",
-        help="Run the network alone with or without CUDA graphs. Default: engine.graphs.",
+        help="CUDA graphs for the network alone. Default: engine.graphs.",
     ),
     size: list[float] | None = option(
         metavar="MP",

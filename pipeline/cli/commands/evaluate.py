@@ -46,11 +46,11 @@ def evaluate(
     preset: list[str] | None = option(
         "--preset",
         "-p",
-        help="Repeatable, to compare. Default: refine.preset of the settings.",
+        help="Repeatable, to compare. Default: refine.preset.",
         autocompletion=completion.presets,
     ),
     model: list[str] | None = model_option(
-        help="Repeatable, to compare. Default: model.name of the settings. 'truth' scores the "
+        help="Repeatable, to compare. Default: model.name. 'truth' scores the "
         "ground truth itself, scaled down and up again."
     ),
     set_: list[str] | None = option(

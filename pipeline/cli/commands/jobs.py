@@ -80,7 +80,7 @@ def jobs(
     forget: str | None = Option(
         None,
         metavar="JOB",
-        help="Remove a job that has ended from the list. Its cutouts stay.",
+        help="Remove an ended job from the list. Its cutouts stay.",
         autocompletion=completion.jobs,
     ),
 ) -> None:
@@ -149,9 +149,7 @@ def report(
     out: Path | None = file_option("--out", "-o", help="Output file. Default: JOB.html."),
     open_: bool = flag("--open", help="Show it in the browser."),
     images: int = Option(1000, metavar="N", min=1, help="Maximum number of images."),
-    per_page: int = Option(
-        1000, metavar="N", min=1, help="Images per file; the rest go to more files."
-    ),
+    per_page: int = Option(1000, metavar="N", min=1, help="Images per file."),
 ) -> None:
     with open_session(context) as (console, session):
         summary = session.jobs.summary(session.job(job))

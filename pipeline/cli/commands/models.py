@@ -26,7 +26,7 @@ COMMERCIAL = {
 }
 
 _name = partial(Argument, metavar="NAME", autocompletion=completion.all_models)
-NAME = _name(..., help="A name that bgpipe models list shows.")
+NAME = _name(..., help="A name of bgpipe models list.")
 
 
 @app.command(
@@ -34,7 +34,7 @@ NAME = _name(..., help="A name that bgpipe models list shows.")
     epilog=examples("bgpipe models list", "bgpipe --json models list | jq -r 'select(.path).name'"),
 )
 def list_(context: Context) -> None:
-    """List the models with size, licence, training data and use, and which are on this machine."""
+    """List the models: size, licence, training data, use, and whether they are on this machine."""
     console: Console = context.obj
     cache = load_settings().model_folder
     table = Table("model", "about", box=None, padding=(0, 2, 1, 0))

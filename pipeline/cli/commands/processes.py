@@ -59,7 +59,7 @@ def worker(
 def dispatch(
     metrics: str | None = option(
         metavar="HOST:PORT",
-        help="Serve metrics of the cluster to Prometheus at this address.",
+        help="Serve the cluster's metrics to Prometheus there.",
     ),
 ) -> None:
     from bgpipe.pipeline.monitoring.collectors import ClusterCollector, serve_metrics

@@ -64,7 +64,7 @@ class SubmitOptions:
     workflow: Path | None = _look("FILE", "A ComfyUI workflow instead of a preset.")
     model: str | None = _look(
         "NAME",
-        "A model (see bgpipe models list), or a path to safetensors. Default: auto.",
+        "A name of bgpipe models list, or a path to safetensors. Default: auto.",
         "--model",
         "-m",
         offer=completion.models,
