@@ -5,11 +5,12 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
+from typing import Any
 
 from bgpipe.pipeline.processes import background_thread
 
@@ -32,6 +33,16 @@ class LogFormat(StrEnum):
 
     TEXT = "text"
     JSON = "json"
+
+
+class EventLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose keywords are the fields of an event: `log.info("image done", key="a.jpg")`."""
+
+    def process(
+        self, msg: object, kwargs: MutableMapping[str, Any]
+    ) -> tuple[object, MutableMapping[str, Any]]:
+        exc_info = kwargs.pop("exc_info", None)
+        return msg, {"exc_info": exc_info, "extra": {"fields": kwargs}}
 
 
 class EventFormatter(logging.Formatter):

@@ -31,6 +31,7 @@ from bgpipe.pipeline.errors import (
     StoreCorrupted,
     UsageError,
 )
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.types import JobId, Outcome
 from bgpipe.workers.item_runner import ItemRunner, RetryLater
 from bgpipe.workers.watchdog import Watchdog
@@ -41,7 +42,7 @@ RELEASE_SECONDS = 2.0
 """Time for the lanes to give their items back after the drain."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
-log = logging.getLogger(__name__)
+log = EventLogger(logging.getLogger(__name__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,7 @@ class LanePool(TaskPool):  # type: ignore[misc]  # Celery has no types
         are not acknowledged.
         """
         self.executor.shutdown(wait=False, cancel_futures=True)
-        fields = {"images": len(self._in_flight), "limit": self._lanes.drain}
-        log.info("draining", extra={"fields": fields})
+        log.info("draining", images=len(self._in_flight), limit=self._lanes.drain)
         if wait(set(self._in_flight), self._lanes.drain).not_done:
             self._lanes.watchdog.give_up()
             wait(set(self._in_flight), RELEASE_SECONDS)
@@ -130,7 +130,7 @@ def make_worker_app(settings: Settings, lanes: LaneOptions, runner: ItemRunner) 
             raise task.retry(exc=error, countdown=settings.queue.retry_delay) from error
         except (StoreCorrupted, UsageError) as error:
             # Not repeated: the job store knows which items are missing and publishes them again.
-            log.error("message dropped", extra={"fields": {"error": str(error)}})  # noqa: TRY400
+            log.error("message dropped", error=str(error))  # noqa: TRY400
             raise
         match result:
             case RetryLater(delay=None):
@@ -151,8 +151,7 @@ def serve(app: Celery, name: str, on_ready: Callable[[], None]) -> int:
     `on_ready` is called once the worker takes messages.
     """
     signals.worker_ready.connect(lambda **_: on_ready(), weak=False)
-    # Celery leaves logging alone if this signal has a receiver.
-    signals.setup_logging.connect(lambda **_: None, weak=False)
+    signals.setup_logging.connect(lambda **_: None, weak=False)  # Celery then leaves logging alone
     # It warns a superuser of pickled messages, which run code; ours are JSON and nothing else.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     logging.getLogger("celery.app.trace").addFilter(_is_unlogged)

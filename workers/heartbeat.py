@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.errors import RedisUnavailable
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.monitoring.heartbeat import LIFE, Histogram, WorkerStats
 from bgpipe.pipeline.processes import background_thread
 from bgpipe.workers.budget import resident_bytes
@@ -22,7 +22,7 @@ from bgpipe.workers.budget import resident_bytes
 PERIOD = 5.0
 """Seconds between two heartbeats."""
 
-log = logging.getLogger(__name__)
+log = EventLogger(logging.getLogger(__name__))
 
 
 class WorkerCounters:
@@ -62,9 +62,8 @@ class WorkerCounters:
     def record_write(self, location: str) -> None:
         """Note the free space of the store at `location`, which has a new cutout."""
         free = -1
-        with suppress(OSError):  # the folder is gone again, which the next write reports
-            if "://" not in location:
-                free = shutil.disk_usage(Path(location)).free
+        with suppress(OSError):  # a bucket, or the folder is gone, which the next write reports
+            free = shutil.disk_usage(location).free
         with self.update() as stats:
             stats.disk_free = free
 
@@ -85,7 +84,7 @@ def sending_heartbeats(
             client.expire(key, LIFE)
             after_beat()
         except RedisUnavailable as error:
-            log.warning("heartbeat missed", extra={"fields": {"error": str(error)}})
+            log.warning("heartbeat missed", error=str(error))
 
     def run(stopped: threading.Event) -> None:
         while not stopped.wait(PERIOD):

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from bgpipe.pipeline.images.decode import decode, read_pixel_count
 from bgpipe.pipeline.images.encode import encode
 from bgpipe.pipeline.images.limits import Limits, estimate_memory
 from bgpipe.pipeline.images.provenance import score_text
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.matting.composite import blur_photo, composite, count_canvas_pixels
 from bgpipe.pipeline.matting.cutout import cut_out, keep_own_alpha
 from bgpipe.pipeline.matting.edges import solve_edges
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 BACKDROPS_CACHED = 4
 
-log = logging.getLogger(__name__)
+log = EventLogger(logging.getLogger(__name__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class ImageProcessor:
             with timer("decode"):
                 image = self._codec.decode(data, self._limits, depth == 16)
             if image.frames > 1:
-                log.info("first frame taken", extra={"fields": {"frames": image.frames}})
+                log.info("first frame taken", frames=image.frames)
             if shared.output.input_alpha == "ignore":
                 image = replace(image, alpha=None)
             keeps_alpha = shared.output.input_alpha == "keep" and image.alpha is not None
@@ -101,10 +102,9 @@ class ImageProcessor:
             with timer("refine"):
                 score = expected_iou(matte) if matte else None
             cutouts = _CutoutMaker(image, matte, refined, self._review)
-            text = score_text(score)
-            requests = [replace(each, text={**each.text, **text}) for each in requests]
-            files = [self._make_file(cutouts, request, timer) for request in requests]
-            return files, Review(cutouts.flags, score)
+            scored = [replace(each, text={**each.text, **score_text(score)}) for each in requests]
+            files = [self._make_file(cutouts, request, timer) for request in scored]
+            return files, Review(tuple(flag for flag in ReviewFlag if flag in cutouts.flags), score)
 
     def _make_file(
         self, cutouts: _CutoutMaker, request: OutputRequest, timer: StageTimer
@@ -167,37 +167,26 @@ class ImageProcessor:
         return to_viewed_srgb(image.rgb, image.icc)
 
 
+@dataclass(slots=True)
 class _CutoutMaker:
     """Makes the cutouts of one image; outputs in a row that differ in their finish alone share one."""
 
-    def __init__(
-        self,
-        image: DecodedImage,
-        matte: Matte | None,
-        refined: Matte | None,
-        settings: ReviewSettings,
-    ) -> None:
-        self.image = image
-        self._matte = matte
-        self._refined = refined
-        self._settings = settings
-        self._flags: set[ReviewFlag] = set()
-        self._last: tuple[Preset, Cutout] | None = None
-
-    @property
-    def flags(self) -> tuple[ReviewFlag, ...]:
-        """The flags of all cutouts."""
-        return tuple(flag for flag in ReviewFlag if flag in self._flags)
+    image: DecodedImage
+    matte: Matte | None
+    refined: Matte | None
+    settings: ReviewSettings
+    flags: set[ReviewFlag] = field(default_factory=set)
+    """Of all cutouts."""
+    last: tuple[Preset, Cutout] | None = None
 
     def make(self, preset: Preset) -> Cutout:
-        plain = without_finish(preset)
-        if self._last is None or self._last[0] != plain:
-            self._last = None  # not held beside the next one
-            refined = self._refined
-            cutout = cut_out(self.image, refined, plain) if refined else keep_own_alpha(self.image)
-            self._flags.update(review(self.image, self._matte, cutout, plain, self._settings))
-            self._last = plain, cutout
-        return self._last[1]
+        plain, image = without_finish(preset), self.image
+        if self.last is None or self.last[0] != plain:
+            self.last = None  # not held beside the next one
+            cutout = cut_out(image, self.refined, plain) if self.refined else keep_own_alpha(image)
+            self.flags.update(review(image, self.matte, cutout, plain, self.settings))
+            self.last = plain, cutout
+        return self.last[1]
 
 
 def _color(color: str, icc: bytes | None) -> Pixels | None:

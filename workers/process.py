@@ -28,6 +28,7 @@ from bgpipe.pipeline.inference.engine_cache import (
     load_engine,
 )
 from bgpipe.pipeline.jobs.store import JobStore
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.workers.batcher import Batcher
@@ -47,7 +48,7 @@ GPU_BATCH = 8
 SWITCH_INTERVAL = 5e-4
 """Seconds for which a lane may hold the interpreter while the device thread waits to launch."""
 
-log = logging.getLogger(__name__)
+log = EventLogger(logging.getLogger(__name__))
 
 
 def start(name: str, restarts: int, metrics: str) -> int:
@@ -92,13 +93,8 @@ def work(
     )
     watchdog = Watchdog(settings.worker.stuck_limit, request_restart)
     stores = StoreFactory(settings.s3, stats.lanes, settings.worker.places)
-    processor = ImageProcessor(
-        batcher,
-        stores,
-        Budget(settings.worker.memory or default_memory()),
-        settings,
-        codec,
-    )
+    memory = Budget(settings.worker.memory or default_memory())
+    processor = ImageProcessor(batcher, stores, memory, settings, codec)
     # Another name for each process: the claims of an earlier one are not its own.
     worker = f"{name}/{secrets.token_hex(3)}"
     drain = settings.worker.drain_timeout
@@ -119,20 +115,19 @@ def work(
             collector = WorkerCollector(name, read_stats)
             running.enter_context(serve_metrics(collector, *parse_address(metrics)))
         on_parent_exit(sys.stdin.fileno(), lambda: _exit_within(drain + GRACE))
-        log.info("worker starts", extra={"fields": {"claims_as": worker, "lanes": stats.lanes}})
+        log.info("worker starts", claims_as=worker, lanes=stats.lanes)
         code = serve(app, name, _signal_ready)
-        log.info("worker ends", extra={"fields": {"code": code}})
+        log.info("worker ends", code=code)
         return code
 
 
 def initial_stats(device: str, settings: WorkerSettings, restarts: int = 0) -> WorkerStats:
     """Return those of a worker for `device` (cpu or cuda), whose defaults replace settings of 0."""
-    on_cpu = device == CPU
-    lanes = available_cores() + SPARE_LANES if on_cpu else GPU_LANES
-    batch = 1 if on_cpu else GPU_BATCH
-    return WorkerStats(
-        device, lanes=settings.lanes or lanes, batch=settings.batch or batch, restarts=restarts
-    )
+    lanes, batch = GPU_LANES, GPU_BATCH
+    if device == CPU:
+        lanes, batch = available_cores() + SPARE_LANES, 1
+    lanes, batch = settings.lanes or lanes, settings.batch or batch
+    return WorkerStats(device, lanes=lanes, batch=batch, restarts=restarts)
 
 
 def import_engine() -> None:

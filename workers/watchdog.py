@@ -18,6 +18,7 @@ from threading import Lock, Thread
 from typing import Any, TypeVar
 
 from bgpipe.pipeline.errors import Code, TransientError
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.processes import start_daemon
 from bgpipe.workers.lifecycle import WorkerShuttingDown
 
@@ -28,7 +29,7 @@ FRAMES = 4
 
 Result = TypeVar("Result")
 
-log = logging.getLogger(__name__)
+log = EventLogger(logging.getLogger(__name__))
 
 
 class StageAborted(Exception):
@@ -122,14 +123,15 @@ class Watchdog:
         with self._lock:
             self._stuck = [*filter(Thread.is_alive, self._stuck), thread]
             stuck = len(self._stuck)
-        fields = {"image": thread.name, "stage": stage.name, "limit": stage.limit, "stuck": stuck}
-        log.error("image is stuck", extra={"fields": fields | {"at": describe_thread(thread)}})
+        name, at = stage.name, describe_thread(thread)
+        log.error(
+            "image is stuck", image=thread.name, stage=name, limit=stage.limit, stuck=stuck, at=at
+        )
         if stuck >= self._max_stuck:
             log.critical("too many images are stuck: the worker ends and is started again")
             self._on_too_many_stuck()
-        remedy = f"look at the image, or raise limits.{stage.name}"
-        overrun = f"{stage.name} did not end within {stage.limit:g} s: {remedy}"
-        return TransientError(Code.TIMEOUT, overrun)
+        overrun = f"{name} did not end within {stage.limit:g} s"
+        return TransientError(Code.TIMEOUT, f"{overrun}: look at the image, or raise limits.{name}")
 
 
 def describe_thread(thread: Thread) -> str:
