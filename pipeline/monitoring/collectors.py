@@ -8,7 +8,7 @@ import importlib.metadata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from threading import Lock
 from typing import Any, cast
@@ -30,7 +30,14 @@ from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.broker.queue import QueueStats, read_stats
 from bgpipe.pipeline.errors import Code, RedisUnavailable, StoreCorrupted, UsageError
 from bgpipe.pipeline.jobs.records import ERROR, FLAG
-from bgpipe.pipeline.monitoring.heartbeat import METRICS, Heartbeat, WorkerStats, read_heartbeats
+from bgpipe.pipeline.monitoring.heartbeat import (
+    METRICS,
+    Heartbeat,
+    WorkerStats,
+    gauge,
+    metrics_of,
+    read_heartbeats,
+)
 from bgpipe.pipeline.types import JobState, ReviewFlag
 
 HOUR = 3600.0
@@ -40,47 +47,32 @@ UNKNOWN = -1
 
 
 @dataclass(frozen=True, slots=True)
-class OutcomeTotals:
-    """Counts that do not shrink when a job is forgotten or its failures are retried.
-
-    `since` names the start of counting; it changes if Redis was emptied.
-    """
+class ClusterStats:
+    """All jobs at one moment; the fields with a metric cover the running ones."""
 
     since: str
+    """The start of `counts`; it changes if Redis was emptied."""
     counts: Counter[str]
-    """Images that were done, skipped or flagged, by ERROR and code, and by FLAG and flag."""
+    """Images that were done, skipped or flagged, by ERROR and code, and by FLAG and flag.
 
-
-@dataclass(frozen=True, slots=True)
-class ClusterStats:
-    """All jobs at one moment; all fields but `totals` and `jobs` cover the running jobs.
-
-    `oldest`: seconds since the first of them was listed, the age of the oldest unsettled image.
-    `images_per_second`: the sum of their averages.
-    """
-
-    totals: OutcomeTotals
+    They do not shrink when a job is forgotten or its failures are retried."""
     jobs: Mapping[JobState, int]
-    paused: int
-    unsettled: int
-    in_flight: int
-    oldest: float
-    images_per_second: float
+    paused: float = gauge("jobs_paused", "Running jobs whose images are all refused.")
+    unsettled: float = gauge("images_unsettled", "Unsettled images of running jobs.")
+    in_flight: float = gauge("images_in_flight", "Images claimed by workers.")
+    oldest: float = gauge(
+        "images_unsettled_oldest_seconds", "Time since the oldest of them was listed."
+    )
+    images_per_second: float = gauge("images_per_second", "Sum of the running jobs' averages.")
 
 
 def read_cluster_stats(client: RedisClient) -> ClusterStats:
     script = load_lua(client, __package__, "cluster_stats")
     totals, stats = map(_pairs, script(keys=[keys.JOBS, keys.TOTALS], args=[keys.JOB_PREFIX]))
     since = totals.pop("since", "")
-    return ClusterStats(
-        totals=OutcomeTotals(since, Counter({name: int(n) for name, n in totals.items()})),
-        jobs={state: int(stats[state]) for state in JobState},
-        paused=int(stats["paused"]),
-        unsettled=int(stats["unsettled"]),
-        in_flight=int(stats["in_flight"]),
-        oldest=float(stats["oldest"]),
-        images_per_second=float(stats["speed"]),
-    )
+    counts = Counter({name: int(count) for name, count in totals.items()})
+    jobs = {state: int(stats.pop(state)) for state in JobState}
+    return ClusterStats(since, counts, jobs, **{name: float(n) for name, n in stats.items()})
 
 
 def _pairs(flat: Sequence[bytes | int]) -> dict[str, str]:
@@ -113,10 +105,9 @@ class ClusterCollector(Collector):
         stats, heartbeats = read_cluster_stats(client), read_heartbeats(client)
         yield _gauge("redis_up", "Whether Redis answers.", 1)
         yield from _redis(client.info("memory") | client.info("persistence"))
-        yield _gauge(
-            "dispatcher_leads", "Whether a dispatcher leads.", is_held(client, keys.DISPATCH)
-        )
-        yield from _outcomes(self._monotonic.raise_to(stats.totals).counts)
+        leads = is_held(client, keys.DISPATCH)
+        yield _gauge("dispatcher_leads", "Whether a dispatcher leads.", leads)
+        yield from _outcomes(self._monotonic.raise_to(stats.since, stats.counts))
         yield from _jobs(stats, read_stats(client, self._queue))
         yield _gauge("workers", "Worker processes with a heartbeat.", len(heartbeats))
         yield from _cost(stats, len(heartbeats), self._price)
@@ -165,15 +156,15 @@ class MonotonicTotals:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._highest = OutcomeTotals("", Counter())
+        self._since = ""
+        self._highest: Counter[str] = Counter()
 
-    def raise_to(self, totals: OutcomeTotals) -> OutcomeTotals:
-        """Return the highest totals seen since `totals.since`."""
+    def raise_to(self, since: str, counts: Counter[str]) -> Counter[str]:
+        """Return the highest counts seen of those that began at `since`."""
         with self._lock:
-            if totals.since == self._highest.since:
-                totals = replace(totals, counts=totals.counts | self._highest.counts)
-            self._highest = totals
-            return totals
+            self._highest = counts | self._highest if since == self._since else counts
+            self._since = since
+            return self._highest
 
 
 def _redis(stored: Mapping[str, Any]) -> Iterator[Metric]:
@@ -197,18 +188,12 @@ def _outcomes(counts: Counter[str]) -> Iterator[Metric]:
 def _jobs(stats: ClusterStats, queue: QueueStats) -> Iterator[Metric]:
     jobs = {(state,): count for state, count in stats.jobs.items()}
     yield _family(GaugeMetricFamily, "jobs", "Jobs by state.", jobs, "state")
-    yield _gauge("jobs_paused", "Running jobs whose images are all refused.", stats.paused)
-    yield _gauge("images_unsettled", "Unsettled images of running jobs.", stats.unsettled)
-    yield _gauge("images_in_flight", "Images claimed by workers.", stats.in_flight)
-    yield _gauge(
-        "images_unsettled_oldest_seconds", "Time since the oldest of them was listed.", stats.oldest
-    )
-    yield _gauge("images_per_second", "Sum of the running jobs' averages.", stats.images_per_second)
+    for field, metric in metrics_of(ClusterStats).items():
+        yield _gauge(metric.name, metric.text, getattr(stats, field))
     yield _gauge("queue_messages", "Messages waiting.", queue.waiting)
     yield _gauge("queue_unacked_messages", "Messages held by workers.", queue.unacked)
-    yield _gauge(
-        "queue_oldest_message_seconds", "Time since the oldest message was published.", queue.age
-    )
+    text = "Time since the oldest message was published."
+    yield _gauge("queue_oldest_message_seconds", text, queue.age)
 
 
 def _cost(stats: ClusterStats, devices: int, price: float) -> Iterator[Metric]:
