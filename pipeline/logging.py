@@ -38,6 +38,9 @@ class LogFormat(StrEnum):
 class EventLogger(logging.LoggerAdapter[logging.Logger]):
     """A logger whose keywords are the fields of an event: `log.info("image done", key="a.jpg")`."""
 
+    def __init__(self, module: str) -> None:
+        super().__init__(logging.getLogger(module))
+
     def process(
         self, msg: object, kwargs: MutableMapping[str, Any]
     ) -> tuple[object, MutableMapping[str, Any]]:

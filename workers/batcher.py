@@ -8,13 +8,12 @@ exceeds its limit, the device is lost to this process.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from bgpipe.config.settings import LimitSettings
@@ -37,7 +36,7 @@ CLOSE_SECONDS = 2.0
 """Time for the running step to end when the batcher closes."""
 NOT_BEGUN = "the device is gone before it began with the image; the worker ends"
 
-log = EventLogger(logging.getLogger(__name__))
+log = EventLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,29 +57,23 @@ class LaunchedBatch:
     read: LaunchedPass
 
 
+@dataclass(eq=False)
 class Batcher:
-    """Serves lanes from a device thread that lives from `__enter__` to `__exit__`.
+    """Serves lanes from a device thread that lives from `__enter__` to `__exit__`."""
 
-    A micro-batch has at most `batch` images; one that is not full waits `wait` seconds. `on_lost` is
-    called when the device is lost: its thread ended by itself or is stuck.
-    """
+    engines: EngineCache
+    counters: WorkerCounters
+    limits: LimitSettings
+    _: KW_ONLY
+    batch: int
+    """Maximum number of images in a micro-batch."""
+    wait: float
+    """Seconds for which one that is not full waits."""
+    on_lost: Callable[[], None]
+    """Called when the device is lost: its thread ended by itself or is stuck."""
 
-    def __init__(
-        self,
-        engines: EngineCache,
-        counters: WorkerCounters,
-        limits: LimitSettings,
-        *,
-        batch: int,
-        wait: float,
-        on_lost: Callable[[], None],
-    ) -> None:
-        self._engines = engines
-        self._counters = counters
-        self._batch = batch
-        self._wait = wait
-        self._on_lost = on_lost
-        self._timer = StageTimer(limits.model_dump())
+    def __post_init__(self) -> None:
+        self._timer = StageTimer(self.limits.model_dump())
         self._changed = threading.Condition()
         self._waiting: list[InferenceRequest] = []
         self._serving: list[InferenceRequest] = []
@@ -151,14 +144,14 @@ class Batcher:
             if self._closed or self._ended.is_set():
                 return False
             self._changed.wait_for(
-                lambda: self._closed or len(self._first_batch()) == self._batch, self._wait
+                lambda: self._closed or len(self._first_batch()) == self.batch, self.wait
             )
             self._serving = self._first_batch()
             self._waiting = [request for request in self._waiting if request not in self._serving]
             return True
 
     def _first_batch(self) -> list[InferenceRequest]:
-        return [*filter(self._waiting[0].may_share_batch, self._waiting)][: self._batch]
+        return [*filter(self._waiting[0].may_share_batch, self._waiting)][: self.batch]
 
     def _may_follow(self, last: LaunchedBatch) -> bool:
         """Whether a full batch waits that `last`'s engine can take before `last` is read."""
@@ -166,7 +159,7 @@ class Batcher:
             if len(self._launched) >= last.engine.passes_in_flight or not self._waiting:
                 return False
             batch = self._first_batch()
-            return len(batch) == self._batch and batch[0].may_share_batch(last.requests[0])
+            return len(batch) == self.batch and batch[0].may_share_batch(last.requests[0])
 
     def _launch(self, batch: Sequence[InferenceRequest]) -> None:
         """Launch a pass over `batch`, whose requests are answered when it is read."""
@@ -185,7 +178,7 @@ class Batcher:
                 mattes = first.read()
             self._clear(first.requests)
             spec = first.requests[0].spec
-            with self._counters.update() as stats:
+            with self.counters.update() as stats:
                 stats.steps += 1
                 stats.device_images += len(mattes)
                 stats.device_seconds = self._timer.stages["step"]
@@ -207,7 +200,7 @@ class Batcher:
             raise
         except Exception as error:  # raised again in the lanes
             self._clear(batch)
-            if len(batch) == 1 or self._engines.find(engine_key(batch[0].spec)) is None:
+            if len(batch) == 1 or self.engines.find(engine_key(batch[0].spec)) is None:
                 _fail(batch, error)
                 return
             text = repr(error)
@@ -220,12 +213,12 @@ class Batcher:
                 self._launch([request])
 
     def _engine_for(self, spec: ModelSpec) -> Engine:
-        if engine := self._engines.find(engine_key(spec)):
+        if engine := self.engines.find(engine_key(spec)):
             return engine
         log.info("loading model", model=spec.model, weights=spec.weights[:12])
         with self._timer("load"):
             try:
-                return self._engines.load(spec)
+                return self.engines.load(spec)
             except DeviceLost as error:  # this worker ends; the jobs wait if others fail as well
                 _fail(self._serving, Refused(error.code, error.detail))
                 raise
@@ -246,7 +239,7 @@ class Batcher:
             log.critical(
                 "device lost, the worker ends", error=text, in_step=count, waiting=len(waiting)
             )
-            self._on_lost()
+            self.on_lost()
         _fail(suspects, lost)
         _fail([*self._serving, *waiting], WorkerShuttingDown(NOT_BEGUN))
 

@@ -42,7 +42,7 @@ RELEASE_SECONDS = 2.0
 """Time for the lanes to give their items back after the drain."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
-log = EventLogger(logging.getLogger(__name__))
+log = EventLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,11 @@
 """Counts what a worker does, and writes the counts to Redis as its heartbeat."""
 
-import logging
 import shutil
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any, cast
 
 from bgpipe.pipeline.broker import keys
@@ -22,7 +19,7 @@ from bgpipe.workers.budget import resident_bytes
 PERIOD = 5.0
 """Seconds between two heartbeats."""
 
-log = EventLogger(logging.getLogger(__name__))
+log = EventLogger(__name__)
 
 
 class WorkerCounters:
@@ -30,8 +27,7 @@ class WorkerCounters:
 
     def __init__(self, stats: WorkerStats) -> None:
         self._lock = threading.Lock()
-        self._stages: defaultdict[str, Histogram] = defaultdict(Histogram)
-        self._stats = replace(stats, stages=self._stages)
+        self._stats = stats
 
     @contextmanager
     def update(self) -> Iterator[WorkerStats]:
@@ -42,14 +38,10 @@ class WorkerCounters:
     def snapshot(self, ages: Sequence[float] = ()) -> WorkerStats:
         """Return a copy of this moment; `ages` are the seconds of the images in flight."""
         with self._lock:
-            return replace(
-                self._stats,
-                beat=time.time(),
-                in_flight=len(ages),
-                oldest=max(ages, default=0.0),
-                memory=resident_bytes(),
-                stages=deepcopy(self._stages),
-            )
+            stats = deepcopy(self._stats)
+        stats.beat, stats.memory = time.time(), resident_bytes()
+        stats.in_flight, stats.oldest = len(ages), max(ages, default=0.0)
+        return stats
 
     def record_outcome(self, seconds: float, stages: Mapping[str, float]) -> None:
         """Count an image that ended after `seconds`, and the seconds of its stages."""
@@ -57,7 +49,7 @@ class WorkerCounters:
             stats.images += 1
             stats.progress = time.time()
             for name, duration in {"image": seconds, **stages}.items():
-                self._stages[name].observe(duration)
+                stats.stages.setdefault(name, Histogram()).observe(duration)
 
     def record_write(self, location: str) -> None:
         """Note the free space of the store at `location`, which has a new cutout."""

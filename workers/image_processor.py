@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 BACKDROPS_CACHED = 4
 
-log = EventLogger(logging.getLogger(__name__))
+log = EventLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +53,18 @@ class ImageCodec:
     encode = staticmethod(encode)
 
 
+@dataclass(eq=False)
 class ImageProcessor:
     """Makes cutouts within a budget of bytes, on backgrounds of `stores`. Threads may share it."""
 
-    def __init__(
-        self,
-        inference: Batcher,
-        stores: StoreFactory,
-        memory: Budget,
-        settings: Settings,
-        codec: ImageCodec | None = None,
-    ) -> None:
-        self._inference = inference
-        self._stores = stores
-        self._memory = memory
-        self._limits = Limits.from_settings(settings.images)
-        self._review = settings.review
-        self._codec = codec or ImageCodec()
+    inference: Batcher
+    stores: StoreFactory
+    memory: Budget
+    settings: Settings
+    codec: ImageCodec = field(default_factory=ImageCodec)
+
+    def __post_init__(self) -> None:
+        self._limits = Limits.from_settings(self.settings.images)
         read_cached: Callable[[str, str], Pixels] = lru_cache(BACKDROPS_CACHED)(self._read_backdrop)
         self._backdrop = read_cached
 
@@ -86,12 +80,12 @@ class ImageProcessor:
         shared, depth = recipes[0], max(recipe.output.depth for recipe in recipes)
         with timer("measure"):
             canvas = max(count_canvas_pixels(recipe.preset) for recipe in recipes)
-            pixels = max(self._codec.measure(data, self._limits), canvas)
+            pixels = max(self.codec.measure(data, self._limits), canvas)
         with ExitStack() as held:
             with timer("room"):
-                held.enter_context(self._memory.claim(estimate_memory(len(data), pixels)))
+                held.enter_context(self.memory.claim(estimate_memory(len(data), pixels)))
             with timer("decode"):
-                image = self._codec.decode(data, self._limits, depth == 16)
+                image = self.codec.decode(data, self._limits, depth == 16)
             if image.frames > 1:
                 log.info("first frame taken", frames=image.frames)
             if shared.output.input_alpha == "ignore":
@@ -101,7 +95,7 @@ class ImageProcessor:
             refined = matte and self._solve_edges(image, matte, shared, timer)
             with timer("refine"):
                 score = expected_iou(matte) if matte else None
-            cutouts = _CutoutMaker(image, matte, refined, self._review)
+            cutouts = _CutoutMaker(image, matte, refined, self.settings.review)
             scored = [replace(each, text={**each.text, **score_text(score)}) for each in requests]
             files = [self._make_file(cutouts, request, timer) for request in scored]
             return files, Review(tuple(flag for flag in ReviewFlag if flag in cutouts.flags), score)
@@ -119,7 +113,7 @@ class ImageProcessor:
                 cutout = composite(cutout, recipe.preset, background, most, outline)
                 del background  # not held while others wait for memory
             with timer("encode"):
-                return self._codec.encode(cutout, image, recipe.output, request.text)
+                return self.codec.encode(cutout, image, recipe.output, request.text)
         except Refused:
             raise
         except ItemError as error:
@@ -132,7 +126,7 @@ class ImageProcessor:
         with timer("resize"):
             pixels = to_viewed_srgb(preprocess(image.rgb, recipe.size), image.icc)
         with timer("infer"):
-            return self._inference.infer(recipe, [pixels])[0]
+            return self.inference.infer(recipe, [pixels])[0]
 
     def _solve_edges(
         self, image: DecodedImage, matte: Matte, recipe: Recipe, timer: StageTimer
@@ -142,7 +136,7 @@ class ImageProcessor:
             return matte
         with timer("edges"):
             rgb = to_viewed_srgb(image.rgb, image.icc)
-            infer = partial(self._inference.infer, recipe.matting)
+            infer = partial(self.inference.infer, recipe.matting)
             return replace(matte, alpha=solve_edges(rgb, matte.alpha, recipe.matting, infer))
 
     def _load_background(
@@ -159,7 +153,7 @@ class ImageProcessor:
 
     def _read_backdrop(self, location: str, sha256: str) -> Pixels:
         folder, _, name = location.rpartition("/")
-        data = self._stores.open(folder).read(name, self._limits.max_bytes)
+        data = self.stores.open(folder).read(name, self._limits.max_bytes)
         if hashlib.sha256(data).hexdigest() != sha256:
             changed = f"the background changed since the job was submitted: {location}"
             raise PermanentError(Code.MISSING, changed)

@@ -6,7 +6,6 @@ item is settled: a crash in between repeats the image, which gives the same byte
 writes to the job store; the stages run in a thread that may get stuck (watchdog.py).
 """
 
-import logging
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -48,7 +47,7 @@ STORES_CACHED = 32
 ELSEWHERE_ATTEMPT = 2
 """An item that is held elsewhere is looked at again as late as after this attempt."""
 
-log = EventLogger(logging.getLogger(__name__))
+log = EventLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,7 @@ class ItemAttempt:
     """What becomes of the outputs of a claimed item, by their positions in the job."""
 
     claim: Claim
+    timer: StageTimer
     identities: dict[int, str] = field(default_factory=dict)
     """Of the objects that exist now."""
     errors: dict[int, ItemError] = field(default_factory=dict)
@@ -136,15 +136,14 @@ class ItemRunner:
                 if claim is None:
                     return None
                 timer = StageTimer(self.settings.limits.model_dump())
-                attempt = ItemAttempt(claim)
-                make = partial(self._make_files, attempt, timer)
+                attempt = ItemAttempt(claim, timer)
                 try:
                     self._check_predecessor(claim)
-                    review = self.watchdog.run(source, timer, make)
+                    review = self.watchdog.run(source, timer, partial(self._make_files, attempt))
                 except Exception as error:
-                    return self._after_error(error, attempt, timer)
+                    return self._after_error(error, attempt)
                 outcome = Outcome(index, flags=review.flags, score=review.score)
-                return self._settle(attempt, outcome, timer)
+                return self._settle(attempt, outcome)
         except ClaimedElsewhere as error:
             return RetryLater(error, self._delay(ELSEWHERE_ATTEMPT))
 
@@ -157,12 +156,12 @@ class ItemRunner:
             raise PermanentError(Code.WORKER_LOST, f"{lost}: {claim.attempt - 1} attempts")
         log.warning("image runs alone: its worker died", **_fields(claim))
 
-    def _make_files(self, attempt: ItemAttempt, timer: StageTimer) -> Review:
+    def _make_files(self, attempt: ItemAttempt) -> Review:
         """Write the item's outputs that are not up to date; return the review of their cutouts.
 
         Raises the error of an output after the others were written.
         """
-        job, item = attempt.claim.job, attempt.claim.item
+        job, item, timer = attempt.claim.job, attempt.claim.item, attempt.timer
         with timer("read"):
             todo = [each for each in attempt.stale_outputs if self._is_to_do(attempt, each)]
             if not todo:
@@ -207,9 +206,7 @@ class ItemRunner:
             attempt.identities[position] = made.identity if made else ""
         return False
 
-    def _after_error(
-        self, error: Exception, attempt: ItemAttempt, timer: StageTimer
-    ) -> Outcome | RetryLater | None:
+    def _after_error(self, error: Exception, attempt: ItemAttempt) -> Outcome | RetryLater | None:
         """Requeue the item, release it for another attempt, or settle it as failed."""
         claim = attempt.claim
         is_last_attempt = claim.attempt >= self.settings.queue.max_attempts
@@ -233,7 +230,7 @@ class ItemRunner:
                 log.exception("unexpected error", **_fields(claim))
                 failure = TransientError(Code.INTERNAL, repr(error))
         if is_last_attempt or isinstance(failure, PermanentError):
-            return self._settle(attempt, Outcome.failed(claim.item.index, failure), timer)
+            return self._settle(attempt, Outcome.failed(claim.item.index, failure))
         fields = {**_fields(claim), "attempt": claim.attempt, "error": str(failure)}
         log.warning("image will be tried again", **fields)
         self.claims.items.release(claim)
@@ -246,9 +243,9 @@ class ItemRunner:
         log.warning("image refused", **_fields(claim), reason=reason, paused=is_paused)
         return None if is_paused else RetryLater(error, self._delay(claim.attempt))
 
-    def _settle(self, attempt: ItemAttempt, outcome: Outcome, timer: StageTimer) -> Outcome:
+    def _settle(self, attempt: ItemAttempt, outcome: Outcome) -> Outcome:
         """Record the outcome, first in the job store, then in counters and log."""
-        claim = attempt.claim
+        claim, timer = attempt.claim, attempt.timer
         identity = "" if claim.job.outputs else attempt.identities.get(0, "")
         self.claims.items.settle(claim.job.id, outcome, claim, identity, attempt.results)
         self.counters.record_outcome(timer.seconds, timer.stages)

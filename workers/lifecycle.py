@@ -29,7 +29,7 @@ READY = b"ready\n"
 GRACE = 5.0
 """Seconds beyond the drain timeout after which a process is killed."""
 
-log = EventLogger(logging.getLogger(__name__))
+log = EventLogger(__name__)
 
 
 class WorkerShuttingDown(BgpipeError):

@@ -5,7 +5,6 @@ its one GPU, or empty for the CPU.
 """
 
 import gc
-import logging
 import os
 import secrets
 import sys
@@ -48,7 +47,7 @@ GPU_BATCH = 8
 SWITCH_INTERVAL = 5e-4
 """Seconds for which a lane may hold the interpreter while the device thread waits to launch."""
 
-log = EventLogger(logging.getLogger(__name__))
+log = EventLogger(__name__)
 
 
 def start(name: str, restarts: int, metrics: str) -> int:
@@ -94,7 +93,7 @@ def work(
     watchdog = Watchdog(settings.worker.stuck_limit, request_restart)
     stores = StoreFactory(settings.s3, stats.lanes, settings.worker.places)
     memory = Budget(settings.worker.memory or default_memory())
-    processor = ImageProcessor(batcher, stores, memory, settings, codec)
+    processor = ImageProcessor(batcher, stores, memory, settings, codec or ImageCodec())
     # Another name for each process: the claims of an earlier one are not its own.
     worker = f"{name}/{secrets.token_hex(3)}"
     drain = settings.worker.drain_timeout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import select
@@ -30,7 +29,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 MAX_DELAY = 60.0
 """Longest delay of a restart in seconds; a process that ran for as long resets the delay."""
 
-log = EventLogger(logging.getLogger(__name__))
+log = EventLogger(__name__)
 
 
 @dataclass

@@ -109,7 +109,7 @@ class WorkerStats:
     memory: int = gauge("memory_bytes", "Resident memory of the process.")
     disk_free: int = gauge("disk_free_bytes", "Free space where the last cutout was written.", -1)
     """-1, which is not shown, for a bucket."""
-    stages: Mapping[str, Histogram] = field(default_factory=dict)
+    stages: dict[str, Histogram] = field(default_factory=dict)
 
     def write(self) -> dict[str, str | int | float]:
         """Return the fields of the hash."""
