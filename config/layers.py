@@ -56,8 +56,22 @@ class TomlLayer:
 
     @cached_property
     def lines(self) -> dict[KeyPath, int]:
-        """Line of each key, from 1; a table's is that of its header."""
-        return _find_lines(self._text)
+        """Line of each key, from 1; a table's is that of its header.
+
+        Each block of the text is parsed with one line more: a statement ends where it parses. A block
+        begins with a table; the first [[table]] is in one with all that follows, which counts them.
+        """
+        lines: dict[KeyPath, int] = {}
+        block, start = "", 1
+        for number, line in enumerate(self._text.split("\n"), 1):
+            if number == start and line.lstrip().startswith("[") and "[[" not in block:
+                block = ""
+            block += f"{line}\n"
+            with suppress(tomllib.TOMLDecodeError):
+                for path in _walk(tomllib.loads(block)):
+                    lines.setdefault(path, start)
+                start = number + 1
+        return lines
 
     def line(self, path: KeyPath) -> int:
         """Return the line of `path`, or of the innermost known table around it."""
@@ -178,24 +192,6 @@ def dotted(path: KeyPath) -> str:
         return f".{name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False)}"
 
     return "".join(map(part, path)).removeprefix(".")
-
-
-def _find_lines(text: str) -> dict[KeyPath, int]:
-    """Map keys to lines by parsing each block with one line more: a statement ends where it parses.
-
-    A block begins with a table. The first [[table]] is in one with all that follows, which counts them.
-    """
-    lines: dict[KeyPath, int] = {}
-    block, start = "", 1
-    for number, line in enumerate(text.split("\n"), 1):
-        if number == start and line.lstrip().startswith("[") and "[[" not in block:
-            block = ""
-        block += f"{line}\n"
-        with suppress(tomllib.TOMLDecodeError):
-            for path in _walk(tomllib.loads(block)):
-                lines.setdefault(path, start)
-            start = number + 1
-    return lines
 
 
 def _walk(value: object, path: KeyPath = ()) -> Iterator[KeyPath]:

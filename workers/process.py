@@ -32,7 +32,7 @@ from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.workers.batcher import Batcher
 from bgpipe.workers.budget import Budget, default_memory
-from bgpipe.workers.celery_app import LaneOptions, make_worker_app, request_shutdown, serve
+from bgpipe.workers.celery_app import make_worker_app, request_shutdown, serve
 from bgpipe.workers.claims import ClaimManager
 from bgpipe.workers.heartbeat import WorkerCounters, is_alive, sending_heartbeats
 from bgpipe.workers.image_processor import ImageCodec, ImageProcessor
@@ -101,7 +101,7 @@ def work(
         client = running.enter_context(connect(settings.redis_url))
         claims = ClaimManager(JobStore(client).items, worker, partial(is_alive, client))
         runner = ItemRunner(claims, watchdog, processor, stores, counters, settings)
-        app = make_worker_app(settings, LaneOptions(stats.lanes, drain, watchdog), runner)
+        app = make_worker_app(settings, stats.lanes, runner)
 
         def read_stats() -> WorkerStats:
             return counters.snapshot(claims.ages())

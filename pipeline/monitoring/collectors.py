@@ -114,16 +114,16 @@ class ClusterCollector(Collector):
         yield from _workers(heartbeats)
 
 
+@dataclass(eq=False)
 class WorkerCollector(Collector):
     """Metrics of one worker. `read_stats` returns its present statistics."""
 
-    def __init__(self, worker: str, read_stats: Callable[[], WorkerStats]) -> None:
-        self._worker = worker
-        self._read_stats = read_stats
+    worker: str
+    read_stats: Callable[[], WorkerStats]
 
     def collect(self) -> Iterator[Metric]:
         yield _build_info()
-        yield from _workers([Heartbeat(self._worker, 0.0, self._read_stats())])
+        yield from _workers([Heartbeat(self.worker, 0.0, self.read_stats())])
 
 
 @contextmanager
