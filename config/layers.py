@@ -171,7 +171,6 @@ def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_layer(layers: Sequence[Layer], path: KeyPath) -> Layer | None:
-    """Return the layer that sets the value at `path`."""
     for layer in layers:
         values: Any = layer.values
         try:

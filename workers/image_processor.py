@@ -37,14 +37,6 @@ BACKDROPS_CACHED = 4
 log = EventLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class OutputRequest:
-    """A file to make of an image, with `text` about its provenance in it."""
-
-    recipe: Recipe
-    text: Mapping[str, str]
-
-
 class ImageCodec:
     """Conversion between files and pixels; benchmarks override it."""
 
@@ -69,14 +61,14 @@ class ImageProcessor:
         self._backdrop = read_cached
 
     def process(
-        self, data: bytes, requests: Sequence[OutputRequest], timer: StageTimer
+        self, data: bytes, identity: str, recipes: Sequence[Recipe], timer: StageTimer
     ) -> tuple[list[bytes | ItemError], Review]:
-        """Return the files requested of the image `data`, and the review of its cutouts.
+        """Return the file of each recipe for the image `data`, and the review of its cutouts.
 
-        The networks run once for all requests, which differ in preset and output at most. The error of
-        one of them takes the place of its file. Raises ItemError if the source or the device failed.
+        The networks run once for all recipes, which differ in preset and output at most. The error of
+        one of them takes the place of its file. Each file holds its recipe, the source's `identity` and
+        the score. Raises ItemError if the source or the device failed.
         """
-        recipes = [request.recipe for request in requests]
         shared, depth = recipes[0], max(recipe.output.depth for recipe in recipes)
         with timer("measure"):
             canvas = max(count_canvas_pixels(recipe.preset) for recipe in recipes)
@@ -96,14 +88,14 @@ class ImageProcessor:
             with timer("refine"):
                 score = expected_iou(matte) if matte else None
             cutouts = _CutoutMaker(image, matte, refined, self.settings.review)
-            scored = [replace(each, text={**each.text, **score_text(score)}) for each in requests]
-            files = [self._make_file(cutouts, request, timer) for request in scored]
+            text = {"bgpipe:source": identity, **score_text(score)}
+            files = [self._make_file(cutouts, recipe, text, timer) for recipe in recipes]
             return files, Review(tuple(flag for flag in ReviewFlag if flag in cutouts.flags), score)
 
     def _make_file(
-        self, cutouts: _CutoutMaker, request: OutputRequest, timer: StageTimer
+        self, cutouts: _CutoutMaker, recipe: Recipe, text: Mapping[str, str], timer: StageTimer
     ) -> bytes | ItemError:
-        recipe, image = request.recipe, cutouts.image
+        image = cutouts.image
         try:
             with timer("refine"):
                 cutout = cutouts.make(recipe.preset)
@@ -113,7 +105,8 @@ class ImageProcessor:
                 cutout = composite(cutout, recipe.preset, background, most, outline)
                 del background  # not held while others wait for memory
             with timer("encode"):
-                return self.codec.encode(cutout, image, recipe.output, request.text)
+                text = {"bgpipe:recipe": recipe.text, **text}
+                return self.codec.encode(cutout, image, recipe.output, text)
         except Refused:
             raise
         except ItemError as error:

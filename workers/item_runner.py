@@ -38,7 +38,7 @@ from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import JobId, Outcome, OutputResult
 from bgpipe.workers.claims import ClaimedElsewhere, ClaimManager
 from bgpipe.workers.heartbeat import WorkerCounters
-from bgpipe.workers.image_processor import ImageProcessor, OutputRequest
+from bgpipe.workers.image_processor import ImageProcessor
 from bgpipe.workers.lifecycle import WorkerShuttingDown
 from bgpipe.workers.watchdog import StageTimer, Watchdog
 
@@ -170,9 +170,7 @@ class ItemRunner:
             data = self._store(job.source).read(item.source, self.settings.images.max_bytes)
             refuse_cutout(data)
         recipes = [job.every_output[position].recipe for position in todo]
-        texts = ({"bgpipe:recipe": each.text, "bgpipe:source": item.identity} for each in recipes)
-        requests = list(map(OutputRequest, recipes, texts))
-        files, review = self.processor.process(data, requests, timer)
+        files, review = self.processor.process(data, item.identity, recipes, timer)
         review = review.flagged_below(job.review_below or self.settings.review.below)
         with timer("write"):
             for position, recipe, file in zip(todo, recipes, files, strict=True):

@@ -94,7 +94,6 @@ class DeviceWorker:
         return code
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process, if one runs."""
         if self._process is not None:
             self._process.send_signal(number)
 

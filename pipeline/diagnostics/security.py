@@ -60,7 +60,6 @@ def inspect_encryption(settings: Settings) -> str:
 
 
 def _inspect_files(settings: Settings) -> str:
-    """Check the permissions of files that hold secrets."""
     folder = secrets_folder()
     files = [path for path in folder.iterdir() if path.is_file()] if folder else []
     secrets = [
@@ -72,10 +71,8 @@ def _inspect_files(settings: Settings) -> str:
     if any(secret in text for secret in secrets if secret):
         files.append(user_file())
     readable = [str(path) for path in files if path.stat().st_mode & stat.S_IRWXO]
-    if readable:
-        raise Exposed(
-            f"readable by all users of this machine: {', '.join(readable)}: chmod o= them"
-        )
+    if names := ", ".join(readable):
+        raise Exposed(f"readable by all users of this machine: {names}: chmod o= them")
     return f"closed to others: {', '.join(map(str, files))}" if files else "no file holds a secret"
 
 

@@ -112,7 +112,6 @@ class WorkerStats:
     stages: dict[str, Histogram] = field(default_factory=dict)
 
     def write(self) -> dict[str, str | int | float]:
-        """Return the fields of the hash."""
         stages = {f"{STAGE}{name}": stage.write() for name, stage in self.stages.items()}
         return {name: getattr(self, name) for name in _NAMES} | stages
 
