@@ -79,8 +79,10 @@ class OutputOptions(BaseModel):
 OutputName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 
-class NamedOutput(FinishOptions, extra="forbid", frozen=True):
+class NamedOutput(FinishOptions):
     """`[outputs.NAME]` of the settings; None and empty names mean the values of the job."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: str = ""
     set: dict[str, bool | float | str] = Field(default={})  # pydantic copies it

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from bgpipe.config.layers import EnvironmentLayer, Layer, SecretsLayer, TomlLayer
 from bgpipe.config.output import NamedOutput, OutputName
@@ -44,8 +44,10 @@ class Precision(StrEnum):
     FLOAT32 = "float32"
 
 
-class Section(BaseModel, extra="forbid", frozen=True):
+class Section(BaseModel):
     """A table; unknown names are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ModelSettings(Section):

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, ConfigDict, Field, SecretStr
 
 from bgpipe.config.output import Compression, Depth, OutputOptions
 from bgpipe.config.presets import FinishOptions
@@ -53,11 +53,13 @@ WebhookSecret = Annotated[SecretStr, AfterValidator(_webhook_secret)]
 SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 
-class Sweep(OutputOptions, FinishOptions, extra="forbid", frozen=True):
+class Sweep(OutputOptions, FinishOptions):
     """`[sweeps.NAME]` of the settings; the names of its jobs begin with NAME.
 
     None and empty names mean the values of the preset, [refine], [model], [matting] and [prune].
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: Annotated[str, Field(min_length=1)]
     target: Annotated[str, Field(min_length=1)]
