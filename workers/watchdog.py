@@ -94,9 +94,7 @@ class Watchdog:
     def run(self, name: str, timer: StageTimer, work: Callable[[], Result]) -> Result:
         """Return the result of `work`, run in a thread `name` with its stages timed by `timer`.
 
-        Raises:
-            TransientError: TIMEOUT, a stage exceeded its limit.
-            WorkerShuttingDown: `give_up` was called.
+        Raises TransientError if a stage exceeded its limit, WorkerShuttingDown if `give_up` was called.
         """
         thread, result = start_daemon(name, work)
         ends: list[Future[Any]] = [result, self._given_up]

@@ -8,7 +8,7 @@ import importlib.metadata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from threading import Lock
 from typing import Any, cast
@@ -80,17 +80,36 @@ def _pairs(flat: Sequence[bytes | int]) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
+@dataclass
+class MonotonicTotals:
+    """Keeps counters from falling as long as they count from the same start.
+
+    A Redis that was killed loses up to a second of counts; Prometheus would take the smaller number
+    for a restart from zero, and add all of it.
+    """
+
+    _since: str = ""
+    _highest: Counter[str] = field(default_factory=Counter)
+    _lock: Lock = field(default_factory=Lock)
+
+    def raise_to(self, since: str, counts: Counter[str]) -> Counter[str]:
+        """Return the highest counts seen of those that began at `since`."""
+        with self._lock:
+            self._highest = counts | self._highest if since == self._since else counts
+            self._since = since
+            return self._highest
+
+
+@dataclass(eq=False)
 class ClusterCollector(Collector):
     """Metrics of the cluster of one Redis. Threads may share it.
 
     `client` must not retry: a scrape does not wait for a server that is away.
     """
 
-    def __init__(self, client: RedisClient, settings: Settings) -> None:
-        self._client = client
-        self._queue = settings.queue.name
-        self._price = settings.estimate.price_per_hour
-        self._monotonic = MonotonicTotals()
+    client: RedisClient
+    settings: Settings
+    _monotonic: MonotonicTotals = field(default_factory=MonotonicTotals)
 
     def collect(self) -> Iterator[Metric]:
         yield _build_info()
@@ -101,16 +120,16 @@ class ClusterCollector(Collector):
         yield from metrics
 
     def _read(self) -> Iterator[Metric]:
-        client = self._client
+        client, settings = self.client, self.settings
         stats, heartbeats = read_cluster_stats(client), read_heartbeats(client)
         yield _gauge("redis_up", "Whether Redis answers.", 1)
         yield from _redis(client.info("memory") | client.info("persistence"))
         leads = is_held(client, keys.DISPATCH)
         yield _gauge("dispatcher_leads", "Whether a dispatcher leads.", leads)
         yield from _outcomes(self._monotonic.raise_to(stats.since, stats.counts))
-        yield from _jobs(stats, read_stats(client, self._queue))
+        yield from _jobs(stats, read_stats(client, settings.queue.name))
         yield _gauge("workers", "Worker processes with a heartbeat.", len(heartbeats))
-        yield from _cost(stats, len(heartbeats), self._price)
+        yield from _cost(stats, len(heartbeats), settings.estimate.price_per_hour)
         yield from _workers(heartbeats)
 
 
@@ -147,26 +166,6 @@ def serve_metrics(collector: Collector, host: str, port: int) -> Iterator[None]:
         thread.join()
 
 
-class MonotonicTotals:
-    """Keeps counters from falling as long as they count from the same start.
-
-    A Redis that was killed loses up to a second of counts; Prometheus would take the smaller number
-    for a restart from zero, and add all of it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._since = ""
-        self._highest: Counter[str] = Counter()
-
-    def raise_to(self, since: str, counts: Counter[str]) -> Counter[str]:
-        """Return the highest counts seen of those that began at `since`."""
-        with self._lock:
-            self._highest = counts | self._highest if since == self._since else counts
-            self._since = since
-            return self._highest
-
-
 def _redis(stored: Mapping[str, Any]) -> Iterator[Metric]:
     limit = stored.get("maxmemory") or stored.get("total_system_memory", 0)
     writes = {stored.get(f"{name}_status", "ok") for name in ("aof_last_write", "rdb_last_bgsave")}
@@ -188,8 +187,8 @@ def _outcomes(counts: Counter[str]) -> Iterator[Metric]:
 def _jobs(stats: ClusterStats, queue: QueueStats) -> Iterator[Metric]:
     jobs = {(state,): count for state, count in stats.jobs.items()}
     yield _family(GaugeMetricFamily, "jobs", "Jobs by state.", jobs, "state")
-    for field, metric in metrics_of(ClusterStats).items():
-        yield _gauge(metric.name, metric.text, getattr(stats, field))
+    for name, metric in metrics_of(ClusterStats).items():
+        yield _gauge(metric.name, metric.text, getattr(stats, name))
     yield _gauge("queue_messages", "Messages waiting.", queue.waiting)
     yield _gauge("queue_unacked_messages", "Messages held by workers.", queue.unacked)
     text = "Time since the oldest message was published."
@@ -212,18 +211,18 @@ def _build_info() -> Metric:
 
 
 def _workers(heartbeats: Sequence[Heartbeat]) -> Iterator[Metric]:
-    workers = {(heartbeat.worker,): heartbeat.stats for heartbeat in heartbeats}
+    workers = {(each.worker,): each.stats for each in heartbeats}
     infos = {
-        name: {"device": stats.device, "model": stats.model[:12]} for name, stats in workers.items()
+        key: {"device": stats.device, "model": stats.model[:12]} for key, stats in workers.items()
     }
     yield _family(InfoMetricFamily, "worker", "Device and model.", infos, "worker")
-    ages = {(heartbeat.worker,): heartbeat.age for heartbeat in heartbeats}
+    ages = {(each.worker,): each.age for each in heartbeats}
     text = "Time since the last heartbeat."
     yield _family(GaugeMetricFamily, "worker_heartbeat_age_seconds", text, ages, "worker")
-    for field, metric in METRICS.items():
+    for name, metric in METRICS.items():
         kind = CounterMetricFamily if metric.is_counter else GaugeMetricFamily
-        values = {name: getattr(stats, field) for name, stats in workers.items()}
-        known = {name: value for name, value in values.items() if value != UNKNOWN}
+        values = {key: getattr(stats, name) for key, stats in workers.items()}
+        known = {key: value for key, value in values.items() if value != UNKNOWN}
         yield _family(kind, f"worker_{metric.name}", metric.text, known, "worker")
     family = HistogramMetricFamily(
         "bgpipe_worker_stage_seconds", "Duration of the stages.", labels=["worker", "stage"]
