@@ -12,12 +12,10 @@ from pydantic import AfterValidator, ConfigDict, Field, SecretStr
 from bgpipe.config.output import Compression, Depth, OutputOptions
 from bgpipe.config.presets import FinishOptions
 
-CRON_FIELDS = 5
-
 
 def _cron(expression: str) -> str:
     message = "write minute, hour, day, month, weekday"
-    if expression and len(expression.split()) != CRON_FIELDS:  # CronSim takes a sixth for seconds
+    if expression and len(expression.split()) != 5:  # CronSim takes a sixth for seconds
         raise ValueError(f"wrong number of fields; {message}")
     if expression:
         try:

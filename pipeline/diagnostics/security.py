@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 FLOWER = "http://127.0.0.1:5555"
 """Default address of Flower."""
-GUARDED = (401, 403)
-"""HTTP statuses of a server that requires authentication."""
 
 
 class Exposed(BgpipeError):
@@ -126,7 +124,7 @@ def _inspect_flower(_: Settings) -> str:
         with urllib.request.urlopen(f"{FLOWER}/workers", timeout=5):  # noqa: S310  # a constant
             pass
     except urllib.error.HTTPError as error:
-        if error.code in GUARDED:
+        if error.code in {401, 403}:  # authentication is required
             return f"requires a password: {FLOWER}"
         return f"shows nothing: {FLOWER}: {error}"
     except OSError:

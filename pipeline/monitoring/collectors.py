@@ -40,8 +40,6 @@ from bgpipe.pipeline.monitoring.heartbeat import (
 )
 from bgpipe.pipeline.types import JobState, ReviewFlag
 
-HOUR = 3600.0
-THOUSAND = 1000
 UNKNOWN = -1
 """Value of a statistic that is not exported."""
 
@@ -200,7 +198,7 @@ def _cost(stats: ClusterStats, devices: int, price: float) -> Iterator[Metric]:
         return
     yield _gauge("device_price_per_hour", "Configured price, in its currency.", price)
     if devices and stats.images_per_second:
-        hours = THOUSAND / (stats.images_per_second * HOUR)
+        hours = 1000 / (stats.images_per_second * 3600)
         text = "Price of all workers for 1,000 images at the present speed."
         yield _gauge("cost_per_thousand_images", text, devices * price * hours)
 
