@@ -32,7 +32,6 @@ def celery_config(settings: Settings, broker_url: str) -> dict[str, Any]:
         "task_serializer": "json",
         "event_serializer": "json",
         "task_default_queue": settings.queue.name,
-        "task_create_missing_queues": True,
         # The job store keeps the outcomes; a result backend would nearly halve the throughput.
         "task_ignore_result": True,
         # A message is acknowledged only after its image is settled.
@@ -45,5 +44,4 @@ def celery_config(settings: Settings, broker_url: str) -> dict[str, Any]:
         "task_send_sent_event": True,
         "worker_hijack_root_logger": False,
         "worker_soft_shutdown_timeout": float(settings.worker.drain_timeout),
-        "timezone": "UTC",
     }

@@ -5,6 +5,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,22 @@ class TomlLayer:
 
     @cached_property
     def lines(self) -> dict[KeyPath, int]:
-        """Line of each key, from 1; a table's is that of its header."""
-        return _find_lines(self._text)
+        """Line of each key, from 1; a table's is that of its header.
+
+        Each block of the text is parsed with one line more: a statement ends where it parses. A block
+        begins with a table; the first [[table]] is in one with all that follows, which counts them.
+        """
+        lines: dict[KeyPath, int] = {}
+        block, start = "", 1
+        for number, line in enumerate(self._text.split("\n"), 1):
+            if number == start and line.lstrip().startswith("[") and "[[" not in block:
+                block = ""
+            block += f"{line}\n"
+            with suppress(tomllib.TOMLDecodeError):
+                for path in _walk(tomllib.loads(block)):
+                    lines.setdefault(path, start)
+                start = number + 1
+        return lines
 
     def line(self, path: KeyPath) -> int:
         """Return the line of `path`, or of the innermost known table around it."""
@@ -156,7 +171,6 @@ def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_layer(layers: Sequence[Layer], path: KeyPath) -> Layer | None:
-    """Return the layer that sets the value at `path`."""
     for layer in layers:
         values: Any = layer.values
         try:
@@ -179,30 +193,6 @@ def dotted(path: KeyPath) -> str:
     return "".join(map(part, path)).removeprefix(".")
 
 
-def _find_lines(text: str) -> dict[KeyPath, int]:
-    """Map keys to lines by parsing each statement below the last header: it ends where it parses."""
-    lines: dict[KeyPath, int] = {}
-    tables: dict[KeyPath, int] = {}  # index of the last [[table]] of each list
-    header, statement, start = "", "", 1
-    for number, line in enumerate(text.split("\n"), 1):
-        statement += f"{line}\n"
-        if is_header := statement.lstrip().startswith("["):
-            header = ""
-        try:
-            paths = list(_walk(tomllib.loads(header + statement)))
-        except tomllib.TOMLDecodeError:
-            continue
-        if is_header:
-            header = statement
-            if statement.lstrip().startswith("[["):
-                table = paths[-1][:-1]
-                tables[table] = tables.get(table, -1) + 1
-        for path in paths:
-            lines.setdefault(_shift(path, tables), start)
-        statement, start = "", number + 1
-    return lines
-
-
 def _walk(value: object, path: KeyPath = ()) -> Iterator[KeyPath]:
     """Yield the path of every key of `value`, tables before their keys."""
     if path:
@@ -213,11 +203,3 @@ def _walk(value: object, path: KeyPath = ()) -> Iterator[KeyPath]:
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield from _walk(inner, (*path, index))
-
-
-def _shift(path: KeyPath, tables: dict[KeyPath, int]) -> KeyPath:
-    """Return `path` within the whole file; parsed alone, a header opens the first table of its list."""
-    for position, name in enumerate(path):
-        if name == 0 and path[:position] in tables:
-            return (*path[:position], tables[path[:position]], *path[position + 1 :])
-    return path

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from bgpipe.config.presets import Anchor
+from bgpipe.config.presets import FinishOptions
 
 Format = Literal["png", "webp", "avif", "jpeg", "mask", "zip"]
 InputAlpha = Literal["multiply", "keep", "ignore"]
@@ -76,21 +76,6 @@ class OutputOptions(BaseModel):
     input_alpha: InputAlpha = "multiply"
 
 
-class FinishOptions(BaseModel):
-    """The fields of Preset that a sweep and a named output set alike; None: the preset's value."""
-
-    crop: bool | None = None
-    margin: float | None = None
-    canvas: str | None = None
-    place: Anchor | None = None
-    background: str | None = None
-    """A color, blur:RADIUS, or the path of an image."""
-    shadow: float | None = None
-    size: str | None = None
-    enlarge: bool | None = None
-    outline: str | None = None
-
-
 OutputName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 
@@ -100,7 +85,7 @@ class NamedOutput(FinishOptions):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: str = ""
-    set: dict[str, bool | float | str] = {}  # pydantic copies it
+    set: dict[str, bool | float | str] = Field(default={})  # pydantic copies it
     """Further values of the preset, such as {contrast = 1.2}."""
     format: Format | None = None
     quality: Quality | None = None

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 
@@ -100,13 +100,22 @@ class Preset:
     """Around the subject, in pixels of the result."""
 
 
-_FINISH = (
-    *("crop", "margin", "canvas", "place", "background", "shadow"),
-    *("size", "enlarge", "outline"),
-)
+class FinishOptions(BaseModel):
+    """The fields of Preset that a sweep and a named output set alike; None: the preset's value."""
+
+    crop: bool | None = None
+    margin: float | None = None
+    canvas: str | None = None
+    place: Anchor | None = None
+    background: str | None = None
+    """A color, blur:RADIUS, or the path of an image."""
+    shadow: float | None = None
+    size: str | None = None
+    enlarge: bool | None = None
+    outline: str | None = None
 
 
 def without_finish(preset: Preset) -> Preset:
     """Return the preset with the values that make the cutout itself, and defaults for its finish."""
     plain = Preset()
-    return replace(preset, **{name: getattr(plain, name) for name in _FINISH})
+    return replace(preset, **{name: getattr(plain, name) for name in FinishOptions.model_fields})

@@ -168,12 +168,9 @@ class SettingsSchema:
 
 
 def _child(node: Node, name: str | int) -> Node:
-    if isinstance(name, int):
-        items: Node = node.get("items", {})
-        return items
     free = [*node.get("patternProperties", {}).values(), node.get("additionalProperties")]
-    child: Node | bool = node.get("properties", {}).get(name) or next(filter(None, free), {})
-    return child if isinstance(child, dict) else {}
+    named = [node.get("items") if isinstance(name, int) else node.get("properties", {}).get(name)]
+    return next((child for child in named + free if isinstance(child, dict)), {})
 
 
 def _range(node: Node) -> str:

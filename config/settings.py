@@ -255,7 +255,6 @@ def user_file() -> Path:
 
 
 def parse_address(address: str) -> tuple[str, int]:
-    """Split HOST:PORT."""
     host, _, port = address.rpartition(":")
     return host, int(port)
 

@@ -9,14 +9,13 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, ConfigDict, Field, SecretStr
 
-from bgpipe.config.output import Compression, Depth, FinishOptions, OutputOptions
-
-CRON_FIELDS = 5
+from bgpipe.config.output import Compression, Depth, OutputOptions
+from bgpipe.config.presets import FinishOptions
 
 
 def _cron(expression: str) -> str:
     message = "write minute, hour, day, month, weekday"
-    if expression and len(expression.split()) != CRON_FIELDS:  # CronSim takes a sixth for seconds
+    if expression and len(expression.split()) != 5:  # CronSim takes a sixth for seconds
         raise ValueError(f"wrong number of fields; {message}")
     if expression:
         try:

@@ -5,10 +5,11 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 from bgpipe.pipeline.processes import background_thread
 
@@ -31,6 +32,19 @@ class LogFormat(StrEnum):
 
     TEXT = "text"
     JSON = "json"
+
+
+class EventLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose keywords are the fields of an event: `log.info("image done", key="a.jpg")`."""
+
+    def __init__(self, module: str) -> None:
+        super().__init__(logging.getLogger(module))
+
+    def process(
+        self, msg: object, kwargs: MutableMapping[str, Any]
+    ) -> tuple[object, MutableMapping[str, Any]]:
+        exc_info = kwargs.pop("exc_info", None)
+        return msg, {"exc_info": exc_info, "extra": {"fields": kwargs}}
 
 
 class EventFormatter(logging.Formatter):

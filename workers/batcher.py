@@ -8,24 +8,23 @@ exceeds its limit, the device is lost to this process.
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from bgpipe.config.settings import LimitSettings
 from bgpipe.pipeline.errors import Code, DeviceLost, Refused
 from bgpipe.pipeline.inference.engine_cache import EngineCache, ModelSpec, engine_key
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.processes import start_supervised
 from bgpipe.pipeline.types import Matte, Recipe
 from bgpipe.workers.heartbeat import WorkerCounters
 from bgpipe.workers.lifecycle import WorkerShuttingDown
-from bgpipe.workers.watchdog import TimedStage, describe_thread
+from bgpipe.workers.watchdog import StageTimer, describe_thread
 
 if TYPE_CHECKING:
     from bgpipe.pipeline.inference.engine import Engine, LaunchedPass
@@ -37,7 +36,7 @@ CLOSE_SECONDS = 2.0
 """Time for the running step to end when the batcher closes."""
 NOT_BEGUN = "the device is gone before it began with the image; the worker ends"
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,13 +50,6 @@ class InferenceRequest:
         return same_engine and self.pixels.shape == other.pixels.shape
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceStep(TimedStage):
-    """The device thread's present step; if it does not end, one of `suspects` may be at fault."""
-
-    suspects: Sequence[InferenceRequest]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class LaunchedBatch:
     requests: Sequence[InferenceRequest]
@@ -65,34 +57,29 @@ class LaunchedBatch:
     read: LaunchedPass
 
 
+@dataclass(eq=False)
 class Batcher:
-    """Serves lanes from a device thread that lives from `__enter__` to `__exit__`.
+    """Serves lanes from a device thread that lives from `__enter__` to `__exit__`."""
 
-    A micro-batch has at most `batch` images; one that is not full waits `wait` seconds. `on_lost` is
-    called when the device is lost: its thread ended by itself or is stuck.
-    """
+    engines: EngineCache
+    counters: WorkerCounters
+    limits: LimitSettings
+    _: KW_ONLY
+    batch: int
+    """Maximum number of images in a micro-batch."""
+    wait: float
+    """Seconds for which one that is not full waits."""
+    on_lost: Callable[[], None]
+    """Called when the device is lost: its thread ended by itself or is stuck."""
 
-    def __init__(
-        self,
-        engines: EngineCache,
-        counters: WorkerCounters,
-        limits: LimitSettings,
-        *,
-        batch: int,
-        wait: float,
-        on_lost: Callable[[], None],
-    ) -> None:
-        self._engines = engines
-        self._counters = counters
-        self._limits = limits
-        self._batch = batch
-        self._wait = wait
-        self._on_lost = on_lost
+    def __post_init__(self) -> None:
+        self._timer = StageTimer(self.limits.model_dump())
         self._changed = threading.Condition()
         self._waiting: list[InferenceRequest] = []
         self._serving: list[InferenceRequest] = []
+        self._suspects: list[InferenceRequest] = []
+        """Those on the device: one of them may be at fault if it is lost."""
         self._launched: deque[LaunchedBatch] = deque()
-        self._step: DeviceStep | None = None
         self._closed = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
@@ -112,11 +99,8 @@ class Batcher:
     def infer(self, spec: ModelSpec, images: Sequence[Pixels]) -> list[Matte]:
         """Return the mattes of model inputs, or of an image's tiles, as the engine of `spec` does.
 
-        Raises:
-            DeviceLost: the device was lost while it ran one of these.
-            WorkerShuttingDown: it was lost before.
-
-        Errors of the engine for these are raised as well.
+        Raises DeviceLost if the device was lost while it ran one of these, WorkerShuttingDown if it was
+        lost before, and the engine's errors for these.
         """
         requests = [InferenceRequest(spec, pixels) for pixels in images]
         with self._changed:
@@ -140,7 +124,7 @@ class Batcher:
 
     def _watch(self, ended: threading.Event) -> None:
         while not ended.wait(CHECK_INTERVAL):
-            step = self._step
+            step = self._timer.current
             if step and step.remaining < 0:
                 lost = (
                     f"the device's {step.name} did not end within {step.limit:g} s: it is at "
@@ -160,14 +144,14 @@ class Batcher:
             if self._closed or self._ended.is_set():
                 return False
             self._changed.wait_for(
-                lambda: self._closed or len(self._first_batch()) == self._batch, self._wait
+                lambda: self._closed or len(self._first_batch()) == self.batch, self.wait
             )
             self._serving = self._first_batch()
             self._waiting = [request for request in self._waiting if request not in self._serving]
             return True
 
     def _first_batch(self) -> list[InferenceRequest]:
-        return [*filter(self._waiting[0].may_share_batch, self._waiting)][: self._batch]
+        return [*filter(self._waiting[0].may_share_batch, self._waiting)][: self.batch]
 
     def _may_follow(self, last: LaunchedBatch) -> bool:
         """Whether a full batch waits that `last`'s engine can take before `last` is read."""
@@ -175,95 +159,72 @@ class Batcher:
             if len(self._launched) >= last.engine.passes_in_flight or not self._waiting:
                 return False
             batch = self._first_batch()
-            return len(batch) == self._batch and batch[0].may_share_batch(last.requests[0])
+            return len(batch) == self.batch and batch[0].may_share_batch(last.requests[0])
 
     def _launch(self, batch: Sequence[InferenceRequest]) -> None:
         """Launch a pass over `batch`, whose requests are answered when it is read."""
-        try:
+        with self._recovering(batch):
             engine = self._engine_for(batch[0].spec)
-            with self._stepping("step", self._limits.step, batch):
+            self._suspects = [*self._suspects, *batch]
+            with self._timer("step"):
                 read = engine.launch([request.pixels for request in batch])
-        except DeviceLost:
-            raise
-        except Exception as error:  # raised again in the lanes
-            self._recover(batch, error)
-        else:
             self._launched.append(LaunchedBatch(batch, engine, read))
 
     def _read(self) -> None:
         """Wait for the first launched pass and answer its requests."""
-        first = self._launched[0]
-        try:
-            with self._stepping("step", self._limits.step, ()):
+        first = self._launched.popleft()
+        with self._recovering(first.requests):
+            with self._timer("step"):
                 mattes = first.read()
-        except DeviceLost:
-            raise
-        except Exception as error:  # raised again in the lanes
-            self._launched.popleft()
-            self._recover(first.requests, error)
-            return
-        self._launched.popleft()
-        spec = first.requests[0].spec
-        with self._counters.update() as stats:
-            stats.steps += 1
-            stats.device_images += len(mattes)
-            if isinstance(spec, Recipe):
-                stats.model = spec.weights
-        for request, matte in zip(first.requests, mattes, strict=True):
-            with suppress(InvalidStateError):  # the step ended after it was given up
-                request.matte.set_result(matte)
-
-    def _recover(self, batch: Sequence[InferenceRequest], error: Exception) -> None:
-        """Run the images of a failed batch one by one, so that a poisonous one fails alone."""
-        if len(batch) == 1 or self._engines.find(engine_key(batch[0].spec)) is None:
-            _fail(batch, error)
-            return
-        fields = {"images": len(batch), "error": repr(error)}
-        log.warning("batch failed, running its images one by one", extra={"fields": fields})
-        for request in batch:
-            while self._launched:
-                self._read()
-            self._launch([request])
-
-    def _engine_for(self, spec: ModelSpec) -> Engine:
-        if engine := self._engines.find(engine_key(spec)):
-            return engine
-        fields = {"model": spec.model, "weights": spec.weights[:12]}
-        log.info("loading model", extra={"fields": fields})
-        with self._stepping("load", self._limits.load, ()):
-            try:
-                return self._engines.load(spec)
-            except DeviceLost as error:  # this worker ends; the jobs wait if others fail as well
-                _fail(self._serving, Refused(error.code, error.detail))
-                raise
+            self._clear(first.requests)
+            spec = first.requests[0].spec
+            with self.counters.update() as stats:
+                stats.steps += 1
+                stats.device_images += len(mattes)
+                stats.device_seconds = self._timer.stages["step"]
+                if isinstance(spec, Recipe):
+                    stats.model = spec.weights
+            for request, matte in zip(first.requests, mattes, strict=True):
+                with suppress(InvalidStateError):  # the step ended after it was given up
+                    request.matte.set_result(matte)
 
     @contextmanager
-    def _stepping(
-        self, name: str, limit: float, suspects: Sequence[InferenceRequest]
-    ) -> Iterator[None]:
-        """Have the block watched, and count the seconds of a forward pass, which has suspects.
+    def _recovering(self, batch: Sequence[InferenceRequest]) -> Iterator[None]:
+        """If the block fails, run the images of `batch` one by one: a poisonous one fails alone.
 
-        So are the requests of launched passes. After DeviceLost the step stays, as they may be at fault.
+        After DeviceLost they stay suspects.
         """
-        start = time.perf_counter()
-        suspects = [*suspects, *self._launched_requests()]
-        self._step = DeviceStep(name, limit, start + limit, suspects)
         try:
             yield
         except DeviceLost:
             raise
-        except Exception:
-            self._step = None
-            raise
-        else:
-            self._step = None
-        finally:
-            if suspects:
-                with self._counters.update() as stats:
-                    stats.device_seconds += time.perf_counter() - start
+        except Exception as error:  # raised again in the lanes
+            self._clear(batch)
+            if len(batch) == 1 or self.engines.find(engine_key(batch[0].spec)) is None:
+                _fail(batch, error)
+                return
+            text = repr(error)
+            log.warning(
+                "batch failed, running its images one by one", images=len(batch), error=text
+            )
+            for request in batch:
+                while self._launched:
+                    self._read()
+                self._launch([request])
 
-    def _launched_requests(self) -> list[InferenceRequest]:
-        return [request for launched in list(self._launched) for request in launched.requests]
+    def _engine_for(self, spec: ModelSpec) -> Engine:
+        if engine := self.engines.find(engine_key(spec)):
+            return engine
+        log.info("loading model", model=spec.model, weights=spec.weights[:12])
+        with self._timer("load"):
+            try:
+                return self.engines.load(spec)
+            except DeviceLost as error:  # this worker ends; the jobs wait if others fail as well
+                _fail(self._serving, Refused(error.code, error.detail))
+                raise
+
+    def _clear(self, requests: Sequence[InferenceRequest]) -> None:
+        self._suspects = [each for each in self._suspects if each not in requests]
 
     def _end(self, lost: DeviceLost) -> None:
         """Fail all pending and future requests, so that no lane blocks."""
@@ -272,11 +233,13 @@ class Batcher:
                 return
             self._ended.set()
             waiting, self._waiting = self._waiting, []
-            suspects = self._step.suspects if self._step else self._launched_requests()
+            suspects = self._suspects
         if not self._closed:
-            fields = {"error": str(lost), "in_step": len(suspects), "waiting": len(waiting)}
-            log.critical("device lost, the worker ends", extra={"fields": fields})
-            self._on_lost()
+            text, count = str(lost), len(suspects)
+            log.critical(
+                "device lost, the worker ends", error=text, in_step=count, waiting=len(waiting)
+            )
+            self.on_lost()
         _fail(suspects, lost)
         _fail([*self._serving, *waiting], WorkerShuttingDown(NOT_BEGUN))
 

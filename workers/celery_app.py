@@ -12,7 +12,6 @@ import signal
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -31,26 +30,17 @@ from bgpipe.pipeline.errors import (
     StoreCorrupted,
     UsageError,
 )
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.types import JobId, Outcome
 from bgpipe.workers.item_runner import ItemRunner, RetryLater
-from bgpipe.workers.watchdog import Watchdog
 
-LANES_SETTING = "bgpipe_lanes"
-"""Key of the LaneOptions in the app's configuration."""
+LANES, RUNNER = "bgpipe_lanes", "bgpipe_runner"
+"""Keys of the app's configuration: the number of lanes, and the ItemRunner."""
 RELEASE_SECONDS = 2.0
 """Time for the lanes to give their items back after the drain."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class LaneOptions:
-    """Number of lanes, the seconds they may take to drain, and the watchdog that then frees them."""
-
-    count: int
-    drain: float
-    watchdog: Watchdog
+log = EventLogger(__name__)
 
 
 class LanePool(TaskPool):  # type: ignore[misc]  # Celery has no types
@@ -61,8 +51,9 @@ class LanePool(TaskPool):  # type: ignore[misc]  # Celery has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # Celery's own signature
         super().__init__(*args, **kwargs)
-        self._lanes: LaneOptions = self.app.conf[LANES_SETTING]
-        self.executor = ThreadPoolExecutor(self._lanes.count, thread_name_prefix="lane")
+        self._lanes: int = self.app.conf[LANES]
+        self._runner: ItemRunner = self.app.conf[RUNNER]
+        self.executor = ThreadPoolExecutor(self._lanes, thread_name_prefix="lane")
         self._in_flight: set[Future[Any]] = set()
 
     def on_apply(self, *args: Any, **kwargs: Any) -> ApplyResult:  # noqa: ANN401
@@ -78,15 +69,15 @@ class LanePool(TaskPool):  # type: ignore[misc]  # Celery has no types
         are not acknowledged.
         """
         self.executor.shutdown(wait=False, cancel_futures=True)
-        fields = {"images": len(self._in_flight), "limit": self._lanes.drain}
-        log.info("draining", extra={"fields": fields})
-        if wait(set(self._in_flight), self._lanes.drain).not_done:
-            self._lanes.watchdog.give_up()
+        limit = self._runner.settings.worker.drain_timeout
+        log.info("draining", images=len(self._in_flight), limit=limit)
+        if wait(set(self._in_flight), limit).not_done:
+            self._runner.watchdog.give_up()
             wait(set(self._in_flight), RELEASE_SECONDS)
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = super()._get_info()
-        return info | {"lanes": self._lanes.count, "in-flight": len(self._in_flight)}
+        return info | {"lanes": self._lanes, "in-flight": len(self._in_flight)}
 
 
 class LaneWorker(Worker):  # type: ignore[misc]  # Celery has no types
@@ -112,15 +103,15 @@ class LaneWorker(Worker):  # type: ignore[misc]  # Celery has no types
             signal.signal(number, on_signal)
 
 
-def make_worker_app(settings: Settings, lanes: LaneOptions, runner: ItemRunner) -> Celery:
+def make_worker_app(settings: Settings, lanes: int, runner: ItemRunner) -> Celery:
     """Return the queue's app with a pool of `lanes` and the task that `runner` performs.
 
     The task repeats after `queue.retry_delay` seconds what the job store missed.
     """
     app = make_app(settings, settings.redis_url)
-    app.conf[LANES_SETTING] = lanes
+    app.conf[LANES], app.conf[RUNNER] = lanes, runner
     # The number of messages held, as the concurrency is 1: one for each lane, and the next ones.
-    app.conf.worker_prefetch_multiplier = 2 * lanes.count
+    app.conf.worker_prefetch_multiplier = 2 * lanes
     app.conf.worker_consumer = "bgpipe.workers.consumer:Consumer"
 
     def remove_background(task: Task, job: JobId, index: int, source: str) -> None:
@@ -130,7 +121,7 @@ def make_worker_app(settings: Settings, lanes: LaneOptions, runner: ItemRunner) 
             raise task.retry(exc=error, countdown=settings.queue.retry_delay) from error
         except (StoreCorrupted, UsageError) as error:
             # Not repeated: the job store knows which items are missing and publishes them again.
-            log.error("message dropped", extra={"fields": {"error": str(error)}})  # noqa: TRY400
+            log.error("message dropped", error=str(error))  # noqa: TRY400
             raise
         match result:
             case RetryLater(delay=None):
@@ -151,8 +142,7 @@ def serve(app: Celery, name: str, on_ready: Callable[[], None]) -> int:
     `on_ready` is called once the worker takes messages.
     """
     signals.worker_ready.connect(lambda **_: on_ready(), weak=False)
-    # Celery leaves logging alone if this signal has a receiver.
-    signals.setup_logging.connect(lambda **_: None, weak=False)
+    signals.setup_logging.connect(lambda **_: None, weak=False)  # Celery then leaves logging alone
     # It warns a superuser of pickled messages, which run code; ours are JSON and nothing else.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     logging.getLogger("celery.app.trace").addFilter(_is_unlogged)

@@ -44,9 +44,8 @@ class ClaimManager:
 
         A claim with a `predecessor` is the only one of this worker until the block ends.
 
-        Raises:
-            ClaimedElsewhere: another lane or a live worker holds it.
-            UsageError: the job has no such item, or one with another key.
+        Raises ClaimedElsewhere if another lane or a live worker holds it, UsageError if the job has no
+        such item, or one with another key.
         """
         with self._reserved(job, index):
             with self._lanes.claim(1):

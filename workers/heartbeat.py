@@ -1,20 +1,17 @@
 """Counts what a worker does, and writes the counts to Redis as its heartbeat."""
 
-import logging
 import shutil
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.errors import RedisUnavailable
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.monitoring.heartbeat import LIFE, Histogram, WorkerStats
 from bgpipe.pipeline.processes import background_thread
 from bgpipe.workers.budget import resident_bytes
@@ -22,7 +19,7 @@ from bgpipe.workers.budget import resident_bytes
 PERIOD = 5.0
 """Seconds between two heartbeats."""
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 class WorkerCounters:
@@ -30,8 +27,7 @@ class WorkerCounters:
 
     def __init__(self, stats: WorkerStats) -> None:
         self._lock = threading.Lock()
-        self._stages: defaultdict[str, Histogram] = defaultdict(Histogram)
-        self._stats = replace(stats, stages=self._stages)
+        self._stats = stats
 
     @contextmanager
     def update(self) -> Iterator[WorkerStats]:
@@ -42,14 +38,10 @@ class WorkerCounters:
     def snapshot(self, ages: Sequence[float] = ()) -> WorkerStats:
         """Return a copy of this moment; `ages` are the seconds of the images in flight."""
         with self._lock:
-            return replace(
-                self._stats,
-                beat=time.time(),
-                in_flight=len(ages),
-                oldest=max(ages, default=0.0),
-                memory=resident_bytes(),
-                stages=deepcopy(self._stages),
-            )
+            stats = deepcopy(self._stats)
+        stats.beat, stats.memory = time.time(), resident_bytes()
+        stats.in_flight, stats.oldest = len(ages), max(ages, default=0.0)
+        return stats
 
     def record_outcome(self, seconds: float, stages: Mapping[str, float]) -> None:
         """Count an image that ended after `seconds`, and the seconds of its stages."""
@@ -57,14 +49,13 @@ class WorkerCounters:
             stats.images += 1
             stats.progress = time.time()
             for name, duration in {"image": seconds, **stages}.items():
-                self._stages[name].observe(duration)
+                stats.stages.setdefault(name, Histogram()).observe(duration)
 
     def record_write(self, location: str) -> None:
         """Note the free space of the store at `location`, which has a new cutout."""
         free = -1
-        with suppress(OSError):  # the folder is gone again, which the next write reports
-            if "://" not in location:
-                free = shutil.disk_usage(Path(location)).free
+        with suppress(OSError):  # a bucket, or the folder is gone, which the next write reports
+            free = shutil.disk_usage(location).free
         with self.update() as stats:
             stats.disk_free = free
 
@@ -85,7 +76,7 @@ def sending_heartbeats(
             client.expire(key, LIFE)
             after_beat()
         except RedisUnavailable as error:
-            log.warning("heartbeat missed", extra={"fields": {"error": str(error)}})
+            log.warning("heartbeat missed", error=str(error))
 
     def run(stopped: threading.Event) -> None:
         while not stopped.wait(PERIOD):

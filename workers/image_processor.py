@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from bgpipe.pipeline.images.decode import decode, read_pixel_count
 from bgpipe.pipeline.images.encode import encode
 from bgpipe.pipeline.images.limits import Limits, estimate_memory
 from bgpipe.pipeline.images.provenance import score_text
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.matting.composite import blur_photo, composite, count_canvas_pixels
 from bgpipe.pipeline.matting.cutout import cut_out, keep_own_alpha
 from bgpipe.pipeline.matting.edges import solve_edges
@@ -34,15 +34,7 @@ if TYPE_CHECKING:
 
 BACKDROPS_CACHED = 4
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class OutputRequest:
-    """A file to make of an image, with `text` about its provenance in it."""
-
-    recipe: Recipe
-    text: Mapping[str, str]
+log = EventLogger(__name__)
 
 
 class ImageCodec:
@@ -53,46 +45,41 @@ class ImageCodec:
     encode = staticmethod(encode)
 
 
+@dataclass(eq=False)
 class ImageProcessor:
     """Makes cutouts within a budget of bytes, on backgrounds of `stores`. Threads may share it."""
 
-    def __init__(
-        self,
-        inference: Batcher,
-        stores: StoreFactory,
-        memory: Budget,
-        settings: Settings,
-        codec: ImageCodec | None = None,
-    ) -> None:
-        self._inference = inference
-        self._stores = stores
-        self._memory = memory
-        self._limits = Limits.from_settings(settings.images)
-        self._review = settings.review
-        self._codec = codec or ImageCodec()
+    inference: Batcher
+    stores: StoreFactory
+    memory: Budget
+    settings: Settings
+    codec: ImageCodec = field(default_factory=ImageCodec)
+
+    def __post_init__(self) -> None:
+        self._limits = Limits.from_settings(self.settings.images)
         read_cached: Callable[[str, str], Pixels] = lru_cache(BACKDROPS_CACHED)(self._read_backdrop)
         self._backdrop = read_cached
 
     def process(
-        self, data: bytes, requests: Sequence[OutputRequest], timer: StageTimer
+        self, data: bytes, identity: str, recipes: Sequence[Recipe], timer: StageTimer
     ) -> tuple[list[bytes | ItemError], Review]:
-        """Return the files requested of the image `data`, and the review of its cutouts.
+        """Return the file of each recipe for the image `data`, and the review of its cutouts.
 
-        The networks run once for all requests, which differ in preset and output at most. The error of
-        one of them takes the place of its file. Raises ItemError if the source or the device failed.
+        The networks run once for all recipes, which differ in preset and output at most. The error of
+        one of them takes the place of its file. Each file holds its recipe, the source's `identity` and
+        the score. Raises ItemError if the source or the device failed.
         """
-        recipes = [request.recipe for request in requests]
         shared, depth = recipes[0], max(recipe.output.depth for recipe in recipes)
         with timer("measure"):
             canvas = max(count_canvas_pixels(recipe.preset) for recipe in recipes)
-            pixels = max(self._codec.measure(data, self._limits), canvas)
+            pixels = max(self.codec.measure(data, self._limits), canvas)
         with ExitStack() as held:
             with timer("room"):
-                held.enter_context(self._memory.claim(estimate_memory(len(data), pixels)))
+                held.enter_context(self.memory.claim(estimate_memory(len(data), pixels)))
             with timer("decode"):
-                image = self._codec.decode(data, self._limits, depth == 16)
+                image = self.codec.decode(data, self._limits, depth == 16)
             if image.frames > 1:
-                log.info("first frame taken", extra={"fields": {"frames": image.frames}})
+                log.info("first frame taken", frames=image.frames)
             if shared.output.input_alpha == "ignore":
                 image = replace(image, alpha=None)
             keeps_alpha = shared.output.input_alpha == "keep" and image.alpha is not None
@@ -100,16 +87,15 @@ class ImageProcessor:
             refined = matte and self._solve_edges(image, matte, shared, timer)
             with timer("refine"):
                 score = expected_iou(matte) if matte else None
-            cutouts = _CutoutMaker(image, matte, refined, self._review)
-            text = score_text(score)
-            requests = [replace(each, text={**each.text, **text}) for each in requests]
-            files = [self._make_file(cutouts, request, timer) for request in requests]
-            return files, Review(cutouts.flags, score)
+            cutouts = _CutoutMaker(image, matte, refined, self.settings.review)
+            text = {"bgpipe:source": identity, **score_text(score)}
+            files = [self._make_file(cutouts, recipe, text, timer) for recipe in recipes]
+            return files, Review(tuple(flag for flag in ReviewFlag if flag in cutouts.flags), score)
 
     def _make_file(
-        self, cutouts: _CutoutMaker, request: OutputRequest, timer: StageTimer
+        self, cutouts: _CutoutMaker, recipe: Recipe, text: Mapping[str, str], timer: StageTimer
     ) -> bytes | ItemError:
-        recipe, image = request.recipe, cutouts.image
+        image = cutouts.image
         try:
             with timer("refine"):
                 cutout = cutouts.make(recipe.preset)
@@ -119,7 +105,8 @@ class ImageProcessor:
                 cutout = composite(cutout, recipe.preset, background, most, outline)
                 del background  # not held while others wait for memory
             with timer("encode"):
-                return self._codec.encode(cutout, image, recipe.output, request.text)
+                text = {"bgpipe:recipe": recipe.text, **text}
+                return self.codec.encode(cutout, image, recipe.output, text)
         except Refused:
             raise
         except ItemError as error:
@@ -132,7 +119,7 @@ class ImageProcessor:
         with timer("resize"):
             pixels = to_viewed_srgb(preprocess(image.rgb, recipe.size), image.icc)
         with timer("infer"):
-            return self._inference.infer(recipe, [pixels])[0]
+            return self.inference.infer(recipe, [pixels])[0]
 
     def _solve_edges(
         self, image: DecodedImage, matte: Matte, recipe: Recipe, timer: StageTimer
@@ -142,7 +129,7 @@ class ImageProcessor:
             return matte
         with timer("edges"):
             rgb = to_viewed_srgb(image.rgb, image.icc)
-            infer = partial(self._inference.infer, recipe.matting)
+            infer = partial(self.inference.infer, recipe.matting)
             return replace(matte, alpha=solve_edges(rgb, matte.alpha, recipe.matting, infer))
 
     def _load_background(
@@ -159,7 +146,7 @@ class ImageProcessor:
 
     def _read_backdrop(self, location: str, sha256: str) -> Pixels:
         folder, _, name = location.rpartition("/")
-        data = self._stores.open(folder).read(name, self._limits.max_bytes)
+        data = self.stores.open(folder).read(name, self._limits.max_bytes)
         if hashlib.sha256(data).hexdigest() != sha256:
             changed = f"the background changed since the job was submitted: {location}"
             raise PermanentError(Code.MISSING, changed)
@@ -167,37 +154,26 @@ class ImageProcessor:
         return to_viewed_srgb(image.rgb, image.icc)
 
 
+@dataclass(slots=True)
 class _CutoutMaker:
     """Makes the cutouts of one image; outputs in a row that differ in their finish alone share one."""
 
-    def __init__(
-        self,
-        image: DecodedImage,
-        matte: Matte | None,
-        refined: Matte | None,
-        settings: ReviewSettings,
-    ) -> None:
-        self.image = image
-        self._matte = matte
-        self._refined = refined
-        self._settings = settings
-        self._flags: set[ReviewFlag] = set()
-        self._last: tuple[Preset, Cutout] | None = None
-
-    @property
-    def flags(self) -> tuple[ReviewFlag, ...]:
-        """The flags of all cutouts."""
-        return tuple(flag for flag in ReviewFlag if flag in self._flags)
+    image: DecodedImage
+    matte: Matte | None
+    refined: Matte | None
+    settings: ReviewSettings
+    flags: set[ReviewFlag] = field(default_factory=set)
+    """Of all cutouts."""
+    last: tuple[Preset, Cutout] | None = None
 
     def make(self, preset: Preset) -> Cutout:
-        plain = without_finish(preset)
-        if self._last is None or self._last[0] != plain:
-            self._last = None  # not held beside the next one
-            refined = self._refined
-            cutout = cut_out(self.image, refined, plain) if refined else keep_own_alpha(self.image)
-            self._flags.update(review(self.image, self._matte, cutout, plain, self._settings))
-            self._last = plain, cutout
-        return self._last[1]
+        plain, image = without_finish(preset), self.image
+        if self.last is None or self.last[0] != plain:
+            self.last = None  # not held beside the next one
+            cutout = cut_out(image, self.refined, plain) if self.refined else keep_own_alpha(image)
+            self.flags.update(review(image, self.matte, cutout, plain, self.settings))
+            self.last = plain, cutout
+        return self.last[1]
 
 
 def _color(color: str, icc: bytes | None) -> Pixels | None:

@@ -6,12 +6,12 @@ item is settled: a crash in between repeats the image, which gives the same byte
 writes to the job store; the stages run in a thread that may get stuck (watchdog.py).
 """
 
-import logging
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
+from typing import Any
 
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.errors import (
@@ -25,6 +25,7 @@ from bgpipe.pipeline.errors import (
     Unavailable,
 )
 from bgpipe.pipeline.jobs.items import Claim
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.matting.review import Review
 from bgpipe.pipeline.planning.ownership import (
     RECIPE_METADATA,
@@ -37,7 +38,7 @@ from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import JobId, Outcome, OutputResult
 from bgpipe.workers.claims import ClaimedElsewhere, ClaimManager
 from bgpipe.workers.heartbeat import WorkerCounters
-from bgpipe.workers.image_processor import ImageProcessor, OutputRequest
+from bgpipe.workers.image_processor import ImageProcessor
 from bgpipe.workers.lifecycle import WorkerShuttingDown
 from bgpipe.workers.watchdog import StageTimer, Watchdog
 
@@ -46,7 +47,7 @@ STORES_CACHED = 32
 ELSEWHERE_ATTEMPT = 2
 """An item that is held elsewhere is looked at again as late as after this attempt."""
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class ItemAttempt:
     """What becomes of the outputs of a claimed item, by their positions in the job."""
 
     claim: Claim
+    timer: StageTimer
     identities: dict[int, str] = field(default_factory=dict)
     """Of the objects that exist now."""
     errors: dict[int, ItemError] = field(default_factory=dict)
@@ -75,13 +77,9 @@ class ItemAttempt:
     @property
     def results(self) -> list[OutputResult]:
         """The results of the named outputs: what is stale and was not written has failed."""
-        stale, identities = self.stale_outputs, self.identities
+        failed = set(self.stale_outputs) - self.identities.keys()
         return [
-            OutputResult(
-                output.name,
-                identities.get(position, ""),
-                is_failed=position in stale and position not in identities,
-            )
+            OutputResult(output.name, self.identities.get(position, ""), position in failed)
             for position, output in enumerate(self.claim.job.outputs)
         ]
 
@@ -102,35 +100,28 @@ class ItemAttempt:
 
         It is transient if one of them is, and has the code of the first of its kind.
         """
-        if not self.errors:
-            return
         outputs = self.claim.job.outputs
-        transient = [error for error in self.errors.values() if isinstance(error, TransientError)]
-        kind = TransientError if transient else PermanentError
-        (first, *_) = transient or self.errors.values()
         named = (f"{outputs[position].name}: {error}" for position, error in self.errors.items())
-        raise kind(first.code, "; ".join(named))
+        for kind in (TransientError, PermanentError):
+            for error in self.errors.values():
+                if isinstance(error, kind):
+                    raise kind(error.code, "; ".join(named))
 
 
+@dataclass
 class ItemRunner:
     """Threads may share it; each call runs one item."""
 
-    def __init__(
-        self,
-        claims: ClaimManager,
-        watchdog: Watchdog,
-        processor: ImageProcessor,
-        stores: StoreFactory,
-        counters: WorkerCounters,
-        settings: Settings,
-    ) -> None:
-        self._claims = claims
-        self._items = claims.items
-        self._watchdog = watchdog
-        self._processor = processor
-        self._counters = counters
-        self._settings = settings
-        self._store: Callable[[str], Store] = lru_cache(STORES_CACHED)(stores.open)
+    claims: ClaimManager
+    watchdog: Watchdog
+    processor: ImageProcessor
+    stores: StoreFactory
+    counters: WorkerCounters
+    settings: Settings
+
+    @cached_property
+    def _store(self) -> Callable[[str], Store]:
+        return lru_cache(STORES_CACHED)(self.stores.open)
 
     def run(self, job: JobId, index: int, source: str) -> Outcome | RetryLater | None:
         """Claim the item, make its cutout and settle it; return None if nothing is left to do.
@@ -141,19 +132,18 @@ class ItemRunner:
             RedisUnavailable: the job store is away; the image may be repeated.
         """
         try:
-            with self._claims.claim(job, index, source) as claim:
+            with self.claims.claim(job, index, source) as claim:
                 if claim is None:
                     return None
-                timer = StageTimer(self._settings.limits.model_dump())
-                attempt = ItemAttempt(claim)
+                timer = StageTimer(self.settings.limits.model_dump())
+                attempt = ItemAttempt(claim, timer)
                 try:
                     self._check_predecessor(claim)
-                    make = partial(self._make_files, attempt, timer)
-                    found = self._watchdog.run(source, timer, make)
+                    review = self.watchdog.run(source, timer, partial(self._make_files, attempt))
                 except Exception as error:
-                    return self._after_error(error, attempt, timer)
-                outcome = Outcome(index, flags=found.flags, score=found.score)
-                return self._settle(attempt, outcome, timer)
+                    return self._after_error(error, attempt)
+                outcome = Outcome(index, flags=review.flags, score=review.score)
+                return self._settle(attempt, outcome)
         except ClaimedElsewhere as error:
             return RetryLater(error, self._delay(ELSEWHERE_ATTEMPT))
 
@@ -161,29 +151,27 @@ class ItemRunner:
         """Raise if the item killed a worker while it ran alone, and its attempts are used up."""
         if claim.predecessor is None:
             return
-        if claim.predecessor.redelivered and claim.attempt > self._settings.queue.max_attempts:
+        if claim.predecessor.redelivered and claim.attempt > self.settings.queue.max_attempts:
             lost = "its worker died each time it was in flight, in the end alone"
             raise PermanentError(Code.WORKER_LOST, f"{lost}: {claim.attempt - 1} attempts")
-        log.warning("image runs alone: its worker died", extra={"fields": _fields(claim)})
+        log.warning("image runs alone: its worker died", **_fields(claim))
 
-    def _make_files(self, attempt: ItemAttempt, timer: StageTimer) -> Review:
+    def _make_files(self, attempt: ItemAttempt) -> Review:
         """Write the item's outputs that are not up to date; return the review of their cutouts.
 
         Raises the error of an output after the others were written.
         """
-        job, item = attempt.claim.job, attempt.claim.item
+        job, item, timer = attempt.claim.job, attempt.claim.item, attempt.timer
         with timer("read"):
             todo = [each for each in attempt.stale_outputs if self._is_to_do(attempt, each)]
             if not todo:
                 attempt.check()
                 return Review()
-            data = self._store(job.source).read(item.source, self._settings.images.max_bytes)
+            data = self._store(job.source).read(item.source, self.settings.images.max_bytes)
             refuse_cutout(data)
         recipes = [job.every_output[position].recipe for position in todo]
-        texts = ({"bgpipe:recipe": each.text, "bgpipe:source": item.identity} for each in recipes)
-        requests = list(map(OutputRequest, recipes, texts))
-        files, found = self._processor.process(data, requests, timer)
-        found = found.flagged_below(job.review_below or self._settings.review.below)
+        files, review = self.processor.process(data, item.identity, recipes, timer)
+        review = review.flagged_below(job.review_below or self.settings.review.below)
         with timer("write"):
             for position, recipe, file in zip(todo, recipes, files, strict=True):
                 with attempt.collecting_errors(position):
@@ -191,13 +179,12 @@ class ItemRunner:
                         raise file
                     metadata = {RECIPE_METADATA: recipe.hash, "bgpipe-source": item.identity}
                     key = item.targets[position]
-                    identity = self._store(job.out).write(key, file, metadata)
-                    attempt.identities[position] = identity
-                    if found.flags and (review_out := self._settings.review.out):
+                    attempt.identities[position] = self._store(job.out).write(key, file, metadata)
+                    if review.flags and (review_out := self.settings.review.out):
                         self._store(review_out).write(f"{job.id}/{key}", file, metadata)
-                    self._counters.record_write(job.out)
+                    self.counters.record_write(job.out)
         attempt.check()
-        return found
+        return review
 
     def _is_to_do(self, attempt: ItemAttempt, position: int) -> bool:
         """Whether an output has to be written; an earlier attempt may have done so."""
@@ -217,22 +204,19 @@ class ItemRunner:
             attempt.identities[position] = made.identity if made else ""
         return False
 
-    def _after_error(
-        self, error: Exception, attempt: ItemAttempt, timer: StageTimer
-    ) -> Outcome | RetryLater | None:
+    def _after_error(self, error: Exception, attempt: ItemAttempt) -> Outcome | RetryLater | None:
         """Requeue the item, release it for another attempt, or settle it as failed."""
         claim = attempt.claim
-        is_last_attempt = claim.attempt >= self._settings.queue.max_attempts
+        is_last_attempt = claim.attempt >= self.settings.queue.max_attempts
         failure: ItemError
         match error:
             case DeviceLost() if claim.predecessor and is_last_attempt:
                 failure = error
             case WorkerShuttingDown() | DeviceLost():
                 if isinstance(error, WorkerShuttingDown):
-                    self._items.give_back(claim)
+                    self.claims.items.give_back(claim)
                 # Otherwise it stays claimed, so that the next attempt runs alone.
-                fields = _fields(claim) | {"reason": str(error)}
-                log.warning("image given back", extra={"fields": fields})
+                log.warning("image given back", **_fields(claim), reason=str(error))
                 return RetryLater(error)
             case Refused() | Unavailable():  # a store that this worker cannot open, for example
                 return self._refuse(error, claim)
@@ -241,36 +225,34 @@ class ItemRunner:
             case BgpipeError():
                 failure = TransientError(Code.INTERNAL, str(error))
             case _:
-                log.exception("unexpected error", extra={"fields": _fields(claim)})
+                log.exception("unexpected error", **_fields(claim))
                 failure = TransientError(Code.INTERNAL, repr(error))
         if is_last_attempt or isinstance(failure, PermanentError):
-            return self._settle(attempt, Outcome.failed(claim.item.index, failure), timer)
-        fields = _fields(claim) | {"attempt": claim.attempt, "error": str(failure)}
-        log.warning("image will be tried again", extra={"fields": fields})
-        self._items.release(claim)
+            return self._settle(attempt, Outcome.failed(claim.item.index, failure))
+        fields = {**_fields(claim), "attempt": claim.attempt, "error": str(failure)}
+        log.warning("image will be tried again", **fields)
+        self.claims.items.release(claim)
         return RetryLater(failure, self._delay(claim.attempt))
 
     def _refuse(self, error: Refused | Unavailable, claim: Claim) -> RetryLater | None:
         """Give back an image that is not at fault; None if its job is paused, whose leader repeats it."""
         reason = error.detail if isinstance(error, Refused) else str(error)
-        is_paused = self._items.give_back(claim, reason)
-        fields = _fields(claim) | {"reason": reason, "paused": is_paused}
-        log.warning("image refused", extra={"fields": fields})
+        is_paused = self.claims.items.give_back(claim, reason)
+        log.warning("image refused", **_fields(claim), reason=reason, paused=is_paused)
         return None if is_paused else RetryLater(error, self._delay(claim.attempt))
 
-    def _settle(self, attempt: ItemAttempt, outcome: Outcome, timer: StageTimer) -> Outcome:
+    def _settle(self, attempt: ItemAttempt, outcome: Outcome) -> Outcome:
         """Record the outcome, first in the job store, then in counters and log."""
-        claim = attempt.claim
+        claim, timer = attempt.claim, attempt.timer
         identity = "" if claim.job.outputs else attempt.identities.get(0, "")
-        self._items.settle(claim.job.id, outcome, claim, identity, attempt.results)
-        self._counters.record_outcome(timer.seconds, timer.stages)
-        fields = _fields(claim) | {"attempt": claim.attempt, "code": outcome.code}
-        seconds = {"seconds": timer.seconds} | timer.stages
+        self.claims.items.settle(claim.job.id, outcome, claim, identity, attempt.results)
+        self.counters.record_outcome(timer.seconds, timer.stages)
+        fields = {**_fields(claim), "attempt": claim.attempt, "code": outcome.code}
+        seconds: dict[str, Any] = {"seconds": timer.seconds, **timer.stages}
         if outcome.code is None:
-            log.info("image done", extra={"fields": fields | seconds})
+            log.info("image done", **fields, **seconds)
         else:
-            fields["detail"] = outcome.detail
-            log.warning("image failed", extra={"fields": fields | seconds})
+            log.warning("image failed", **fields, detail=outcome.detail, **seconds)
         return outcome
 
     def _delay(self, attempt: int) -> float:
@@ -278,10 +260,10 @@ class ItemRunner:
 
         A delayed message waits unacknowledged in a worker; beyond the timeout it would run twice.
         """
-        queue = self._settings.queue
+        queue = self.settings.queue
         delay = queue.retry_delay * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.5)
         return min(delay, queue.visibility_timeout / 2)
 
 
-def _fields(claim: Claim) -> dict[str, object]:
+def _fields(claim: Claim) -> dict[str, Any]:
     return {"job": claim.job.id, "index": claim.item.index, "key": claim.item.source}

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from bgpipe.pipeline.errors import BgpipeError, UsageError
+from bgpipe.pipeline.logging import EventLogger, LogFormat, log_to_stderr
 
 if TYPE_CHECKING:
     from bgpipe.config.settings import Settings
@@ -28,7 +29,7 @@ READY = b"ready\n"
 GRACE = 5.0
 """Seconds beyond the drain timeout after which a process is killed."""
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 class WorkerShuttingDown(BgpipeError):
@@ -62,7 +63,6 @@ def run_entry_point(work: Callable[[], int], worker: str = "") -> int:
     `worker` ends every line of the log, which the workers of a machine share.
     """
     from bgpipe.config.settings import load_settings
-    from bgpipe.pipeline.logging import LogFormat, log_to_stderr
 
     try:
         style = load_settings().log.format
@@ -72,7 +72,7 @@ def run_entry_point(work: Callable[[], int], worker: str = "") -> int:
     try:
         return work()
     except BgpipeError as error:
-        log.critical("cannot work", extra={"fields": {"error": str(error)}})
+        log.critical("cannot work", error=str(error))
         return error.exit_code
 
 

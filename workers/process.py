@@ -5,7 +5,6 @@ its one GPU, or empty for the CPU.
 """
 
 import gc
-import logging
 import os
 import secrets
 import sys
@@ -28,11 +27,12 @@ from bgpipe.pipeline.inference.engine_cache import (
     load_engine,
 )
 from bgpipe.pipeline.jobs.store import JobStore
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.monitoring.heartbeat import WorkerStats
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.workers.batcher import Batcher
 from bgpipe.workers.budget import Budget, default_memory
-from bgpipe.workers.celery_app import LaneOptions, make_worker_app, request_shutdown, serve
+from bgpipe.workers.celery_app import make_worker_app, request_shutdown, serve
 from bgpipe.workers.claims import ClaimManager
 from bgpipe.workers.heartbeat import WorkerCounters, is_alive, sending_heartbeats
 from bgpipe.workers.image_processor import ImageCodec, ImageProcessor
@@ -47,7 +47,7 @@ GPU_BATCH = 8
 SWITCH_INTERVAL = 5e-4
 """Seconds for which a lane may hold the interpreter while the device thread waits to launch."""
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 def start(name: str, restarts: int, metrics: str) -> int:
@@ -92,13 +92,8 @@ def work(
     )
     watchdog = Watchdog(settings.worker.stuck_limit, request_restart)
     stores = StoreFactory(settings.s3, stats.lanes, settings.worker.places)
-    processor = ImageProcessor(
-        batcher,
-        stores,
-        Budget(settings.worker.memory or default_memory()),
-        settings,
-        codec,
-    )
+    memory = Budget(settings.worker.memory or default_memory())
+    processor = ImageProcessor(batcher, stores, memory, settings, codec or ImageCodec())
     # Another name for each process: the claims of an earlier one are not its own.
     worker = f"{name}/{secrets.token_hex(3)}"
     drain = settings.worker.drain_timeout
@@ -106,7 +101,7 @@ def work(
         client = running.enter_context(connect(settings.redis_url))
         claims = ClaimManager(JobStore(client).items, worker, partial(is_alive, client))
         runner = ItemRunner(claims, watchdog, processor, stores, counters, settings)
-        app = make_worker_app(settings, LaneOptions(stats.lanes, drain, watchdog), runner)
+        app = make_worker_app(settings, stats.lanes, runner)
 
         def read_stats() -> WorkerStats:
             return counters.snapshot(claims.ages())
@@ -119,20 +114,19 @@ def work(
             collector = WorkerCollector(name, read_stats)
             running.enter_context(serve_metrics(collector, *parse_address(metrics)))
         on_parent_exit(sys.stdin.fileno(), lambda: _exit_within(drain + GRACE))
-        log.info("worker starts", extra={"fields": {"claims_as": worker, "lanes": stats.lanes}})
+        log.info("worker starts", claims_as=worker, lanes=stats.lanes)
         code = serve(app, name, _signal_ready)
-        log.info("worker ends", extra={"fields": {"code": code}})
+        log.info("worker ends", code=code)
         return code
 
 
 def initial_stats(device: str, settings: WorkerSettings, restarts: int = 0) -> WorkerStats:
     """Return those of a worker for `device` (cpu or cuda), whose defaults replace settings of 0."""
-    on_cpu = device == CPU
-    lanes = available_cores() + SPARE_LANES if on_cpu else GPU_LANES
-    batch = 1 if on_cpu else GPU_BATCH
-    return WorkerStats(
-        device, lanes=settings.lanes or lanes, batch=settings.batch or batch, restarts=restarts
-    )
+    lanes, batch = GPU_LANES, GPU_BATCH
+    if device == CPU:
+        lanes, batch = available_cores() + SPARE_LANES, 1
+    lanes, batch = settings.lanes or lanes, settings.batch or batch
+    return WorkerStats(device, lanes=lanes, batch=batch, restarts=restarts)
 
 
 def import_engine() -> None:

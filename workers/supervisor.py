@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import select
@@ -13,11 +12,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from types import FrameType
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bgpipe.pipeline.errors import RedisUnavailable, Unavailable, UsageError
 from bgpipe.pipeline.inference.devices import WorkerDevice
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.workers.lifecycle import GRACE, READY
 
 if TYPE_CHECKING:
@@ -29,26 +29,25 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 MAX_DELAY = 60.0
 """Longest delay of a restart in seconds; a process that ran for as long resets the delay."""
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
+@dataclass
 class DeviceWorker:
-    """The worker process on `device`, and the time of its next start.
+    """The worker process on `device`, and the time of its next start."""
 
-    `metrics` is the HOST:PORT of its endpoint, or empty.
-    """
-
-    def __init__(self, name: str, device: WorkerDevice, metrics: str = "") -> None:
-        self.name = name
-        self.device = device
-        self.metrics = metrics
-        self.failed_starts = 0
-        """Processes in a row that ended before they were ready."""
-        self._process: subprocess.Popen[bytes] | None = None
-        self._starts = 0
-        self._ready = False
-        self._due = self._started = time.monotonic()
-        self._delay = 0.0
+    name: str
+    device: WorkerDevice
+    metrics: str = ""
+    """HOST:PORT of its endpoint, or empty."""
+    failed_starts: int = 0
+    """Processes in a row that ended before they were ready."""
+    _process: subprocess.Popen[bytes] | None = None
+    _starts: int = 0
+    _ready: bool = False
+    _started: float = 0.0
+    _due: float = 0.0
+    _delay: float = 0.0
 
     def start(self) -> None:
         """Start a process if none runs and one is due."""
@@ -76,11 +75,12 @@ class DeviceWorker:
         """
         if self._process is None:
             return None
-        code = self._process.poll()
-        self._ready = self._ready or _has_reported_ready(self._process)
+        code, out = self._process.poll(), self._process.stdout
+        if not self._ready and out and select.select([out], [], [], 0)[0]:
+            self._ready = READY in os.read(out.fileno(), 4096)
         if code is None:
             return None
-        self._clear()
+        self._clear(self._process)
         if self._ready:
             self.failed_starts = 0
         elif code != RedisUnavailable.exit_code:  # reachable when the supervisor started
@@ -89,13 +89,11 @@ class DeviceWorker:
             self._delay = first_delay
         self._due = time.monotonic() + self._delay
         end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        fields = {"name": self.name, "end": end, "restart_in": self._delay}
-        log.error("worker ended", extra={"fields": fields})
+        log.error("worker ended", name=self.name, end=end, restart_in=self._delay)
         self._delay = min(2 * self._delay, MAX_DELAY)
         return code
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process, if one runs."""
         if self._process is not None:
             self._process.send_signal(number)
 
@@ -107,13 +105,12 @@ class DeviceWorker:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return False
-        self._clear()
+        self._clear(self._process)
         return True
 
-    def _clear(self) -> None:
-        ended, self._process = self._process, None
-        if ended is not None:
-            ended.communicate()  # closes its pipes
+    def _clear(self, ended: subprocess.Popen[bytes]) -> None:
+        ended.communicate()  # closes its pipes
+        self._process = None
 
 
 def make_workers(
@@ -138,15 +135,15 @@ def make_workers(
     return workers
 
 
+@dataclass
 class Supervisor:
     """Runs in the main thread of its process; some of `workers` may have been started before."""
 
-    def __init__(self, workers: Sequence[DeviceWorker], settings: WorkerSettings) -> None:
-        self._workers = workers
-        self._settings = settings
-        # Plain values: a signal handler must not take the lock of an Event.
-        self._stopping = False
-        self._signals = 0
+    workers: Sequence[DeviceWorker]
+    settings: WorkerSettings
+    # Plain values: a signal handler must not take the lock of an Event.
+    _stopping: bool = False
+    _signals: int = 0
 
     def run(self) -> int:
         """Keep every worker running until `stop` or a signal, then drain.
@@ -164,22 +161,21 @@ class Supervisor:
         """Drain and end. Any thread may call."""
         self._stopping = True
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, *_: object) -> None:
         """Drain at the first signal, kill the workers at the second."""
-        del number, frame
         self._signals += 1
         self._stopping = True
 
     def _watch(self) -> int:
         while not self._stopping:
-            for worker in self._workers:
-                code = worker.check(self._settings.restart_delay)
+            for worker in self.workers:
+                code = worker.check(self.settings.restart_delay)
                 if code == UsageError.exit_code:  # another start would only repeat it
                     log.critical("worker cannot start: see its message above")
                     return code
                 worker.start()
             # One that fails does not end the others: its device may be broken.
-            if all(w.failed_starts >= self._settings.start_attempts for w in self._workers):
+            if all(w.failed_starts >= self.settings.start_attempts for w in self.workers):
                 log.critical("no worker gets ready, giving up: see their messages above")
                 return Unavailable.exit_code
             time.sleep(POLL)
@@ -187,21 +183,14 @@ class Supervisor:
 
     def _drain(self) -> None:
         """Let the workers finish the images in flight; kill those that exceed the limit."""
-        limit = self._settings.drain_timeout + GRACE
-        log.info("draining", extra={"fields": {"limit": limit}})
-        for worker in self._workers:
+        limit = self.settings.drain_timeout + GRACE
+        log.info("draining", limit=limit)
+        for worker in self.workers:
             worker.signal(signal.SIGTERM)
         deadline = time.monotonic() + limit
         while self._signals < 2 and time.monotonic() < deadline:
-            if all(worker.has_ended(POLL) for worker in self._workers):
+            if all(worker.has_ended(POLL) for worker in self.workers):
                 return
-        for worker in self._workers:
+        for worker in self.workers:
             worker.signal(signal.SIGKILL)
             worker.has_ended(GRACE)
-
-
-def _has_reported_ready(process: subprocess.Popen[bytes]) -> bool:
-    if process.stdout is None:
-        return False
-    readable, _, _ = select.select([process.stdout], [], [], 0)
-    return bool(readable) and READY in os.read(process.stdout.fileno(), 4096)

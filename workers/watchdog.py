@@ -6,18 +6,18 @@ harmless: it does not write to the job store, what it may still write is what an
 it ends where its next stage would begin.
 """
 
-import logging
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock, Thread
 from typing import Any, TypeVar
 
 from bgpipe.pipeline.errors import Code, TransientError
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.processes import start_daemon
 from bgpipe.workers.lifecycle import WorkerShuttingDown
 
@@ -28,7 +28,7 @@ FRAMES = 4
 
 Result = TypeVar("Result")
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 class StageAborted(Exception):
@@ -49,26 +49,26 @@ class TimedStage:
         return self.deadline - time.perf_counter()
 
 
+@dataclass
 class StageTimer:
     """Times an image and its stages. The working thread writes, the lane that waits reads."""
 
-    def __init__(self, limits: Mapping[str, float]) -> None:
-        """`limits`: seconds for each stage."""
-        self._limits = limits
-        self._start = time.perf_counter()
-        self.stages: dict[str, float] = {}
-        """Seconds of each stage that has ended; each output has its own stages `refine` and `encode`."""
-        self.current: TimedStage | None = None
-        self.aborted = False
-        """No further stage begins."""
+    limits: Mapping[str, float]
+    """Seconds for each stage."""
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds of each stage that has ended; each output has its own stages `refine` and `encode`."""
+    current: TimedStage | None = None
+    aborted: bool = False
+    """No further stage begins."""
+    start: float = field(default_factory=time.perf_counter)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         """Time the block as `stage`, or raise StageAborted."""
         if self.aborted:
             raise StageAborted
-        start = time.perf_counter()
-        self.current = TimedStage(stage, self._limits[stage], start + self._limits[stage])
+        start, limit = time.perf_counter(), self.limits[stage]
+        self.current = TimedStage(stage, limit, start + limit)
         try:
             yield
         finally:
@@ -78,25 +78,23 @@ class StageTimer:
     @property
     def seconds(self) -> float:
         """Seconds since the timer was made."""
-        return time.perf_counter() - self._start
+        return time.perf_counter() - self.start
 
 
+@dataclass
 class Watchdog:
     """Threads may share it. `on_too_many_stuck` is called once `max_stuck` threads are stuck."""
 
-    def __init__(self, max_stuck: int, on_too_many_stuck: Callable[[], None]) -> None:
-        self._max_stuck = max_stuck
-        self._on_too_many_stuck = on_too_many_stuck
-        self._lock = Lock()
-        self._stuck: list[Thread] = []
-        self._given_up: Future[None] = Future()
+    max_stuck: int
+    on_too_many_stuck: Callable[[], None]
+    _lock: Lock = field(default_factory=Lock)
+    _stuck: list[Thread] = field(default_factory=list)
+    _given_up: Future[None] = field(default_factory=Future)
 
     def run(self, name: str, timer: StageTimer, work: Callable[[], Result]) -> Result:
         """Return the result of `work`, run in a thread `name` with its stages timed by `timer`.
 
-        Raises:
-            TransientError: TIMEOUT, a stage exceeded its limit.
-            WorkerShuttingDown: `give_up` was called.
+        Raises TransientError if a stage exceeded its limit, WorkerShuttingDown if `give_up` was called.
         """
         thread, result = start_daemon(name, work)
         ends: list[Future[Any]] = [result, self._given_up]
@@ -122,14 +120,15 @@ class Watchdog:
         with self._lock:
             self._stuck = [*filter(Thread.is_alive, self._stuck), thread]
             stuck = len(self._stuck)
-        fields = {"image": thread.name, "stage": stage.name, "limit": stage.limit, "stuck": stuck}
-        log.error("image is stuck", extra={"fields": fields | {"at": describe_thread(thread)}})
-        if stuck >= self._max_stuck:
+        name, at = stage.name, describe_thread(thread)
+        log.error(
+            "image is stuck", image=thread.name, stage=name, limit=stage.limit, stuck=stuck, at=at
+        )
+        if stuck >= self.max_stuck:
             log.critical("too many images are stuck: the worker ends and is started again")
-            self._on_too_many_stuck()
-        remedy = f"look at the image, or raise limits.{stage.name}"
-        overrun = f"{stage.name} did not end within {stage.limit:g} s: {remedy}"
-        return TransientError(Code.TIMEOUT, overrun)
+            self.on_too_many_stuck()
+        overrun = f"{name} did not end within {stage.limit:g} s"
+        return TransientError(Code.TIMEOUT, f"{overrun}: look at the image, or raise limits.{name}")
 
 
 def describe_thread(thread: Thread) -> str:

@@ -51,7 +51,6 @@ class BenchCluster:
             yield previous
 
     def _run(self, name: str, recipe: Recipe, megapixels: float, images: int) -> EndToEndResult:
-        """Run one job of `images` photos of one size."""
         source = self.folder / "photos" / name
         source.mkdir(parents=True)
         photo = _make_photo(megapixels)
@@ -101,7 +100,6 @@ def open_bench_cluster(settings: Settings, folder: Path) -> Iterator[BenchCluste
 
 
 def _mean_stage_seconds(before: WorkerStats, after: WorkerStats) -> Mapping[str, float]:
-    """Return the mean seconds of each stage between two heartbeats."""
     return {
         name: (new.sum - old.sum) / (new.count - old.count)
         for name, new in after.stages.items()

@@ -62,8 +62,7 @@ def _inspect_machine(
     if device.type == "cuda":
         product, detail = torch.cuda.get_device_name(device), f"CUDA {torch.version.cuda}"
     else:
-        product = _read_field("/proc/cpuinfo", "model name") or platform.processor()
-        detail = f"{request.threads} threads"
+        product, detail = _read_processor(), f"{request.threads} threads"
     software = f"torch {torch.__version__}, {detail}, Python {platform.python_version()}"
     peaks = {precision: _measure_matrix_product(device, precision) for precision in precisions}
     # Of the plain network, so that savings of the fused one show as speed; outside inference mode, whose
@@ -75,13 +74,12 @@ def _inspect_machine(
     return Machine(device.type, product or platform.machine(), software, peaks, operations)
 
 
-def _read_field(path: str, name: str) -> str:
-    """Return the value of the first line `name: value` of a file in /proc, or an empty string."""
+def _read_processor() -> str:
     with suppress(OSError):
-        for line in Path(path).read_text().splitlines():
-            if line.startswith(name):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    return ""
+    return platform.processor()
 
 
 def _measure_matrix_product(device: torch.device, precision: Precision) -> float:
@@ -148,8 +146,7 @@ def _reset_peak_memory(device: torch.device) -> None:
 def _read_peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = _read_field("/proc/self/status", "VmHWM").removesuffix("kB")
-    return KIB * int(peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return KIB * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bgpipe.pipeline.broker.client import public_address
 from bgpipe.pipeline.broker.dead_messages import describe_dead
@@ -84,12 +84,10 @@ def machine_checks(settings: Settings) -> Iterator[Check]:
 
 
 def worker_checks(settings: Settings) -> Iterator[Check]:
-    """Check that this machine's workers are alive, take messages, and complete images."""
     yield run_check("worker", _inspect_local_workers, settings)
 
 
 def dispatcher_checks(settings: Settings) -> Iterator[Check]:
-    """Check that a dispatcher of the cluster leads; its lease ends when its loop stalls."""
     yield run_check("dispatcher", _inspect_leader, settings)
 
 
@@ -97,25 +95,21 @@ def inspect_durability(settings: Settings) -> str:
     """Check that the server loses no job when its memory is full or it restarts."""
     with open_session(settings) as session:
         stored = session.client.info("memory") | session.client.info("persistence")
-    problems = []
-    limit = stored.get("maxmemory", 0)
-    if 0 < FULL * limit <= stored["used_memory"]:
-        problems.append(
-            f"memory is nearly full, {stored['used_memory_human']} of {stored['maxmemory_human']}: "
-            "raise maxmemory"
-        )
-    policy = stored.get("maxmemory_policy", "unknown")
-    if policy != "noeviction":
-        problems.append(f"maxmemory-policy is {policy}, so jobs may vanish: set it to noeviction")
-    if not stored.get("aof_enabled"):
-        problems.append(
-            "appendonly is off, so a restart loses jobs: set appendonly yes, appendfsync everysec"
-        )
-    if stored.get("aof_last_write_status", "ok") != "ok":
-        problems.append("the append-only file is not writable: free the server's disk")
-    if problems:
+    if problems := list(_durability_problems(stored)):
         raise RedisUnavailable("; ".join(problems))
     return "noeviction, append-only file"
+
+
+def _durability_problems(stored: Mapping[str, Any]) -> Iterator[str]:
+    used, limit = stored["used_memory_human"], stored.get("maxmemory_human")
+    if 0 < FULL * stored.get("maxmemory", 0) <= stored["used_memory"]:
+        yield f"memory is nearly full, {used} of {limit}: raise maxmemory"
+    if (policy := stored.get("maxmemory_policy", "unknown")) != "noeviction":
+        yield f"maxmemory-policy is {policy}, so jobs may vanish: set it to noeviction"
+    if not stored.get("aof_enabled"):
+        yield "appendonly is off, so a restart loses jobs: set appendonly yes, appendfsync everysec"
+    if stored.get("aof_last_write_status", "ok") != "ok":
+        yield "the append-only file is not writable: free the server's disk"
 
 
 def _inspect_versions(_: Settings) -> str:
@@ -201,9 +195,8 @@ def _inspect_devices(settings: Settings) -> str:
         problem = Unavailable if settings.embedded else CheckWarning  # a cluster has other machines
         raise problem(f"no worker can run here: {reason}")
     devices = [json.loads(line) for line in done.stdout.splitlines()]
-    listed = ", ".join(
-        f"{device['name']} {device['problem'] or device['product']}".strip() for device in devices
-    )
+    texts = (f"{each['name']} {each['problem'] or each['product']}".strip() for each in devices)
+    listed = ", ".join(texts)
     if any(device["problem"] for device in devices):
         raise CheckWarning(f"a GPU cannot be used: {listed}: check nvidia-smi")
     return listed
@@ -235,12 +228,12 @@ def _locate(settings: Settings, name: str) -> str:
 
 
 def _inspect_local_workers(settings: Settings) -> str:
+    """Check that the workers of this machine are alive, complete images, and take messages."""
     with open_session(settings) as session:
         heartbeats = _local_heartbeats(session)
         if not heartbeats:
             raise Unavailable(f"no worker of this machine has a heartbeat: {platform.node()}")
-        stalled = [heartbeat for heartbeat in heartbeats if heartbeat.is_stalled(STALL)]
-        if stalled:
+        if stalled := [heartbeat for heartbeat in heartbeats if heartbeat.is_stalled(STALL)]:
             raise Unavailable(f"no image done for {STALL:.0f} s: {_describe(stalled)}")
         if _ignores_queue(session):
             time.sleep(RECHECK)
@@ -250,6 +243,7 @@ def _inspect_local_workers(settings: Settings) -> str:
 
 
 def _inspect_leader(settings: Settings) -> str:
+    """Check the lease of the cluster's dispatchers, which ends when the loop of the leader stalls."""
     with open_session(settings) as session:
         if not session.is_dispatched():
             raise Unavailable("no dispatcher leads: start one with bgpipe dispatch")
@@ -257,8 +251,7 @@ def _inspect_leader(settings: Settings) -> str:
 
 
 def _local_heartbeats(session: Session) -> list[Heartbeat]:
-    heartbeats = read_heartbeats(session.client)
-    return [heartbeat for heartbeat in heartbeats if heartbeat.host == platform.node()]
+    return [each for each in read_heartbeats(session.client) if each.host == platform.node()]
 
 
 def _ignores_queue(session: Session) -> bool:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 FLOWER = "http://127.0.0.1:5555"
 """Default address of Flower."""
-GUARDED = (401, 403)
-"""HTTP statuses of a server that requires authentication."""
 
 
 class Exposed(BgpipeError):
@@ -60,7 +58,6 @@ def inspect_encryption(settings: Settings) -> str:
 
 
 def _inspect_files(settings: Settings) -> str:
-    """Check the permissions of files that hold secrets."""
     folder = secrets_folder()
     files = [path for path in folder.iterdir() if path.is_file()] if folder else []
     secrets = [
@@ -72,10 +69,8 @@ def _inspect_files(settings: Settings) -> str:
     if any(secret in text for secret in secrets if secret):
         files.append(user_file())
     readable = [str(path) for path in files if path.stat().st_mode & stat.S_IRWXO]
-    if readable:
-        raise Exposed(
-            f"readable by all users of this machine: {', '.join(readable)}: chmod o= them"
-        )
+    if names := ", ".join(readable):
+        raise Exposed(f"readable by all users of this machine: {names}: chmod o= them")
     return f"closed to others: {', '.join(map(str, files))}" if files else "no file holds a secret"
 
 
@@ -129,7 +124,7 @@ def _inspect_flower(_: Settings) -> str:
         with urllib.request.urlopen(f"{FLOWER}/workers", timeout=5):  # noqa: S310  # a constant
             pass
     except urllib.error.HTTPError as error:
-        if error.code in GUARDED:
+        if error.code in {401, 403}:  # authentication is required
             return f"requires a password: {FLOWER}"
         return f"shows nothing: {FLOWER}: {error}"
     except OSError:

@@ -8,7 +8,7 @@ import importlib.metadata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from math import inf
 from threading import Lock
 from typing import Any, cast
@@ -30,42 +30,38 @@ from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.broker.queue import QueueStats, read_stats
 from bgpipe.pipeline.errors import Code, RedisUnavailable, StoreCorrupted, UsageError
 from bgpipe.pipeline.jobs.records import ERROR, FLAG
-from bgpipe.pipeline.monitoring.heartbeat import METRICS, Heartbeat, WorkerStats, read_heartbeats
+from bgpipe.pipeline.monitoring.heartbeat import (
+    METRICS,
+    Heartbeat,
+    WorkerStats,
+    gauge,
+    metrics_of,
+    read_heartbeats,
+)
 from bgpipe.pipeline.types import JobState, ReviewFlag
 
-HOUR = 3600.0
-THOUSAND = 1000
 UNKNOWN = -1
 """Value of a statistic that is not exported."""
 
 
 @dataclass(frozen=True, slots=True)
-class OutcomeTotals:
-    """Counts that do not shrink when a job is forgotten or its failures are retried.
-
-    `since` names the start of counting; it changes if Redis was emptied.
-    """
+class ClusterStats:
+    """All jobs at one moment; the fields with a metric cover the running ones."""
 
     since: str
+    """The start of `counts`; it changes if Redis was emptied."""
     counts: Counter[str]
-    """Images that were done, skipped or flagged, by ERROR and code, and by FLAG and flag."""
+    """Images that were done, skipped or flagged, by ERROR and code, and by FLAG and flag.
 
-
-@dataclass(frozen=True, slots=True)
-class ClusterStats:
-    """All jobs at one moment; all fields but `totals` and `jobs` cover the running jobs.
-
-    `oldest`: seconds since the first of them was listed, the age of the oldest unsettled image.
-    `images_per_second`: the sum of their averages.
-    """
-
-    totals: OutcomeTotals
+    They do not shrink when a job is forgotten or its failures are retried."""
     jobs: Mapping[JobState, int]
-    paused: int
-    unsettled: int
-    in_flight: int
-    oldest: float
-    images_per_second: float
+    paused: float = gauge("jobs_paused", "Running jobs whose images are all refused.")
+    unsettled: float = gauge("images_unsettled", "Unsettled images of running jobs.")
+    in_flight: float = gauge("images_in_flight", "Images claimed by workers.")
+    oldest: float = gauge(
+        "images_unsettled_oldest_seconds", "Time since the oldest of them was listed."
+    )
+    images_per_second: float = gauge("images_per_second", "Sum of the running jobs' averages.")
 
 
 def read_cluster_stats(client: RedisClient) -> ClusterStats:
@@ -73,15 +69,9 @@ def read_cluster_stats(client: RedisClient) -> ClusterStats:
     replies = run_lua(client, __package__, "cluster_stats", keys=names, args=args)
     totals, stats = map(_pairs, replies)
     since = totals.pop("since", "")
-    return ClusterStats(
-        totals=OutcomeTotals(since, Counter({name: int(n) for name, n in totals.items()})),
-        jobs={state: int(stats[state]) for state in JobState},
-        paused=int(stats["paused"]),
-        unsettled=int(stats["unsettled"]),
-        in_flight=int(stats["in_flight"]),
-        oldest=float(stats["oldest"]),
-        images_per_second=float(stats["speed"]),
-    )
+    counts = Counter({name: int(count) for name, count in totals.items()})
+    jobs = {state: int(stats.pop(state)) for state in JobState}
+    return ClusterStats(since, counts, jobs, **{name: float(n) for name, n in stats.items()})
 
 
 def _pairs(flat: Sequence[bytes | int]) -> dict[str, str]:
@@ -89,17 +79,36 @@ def _pairs(flat: Sequence[bytes | int]) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
+@dataclass
+class MonotonicTotals:
+    """Keeps counters from falling as long as they count from the same start.
+
+    A Redis that was killed loses up to a second of counts; Prometheus would take the smaller number
+    for a restart from zero, and add all of it.
+    """
+
+    _since: str = ""
+    _highest: Counter[str] = field(default_factory=Counter)
+    _lock: Lock = field(default_factory=Lock)
+
+    def raise_to(self, since: str, counts: Counter[str]) -> Counter[str]:
+        """Return the highest counts seen of those that began at `since`."""
+        with self._lock:
+            self._highest = counts | self._highest if since == self._since else counts
+            self._since = since
+            return self._highest
+
+
+@dataclass(eq=False)
 class ClusterCollector(Collector):
     """Metrics of the cluster of one Redis. Threads may share it.
 
     `client` must not retry: a scrape does not wait for a server that is away.
     """
 
-    def __init__(self, client: RedisClient, settings: Settings) -> None:
-        self._client = client
-        self._queue = settings.queue.name
-        self._price = settings.estimate.price_per_hour
-        self._monotonic = MonotonicTotals()
+    client: RedisClient
+    settings: Settings
+    _monotonic: MonotonicTotals = field(default_factory=MonotonicTotals)
 
     def collect(self) -> Iterator[Metric]:
         yield _build_info()
@@ -110,30 +119,29 @@ class ClusterCollector(Collector):
         yield from metrics
 
     def _read(self) -> Iterator[Metric]:
-        client = self._client
+        client, settings = self.client, self.settings
         stats, heartbeats = read_cluster_stats(client), read_heartbeats(client)
         yield _gauge("redis_up", "Whether Redis answers.", 1)
         yield from _redis(client.info("memory") | client.info("persistence"))
-        yield _gauge(
-            "dispatcher_leads", "Whether a dispatcher leads.", is_held(client, keys.DISPATCH)
-        )
-        yield from _outcomes(self._monotonic.raise_to(stats.totals).counts)
-        yield from _jobs(stats, read_stats(client, self._queue))
+        leads = is_held(client, keys.DISPATCH)
+        yield _gauge("dispatcher_leads", "Whether a dispatcher leads.", leads)
+        yield from _outcomes(self._monotonic.raise_to(stats.since, stats.counts))
+        yield from _jobs(stats, read_stats(client, settings.queue.name))
         yield _gauge("workers", "Worker processes with a heartbeat.", len(heartbeats))
-        yield from _cost(stats, len(heartbeats), self._price)
+        yield from _cost(stats, len(heartbeats), settings.estimate.price_per_hour)
         yield from _workers(heartbeats)
 
 
+@dataclass(eq=False)
 class WorkerCollector(Collector):
     """Metrics of one worker. `read_stats` returns its present statistics."""
 
-    def __init__(self, worker: str, read_stats: Callable[[], WorkerStats]) -> None:
-        self._worker = worker
-        self._read_stats = read_stats
+    worker: str
+    read_stats: Callable[[], WorkerStats]
 
     def collect(self) -> Iterator[Metric]:
         yield _build_info()
-        yield from _workers([Heartbeat(self._worker, 0.0, self._read_stats())])
+        yield from _workers([Heartbeat(self.worker, 0.0, self.read_stats())])
 
 
 @contextmanager
@@ -157,26 +165,6 @@ def serve_metrics(collector: Collector, host: str, port: int) -> Iterator[None]:
         thread.join()
 
 
-class MonotonicTotals:
-    """Keeps counters from falling as long as they count from the same start.
-
-    A Redis that was killed loses up to a second of counts; Prometheus would take the smaller number
-    for a restart from zero, and add all of it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._highest = OutcomeTotals("", Counter())
-
-    def raise_to(self, totals: OutcomeTotals) -> OutcomeTotals:
-        """Return the highest totals seen since `totals.since`."""
-        with self._lock:
-            if totals.since == self._highest.since:
-                totals = replace(totals, counts=totals.counts | self._highest.counts)
-            self._highest = totals
-            return totals
-
-
 def _redis(stored: Mapping[str, Any]) -> Iterator[Metric]:
     limit = stored.get("maxmemory") or stored.get("total_system_memory", 0)
     writes = {stored.get(f"{name}_status", "ok") for name in ("aof_last_write", "rdb_last_bgsave")}
@@ -198,18 +186,12 @@ def _outcomes(counts: Counter[str]) -> Iterator[Metric]:
 def _jobs(stats: ClusterStats, queue: QueueStats) -> Iterator[Metric]:
     jobs = {(state,): count for state, count in stats.jobs.items()}
     yield _family(GaugeMetricFamily, "jobs", "Jobs by state.", jobs, "state")
-    yield _gauge("jobs_paused", "Running jobs whose images are all refused.", stats.paused)
-    yield _gauge("images_unsettled", "Unsettled images of running jobs.", stats.unsettled)
-    yield _gauge("images_in_flight", "Images claimed by workers.", stats.in_flight)
-    yield _gauge(
-        "images_unsettled_oldest_seconds", "Time since the oldest of them was listed.", stats.oldest
-    )
-    yield _gauge("images_per_second", "Sum of the running jobs' averages.", stats.images_per_second)
+    for name, metric in metrics_of(ClusterStats).items():
+        yield _gauge(metric.name, metric.text, getattr(stats, name))
     yield _gauge("queue_messages", "Messages waiting.", queue.waiting)
     yield _gauge("queue_unacked_messages", "Messages held by workers.", queue.unacked)
-    yield _gauge(
-        "queue_oldest_message_seconds", "Time since the oldest message was published.", queue.age
-    )
+    text = "Time since the oldest message was published."
+    yield _gauge("queue_oldest_message_seconds", text, queue.age)
 
 
 def _cost(stats: ClusterStats, devices: int, price: float) -> Iterator[Metric]:
@@ -217,7 +199,7 @@ def _cost(stats: ClusterStats, devices: int, price: float) -> Iterator[Metric]:
         return
     yield _gauge("device_price_per_hour", "Configured price, in its currency.", price)
     if devices and stats.images_per_second:
-        hours = THOUSAND / (stats.images_per_second * HOUR)
+        hours = 1000 / (stats.images_per_second * 3600)
         text = "Price of all workers for 1,000 images at the present speed."
         yield _gauge("cost_per_thousand_images", text, devices * price * hours)
 
@@ -228,18 +210,18 @@ def _build_info() -> Metric:
 
 
 def _workers(heartbeats: Sequence[Heartbeat]) -> Iterator[Metric]:
-    workers = {(heartbeat.worker,): heartbeat.stats for heartbeat in heartbeats}
+    workers = {(each.worker,): each.stats for each in heartbeats}
     infos = {
-        name: {"device": stats.device, "model": stats.model[:12]} for name, stats in workers.items()
+        key: {"device": stats.device, "model": stats.model[:12]} for key, stats in workers.items()
     }
     yield _family(InfoMetricFamily, "worker", "Device and model.", infos, "worker")
-    ages = {(heartbeat.worker,): heartbeat.age for heartbeat in heartbeats}
+    ages = {(each.worker,): each.age for each in heartbeats}
     text = "Time since the last heartbeat."
     yield _family(GaugeMetricFamily, "worker_heartbeat_age_seconds", text, ages, "worker")
-    for field, metric in METRICS.items():
+    for name, metric in METRICS.items():
         kind = CounterMetricFamily if metric.is_counter else GaugeMetricFamily
-        values = {name: getattr(stats, field) for name, stats in workers.items()}
-        known = {name: value for name, value in values.items() if value != UNKNOWN}
+        values = {key: getattr(stats, name) for key, stats in workers.items()}
+        known = {key: value for key, value in values.items() if value != UNKNOWN}
         yield _family(kind, f"worker_{metric.name}", metric.text, known, "worker")
     family = HistogramMetricFamily(
         "bgpipe_worker_stage_seconds", "Duration of the stages.", labels=["worker", "stage"]

@@ -63,19 +63,26 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerMetric:
-    """How Prometheus shows a field: as bgpipe_worker_NAME with the help `text`."""
+class FieldMetric:
+    """How Prometheus shows a field of statistics; the name lacks bgpipe_ or bgpipe_worker_."""
 
     name: str
     text: str
     is_counter: bool = False
 
 
-def _gauge(name: str, text: str, default: float = 0, is_counter: bool = False) -> Any:  # noqa: ANN401
-    return field(default=default, metadata={"metric": WorkerMetric(name, text, is_counter)})
+def gauge(name: str, text: str, default: float = 0, is_counter: bool = False) -> Any:  # noqa: ANN401
+    """Return a field of a dataclass that is shown as bgpipe's metric `name` with the help `text`."""
+    return field(default=default, metadata={"metric": FieldMetric(name, text, is_counter)})
 
 
-_counter = partial(_gauge, is_counter=True)
+counter = partial(gauge, is_counter=True)
+
+
+def metrics_of(stats: type[Any]) -> Mapping[str, FieldMetric]:
+    """Return the metrics of a dataclass by their fields."""
+    metadata = {each.name: each.metadata for each in fields(stats)}
+    return {name: data["metric"] for name, data in metadata.items() if "metric" in data}
 
 
 @dataclass(slots=True)
@@ -86,31 +93,27 @@ class WorkerStats:
     """cpu or cuda."""
     model: str = ""
     """sha256 of the weights that found a subject last; empty before the first image."""
-    lanes: int = _gauge("lanes", "Maximum number of images in flight.")
-    batch: int = _gauge("batch_size", "Maximum number of images in a forward pass.")
-    restarts: int = _counter("restarts", "Earlier processes of this worker.")
-    images: int = _counter("images", "Images settled by this process.")
+    lanes: int = gauge("lanes", "Maximum number of images in flight.")
+    batch: int = gauge("batch_size", "Maximum number of images in a forward pass.")
+    restarts: int = counter("restarts", "Earlier processes of this worker.")
+    images: int = counter("images", "Images settled by this process.")
     progress: float = 0.0
     """Time of the last of them."""
     beat: float = 0.0
     """Time of the heartbeat."""
-    in_flight: int = _gauge("lanes_busy", "Images in flight.")
-    oldest: float = _gauge("oldest_image_seconds", "Age of the oldest image in flight.", 0.0)
-    steps: int = _counter("device_steps", "Forward passes.")
-    device_images: int = _counter("device_images", "Images in forward passes.")
-    device_seconds: float = _counter("device_busy_seconds", "Time in forward passes.", 0.0)
-    memory: int = _gauge("memory_bytes", "Resident memory of the process.")
-    disk_free: int = _gauge(
-        "disk_free_bytes", "Free space where the last cutout was written.", default=-1
-    )
+    in_flight: int = gauge("lanes_busy", "Images in flight.")
+    oldest: float = gauge("oldest_image_seconds", "Age of the oldest image in flight.", 0.0)
+    steps: int = counter("device_steps", "Forward passes.")
+    device_images: int = counter("device_images", "Images in forward passes.")
+    device_seconds: float = counter("device_busy_seconds", "Time in forward passes.", 0.0)
+    memory: int = gauge("memory_bytes", "Resident memory of the process.")
+    disk_free: int = gauge("disk_free_bytes", "Free space where the last cutout was written.", -1)
     """-1, which is not shown, for a bucket."""
-    stages: Mapping[str, Histogram] = field(default_factory=dict)
+    stages: dict[str, Histogram] = field(default_factory=dict)
 
     def write(self) -> dict[str, str | int | float]:
-        """Return the fields of the hash."""
-        plain = {name: getattr(self, name) for name in _NAMES}
         stages = {f"{STAGE}{name}": stage.write() for name, stage in self.stages.items()}
-        return plain | stages
+        return {name: getattr(self, name) for name in _NAMES} | stages
 
     @classmethod
     def read(cls, stored: Mapping[str, str]) -> WorkerStats:
@@ -126,10 +129,7 @@ class WorkerStats:
 
 
 _NAMES = [stat.name for stat in fields(WorkerStats) if stat.name != "stages"]
-METRICS: Mapping[str, WorkerMetric] = {
-    stat.name: stat.metadata["metric"] for stat in fields(WorkerStats) if "metric" in stat.metadata
-}
-"""The metrics of WorkerStats by their fields."""
+METRICS = metrics_of(WorkerStats)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import Matte, ModelTask, Output, Preset, Recipe, ResolvedModel
 from bgpipe.workers.budget import Budget
-from bgpipe.workers.image_processor import ImageCodec, ImageProcessor, OutputRequest
+from bgpipe.workers.image_processor import ImageCodec, ImageProcessor
 from bgpipe.workers.watchdog import StageTimer
 
 SETTINGS = load_settings()
@@ -60,19 +60,18 @@ def user_seconds() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_utime
 
 
-def request(model: ResolvedModel, preset: Preset, file_format: str) -> OutputRequest:
-    recipe = Recipe(model.name, model.sha256, model.size, preset, Output(file_format))
-    return OutputRequest(recipe, {"bgpipe:recipe": recipe.text})
+def recipe(model: ResolvedModel, preset: Preset, file_format: str) -> Recipe:
+    return Recipe(model.name, model.sha256, model.size, preset, Output(file_format))
 
 
-def kinds(model: ResolvedModel) -> dict[str, list[OutputRequest]]:
+def kinds(model: ResolvedModel) -> dict[str, list[Recipe]]:
     web = {"size": "1600x1600", "background": "white"}
-    one, mask = request(model, BALANCED, "png"), request(model, BALANCED, "mask")
+    one, mask = recipe(model, BALANCED, "png"), recipe(model, BALANCED, "mask")
     return {
         "one": [one],
-        "three": [one, mask, request(model, replace(BALANCED, **web), "webp")],
+        "three": [one, mask, recipe(model, replace(BALANCED, **web), "webp")],
         "three, one of them by another preset": [
-            *(one, mask, request(model, replace(PRODUCTS, **web), "webp"))
+            *(one, mask, recipe(model, replace(PRODUCTS, **web), "webp"))
         ],
     }
 
@@ -101,14 +100,14 @@ def compare(
     processor: ImageProcessor,
     codec: TimedCodec,
     data: bytes,
-    kinds: dict[str, list[OutputRequest]],
+    kinds: dict[str, list[Recipe]],
     rounds: int,
 ) -> None:
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
     for number in range(rounds + 1):
-        for name, requests in kinds.items():
+        for name, recipes in kinds.items():
             codec.seconds, start = 0.0, user_seconds()
-            processor.process(data, requests, StageTimer(SETTINGS.limits.model_dump()))
+            processor.process(data, "", recipes, StageTimer(SETTINGS.limits.model_dump()))
             if number:  # the first round warms up
                 times[name].append((user_seconds() - start, codec.seconds))
     medians = {name: np.median(values, axis=0) * 1e3 for name, values in times.items()}

@@ -86,7 +86,7 @@ import cv2, numpy as np, torch
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.images.encode import encode
 from bgpipe.pipeline.types import Cutout, Matte, Output, DecodedImage, Preset, Recipe
-from bgpipe.workers.image_processor import ImageProcessor, OutputRequest
+from bgpipe.workers.image_processor import ImageProcessor
 from bgpipe.workers.budget import Budget
 from bgpipe.workers.watchdog import StageTimer
 
@@ -110,7 +110,7 @@ def photo(megapixels):
     return encode(opaque, picture, Output(format="jpeg"), {})
 
 def make(data):
-    image_processor.process(data, [OutputRequest(recipe, {})], StageTimer(settings.limits.model_dump()))
+    image_processor.process(data, "", [recipe], StageTimer(settings.limits.model_dump()))
 
 def kilobytes(name):
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(name))

@@ -19,7 +19,7 @@ from bgpipe.pipeline.images import png, provenance
 from bgpipe.pipeline.storage.factory import StoreFactory
 from bgpipe.pipeline.types import Matte, Matting, Output, Preset, Recipe
 from bgpipe.workers.budget import Budget
-from bgpipe.workers.image_processor import ImageProcessor, OutputRequest
+from bgpipe.workers.image_processor import ImageProcessor
 from bgpipe.workers.watchdog import StageTimer
 
 SIZE = (64, 64)
@@ -54,9 +54,8 @@ def make(
     stores = StoreFactory(SETTINGS.s3)
     processor = ImageProcessor(device or Device(), stores, Budget(2**30), SETTINGS)
     recipe = Recipe("m", "0" * 64, SIZE, preset, Output(**values), matting)
-    text = {"bgpipe:recipe": recipe.text, "bgpipe:source": "1-2"}
     timer = StageTimer(SETTINGS.limits.model_dump())
-    ((file,), _) = processor.process(data, [OutputRequest(recipe, text)], timer)
+    ((file,), _) = processor.process(data, "1-2", [recipe], timer)
     if isinstance(file, ItemError):
         raise file
     return file
@@ -210,11 +209,10 @@ def test_several_outputs_are_what_each_would_be_alone_from_one_pass() -> None:
     ]
     device, timer = SoftDevice(), StageTimer(SETTINGS.limits.model_dump())
     processor = ImageProcessor(device, StoreFactory(SETTINGS.s3), Budget(2**30), SETTINGS)
-    requests = [OutputRequest(recipe, {"bgpipe:recipe": recipe.text}) for recipe in recipes]
-    files, _ = processor.process(source, requests, timer)
+    files, _ = processor.process(source, "1-2", recipes, timer)
     assert len(device.seen) == 1
-    for request, file in zip(requests, files, strict=True):
-        assert processor.process(source, [request], timer)[0] == [file]
+    for recipe, file in zip(recipes, files, strict=True):
+        assert processor.process(source, "1-2", [recipe], timer)[0] == [file]
     assert len({len(file) for file in files if isinstance(file, bytes)}) == len(files)
 
 
@@ -227,8 +225,8 @@ def test_an_output_that_fails_leaves_the_others_as_they_are(
     ]
     timer = StageTimer(SETTINGS.limits.model_dump())
     processor = ImageProcessor(Device(), StoreFactory(SETTINGS.s3), Budget(2**30), SETTINGS)
-    requests = [OutputRequest(recipe, {}) for recipe in recipes]
-    (cutout, error, mask), _ = processor.process(png.encode(scene, text={}), requests, timer)
+    source = png.encode(scene, text={})
+    (cutout, error, mask), _ = processor.process(source, "1-2", recipes, timer)
     assert isinstance(error, PermanentError)
     assert error.code is Code.MISSING
     assert isinstance(cutout, bytes)

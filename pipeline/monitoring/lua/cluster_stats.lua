@@ -28,7 +28,7 @@ for state, count in pairs(states) do
   stats[#stats + 1] = state
   stats[#stats + 1] = count
 end
-for name, value in pairs({oldest = oldest, speed = speed}) do
+for name, value in pairs({oldest = oldest, images_per_second = speed}) do
   stats[#stats + 1] = name
   stats[#stats + 1] = string.format('%.6f', value)
 end
