@@ -83,10 +83,10 @@ def load(run: Run, composer: Composer, first: int) -> DataLoader[tuple[Tensor, T
 
 def write_log(trainer: Trainer, losses: list[float], seconds: float) -> None:
     run, progress = trainer.run, trainer.progress
-    line = {"step": progress.step, "samples": progress.step * run.batch}
-    shutil.copyfile(trainer.weights, run.out / f"weights-{line['samples']:06}.safetensors")
-    line |= {"minutes": round(progress.seconds / 60, 2), "loss": round(mean(losses), 4)}
-    line |= {"images_per_second": round(len(losses) * run.batch / seconds, 1)}
+    samples, speed = progress.step * run.batch, round(len(losses) * run.batch / seconds, 1)
+    line = {"step": progress.step, "samples": samples, "minutes": round(progress.seconds / 60, 2)}
+    line |= {"loss": round(mean(losses), 4), "images_per_second": speed}
+    shutil.copyfile(trainer.weights, run.out / f"weights-{samples:06}.safetensors")
     with (run.out / "log.jsonl").open("a") as file:
         print(json.dumps(line), file=file)
 
