@@ -18,13 +18,11 @@ from torch import Tensor, nn
 
 MODEL = "birefnet_nano"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-DERIVED = ("relative_position_index", "num_batches_tracked")  # rebuilt or unused by the loader
 
 
 @dataclass
 class Progress:
     step: int = 0
-    samples: int = 0
     seconds: float = 0.0
 
 
@@ -69,8 +67,7 @@ def export(average: Mapping[str, Tensor], model: str, target: Path, side: int) -
     """Write the tensors of inference in half precision, for a native size of `side` pixels."""
     header = {"bgpipe.config": model, "bgpipe.size": f"{side}x{side}"}
     header |= {"format": "pt", "bgpipe.patch_order": "current"}
-    weights = {name: x for name, x in average.items() if not name.endswith(DERIVED)}
-    _write(target, {name: x.to(torch.float16) for name, x in weights.items()}, header)
+    _write(target, {name: x.to(torch.float16) for name, x in average.items()}, header)
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:

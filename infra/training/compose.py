@@ -6,18 +6,21 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from library import Layer, Library, Pixels
+from library import Kinds, Layer, Library, Pixels
 from numpy.typing import NDArray
+
+from bgpipe.pipeline.matting.resample import to_unit
 
 Floats = NDArray[np.float32]
 
-PHOTOS = 0.82  # share of samples that are photos
-EMPTY = 0.02  # share without a subject; the rest are compositions
-VIEWS = (0.4, 0.35, 0.25)  # shares of photos shown almost whole, close to the subject, in part
+PHOTOS = 0.73  # share of samples that are photos; the rest are compositions
+VIEWS = (0.45, 0.3, 0.25)  # shares of photos shown almost whole, close to the subject, in part
 CLOSEST = 0.35  # of the sides of a photo: the smallest crop
 TILTED = 0.25  # share of photos that are rotated
 LONGEST = 1.4  # of the shorter side: the longer side of a close view
 COVER = (0.04, 0.8)  # of the image, by a pasted subject
+PEOPLE = 0.4  # share of compositions that are people before a photo in focus
+PASTED = (0.12, 0.7, 0.18)  # shares of the others with no, one and two subjects
 CUTOUTS = 0.5  # share of pasted subjects that are cut-outs; the rest come from photos
 DEFOCUSED = 0.35  # share of backgrounds out of focus
 LUMA = (0.299, 0.587, 0.114)
@@ -35,24 +38,24 @@ class Composer:
         return Layer(photographed(sample.rgb, rng), sample.alpha)
 
     def _scene(self, size: int, rng: np.random.Generator) -> Layer:
-        kind = rng.random()
-        if kind < EMPTY:
-            return ground(self.library, size, rng)
-        if self.library.photos.members and kind < EMPTY + PHOTOS:
-            shown = view(self.library.photos.draw(rng), size, rng)
+        photos, people = self.library.photos, self.library.people
+        if photos.members and rng.random() < PHOTOS:
+            shown = view(photos.draw(rng), size, rng)
             return Layer(jittered(shown.rgb, rng, 0.8), shown.alpha)
+        if people.members and rng.random() < PEOPLE:
+            return before(photos.draw(rng).rgb, self._subject(people, rng), size, rng)
         canvas = ground(self.library, size, rng)
-        for _ in range(rng.choice((1, 2), p=(0.8, 0.2))):
-            canvas = pasted(canvas, self._subject(rng), rng)
+        for _ in range(rng.choice(3, p=PASTED)):
+            cut = not photos.members or (self.library.cutouts.members and rng.random() < CUTOUTS)
+            canvas = pasted(
+                canvas, self._subject(self.library.cutouts if cut else photos, rng), rng
+            )
         return canvas
 
-    def _subject(self, rng: np.random.Generator) -> Layer:
+    def _subject(self, drawn: Kinds, rng: np.random.Generator) -> Layer:
         """Return a cut-out or the subject of a photo, relit."""
-        cutouts, photos = self.library.cutouts, self.library.photos
-        first = not photos.members or (cutouts.members and rng.random() < CUTOUTS)
-        drawn = cutouts if first else photos
         layer = drawn.draw(rng).trimmed()
-        return Layer(jittered(layer.rgb, rng), layer.alpha) if layer else self._subject(rng)
+        return Layer(jittered(layer.rgb, rng), layer.alpha) if layer else self._subject(drawn, rng)
 
 
 def ground(library: Library, size: int, rng: np.random.Generator) -> Layer:
@@ -68,6 +71,12 @@ def ground(library: Library, size: int, rng: np.random.Generator) -> Layer:
     else:
         image = gradient(size, rng)
     return Layer(jittered(image, rng), np.zeros((size, size), np.uint8))
+
+
+def before(photo: Pixels, subject: Layer, size: int, rng: np.random.Generator) -> Layer:
+    """Return the subject before a part of a photo in focus."""
+    part = jittered(region(photo, size, rng, 0.15), rng)
+    return pasted(Layer(part, np.zeros((size, size), np.uint8)), subject, rng)
 
 
 def region(image: Pixels, size: int, rng: np.random.Generator, smallest: float) -> Pixels:
@@ -113,13 +122,13 @@ def view(photo: Layer, size: int, rng: np.random.Generator) -> Layer:
 def pasted(canvas: Layer, subject: Layer, rng: np.random.Generator) -> Layer:
     """Composite `subject` over `canvas` at a random place, premultiplied, so that alpha is exact."""
     size = canvas.alpha.shape[0]
-    share = in_unit(subject.alpha)[..., None]
-    premultiplied = np.concatenate([in_unit(subject.rgb) * share, share], axis=2)
+    share = to_unit(subject.alpha)[..., None]
+    premultiplied = np.concatenate([to_unit(subject.rgb) * share, share], axis=2)
     placed = cv2.warpAffine(premultiplied, placement(subject, size, rng), (size, size))
     if rng.random() < 0.3:
         placed = cv2.GaussianBlur(placed, (0, 0), rng.uniform(0.4, 1.1))
     colour, alpha = np.split(np.asarray(placed, np.float32), [3], axis=2)  # [S,S,3], [S,S,1]
-    behind = in_unit(canvas.rgb)
+    behind = to_unit(canvas.rgb)
     if rng.random() < 0.3:  # a shadow on the background
         move = np.float32([[1, 0, rng.normal(0, 0.06) * size], [0, 1, 0]])
         move[1, 2] = rng.uniform(0, 0.06) * size
@@ -174,11 +183,6 @@ def photographed(rgb: Pixels, rng: np.random.Generator) -> Pixels:
         coded = cv2.imencode(".jpg", rgb, quality)[1]
         rgb = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
     return rgb
-
-
-def in_unit(values: Pixels) -> Floats:
-    """Scale 0..255 to 0..1."""
-    return np.divide(values, 255, dtype=np.float32)
 
 
 def _whole(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:

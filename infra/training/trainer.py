@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from checkpoint import MODEL, Progress, export, restore, save
 from pretrained import fill
+from safetensors.torch import load_file
 from supervision import Supervision
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -31,20 +35,26 @@ LONGEST_GRADIENT = 2.0
 class Run:
     data: Path
     out: Path
-    minutes: float = math.inf  # the run ends after these minutes, or
-    samples: float = math.inf  # after these samples
+    samples: int  # of the whole run, what a resumed one has done included
     sizes: tuple[int, ...] = (SIDE,)  # of batches, drawn at random
     last_sizes: tuple[int, ...] = (SIDE,)  # in the last part of the run
     last: float = 0.3  # share of the last part
     batch: int = 16
     rate: float = 1e-3  # the highest learning rate
-    native: int = SIDE  # size in the header of the weights
     seed: int = 0
     average_decay: float = 0.995  # of the averaged weights, per step
-    aside: bool = True  # compose samples in another process
     threads: int = 1  # sharing each batch
     checkpoint_minutes: float = 5.0
+    bfloat16: bool = False  # for products; weights and depthwise convolutions stay float32
+    start: Path | None = None  # weights of another run
     resume: bool = False
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(self.samples / self.batch)
+
+    def sizes_after(self, steps: int) -> tuple[int, ...]:
+        return self.last_sizes if steps >= self.steps * (1 - self.last) else self.sizes
 
 
 class Trainer:
@@ -59,24 +69,19 @@ class Trainer:
         if features:
             fill(submodule(self.network, "bb", EfficientNet), features)
             freeze_norms(self.network.bb)
+        if run.start:
+            self.network.load_state_dict(load_file(run.start), strict=False)
+        for module in self.network.modules():
+            if isinstance(module, nn.Conv2d) and module.groups > 1:
+                module.forward = partial(in_float32, module.forward)  # type: ignore[method-assign]
         self._loss = Supervision(self.network)
         # torch's own threads synchronise in every operation, these once a step.
         self._pool = ThreadPoolExecutor(run.threads)
         self.optimiser = torch.optim.AdamW(_groups(self.network), fused=True)
-        self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-        self._fractions = [k for k, v in self.average.items() if v.is_floating_point()]
+        tensors = self.network.state_dict().items()
+        self.average = {k: v.detach().clone() for k, v in tensors if v.is_floating_point()}
         state = (self.network, self.average, self.optimiser)
         self.progress = restore(self._checkpoint, *state) if run.resume else Progress()
-
-    @property
-    def done(self) -> float:
-        """Return the finished share of the run, in [0, 1]."""
-        progress, run = self.progress, self.run
-        return min(max(progress.seconds / (60 * run.minutes), progress.samples / run.samples), 1.0)
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        return self.run.last_sizes if self.done >= 1 - self.run.last else self.run.sizes
 
     def step(self, images: Tensor, alphas: Tensor) -> float:
         """Update from images uint8 [B,S,S,3] and alphas uint8 [B,S,S]; returns the loss."""
@@ -88,26 +93,27 @@ class Trainer:
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.progress.step += 1
-        self.progress.samples += len(images)
         self._follow()
         return loss
 
     def save(self) -> None:
         self.run.out.mkdir(parents=True, exist_ok=True)
-        export(self.average, MODEL, self.weights, self.run.native)
+        export(self.average, MODEL, self.weights, SIDE)
         save(self._checkpoint, self.network, self.average, self.optimiser, self.progress)
 
     def _learn(self, images: Tensor, alphas: Tensor) -> float:
         """Accumulate the gradient of a part of a batch."""
         torch.set_num_threads(1)
-        loss = self._loss(as_input(images), alphas[:, None] / 255) / self.run.threads
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.run.bfloat16):
+            loss = self._loss(as_input(images), alphas[:, None] / 255) / self.run.threads
         torch.autograd.backward(loss)
         return loss.item()
 
     def _rate(self) -> float:
-        if self.done < WARM_UP:
-            return self.run.rate * (0.01 + self.done / WARM_UP)
-        falling = 0.5 + 0.5 * math.cos(math.pi * (self.done - WARM_UP) / (1 - WARM_UP))
+        done = self.progress.step / self.run.steps
+        if done < WARM_UP:
+            return self.run.rate * (0.01 + done / WARM_UP)
+        falling = 0.5 + 0.5 * math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))
         return self.run.rate * (LAST_RATE + (1 - LAST_RATE) * falling)
 
     @torch.no_grad()
@@ -116,8 +122,8 @@ class Trainer:
         steps = self.progress.step
         keep = min(self.run.average_decay, (1 + steps) / (10 + steps))
         now = self.network.state_dict()
-        averages = [self.average[name] for name in self._fractions]
-        get_ema_multi_avg_fn(keep)(averages, [now[name] for name in self._fractions], steps)
+        averages = list(self.average.values())
+        get_ema_multi_avg_fn(keep)(averages, [now[name] for name in self.average], steps)
 
 
 def initialise(network: BiRefNet) -> None:
@@ -126,6 +132,12 @@ def initialise(network: BiRefNet) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def in_float32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Call a depthwise convolution: its gradient takes oneDNN three times as long in bfloat16."""
+    with torch.autocast("cpu", enabled=False):
+        return forward(x.float()).to(x.dtype)
 
 
 def freeze_norms(backbone: nn.Module) -> None:
@@ -142,16 +154,10 @@ def as_input(images: Tensor) -> Tensor:
 
 def _groups(network: nn.Module) -> list[dict[str, object]]:
     """Return the trained parameters by share of the rate and weight decay (none for biases and norms)."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            key = (name.startswith("bb."), parameter.ndim < 2)
-            groups.setdefault(key, []).append(parameter)
+        groups[name.startswith("bb."), parameter.ndim < 2].append(parameter)
     return [
-        {
-            "params": some,
-            "share": WARM if warm else 1.0,
-            "weight_decay": 0 if bare else WEIGHT_DECAY,
-        }
+        {"params": some, "share": WARM if warm else 1, "weight_decay": 0 if bare else WEIGHT_DECAY}
         for (warm, bare), some in groups.items()
     ]
