@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from bgpipe.pipeline import session
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.console import Console
 from bgpipe.pipeline.errors import UsageError
@@ -59,6 +58,7 @@ file_option = partial(option, metavar="FILE", callback=check_output_file)
 def open_session(context: typer.Context) -> Iterator[tuple[Console, Session]]:
     """Read the settings and connect to Redis. Raises as `pipeline.session` does."""
     from bgpipe.config.settings import load_settings  # pydantic, which --help does not need
+    from bgpipe.pipeline import session  # Redis, likewise
 
     console: Console = context.obj
     with session.open_session(load_settings(), notify=console.notify) as opened:
