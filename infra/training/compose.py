@@ -13,14 +13,13 @@ from bgpipe.pipeline.matting.resample import to_unit
 
 Floats = NDArray[np.float32]
 
-PHOTOS = 0.73  # share of samples that are photos; the rest are compositions
-VIEWS = (0.45, 0.3, 0.25)  # shares of photos shown almost whole, close to the subject, in part
+PHOTOS = 0.83  # share of samples that are photos; the rest are compositions
+VIEWS = (0.4, 0.35, 0.25)  # shares of photos shown almost whole, close to the subject, in part
 CLOSEST = 0.35  # of the sides of a photo: the smallest crop
 TILTED = 0.25  # share of photos that are rotated
 LONGEST = 1.4  # of the shorter side: the longer side of a close view
 COVER = (0.04, 0.8)  # of the image, by a pasted subject
-PEOPLE = 0.4  # share of compositions that are people before a photo in focus
-PASTED = (0.12, 0.7, 0.18)  # shares of the others with no, one and two subjects
+PASTED = (0.12, 0.7, 0.18)  # shares of compositions with no, one and two subjects
 CUTOUTS = 0.5  # share of pasted subjects that are cut-outs; the rest come from photos
 DEFOCUSED = 0.35  # share of backgrounds out of focus
 LUMA = (0.299, 0.587, 0.114)
@@ -38,12 +37,10 @@ class Composer:
         return Layer(photographed(sample.rgb, rng), sample.alpha)
 
     def _scene(self, size: int, rng: np.random.Generator) -> Layer:
-        photos, people = self.library.photos, self.library.people
+        photos = self.library.photos
         if photos.members and rng.random() < PHOTOS:
             shown = view(photos.draw(rng), size, rng)
             return Layer(jittered(shown.rgb, rng, 0.8), shown.alpha)
-        if people.members and rng.random() < PEOPLE:
-            return before(photos.draw(rng).rgb, self._subject(people, rng), size, rng)
         canvas = ground(self.library, size, rng)
         for _ in range(rng.choice(3, p=PASTED)):
             cut = not photos.members or (self.library.cutouts.members and rng.random() < CUTOUTS)
@@ -71,12 +68,6 @@ def ground(library: Library, size: int, rng: np.random.Generator) -> Layer:
     else:
         image = gradient(size, rng)
     return Layer(jittered(image, rng), np.zeros((size, size), np.uint8))
-
-
-def before(photo: Pixels, subject: Layer, size: int, rng: np.random.Generator) -> Layer:
-    """Return the subject before a part of a photo in focus."""
-    part = jittered(region(photo, size, rng, 0.15), rng)
-    return pasted(Layer(part, np.zeros((size, size), np.uint8)), subject, rng)
 
 
 def region(image: Pixels, size: int, rng: np.random.Generator, smallest: float) -> Pixels:

@@ -1,10 +1,9 @@
 """Score weights on the held-out photos with ground truth: IoU at 0.5 and mean absolute error, by group.
 
-    python infra/training/evaluate.py --weights FILE --photos DIR [--view close] [--size 288]
+    python infra/training/evaluate.py --weights FILE --photos DIR [--close] [--size 288]
 
 The truth of `x.jpg` is `x_alpha.png` beside it; its folder is its group. Mattes are computed as in the
-pipeline, without rounding in between. Views: "close" crops each photo so that its subject fills it,
-"crowded" puts people before other photos.
+pipeline, without rounding in between. --close crops each photo so that its subject fills it.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ import argparse
 import itertools
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -22,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from checkpoint import MODEL
-from compose import Floats, before, close
-from library import PEOPLE, Layer, Pixels, held_out, photos_below
+from compose import Floats, close
+from library import Layer, Pixels, held_out, photos_below
 from safetensors import safe_open
 
 from bgpipe.pipeline.inference.engine import BiRefNetEngine
@@ -33,7 +31,6 @@ from bgpipe.pipeline.types import PatchOrder, ResolvedModel
 
 Predictor = Callable[[Pixels], Floats]
 ALL = "all"
-CROWDED_SIDE = 384  # pixels
 
 
 class Score(NamedTuple):
@@ -67,19 +64,6 @@ def closer(path: Path, photo: Layer) -> tuple[Path, Layer]:
     return path, Layer(photo.rgb[box], photo.alpha[box])
 
 
-def crowded(photos: Iterable[tuple[Path, Layer]]) -> Iterator[tuple[Path, Layer]]:
-    """Yield each photo of people cut out and put before one of the others, the same in every run."""
-    photos = list(photos)
-    things = [photo.rgb for path, photo in photos if path.parent.name != PEOPLE]
-    for path, photo in photos:
-        if path.parent.name == PEOPLE and (person := photo.trimmed()):
-            rng = np.random.default_rng(zlib.crc32(path.name.encode()))
-            yield path, before(things[rng.integers(len(things))], person, CROWDED_SIDE, rng)
-
-
-VIEWS = {"whole": iter, "close": partial(itertools.starmap, closer), "crowded": crowded}
-
-
 def predictor(weights: Path, threads: int, size: int | None = None) -> Predictor:
     """Predict by the engine, at the size in the file's header or a square of `size`."""
     with safe_open(weights, framework="pt") as file:
@@ -98,10 +82,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--view", choices=VIEWS, default="whole")
+    parser.add_argument("--close", action="store_true", help="crop each photo to its subject")
     parser.add_argument("--size", type=int, help="pixels, if not the file's own")
     given = parser.parse_args()
-    photos = VIEWS[given.view](photos_below(given.photos, None, held_out))
+    photos = photos_below(given.photos, None, held_out)
+    photos = itertools.starmap(closer, photos) if given.close else photos
     predict = predictor(given.weights, torch.get_num_threads(), given.size)
     print("| group | images | IoU at 0.5 | MAE |\n|---|---|---|---|")
     for name, (images, iou, mae) in evaluate(predict, photos).items():

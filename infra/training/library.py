@@ -33,8 +33,7 @@ HELD_OUT_OF_KIND = 3  # of its photos in objects101, one in 3
 OPAQUE_ENOUGH = 16  # of 255: alpha of pixels within a subject's box
 LEAST_SURE = 0.75  # confidence at which a photo has weight 0
 # Weights of the groups; 1 for others.
-SHARES = {"objects101": 11.0, "people": 8.0, "clothing": 2.0, "objects": 1.5}
-PEOPLE = "people"  # the group of photos of people
+SHARES = {"objects101": 11.0, "people": 5.0, "clothing": 2.0, "objects": 1.5}
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,6 @@ class Kinds:
 class Library:
     cutouts: Kinds
     photos: Kinds
-    people: Kinds  # those of the photos
     backgrounds: Kinds
 
 
@@ -85,16 +83,14 @@ def load_library(folder: Path, side: int) -> Library:
     Raises ValueError if no image has a subject.
     """
     cutouts = by_kind(_cutouts(folder / "foreground", side), lambda path: path.parent.name)
-    trusted = list(_trusted(folder, side))
-    photos = by_kind(trusted, kind_of)
-    people = by_kind((entry for entry in trusted if entry[0].parent.name == PEOPLE), kind_of)
+    photos = by_kind(_trusted(folder, side), kind_of)
     if not (photos.members or cutouts.members):
         raise ValueError(f"no cut-outs and no photos with masks: {folder}; see {__file__}")
     plain = (
         (path, Layer(_read(path, side), np.empty((0, 0), np.uint8)))
         for path in _pictures(folder / "background")
     )
-    return Library(cutouts, photos, people, by_kind(plain, lambda path: path.parent.name))
+    return Library(cutouts, photos, by_kind(plain, lambda path: path.parent.name))
 
 
 def photos_below(
