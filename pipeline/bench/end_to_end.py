@@ -22,7 +22,7 @@ from bgpipe.pipeline.types import Job, JobId, Recipe
 
 MIN_IMAGES = 8
 """Also the size of the first job, which loads the model and is not counted."""
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.2
 HEARTBEAT_TIMEOUT = 60.0
 ASPECT = 4 / 3
 SHAPE_PIXELS = 24

@@ -215,7 +215,7 @@ def summarize(beats: Sequence[dict[str, WorkerStats]]) -> tuple[float, float, fl
         (new.device_seconds - old.device_seconds) / (new.beat - old.beat) for old, new in pairs
     ]
     lanes = [stats.in_flight / LANES for beat in beats for stats in beat.values()]
-    return images, 1 - sum(steps) / len(steps), sum(lanes) / len(lanes)
+    return images, max(0.0, 1 - sum(steps) / len(steps)), sum(lanes) / len(lanes)
 
 
 def read_stats(client: RedisClient) -> dict[str, WorkerStats]:
