@@ -161,6 +161,7 @@ def test_a_source_without_a_suffix_keeps_its_target_to_itself() -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_long_plan_waits_in_files() -> None:
     listed = (ObjectInfo(f"{number:06}.jpg", 1, "1") for number in range(4 * CHUNK_ROWS))
     tracemalloc.start()
