@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from .ports import await_listening, free_port
 from .redis_server import RedisServer
@@ -46,7 +48,8 @@ class WatchedServers:
 
 
 def client_of(server: RedisServer) -> redis.Redis:
-    return redis.Redis.from_url(server.url)
+    """Return a client that connects again: a server that is promoted closes its connections."""
+    return redis.Redis.from_url(server.url, retry=Retry(ConstantBackoff(0.1), 10))
 
 
 @contextmanager
