@@ -1,24 +1,24 @@
 """Messages of the queue that no worker can read, kept with their reason."""
 
 import json
-import logging
 import time
 from typing import cast
 
 import redis
 
 from bgpipe.pipeline.broker import keys
+from bgpipe.pipeline.logging import EventLogger
 
 KEPT = 100
 """Messages at most, each with its first BYTES."""
 BYTES = 2000
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 def set_aside(client: redis.Redis, message: bytes, reason: str) -> None:
     """Keep the beginning of the message with the reason, and the newest of all."""
-    log.error("message set aside: see bgpipe jobs", extra={"fields": {"reason": reason}})
+    log.error("message set aside: see bgpipe jobs", reason=reason)
     text = message[:BYTES].decode("utf-8", "backslashreplace")
     record = json.dumps({"time": time.time(), "reason": reason, "message": text})
     with client.pipeline() as pipeline:

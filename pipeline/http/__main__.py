@@ -2,7 +2,6 @@
 
 import asyncio
 import ctypes
-import logging
 import resource
 import signal
 import socket
@@ -17,7 +16,7 @@ from bgpipe.pipeline.errors import BgpipeError, UsageError
 from bgpipe.pipeline.http.app import create_app
 from bgpipe.pipeline.http.dependencies import open_state
 from bgpipe.pipeline.http.middleware import is_loopback
-from bgpipe.pipeline.logging import log_to_stderr
+from bgpipe.pipeline.logging import EventLogger, log_to_stderr
 
 GRACE = 5
 """Seconds that open requests may take after a signal; event streams end then."""
@@ -28,7 +27,7 @@ M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 1 << 20
 OPEN_FILES = 16_384
 """Connections, and images of forms that are being received."""
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 class TimedProtocol(H11Protocol):
@@ -72,7 +71,7 @@ def main() -> int:
                 raise UsageError("this server needs an API key: create one: bgpipe keys add NAME")
             return _serve(settings)
     except BgpipeError as error:
-        log.critical("cannot serve", extra={"fields": {"error": error}})
+        log.critical("cannot serve", error=error)
         return error.exit_code
 
 
@@ -82,7 +81,7 @@ def _serve(settings: Settings) -> int:
     try:
         listener = socket.create_server((host, settings.serve.port), family=family, backlog=2048)
     except OSError as error:
-        log.critical("cannot listen", extra={"fields": {"error": error}})
+        log.critical("cannot listen", error=error)
         return 2
     config = uvicorn.Config(
         create_app(settings),
@@ -102,7 +101,7 @@ def _serve(settings: Settings) -> int:
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     proxied = "required behind a proxy: set serve.public_url"
     keys = "required" if settings.serve.needs_keys else proxied
-    log.info("serving", extra={"fields": {"url": url, "keys": keys}})
+    log.info("serving", url=url, keys=keys)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

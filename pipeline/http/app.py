@@ -1,7 +1,6 @@
 """The ASGI application: routes, middleware, and what lives as long as it does."""
 
 import importlib.metadata
-import logging
 import os
 import signal
 import threading
@@ -21,10 +20,11 @@ from bgpipe.pipeline.http.dependencies import AppState, open_state
 from bgpipe.pipeline.http.lifecycle import MaintenanceLoop
 from bgpipe.pipeline.http.problems import DOCUMENTED, HANDLERS
 from bgpipe.pipeline.http.routes import items, jobs, removebg, service
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.processes import background_thread
 from bgpipe.pipeline.scheduling.dispatcher import Dispatcher
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -88,7 +88,7 @@ def embedded_worker(state: AppState) -> Iterator[None]:
         try:
             Dispatcher(session, state.feeder).run(stopped, child.check)
         except Unavailable as error:
-            log.critical("cannot work", extra={"fields": {"error": error}})
+            log.critical("cannot work", error=error)
             # Without a worker the server would accept jobs that never end.
             os.kill(os.getpid(), signal.SIGTERM)
 

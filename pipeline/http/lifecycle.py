@@ -1,7 +1,6 @@
 """The life of a job of the service: made and checked, submitted, listed, reported and removed."""
 
 import hashlib
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from bgpipe.pipeline.http.problems import Problem
 from bgpipe.pipeline.http.schemas import CutoutOptions, job_body
 from bgpipe.pipeline.jobs.scripts import run_script
 from bgpipe.pipeline.jobs.store import JobNotFound, new_job_id
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe as recipes
 from bgpipe.pipeline.processes import start_daemon
@@ -41,7 +41,7 @@ GRACE = 5.0
 OPENING_SECONDS = 60.0
 """Maximum time between a job's registration and its opening."""
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 def make_job(
@@ -179,7 +179,7 @@ class MaintenanceLoop:
             try:
                 self.step()
             except BgpipeError as error:
-                log.warning("maintenance failed", extra={"fields": {"error": error}})
+                log.warning("maintenance failed", error=error)
         self.join_tasks(GRACE)
         with suppress(RedisUnavailable):  # the lease expires by itself
             self._lease.release()
@@ -220,8 +220,7 @@ class MaintenanceLoop:
         del self._tasks[job]
         if error := result.exception():
             trace = None if isinstance(error, BgpipeError) else error
-            fields = {"job": job, "error": error}
-            log.warning("maintenance failed", exc_info=trace, extra={"fields": fields})
+            log.warning("maintenance failed", exc_info=trace, job=job, error=error)
 
     def _list(self, job_id: JobId) -> None:
         """List an open job, unless another process does."""
@@ -238,8 +237,7 @@ class MaintenanceLoop:
                 message = asdict(job_body(self._state, job))
                 secret = self._state.settings.serve.webhook_secret.get_secret_value()
                 if error := post_webhook(job.on_finish, message, secret, delivery=job_id):
-                    fields = {"job": job_id, "url": job.on_finish, "error": error}
-                    log.warning("webhook failed", extra={"fields": fields})
+                    log.warning("webhook failed", job=job_id, url=job.on_finish, error=error)
         self._client.srem(keys.of_open_jobs(owner), job_id)
         self._client.zrem(keys.SERVED, f"{owner}/{job_id}")
 
@@ -247,6 +245,6 @@ class MaintenanceLoop:
         try:
             remove_folder(self._state, folder)
         except BgpipeError as error:  # the job is open, or the store unavailable: retried later
-            log.warning("cannot remove", extra={"fields": {"folder": folder, "error": error}})
+            log.warning("cannot remove", folder=folder, error=error)
         else:
-            log.info("removed", extra={"fields": {"folder": folder}})
+            log.info("removed", folder=folder)

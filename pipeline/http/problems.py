@@ -1,6 +1,5 @@
 """Errors as problem details (RFC 9457): programs may rely on `code`; `detail` is for people."""
 
-import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -14,6 +13,7 @@ from starlette.routing import Match
 
 from bgpipe.pipeline.errors import BgpipeError, Code, ItemError, StoreCorrupted, Unavailable
 from bgpipe.pipeline.jobs.store import JobConflict, JobNotFound, LeaseLost
+from bgpipe.pipeline.logging import EventLogger
 
 MEDIA_TYPE = "application/problem+json"
 METHODS = ("DELETE", "GET", "POST")
@@ -49,7 +49,7 @@ REMOVEBG_CODES = {
 }
 """What remove.bg has instead of our statuses and codes."""
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 class Problem(HTTPException):
@@ -122,8 +122,7 @@ def _removebg_response(problem: Problem, errors: list[dict[str, Any]]) -> JSONRe
 async def _on_bgpipe_error(request: Request, error: BgpipeError) -> JSONResponse:
     problem = problem_of(error)
     if problem.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        fields = {"path": request.url.path, "error": error}
-        log.warning("request failed", extra={"fields": fields})
+        log.warning("request failed", path=request.url.path, error=error)
     return problem_response(problem, request.url.path)
 
 
@@ -156,7 +155,7 @@ async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse
 
 
 async def _on_unexpected_error(request: Request, error: Exception) -> JSONResponse:
-    log.error("fault", exc_info=error, extra={"fields": {"path": request.url.path}})
+    log.error("fault", exc_info=error, path=request.url.path)
     problem = Problem(500, "internal", "internal error: see the server's log")
     return problem_response(problem, request.url.path)
 

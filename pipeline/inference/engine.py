@@ -7,7 +7,6 @@ Weights are cast once; autocast would cost Swin about half its speed. Sampling p
 and the last sigmoid are float32 in every precision.
 """
 
-import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from bgpipe.pipeline.errors import Code, DeviceLost, Refused, TransientError, Us
 from bgpipe.pipeline.inference.devices import is_out_of_memory
 from bgpipe.pipeline.inference.kernel_choice import choose_kernels
 from bgpipe.pipeline.inference.transfer import CudaTransfer, Outputs, Step, capture_graph
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.networks.birefnet.checkpoint import load
 from bgpipe.pipeline.networks.birefnet.fused import fuse, move
 from bgpipe.pipeline.networks.preprocess import Normalizer, stack_images
@@ -41,7 +41,7 @@ AMPERE = (8, 0)  # compute capability from which TensorFloat-32 and bfloat16 are
 
 LOST = "device failed"
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 LaunchedPass = Callable[[], list[Matte]]
 """Waits for a pass, and returns its mattes or raises its error. To be called once."""
@@ -113,7 +113,7 @@ class Engine(ABC):
                 full = "out of device memory at a single image: free it of other programs"
                 raise Refused(Code.DEVICE, full)
             self.batch //= 2
-            log.warning("out of device memory", extra={"fields": {"batch": self.batch}})
+            log.warning("out of device memory", batch=self.batch)
             if len(images) > self.batch:
                 mattes = self.infer(images)
                 return lambda: mattes
@@ -224,8 +224,7 @@ class BiRefNetEngine(Engine):
             if is_out_of_memory(error):
                 raise
             # If the device is lost, the next pass raises as well.
-            fields = {"error": str(error)}
-            log.warning("no CUDA graph, launching each operation", extra={"fields": fields})
+            log.warning("no CUDA graph, launching each operation", error=str(error))
             return self._forward
 
     def _forward(self, pixels: Tensor) -> Outputs:

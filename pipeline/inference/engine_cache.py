@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sysconfig
 from collections import OrderedDict
@@ -24,6 +23,7 @@ from bgpipe.pipeline.errors import (
     UsageError,
 )
 from bgpipe.pipeline.inference.devices import CPU, is_out_of_memory
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.models.hub import Hub
 from bgpipe.pipeline.models.registry import resolve
 from bgpipe.pipeline.types import Matting, Recipe, ResolvedModel
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 GPU_THREADS = 4  # of the host, which copy pixels and mattes beside the lanes
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 ModelSpec = Recipe | Matting
 """Names the weights and the input size of an engine."""
@@ -83,7 +83,7 @@ class EngineCache:
         kept = self._engines
         while len(kept) > 1 and sum(each.memory for each in kept.values()) > self._capacity_bytes:
             (_, weights, _), _ = kept.popitem(last=False)
-            log.info("model given up for room", extra={"fields": {"weights": weights[:12]}})
+            log.info("model given up for room", weights=weights[:12])
         return made
 
     def _make(self, spec: ModelSpec) -> Engine:
@@ -158,8 +158,11 @@ def _keep_compiled(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
     except OSError as error:
-        fields = {"folder": str(folder), "error": error.strerror}
-        log.warning("compiled code is not kept: folder is not writable", extra={"fields": fields})
+        log.warning(
+            "compiled code is not kept: folder is not writable",
+            folder=str(folder),
+            error=error.strerror,
+        )
         folder = Path(mkdtemp(prefix="bgpipe-compiled-"))
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))

@@ -4,24 +4,25 @@ A kernel that does not compile, differs from torch's operations, or takes longer
 call that it might fall otherwise on an equal host goes to the kernel (decisions/0031).
 """
 
-import logging
 import statistics
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from subprocess import SubprocessError
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bgpipe.pipeline.inference.devices import is_out_of_memory
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.networks.birefnet.kernels import ModuleWithKernel
 
 ROUNDS = 5
 TOLERANCE = 16  # largest difference, in steps of the precision at the largest value
 MARGIN = 1.25  # times as long as torch's operations that a kernel may take
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 Inputs = tuple[object, ...]
 Clock = Callable[[], float]
@@ -80,17 +81,17 @@ def _is_better(name: str, layer: ModuleWithKernel, inputs: Inputs, clock: Clock)
     except (TritonError, RuntimeError, OSError, SubprocessError) as error:
         if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):
             raise
-        problem = {"layer": name, "error": f"{type(error).__name__}: {error}"}
-        log.warning("Triton kernel does not run", extra={"fields": problem})
+        reason = f"{type(error).__name__}: {error}"
+        log.warning("Triton kernel does not run", layer=name, error=reason)
         return False
     step = torch.finfo(expected.dtype).eps * expected.abs().max().item()
     difference = (out - expected).abs().max().item()
-    fields: dict[str, object] = {"layer": name, "torch_ms": 1e3 * usual, "kernel_ms": 1e3 * seconds}
+    fields: dict[str, Any] = {"layer": name, "torch_ms": 1e3 * usual, "kernel_ms": 1e3 * seconds}
     if not (difference <= TOLERANCE * step and torch.equal(out, again)):  # NaN is not equal
         fields |= {"difference": difference, "bound": TOLERANCE * step}
-        log.warning("Triton kernel differs", extra={"fields": fields})
+        log.warning("Triton kernel differs", **fields)
         return False
-    log.info("Triton kernel compared", extra={"fields": fields})
+    log.info("Triton kernel compared", **fields)
     return seconds <= MARGIN * usual
 
 

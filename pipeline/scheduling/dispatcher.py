@@ -1,6 +1,5 @@
 """Lead jobs: publish messages below a high-water mark, republish lost ones, forget old jobs."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.broker.queue import make_app, publish, read_depth, waiting_messages
 from bgpipe.pipeline.errors import RedisUnavailable, StoreCorrupted, UsageError
 from bgpipe.pipeline.jobs.store import JobStore, LeaseLost
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import DAY_SECONDS, JobId, JobSummary
 
@@ -32,7 +32,7 @@ CLEANING_INTERVAL = 600.0
 INDEX_INTERVAL = 30.0
 """Seconds after which a job that an older version of bgpipe started is found."""
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class Dispatcher:
                 has_more = self.step()
                 after_step()
             except RedisUnavailable as error:
-                log.warning("waiting for redis", extra={"fields": {"error": error}})
+                log.warning("waiting for redis", error=error)
                 has_more = False
             if not has_more:
                 stopped.wait(self.session.settings.dispatch.poll)
@@ -203,7 +203,7 @@ class Dispatcher:
         if time.monotonic() - self._cleaned >= CLEANING_INTERVAL:
             self._cleaned = time.monotonic()
             for job_id in forget_old(self.session):
-                log.info("job forgotten", extra={"fields": {"job": job_id}})
+                log.info("job forgotten", job=job_id)
         if time.monotonic() - self._indexed >= INDEX_INTERVAL:
             self._indexed = time.monotonic()
             self.session.jobs.index_running()
@@ -251,7 +251,7 @@ class Dispatcher:
         except (StoreCorrupted, UsageError) as error:
             if self._errors.get(job_id) != str(error):
                 self._errors[job_id] = str(error)
-                log.warning("job cannot be fed", extra={"fields": {"job": job_id, "error": error}})
+                log.warning("job cannot be fed", job=job_id, error=error)
             return False
 
     def _release_all(self, but: Collection[JobId] = ()) -> None:

@@ -4,7 +4,6 @@ The dispatcher starts `python -m bgpipe.pipeline.scheduling.run_sweep NAME DUE` 
 listing a bucket takes long. It lists the job and ends; the dispatcher feeds the job.
 """
 
-import logging
 import os
 import sys
 import threading
@@ -18,7 +17,7 @@ from bgpipe.config.settings import Settings, load_settings
 from bgpipe.config.sweeps import Sweep
 from bgpipe.pipeline.errors import BgpipeError, ItemError, UsageError
 from bgpipe.pipeline.jobs.store import JobStore, new_job_id
-from bgpipe.pipeline.logging import Notify, log_to_stderr
+from bgpipe.pipeline.logging import EventLogger, Notify, log_to_stderr
 from bgpipe.pipeline.models import registry
 from bgpipe.pipeline.planning import recipe as recipes
 from bgpipe.pipeline.planning.diff import PlannedItem
@@ -36,7 +35,7 @@ from bgpipe.pipeline.storage.base import Store, is_image_name
 from bgpipe.pipeline.storage.factory import find_location
 from bgpipe.pipeline.types import Job, JobId
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 def find_sweep(settings: Settings, name: str) -> Sweep:
@@ -148,11 +147,10 @@ def _prune(maximum: float) -> Prune:
     def prune(orphans: Orphans, target: Store) -> None:
         orphans.check(maximum)
         removed = remove_orphans(target, orphans.items, warn)
-        log.info("orphans removed", extra={"fields": {"count": len(removed)}})
+        log.info("orphans removed", count=len(removed))
 
     def warn(planned: PlannedItem, error: ItemError) -> None:
-        fields = {"target": planned.target, "error": error}
-        log.warning("orphan not removed", extra={"fields": fields})
+        log.warning("orphan not removed", target=planned.target, error=error)
 
     return tolerate_too_many(prune, log.warning)
 
@@ -166,8 +164,7 @@ def main() -> int:
         log_to_stderr(settings.log.format)
         list_run(settings, name, datetime.fromisoformat(scheduled))
     except BgpipeError as error:
-        fields = {"sweep": name, "error": error}
-        log.error("sweep did not run", extra={"fields": fields})  # noqa: TRY400
+        log.error("sweep did not run", sweep=name, error=error)  # noqa: TRY400
         return error.exit_code
     return 0
 

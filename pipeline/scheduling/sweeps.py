@@ -5,7 +5,6 @@ bookmark: the next one finds the finished images up to date and continues with t
 aware of their zone; schedules follow Debian's cron rules.
 """
 
-import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from bgpipe.pipeline.broker.client import RedisClient
 from bgpipe.pipeline.broker.lease import is_held
 from bgpipe.pipeline.errors import Unavailable, UsageError
 from bgpipe.pipeline.jobs.store import JobStore
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.scheduling.webhook import post_webhook
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import OPEN_STATES, JobId, JobState, JobSummary
@@ -33,7 +33,7 @@ MAX_RETRY_SECONDS = 3600.0
 REPEATED = timedelta(hours=2)
 """More than the time by which any zone sets its clocks back."""
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +152,13 @@ class SweepScheduler:
             if is_abandoned and not state.retry_at:
                 self._schedule_retry(name, state, now, "its listing was abandoned")
             return
-        fields = {"sweep": name, "due": scheduled.isoformat()}
+        due = scheduled.isoformat()
         deadline = deadline_of(sweep, scheduled)
         if deadline is None or now < deadline:
-            log.info("sweep starts", extra={"fields": fields})
+            log.info("sweep starts", sweep=name, due=due)
             self._processes[name] = self.start(name, scheduled)
         elif not is_new:
-            log.error("sweep did not start before its deadline", extra={"fields": fields})
+            log.error("sweep did not start before its deadline", sweep=name, due=due)
         # After the start: a dispatcher that dies in between starts twice, and the job store refuses
         # the second job.
         if is_new:
@@ -171,8 +171,9 @@ class SweepScheduler:
         first = self.session.settings.dispatch.sweep_retry
         delay = min(first * 2.0**state.failures, MAX_RETRY_SECONDS)
         self._states.write_failure(name, failures, now + timedelta(seconds=delay))
-        fields = {"sweep": name, "reason": reason, "failures": failures, "again_in": delay}
-        log.error("sweep did not start", extra={"fields": fields})
+        log.error(
+            "sweep did not start", sweep=name, reason=reason, failures=failures, again_in=delay
+        )
 
     def _notify(self, name: str, sweep: Sweep, summary: JobSummary) -> None:
         """Notify from a thread: a slow receiver must not delay the jobs."""
@@ -196,17 +197,17 @@ class SweepScheduler:
             self._schedule_retry(name, state, now, f"exit code {code}")
             return True
         if code:  # wrong settings or an empty source: a retry would fail too
-            log.error("sweep did not start", extra={"fields": {"sweep": name, "exit": code}})
+            log.error("sweep did not start", sweep=name, exit=code)
         return False
 
 
 def stop_run(jobs: JobStore, name: str, job_id: JobId) -> None:
     """Cancel a run that has reached its deadline."""
-    log.info("sweep reached its deadline", extra={"fields": {"sweep": name}})
+    log.info("sweep reached its deadline", sweep=name)
     try:
         jobs.cancel(job_id)
     except UsageError:
-        log.info("sweep ended just in time", extra={"fields": {"job": job_id}})
+        log.info("sweep ended just in time", job=job_id)
 
 
 def notify_finished(states: SweepStateStore, name: str, sweep: Sweep, summary: JobSummary) -> None:
@@ -215,9 +216,7 @@ def notify_finished(states: SweepStateStore, name: str, sweep: Sweep, summary: J
         message = {"sweep": name} | asdict(summary)
         secret = sweep.secret.get_secret_value()
         if error := post_webhook(sweep.on_finish, message, secret, summary.job):
-            log.error(
-                "end of sweep not reported", extra={"fields": {"sweep": name, "error": error}}
-            )
+            log.error("end of sweep not reported", sweep=name, error=error)
     states.write_notified(name)
 
 

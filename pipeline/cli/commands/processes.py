@@ -3,7 +3,6 @@
 All but `dispatch` replace this process, so that signals reach the new one.
 """
 
-import logging
 import os
 import signal
 import sys
@@ -21,13 +20,13 @@ from bgpipe.pipeline.broker.client import connect
 from bgpipe.pipeline.broker.sentinel import SCHEME
 from bgpipe.pipeline.cli.command_line import examples, flag, option
 from bgpipe.pipeline.errors import UsageError
-from bgpipe.pipeline.logging import log_to_stderr
+from bgpipe.pipeline.logging import EventLogger, log_to_stderr
 from bgpipe.pipeline.session import open_session
 
 NO_CLUSTER = "no cluster: set BGPIPE_REDIS_URL (without it, bgpipe submit {})"
 ACCOUNTS = "FLOWER_BASIC_AUTH"
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 app = Typer()
 
 
@@ -78,7 +77,7 @@ def dispatch(
             client = stack.enter_context(connect(session.redis_url, retry_seconds=0))
             collector = ClusterCollector(client, settings)
             stack.enter_context(serve_metrics(collector, *parse_address(address)))
-            log.info("metrics served", extra={"fields": {"address": f"http://{address}/metrics"}})
+            log.info("metrics served", address=f"http://{address}/metrics")
         dispatcher, scheduler = Dispatcher(session, make_feeder(session)), SweepScheduler(session)
 
         def step_sweeps() -> None:
