@@ -36,6 +36,8 @@ __all__ = ["_show_log", "fragile", "model"]
 PAGE = ROOT / "tests/e2e/redis_faults.md"
 REWRITE = os.environ.get("REWRITE_SNAPSHOTS") == "1"
 NAMES = ("a.jpg", "b.jpg", "c.jpg")
+PAUSE = 0.25
+"""Seconds between faults: Celery logs a traceback of five reconnections in a second."""
 SECONDS = 60.0
 """A job that takes longer hangs."""
 RECIPE = Recipe("none", "0" * 64, (64, 64), Preset())
@@ -62,6 +64,7 @@ class Case:
 
     def observe(self, command: str, fault: str) -> str:
         """Run a job whose next `command` meets `fault`; return what the user sees."""
+        time.sleep(PAUSE)
         log = len(self.cluster.log())
         self.proxy.plan.answer(command, fault, 1)
         try:
