@@ -27,8 +27,9 @@ def checkpoint() -> Path:
 
 def fill(backbone: EfficientNet, path: Path) -> None:
     """Load the features of `path`, converted to this project's normalisation."""
-    # Training only, as these weights are published as nothing else; the product reads safetensors.
-    tensors = torch.load(path, map_location="cpu", weights_only=True)  # tensors alone: no code runs
+    # The weights are published only as a PyTorch checkpoint. weights_only refuses everything but tensors,
+    # so no code runs; the product itself reads safetensors alone.
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
     features = {k: v for k, v in tensors.items() if not k.startswith(CLASSIFIER)}
     backbone.load_state_dict(for_our_images(features))
 

@@ -45,11 +45,11 @@ SIZES = (1.0, 4.0, 12.0)
 NANO, LITE = (320, 320), (1024, 1024)
 """The sizes of rembg's sessions u2net_custom and dis_custom."""
 LAYERS = 4
-"""Of the first stack of convolutions that is tried; the second has twice as many."""
+"""Convolutions of the first trial stack; the second has twice as many."""
 WIDTH, STRIDE = 64, 4
-"""Of a stack: channels, and pixels between its positions."""
+"""Channels of a stack, and the stride of its first convolution."""
 NOTHING = 1e-30
-"""Factor of what is to be computed, but not to be seen."""
+"""Weight of the network's output in the matte: too small to change it, and kept by ONNX's optimizer."""
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ class Rembg:
 
 @contextmanager
 def rembg(python: str, home: str) -> Iterator[Rembg]:
-    """Start it; its models have to be in `home`."""
+    """Run rembg_server.py, which reads its models from `home`."""
     environment = os.environ | {"REMBG_HOME": home, "NUMBA_NUM_THREADS": "1"}
     command = [python, Path(__file__).with_name("rembg_server.py")]
     with subprocess.Popen(
@@ -146,7 +146,7 @@ class Replaced(nn.Module):
 
 
 class Computed(nn.Module):
-    """The same for ONNX, where what has no effect would be left out."""
+    """The same for ONNX, whose optimizer drops operations without an effect."""
 
     def __init__(self, network: nn.Module, matte: Tensor) -> None:
         super().__init__()

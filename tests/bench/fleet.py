@@ -4,7 +4,7 @@ One dispatcher process, one Redis server with its append-only file, and forks of
 sleeps and whose codec does nothing (sleeping_worker.py); files are a few bytes in memory. Everything else is the product. Each
 fleet is measured in the middle of a job: carried, after it was idle, at rates for which this machine has the
 processors; saturated, at rates for which it has not; slowed, with a Redis that is stopped nine tenths of the time, so
-that it is full before the workers' processors are. Cores are CPU time by time; of Redis that of its main thread.
+that its capacity is reached before the workers'. The columns of processes are CPU seconds per second; Redis: its main thread.
 `--fleets N` measures the first N alone.
 """
 
@@ -50,9 +50,9 @@ RATES = (4.5, 17.0, 60.0)
 """Images/s of a device, computed."""
 
 SLOW = 0.1
-"""Of a core, for a server that is slowed."""
+"""Share of a core that a slowed Redis gets."""
 PULSE = 0.01
-"""Seconds between two stops of it."""
+"""Seconds between two stops of a slowed Redis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ PARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What was used until `time`: CPU seconds, commands, bytes."""
+    """Totals until `time`: CPU seconds, commands, bytes."""
 
     time: float
     redis: float
