@@ -48,13 +48,14 @@ def train(run: Run, features: Path | None = None) -> Trainer:
         if over or clock - saved >= 60 * run.checkpoint_minutes:
             trainer.save()
             write_log(trainer, losses, clock - saved)
-            saved, losses = clock, []
+            clock = saved = time.monotonic()
+            losses = []
     return trainer
 
 
 @dataclass(frozen=True)
 class Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Batches by number, each at a random one of the sizes of its time."""
+    """Batches by step, each at a size drawn from those of its part of the run."""
 
     run: Run
     composer: Composer

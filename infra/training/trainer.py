@@ -35,7 +35,7 @@ LONGEST_GRADIENT = 2.0
 class Run:
     data: Path
     out: Path
-    samples: int  # of the whole run, what a resumed one has done included
+    samples: int  # of the whole run, including those before it was resumed
     sizes: tuple[int, ...] = (SIDE,)  # of batches, drawn at random
     last_sizes: tuple[int, ...] = (SIDE,)  # in the last part of the run
     last: float = 0.3  # share of the last part
@@ -46,7 +46,7 @@ class Run:
     threads: int = 1  # sharing each batch
     checkpoint_minutes: float = 5.0
     bfloat16: bool = False  # for products; weights and depthwise convolutions stay float32
-    start: Path | None = None  # weights of another run
+    start: Path | None = None  # weights of another run to begin with
     resume: bool = False
 
     @property
