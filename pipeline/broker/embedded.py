@@ -7,7 +7,7 @@ a process that dies:
     users.lock    shared: every command that uses the server, and every worker
     server.lock   exclusive: the server itself, which inherits it
 
-The last command ends the server; `watchdog` does so after a worker or a killed command.
+The last command ends the server; `embedded_server` does so after a worker or a killed command.
 """
 
 import fcntl
@@ -31,8 +31,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from bgpipe.pipeline.broker import keys, watchdog
-from bgpipe.pipeline.broker.watchdog import STOP_SECONDS, try_lock
+from bgpipe.pipeline.broker import embedded_server, keys
+from bgpipe.pipeline.broker.embedded_server import STOP_SECONDS, try_lock
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.processes import ChildProcess, last_lines
@@ -226,7 +226,7 @@ class ServerProcess:
         with (self._home / "server.lock").open("ab") as lock, self._log.open("ab") as output:
             if not try_lock(lock):
                 return False
-            script = [sys.executable, "-I", "-S", watchdog.__file__]
+            script = [sys.executable, "-I", "-S", embedded_server.__file__]
             subprocess.run(  # noqa: S603  # fixed words, no shell
                 [*script, str(self._home), str(lock.fileno()), find_server(), *words],
                 stdin=subprocess.DEVNULL,

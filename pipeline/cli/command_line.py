@@ -147,6 +147,6 @@ def _global_options() -> list[Any]:
     app = typer.Typer(add_completion=False)
     app.command()(_declare_global_options)
     options: list[Any] = typer.main.get_command(app).params
-    for option in options:
-        option.expose_value, option.rich_help_panel = False, GLOBAL
+    for parameter in options:
+        parameter.expose_value, parameter.rich_help_panel = False, GLOBAL
     return options

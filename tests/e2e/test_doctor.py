@@ -155,7 +155,9 @@ def test_a_redis_without_tls_is_found_at_once(bgpipe: Bgpipe, redis_url: str) ->
     assert time.monotonic() - began < CONNECT_TIMEOUT + SOCKET_TIMEOUT
 
 
-@pytest.mark.parametrize("trouble", ["replica", "rights", "scripts", "memory"])
+@pytest.mark.parametrize(
+    "trouble", ["replica", "rights", "memory", pytest.param("scripts", marks=pytest.mark.slow)]
+)
 def test_a_redis_that_refuses_to_write_is_found_as_a_submit_finds_it(
     bgpipe: Bgpipe, redis_server_process: RedisServer, photos: Path, trouble: str
 ) -> None:

@@ -204,7 +204,9 @@ def test_without_a_hub_auto_falls_back_to_the_bundled_model_and_says_so(
         assert json.loads(image.text["bgpipe:recipe"])["model"] == "birefnet-nano"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_job_is_resumed(
     bgpipe: Bgpipe, photos: Path, number: signal.Signals
 ) -> None:

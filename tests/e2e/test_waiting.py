@@ -46,7 +46,7 @@ def test_a_wait_for_redis_is_said_without_its_password(
     assert "hunter2" not in rest
 
 
-@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("quiet", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_wait_for_a_hub_is_said(bgpipe: Bgpipe, silent_hub: str, *, quiet: bool) -> None:
     done = bgpipe(
         *(["-q"] if quiet else []),

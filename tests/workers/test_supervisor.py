@@ -41,7 +41,7 @@ def alive(pid: int) -> bool:
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(cluster: Cluster) -> None:
-    names = [cluster.photo(f"photo {i}.jpg") for i in range(40)]
+    names = [cluster.photo(f"photo {i}.jpg") for i in range(12)]
     # Redelivered soon, which may also happen to what a slow machine still works on.
     quick = {"BGPIPE_QUEUE__VISIBILITY_TIMEOUT": "5", "BGPIPE_QUEUE__MAX_ATTEMPTS": "20"}
     with cluster.supervisor(*CPU, **quick) as supervisor:
@@ -52,8 +52,8 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(cluster: Cluster) -> No
         summary = cluster.finished_after_a_kill(job)
         (second,) = children(supervisor.pid)
     assert second != first
-    assert (summary.done, summary.failed) == (40, 0)
-    assert len(list(cluster.out.iterdir())) == 40
+    assert (summary.done, summary.failed) == (12, 0)
+    assert len(list(cluster.out.iterdir())) == 12
 
 
 @pytest.mark.parametrize("end", ["signal", "stdin"])
@@ -297,7 +297,14 @@ def test_a_worker_that_was_ready_or_found_no_redis_is_started_for_ever(
     assert supervisor.run() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGQUIT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signalled_worker_finishes_what_is_in_flight(
     cluster: Cluster, number: signal.Signals
 ) -> None:

@@ -20,8 +20,8 @@ from bgpipe.config.presets import Preset
 from bgpipe.pipeline.broker import keys
 from bgpipe.pipeline.broker.client import RedisClient, connect
 from bgpipe.pipeline.broker.embedded import find_server, redis_server
+from bgpipe.pipeline.broker.embedded_server import INTERVAL, try_lock
 from bgpipe.pipeline.broker.lease import Lease
-from bgpipe.pipeline.broker.watchdog import INTERVAL, try_lock
 from bgpipe.pipeline.errors import RedisUnavailable
 from bgpipe.pipeline.jobs.store import JobStore
 from bgpipe.pipeline.types import Job, JobId, Recipe

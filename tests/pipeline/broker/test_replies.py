@@ -109,7 +109,10 @@ def test_a_command_finds_the_primary_after_a_failover_behind_its_address(
 
 @pytest.mark.parametrize(
     ("command", "fault"),
-    [*product(["LPUSH", "SADD"], ["OOM", "READONLY", "BUSY"]), ("PING", "BUSY")],
+    [
+        *product(["LPUSH", "SADD"], ["OOM", "READONLY", "BUSY"]),
+        pytest.param("PING", "BUSY", marks=pytest.mark.slow),
+    ],
 )
 def test_messages_are_sent_once_a_reply_that_means_wait_has_passed(proxy, command, fault) -> None:
     settings = load_settings()

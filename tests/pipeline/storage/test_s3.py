@@ -259,7 +259,7 @@ def test_one_key_may_fail_and_the_next_one_not(through, s3, location, status, an
         (403, "InvalidAccessKeyId", Code.ACCESS, "AWS_ACCESS_KEY_ID"),
         (403, "RequestTimeTooSkewed", Code.ACCESS, "clock"),
         (301, "PermanentRedirect", Code.ACCESS, "region"),
-        (503, "SlowDown", Code.STORAGE, "fewer lanes"),
+        pytest.param(503, "SlowDown", Code.STORAGE, "fewer lanes", marks=pytest.mark.slow),
         (507, "XMinioStorageFull", Code.STORAGE, "make room"),
     ],
 )

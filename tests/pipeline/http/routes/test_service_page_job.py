@@ -170,6 +170,16 @@ def test_a_running_job_can_be_stopped(guarded: Service, browser: Browser, pictur
     browser.until(lambda: browser.text("#summary") == "0 of 2 done")
     assert browser.texts("#grid .state") == ["Waiting", "Waiting"]
     assert browser.faults() == []
+    browser.click("#stop")
+    assert await_end(browser) == "stopped · 0 done"
+
+
+@pytest.mark.slow
+def test_a_job_that_waits_for_a_worker_says_so(
+    guarded: Service, browser: Browser, picture: Picture
+) -> None:
+    open_without_worker(browser, guarded)
+    choose(browser, picture("bowl.png"))
     browser.until(lambda: browser.text("#job-error").startswith("Still waiting for a worker."), 30)
     browser.click("#stop")
     assert await_end(browser) == "stopped · 0 done"

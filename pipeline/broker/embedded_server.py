@@ -1,6 +1,6 @@
 """Runs the embedded Redis server, and ends it once no process uses it, even if all were killed.
 
-A script, watchdog.py FOLDER DESCRIPTOR SERVER OPTION... FOLDER has the locks of `embedded`; the server
+A script, embedded_server.py FOLDER DESCRIPTOR SERVER OPTION... FOLDER has the locks of `embedded`; the server
 inherits the descriptor of its own. It imports little, because every first command waits for it to start.
 """
 
