@@ -57,17 +57,23 @@ class Layer:
         return Layer(self.rgb[box], self.alpha[box]) if min(width, height) > 1 else None
 
 
+Kind = tuple[Layer, ...]
+
+
 @dataclass(frozen=True)
 class Kinds:
     """Layers by kind, and the probability of each kind."""
 
-    members: tuple[tuple[Layer, ...], ...]
+    members: tuple[Kind, ...]
     chances: tuple[float, ...]
 
-    def draw(self, rng: np.random.Generator) -> Layer:
-        kind = self.members[rng.choice(len(self.members), p=self.chances)]
-        weights = np.array([layer.weight for layer in kind])
-        return kind[rng.choice(len(kind), p=weights / weights.sum())]
+    def choose(self, rng: np.random.Generator) -> Kind:
+        return self.members[rng.choice(len(self.members), p=self.chances)]
+
+
+def draw(kind: Kind, rng: np.random.Generator) -> Layer:
+    weights = np.array([layer.weight for layer in kind])
+    return kind[rng.choice(len(kind), p=weights / weights.sum())]
 
 
 @dataclass(frozen=True)
