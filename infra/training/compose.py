@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from library import Kind, Layer, Library, Pixels, draw
+from library import Box, Kind, Layer, Library, Pixels, draw, resized
 from numpy.typing import NDArray
 
 from bgpipe.pipeline.matting.resample import to_unit
 
 Floats = NDArray[np.float32]
 
-PHOTOS, GROUPS = (
-    0.68,
-    0.16,
-)  # shares of samples that are one photo and several; the rest are compositions
+PHOTOS = 0.68  # share of samples that are one photo
+GROUPS = 0.16  # share of samples that are several photos; the rest are compositions
 GRIDS = ((1, 2), (2, 1), (2, 2))  # rows and columns of several photos
 VIEWS = (0.4, 0.35, 0.25)  # shares of photos shown almost whole, close to the subject, in part
 CLOSEST = 0.35  # of the sides of a photo: the smallest crop
 TILTED = 0.25  # share of photos that are rotated
 LONGEST = 1.4  # of the shorter side: the longer side of a close view
 COVER = (0.04, 0.8)  # of the image, by a pasted subject
-PASTED = (
-    0.1,
-    0.5,
-    0.25,
-    0.15,
-)  # shares of compositions with no, one, two and three subjects of a kind
+PASTED = (0.1, 0.5, 0.25, 0.15)  # shares of compositions with 0 to 3 subjects, of one kind
 CENTRED, APART = 0.14, 0.28  # of the image: standard deviation of a pasted subject's place
 CUTOUTS = 0.5  # share of pasted subjects that are cut-outs; the rest come from photos
 DEFOCUSED = 0.35  # share of backgrounds out of focus
@@ -85,7 +79,7 @@ def region(image: Pixels, size: int, rng: np.random.Generator, smallest: float) 
     tall, wide = (rng.uniform(smallest, 1, 2) * (height, width)).astype(int).clip(2)
     top, left = rng.integers(height - tall + 1), rng.integers(width - wide + 1)
     part = image[top : top + tall, left : left + wide]
-    return _square(part[:, ::-1] if rng.random() < 0.5 else part, size)
+    return resized(part[:, ::-1] if rng.random() < 0.5 else part, size, size)
 
 
 def blurred(image: Pixels, sigma: float) -> Pixels:
@@ -100,31 +94,41 @@ def gradient(size: int, rng: np.random.Generator) -> Pixels:
     corners = rng.uniform(0, 255, 3) + rng.normal(0, rng.choice([4, 20, 60]), (2, 2, 3))
     if rng.random() < 0.5:
         corners = np.repeat(corners[:, :1], 2, axis=1)  # vertical only
-    return _square(corners.clip(0, 255).astype(np.uint8), size)
+    return resized(corners.clip(0, 255).astype(np.uint8), size, size)
 
 
 def view(photo: Layer, size: int, rng: np.random.Generator) -> Layer:
     """Return a photo as square input: whole, filled by its subject, or a crop with a part of it."""
     box = (_whole, close, _part)[rng.choice(3, p=VIEWS)](photo, rng)
-    shown = _cropped(photo, box, rng)
-    rgb, alpha = _square(shown.rgb, size), _square(shown.alpha, size)
-    if rng.random() < TILTED:
-        turn = cv2.getRotationMatrix2D((size / 2, size / 2), rng.normal(0, 10), 1.05)
-        rgb, alpha = (
-            cv2.warpAffine(x, turn, (size, size), borderMode=cv2.BORDER_REFLECT_101)
-            for x in (rgb, alpha)
+    shown = mirrored(photo.part(box), rng).resized(size, size)
+    if rng.random() >= TILTED:
+        return shown
+    turn = cv2.getRotationMatrix2D((size / 2, size / 2), rng.normal(0, 10), 1.05)
+    rgb, alpha = (
+        np.asarray(
+            cv2.warpAffine(x, turn, (size, size), borderMode=cv2.BORDER_REFLECT_101), np.uint8
         )
-    return Layer(np.asarray(rgb, np.uint8), np.asarray(alpha, np.uint8))
+        for x in (shown.rgb, shown.alpha)
+    )
+    return Layer(rgb, alpha)
 
 
 def group(kind: Kind, size: int, rng: np.random.Generator) -> Layer:
     """Return two or four photos of a kind side by side: several subjects, all of them foreground."""
     rows, columns = GRIDS[rng.integers(len(GRIDS))]
     tall, wide = size // rows, size // columns
-    photos = [draw(kind, rng) for _ in range(rows * columns)]
-    cells = [_cropped(photo, _framed(photo, wide / tall, rng), rng) for photo in photos]
-    rgb = _grid([_resized(cell.rgb, wide, tall) for cell in cells], columns)
-    return Layer(rgb, _grid([_resized(cell.alpha, wide, tall) for cell in cells], columns))
+    canvas = Layer(np.empty((size, size, 3), np.uint8), np.empty((size, size), np.uint8))
+    for top, left in itertools.product(range(0, size, tall), range(0, size, wide)):
+        photo = draw(kind, rng)
+        cell = mirrored(photo.part(_framed(photo, wide / tall, rng)), rng).resized(wide, tall)
+        place = slice(top, top + tall), slice(left, left + wide)
+        canvas.rgb[place], canvas.alpha[place] = cell.rgb, cell.alpha
+    return canvas
+
+
+def mirrored(layer: Layer, rng: np.random.Generator) -> Layer:
+    """Mirror half of the layers."""
+    return Layer(layer.rgb[:, ::-1], layer.alpha[:, ::-1]) if rng.random() < 0.5 else layer
 
 
 def pasted(canvas: Layer, subject: Layer, rng: np.random.Generator, spread: float) -> Layer:
@@ -193,14 +197,14 @@ def photographed(rgb: Pixels, rng: np.random.Generator) -> Pixels:
     return rgb
 
 
-def _whole(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
+def _whole(photo: Layer, rng: np.random.Generator) -> Box:
     height, width = photo.alpha.shape
     cut = rng.uniform(0, 0.07, 4) * (height, height, width, width)
     top, bottom, left, right = cut.astype(int)
     return slice(top, height - bottom), slice(left, width - right)
 
 
-def close(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
+def close(photo: Layer, rng: np.random.Generator) -> Box:
     """Return a box that the subject fills: its own, each side moved by up to an eighth, and of a tall or
     wide subject mostly the upper or left end, as in a portrait.
     """
@@ -217,7 +221,7 @@ def close(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
     return rows, columns
 
 
-def _part(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
+def _part(photo: Layer, rng: np.random.Generator) -> Box:
     """Return a box of moderate aspect around a point of the subject."""
     height, width = photo.alpha.shape
     aspect = width / height * np.exp(rng.uniform(-0.4, 0.4))
@@ -228,7 +232,7 @@ def _part(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
     return _box(photo, centre, (tall, wide), rng)
 
 
-def _framed(photo: Layer, aspect: float, rng: np.random.Generator) -> tuple[slice, slice]:
+def _framed(photo: Layer, aspect: float, rng: np.random.Generator) -> Box:
     """Return a box of `aspect`, width / height, around the subject, as far as the photo reaches."""
     left, top, wide, tall = photo.box
     height, width = photo.alpha.shape
@@ -238,29 +242,9 @@ def _framed(photo: Layer, aspect: float, rng: np.random.Generator) -> tuple[slic
 
 def _box(
     photo: Layer, centre: Sequence[float], sides: tuple[float, float], rng: np.random.Generator
-) -> tuple[slice, slice]:
+) -> Box:
     """Return a box inside the photo that `centre` (y, x) divides at random."""
     lasts = np.array(photo.alpha.shape) - sides
     first = np.clip(centre - sides * rng.normal(0.5, 0.15, 2), 0, lasts).astype(int)
     rows, columns = (slice(a, a + max(int(side), 2)) for a, side in zip(first, sides, strict=True))
     return rows, columns
-
-
-def _cropped(photo: Layer, box: tuple[slice, slice], rng: np.random.Generator) -> Layer:
-    """Return a part of a photo, half of them mirrored."""
-    rgb, alpha = photo.rgb[box], photo.alpha[box]
-    return Layer(rgb[:, ::-1], alpha[:, ::-1]) if rng.random() < 0.5 else Layer(rgb, alpha)
-
-
-def _grid(cells: Sequence[Pixels], columns: int) -> Pixels:
-    starts = range(0, len(cells), columns)
-    return np.vstack([np.hstack(cells[start : start + columns]) for start in starts])
-
-
-def _square(image: Pixels, size: int) -> Pixels:
-    return _resized(image, size, size)
-
-
-def _resized(image: Pixels, width: int, height: int) -> Pixels:
-    mode = cv2.INTER_AREA if min(image.shape[:2]) > min(width, height) else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (width, height), interpolation=mode), np.uint8)

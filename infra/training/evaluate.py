@@ -8,7 +8,6 @@ pipeline, without rounding in between. --close crops each photo so that its subj
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import zlib
 from collections import defaultdict
@@ -22,6 +21,8 @@ import torch
 from checkpoint import MODEL
 from compose import Floats, close
 from library import Layer, Pixels, held_out, photos_below
+from pydantic.dataclasses import dataclass
+from pydantic_settings import CliApp
 from safetensors import safe_open
 
 from bgpipe.pipeline.inference.engine import BiRefNetEngine
@@ -60,8 +61,7 @@ def evaluate(predict: Predictor, photos: Iterable[tuple[Path, Layer]]) -> dict[s
 
 def closer(path: Path, photo: Layer) -> tuple[Path, Layer]:
     """Return the close view of a photo, the same in every run."""
-    box = close(photo, np.random.default_rng(zlib.crc32(path.name.encode())))
-    return path, Layer(photo.rgb[box], photo.alpha[box])
+    return path, photo.part(close(photo, np.random.default_rng(zlib.crc32(path.name.encode()))))
 
 
 def predictor(weights: Path, threads: int, size: int | None = None) -> Predictor:
@@ -78,13 +78,15 @@ def predictor(weights: Path, threads: int, size: int | None = None) -> Predictor
     return predict
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--close", action="store_true", help="crop each photo to its subject")
-    parser.add_argument("--size", type=int, help="pixels, if not the file's own")
-    given = parser.parse_args()
+@dataclass
+class Options:
+    weights: Path
+    photos: Path
+    close: bool = False
+    size: int | None = None  # pixels, if not the file's own
+
+
+def main(given: Options) -> None:
     photos = photos_below(given.photos, None, held_out)
     photos = itertools.starmap(closer, photos) if given.close else photos
     predict = predictor(given.weights, torch.get_num_threads(), given.size)
@@ -94,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(CliApp.run(Options))
