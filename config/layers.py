@@ -58,8 +58,9 @@ class TomlLayer:
     def lines(self) -> dict[KeyPath, int]:
         """Line of each key, from 1; a table's is that of its header.
 
-        Each block of the text is parsed with one line more: a statement ends where it parses. A block
-        begins with a table; the first [[table]] is in one with all that follows, which counts them.
+        Blocks of the text grow by a line at a time: where one parses, a statement has ended, and its
+        new keys are in the lines since the last end. A table begins a new block, until the first
+        [[table]]: from there on the block keeps growing, so that such tables are counted.
         """
         lines: dict[KeyPath, int] = {}
         block, start = "", 1

@@ -43,6 +43,7 @@ class EventLogger(logging.LoggerAdapter[logging.Logger]):
     def process(
         self, msg: object, kwargs: MutableMapping[str, Any]
     ) -> tuple[object, MutableMapping[str, Any]]:
+        """Move the keywords to the event's `fields`; only `exc_info` stays logging's own."""
         exc_info = kwargs.pop("exc_info", None)
         return msg, {"exc_info": exc_info, "extra": {"fields": kwargs}}
 

@@ -207,6 +207,10 @@ class Batcher:
             log.warning(
                 "batch failed, running its images one by one", images=len(batch), error=text
             )
+            self._serving = [
+                *self._serving,
+                *batch,
+            ]  # `_end` answers them if the device is lost now
             for request in batch:
                 while self._launched:
                     self._read()

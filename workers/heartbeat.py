@@ -54,8 +54,9 @@ class WorkerCounters:
     def record_write(self, location: str) -> None:
         """Note the free space of the store at `location`, which has a new cutout."""
         free = -1
-        with suppress(OSError):  # a bucket, or the folder is gone, which the next write reports
-            free = shutil.disk_usage(location).free
+        if "://" not in location:
+            with suppress(OSError):  # the folder is gone, which the next write reports
+                free = shutil.disk_usage(location).free
         with self.update() as stats:
             stats.disk_free = free
 

@@ -33,7 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing")
     given = parser.parse_args()
-    problems = list(find_foreign_numbers(README.read_text()))
+    problems = list(find_outdated_numbers(README.read_text()))
     for page in PAGES:
         text = page.read_text()
         if (new := fill(text)) != text:
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def fill(page: str, results: Path = RESULTS) -> str:
-    """Return the page with every marked table of `results` as it is there.
+    """Return the page with each marked table replaced by the one in `results`.
 
     Raises FileNotFoundError or IndexError if there is no such table.
     """
@@ -64,7 +64,7 @@ def read_tables(text: str) -> list[str]:
     return ["".join(table) for is_table, table in lines if is_table]
 
 
-def find_foreign_numbers(readme: str, results: Path = RESULTS) -> Iterator[str]:
+def find_outdated_numbers(readme: str, results: Path = RESULTS) -> Iterator[str]:
     """Yield what to mend in the rows of the README whose benchmark has a committed output."""
     for row in ROW.finditer(readme):
         path = results / f"{row['name']}.md"

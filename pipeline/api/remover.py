@@ -48,8 +48,8 @@ _remover_lock = threading.Lock()
 def remove(image: Photo, *, model: str = "", preset: str = "", device: str = "") -> Photo:
     """Remove the background of an image; the cutout has the image's type.
 
-    A Pillow image and an array are as in `BackgroundRemover`, which raises the errors too. Bytes are an
-    image file and become a PNG file. The first call with the same `model`, `preset` and `device` loads
+    Pillow images, arrays and errors are those of `BackgroundRemover`. Bytes are an image file and
+    become a PNG file. The first call with the same `model`, `preset` and `device` loads
     weights and settings, which are kept. Threads may call it.
     """
     with _remover_lock:  # two threads would load the same network twice
@@ -123,7 +123,7 @@ class BackgroundRemover:
         """Return the cutout of the file at a path or s3:// URL, byte for byte as a job writes it.
 
         A job with the same recipe that finds it in its place takes it as done. Raises UsageError if the
-        location is neither a path nor an s3:// URL, ItemError as `file`.
+        location is neither a path nor an s3:// URL, ItemError like `file`.
         """
         folder, _, key = find_location(location).rpartition("/")
         store = StoreFactory(self._settings.s3).open(folder or "/")
@@ -153,7 +153,7 @@ class BackgroundRemover:
         return composite(cutout, preset, background, self._limits.max_pixels, outline)
 
     def _infer_mattes(self, image: DecodedImage) -> tuple[Matte, Matte]:
-        """Return the network's matte, and that with its edges solved, if the recipe says so."""
+        """Return the network's matte, and the one to use: with solved edges if the recipe has them."""
         from bgpipe.pipeline.networks.preprocess import preprocess
 
         height, width, _ = image.rgb.shape

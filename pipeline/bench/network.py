@@ -62,7 +62,10 @@ def _inspect_machine(
     if device.type == "cuda":
         product, detail = torch.cuda.get_device_name(device), f"CUDA {torch.version.cuda}"
     else:
-        product, detail = _read_processor(), f"{request.threads} threads"
+        product, detail = (
+            _read_field("/proc/cpuinfo", "model name") or platform.processor(),
+            f"{request.threads} threads",
+        )
     software = f"torch {torch.__version__}, {detail}, Python {platform.python_version()}"
     peaks = {precision: _measure_matrix_product(device, precision) for precision in precisions}
     # Of the plain network, so that savings of the fused one show as speed; outside inference mode, whose
@@ -74,12 +77,13 @@ def _inspect_machine(
     return Machine(device.type, product or platform.machine(), software, peaks, operations)
 
 
-def _read_processor() -> str:
+def _read_field(path: str, name: str) -> str:
+    """Return the value of the first line `name: value` of a file in /proc, or an empty string."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(name):
                 return line.partition(":")[2].strip()
-    return platform.processor()
+    return ""
 
 
 def _measure_matrix_product(device: torch.device, precision: Precision) -> float:
@@ -146,7 +150,9 @@ def _reset_peak_memory(device: torch.device) -> None:
 def _read_peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return KIB * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # getrusage alone would count the peak of the process that started this one, which is not reset.
+    peak = _read_field("/proc/self/status", "VmHWM").removesuffix("kB")
+    return KIB * int(peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 if __name__ == "__main__":

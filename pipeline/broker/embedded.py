@@ -12,7 +12,6 @@ The last command ends the server; `watchdog` does so after a worker or a killed 
 
 import fcntl
 import hashlib
-import logging
 import os
 import re
 import shutil
@@ -35,6 +34,7 @@ from redis.retry import Retry
 from bgpipe.pipeline.broker import keys, watchdog
 from bgpipe.pipeline.broker.watchdog import STOP_SECONDS, try_lock
 from bgpipe.pipeline.errors import RedisUnavailable
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.processes import ChildProcess, last_lines
 
 SERVERS = ("redis-server", "valkey-server")
@@ -59,7 +59,7 @@ WORKER = (sys.executable, "-m", "bgpipe.workers", "--stop-with-stdin")
 WORKER_GRACE = 10.0
 """Seconds a worker gets beyond its own limit for draining."""
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 @contextmanager
@@ -232,7 +232,7 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                check=True,
+                check=False,  # if it fails, no server gets ready, and its log says why
                 cwd=self._home,
                 pass_fds=[lock.fileno()],
                 start_new_session=True,  # signals of the command's terminal are not for it

@@ -1,7 +1,7 @@
 """Runs the embedded Redis server, and ends it once no process uses it, even if all were killed.
 
 A script, watchdog.py FOLDER DESCRIPTOR SERVER OPTION... FOLDER has the locks of `embedded`; the server
-inherits the descriptor of its own. A command waits for the script to start: it imports next to nothing.
+inherits the descriptor of its own. It imports little, because every first command waits for it to start.
 """
 
 import fcntl

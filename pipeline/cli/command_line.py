@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 GLOBAL = "Global"
 """Panel of the options that every command takes."""
 HELP = ["-h", "--help"]
-WAIT_HELP = "Wait for the end, or only queue the job. Default: wait on a terminal."
+WAIT_HELP = "Wait for the end, or only queue the job. Default: wait if stdout is a terminal."
 LICENCE_HELP = "Accept the terms of a model (bgpipe models info NAME); repeatable."
 
 flag = partial(typer.Option, False)

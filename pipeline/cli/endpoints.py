@@ -51,6 +51,10 @@ class Destination:
     out: str
     file: str = ""
 
+    @property
+    def is_stdout(self) -> bool:
+        return self.file == STDOUT_KEY
+
     def format(self, requested: str | None) -> str | None:
         """Return `requested`, else the format of the file's suffix, else None. Raises UsageError."""
         named = _format_of(self.file)
@@ -74,13 +78,12 @@ class Endpoints:
         if not self.is_private:
             return settings, console
         embedded = settings.model_copy(update={"redis_url": ""})
-        is_stdout = self.destination.file == STDOUT_KEY
-        return embedded, replace(console, quiet=console.quiet or is_stdout)
+        return embedded, replace(console, quiet=console.quiet or self.destination.is_stdout)
 
     def write_stdout(self) -> None:
         """Write the cutout to stdout if it belongs there and exists."""
         path = Path(self.destination.out) / STDOUT_KEY
-        if self.destination.file == STDOUT_KEY and path.exists():
+        if self.destination.is_stdout and path.exists():
             sys.stdout.buffer.write(path.read_bytes())
             sys.stdout.buffer.flush()
 
@@ -153,8 +156,8 @@ def _expand(text: str, ignore: Callable[[str], None]) -> Iterator[str]:
     location = find_location(text)
     if location.startswith(S3):
         if not is_image_name(text.rpartition("/")[2]):
-            kind = "a prefix cannot be combined with other sources"
-            raise UsageError(f"{kind}: {text}: submit it alone")
+            reason = "a prefix cannot be combined with other sources"
+            raise UsageError(f"{reason}: {text}: submit it alone")
         yield location
     elif (path := _existing_path(location, text)).is_dir():
         yield from (f"{location}/{entry.key}" for entry in LocalStore(path).list(on_skipped=ignore))
@@ -184,8 +187,8 @@ def _read_list(data: bytes, name: str) -> Source:
     try:
         lines = data.decode().split("\n")
     except UnicodeDecodeError as error:
-        neither = "stdin holds neither an image nor a list of files"
-        raise UsageError(neither if name == STREAM else f"list is not UTF-8: {name}") from error
+        of_stdin = "stdin holds neither an image nor a list of files"
+        raise UsageError(of_stdin if name == STREAM else f"list is not UTF-8: {name}") from error
     locations = [find_location(text) for line in lines if (text := line.rstrip("\r"))]
     if not locations:
         raise UsageError(f"the list is empty: {name}")

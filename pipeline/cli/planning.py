@@ -1,4 +1,4 @@
-"""What a job is planned from: values of options, locations that are checked, `--dry-run`, `--prune`."""
+"""Preparing a job: values of options, checks of locations, `--dry-run` and `--prune`."""
 
 import json
 import os

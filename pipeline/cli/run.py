@@ -14,7 +14,7 @@ from pathlib import Path
 from bgpipe.config.settings import Settings
 from bgpipe.pipeline.broker.lease import Lease
 from bgpipe.pipeline.cli.console import Console, counted, short_location
-from bgpipe.pipeline.cli.summary import format_outputs, format_rate, progress, show_failures
+from bgpipe.pipeline.cli.summary import format_outputs, format_rate, show_failures, show_progress
 from bgpipe.pipeline.errors import RedisUnavailable, Unavailable, UsageError
 from bgpipe.pipeline.jobs.store import JobNotFound
 from bgpipe.pipeline.monitoring.heartbeat import read_heartbeats
@@ -42,7 +42,7 @@ def check_wait(settings: Settings, wait: bool | None) -> None:
 def open_job(
     session: Session, console: Console, job: Job, named: Sequence[str] = ()
 ) -> tuple[JobId, Lease]:
-    """Open the job or join the one that does the same; anything but the former is reported."""
+    """Open the job, or join the one that does the same; warn if it joins one or replaces one."""
     opened = open_or_join(session, job, named)
     if opened.replaced:
         console.warn(f"job {opened.replaced} was abandoned: replaced by {opened.id}")
@@ -83,7 +83,7 @@ class JobRun:
     """Keys of the source that are not complete yet and left for a later job."""
     prune: Prune | None = None
     worker: ChildProcess | None = None
-    """One that outlives the job; without it the embedded mode starts `own_worker`."""
+    """A worker that outlives the job. Without one, embedded mode starts `own_worker`."""
     ignored: IgnoredObjects = field(default_factory=IgnoredObjects)
     """Objects that the job leaves out: those before the listing, then those that it finds."""
     stack: ExitStack = field(default_factory=ExitStack)
@@ -144,7 +144,7 @@ class JobRun:
 
 def _wait(console: Console, run: JobRun) -> JobSummary:
     run.prepare()
-    with progress(console, _title_of(run.session, run.job_id)) as show:
+    with show_progress(console, _title_of(run.session, run.job_id)) as show:
         while (summary := run.summary).state not in CLOSED_STATES:
             show(summary)
             run.step(summary)

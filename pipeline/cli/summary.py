@@ -51,7 +51,7 @@ class ProgressWindow:
         return (ended - before) / (now - start) if now > start else 0.0
 
 
-def progress(
+def show_progress(
     console: Console, make_title: Callable[[], str] = str
 ) -> AbstractContextManager[Watcher]:
     """Return a block with a function that shows a summary.

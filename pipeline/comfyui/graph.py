@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
 from bgpipe.pipeline.comfyui import node_types
-from bgpipe.pipeline.comfyui.node_types import Json as Json  # exported
+from bgpipe.pipeline.comfyui.node_types import Json as Json  # re-exported, for users of graphs
 from bgpipe.pipeline.comfyui.node_types import NodeInput, NodeType
 from bgpipe.pipeline.errors import UsageError
 

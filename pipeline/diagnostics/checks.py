@@ -101,8 +101,8 @@ def inspect_durability(settings: Settings) -> str:
 
 
 def _durability_problems(stored: Mapping[str, Any]) -> Iterator[str]:
-    used, limit = stored["used_memory_human"], stored.get("maxmemory_human")
     if 0 < FULL * stored.get("maxmemory", 0) <= stored["used_memory"]:
+        used, limit = stored["used_memory_human"], stored["maxmemory_human"]
         yield f"memory is nearly full, {used} of {limit}: raise maxmemory"
     if (policy := stored.get("maxmemory_policy", "unknown")) != "noeviction":
         yield f"maxmemory-policy is {policy}, so jobs may vanish: set it to noeviction"

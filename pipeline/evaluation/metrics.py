@@ -21,7 +21,7 @@ from bgpipe.pipeline.types import Floats, Mask, Pixels, Plane
 
 Doubles = npt.NDArray[np.float64]
 Scores = dict[str, float]
-"""Of one cutout, or their means, by name."""
+"""Scores of one cutout, or means of several, by name."""
 
 BACKGROUNDS = {"white": (255, 255), "black": (0, 0), "grey": (128, 128), "checks": (204, 255)}
 """Levels of the squares of each background."""

@@ -99,8 +99,8 @@ def _serve(settings: Settings) -> int:
         signal.signal(number, lambda *_: None)
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    proxied = "required behind a proxy: set serve.public_url"
-    keys = "required" if settings.serve.needs_keys else proxied
+    notice = "required behind a proxy: set serve.public_url"
+    keys = "required" if settings.serve.needs_keys else notice
     log.info("serving", url=url, keys=keys)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)

@@ -47,7 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
             finally:
                 await to_thread.run_sync(stack.close)
 
-    MultiPartParser.spool_max_size = 1 << 16  # larger images, of a thousand in a form, go to disk
+    MultiPartParser.spool_max_size = 1 << 16  # larger ones go to disk: a form may have a thousand
     app = FastAPI(
         title="bgpipe",
         summary="Removes the backgrounds of very many photos.",

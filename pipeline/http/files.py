@@ -90,13 +90,13 @@ class UploadStore:
         if not is_image_name(key.rpartition("/")[2]):
             key = f"{key}.{file_format.lower()}"
         self._reserve(owner, len(data))
-        self.touch(f"{owner}/uploads/{upload}")
+        self.touch(self.location(owner, upload))
         self.open(owner, upload).write(key, data)
         return key
 
-    def touch(self, folder: str) -> None:
+    def touch(self, location: str) -> None:
         """Record that a folder below the root is in use; it expires `serve.keep_days` later."""
-        self.client.zadd(keys.FOLDERS, {folder: time.time()})
+        self.client.zadd(keys.FOLDERS, {location.removeprefix(f"{self.root}/"): time.time()})
 
     def _reserve(self, owner: str, size: int) -> None:
         used = int(self.client.hincrby(keys.USAGE, owner, size))

@@ -1,4 +1,4 @@
-"""The life of a job of the service: made and checked, submitted, listed, reported and removed."""
+"""Jobs of the service, from request to removal: checks, submission, maintenance."""
 
 import hashlib
 import threading
@@ -84,8 +84,8 @@ def make_job(
 def submit(state: AppState, job: Job, *, list_now: bool = True) -> None:
     """Open `job`, list its source, and publish until the queue is full; a dispatcher does the rest.
 
-    Without `list_now` the maintenance loop of a server lists it. Raises as `open_job`, and
-    NoImages if its source is empty.
+    Without `list_now` the maintenance loop of a server lists it. Raises as `open_job`, NoImages if its
+    source is empty, and Problem 429 if the owner has too many open jobs.
     """
     register_job(state, job)
     lease = open_job(state.session, job)
@@ -98,13 +98,16 @@ def submit(state: AppState, job: Job, *, list_now: bool = True) -> None:
 
 
 def register_job(state: AppState, job: Job) -> None:
-    """List a job for its owner and for maintenance, before it is opened; Problem 429 if too many are."""
+    """Add a job to those of its owner and of maintenance, before it is opened.
+
+    Its folders count as in use from now on. Problem 429 if the owner has too many open jobs.
+    """
     lists = [keys.of_open_jobs(job.owner), keys.of_owner(job.owner), keys.SERVED]
     values = job.id, f"{job.owner}/{job.id}", job.created, state.settings.serve.open_jobs
     _check_open_jobs(run_script(state.session.client, "register", lists, *values))
-    state.uploads.touch(f"{job.owner}/results/{job.id}")
-    if upload := state.uploads.id_at(job.source):
-        state.uploads.touch(f"{job.owner}/uploads/{upload}")
+    state.uploads.touch(state.uploads.results_location(job.owner, job.id))
+    if state.uploads.id_at(job.source):
+        state.uploads.touch(job.source)
 
 
 def _check_open_jobs(excess: int) -> None:
@@ -113,15 +116,16 @@ def _check_open_jobs(excess: int) -> None:
         raise Problem(429, "too-many-jobs", detail, RETRY_AFTER)
 
 
-def remove_folder(state: AppState, folder: str) -> None:
+def remove_folder(state: AppState, location: str) -> None:
     """Remove a folder of uploads, or one of results with its job; UsageError if that is open."""
+    folder = location.removeprefix(f"{state.uploads.root}/")
     owner, kind, name = folder.split("/")
     client = state.session.client
     if kind == "results":
         with suppress(JobNotFound):
             state.jobs.forget(JobId(name))
         client.zrem(keys.of_owner(owner), name)
-    state.session.stores.open(f"{state.uploads.root}/{folder}").clear()
+    state.session.stores.open(location).clear()
     client.zrem(keys.FOLDERS, folder)
 
 
@@ -243,7 +247,7 @@ class MaintenanceLoop:
 
     def _remove(self, folder: str) -> None:
         try:
-            remove_folder(self._state, folder)
+            remove_folder(self._state, f"{self._state.uploads.root}/{folder}")
         except BgpipeError as error:  # the job is open, or the store unavailable: retried later
             log.warning("cannot remove", folder=folder, error=error)
         else:

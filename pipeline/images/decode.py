@@ -1,4 +1,4 @@
-"""From the bytes of a file to upright pixels; camera RAW by LibRaw: rawpy, the extra `raw`."""
+"""Decode the bytes of a file to upright pixels. Camera RAW needs rawpy (LibRaw), the extra `raw`."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _turn(pixels: Samples, turn: tuple[bool, int | None]) -> Samples:
     transposed, flip = turn
     try:
         import cv2
-    except ImportError:  # in the control image, which only makes thumbnails (decisions/0007)
+    except ImportError:  # in the control image, which only makes thumbnails (decisions/0008)
         # The same pixels, in five times the time.
         upright = pixels.swapaxes(0, 1) if transposed else pixels
         down, across = (-1 if flip in axes else 1 for axes in ({0, -1}, {1, -1}))

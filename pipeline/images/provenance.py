@@ -25,7 +25,7 @@ _OPENING = b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>'
 _CLOSING = b'<?xpacket end="r"?>'
 _ENTRY = re.compile(r'(bgpipe:\w+)="([^"]*)"')
 _ENTITIES = {'"': "&quot;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"}
-"""Of the characters that an attribute cannot hold, besides those of any XML."""
+"""Entities in attributes, in addition to those that `escape` always writes."""
 
 
 def score_text(score: float | None) -> dict[str, str]:

@@ -133,7 +133,7 @@ def _read_rgb16(image: Image.Image, data: bytes) -> Pixels16 | None:
     """Decode RGB uint16; None if the file has fewer bits, or OpenCV does not read all of them."""
     if not _has_16_bits(image, data) or (image.format == "PNG" and not _chunks_fit(data)):
         return None
-    import cv2  # not at the top: the control image has none (decisions/0007)
+    import cv2  # not at the top: the control image has none (decisions/0008)
 
     samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None or samples.dtype != np.uint16:

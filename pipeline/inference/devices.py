@@ -3,7 +3,6 @@
 The supervisor lists devices without torch, which only `check_device` imports.
 """
 
-import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -14,11 +13,12 @@ from types import ModuleType
 from typing import TypeVar
 
 from bgpipe.pipeline.errors import Code, DeviceLost, Unavailable, UsageError
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.processes import start_daemon
 
 CPU = "cpu"
 KEPT_BYTES = 2**25
-"""Largest block that glibc takes from its heap instead of the kernel: the most it allows."""
+"""Size up to which glibc takes a block from its heap: the largest that it allows."""
 CHECK_SIDE = 128  # side of matrices of -1, 0 and 1, whose product every precision holds exactly
 NVML_SECONDS = 10.0  # time for the driver to list its GPUs; some faults make it never answer
 WITHOUT_GPU = "use the CPU: worker --device cpu, or CUDA_VISIBLE_DEVICES= for submit"
@@ -29,7 +29,7 @@ _FULL = re.compile("OutOfMemoryError|out of memory|_ALLOC(ATION)?_FAILED")
 
 Answer = TypeVar("Answer")
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class WorkerDevice:
         """Variables with which a process sees this device alone; on the CPU, no GPU.
 
         Lanes and the threads of torch share the cores; threads that wait for each other by spinning
-        would slow both down many times. On the CPU, glibc keeps freed memory from the start as it does
-        once it has freed a map of 32 MB: page faults took a fifth of the network's time.
+        would slow both down many times. On the CPU, glibc keeps freed memory instead of returning it to
+        the kernel: page faults took a fifth of the network's time.
         """
         shared = {
             "CUDA_VISIBLE_DEVICES": self.uuid,

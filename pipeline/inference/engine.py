@@ -39,8 +39,6 @@ DTYPES = {
 TENSOR_CORES = (7, 0)  # compute capability from which float16 is many times as fast as float32
 AMPERE = (8, 0)  # compute capability from which TensorFloat-32 and bfloat16 are
 
-LOST = "device failed"
-
 log = EventLogger(__name__)
 
 LaunchedPass = Callable[[], list[Matte]]
@@ -106,7 +104,7 @@ class Engine(ABC):
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     if isinstance(error, torch.AcceleratorError):
-                        raise DeviceLost(Code.DEVICE, f"{LOST}: {error}") from error
+                        raise _lost(error) from error
                     raise
             # Repeated outside the handler, which would keep the tensors alive.
             if self.batch == 1:
@@ -123,7 +121,7 @@ class Engine(ABC):
             try:
                 return launched()
             except torch.AcceleratorError as error:
-                raise DeviceLost(Code.DEVICE, f"{LOST}: {error}") from error
+                raise _lost(error) from error
 
         return read
 
@@ -163,7 +161,7 @@ class BiRefNetEngine(Engine):
         super().__init__(device, batch, threads)
         self._on_gpu = self._device.type == "cuda"
         self._graphs = graphs
-        self._size = model.size
+        self.size = model.size
         self.precision = choose_precision(precision, self._device)
         # Only algorithms of convolution that give the same bits every time.
         torch.backends.cudnn.deterministic = True
@@ -172,7 +170,7 @@ class BiRefNetEngine(Engine):
         self._free: list[CudaTransfer] = []
         self._step: Step = self._forward
         if kernels and self._on_gpu:
-            shape = (1, *self._size, 3)
+            shape = (1, *self.size, 3)
             with torch.inference_mode():
                 pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=self._device)
                 choose_kernels(self._network, lambda: self._forward(pixels))
@@ -180,7 +178,7 @@ class BiRefNetEngine(Engine):
             self._network.compile(dynamic=False)
             log.info("compiling the model: takes minutes the first time, is cached then")
         if compiled or self._on_gpu:  # compile, capture and allocate before the first image arrives
-            self.infer([np.zeros((*self._size, 3), np.uint8)])
+            self.infer([np.zeros((*self.size, 3), np.uint8)])
 
     @torch.inference_mode()
     def _launch(self, images: Sequence[Pixels]) -> LaunchedPass:
@@ -191,7 +189,7 @@ class BiRefNetEngine(Engine):
         if self._allocated != self.batch:
             self._allocate()
         free = self._free
-        transfer = free.pop() if free else CudaTransfer(self.batch, self._size, self._device)
+        transfer = free.pop() if free else CudaTransfer(self.batch, self.size, self._device)
         try:
             transfer.launch(images, self._step)
         except BaseException:
@@ -219,7 +217,7 @@ class BiRefNetEngine(Engine):
     def _capture_graph(self) -> Step:
         """Return the forward pass as a graph, or itself if it cannot be captured."""
         try:
-            return capture_graph(self._forward, (self.batch, *self._size, 3), self._device)
+            return capture_graph(self._forward, (self.batch, *self.size, 3), self._device)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -247,6 +245,10 @@ def make_mattes(alphas: Tensor, is_finite: Tensor, coarse: Sequence[Plane] = ())
     if not is_finite.all():
         raise TransientError(Code.DEVICE, "model output contains NaN or infinity")
     return [Matte(alpha.numpy(), plane) for alpha, plane in zip_longest(alphas, coarse)]
+
+
+def _lost(error: torch.AcceleratorError) -> DeviceLost:
+    return DeviceLost(Code.DEVICE, f"device failed: {error}")
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Precision:

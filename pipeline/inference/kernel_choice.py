@@ -36,7 +36,7 @@ def choose_kernels(
     `forward` runs a pass over some image, in which the largest layer of each kind is compared. Raises
     torch.AcceleratorError if one breaks the device.
     """
-    if find_spec("triton") is None:  # which torch's builds for CUDA bring
+    if find_spec("triton") is None:  # it comes with torch's builds for CUDA
         log.info("no Triton kernels: Triton is not installed")
         return
     for kind, (layer, inputs) in find_largest(network, forward).items():

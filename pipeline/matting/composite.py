@@ -120,10 +120,10 @@ def find_subject_box(alpha: Pixels) -> PixelBox | None:
     if count == 1:  # only the background
         return None
     areas = parts[1:, cv2.CC_STAT_AREA]
-    left, top, width, height, _ = parts[1:][areas >= DUST * areas.max()].T
-    first, upper = int(left.min()), int(top.min())
-    right, bottom = int((left + width).max()), int((top + height).max())
-    return PixelBox(first, upper, right - first, bottom - upper)
+    lefts, tops, widths, heights, _ = parts[1:][areas >= DUST * areas.max()].T
+    left, top = int(lefts.min()), int(tops.min())
+    right, bottom = int((lefts + widths).max()), int((tops + heights).max())
+    return PixelBox(left, top, right - left, bottom - top)
 
 
 def count_canvas_pixels(preset: Preset) -> int:

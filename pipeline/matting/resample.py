@@ -31,7 +31,7 @@ def resize(plane: Plane, height: int, width: int) -> Plane:
 
 
 def shrink(plane: Plane, side: int) -> Plane:
-    """Resize the plane to at most `side` pixels along each axis, its aspect given up."""
+    """Resize the plane to at most `side` pixels along each axis, without keeping its aspect."""
     return resize(plane, *(min(length, side) for length in plane.shape))
 
 

@@ -17,7 +17,7 @@ from bgpipe.pipeline.matting.resample import Positions, resize, shrink
 from bgpipe.pipeline.types import Floats, Matte, Plane
 
 SIDE, COARSE_SIDE = 256, 36
-"""Pixels of the longer sides of the copies that are judged: signs do not depend on the model's size."""
+"""Largest height and width of the copies that are judged: signs do not depend on the model's size."""
 EDGE = np.ones((9, 9), np.uint8)  # reach of the edge, where a matte is unsure for good reasons
 PIECE = 0.001  # share of the image from which a part of the subject counts as a piece
 MOST_PIECES = 6

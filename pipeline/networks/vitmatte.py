@@ -16,8 +16,8 @@ from bgpipe.pipeline.errors import ModelUnavailable
 from bgpipe.pipeline.networks.birefnet.checkpoint import (
     InvalidWeights,
     Shapes,
-    fill,
     list_shapes,
+    load_state,
     read,
     refusing_shapes,
 )
@@ -49,7 +49,7 @@ def assemble(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
     }
     with torch.device("meta"):  # saves memory and time for weights that are replaced at once
         network: nn.Module = VitMatteForImageMatting(config)
-    return fill(network, state)
+    return load_state(network, state)
 
 
 @refusing_shapes()

@@ -73,8 +73,8 @@ def compare(
                 for row, item in batch
             ]
             items = []
-            for (row, item), waiting in zip(batch, states, strict=True):
-                state = waiting.result() if isinstance(waiting, Future) else waiting
+            for (row, item), found in zip(batch, states, strict=True):
+                state = found.result() if isinstance(found, Future) else found
                 is_made = state in (TargetState.CURRENT, TargetState.ORPHANED)
                 made = row.listed.identity if row.listed and is_made else ""
                 if not item.is_orphan or state is TargetState.ORPHANED:
@@ -104,7 +104,7 @@ def target_state(target: Store, key: str, job: Job, recipe: str, identity: str) 
 def _join(
     pairs: Iterable[PlannedTarget], target: Store, catalog: Catalog | None, recipes: Sequence[str]
 ) -> Iterator[tuple[JoinedRow, PlannedItem]]:
-    """Yield each row with the item that it is, if its target turns out as expected."""
+    """Yield each row and its item, ORPHANED without a planned source, else CURRENT until it is compared."""
     rows: Iterable[JoinedRow]
     if catalog is None:
         rows = (JoinedRow(pair.key, pair) for pair in pairs)

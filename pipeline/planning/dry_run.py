@@ -89,8 +89,9 @@ def _count(images: Iterable[Sequence[PlannedItem]], report: DryRunReport) -> Ite
     """Count images and outputs, and yield the sources of the images to do."""
     for image in images:
         states = {planned.state for planned in image}
-        mixed = TargetState.FOREIGN if TargetState.FOREIGN in states else TargetState.CHANGED
-        state = mixed if len(states) > 1 else image[0].state
+        state = image[0].state
+        if len(states) > 1:
+            state = TargetState.FOREIGN if TargetState.FOREIGN in states else TargetState.CHANGED
         report.states[state] += 1
         if state is not TargetState.ORPHANED:
             for planned, counts in zip(image, report.outputs.values(), strict=False):

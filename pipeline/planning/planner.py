@@ -177,11 +177,13 @@ def _assign(
             ignored.add(IgnoredReason.NOT_AN_IMAGE, entry.key)
         return is_source
 
-    has_template = any(output.naming for output in job.every_output)
-    images = filter(is_counted_image, entries) if has_template else entries
+    if any(output.naming for output in job.every_output):  # a template names each image by itself
+        pairs = assign_targets(filter(is_counted_image, entries), job)
+    else:
+        pairs = assign_targets(entries, job, is_counted_image)
     prefix = prefix_within(target.location, source.location)
     is_file = bool(literal_key(job.naming))
-    for pair in assign_targets(images, job, is_counted_image):
+    for pair in pairs:
         key, source_key = pair.key, pair.source.key
         if prefix is not None and (
             key == prefix + source_key if is_file else key.startswith(prefix)

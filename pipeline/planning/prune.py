@@ -12,6 +12,8 @@ from bgpipe.pipeline.planning.ownership import read_provenance
 from bgpipe.pipeline.storage.base import Store
 from bgpipe.pipeline.types import Job
 
+WITHOUT_CUTOUT = (TargetState.NEW, TargetState.FOREIGN)
+
 
 class TooManyOrphans(UsageError):
     """More cutouts would be removed than the settings allow."""
@@ -69,11 +71,11 @@ def handle_orphans(
             return False
 
     orphans: list[PlannedItem] = []
-    cutouts, no_cutout = 0, (TargetState.NEW, TargetState.FOREIGN)
+    cutouts = 0
     with ThreadPoolExecutor(THREADS, thread_name_prefix="orphan") as pool:
         for batch in batches:
             yield batch
-            cutouts += sum(planned.state not in no_cutout for planned in batch)
+            cutouts += sum(planned.state not in WITHOUT_CUTOUT for planned in batch)
             candidates = [planned for planned in batch if prune and planned.is_orphan]
             orphans += compress(candidates, pool.map(is_gone, candidates))
     if prune:

@@ -45,11 +45,9 @@ class OverlappingLocations(UsageError):
 
 
 def check_template(text: str) -> None:
-    """Refuse a template of target keys that is not one, or that gives all images one name.
+    """Raise UsageError for a name template with an unknown field, or that gives all images one name.
 
     A template such as `{folder}/{stem}-cutout` has some of FIELDS, `stem` or `name` among them.
-
-    Raises UsageError.
     """
     names = _field_names(text)
     if unknown := names - set(FIELDS):

@@ -1,6 +1,6 @@
-"""One run of a sweep: its job, pruning, deadline, and the notification of its end.
+"""One run of a sweep: its job, pruning and deadline.
 
-The dispatcher starts `python -m bgpipe.pipeline.scheduling.run_sweep NAME DUE` as a process, because
+The dispatcher starts `python -m bgpipe.pipeline.scheduling.run_sweep NAME START` as a process, because
 listing a bucket takes long. It lists the job and ends; the dispatcher feeds the job.
 """
 

@@ -5,11 +5,11 @@ PYTHON is an interpreter of this version with rembg (measured: rembg 2.0.86, onn
     python3 -m venv /tmp/rembg && /tmp/rembg/bin/pip install rembg==2.0.86 onnxruntime onnx
 
 JPEG to PNG in memory on one thread, by `BackgroundRemover.file` and by rembg's `remove`, both with a worker's memory settings;
-rembg plain and with its estimation of the foreground, which bgpipe always does. Twice: first both run the
-bundled network, rembg by ONNX Runtime in its session u2net_custom, and both at that session's size. Then bgpipe runs
-birefnet-lite with random weights, and rembg in its session dis_custom convolutions that alone take the same time. All
-go on with the matte of images.py. CPU time, the least of the rounds, in which all take turns. `--network nano`
-or `lite`: one of the two.
+rembg plain and with its estimation of the foreground, which bgpipe always does. Measured twice: first both run the
+bundled network, at the size of rembg's session u2net_custom; then bgpipe runs birefnet-lite with random weights, and
+rembg, in its session dis_custom, a stack of convolutions that takes the same time. The output is replaced by the
+matte of images.py, so that all later steps work on the same matte. CPU time, the minimum over the rounds, which
+alternate. `--network nano|lite` runs only one of the two.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ import cv2
 import numpy as np
 import torch
 from end_to_end import use_worker_environment
-from images import photo, samples, soft_disc
+from images import photo, samples, seconds, soft_disc
 from model import random_network
 from torch import Tensor, nn
 
@@ -60,8 +59,10 @@ def main() -> None:
     given = parser.parse_args()
     use_worker_environment(OMP_NUM_THREADS="1")
     cv2.setNumThreads(1)
-    find = "import sysconfig; print(sysconfig.get_path('platlib'))"
-    found = subprocess.run([given.python, "-c", find], capture_output=True, text=True, check=True)
+    find = "import onnx, rembg, sysconfig; print(sysconfig.get_path('platlib'))"
+    found = subprocess.run([given.python, "-c", find], capture_output=True, text=True, check=False)
+    if found.returncode:
+        parser.error(f"not an interpreter with rembg and onnx: {given.python}: see {__file__}")
     sys.path.append(found.stdout.strip())  # torch's exporter imports onnx
     with tempfile.TemporaryDirectory() as folder, rembg(given.python, folder) as other:
         for name, prepare in {"nano": prepare_nano, "lite": prepare_lite}.items():
@@ -133,7 +134,7 @@ def make_engine(network: nn.Module, size: tuple[int, int], cache: Path) -> BiRef
 
 
 class Replaced(nn.Module):
-    """An engine's network that is computed and whose logits are then replaced."""
+    """Runs the engine's network, and returns fixed logits instead of its own."""
 
     def __init__(self, network: nn.Module, logits: Tensor) -> None:
         super().__init__()
@@ -171,7 +172,7 @@ def show(
     """Print a table; `alone` are the seconds of rembg's network."""
     remover = BackgroundRemover("birefnet-nano")
     remover._engines = engine, None
-    remover.recipe = replace(remover.recipe, size=engine._size)
+    remover.recipe = replace(remover.recipe, size=engine.size)
     print(f"| {name}, s of CPU | bgpipe | rembg | rembg, decontaminated |\n|---|---|---|---|")
     network = min(time_network(engine) for _ in range(rounds))
     print(f"| network alone | {network:.2f} | {alone:.2f} | {alone:.2f} |", flush=True)
@@ -193,15 +194,9 @@ def show(
 
 
 def time_network(engine: BiRefNetEngine) -> float:
-    blank = [np.zeros((*engine._size, 3), np.uint8)]
+    blank = [np.zeros((*engine.size, 3), np.uint8)]
     engine.infer(blank)
     return seconds(lambda: engine.infer(blank))
-
-
-def seconds(step: Callable[[], object]) -> float:
-    start = time.process_time()
-    step()
-    return time.process_time() - start
 
 
 if __name__ == "__main__":

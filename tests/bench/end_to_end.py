@@ -1,9 +1,9 @@
 """Images from file to cutout against the network alone: `python tests/bench/end_to_end.py [--rounds N] [SIZE ...]`.
 
-In turns: forward passes in this process, then a job through the queue, a worker, its lanes and folders, as
-`bgpipe bench` runs it; both on as many threads as there are cores, and with a worker's memory settings. The weights are random,
-but for a last layer that makes about a third of a matte opaque and 4 % soft, as of photos. Medians of the rounds. A device that is
-not busy waits for lanes; a pass that takes longer than alone shares its cores with them. SIZE: megapixels.
+Alternates forward passes in this process with jobs through queue, worker, lanes and folders, as `bgpipe bench` runs
+them; both use one thread per core and a worker's memory settings. The weights are random, but the last layer is
+scaled so that a third of a matte is opaque and 4 % soft. Medians of the rounds. If the device is not always busy, it
+waits for lanes; if a pass takes longer than alone, it shares its cores with them. SIZE: megapixels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from bgpipe.config.settings import load_settings
 from bgpipe.pipeline.bench.end_to_end import MIN_IMAGES, open_bench_cluster
 from bgpipe.pipeline.bench.protocol import EndToEndResult
-from bgpipe.pipeline.cli.commands.bench import _make_random_model
+from bgpipe.pipeline.cli.commands.bench import make_random_model
 from bgpipe.pipeline.inference.devices import CPU, WorkerDevice
 from bgpipe.pipeline.inference.engine import BiRefNetEngine
 from bgpipe.pipeline.inference.engine_cache import available_cores
@@ -33,7 +33,7 @@ from bgpipe.pipeline.planning.recipe import build_recipe
 from bgpipe.pipeline.types import ResolvedModel
 
 MIDDLE, GAIN = 0.077, 1000
-"""Of the logits: what two thirds of them are below, and their factor."""
+"""Two thirds of the logits are below MIDDLE; GAIN multiplies their distance from it."""
 PASSES = 3
 """Forward passes between two jobs."""
 
@@ -48,20 +48,20 @@ def main() -> None:
     given = parser.parse_args()
     settings = load_settings()
     with tempfile.TemporaryDirectory() as folder:
-        model = harden(_make_random_model(settings, given.model, Path(folder)))
+        model = harden(make_random_model(settings, given.model, Path(folder)))
         recipe = build_recipe(settings, model=model, matting=NO_MATTING).recipe
         threads = settings.worker.cpu_threads or available_cores()
         engine = BiRefNetEngine(model, "cpu", batch=1, threads=threads)
         alone: list[float] = []
         jobs: dict[float, list[EndToEndResult]] = {size: [] for size in given.sizes}
         with open_bench_cluster(settings, Path(folder)) as cluster:
-            cluster._run("first", recipe, given.sizes[0], 1)
+            cluster.run("first", recipe, given.sizes[0], 1)
             time_pass(engine)
             for number in range(given.rounds):
                 for size, results in jobs.items():
                     alone += [time_pass(engine) for _ in range(PASSES)]
                     name = f"{number}-{size:g}"
-                    results.append(cluster._run(name, recipe, size, given.images))
+                    results.append(cluster.run(name, recipe, size, given.images))
     show(given.model, median(alone), jobs)
 
 
@@ -87,7 +87,7 @@ def harden(model: ResolvedModel) -> ResolvedModel:
 
 
 def time_pass(engine: BiRefNetEngine) -> float:
-    image = np.zeros((*engine._size, 3), np.uint8)
+    image = np.zeros((*engine.size, 3), np.uint8)
     start = time.perf_counter()
     engine.infer([image])
     return time.perf_counter() - start

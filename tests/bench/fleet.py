@@ -1,7 +1,7 @@
 """How many workers one Redis and one dispatcher feed: `python tests/bench/fleet.py carried|saturated|slowed`.
 
 One dispatcher process, one Redis server with its append-only file, and forks of the real worker whose device
-sleeps and whose codec does nothing (sleeping_worker.py); files are a few bytes in memory. Everything else is the product. Each
+only sleeps and whose codec does nothing (sleeping_worker.py); files are a few bytes in memory. Everything else is real. Each
 fleet is measured in the middle of a job: carried, after it was idle, at rates for which this machine has the
 processors; saturated, at rates for which it has not; slowed, with a Redis that is stopped nine tenths of the time, so
 that its capacity is reached before the workers'. The columns of processes are CPU seconds per second; Redis: its main thread.
@@ -38,16 +38,16 @@ IDLE = 10.0
 PERIOD = 5.0
 """Seconds between two heartbeats."""
 MESSAGES = 2000
-"""Of the high-water mark, beside those that workers hold: few, so that the dispatcher feeds all the time."""
+"""Part of the high-water mark beyond what workers hold: small, so that the dispatcher publishes all the time."""
 TICKS = os.sysconf("SC_CLK_TCK")
 MEMORY = "/dev/shm"  # the workers' files wait for no disk
 FULL = 0.8
-"""Share of a core up to which a part keeps up."""
+"""Share of a core above which a process counts as full."""
 DEVICES = 1000
 MOST = 8
-"""Commands that are listed."""
+"""Commands listed."""
 RATES = (4.5, 17.0, 60.0)
-"""Images/s of a device, computed."""
+"""Images/s of a device for which limits are computed."""
 
 SLOW = 0.1
 """Share of a core that a slowed Redis gets."""

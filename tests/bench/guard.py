@@ -1,7 +1,8 @@
 """Whether something became slower: `python tests/bench/guard.py [--json FILE] [--write]`.
 
-Every part in small, in CPU time of one thread, the least of the rounds; each is divided by a reference measured
-just before it: a matrix product for the network, a deflate for the rest. Machines and load change both alike.
+Measures a small version of each part in CPU time of one thread, the minimum over the rounds, divided by a
+reference measured just before it: a matrix product for the network, deflate for the rest. A faster or busier
+machine changes both alike.
 Compares with the ratios in figures.json, which --write replaces; exit code 1 if one is 25 % slower.
 Takes a minute or two.
 """
@@ -23,7 +24,7 @@ from statistics import median
 import cv2
 import numpy as np
 import torch
-from images import Ours, photo, samples, soft_disc
+from images import Ours, photo, samples, seconds, soft_disc
 from ledger import GeneratedStore, catalogue
 from model import random_network
 
@@ -47,7 +48,7 @@ SLOWER = 1.25
 """Ratio to the committed figure from which the guard fails."""
 ROUNDS = 7
 IMAGES = 2_000
-"""Of the job that is listed, published and settled."""
+"""In the job that is listed, published and settled."""
 RECIPE = Recipe("none", "0" * 64, (32, 32), Preset())
 
 Work = Callable[[], object]
@@ -62,8 +63,8 @@ def main() -> int:
     cv2.setNumThreads(1)
     figures = dict(measure())
     text = json.dumps(figures, indent=2) + "\n"
-    for path in [given.json] if given.json else []:
-        path.write_text(text)
+    if given.json:
+        given.json.write_text(text)
     if given.write:
         FIGURES.write_text(text)
     slower = list(compare(figures, json.loads(FIGURES.read_text())))
@@ -102,12 +103,6 @@ def show(name: str, work: Work, reference: Work) -> tuple[str, float]:
     spread = median(one / two for two, one in pairs) / ratio
     print(f"{name:32}{1e3 * least[1]:9.2f} ms {ratio:8.3f}   median {spread:.2f} of it", flush=True)
     return name, round(ratio, 4)
-
-
-def seconds(work: Work) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
 
 
 def make_product() -> Work:

@@ -38,7 +38,10 @@ class Contestant:
 
     lanes: int
     images: int
-    queue: str
+
+    @property
+    def queue(self) -> str:
+        return f"lanes-{self.lanes}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -50,8 +53,8 @@ class Contestant:
 
 
 CONTESTANTS = (
-    Contestant(24, images=720, queue="lanes-24"),
-    Contestant(1, images=60, queue="lanes-1"),
+    Contestant(24, images=720),
+    Contestant(1, images=60),
 )
 
 
@@ -75,8 +78,8 @@ def main() -> int:
 
 
 @contextmanager
-def worker(contestant: Contestant, url: str, home: Path, name: str = "") -> Iterator[None]:
-    name = name or contestant.queue
+def worker(contestant: Contestant, url: str, home: Path) -> Iterator[None]:
+    name = contestant.queue
     command = [sys.executable, Path(__file__).with_name("sleeping_worker.py"), "--name"]
     with (home / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
@@ -101,7 +104,7 @@ def run(
     url: str,
     home: Path,
 ) -> float:
-    """Images/s of one job of `images`, from its publication to the closing of its books."""
+    """Images/s of one job of `images`, from its publication to its end."""
     source, out = home / "source", home / "out"
     for folder in (source, out):
         folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Half precision of the network or of one part: how far mattes move, and what time it saves on a CPU.
+"""Half precision of the network or of one part: how much mattes change, and how much CPU time it saves.
 
     python tests/bench/precision.py [PHOTO ...]
 
@@ -84,7 +84,8 @@ def distance(
     network: nn.Module, other: nn.Module, image: Tensor, dtype: torch.dtype = torch.float32
 ) -> tuple[float, ...]:
     """Return the largest difference of the mattes, the 99.9th percentile and the mean, of 255."""
-    levels = 255 * (network(image).sigmoid() - other(image.to(dtype)).float().sigmoid()).abs()
+    (exact, _), (moved, _) = network(image), other(image.to(dtype))
+    levels = 255 * (exact.sigmoid() - moved.float().sigmoid()).abs()
     figures = (levels.max(), levels.flatten().quantile(0.999), levels.mean())
     return tuple(figure.item() for figure in figures)
 

@@ -1,4 +1,4 @@
-"""Runs rembg for beside_rembg.py, by an interpreter that has it: a command a line, answered by CPU seconds.
+"""Runs rembg for beside_rembg.py, in an interpreter that has it. Answers each line with CPU seconds.
 
 load SESSION FILE: make a session, and run its network alone. remove FILE 0|1: from JPEG to PNG; 1: with its
 estimation of the foreground.

@@ -3,7 +3,7 @@
     python -m venv ENV && ENV/bin/pip install . onnx onnxscript onnxruntime openvino
     OMP_NUM_THREADS=1 ENV/bin/python tests/bench/runtimes.py
 
-One thread: on a busy machine, several of torch's wait for each other in loops, which is CPU time. All have the same
+One thread: on a busy machine, torch's threads spin while they wait for each other, which counts as CPU time. All have the same
 random weights and take the same images in turn. The ONNX file has one DeformConv for each deformable convolution
 (opset 22, which ONNX Runtime computes on a CPU). CPU seconds are medians over the rounds, after one that is not
 counted.

@@ -1,8 +1,8 @@
 """A real worker process whose device, decoder and encoder only sleep.
 
 They are handed in through `work`, the seam that the worker itself uses; pool, batcher, lanes, task,
-ledger, queue and stores are the product's own. Settings come from the environment. With --count it is
-so many workers whose device alone takes time: forks, which share the memory of their imports.
+ledger, queue and stores are the product's own. Settings come from the environment. With --count it
+forks that many workers, in which only the device takes time; forks share the memory of imported modules.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ IMPORTED = (
     "celery.events",
     "kombu.transport.redis",
 )
-"""What a worker imports late, for its forks to share."""
+"""Modules that a worker imports late; imported before the fork, so that all share them."""
 
 
 class SleepingEngine:

@@ -1,8 +1,8 @@
 """Where the processor time of a submit goes: `python tests/bench/submit_profile.py PHOTO ... [--versus PYTHON]`.
 
-Runs `bgpipe submit` on copies of the photos with the bundled model and reads /proc while it lasts: CPU seconds of
-each process, those spent in the kernel, and the peak of memory. Medians of the
-rounds; `--versus` takes turns with another environment's interpreter.
+Runs `bgpipe submit` on copies of the photos with the bundled model and samples /proc meanwhile: CPU seconds of each
+process, how many of them in the kernel, and peak memory. Medians of the rounds; `--versus PYTHON` alternates with
+another environment.
 """
 
 from __future__ import annotations

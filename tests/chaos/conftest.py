@@ -30,8 +30,10 @@ TROUBLED = Path(__file__).parent.parent / "workers" / "troubled_worker.py"
 
 @pytest.fixture
 def dice() -> random.Random:
-    """What a test leaves to chance; TEST_CHAOS_SEED repeats it or has something else happen."""
-    return random.Random(int(os.environ.get("TEST_CHAOS_SEED", "0")))
+    """The random choices of a test; TEST_CHAOS_SEED selects others."""
+    seed = os.environ.get("TEST_CHAOS_SEED", "0")
+    print(f"TEST_CHAOS_SEED={seed}")
+    return random.Random(int(seed))
 
 
 @pytest.fixture

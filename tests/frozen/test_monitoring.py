@@ -98,4 +98,5 @@ def test_events_of_a_worker_and_their_fields(tmp_path: Path) -> None:
     text = log.read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     fields = {line["event"]: sorted(line) for line in lines if line["event"] in OURS}
+    assert {"image done", "image failed", "worker ends", "worker starts"} <= fields.keys()
     assert_frozen("log_events", dict(sorted(fields.items())))

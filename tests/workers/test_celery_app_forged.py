@@ -63,7 +63,7 @@ def test_a_pickled_message_is_refused_unread(cluster: Cluster, tmp_path: Path) -
         until(lambda: not cluster.client.exists(keys.UNACKED, QUEUE))
         assert not trap.exists()
     assert "worker ended" not in cluster.log()
-    # The only pickle that is read anywhere: bytes of this test, to prove that the message would have run code.
+    # The only pickle that is ever loaded, written by this test: it proves that the message would have run code.
     pickle.loads(body)
     assert trap.is_dir()
 

@@ -47,7 +47,7 @@ def bench(
     ),
     precision: list[Precision] | None = option(
         metavar="|".join(Precision),
-        help="Of the network alone; repeatable. Default: all that the device supports.",
+        help="For the network alone; repeatable. Default: all that the device supports.",
     ),
     batch: list[int] | None = option(
         metavar="N", min=1, help="Images per forward pass; repeatable. Default: 1, 2, 4 ..."
@@ -55,7 +55,7 @@ def bench(
     compile_: bool = flag("--compile", help="Compile the network measured alone."),
     graphs: bool | None = option(
         "--graphs/--no-graphs",
-        help="CUDA graphs for the network alone. Default: engine.graphs.",
+        help="Run the network alone with CUDA graphs or without. Default: engine.graphs.",
     ),
     size: list[float] | None = option(
         metavar="MP",
@@ -69,7 +69,7 @@ def bench(
     name = model or settings.model.name
     with tempfile.TemporaryDirectory(prefix="bgpipe-bench-") as folder:
         if random:
-            resolved = _make_random_model(settings, name, Path(folder))
+            resolved = make_random_model(settings, name, Path(folder))
         else:
             resolved = choose_model(settings, console, name)
         height, width = resolved.size
@@ -96,7 +96,7 @@ def bench(
                     console.show({"whole": asdict(whole)}, _format_end_to_end(whole))
 
 
-def _make_random_model(settings: Settings, name: str, folder: Path) -> ResolvedModel:
+def make_random_model(settings: Settings, name: str, folder: Path) -> ResolvedModel:
     """Write random weights in the shape of a registered model."""
     entry = registry.find_entry(name)
     path = folder / f"{name}.safetensors"

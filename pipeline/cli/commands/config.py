@@ -47,9 +47,9 @@ def show(
         layer = find_layer(layers, path)
         key, origin = dotted(path), layer.origin(path) if layer else "default"
         value = values[path]
-        value = mask_passwords(value) if isinstance(value, str) else value
-        console.print_json({"key": key, "value": value, "origin": origin})
-        rows.append((key, json.dumps(value, ensure_ascii=False), origin))
+        shown = mask_passwords(value) if isinstance(value, str) else value
+        console.print_json({"key": key, "value": shown, "origin": origin})
+        rows.append((key, json.dumps(shown, ensure_ascii=False), origin))
     console.print_table(("key", "value", "from"), rows)
 
 

@@ -18,7 +18,13 @@ from bgpipe.pipeline.broker.dead_messages import describe_dead
 from bgpipe.pipeline.cli import completion
 from bgpipe.pipeline.cli.command_line import JOB, WAIT, examples, file_option, flag, open_session
 from bgpipe.pipeline.cli.console import Console
-from bgpipe.pipeline.cli.summary import progress, show_flags, show_jobs, show_scores, show_summary
+from bgpipe.pipeline.cli.summary import (
+    show_flags,
+    show_jobs,
+    show_progress,
+    show_scores,
+    show_summary,
+)
 from bgpipe.pipeline.errors import StoreCorrupted, UsageError
 from bgpipe.pipeline.session import Session
 from bgpipe.pipeline.types import CLOSED_STATES, JobId, JobState, JobSummary
@@ -62,7 +68,7 @@ def status(
 def _follow(session: Session, console: Console, summary: JobSummary) -> JobSummary:
     """Show the progress until the job is closed; returns its last summary."""
     warned = False
-    with progress(console) as show:
+    with show_progress(console) as show:
         while summary.state not in CLOSED_STATES:
             show(summary)
             if summary.interrupted and not warned:
@@ -126,7 +132,7 @@ def cancel(
 
 @app.command(epilog=examples("bgpipe resume", "bgpipe resume spring-2026 --detach"))
 def resume(context: Context, job: str | None = JOB, wait: bool | None = WAIT) -> None:
-    with _continued(context, job, wait) as (store, job_id, acquire):
+    with _run_after_reopening(context, job, wait) as (store, job_id, acquire):
         store.unpause(job_id)
         if store.summary(job_id).state is JobState.CANCELLED:
             store.resume(job_id, acquire())
@@ -134,7 +140,7 @@ def resume(context: Context, job: str | None = JOB, wait: bool | None = WAIT) ->
 
 @app.command(epilog=examples("bgpipe retry", "bgpipe retry spring-2026 --detach"))
 def retry(context: Context, job: str | None = JOB, wait: bool | None = WAIT) -> None:
-    with _continued(context, job, wait) as (store, job_id, acquire):
+    with _run_after_reopening(context, job, wait) as (store, job_id, acquire):
         if not store.summary(job_id).failed:
             raise UsageError(f"nothing to retry: no image of job {job_id} has failed")
         store.retry(job_id, acquire())
@@ -166,17 +172,20 @@ def report(
 
 
 @contextmanager
-def _continued(
+def _run_after_reopening(
     context: Context, name: str | None, wait: bool | None
 ) -> Iterator[tuple[JobStore, JobId, Callable[[], int]]]:
-    """Let the block reopen a job by the token of its lease; then run it, and exit with its code."""
+    """Yield the store, the job's id, and a function that acquires its lease and returns the token.
+
+    After the block, which reopens the job, run it to its end and exit with its code.
+    """
     from bgpipe.pipeline.cli.run import JobRun, check_wait, run_to_completion
 
     with open_session(context) as (console, session):
         check_wait(session.settings, wait)
         job_id, settings = session.job(name), session.settings.dispatch
         lease = session.job_lease(job_id)
-        # A command that was killed keeps its lease for a while.
+        # It waits: a command that was killed keeps its lease for a while.
         yield session.jobs, job_id, partial(lease.acquire, settings.lease + settings.poll)
         code = run_to_completion(console, JobRun(session, job_id, lease), wait=wait)
     raise Exit(code)

@@ -26,7 +26,7 @@ COMMERCIAL = {
 }
 
 _name = partial(Argument, metavar="NAME", autocompletion=completion.all_models)
-NAME = _name(..., help="A name of bgpipe models list.")
+NAME = _name(..., help="A name from bgpipe models list.")
 
 
 @app.command(

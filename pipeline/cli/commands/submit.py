@@ -33,7 +33,7 @@ def _option(
 _source, _look, _output, _run = (
     partial(_option, panel) for panel in ("Source", "Look", "Output", "Run")
 )
-_SOURCE = Argument(
+_SOURCES_ARGUMENT = Argument(
     ...,
     metavar="SOURCE",
     help="Folders, files, s3://bucket/prefix, @list.txt, or - for stdin (an image, or a list).",
@@ -45,7 +45,7 @@ _SOURCE = Argument(
 class SubmitOptions:
     """Options that are fields of `Preset` or `Output` have the field's name; None: the setting's."""
 
-    sources: list[str] = field(metadata={"parameter": _SOURCE})
+    sources: list[str] = field(metadata={"parameter": _SOURCES_ARGUMENT})
     include: list[str] | None = _source("GLOB", "Take only matching keys; repeatable.")
     exclude: list[str] | None = _source("GLOB", "Skip matching keys; repeatable.")
     input_alpha: str = _source(
@@ -64,7 +64,7 @@ class SubmitOptions:
     workflow: Path | None = _look("FILE", "A ComfyUI workflow instead of a preset.")
     model: str | None = _look(
         "NAME",
-        "A name of bgpipe models list, or a path to safetensors. Default: auto.",
+        "A name from bgpipe models list, or a path to safetensors. Default: auto.",
         "--model",
         "-m",
         offer=completion.models,

@@ -1,4 +1,4 @@
-"""Images that clients upload and get, and the settings and small files that they keep on the server."""
+"""Endpoints of images, uploaded and viewed, and of settings and small files that clients keep here."""
 
 import json
 import re

@@ -1,4 +1,7 @@
-"""Prompts in Redis, whose records never change: their progress is that of their jobs; and their images."""
+"""The prompts and input images of one owner.
+
+A prompt's record in Redis never changes: its progress is that of its jobs.
+"""
 
 import json
 import time
@@ -32,7 +35,8 @@ INPUT_MARK = " [input]"
 """An optional ending of a name in a graph."""
 SAME_NAME = 1000
 """Maximum number of images with the same name but for a number."""
-LISTED = 1000
+MAX_NAMES = 1000
+"""Maximum number of image names listed, the newest ones."""
 
 _FILE, _PROMPT = TypeAdapter(OutputFile), TypeAdapter(Prompt)
 
@@ -44,7 +48,7 @@ class PromptService:
         self.state, self.owner, self.client = state, owner, state.session.client
         self.images = InputImages(state, owner)
         self._jobs, self._seconds = state.jobs, state.keep_seconds
-        self._listed, self._open = keys.prompts_of(owner), keys.open_prompts_of(owner)
+        self._listed_key, self._open_key = keys.prompts_of(owner), keys.open_prompts_of(owner)
 
     def next_number(self) -> int:
         """Return the number of the next prompt; counts from 0 for all owners."""
@@ -64,7 +68,7 @@ class PromptService:
     def add(self, prompt: Prompt) -> None:
         """Store a prompt whose jobs are open."""
         pending = self._pending_key(prompt.client)
-        indices = {self._listed: prompt.created, self._open: prompt.number}
+        indices = {self._listed_key: prompt.created, self._open_key: prompt.number}
         if prompt.client:
             indices[pending] = prompt.number
 
@@ -75,44 +79,44 @@ class PromptService:
             for key, score in indices.items():
                 pipeline.zadd(key, {prompt.id: score})
                 pipeline.expire(key, self._seconds)
-            pipeline.zremrangebyscore(self._listed, "-inf", prompt.created - self._seconds)
+            pipeline.zremrangebyscore(self._listed_key, "-inf", prompt.created - self._seconds)
             pipeline.zremrangebyrank(pending, 0, -PENDING_PER_CLIENT - 1)
 
         self.client.run_pipeline(write)
 
-    def find(self, prompt_id: str) -> list[PromptState]:
-        """Return the owner's prompt of this id, if there is one."""
-        return self._states(self._read([prompt_id]))
+    def find(self, prompt_id: str) -> PromptState | None:
+        """Return the owner's prompt of this id, or None."""
+        return next(iter(self._states(self._read([prompt_id]))), None)
 
     def open(self, maximum: int = 0) -> list[PromptState]:
         """Return the prompts that have not ended, by number; `maximum` of them are checked, or all."""
-        states = self._states(self._list(self._open, 0, maximum - 1))
+        states = self._states(self._list(self._open_key, 0, maximum - 1))
         return [state for state in states if not state.has_ended]
 
     def ended(self) -> list[PromptState]:
         """Return the newest prompts that have ended, oldest first."""
-        states = self._states(self._list(self._listed, -HISTORY, -1))
+        states = self._states(self._list(self._listed_key, -HISTORY, -1))
         return [state for state in states if state.has_ended]
 
     def count_open(self) -> int:
         self.open(CHECKED_PROMPTS)
-        return self.client.zcard(self._open)
+        return self.client.zcard(self._open_key)
 
     def mark_ended(self, prompt_id: str) -> None:
-        self.client.zrem(self._open, prompt_id)
+        self.client.zrem(self._open_key, prompt_id)
 
-    def unreported(self, client: str) -> list[PromptState]:
+    def unreported(self, client_id: str) -> list[PromptState]:
         """Return the newest prompts whose end was not yet reported to this client, by number.
 
         The client counts as connected from now on.
         """
-        self.client.set(self._listener_key(client), 1, ex=LISTENER_SECONDS)
-        prompts = self._list(self._pending_key(client), -PENDING_PER_CLIENT, -1)
+        self.client.set(self._listener_key(client_id), 1, ex=LISTENER_SECONDS)
+        prompts = self._list(self._pending_key(client_id), -PENDING_PER_CLIENT, -1)
         return [*filter(None, (PromptState.read(self._jobs, prompt) for prompt in prompts))]
 
-    def mark_notified(self, client: str, prompt_id: str) -> None:
+    def mark_notified(self, client_id: str, prompt_id: str) -> None:
         """Record that this client has received the prompt's end."""
-        self.client.zrem(self._pending_key(client), prompt_id)
+        self.client.zrem(self._pending_key(client_id), prompt_id)
 
     def cancel(self, prompt: Prompt) -> None:
         """Cancel the prompt's jobs; images in progress are finished and not shown."""
@@ -123,7 +127,7 @@ class PromptService:
     def forget(self, prompt: Prompt) -> None:
         """Remove the record; files and jobs stay until they expire."""
         self.client.delete(keys.of_prompt(prompt.id))
-        for index in (self._listed, self._pending_key(prompt.client), self._open):
+        for index in (self._listed_key, self._pending_key(prompt.client), self._open_key):
             self.client.zrem(index, prompt.id)
 
     def find_file(self, type_: str, name: str) -> OutputFile | None:
@@ -169,7 +173,7 @@ class PromptService:
             return False
 
         def read(pipeline: Pipeline) -> None:
-            pipeline.zscore(self._open, prompt.id)
+            pipeline.zscore(self._open_key, prompt.id)
             pipeline.zscore(self._pending_key(prompt.client), prompt.id)
             pipeline.get(self._listener_key(prompt.client))
 
@@ -213,7 +217,7 @@ class InputImages:
 
     def names(self) -> list[str]:
         """Return the names of the newest images, sorted."""
-        names = cast("list[bytes]", self._client.zrange(self._index, -LISTED, -1))
+        names = cast("list[bytes]", self._client.zrange(self._index, -MAX_NAMES, -1))
         return sorted(name.decode() for name in names)
 
     def write(self, name: str, data: bytes, *, overwrite: bool) -> str:

@@ -1,4 +1,4 @@
-"""Prompts and their files, as Redis holds them; state, history and events of a prompt in ComfyUI's terms."""
+"""Records of prompts and their files, and a prompt's state, history and events in ComfyUI's terms."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from bgpipe.pipeline.types import Failure, JobId, JobState, JobSummary
 Event = tuple[str, dict[str, Json]]
 """The event's type and data."""
 CLIENT_ID_LENGTH = 200
+"""Maximum; the rest is cut off."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,8 +90,8 @@ def show_history(service: Service, max_items: int = HISTORY, offset: int = -1) -
 
 @router.get("/history/{prompt}")
 def show_entry(service: Service, prompt: str) -> JSONResponse:
-    ended = (state for state in service.find(prompt) if state.has_ended)
-    return JSONResponse({state.prompt.id: state.history_entry for state in ended})
+    state = service.find(prompt)
+    return JSONResponse({prompt: state.history_entry} if state and state.has_ended else {})
 
 
 @router.post("/history")

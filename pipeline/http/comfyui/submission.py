@@ -1,6 +1,5 @@
 """From a posted prompt to jobs: one for each different cutout of its outputs."""
 
-import logging
 import re
 import time
 import uuid
@@ -16,6 +15,7 @@ from bgpipe.pipeline.http.comfyui.prompt_service import PromptService
 from bgpipe.pipeline.http.comfyui.prompts import CLIENT_ID_LENGTH, OutputFile, Prompt
 from bgpipe.pipeline.http.lifecycle import check_new_job, submit
 from bgpipe.pipeline.http.problems import Problem
+from bgpipe.pipeline.logging import EventLogger
 from bgpipe.pipeline.planning.recipe import build_recipe
 from bgpipe.pipeline.types import Job, JobId, Output
 
@@ -25,7 +25,7 @@ MAX_NUMBER = 1e15
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 
 def submit_prompt(service: PromptService, body: Json) -> tuple[Prompt, Mapping[str, Json]]:

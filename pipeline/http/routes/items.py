@@ -37,7 +37,7 @@ OutputName = Annotated[str, Query(max_length=40)]
 
 
 def _target_key(job: Job, view: ItemView, output: str) -> str:
-    """Return the key of an output, by default the first; raises Problem 404 without such a one."""
+    """Return the key of an output, by default the first; Problem 404 if none has this name."""
     targets = dict(zip((each.name for each in job.outputs), view.item.targets, strict=False))
     if output and output not in targets:
         raise Problem(404, "unknown-item", f"job {job.id} has no output: {output}")

@@ -80,7 +80,7 @@ def create_job(
         source = lifecycle.check_source(state, request.source)
     job = lifecycle.make_job(state, caller.name, source, request, idempotency_key)
     job = replace(job, include=tuple(request.include))
-    return _submit_once(state, job, response)
+    return _submit_once(state, job, response, idempotency_key)
 
 
 @router.post("/jobs/from-images", status_code=201)
@@ -97,9 +97,9 @@ def create_job_from_images(
     upload = _content_id(form.files, idempotency_key) if idempotency_key else new_upload_id()
     source = state.uploads.location(caller.name, upload)
     job = lifecycle.make_job(state, caller.name, source, options, idempotency_key)
-    if not _is_repeated(state.jobs, job):
+    if not _is_repeated(state.jobs, job, idempotency_key):
         _store_files(state, caller.name, upload, form.files)
-    return _submit_once(state, job, response)
+    return _submit_once(state, job, response, idempotency_key)
 
 
 @router.get("/jobs")
@@ -160,7 +160,7 @@ def delete_job(state: State, job: OwnJob) -> None:
     """Forget a closed job, and remove its cutouts if the server stores them."""
     with _conflicts():
         if job.owner:
-            lifecycle.remove_folder(state, f"{job.owner}/results/{job.id}")
+            lifecycle.remove_folder(state, state.uploads.results_location(job.owner, job.id))
         else:  # a command's
             state.jobs.forget(job.id)
 
@@ -214,15 +214,15 @@ def _store_files(state: AppState, owner: str, upload: str, files: list[UploadFil
     maximum, image_bytes = state.settings.serve.files, state.uploads.limits.max_bytes
     if state.uploads.count(owner, upload, maximum + 1) + len(files) > maximum:
         raise Problem(413, "too-many-files", f"too many images: the maximum is {maximum} an upload")
-    keys: list[str] = []
+    stored: list[str] = []
     for file in files:
         with file.file, state.image_slots:
-            name = _make_distinct(file.filename or "image", keys)
+            name = _make_distinct(file.filename or "image", stored)
             if (file.size or 0) > image_bytes:
                 detail = f"{file.size} bytes: the maximum of an image is {image_bytes}"
                 raise PermanentError(Code.TOO_LARGE, detail)
-            keys.append(state.uploads.write(owner, upload, name, file.file.read()))
-    return keys
+            stored.append(state.uploads.write(owner, upload, name, file.file.read()))
+    return stored
 
 
 def _make_distinct(name: str, others: Collection[str]) -> str:
@@ -235,21 +235,23 @@ def _make_distinct(name: str, others: Collection[str]) -> str:
     return distinct
 
 
-def _submit_once(state: AppState, job: Job, response: Response) -> JobBody:
+def _submit_once(state: AppState, job: Job, response: Response, idempotency_key: str) -> JobBody:
     """Submit the job, unless the same request has done so."""
-    if not _is_repeated(state.jobs, job):
+    if not _is_repeated(state.jobs, job, idempotency_key):
         try:
             lifecycle.submit(state, job, list_now=state.uploads.id_at(job.source) is not None)
         except UsageError:
             # A concurrent request with the same key may have made the job.
-            if not _is_repeated(state.jobs, job):
+            if not _is_repeated(state.jobs, job, idempotency_key):
                 raise
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job_body(state, job)
 
 
-def _is_repeated(jobs: JobStore, job: Job) -> bool:
+def _is_repeated(jobs: JobStore, job: Job, idempotency_key: str) -> bool:
     """Whether the same request has made the job; Problem 422 if the key was another request's."""
+    if not idempotency_key:
+        return False
     with suppress(JobNotFound):
         if not job.same_as(jobs.job(job.id)):
             raise Problem(422, "key-reused", "this Idempotency-Key was used for another request")

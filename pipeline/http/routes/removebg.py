@@ -175,7 +175,7 @@ def _finish(state: AppState, job: Job, parameters: Parameters) -> Arranged:
             arranged = arrange(cutout, parameters, background, limits)
     finally:
         delete_job(state, job)
-        lifecycle.remove_folder(state, job.source.removeprefix(f"{state.uploads.root}/"))
+        lifecycle.remove_folder(state, job.source)
     if arranged is None:
         raise Problem(400, "unknown_foreground", "could not identify a foreground in the image")
     return arranged

@@ -25,7 +25,7 @@ router = APIRouter()
 
 SHARED = ("theme.css", "viewer.css", *MODULES)
 """What the page shares with contact sheets."""
-MEDIA_TYPES = {
+PAGE_MEDIA_TYPES = {
     "html": "text/html",
     "css": "text/css",
     "js": "text/javascript",
@@ -110,7 +110,7 @@ def show_page() -> Response:
 @router.get("/page/{name}", include_in_schema=False)
 def show_file(name: Annotated[str, Path(max_length=40)]) -> Response:
     file = files("bgpipe.pipeline.http.static").joinpath(name)
-    media_type = MEDIA_TYPES.get(name.rpartition(".")[2])
+    media_type = PAGE_MEDIA_TYPES.get(name.rpartition(".")[2])
     if media_type is None or not (name in SHARED or file.is_file()):
         raise Problem(404, "not-found", f"not a file of the page: {name}")
     content = read_asset(name) if name in SHARED else file.read_bytes()

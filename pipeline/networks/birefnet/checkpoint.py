@@ -99,13 +99,13 @@ def assemble(
     if patch_order is PatchOrder.LEGACY:
         tensors = to_current_order(tensors)
     state = {key: _convert(key, tensors.get(key), like, dtype) for key, like in template.items()}
-    return fill(network, state)
+    return load_state(network, state)
 
 
-def fill(network: Network, state: Mapping[str, Tensor]) -> Network:
-    """Return the network, made on the meta device, in eval mode and with the tensors of `state`.
+def load_state(network: Network, state: Mapping[str, Tensor]) -> Network:
+    """Load `state` into a network made on the meta device, and return it in eval mode.
 
-    Raises InvalidWeights unless these are finite and fit exactly.
+    Raises InvalidWeights unless every tensor is finite and they fit exactly.
     """
     if broken := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
         first = state[broken[0]].dtype

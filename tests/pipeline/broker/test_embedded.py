@@ -176,6 +176,18 @@ def test_the_server_of_a_killed_command_serves_the_others_until_they_end(
     assert not answers(url)
 
 
+def test_a_command_adopts_the_server_of_a_killed_one(
+    folder: Path, command: Callable[[], Command]
+) -> None:
+    killed = command()
+    url = killed.url()
+    first = server_id(url)
+    killed.kill()
+    with redis_server(folder) as adopted:  # well within INTERVAL
+        assert (adopted, server_id(url)) == (url, first)
+    assert not answers(url)
+
+
 def test_the_server_of_killed_commands_ends_by_itself_and_keeps_its_data(
     folder: Path, command: Callable[[], Command]
 ) -> None:

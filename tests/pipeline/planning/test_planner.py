@@ -30,8 +30,8 @@ from bgpipe.pipeline.planning.targets import CHUNK_ROWS, assign_targets
 from bgpipe.pipeline.storage.local import LocalStore
 from bgpipe.pipeline.types import Item, Job, JobId, JobState, JobSummary, ObjectInfo, Preset, Recipe
 
-PAIR_BYTES = 500
-"""More than a pair of the listing below needs in memory."""
+ROW_BYTES = 500
+"""More than a row of the listing below needs in memory."""
 JOB = Job(
     JobId("j"), "/photos", "/cutouts", Recipe("nano", "ab" * 32, (256, 320), Preset()), created=0.0
 )
@@ -73,7 +73,7 @@ def photo(root: Path, name: str) -> None:
 
 @pytest.fixture
 def opened(job_store: JobStore, catalogs: Catalogs) -> Opened:
-    """`opened(job, source, target)`: the books of `job` once it is open and listed."""
+    """`opened(job, source, target)`: the summary of `job` once it is open and listed."""
 
     def open_and_list(job: Job, source: LocalStore, target: LocalStore) -> JobSummary:
         job_store.open(job)
@@ -169,7 +169,7 @@ def test_a_long_plan_waits_in_files() -> None:
     held = next(planned)[1], tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert held[0] == "000000.png"
-    assert held[1] < 3 * CHUNK_ROWS * PAIR_BYTES
+    assert held[1] < 3 * CHUNK_ROWS * ROW_BYTES
 
 
 @pytest.mark.parametrize("names", [("b.jpg", "a.jpg"), ("a.jpg", "a.jpg")])
