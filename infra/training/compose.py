@@ -99,7 +99,7 @@ def gradient(size: int, rng: np.random.Generator) -> Pixels:
 
 def view(photo: Layer, size: int, rng: np.random.Generator) -> Layer:
     """Return a photo as square input: whole, filled by its subject, or a crop with a part of it."""
-    box = (_whole, close, _part)[rng.choice(3, p=VIEWS)](photo, rng)
+    box = (_whole, close_up, _part)[rng.choice(3, p=VIEWS)](photo, rng)
     shown = mirrored(photo.part(box), rng).resized(size, size)
     if rng.random() >= TILTED:
         return shown
@@ -204,7 +204,7 @@ def _whole(photo: Layer, rng: np.random.Generator) -> Box:
     return slice(top, height - bottom), slice(left, width - right)
 
 
-def close(photo: Layer, rng: np.random.Generator) -> Box:
+def close_up(photo: Layer, rng: np.random.Generator) -> Box:
     """Return a box that the subject fills: its own, each side moved by up to an eighth, and of a tall or
     wide subject mostly the upper or left end, as in a portrait.
     """

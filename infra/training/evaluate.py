@@ -1,6 +1,6 @@
 """Score weights on the held-out photos with ground truth: IoU at 0.5 and mean absolute error, by group.
 
-    python infra/training/evaluate.py --weights FILE --photos DIR [--close] [--size 288]
+    python infra/training/evaluate.py WEIGHTS PHOTOS [--close] [--size 288]
 
 The truth of `x.jpg` is `x_alpha.png` beside it; its folder is its group. Mattes are computed as in the
 pipeline, without rounding in between. --close crops each photo so that its subject fills it.
@@ -18,11 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import typer
 from checkpoint import MODEL
-from compose import Floats, close
+from compose import Floats, close_up
 from library import Layer, Pixels, held_out, photos_below
-from pydantic.dataclasses import dataclass
-from pydantic_settings import CliApp
 from safetensors import safe_open
 
 from bgpipe.pipeline.inference.engine import BiRefNetEngine
@@ -61,7 +60,7 @@ def evaluate(predict: Predictor, photos: Iterable[tuple[Path, Layer]]) -> dict[s
 
 def closer(path: Path, photo: Layer) -> tuple[Path, Layer]:
     """Return the close view of a photo, the same in every run."""
-    return path, photo.part(close(photo, np.random.default_rng(zlib.crc32(path.name.encode()))))
+    return path, photo.part(close_up(photo, np.random.default_rng(zlib.crc32(path.name.encode()))))
 
 
 def predictor(weights: Path, threads: int, size: int | None = None) -> Predictor:
@@ -78,22 +77,14 @@ def predictor(weights: Path, threads: int, size: int | None = None) -> Predictor
     return predict
 
 
-@dataclass
-class Options:
-    weights: Path
-    photos: Path
-    close: bool = False
-    size: int | None = None  # pixels, if not the file's own
-
-
-def main(given: Options) -> None:
-    photos = photos_below(given.photos, None, held_out)
-    photos = itertools.starmap(closer, photos) if given.close else photos
-    predict = predictor(given.weights, torch.get_num_threads(), given.size)
+def main(weights: Path, photos: Path, close: bool = False, size: int | None = None) -> None:
+    shown = photos_below(photos, None, held_out)
+    shown = itertools.starmap(closer, shown) if close else shown
+    predict = predictor(weights, torch.get_num_threads(), size)
     print("| group | images | IoU at 0.5 | MAE |\n|---|---|---|---|")
-    for name, (images, iou, mae) in evaluate(predict, photos).items():
+    for name, (images, iou, mae) in evaluate(predict, shown).items():
         print(f"| {name} | {images} | {iou:.3f} | {mae:.3f} |")
 
 
 if __name__ == "__main__":
-    main(CliApp.run(Options))
+    typer.run(main)
