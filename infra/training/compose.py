@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from library import Box, Kind, Layer, Library, Pixels, draw, resized
+from library import Box, Kinds, Layer, Library, Pixels, resized
 from numpy.typing import NDArray
 
 from bgpipe.pipeline.matting.resample import to_unit
 
 Floats = NDArray[np.float32]
 
-PHOTOS = 0.68  # share of samples that are one photo
-GROUPS = 0.16  # share of samples that are several photos; the rest are compositions
-GRIDS = ((1, 2), (2, 1), (2, 2))  # rows and columns of several photos
+PHOTOS = 0.83  # share of samples that are photos; the rest are compositions
 VIEWS = (0.4, 0.35, 0.25)  # shares of photos shown almost whole, close to the subject, in part
 CLOSEST = 0.35  # of the sides of a photo: the smallest crop
 TILTED = 0.25  # share of photos that are rotated
 LONGEST = 1.4  # of the shorter side: the longer side of a close view
 COVER = (0.04, 0.8)  # of the image, by a pasted subject
-PASTED = (0.1, 0.5, 0.25, 0.15)  # shares of compositions with 0 to 3 subjects, of one kind
-CENTRED, APART = 0.14, 0.28  # of the image: standard deviation of a pasted subject's place
+PASTED = (0.12, 0.7, 0.18)  # shares of compositions with no, one and two subjects
 CUTOUTS = 0.5  # share of pasted subjects that are cut-outs; the rest come from photos
 DEFOCUSED = 0.35  # share of backgrounds out of focus
 LUMA = (0.299, 0.587, 0.114)
@@ -42,31 +37,32 @@ class Composer:
         return Layer(photographed(sample.rgb, rng), sample.alpha)
 
     def _scene(self, size: int, rng: np.random.Generator) -> Layer:
-        photos, part = self.library.photos, rng.random()
-        if photos.members and part < PHOTOS + GROUPS:
-            kind = photos.choose(rng)
-            shown = view(draw(kind, rng), size, rng) if part < PHOTOS else group(kind, size, rng)
+        photos = self.library.photos
+        if photos.members and rng.random() < PHOTOS:
+            shown = view(photos.draw(rng), size, rng)
             return Layer(jittered(shown.rgb, rng, 0.8), shown.alpha)
         canvas = ground(self.library, size, rng)
-        cut = not photos.members or (self.library.cutouts.members and rng.random() < CUTOUTS)
-        kind = (self.library.cutouts if cut else photos).choose(rng)
-        count = rng.choice(len(PASTED), p=PASTED)
-        for _ in range(count):
-            if subject := draw(kind, rng).trimmed():
-                subject = Layer(jittered(subject.rgb, rng), subject.alpha)
-                canvas = pasted(canvas, subject, rng, CENTRED if count == 1 else APART)
+        for _ in range(rng.choice(3, p=PASTED)):
+            cut = not photos.members or (self.library.cutouts.members and rng.random() < CUTOUTS)
+            subject = self._subject(self.library.cutouts if cut else photos, rng)
+            canvas = pasted(canvas, subject, rng)
         return canvas
+
+    def _subject(self, drawn: Kinds, rng: np.random.Generator) -> Layer:
+        """Return a cut-out or the subject of a photo, relit."""
+        layer = drawn.draw(rng).trimmed()
+        return Layer(jittered(layer.rgb, rng), layer.alpha) if layer else self._subject(drawn, rng)
 
 
 def ground(library: Library, size: int, rng: np.random.Generator) -> Layer:
     """Return a square image without a subject: a background, a strongly blurred photo, or a gradient."""
     kind = rng.random()
     if library.backgrounds.members and kind < 0.65:
-        image = region(draw(library.backgrounds.choose(rng), rng).rgb, size, rng, 0.4)
+        image = region(library.backgrounds.draw(rng).rgb, size, rng, 0.4)
         if rng.random() < DEFOCUSED:
             image = blurred(image, rng.uniform(0.005, 0.03) * size)
     elif library.photos.members and kind < 0.85:
-        image = region(draw(library.photos.choose(rng), rng).rgb, size, rng, 0.4)
+        image = region(library.photos.draw(rng).rgb, size, rng, 0.4)
         image = blurred(image, rng.uniform(0.07, 0.15) * size)
     else:
         image = gradient(size, rng)
@@ -113,30 +109,17 @@ def view(photo: Layer, size: int, rng: np.random.Generator) -> Layer:
     return Layer(rgb, alpha)
 
 
-def group(kind: Kind, size: int, rng: np.random.Generator) -> Layer:
-    """Return two or four photos of a kind side by side: several subjects, all of them foreground."""
-    rows, columns = GRIDS[rng.integers(len(GRIDS))]
-    tall, wide = size // rows, size // columns
-    canvas = Layer(np.empty((size, size, 3), np.uint8), np.empty((size, size), np.uint8))
-    for top, left in itertools.product(range(0, size, tall), range(0, size, wide)):
-        photo = draw(kind, rng)
-        cell = mirrored(photo.part(_framed(photo, wide / tall, rng)), rng).resized(wide, tall)
-        place = slice(top, top + tall), slice(left, left + wide)
-        canvas.rgb[place], canvas.alpha[place] = cell.rgb, cell.alpha
-    return canvas
-
-
 def mirrored(layer: Layer, rng: np.random.Generator) -> Layer:
     """Mirror half of the layers."""
     return Layer(layer.rgb[:, ::-1], layer.alpha[:, ::-1]) if rng.random() < 0.5 else layer
 
 
-def pasted(canvas: Layer, subject: Layer, rng: np.random.Generator, spread: float) -> Layer:
+def pasted(canvas: Layer, subject: Layer, rng: np.random.Generator) -> Layer:
     """Composite `subject` over `canvas` at a random place, premultiplied, so that alpha is exact."""
     size = canvas.alpha.shape[0]
     share = to_unit(subject.alpha)[..., None]
     premultiplied = np.concatenate([to_unit(subject.rgb) * share, share], axis=2)
-    placed = cv2.warpAffine(premultiplied, placement(subject, size, rng, spread), (size, size))
+    placed = cv2.warpAffine(premultiplied, placement(subject, size, rng), (size, size))
     if rng.random() < 0.3:
         placed = cv2.GaussianBlur(placed, (0, 0), rng.uniform(0.4, 1.1))
     colour, alpha = np.split(np.asarray(placed, np.float32), [3], axis=2)  # [S,S,3], [S,S,1]
@@ -152,7 +135,7 @@ def pasted(canvas: Layer, subject: Layer, rng: np.random.Generator, spread: floa
     return Layer(rgb.clip(0, 255).astype(np.uint8), union.clip(0, 255).astype(np.uint8))
 
 
-def placement(subject: Layer, size: int, rng: np.random.Generator, spread: float) -> Floats:
+def placement(subject: Layer, size: int, rng: np.random.Generator) -> Floats:
     """Return the affine matrix from the subject to the canvas: flip, rotate, stretch, translate."""
     height, width = subject.alpha.shape
     covered = max(float(subject.alpha.mean()) / 255, 0.05) * subject.alpha.size
@@ -161,7 +144,7 @@ def placement(subject: Layer, size: int, rng: np.random.Generator, spread: float
     stretch = np.exp(rng.normal(0, 0.12)) * rng.choice([-1, 1])
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     linear = scale * rotation @ np.diag([stretch, 1])
-    shift = rng.normal(0.5, spread, 2) * size - linear @ np.array([width / 2, height / 2])
+    shift = rng.normal(0.5, 0.14, 2) * size - linear @ np.array([width / 2, height / 2])
     return np.hstack([linear, shift[:, None]]).astype(np.float32)
 
 
@@ -228,23 +211,7 @@ def _part(photo: Layer, rng: np.random.Generator) -> Box:
     wide = min(width, height * aspect) * rng.uniform(CLOSEST, 1)
     tall = min(wide / aspect, height)
     inside = np.argwhere(photo.alpha > 127)
-    centre = inside[rng.integers(len(inside))] if len(inside) else (height / 2, width / 2)
-    return _box(photo, centre, (tall, wide), rng)
-
-
-def _framed(photo: Layer, aspect: float, rng: np.random.Generator) -> Box:
-    """Return a box of `aspect`, width / height, around the subject, as far as the photo reaches."""
-    left, top, wide, tall = photo.box
-    height, width = photo.alpha.shape
-    shown = min(max(tall, wide / aspect) * rng.uniform(1.05, 1.6), height, width / aspect)
-    return _box(photo, (top + tall / 2, left + wide / 2), (shown, shown * aspect), rng)
-
-
-def _box(
-    photo: Layer, centre: Sequence[float], sides: tuple[float, float], rng: np.random.Generator
-) -> Box:
-    """Return a box inside the photo that `centre` (y, x) divides at random."""
-    lasts = np.array(photo.alpha.shape) - sides
-    first = np.clip(centre - sides * rng.normal(0.5, 0.15, 2), 0, lasts).astype(int)
-    rows, columns = (slice(a, a + max(int(side), 2)) for a, side in zip(first, sides, strict=True))
-    return rows, columns
+    y, x = inside[rng.integers(len(inside))] if len(inside) else (height / 2, width / 2)
+    top = int(np.clip(y - tall * rng.normal(0.5, 0.15), 0, height - tall))
+    left = int(np.clip(x - wide * rng.normal(0.5, 0.15), 0, width - wide))
+    return slice(top, top + max(int(tall), 2)), slice(left, left + max(int(wide), 2))

@@ -64,23 +64,17 @@ class Layer:
         return Layer(resized(self.rgb, width, height), resized(self.alpha, width, height))
 
 
-Kind = tuple[Layer, ...]
-
-
 @dataclass(frozen=True)
 class Kinds:
     """Layers by kind, and the probability of each kind."""
 
-    members: tuple[Kind, ...]
+    members: tuple[tuple[Layer, ...], ...]
     chances: tuple[float, ...]
 
-    def choose(self, rng: np.random.Generator) -> Kind:
-        return self.members[rng.choice(len(self.members), p=self.chances)]
-
-
-def draw(kind: Kind, rng: np.random.Generator) -> Layer:
-    weights = np.array([layer.weight for layer in kind])
-    return kind[rng.choice(len(kind), p=weights / weights.sum())]
+    def draw(self, rng: np.random.Generator) -> Layer:
+        kind = self.members[rng.choice(len(self.members), p=self.chances)]
+        weights = np.array([layer.weight for layer in kind])
+        return kind[rng.choice(len(kind), p=weights / weights.sum())]
 
 
 @dataclass(frozen=True)
