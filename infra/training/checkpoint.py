@@ -5,10 +5,8 @@ python infra/training/checkpoint.py RUN/weights.safetensors birefnet-nano.safete
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -20,25 +18,19 @@ MODEL = "birefnet_nano"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-@dataclass
-class Progress:
-    step: int = 0
-    seconds: float = 0.0
-
-
 def save(
     path: Path,
     network: nn.Module,
     average: dict[str, Tensor],
     optimiser: torch.optim.Optimizer,
-    progress: Progress,
+    steps: int,
 ) -> None:
     tensors = {f"weights.{name}": x for name, x in network.state_dict().items()}
     tensors |= {f"average.{name}": x for name, x in average.items()}
     for name, parameter in network.named_parameters():
         moments = optimiser.state.get(parameter, {})
         tensors |= {f"{key}.{name}": moments[key] for key in MOMENTS if key in moments}
-    _write(path, tensors, {"progress": json.dumps(asdict(progress))})
+    _write(path, tensors, {"steps": str(steps)})
 
 
 def restore(
@@ -46,11 +38,11 @@ def restore(
     network: nn.Module,
     average: dict[str, Tensor],
     optimiser: torch.optim.Optimizer,
-) -> Progress:
-    """Load network, average and optimiser in place; returns the progress of the run."""
+) -> int:
+    """Load network, average and optimiser in place; returns the steps done."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        progress = Progress(**json.loads(file.metadata()["progress"]))
+        steps = int(file.metadata()["steps"])
     network.load_state_dict(_under("weights.", tensors))
     for name, tensor in _under("average.", tensors).items():
         average[name].copy_(tensor)
@@ -59,8 +51,8 @@ def restore(
         if moments:
             # The fused optimiser needs the memory layout of the parameter.
             alike = {k: torch.empty_like(parameter).copy_(v) for k, v in moments.items()}
-            optimiser.state[parameter] = {"step": torch.tensor(float(progress.step)), **alike}
-    return progress
+            optimiser.state[parameter] = {"step": torch.tensor(float(steps)), **alike}
+    return steps
 
 
 def export(average: Mapping[str, Tensor], model: str, target: Path, side: int) -> None:

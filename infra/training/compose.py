@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from library import Kinds, Layer, Library, Pixels
+from library import Box, Kinds, Layer, Library, Pixels, resized
 from numpy.typing import NDArray
 
 from bgpipe.pipeline.matting.resample import to_unit
@@ -44,9 +44,8 @@ class Composer:
         canvas = ground(self.library, size, rng)
         for _ in range(rng.choice(3, p=PASTED)):
             cut = not photos.members or (self.library.cutouts.members and rng.random() < CUTOUTS)
-            canvas = pasted(
-                canvas, self._subject(self.library.cutouts if cut else photos, rng), rng
-            )
+            subject = self._subject(self.library.cutouts if cut else photos, rng)
+            canvas = pasted(canvas, subject, rng)
         return canvas
 
     def _subject(self, drawn: Kinds, rng: np.random.Generator) -> Layer:
@@ -76,7 +75,7 @@ def region(image: Pixels, size: int, rng: np.random.Generator, smallest: float) 
     tall, wide = (rng.uniform(smallest, 1, 2) * (height, width)).astype(int).clip(2)
     top, left = rng.integers(height - tall + 1), rng.integers(width - wide + 1)
     part = image[top : top + tall, left : left + wide]
-    return _square(part[:, ::-1] if rng.random() < 0.5 else part, size)
+    return resized(part[:, ::-1] if rng.random() < 0.5 else part, size, size)
 
 
 def blurred(image: Pixels, sigma: float) -> Pixels:
@@ -91,23 +90,28 @@ def gradient(size: int, rng: np.random.Generator) -> Pixels:
     corners = rng.uniform(0, 255, 3) + rng.normal(0, rng.choice([4, 20, 60]), (2, 2, 3))
     if rng.random() < 0.5:
         corners = np.repeat(corners[:, :1], 2, axis=1)  # vertical only
-    return _square(corners.clip(0, 255).astype(np.uint8), size)
+    return resized(corners.clip(0, 255).astype(np.uint8), size, size)
 
 
 def view(photo: Layer, size: int, rng: np.random.Generator) -> Layer:
     """Return a photo as square input: whole, filled by its subject, or a crop with a part of it."""
-    box = (_whole, close, _part)[rng.choice(3, p=VIEWS)](photo, rng)
-    rgb, alpha = photo.rgb[box], photo.alpha[box]
-    if rng.random() < 0.5:
-        rgb, alpha = rgb[:, ::-1], alpha[:, ::-1]
-    rgb, alpha = _square(rgb, size), _square(alpha, size)
-    if rng.random() < TILTED:
-        turn = cv2.getRotationMatrix2D((size / 2, size / 2), rng.normal(0, 10), 1.05)
-        rgb, alpha = (
-            cv2.warpAffine(x, turn, (size, size), borderMode=cv2.BORDER_REFLECT_101)
-            for x in (rgb, alpha)
+    box = (_whole, close_up, _part)[rng.choice(3, p=VIEWS)](photo, rng)
+    shown = mirrored(photo.part(box), rng).resized(size, size)
+    if rng.random() >= TILTED:
+        return shown
+    turn = cv2.getRotationMatrix2D((size / 2, size / 2), rng.normal(0, 10), 1.05)
+    rgb, alpha = (
+        np.asarray(
+            cv2.warpAffine(x, turn, (size, size), borderMode=cv2.BORDER_REFLECT_101), np.uint8
         )
-    return Layer(np.asarray(rgb, np.uint8), np.asarray(alpha, np.uint8))
+        for x in (shown.rgb, shown.alpha)
+    )
+    return Layer(rgb, alpha)
+
+
+def mirrored(layer: Layer, rng: np.random.Generator) -> Layer:
+    """Mirror half of the layers."""
+    return Layer(layer.rgb[:, ::-1], layer.alpha[:, ::-1]) if rng.random() < 0.5 else layer
 
 
 def pasted(canvas: Layer, subject: Layer, rng: np.random.Generator) -> Layer:
@@ -176,14 +180,14 @@ def photographed(rgb: Pixels, rng: np.random.Generator) -> Pixels:
     return rgb
 
 
-def _whole(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
+def _whole(photo: Layer, rng: np.random.Generator) -> Box:
     height, width = photo.alpha.shape
     cut = rng.uniform(0, 0.07, 4) * (height, height, width, width)
     top, bottom, left, right = cut.astype(int)
     return slice(top, height - bottom), slice(left, width - right)
 
 
-def close(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
+def close_up(photo: Layer, rng: np.random.Generator) -> Box:
     """Return a box that the subject fills: its own, each side moved by up to an eighth, and of a tall or
     wide subject mostly the upper or left end, as in a portrait.
     """
@@ -200,7 +204,7 @@ def close(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
     return rows, columns
 
 
-def _part(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
+def _part(photo: Layer, rng: np.random.Generator) -> Box:
     """Return a box of moderate aspect around a point of the subject."""
     height, width = photo.alpha.shape
     aspect = width / height * np.exp(rng.uniform(-0.4, 0.4))
@@ -211,8 +215,3 @@ def _part(photo: Layer, rng: np.random.Generator) -> tuple[slice, slice]:
     top = int(np.clip(y - tall * rng.normal(0.5, 0.15), 0, height - tall))
     left = int(np.clip(x - wide * rng.normal(0.5, 0.15), 0, width - wide))
     return slice(top, top + max(int(tall), 2)), slice(left, left + max(int(wide), 2))
-
-
-def _square(image: Pixels, size: int) -> Pixels:
-    mode = cv2.INTER_AREA if min(image.shape[:2]) > size else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (size, size), interpolation=mode), np.uint8)

@@ -1,6 +1,6 @@
 """Score weights on the held-out photos with ground truth: IoU at 0.5 and mean absolute error, by group.
 
-    python infra/training/evaluate.py --weights FILE --photos DIR [--close] [--size 288]
+    python infra/training/evaluate.py WEIGHTS PHOTOS [--close] [--size 288]
 
 The truth of `x.jpg` is `x_alpha.png` beside it; its folder is its group. Mattes are computed as in the
 pipeline, without rounding in between. --close crops each photo so that its subject fills it.
@@ -8,7 +8,6 @@ pipeline, without rounding in between. --close crops each photo so that its subj
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import zlib
 from collections import defaultdict
@@ -19,8 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import typer
 from checkpoint import MODEL
-from compose import Floats, close
+from compose import Floats, close_up
 from library import Layer, Pixels, held_out, photos_below
 from safetensors import safe_open
 
@@ -60,8 +60,7 @@ def evaluate(predict: Predictor, photos: Iterable[tuple[Path, Layer]]) -> dict[s
 
 def closer(path: Path, photo: Layer) -> tuple[Path, Layer]:
     """Return the close view of a photo, the same in every run."""
-    box = close(photo, np.random.default_rng(zlib.crc32(path.name.encode())))
-    return path, Layer(photo.rgb[box], photo.alpha[box])
+    return path, photo.part(close_up(photo, np.random.default_rng(zlib.crc32(path.name.encode()))))
 
 
 def predictor(weights: Path, threads: int, size: int | None = None) -> Predictor:
@@ -78,20 +77,14 @@ def predictor(weights: Path, threads: int, size: int | None = None) -> Predictor
     return predict
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--close", action="store_true", help="crop each photo to its subject")
-    parser.add_argument("--size", type=int, help="pixels, if not the file's own")
-    given = parser.parse_args()
-    photos = photos_below(given.photos, None, held_out)
-    photos = itertools.starmap(closer, photos) if given.close else photos
-    predict = predictor(given.weights, torch.get_num_threads(), given.size)
+def main(weights: Path, photos: Path, close: bool = False, size: int | None = None) -> None:
+    shown = photos_below(photos, None, held_out)
+    shown = itertools.starmap(closer, shown) if close else shown
+    predict = predictor(weights, torch.get_num_threads(), size)
     print("| group | images | IoU at 0.5 | MAE |\n|---|---|---|---|")
-    for name, (images, iou, mae) in evaluate(predict, photos).items():
+    for name, (images, iou, mae) in evaluate(predict, shown).items():
         print(f"| {name} | {images} | {iou:.3f} | {mae:.3f} |")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
+Box = tuple[slice, slice]  # rows and columns
 Choice = Callable[[Path], bool]
 
 SUFFIXES = frozenset({".webp", ".png", ".jpg", ".jpeg"})
@@ -54,7 +55,13 @@ class Layer:
         """Return the part of the image within the subject's box, or None without a subject."""
         x, y, width, height = self.box
         box = (slice(y, y + height), slice(x, x + width))
-        return Layer(self.rgb[box], self.alpha[box]) if min(width, height) > 1 else None
+        return self.part(box) if min(width, height) > 1 else None
+
+    def part(self, box: Box) -> Layer:
+        return Layer(self.rgb[box], self.alpha[box])
+
+    def resized(self, width: int, height: int) -> Layer:
+        return Layer(resized(self.rgb, width, height), resized(self.alpha, width, height))
 
 
 @dataclass(frozen=True)
@@ -160,6 +167,12 @@ def _cutouts(folder: Path, side: int) -> Iterator[tuple[Path, Layer]]:
 
 def _pictures(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
+
+
+def resized(image: Pixels, width: int, height: int) -> Pixels:
+    shrinks = min(image.shape[:2]) > min(width, height)
+    mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=mode), np.uint8)
 
 
 def _read(path: Path, side: int | None, mode: int = cv2.IMREAD_COLOR) -> Pixels:

@@ -1,6 +1,6 @@
 """Train the bundled model on samples composed on the fly.
 
-    python infra/training/train.py --data DIR --out DIR --samples 40000 --sizes 192 224 256 --last-sizes 288 320
+    python infra/training/train.py --data DIR --out DIR --samples 40000 --sizes 192,224,256 --last-sizes 288,320
 
 OUT/checkpoint.safetensors is the last checkpoint (`--resume` continues from it), OUT/weights.safetensors
 the averaged weights as they ship, OUT/weights-SAMPLES.safetensors those of each checkpoint, and
@@ -15,11 +15,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import get_type_hints
 
 import cv2
 import numpy as np
@@ -27,6 +25,7 @@ import torch
 from compose import Composer
 from library import load_library
 from pretrained import checkpoint
+from pydantic_settings import CliApp
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from trainer import Run, Trainer
@@ -39,17 +38,14 @@ def train(run: Run, features: Path | None = None) -> Trainer:
     trainer = Trainer(run, features)
     composer = Composer(load_library(run.data, CACHED_SIDE), run.seed)
     losses: list[float] = []
-    clock = saved = time.monotonic()
-    for images, alphas in load(run, composer, trainer.progress.step):
+    saved = time.monotonic()
+    for images, alphas in load(run, composer, trainer.steps):
         losses.append(trainer.step(images, alphas))
-        before, clock = clock, time.monotonic()
-        trainer.progress.seconds += clock - before
-        over = trainer.progress.step == run.steps
-        if over or clock - saved >= 60 * run.checkpoint_minutes:
+        seconds = time.monotonic() - saved
+        if trainer.steps == run.steps or seconds >= 60 * run.checkpoint_minutes:
             trainer.save()
-            write_log(trainer, losses, clock - saved)
-            clock = saved = time.monotonic()
-            losses = []
+            write_log(trainer, losses, seconds)
+            saved, losses = time.monotonic(), []
     return trainer
 
 
@@ -83,29 +79,13 @@ def load(run: Run, composer: Composer, first: int) -> DataLoader[tuple[Tensor, T
 
 
 def write_log(trainer: Trainer, losses: list[float], seconds: float) -> None:
-    run, progress = trainer.run, trainer.progress
-    samples, speed = progress.step * run.batch, round(len(losses) * run.batch / seconds, 1)
-    line = {"step": progress.step, "samples": samples, "minutes": round(progress.seconds / 60, 2)}
-    line |= {"loss": round(mean(losses), 4), "images_per_second": speed}
+    run, samples = trainer.run, trainer.steps * trainer.run.batch
+    speed = round(len(losses) * run.batch / seconds, 1)
+    line = {"samples": samples, "loss": round(mean(losses), 4), "images_per_second": speed}
     shutil.copyfile(trainer.weights, run.out / f"weights-{samples:06}.safetensors")
     with (run.out / "log.jsonl").open("a") as file:
         print(json.dumps(line), file=file)
 
 
-def main() -> None:
-    options = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    kinds = get_type_hints(Run)
-    for field in fields(Run):
-        name, kind, usual = f"--{field.name.replace('_', '-')}", kinds[field.name], field.default
-        if kind is bool:
-            options.add_argument(name, action="store_true")
-        elif isinstance(usual, tuple):
-            options.add_argument(name, type=int, nargs="+", default=usual)
-        else:
-            kind = kind if kind in (int, float) else Path
-            options.add_argument(name, type=kind, required=usual is MISSING, default=usual)
-    train(Run(**vars(options.parse_args())), features=checkpoint())
-
-
 if __name__ == "__main__":
-    main()
+    train(CliApp.run(Run), features=checkpoint())

@@ -6,13 +6,13 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from checkpoint import MODEL, Progress, export, restore, save
+from checkpoint import MODEL, export, restore, save
 from pretrained import fill
+from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file
 from supervision import Supervision
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ class Trainer:
         tensors = self.network.state_dict().items()
         self.average = {k: v.detach().clone() for k, v in tensors if v.is_floating_point()}
         state = (self.network, self.average, self.optimiser)
-        self.progress = restore(self._checkpoint, *state) if run.resume else Progress()
+        self.steps = restore(self._checkpoint, *state) if run.resume else 0
 
     def step(self, images: Tensor, alphas: Tensor) -> float:
         """Update from images uint8 [B,S,S,3] and alphas uint8 [B,S,S]; returns the loss."""
@@ -92,14 +92,14 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.network.parameters(), LONGEST_GRADIENT)
         self.optimiser.step()
         self.optimiser.zero_grad()
-        self.progress.step += 1
+        self.steps += 1
         self._follow()
         return loss
 
     def save(self) -> None:
         self.run.out.mkdir(parents=True, exist_ok=True)
         export(self.average, MODEL, self.weights, SIDE)
-        save(self._checkpoint, self.network, self.average, self.optimiser, self.progress)
+        save(self._checkpoint, self.network, self.average, self.optimiser, self.steps)
 
     def _learn(self, images: Tensor, alphas: Tensor) -> float:
         """Accumulate the gradient of a part of a batch."""
@@ -110,7 +110,7 @@ class Trainer:
         return loss.item()
 
     def _rate(self) -> float:
-        done = self.progress.step / self.run.steps
+        done = self.steps / self.run.steps
         if done < WARM_UP:
             return self.run.rate * (0.01 + done / WARM_UP)
         falling = 0.5 + 0.5 * math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))
@@ -119,11 +119,10 @@ class Trainer:
     @torch.no_grad()
     def _follow(self) -> None:
         """Update the averaged weights, with less memory in the first steps."""
-        steps = self.progress.step
-        keep = min(self.run.average_decay, (1 + steps) / (10 + steps))
+        keep = min(self.run.average_decay, (1 + self.steps) / (10 + self.steps))
         now = self.network.state_dict()
         averages = list(self.average.values())
-        get_ema_multi_avg_fn(keep)(averages, [now[name] for name in self.average], steps)
+        get_ema_multi_avg_fn(keep)(averages, [now[name] for name in self.average], self.steps)
 
 
 def initialise(network: BiRefNet) -> None:

@@ -24,7 +24,7 @@ from bgpipe.pipeline.types import PatchOrder
 sys.path.insert(0, str(Path(__file__).parents[2] / "infra" / "training"))
 
 from checkpoint import MODEL, export, surer
-from compose import Composer, close, pasted
+from compose import Composer, close_up, pasted
 from evaluate import evaluate, predictor
 from library import Layer, Library, by_kind, held_out, kind_of, load_library, photos_below
 from pretrained import fill
@@ -129,7 +129,7 @@ def test_a_close_view_is_filled_by_its_subject() -> None:
     alpha = np.zeros((200, 300), np.uint8)
     alpha[60:150, 200:230] = 255
     for seed in range(50):
-        view = alpha[close(Layer(alpha, alpha), np.random.default_rng(seed))]
+        view = alpha[close_up(Layer(alpha, alpha), np.random.default_rng(seed))]
         height, width = view.shape
         assert 0.5 <= view.mean() / 255 <= 1
         assert 0.75 * 42 <= height <= 1.25 * 42
@@ -239,7 +239,7 @@ def test_training_moves_every_parameter_of_the_backbone_and_no_statistic(
 @pytest.mark.slow
 def test_a_few_steps_lower_the_loss(run: Run, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     trainer = Trainer(run)
-    trainer.progress.step = 50  # past the warm-up
+    trainer.steps = 50  # past the warm-up
     losses = [trainer.step(*batch) for _ in range(8)]
     assert np.mean(losses[-2:]) < 0.8 * losses[0]
 
@@ -250,9 +250,9 @@ def test_threads_that_share_a_batch_make_the_gradient_of_the_whole(
     one, two = (Trainer(replace(run, threads=threads)) for threads in (1, 2))
     for trainer in (one, two):
         trainer.network.eval()  # norms of halves of a batch would differ
-        trainer.progress.step = 50
+        trainer.steps = 50
     assert two.step(*batch) == pytest.approx(one.step(*batch), rel=0.05)
-    assert two.progress == one.progress
+    assert two.steps == one.steps
     means = [t.optimiser.state_dict()["state"][0]["exp_avg"] for t in (one, two)]
     cosine = functional.cosine_similarity(*(mean.flatten() for mean in means), dim=0)
     assert cosine > 0.95
@@ -268,8 +268,7 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(
         unbroken.step(*batch)
     unbroken.save()
     resumed = Trainer(replace(run, resume=True))
-    assert resumed.progress == unbroken.progress
-    assert resumed.progress.step == 2
+    assert resumed.steps == unbroken.steps == 2
     assert [resumed.step(*batch) for _ in range(2)] == [unbroken.step(*batch) for _ in range(2)]
     torch.testing.assert_close(resumed.average, unbroken.average, rtol=0, atol=0)
 
@@ -299,9 +298,9 @@ def test_the_last_part_of_a_run_has_other_sizes(run: Run) -> None:
 @pytest.mark.slow
 def test_a_run_leaves_a_checkpoint_a_log_and_weights_that_load(run: Run) -> None:
     done = train(replace(run, samples=12, last_sizes=(96,), last=0.4))
-    assert done.progress.step == 3
+    assert done.steps == 3
     last = json.loads((run.out / "log.jsonl").read_text().splitlines()[-1])
-    assert last["step"] == 3
+    assert last["samples"] == 12
     path = run.out / "weights.safetensors"
     with safe_open(path, framework="pt") as file:
         assert file.metadata()["bgpipe.config"] == "birefnet_nano"
