@@ -652,6 +652,28 @@ def test_the_clock_of_a_leader_that_stays_goes_on(job_store: JobStore, open_job:
     assert job_store.summary(job).seconds >= 0.2
 
 
+def test_the_clock_of_a_job_that_has_ended_stands(job_store: JobStore, open_job: OpenJob) -> None:
+    job = open_job(1)
+    job_store.items.settle(job, Outcome.done(0))
+    ended = job_store.summary(job)
+    time.sleep(0.02)
+    job_store.lead(job, token=5)
+    assert job_store.summary(job) == ended
+
+
+def test_a_start_that_is_repeated_changes_nothing(
+    job_store: JobStore, client: RedisClient, job: Job, items: Items
+) -> None:
+    job_store.open(job)
+    job_store.add(job.id, items(2))
+    job_store.skip(job.id, 3)
+    stored = []
+    for _ in range(2):
+        job_store.start(job.id)
+        stored.append((client.hgetall(keys.of_job(job.id).head), client.hgetall(keys.TOTALS)))
+    assert stored[0] == stored[1]
+
+
 @pytest.mark.parametrize("leader", [keys.DISPATCH, keys.MAINTENANCE])
 def test_a_job_of_a_cluster_that_is_led_is_not_interrupted(
     job_store: JobStore, client: RedisClient, open_job: OpenJob, leader: str
