@@ -21,6 +21,8 @@ from ..workers.conftest import Cluster, model, until
 from .conftest import BGPIPE
 
 __all__ = ["model"]
+IMAGES = 150
+LOST = 20  # outcomes that the replica lacks, at least
 SETTINGS = {"BGPIPE_QUEUE__VISIBILITY_TIMEOUT": "5", "BGPIPE_WORKER__LANES": "3"}
 
 
@@ -38,14 +40,9 @@ def cluster(servers: WatchedServers, model: Path, tmp_path: Path) -> Iterator[Cl
         yield Cluster(servers.url, client, JobStore(client), app, model, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("images", "least"), [(30, 5), pytest.param(150, 20, marks=pytest.mark.slow)]
-)
-def test_what_a_failover_loses_is_done_again(
-    servers: WatchedServers, cluster: Cluster, images: int, least: int
-) -> None:
-    """The replica lacks at least `least` outcomes."""
-    names = [cluster.photo(f"photo {index}.jpg") for index in range(images)]
+@pytest.mark.slow
+def test_what_a_failover_loses_is_done_again(servers: WatchedServers, cluster: Cluster) -> None:
+    names = [cluster.photo(f"photo {index}.jpg") for index in range(IMAGES)]
     with (cluster.folder / "dispatcher.log").open("wb") as log:
         environment = cluster.environment(SETTINGS)
         dispatcher = subprocess.Popen([BGPIPE, "dispatch"], env=environment, stderr=log)
@@ -57,9 +54,9 @@ def test_what_a_failover_loses_is_done_again(
                 with client_of(server) as client:
                     return int(client.hget(keys.of_job(job).head, "done") or 0)
 
-            until(lambda: done(servers.replica) >= least // 2)
+            until(lambda: done(servers.replica) >= LOST // 2)
             servers.make_replica_lag()
-            until(lambda: done(servers.primary) >= done(servers.replica) + least)
+            until(lambda: done(servers.primary) >= done(servers.replica) + LOST)
             kept, lost = done(servers.replica), done(servers.primary) - done(servers.replica)
             servers.primary.kill()
             killed = time.monotonic()
@@ -70,8 +67,8 @@ def test_what_a_failover_loses_is_done_again(
     finally:
         dispatcher.terminate()
         dispatcher.wait()
-    assert (summary.total, summary.done, summary.failed) == (images, images, 0)
-    assert len(list(cluster.out.iterdir())) == images
+    assert (summary.total, summary.done, summary.failed) == (IMAGES, IMAGES, 0)
+    assert len(list(cluster.out.iterdir())) == IMAGES
     with client_of(servers.replica) as client:
         assert client.info("replication")["role"] == "master"
     logs = [cluster.log(), (cluster.folder / "dispatcher.log").read_text()]

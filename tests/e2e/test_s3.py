@@ -247,12 +247,12 @@ def test_a_key_without_access_fails_and_the_others_are_done(
     assert "s3:GetObject" in failure["detail"]
 
 
-@pytest.mark.parametrize("images", [20, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_trouble_on_the_way_changes_no_byte_and_loses_no_image(
-    bgpipe: Bgpipe, s3: S3Server, fault_proxy: Callable[..., FaultProxy], images: int
+    bgpipe: Bgpipe, s3: S3Server, fault_proxy: Callable[..., FaultProxy]
 ) -> None:
     bucket = s3.make_bucket()
-    distinct = 10
+    images, distinct = 500, 10
     for number in range(images):
         s3.put(f"{bucket}/photos/{number:03}.jpg", photo(number % distinct))
     quiet = bgpipe(

@@ -107,7 +107,9 @@ def refusing(module_wide: Refusing, tmp_path: Path) -> Refusing:
     return replace(module_wide, cluster=replace(module_wide.cluster, folder=tmp_path))
 
 
-@pytest.mark.parametrize("answer", ["RequestTimeTooSkewed", "ExpiredToken"])
+@pytest.mark.parametrize(
+    "answer", ["ExpiredToken", pytest.param("RequestTimeTooSkewed", marks=pytest.mark.slow)]
+)
 def test_a_clock_or_credentials_that_go_wrong_pause_the_job_until_they_are_right(
     refusing: Refusing, answer: str
 ) -> None:
