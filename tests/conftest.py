@@ -15,6 +15,8 @@ from .support.redis_server import RedisServer, running_redis
 from .support.s3_server import FaultProxy, S3Server, running_proxy, running_s3
 from .support.source_tree import ROOT
 
+# Several test processes share the cores. Before any module imports torch.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # before any module imports Triton
 

@@ -91,7 +91,6 @@ def environment_of(redis_url: str, folder: Path) -> dict[str, str]:
         "XDG_STATE_HOME": str(folder / "state"),
         "XDG_DATA_HOME": str(folder / "data"),
         "HF_ENDPOINT": "http://127.0.0.1:9",
-        "OMP_WAIT_POLICY": "PASSIVE",
     }
     kept = {name: text for name, text in os.environ.items() if not name.startswith("BGPIPE_")}
     return kept | ours
