@@ -15,7 +15,7 @@ from .support.redis_server import RedisServer, running_redis
 from .support.s3_server import FaultProxy, S3Server, running_proxy, running_s3
 from .support.source_tree import ROOT
 
-# Several test processes share the cores. Before any module imports torch.
+# One thread per test process, because they share the cores. torch reads both when it is imported.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # before any module imports Triton

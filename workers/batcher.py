@@ -207,10 +207,8 @@ class Batcher:
             log.warning(
                 "batch failed, running its images one by one", images=len(batch), error=text
             )
-            self._serving = [
-                *self._serving,
-                *batch,
-            ]  # `_end` answers them if the device is lost now
+            # If the device is lost now, `_end` answers these as well.
+            self._serving = [*self._serving, *batch]
             for request in batch:
                 while self._launched:
                     self._read()

@@ -78,6 +78,7 @@ def predictor(weights: Path, threads: int, size: int | None = None) -> Predictor
 
 
 def main(weights: Path, photos: Path, close: bool = False, size: int | None = None) -> None:
+    """Print the scores of WEIGHTS on the held-out photos below PHOTOS, by group."""
     shown = photos_below(photos, None, held_out)
     shown = itertools.starmap(closer, shown) if close else shown
     predict = predictor(weights, torch.get_num_threads(), size)

@@ -145,6 +145,12 @@ def by_kind(layers: Iterable[tuple[Path, Layer]], kind: Callable[[Path], str]) -
     return Kinds(tuple(tuple(members[name]) for name in names), tuple(chances / chances.sum()))
 
 
+def resized(image: Pixels, width: int, height: int) -> Pixels:
+    shrinks = min(image.shape[:2]) > min(width, height)
+    mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=mode), np.uint8)
+
+
 def _trusted(folder: Path, side: int) -> Iterator[tuple[Path, Layer]]:
     """Yield the training photos, weighted by the confidence of their masks."""
     index = folder / "index.json"
@@ -167,12 +173,6 @@ def _cutouts(folder: Path, side: int) -> Iterator[tuple[Path, Layer]]:
 
 def _pictures(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
-
-
-def resized(image: Pixels, width: int, height: int) -> Pixels:
-    shrinks = min(image.shape[:2]) > min(width, height)
-    mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (width, height), interpolation=mode), np.uint8)
 
 
 def _read(path: Path, side: int | None, mode: int = cv2.IMREAD_COLOR) -> Pixels:

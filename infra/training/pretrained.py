@@ -30,8 +30,8 @@ def checkpoint() -> Path:
 
 def fill(backbone: EfficientNet, path: Path) -> None:
     """Load the features of `path`, converted to this project's normalisation."""
-    # The weights are published only as a PyTorch checkpoint. weights_only refuses everything but tensors,
-    # so no code runs; the product itself reads safetensors alone.
+    # Allowed here alone: these weights are published only as a PyTorch checkpoint, weights_only admits
+    # nothing but tensors, so no code runs, and the product never imports this module.
     tensors = torch.load(path, map_location="cpu", weights_only=True)
     features = {k: v for k, v in tensors.items() if not k.startswith(CLASSIFIER)}
     backbone.load_state_dict(for_our_images(features))

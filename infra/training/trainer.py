@@ -33,6 +33,8 @@ LONGEST_GRADIENT = 2.0
 
 @dataclass(frozen=True)
 class Run:
+    """The options of train.py."""
+
     data: Path
     out: Path
     samples: int  # of the whole run, including those before it was resumed

@@ -62,10 +62,8 @@ def _inspect_machine(
     if device.type == "cuda":
         product, detail = torch.cuda.get_device_name(device), f"CUDA {torch.version.cuda}"
     else:
-        product, detail = (
-            _read_field("/proc/cpuinfo", "model name") or platform.processor(),
-            f"{request.threads} threads",
-        )
+        product = _read_field("/proc/cpuinfo", "model name") or platform.processor()
+        detail = f"{request.threads} threads"
     software = f"torch {torch.__version__}, {detail}, Python {platform.python_version()}"
     peaks = {precision: _measure_matrix_product(device, precision) for precision in precisions}
     # Of the plain network, so that savings of the fused one show as speed; outside inference mode, whose

@@ -49,7 +49,7 @@ def test_worker_and_server_end_by_themselves_after_the_prompt_is_back(
 def test_commands_that_follow_at_once_find_all_that_was_written(
     bgpipe: Bgpipe, photos: Path, state: Path
 ) -> None:
-    for name in ("first", "second"):
+    for name in ("first", "second", "third"):
         out = photos.parent / f"{name}.png"
         done = bgpipe("submit", photos / "coffee.png", "--out", out, *NANO, "--job", name)
         assert done.returncode == 0, done.stderr
@@ -58,7 +58,7 @@ def test_commands_that_follow_at_once_find_all_that_was_written(
         assert out.exists()
     until(lambda: all_has_ended(state))
     listed = [json.loads(line)["job"] for line in bgpipe("--json", "jobs").stdout.splitlines()]
-    assert sorted(listed) == ["first", "second"]
+    assert sorted(listed) == ["first", "second", "third"]
 
 
 def test_the_server_of_a_killed_command_ends_with_its_worker(

@@ -282,8 +282,8 @@ def test_watching_makes_cutouts_of_what_arrives_and_is_complete(
         await_true((out / "b.png").exists, "the first files are not done")
         data = (photos / "coffee.png").read_bytes()
         with (folder / "slow.png").open("wb") as file:  # grows over several listings
-            for start in range(0, len(data), len(data) // 4 + 1):
-                file.write(data[start : start + len(data) // 4 + 1])
+            for start in range(0, len(data), len(data) // 8 + 1):
+                file.write(data[start : start + len(data) // 8 + 1])
                 file.flush()
                 time.sleep(0.7)
         await_true((out / "slow.png").exists, "the slow file is not done")

@@ -49,6 +49,23 @@ def test_a_killed_worker_is_replaced(cluster: Cluster) -> None:
         assert cluster.finished(job).done == 1
 
 
+@pytest.mark.slow
+def test_nothing_is_lost_when_a_worker_is_killed(cluster: Cluster) -> None:
+    names = [cluster.photo(f"photo {i}.jpg") for i in range(40)]
+    # Redelivered soon, which may also happen to what a slow machine still works on.
+    quick = {"BGPIPE_QUEUE__VISIBILITY_TIMEOUT": "5", "BGPIPE_QUEUE__MAX_ATTEMPTS": "20"}
+    with cluster.supervisor(*CPU, **quick) as supervisor:
+        (first,) = children(supervisor.pid)
+        job = cluster.submit(names)
+        until(lambda: cluster.jobs.summary(job).done >= 2)
+        os.kill(first, signal.SIGKILL)
+        summary = cluster.finished_after_a_kill(job)
+        (second,) = children(supervisor.pid)
+    assert second != first
+    assert (summary.done, summary.failed) == (40, 0)
+    assert len(list(cluster.out.iterdir())) == 40
+
+
 @pytest.mark.parametrize("end", ["signal", pytest.param("stdin", marks=pytest.mark.slow)])
 def test_a_drain_finishes_what_is_in_flight_and_gives_the_rest_back(
     cluster: Cluster, end: str
