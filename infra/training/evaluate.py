@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from bgpipe.pipeline.matting.resample import resize, to_unit
 from bgpipe.pipeline.networks.preprocess import preprocess
 from bgpipe.pipeline.types import PatchOrder, ResolvedModel
 
+Existing = Annotated[Path, typer.Argument(exists=True)]
 Predictor = Callable[[Pixels], Floats]
 ALL = "all"
 
@@ -77,7 +78,7 @@ def predictor(weights: Path, threads: int, size: int | None = None) -> Predictor
     return predict
 
 
-def main(weights: Path, photos: Path, close: bool = False, size: int | None = None) -> None:
+def main(weights: Existing, photos: Existing, close: bool = False, size: int | None = None) -> None:
     """Print the scores of WEIGHTS on the held-out photos below PHOTOS, by group."""
     shown = photos_below(photos, None, held_out)
     shown = itertools.starmap(closer, shown) if close else shown
